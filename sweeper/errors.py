@@ -1,0 +1,68 @@
+"""Every error that sweeper raises on purpose, each with the exit code of the command line.
+
+    SweeperError                 1   something failed; the message is one line
+    ├── UsageError               2   a value, option, or file the user gave is wrong
+    │   ├── ConfigError          2   ... in a run's configuration
+    │   ├── SpaceError           2   ... in a search space
+    │   └── StudyConflict        2   the study exists with other settings, or another driver holds it
+    ├── DataError                1   a data set is missing, damaged, or not what it says
+    ├── TrainingError            1   a run could not be trained to its end
+    │   ├── Diverged             1   its loss is not finite, or ran away
+    │   └── WorkerLost           1   the process that trained it died
+    ├── StudyIncomplete          3   a sweep ended before its number of trials was reached
+    └── ServiceUnreachable       4   a tracking server or database does not answer
+"""
+
+from __future__ import annotations
+
+
+class SweeperError(Exception):
+    """Base of all; `str()` is one line that names the bad value, what is allowed, and what to do."""
+
+    exit_code = 1
+
+
+class UsageError(SweeperError):
+    """A value, option, or file that the user gave is wrong."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A run's configuration is wrong."""
+
+
+class SpaceError(UsageError):
+    """A search space is wrong."""
+
+
+class StudyConflict(UsageError):
+    """The study exists with other settings, or another driver holds it."""
+
+
+class DataError(SweeperError):
+    """A data set is missing, damaged, or not what it says it is."""
+
+
+class TrainingError(SweeperError):
+    """A run could not be trained to its end."""
+
+
+class Diverged(TrainingError):
+    """The loss of a run is not finite, or ran away."""
+
+
+class WorkerLost(TrainingError):
+    """The process that trained a run died; the same run can be tried again."""
+
+
+class StudyIncomplete(SweeperError):
+    """A sweep ended before its number of trials was reached."""
+
+    exit_code = 3
+
+
+class ServiceUnreachable(SweeperError):
+    """A tracking server or a database does not answer."""
+
+    exit_code = 4

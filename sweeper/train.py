@@ -1,0 +1,386 @@
+"""Training as a pure function that yields: one `EpochResult` an epoch, a `TrainResult` at the end.
+
+Nothing here knows MLflow, Optuna or an engine. Whoever iterates decides what to do with an epoch,
+and stops a run by closing the generator. All randomness of epoch e is drawn from (seed, e), so
+several generators may be advanced in turn, and a run depends on its configuration and data alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from time import perf_counter
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sweeper.config import RunConfig
+from sweeper.data import CLASSES, Data, Images, batch_sizes, batches, normalize
+from sweeper.errors import ConfigError, Diverged, TrainingError
+from sweeper.model import build_model
+
+EVAL_BATCH: Final = 500  # on a CPU the activations of more would leave its caches
+ECE_BINS: Final = 15
+RUNAWAY_LOSS: Final = 20 * math.log(len(CLASSES))  # twenty times the loss of a uniform guess, in nats
+GRAD_NORM_EVERY: Final = 8  # steps
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch measured. Losses are mean negative log-likelihoods in nats, accuracies in [0, 1].
+
+    Train values are clean: in eval mode, on un-augmented images, on a fixed subset as large as the
+    validation set, so that the gap compares like with like.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    val_ece: float
+    lr: float  # at the last step
+    grad_norm: float  # L2 over all parameters, mean over every 8th step
+    epoch_s: float  # seconds of training, without evaluation
+    images_per_s: float
+
+    def metrics(self) -> dict[str, float]:
+        """The values under their names in MLflow."""
+        return {
+            "train/loss": self.train_loss,
+            "train/accuracy": self.train_accuracy,
+            "val/loss": self.val_loss,
+            "val/accuracy": self.val_accuracy,
+            "val/ece": self.val_ece,
+            "gap/loss": self.val_loss - self.train_loss,
+            "gap/accuracy": self.train_accuracy - self.val_accuracy,
+            "lr": self.lr,
+            "grad_norm": self.grad_norm,
+            "time/epoch_s": self.epoch_s,
+            "time/images_per_s": self.images_per_s,
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model on labelled images: mean NLL in nats, accuracy, expected calibration error, confusion.
+
+    `confusion` is int64 `(10, 10)`: rows are true classes, columns predicted ones.
+    """
+
+    loss: float
+    accuracy: float
+    ece: float
+    confusion: Tensor
+
+    @property
+    def per_class_accuracy(self) -> list[float]:
+        """Recall of each class, in the order of `data.CLASSES`."""
+        return (self.confusion.diag() / self.confusion.sum(1)).tolist()
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run: its epochs, the weights after the last one, and what they reach on `val`.
+
+    In cross-validation the history is the mean over folds, the confusion their sum, the weights
+    are empty, and `fold_accuracies` has one value a fold.
+    """
+
+    history: tuple[EpochResult, ...]
+    weights: dict[str, Tensor]
+    evaluation: Evaluation
+    fold_accuracies: tuple[float, ...] = ()
+
+    def metrics(self) -> dict[str, float]:
+        """Final and best values under their names in MLflow; best is the highest validation accuracy."""
+        last = self.history[-1]
+        best = max(self.history, key=lambda e: (e.val_accuracy, -e.val_loss))
+        values = {f"final/{name}": value for name, value in _summary(last).items()}
+        values |= {f"best/{name}": value for name, value in _summary(best).items()} | {"best/epoch": best.epoch}
+        if self.fold_accuracies:
+            accuracies = torch.tensor(self.fold_accuracies, dtype=torch.float64)
+            values["final/val_accuracy_fold_sd"] = float(accuracies.std())
+        return values
+
+    @property
+    def history_sha256(self) -> str:
+        """Hash of every measured value but the times: equal only if two runs agree in each bit."""
+        digest = hashlib.sha256()
+        for e in self.history:
+            digest.update(struct.pack("<q7d", e.epoch, e.train_loss, e.train_accuracy, e.val_loss,
+                                      e.val_accuracy, e.val_ece, e.lr, e.grad_norm))  # fmt: skip
+        return digest.hexdigest()
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the weights, in the order of their names."""
+        digest = hashlib.sha256()
+        for name in sorted(self.weights):
+            digest.update(name.encode() + self.weights[name].contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _summary(epoch: EpochResult) -> dict[str, float]:
+    return {name.replace("/", "_"): value for name, value in epoch.metrics().items()
+            if name.split("/")[0] in ("train", "val", "gap")}  # fmt: skip
+
+
+Training = Generator[EpochResult, None, TrainResult]
+
+
+def train(config: RunConfig, data: Data) -> Training:
+    """Train `config` on `data.train`, judging each epoch on `data.val`.
+
+    Yields:
+        One `EpochResult` an epoch; the generator's value is the `TrainResult`.
+
+    Raises:
+        Diverged: the loss is not finite, or above `RUNAWAY_LOSS`, after an epoch.
+    """
+    device = torch.device(config.device)
+    images, val = data.train.to(device), data.val.to(device)
+    clean = _subset(images, len(val))
+    with _seeded(config, epoch=0):
+        model = build_model(config)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = _optimizer(model, config)
+    steps = len(batch_sizes(len(images), config.batch_size))
+    history: list[EpochResult] = []
+
+    for epoch in range(1, config.epochs + 1):
+        with _seeded(config, epoch) as generator:
+            model.train()
+            start = perf_counter()
+            total_loss = torch.zeros((), device=device)
+            total_norm = torch.zeros((), device=device)
+            for step, (pixels, labels) in enumerate(batches(images, config, generator)):
+                lr = learning_rate(config, (epoch - 1) * steps + step, config.epochs * steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                with _autocast(config):
+                    logits = model(_to_input(pixels))  # (B, 10)
+                loss = F.cross_entropy(logits.float(), labels)
+                loss.backward()
+                if step % GRAD_NORM_EVERY == 0:
+                    total_norm += nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                total_loss += loss.detach()
+            running_loss = total_loss.item() / steps  # waits for the device: the timer may stop
+            seconds = perf_counter() - start
+
+        on_train, on_val = evaluate(model, clean, config), evaluate(model, val, config)
+        _check_converging(config, epoch, lr, running_loss, on_train.loss, on_val.loss)
+        history.append(
+            EpochResult(
+                epoch=epoch,
+                train_loss=on_train.loss,
+                train_accuracy=on_train.accuracy,
+                val_loss=on_val.loss,
+                val_accuracy=on_val.accuracy,
+                val_ece=on_val.ece,
+                lr=lr,
+                grad_norm=total_norm.item() / math.ceil(steps / GRAD_NORM_EVERY),
+                epoch_s=seconds,
+                images_per_s=len(images) / seconds,
+            )
+        )
+        yield history[-1]
+
+    weights = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    return TrainResult(tuple(history), weights, on_val)
+
+
+def cross_validate(config: RunConfig, folds: Sequence[Data]) -> Training:
+    """Train one model a fold, all in step: each epoch yields the mean over folds."""
+    trainings = [train(config, data) for data in folds]
+    history: list[EpochResult] = []
+    for _ in range(config.epochs):
+        history.append(_mean([next(training) for training in trainings]))
+        yield history[-1]
+    results = [finish(training) for training in trainings]
+    last = history[-1]
+    confusion = torch.stack([r.evaluation.confusion for r in results]).sum(0)
+    return TrainResult(
+        history=tuple(history),
+        weights={},
+        evaluation=Evaluation(last.val_loss, last.val_accuracy, last.val_ece, confusion),
+        fold_accuracies=tuple(r.evaluation.accuracy for r in results),
+    )
+
+
+def start(config: RunConfig, data: Sequence[Data]) -> Training:
+    """The training of `config`: on its one split, or over its folds."""
+    return cross_validate(config, data) if config.split == "folds" else train(config, data[0])
+
+
+def finish(training: Training) -> TrainResult:
+    """Run a training to its end and return its result."""
+    while True:
+        try:
+            next(training)
+        except StopIteration as stop:
+            result: TrainResult = stop.value
+            return result
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, images: Images, config: RunConfig) -> Evaluation:
+    """Evaluate `model` in eval mode on `images`, which lie on its device."""
+    model.eval()
+    logits = []
+    size = EVAL_BATCH if images.pixels.device.type == "cpu" else len(images)
+    with _autocast(config):
+        for pixels in images.pixels.split(size):
+            logits.append(model(_to_input(pixels)).float())
+    return score(torch.cat(logits), images.labels)
+
+
+def score(logits: Tensor, labels: Tensor) -> Evaluation:
+    """Metrics of `logits` `(N, 10)` against `labels` `(N,)`.
+
+    The calibration error is that of Guo et al. 2017 (arXiv 1706.04599), with 15 equal bins of confidence:
+    the mean over bins, weighted by their share of images, of |accuracy - mean confidence|.
+    """
+    confidence, predicted = logits.softmax(1).max(1)
+    correct = predicted == labels
+    classes = logits.shape[1]
+    confusion = torch.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    bins = (confidence * ECE_BINS).ceil().clamp(1, ECE_BINS).long() - 1
+    surplus = torch.zeros(ECE_BINS, device=logits.device).index_add_(0, bins, confidence - correct.float())
+    return Evaluation(
+        loss=F.cross_entropy(logits, labels).item(),
+        accuracy=correct.float().mean(dtype=torch.float64).item(),
+        ece=surplus.abs().sum().item() / len(labels),
+        confusion=confusion.cpu(),
+    )
+
+
+def learning_rate(config: RunConfig, step: int, steps: int) -> float:
+    """The learning rate at `step` of `steps`, from 0.
+
+    cosine: half a cosine from lr to 0 (Loshchilov and Hutter 2016, arXiv 1608.03983).
+    onecycle: a linear rise from lr/25 over the first 30 % of steps, then half a cosine to 0
+    (after Smith and Topin 2017, arXiv 1708.07120).
+    """
+    if config.schedule == "constant":
+        return config.lr
+    if config.schedule == "cosine":
+        return config.lr * (1 + math.cos(math.pi * step / steps)) / 2
+    rise = 0.3 * steps
+    if step < rise:
+        return config.lr * (1 / 25 + (24 / 25) * step / rise)
+    return config.lr * (1 + math.cos(math.pi * (step - rise) / (steps - rise))) / 2
+
+
+# --- device and precision -----------------------------------------------------------------------
+
+
+def resolve_device(name: str) -> str:
+    """`auto` becomes cuda where a GPU can be used, else cpu; any other name is probed by allocating on it.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=torch.device(name))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise ConfigError(f"device={name!r}: cannot be used here ({reason}); use auto, cpu, cuda or cuda:N") from None
+    return name
+
+
+def resolve_precision(name: str, device: str) -> str:
+    """`auto` becomes bf16 where the hardware computes in it faster than in fp32, else fp32.
+
+    That is a GPU with bf16, and a CPU with AMX or AMD's avx512_bf16. Intel's avx512_bf16 without
+    AMX runs at half the rate of fp32 (docs/log.md), so it stays with fp32.
+
+    Raises:
+        ConfigError: bf16 was asked for on a GPU that has none.
+    """
+    if device != "cpu":
+        supported = torch.cuda.is_bf16_supported()
+        if name == "bf16" and not supported:
+            raise ConfigError(f"precision='bf16': {device} has no bf16; use fp32 or auto")
+        return ("bf16" if supported else "fp32") if name == "auto" else name
+    if name != "auto":
+        return name
+    cpu = torch.cpu.get_capabilities()
+    amd = "amd" in str(cpu.get("cpu_name", "")).lower()
+    return "bf16" if cpu.get("amx_bf16") or (cpu.get("avx512_bf16") and amd) else "fp32"
+
+
+def _autocast(config: RunConfig) -> torch.autocast:
+    device = torch.device(config.device).type
+    return torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16", cache_enabled=True)
+
+
+# --- parts of the loop ---------------------------------------------------------------------------
+
+
+@contextmanager
+def _seeded(config: RunConfig, epoch: int) -> Iterator[torch.Generator]:
+    """Seed torch from (seed, epoch) for the block, yield a CPU generator of its own, restore afterwards."""
+    digest = hashlib.sha256(f"{config.seed}/{epoch}".encode()).digest()
+    device = torch.device(config.device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(int.from_bytes(digest[:7]))
+        yield torch.Generator().manual_seed(int.from_bytes(digest[7:14]))
+
+
+def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
+    """AdamW; biases and BatchNorm's parameters do not decay."""
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+
+
+def _to_input(pixels: Tensor) -> Tensor:
+    return normalize(pixels).to(memory_format=torch.channels_last)
+
+
+def _subset(images: Images, size: int) -> Images:
+    """`size` images spread evenly over `images`, or all of them."""
+    if len(images) <= size:
+        return images
+    index = torch.arange(size, device=images.labels.device) * len(images) // size
+    return images[index]
+
+
+def _check_converging(config: RunConfig, epoch: int, lr: float, *losses: float) -> None:
+    worst = next((x for x in losses if not math.isfinite(x)), max(losses))
+    if not math.isfinite(worst) or worst > RUNAWAY_LOSS:
+        raise Diverged(
+            f"loss {worst:.4g} after epoch {epoch}, above {RUNAWAY_LOSS:.0f} or not finite, "
+            f"at lr={lr:.4g}, placement={config.placement.value}: lower lr"
+        )
+
+
+def _mean(results: Sequence[EpochResult]) -> EpochResult:
+    """The mean of each measured value; times add up."""
+    values = {f.name: sum(getattr(r, f.name) for r in results) / len(results) for f in fields(EpochResult)}
+    seconds = sum(r.epoch_s for r in results)
+    return EpochResult(**values | {"epoch": results[0].epoch, "epoch_s": seconds})
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that a device or the machine has no memory left."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def explain(error: BaseException) -> TrainingError:
+    """Any error of a training as one of ours, in one line."""
+    if isinstance(error, TrainingError):
+        return error
+    return TrainingError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
