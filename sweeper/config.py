@@ -85,9 +85,7 @@ class RunConfig(BaseModel):
     schedule: Literal["constant", "cosine", "onecycle"] = Field(
         "constant", description="Learning rate over the run, per step."
     )
-    seed: int = Field(
-        0, ge=0, lt=2**31, description="Seeds the weights, data order, augmentation and Dropout masks."
-    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seeds the weights, data order, augmentation and Dropout masks.")
     dataset: Literal["fashion-mnist", "sample"] = Field(
         "fashion-mnist", description="The 70,000 images, or the 8,000 of them that the package carries."
     )
@@ -97,9 +95,7 @@ class RunConfig(BaseModel):
         "holdout: hold out stratified training images; folds: stratified cross-validation.",
     )
     folds: int = Field(0, ge=0, le=100, description="Number of folds when split is folds, else 0.")
-    device: str = Field(
-        "cpu", pattern=r"^(cpu|cuda(:\d{1,3})?)$", description="cpu, cuda, or cuda:N."
-    )
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d{1,3})?)$", description="cpu, cuda, or cuda:N.")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Arithmetic of convolutions and products.")
 
     @field_validator("conv_dropout", "head_dropout")

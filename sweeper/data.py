@@ -6,6 +6,7 @@ when a step needs it. The 10,000 test images are read by `load_test` and by `spl
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import math
@@ -195,11 +196,12 @@ def download(folder: Path) -> Path:
     import socket
     import tempfile
 
-    from torchvision.datasets import FashionMNIST  # type: ignore[import-untyped]
-    from torchvision.datasets.utils import download_url  # type: ignore[import-untyped]
+    from torchvision.datasets import FashionMNIST
+    from torchvision.datasets.utils import download_url
 
+    _check_reachable(FashionMNIST.mirrors[0])
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(2.0)
+    socket.setdefaulttimeout(30.0)
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(dir=folder.parent) as part:
@@ -208,7 +210,7 @@ def download(folder: Path) -> Path:
                 read_idx(Path(part), file)
             folder.mkdir(exist_ok=True)
             for file in FULL.train + FULL.test:
-                os.replace(Path(part) / f"{file.name}.gz", folder / f"{file.name}.gz")
+                (Path(part) / f"{file.name}.gz").replace(folder / f"{file.name}.gz")
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"FashionMNIST was not found, and could not be downloaded ({_one_line(error)}); name its folder with "
@@ -217,6 +219,33 @@ def download(folder: Path) -> Path:
     finally:
         socket.setdefaulttimeout(before)
     return folder
+
+
+def _check_reachable(url: str) -> None:
+    """Open a connection to the host of `url`; looking up a name has no timeout of its own, so a thread waits for it.
+
+    Raises:
+        DataError: nobody answered within 4 seconds.
+    """
+    import socket
+    import threading
+    from urllib.parse import urlsplit
+
+    host = urlsplit(url).hostname or ""
+    connected = threading.Event()
+
+    def connect() -> None:
+        with contextlib.suppress(OSError), socket.create_connection((host, 80), timeout=3):
+            connected.set()
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(4)
+    if not connected.is_set():
+        raise DataError(
+            f"FashionMNIST was not found, and {host} cannot be reached to download it; name its folder with "
+            "--data-dir, install Debian's package dataset-fashion-mnist, or use --dataset sample"
+        )
 
 
 def read_idx(folder: Path, file: IdxFile) -> Tensor:
@@ -399,9 +428,7 @@ def _draw_rectangles(images: int, generator: torch.Generator) -> Tensor:
     return torch.stack([*corner, height, width], dim=1).long()
 
 
-def batches(
-    images: Images, config: RunConfig, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(images: Images, config: RunConfig, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch in a fresh random order: uint8 `(B, 28, 28)` and labels `(B,)`, on the images' device.
 
     Order and augmentation are drawn from `generator`, on the CPU, before the first batch.

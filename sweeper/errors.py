@@ -1,16 +1,16 @@
 """Every error that sweeper raises on purpose, each with the exit code of the command line.
 
-    SweeperError                 1   something failed; the message is one line
-    ├── UsageError               2   a value, option, or file the user gave is wrong
-    │   ├── ConfigError          2   ... in a run's configuration
-    │   ├── SpaceError           2   ... in a search space
-    │   └── StudyConflict        2   the study exists with other settings, or another driver holds it
-    ├── DataError                1   a data set is missing, damaged, or not what it says
-    ├── TrainingError            1   a run could not be trained to its end
-    │   ├── Diverged             1   its loss is not finite, or ran away
-    │   └── WorkerLost           1   the process that trained it died
-    ├── StudyIncomplete          3   a sweep ended before its number of trials was reached
-    └── ServiceUnreachable       4   a tracking server or database does not answer
+SweeperError                 1   something failed; the message is one line
+├── UsageError               2   a value, option, or file the user gave is wrong
+│   ├── ConfigError          2   ... in a run's configuration
+│   ├── SpaceError           2   ... in a search space
+│   └── StudyConflict        2   the study exists with other settings, or another driver holds it
+├── DataError                1   a data set is missing, damaged, or not what it says
+├── TrainingError            1   a run could not be trained to its end
+│   ├── Diverged             1   its loss is not finite, or ran away
+│   └── WorkerLost           1   the process that trained it died
+├── StudyIncomplete          3   a sweep ended before its number of trials was reached
+└── ServiceUnreachable       4   a tracking server or database does not answer
 """
 
 from __future__ import annotations

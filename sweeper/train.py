@@ -235,11 +235,9 @@ def finish(training: Training) -> TrainResult:
 def evaluate(model: nn.Module, images: Images, config: RunConfig) -> Evaluation:
     """Evaluate `model` in eval mode on `images`, which lie on its device."""
     model.eval()
-    logits = []
     size = EVAL_BATCH if images.pixels.device.type == "cpu" else len(images)
     with _autocast(config):
-        for pixels in images.pixels.split(size):
-            logits.append(model(_to_input(pixels)).float())
+        logits = [model(_to_input(pixels)).float() for pixels in images.pixels.split(size)]
     return score(torch.cat(logits), images.labels)
 
 

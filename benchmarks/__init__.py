@@ -1,0 +1,1 @@
+"""Measurements of speed: each prints what it measured, on which hardware, how often, and the spread."""

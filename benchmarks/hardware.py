@@ -1,0 +1,115 @@
+"""What a measurement ran on: the processor, the versions, and the fastest matrix product it reaches.
+
+`python -m benchmarks.hardware` prints it as JSON.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import torch
+
+THREADS: Final = 2  # of torch, wherever a benchmark computes
+FLAGS: Final = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16")
+PACKAGES: Final = ("sweeper", "torch", "torchvision", "pillow", "mlflow", "optuna")
+DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
+MATMUL_SIDE: Final = 2048  # three fp32 matrices of 16 MiB
+MATMUL_SECONDS: Final = 1.0
+
+
+def describe(threads: int = THREADS) -> dict[str, Any]:
+    """The machine, the versions, the date, the load before the measurement, and the peaks of `threads` threads."""
+    cpu = _cpuinfo()
+    load = os.getloadavg()[0]
+    return {
+        "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
+        "cpu_model": " ".join(cpu[name] for name in ("vendor_id", "cpu family", "model") if name in cpu),
+        "cores": os.cpu_count(),
+        "usable_cores": usable_cores(),
+        "flags": [flag for flag in FLAGS if flag in cpu.get("flags", "").split()],
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "load_average_1m": round(load, 2),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "threads": threads,
+        "matmul_gflops": {name: round(matmul_peak(dtype, threads), 1) for name, dtype in DTYPES.items()},
+    }
+
+
+def usable_cores() -> int | None:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def matmul_peak(dtype: torch.dtype, threads: int = THREADS) -> float:
+    """GFLOP/s of the fastest product of two square matrices within a second, after one to warm up.
+
+    A product of side n is counted as 2n³ operations. It is the practical peak that a network's
+    convolutions and linear layers are compared with; the processor's theoretical one is higher.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        a, b = (torch.randn(MATMUL_SIDE, MATMUL_SIDE).to(dtype) for _ in range(2))
+        out = a @ b
+        times: list[float] = []
+        while sum(times) < MATMUL_SECONDS:
+            start = perf_counter()
+            torch.mm(a, b, out=out)
+            times.append(perf_counter() - start)
+    finally:
+        torch.set_num_threads(before)
+    return 2 * MATMUL_SIDE**3 / min(times) / 1e9
+
+
+class Others:
+    """Processor time that other processes take, on average, while a block runs and waits for its children.
+
+    A benchmark on a shared machine reports it: whatever is well above 0 has disturbed the measurement.
+    """
+
+    def __enter__(self) -> Others:
+        self._start = perf_counter(), _busy_seconds(), _own_seconds()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        now = perf_counter(), _busy_seconds(), _own_seconds()
+        wall, busy, own = (after - before for after, before in zip(now, self._start, strict=True))
+        self.cores = max(0.0, (busy - own) / wall)  # 0 where the system does not tell
+
+
+def _busy_seconds() -> float:
+    """Seconds that all cores together have worked since the start of the machine, from Linux's /proc/stat."""
+    path = Path("/proc/stat")
+    if not path.is_file():
+        return 0.0
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, path.read_text().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_seconds() -> float:
+    """Processor seconds of this process and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The fields of Linux's /proc/cpuinfo for its first processor; empty elsewhere."""
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        return {}
+    lines = path.read_text().split("\n\n")[0].splitlines()
+    pairs = (line.partition(":") for line in lines)
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+if __name__ == "__main__":
+    print(json.dumps(describe(), indent=2))

@@ -1,0 +1,152 @@
+"""The yardstick: FashionMNIST trained as the tutorials of PyTorch and torchvision show it.
+
+Each image is turned into a PIL image and transformed on its own, the worker processes of a
+`DataLoader` collect the batches (two, as in the tutorials, unless told otherwise), the network
+computes in fp32 in the default memory layout, Adam has its default implementation, and each
+step reads its loss and its number of hits.
+Network, images, batch size, learning rate and augmentation are those of the `RunConfig`, so
+what differs from `sweeper.train` is how the work is done. Adam without weight decay makes the
+same update as AdamW without.
+
+`python -m benchmarks.stock_recipe` trains once and prints what it measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from time import perf_counter
+from typing import Final, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import FashionMNIST, VisionDataset
+
+from benchmarks.hardware import THREADS
+from sweeper.config import RunConfig
+from sweeper.data import MEAN, PADDING, SIDE, STD, Data, Images, load, resolve
+from sweeper.model import build_model
+
+WORKERS: Final = 2
+KNOWN: Final = {
+    "augmentation": "crop-flip",
+    "schedule": "constant",
+    "weight_decay": 0.0,
+    "split": "holdout",
+    "device": "cpu",
+}
+
+
+class StockResult(NamedTuple):
+    """What one training took and reached."""
+
+    epoch_s: list[float]  # of the training pass, start of the workers included
+    eval_s: float  # of the passes over the validation images, all epochs together
+    val_accuracy: float  # in [0, 1], after the last epoch
+
+
+class InMemoryFashionMNIST(FashionMNIST):
+    """torchvision's data set over images that are in memory already: its `__getitem__` is inherited.
+
+    `FashionMNIST.__init__` would look for files, and knows neither the sample nor the holdout.
+    """
+
+    def __init__(self, images: Images, transform: transforms.Compose) -> None:
+        VisionDataset.__init__(self, root="", transform=transform)
+        self.data, self.targets = images.pixels, images.labels
+
+
+def run(config: RunConfig, data: Data, workers: int = WORKERS) -> StockResult:
+    """Train `config` on `data`, with two threads, evaluating after each epoch; `config.precision` is not used.
+
+    With 0 workers the images are transformed in this process.
+
+    Raises:
+        ValueError: the configuration asks for something that this recipe does not do.
+    """
+    _check(config)
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(config.seed)
+    train_loader, val_loader = _loaders(config, data, workers)
+    model = build_model(config)
+    loss_fn = nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
+    epoch_s, eval_s, accuracy = [], 0.0, 0.0
+    for _ in range(config.epochs):
+        start = perf_counter()
+        _train_epoch(model, train_loader, loss_fn, optimizer)
+        trained = perf_counter()
+        accuracy = _evaluate(model, val_loader, loss_fn)
+        epoch_s.append(trained - start)
+        eval_s += perf_counter() - trained
+    return StockResult(epoch_s, eval_s, accuracy)
+
+
+def _check(config: RunConfig) -> None:
+    wrong = [f"{name}={getattr(config, name)!r}" for name, value in KNOWN.items() if getattr(config, name) != value]
+    if wrong:
+        raise ValueError(f"the stock recipe does not do {', '.join(wrong)}; it does {KNOWN}")
+
+
+def _loaders(config: RunConfig, data: Data, workers: int) -> tuple[DataLoader, DataLoader]:
+    plain = [transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))]
+    augment = [transforms.RandomCrop(SIDE, padding=PADDING), transforms.RandomHorizontalFlip()]
+    train_set = InMemoryFashionMNIST(data.train, transforms.Compose(augment + plain))
+    val_set = InMemoryFashionMNIST(data.val, transforms.Compose(plain))
+    size = config.batch_size
+    return (
+        DataLoader(train_set, batch_size=size, shuffle=True, num_workers=workers),
+        DataLoader(val_set, batch_size=size, shuffle=False, num_workers=workers),
+    )
+
+
+def _train_epoch(
+    model: nn.Module, loader: DataLoader, loss_fn: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[float, float]:
+    """One pass over the training images; returns their mean loss and accuracy."""
+    model.train()
+    total_loss, correct, seen = 0.0, 0, 0
+    for images, labels in loader:
+        optimizer.zero_grad()
+        logits = model(images)  # (B, 10)
+        loss = loss_fn(logits, labels)
+        loss.backward()
+        optimizer.step()
+        total_loss += loss.item() * len(labels)
+        correct += (logits.argmax(1) == labels).sum().item()
+        seen += len(labels)
+    return total_loss / seen, correct / seen
+
+
+@torch.no_grad()
+def _evaluate(model: nn.Module, loader: DataLoader, loss_fn: nn.Module) -> float:
+    """Accuracy on the images of `loader`; the loss is computed as well, as a script would print it."""
+    model.eval()
+    total_loss, correct, seen = 0.0, 0, 0
+    for images, labels in loader:
+        logits = model(images)
+        total_loss += loss_fn(logits, labels).item() * len(labels)
+        correct += (logits.argmax(1) == labels).sum().item()
+        seen += len(labels)
+    return correct / seen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.stock_recipe", description="Train once.")
+    parser.add_argument("--model", choices=("small", "medium", "large"), default="medium")
+    parser.add_argument("--dataset", choices=("sample", "fashion-mnist"), default="sample")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=WORKERS)
+    fields = vars(parser.parse_args())
+    workers = fields.pop("workers")
+    config = RunConfig.create(placement="bn", augmentation="crop-flip", **fields)
+    [data] = load(config, resolve(config.dataset)[1])
+    print(json.dumps(run(config, data, workers)._asdict()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,412 @@
+"""The command line: parse, call, print. Imports what a command needs when it runs, so that --help is quick."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from sweeper import __version__
+from sweeper.errors import SweeperError
+
+if TYPE_CHECKING:
+    from sweeper.service import Environment
+
+PLACEMENTS: Final = ("none", "bn", "dropout", "bn-dropout", "dropout-bn", "bn-head-dropout", "ic")
+MAX_TRIALS: Final = 1_000_000
+MAX_WORKERS: Final = 1_024
+
+
+class OrAuto(click.ParamType[Any]):
+    """A value of another type, or the word auto, which is passed on as None."""
+
+    def __init__(self, inner: click.ParamType[Any]) -> None:
+        self.inner = inner
+        self.name = inner.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """None for auto, else what the inner type makes of it."""
+        return None if value == "auto" else self.inner.convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """As --help shows it."""
+        inner = self.inner.get_metavar(param, ctx) or self.inner.name.upper()
+        return f"auto|{inner.strip('[]')}"
+
+
+class Commands(click.Group):
+    """A group that suggests the command that was meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it, with a suggestion."""
+        known = self.list_commands(ctx)
+        if args and args[0] not in known and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(known)}"
+            raise click.UsageError(f"no command {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="%(version)s")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Learn how Batch Normalization and Dropout should be combined in a network, with every run in MLflow.
+
+    State lives in the working directory, or in SWEEPER_HOME: mlflow.db, mlartifacts, sweeper.db, journal.
+    """
+
+
+def shared(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that trains."""
+    options = [
+        click.option("--dataset", type=click.Choice(["auto", "fashion-mnist", "sample"]), default="auto",
+                     show_default=True, help="auto: FashionMNIST, found or downloaded, else the sample."),
+        click.option("--data-dir", type=OrAuto(click.Path(path_type=Path)), default="auto", show_default=True,
+                     metavar="auto|DIR", help="Folder of the four FashionMNIST files; auto: SWEEPER_DATA_DIR, the "
+                     "cache, then Debian's package."),
+        click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]",
+                     help="Where to train."),
+        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True,
+                     help="auto: bf16 where it is faster than fp32."),
+        click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True,
+                     help="Seeds weights, data order, augmentation, Dropout, and the search."),
+        tracking_option,
+        json_option,
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+tracking_option = click.option(
+    "--tracking-uri", envvar="MLFLOW_TRACKING_URI", metavar="URI",
+    help="MLflow server or database; offline: journal only; none: record nothing. "
+    "[env: MLFLOW_TRACKING_URI; default: mlflow.db in SWEEPER_HOME]",
+)  # fmt: skip
+storage_option = click.option(
+    "--storage", envvar="SWEEPER_STORAGE", metavar="URL",
+    help="Study database, sqlite or PostgreSQL. [env: SWEEPER_STORAGE; default: sweeper.db in SWEEPER_HOME]",
+)  # fmt: skip
+json_option = click.option("--json", "json_output", is_flag=True, help="Print one JSON object as the last line.")
+
+
+def overrides(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Fields of a run that replace those of the experiment."""
+    rate = click.FloatRange(0, 1, max_open=True)
+    options = [
+        click.option("--epochs", type=OrAuto(click.IntRange(1)), default="auto", show_default=True,
+                     help="Passes over the training images."),
+        click.option("--batch-size", type=OrAuto(click.IntRange(1)), default="auto", show_default=True,
+                     help="Images in a step."),
+        click.option("--placement", type=OrAuto(click.Choice(PLACEMENTS)), default="auto", show_default=True,
+                     help="Where BatchNorm and Dropout stand."),
+        click.option("--conv-dropout", type=OrAuto(rate), default="auto", show_default=True,
+                     help="Dropout rate in the convolutional part."),
+        click.option("--head-dropout", type=OrAuto(rate), default="auto", show_default=True,
+                     help="Dropout rate in the head."),
+        click.option("--lr", type=OrAuto(click.FloatRange(0, min_open=True)), default="auto", show_default=True,
+                     help="Peak learning rate."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+EXP_HELP: Final = (
+    "The study's experiment: 1 small plain, 2 medium plain, 3 medium augmented, 4 BatchNorm, 5 Dropout, 6 both, "
+    "7 both augmented, 8 large, both, augmented."
+)
+
+
+@cli.command()
+@click.option("--exp", type=int, default=6, show_default=True, help=EXP_HELP)
+@overrides
+@click.option("--split", type=OrAuto(click.Choice(["blog", "holdout"])), default="auto", show_default=True,
+              help="blog: validate on the test images, as the study; holdout: on held-out training images.",
+)  # fmt: skip
+@shared
+def train(exp: int, split: str | None, **options: Any) -> None:
+    """Train one experiment, with its accuracy and loss curves.
+
+    auto takes the experiment's own value.
+    """
+    from sweeper import service
+
+    env = environment(options)
+    fields = _given(options, "epochs", "batch_size", "placement", "conv_dropout", "head_dropout", "lr", "seed")
+    fields |= {"split": split} if split else {}
+    chosen = service.choose(env, exp, options["dataset"], options["device"], options["precision"], fields)
+    for name in ("conv_dropout", "head_dropout"):
+        if fields.get(name, 0) != getattr(chosen.config, name) and name in fields:
+            env.warn(
+                f"{name}={fields[name]} has no effect: placement {chosen.config.placement.value} has no Dropout there"
+            )
+    result = service.train_one(env, chosen, os.environ.get("MLFLOW_RUN_ID"))
+    metrics = result["metrics"]
+    env.say(f"final val accuracy {metrics['final/val_accuracy']:.4f}, loss {metrics['final/val_loss']:.4f}")
+    _say_where(env, result["run_id"])
+    _print_json(env, result)
+
+
+@cli.command()
+@click.option(
+    "--trials",
+    type=click.IntRange(1, MAX_TRIALS),
+    default=50,
+    show_default=True,
+    help="Finished trials, complete or pruned, that the study shall have.",
+)
+@click.option("--study", default="sweep", show_default=True, help="Name; an existing study is continued.")
+@click.option(
+    "--exp", type=int, default=6, show_default=True, help="The experiment whose model and recipe the search varies."
+)
+@click.option(
+    "--model",
+    type=OrAuto(click.Choice(["small", "medium", "large"])),
+    default="auto",
+    show_default=True,
+    help="Network size.",
+)
+@click.option(
+    "--augmentation",
+    type=OrAuto(click.Choice(["none", "crop-flip", "crop-flip-erase"])),
+    default="auto",
+    show_default=True,
+    help="Of the training images.",
+)
+@click.option("--epochs", type=OrAuto(click.IntRange(1)), default="auto", show_default=True, help="Epochs of a trial.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, MAX_WORKERS),
+    default=1,
+    show_default=True,
+    help="Worker processes, which share the cores; with 1, a sweep is the same each time.",
+)
+@click.option(
+    "--folds",
+    type=click.IntRange(0, 100),
+    default=0,
+    show_default=True,
+    help="Stratified folds that a trial is the mean of; 0: one held-out set.",
+)
+@click.option(
+    "--space",
+    type=OrAuto(click.Path(path_type=Path)),
+    default="auto",
+    show_default=True,
+    metavar="auto|FILE",
+    help="Search space in YAML.",
+)
+@click.option(
+    "--sampler",
+    type=click.Choice(["tpe", "gp", "qmc", "random"]),
+    default="tpe",
+    show_default=True,
+    help="How the next trial is chosen.",
+)
+@click.option(
+    "--pruner",
+    type=click.Choice(["percentile", "median", "none"]),
+    default="percentile",
+    show_default=True,
+    help="Which trials are stopped early: the worst quarter, the worse half, none.",
+)
+@click.option(
+    "--timeout",
+    type=OrAuto(click.FloatRange(0, min_open=True)),
+    default="auto",
+    show_default=True,
+    metavar="auto|SECONDS",
+    help="Ask for nothing more after this long; auto: never.",
+)
+@click.option(
+    "--final/--no-final",
+    default=True,
+    show_default=True,
+    help="Retrain the best on train and validation, and evaluate it once on the test images.",
+)
+@storage_option
+@shared
+def optimize(exp: int, **options: Any) -> None:
+    """Search dropout rates, batch size and placement; finish exactly --trials trials.
+
+    The same command again continues a sweep that was stopped, and adds nothing to one that is done.
+    """
+    from sweeper import service
+    from sweeper.space import default_space, read_space
+    from sweeper.study import check_name, database_url
+
+    check_name(options["study"])
+    if options["folds"] == 1:
+        raise click.BadParameter("1: cross-validation needs 2 or more folds, 0 means none", param_hint="--folds")
+    env = environment(options)
+    database_url(env.storage)
+    space = read_space(options["space"]) if options["space"] else default_space()
+    fields = _given(options, "epochs", "model", "augmentation", "seed")
+    fields |= {"split": "folds", "folds": options["folds"]} if options["folds"] else {"split": "holdout"}
+    chosen = service.choose(env, exp, options["dataset"], options["device"], options["precision"], fields)
+    asked = {
+        name: options[name] for name in ("study", "trials", "workers", "sampler", "pruner", "seed", "timeout", "final")
+    }
+    result = service.optimize(env, chosen, service.SweepOptions(space=space, **asked))
+    _say_best(env, result)
+    _say_where(env, None)
+    _print_json(env, result)
+
+
+@cli.command()
+@click.argument("study", required=False)
+@storage_option
+@json_option
+def status(study: str | None, **options: Any) -> None:
+    """Show how far a sweep is, from another terminal; by default the newest."""
+    from sweeper.progress import status_lines
+    from sweeper.study import read_study
+
+    env = environment(options)
+    view = read_study(study, env.storage)
+    if not env.json_output:
+        for line in status_lines(view):
+            env.say(line)
+    trials = [row._asdict() | {"params": dict(row.params)} for row in view.rows]
+    _print_json(env, {"study": view.name, "target": view.target, "trials": trials})
+
+
+@cli.command()
+@click.argument("journal", required=False, type=click.Path(path_type=Path))
+@tracking_option
+@json_option
+def sync(journal: Path | None, **options: Any) -> None:
+    """Carry to MLflow what is only in a journal yet: after an outage, or from a machine without MLflow."""
+    from sweeper import tracking
+    from sweeper.report import plots
+
+    env = environment(options)
+    root = journal or env.journal
+    if not root.is_dir():
+        raise SweeperError(f"{root}: not a folder; name a journal, which a run leaves in SWEEPER_HOME/journal")
+    carried = tracking.sync(root, env.tracking_uri, plots.curves, env.warn)
+    env.say(f"{carried} runs carried from {root} to {tracking.hide_password(env.tracking_uri)}")
+    _print_json(env, {"carried": carried})
+
+
+# --- from options to an environment, and from results to words ---------------------------------------
+
+
+def environment(options: dict[str, Any]) -> Environment:
+    """The environment that a command's options and the process's variables describe."""
+    from sweeper import service
+
+    home = service.check_home(Path(os.environ.get("SWEEPER_HOME") or "."))
+    json_output = bool(options.get("json_output"))
+    uri = options.get("tracking_uri") or service.tracking_url(home)
+    if os.environ.get("SWEEPER_OFFLINE") == "1":
+        uri = service.OFFLINE
+    return service.Environment(
+        home=home,
+        tracking_uri=uri,
+        storage=options.get("storage") or service.storage_url(home),
+        data_dir=options.get("data_dir"),
+        json_output=json_output,
+        warn=lambda text: click.echo(f"warning: {text}", err=True),
+        say=lambda text: click.echo(text, err=json_output),
+    )
+
+
+def _given(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The options that were given a value, as fields of a run."""
+    return {name: options[name] for name in names if options[name] is not None}
+
+
+def _say_best(env: Environment, result: dict[str, Any]) -> None:
+    counts = f"{result['finished']} trials finished: {result['complete']} complete, {result['pruned']} pruned"
+    env.say(f"study {result['study']!r}: {counts}; {result['added']} added now")
+    if best := result["best"]:
+        shown = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in best["params"].items())
+        env.say(f"best: trial {best['trial']}, val accuracy {best['val_accuracy']:.4f}, loss {best['val_loss']:.4f}")
+        env.say(f"      {shown}")
+    if test := result.get("test"):
+        env.say(
+            f"test accuracy of the best, retrained on train + validation: {test['test/accuracy']:.4f} (evaluated once)"
+        )
+
+
+def _say_where(env: Environment, run_id: str | None) -> None:
+    """Where the runs are, and how to look at them."""
+    from sweeper import service
+    from sweeper.tracking import hide_password, sqlite_file, ui_link
+
+    if env.tracking_uri in (service.NONE, service.OFFLINE):
+        env.say(f"journal: {env.journal}" if env.tracking_uri == service.OFFLINE else "nothing was recorded")
+        return
+    if env.tracking_uri.startswith("sqlite"):
+        env.say(f"MLflow database: {sqlite_file(env.tracking_uri).resolve()}")
+        env.say(f"open it with:    {_mlflow()} server --port 5000 --workers 1 --backend-store-uri {env.tracking_uri}")
+        env.say(f"then look at:    {ui_link('http://127.0.0.1:5000', env.tracking_uri, run_id)}")
+    else:
+        base = hide_password(env.tracking_uri) if env.tracking_uri.startswith("http") else "http://127.0.0.1:5000"
+        env.say(f"look at:         {ui_link(base, env.tracking_uri, run_id)}")
+
+
+def _mlflow() -> str:
+    """The mlflow command of this environment, by a path if it is not the one on PATH."""
+    import shutil
+
+    ours = Path(sys.executable).parent / "mlflow"
+    found = shutil.which("mlflow")
+    if (found and Path(found).resolve() == ours.resolve()) or not ours.exists():
+        return "mlflow"
+    return os.path.relpath(ours) if ours.is_relative_to(Path.cwd()) else str(ours)
+
+
+def _print_json(env: Environment, result: dict[str, Any]) -> None:
+    if env.json_output:
+        click.echo(json.dumps(result))
+
+
+def main() -> None:
+    """Run the command line; every error is one line on stderr, and an exit code."""
+    debug = "--debug" in sys.argv[1:2]
+    try:
+        code = cli(standalone_mode=False)
+    except click.ClickException as error:
+        code = _complain(_usage(error), error.exit_code)
+    except click.Abort:
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has had enough
+        code = 0
+    except KeyboardInterrupt:
+        code = 130
+    except Exception as error:
+        if debug:
+            raise
+        code = _complain(_explain(error), getattr(error, "exit_code", 1))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: click.ClickException) -> str:
+    """Click's message as one line, with where to find the options."""
+    text = " ".join(error.format_message().split())
+    ctx = getattr(error, "ctx", None)
+    return f"{text[0].lower()}{text[1:].rstrip('.')} (see {ctx.command_path if ctx else 'sweeper'} --help)"
+
+
+def _explain(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    known = isinstance(error, SweeperError) or hasattr(error, "exit_code")
+    return text if known else f"{type(error).__name__}: {text or 'no message'} (sweeper --debug … shows where)"
+
+
+def _complain(text: str, code: int) -> int:
+    click.echo(f"error: {text}", err=True)
+    return code

@@ -1,0 +1,1 @@
+"""Engines: ways to run many trainings at once, all under one contract."""

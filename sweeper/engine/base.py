@@ -1,0 +1,50 @@
+"""What every engine promises.
+
+An engine runs trainings and hands out what they yield, in order for each of them. It decides
+nothing: the driver submits, waits, and cancels.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple, Protocol
+
+from sweeper.config import RunConfig
+from sweeper.errors import TrainingError
+from sweeper.train import EpochResult, TrainResult
+
+
+class Event(NamedTuple):
+    """Something that the training submitted as `key` has come to."""
+
+    key: int
+    what: EpochResult | TrainResult | TrainingError
+
+
+class Engine(Protocol):
+    """Runs trainings. After a `TrainResult` or a `TrainingError` a key is done."""
+
+    slots: int
+
+    def free(self) -> int:
+        """How many more trainings could begin at once."""
+
+    def submit(self, key: int, config: RunConfig) -> None:
+        """Begin a training; `free()` must be above 0."""
+
+    def wait(self, timeout: float) -> list[Event]:
+        """What has happened since the last call, waiting up to `timeout` seconds for the first of it.
+
+        Calling it again lets the trainings whose epochs it returned go on, unless they were cancelled.
+        """
+
+    def cancel(self, key: int) -> None:
+        """Close a training; no more events of it are handed out."""
+
+    def close(self) -> None:
+        """End everything, at once."""
+
+
+def cores() -> int:
+    """Processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,173 @@
+"""Several trainings at once, each in a worker process; the images are shared, not copied.
+
+A worker holds no credentials, no database and no MLflow: it gets configurations, and sends back
+what the training yields. It dies with its parent. After an epoch it waits a moment for the
+driver's word, so that a pruned training stops there, but not for long, so that a busy driver
+does not hold up the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing as mp
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext, SpawnProcess
+from typing import Any, Final
+
+from sweeper.config import RunConfig
+from sweeper.data import Data
+from sweeper.engine.base import Event
+from sweeper.errors import WorkerLost
+
+WORD_SECONDS: Final = 0.25  # how long a worker waits after an epoch to hear whether to go on
+GO_ON, CLOSE = True, False
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    pipe: Connection
+    key: int | None = None  # of the training it was given, until its last message
+    cancelled: bool = False
+    awaiting_word: bool = False
+
+
+class ProcessEngine:
+    """A fixed number of worker processes, replaced when one dies."""
+
+    def __init__(self, data: Sequence[Data], workers: int, threads: int) -> None:
+        self.slots = workers
+        self._context: SpawnContext = mp.get_context("spawn")
+        self._data = [d.share_memory() for d in data]
+        self._threads = threads
+        self._workers = [self._spawn() for _ in range(workers)]
+
+    def _spawn(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(theirs, self._data, self._threads), daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def free(self) -> int:
+        """Number of idle workers."""
+        return sum(w.key is None for w in self._workers)
+
+    def submit(self, key: int, config: RunConfig) -> None:
+        """Give the training to an idle worker."""
+        worker = next(w for w in self._workers if w.key is None)
+        worker.key, worker.cancelled, worker.awaiting_word = key, False, False
+        with contextlib.suppress(OSError):  # it died while idle: wait() finds out and tells the driver
+            worker.pipe.send(config)
+
+    def wait(self, timeout: float) -> list[Event]:
+        """Let the trainings go on, then collect what the workers have sent."""
+        for worker in self._workers:
+            self._send_word(worker, GO_ON)
+        ready = set(wait([w.pipe for w in self._workers], timeout))
+        events = [self._receive(index) for index, w in enumerate(self._workers) if w.pipe in ready]
+        return [event for event in events if event is not None]
+
+    def _receive(self, index: int) -> Event | None:
+        """One message of a worker, or its death: a closed pipe."""
+        worker = self._workers[index]
+        key, cancelled = worker.key, worker.cancelled
+        try:
+            what, last = pickle.loads(worker.pipe.recv_bytes())  # noqa: S301 - from our own child
+        except (EOFError, OSError):
+            worker.process.join()
+            self._workers[index] = self._spawn()
+            what, last = WorkerLost(_cause_of_death(worker.process.exitcode)), True
+        if last:
+            worker.key = None
+        worker.awaiting_word = not last
+        return None if cancelled or key is None or what is None else Event(key, what)
+
+    def cancel(self, key: int) -> None:
+        """Tell the worker to close the training, and forget what it still sends."""
+        for worker in self._workers:
+            if worker.key == key:
+                worker.cancelled = True
+                self._send_word(worker, CLOSE)
+
+    def _send_word(self, worker: _Worker, word: bool) -> None:
+        if worker.awaiting_word and worker.key is not None:
+            worker.awaiting_word = False
+            with contextlib.suppress(OSError):  # it died: the next receive says so
+                worker.pipe.send(word if not worker.cancelled else CLOSE)
+
+    def close(self) -> None:
+        """Kill the workers: they hold nothing that could be lost."""
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join()
+            worker.pipe.close()
+
+
+def _cause_of_death(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        hint = "; the machine may be out of memory" if name == "SIGKILL" else ""
+        return f"the worker process was ended by {name}{hint}"
+    return f"the worker process ended with exit code {exit_code}"
+
+
+# --- in the worker ---------------------------------------------------------------------------------
+
+
+def _work(pipe: Connection, data: Sequence[Data], threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    import torch
+
+    torch.set_num_threads(threads)
+    while True:
+        try:
+            config = pipe.recv()
+        except (EOFError, OSError):
+            return
+        if isinstance(config, RunConfig):  # else a word that came too late
+            _train(pipe, config, data)
+
+
+def _train(pipe: Connection, config: RunConfig, data: Sequence[Data]) -> None:
+    from sweeper.train import explain, start
+
+    training = start(config, data)
+    message: Any
+    try:
+        while True:
+            message = next(training), False
+            pipe.send_bytes(pickle.dumps(message))
+            if _told_to_close(pipe):
+                training.close()
+                message = None, True
+                break
+    except StopIteration as stop:
+        message = stop.value, True
+    except Exception as error:  # noqa: BLE001 - whatever a training raises is an outcome, told to the driver
+        message = explain(error), True
+    pipe.send_bytes(pickle.dumps(message))
+
+
+def _told_to_close(pipe: Connection) -> bool:
+    """Wait a moment for the driver's word; of several, as after a pause of the driver, any CLOSE counts."""
+    words = [pipe.recv()] if pipe.poll(WORD_SECONDS) else []
+    while pipe.poll(0):
+        words.append(pipe.recv())
+    return CLOSE in words
+
+
+def _die_with_parent() -> None:
+    parent = mp.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

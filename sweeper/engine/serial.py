@@ -1,0 +1,57 @@
+"""One training at a time, in this process: breakpoints work, and nothing has to start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from sweeper.config import RunConfig
+from sweeper.data import Data
+from sweeper.engine.base import Event
+from sweeper.train import Training, explain, start
+
+
+class SerialEngine:
+    """Advances its one training by an epoch whenever it is waited for."""
+
+    slots = 1
+
+    def __init__(self, data: Sequence[Data], threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._data = data
+        self._running: tuple[int, Training] | None = None
+
+    def free(self) -> int:
+        """1 while nothing runs."""
+        return 0 if self._running else 1
+
+    def submit(self, key: int, config: RunConfig) -> None:
+        """Begin a training."""
+        assert self._running is None, "submit() without a free slot"
+        self._running = key, start(config, self._data)
+
+    def wait(self, timeout: float) -> list[Event]:
+        """Train one epoch, however long it takes."""
+        if self._running is None:
+            return []
+        key, training = self._running
+        try:
+            return [Event(key, next(training))]
+        except StopIteration as stop:
+            self._running = None
+            return [Event(key, stop.value)]
+        except Exception as error:  # noqa: BLE001 - whatever a training raises is an outcome, told to the driver
+            self._running = None
+            return [Event(key, explain(error))]
+
+    def cancel(self, key: int) -> None:
+        """Close the training's generator."""
+        if self._running and self._running[0] == key:
+            self._running[1].close()
+            self._running = None
+
+    def close(self) -> None:
+        """Close what is running."""
+        if self._running:
+            self.cancel(self._running[0])

@@ -1,0 +1,206 @@
+"""The journal: every run on disk first, whatever becomes of the tracking server.
+
+A run is a folder of `SWEEPER_HOME/journal`:
+
+    events.jsonl    one JSON object a line, appended and fsynced: start, epoch, end
+    artifacts/      files as they will appear in MLflow, each written aside and renamed
+    upload.json     how far the uploader has come (tracking.py)
+
+The times in it are those of the events, so that replaying it gives the same metrics again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+EVENTS: Final = "events.jsonl"
+ARTIFACTS: Final = "artifacts"
+FAILED, FINISHED, KILLED = "FAILED", "FINISHED", "KILLED"  # MLflow's names
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What is known of a run before it starts.
+
+    `key` identifies it for ever: starting the same key again continues the same run.
+    """
+
+    key: str
+    name: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    description: str
+    folder: str  # below the journal's root, such as "demo/0007"
+    dataset: Mapping[str, Any] = field(default_factory=dict)
+    run_id: str | None = None  # an MLflow run that exists already
+
+
+class RunLog(Protocol):
+    """Where one run writes what happens to it."""
+
+    def epoch(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record the metrics of one epoch; a step that is recorded already stays as it is."""
+
+    def artifact(self, name: str, content: bytes) -> None:
+        """Record a file."""
+
+    def end(self, status: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """Record the outcome: FINISHED, FAILED or KILLED."""
+
+
+class Tracker(Protocol):
+    """Where runs are recorded."""
+
+    def start(self, run: RunInfo) -> RunLog:
+        """Begin, or continue, a run."""
+
+    def check(self) -> None:
+        """Raise if nothing that is recorded can ever arrive."""
+
+    def close(self, timeout: float) -> int:
+        """Wait up to `timeout` seconds until all has arrived; the number of runs that have not."""
+
+
+class NullLog:
+    """Forgets everything."""
+
+    def epoch(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Forget."""
+
+    def artifact(self, name: str, content: bytes) -> None:
+        """Forget."""
+
+    def end(self, status: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """Forget."""
+
+
+class NullTracker:
+    """No tracking."""
+
+    def start(self, run: RunInfo) -> RunLog:
+        """A log that forgets everything."""
+        return NullLog()
+
+    def check(self) -> None:
+        """Nothing can go wrong."""
+
+    def close(self, timeout: float) -> int:
+        """Nothing to wait for."""
+        return 0
+
+
+class JournalTracker:
+    """Records runs on disk, to be uploaded by whoever calls `sweeper sync`, or never."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def start(self, run: RunInfo) -> JournalLog:
+        """Begin, or continue, the run's folder."""
+        return JournalLog(self.root / run.folder, run)
+
+    def check(self) -> None:
+        """Nothing is sent, so nothing can fail to arrive."""
+
+    def close(self, timeout: float) -> int:
+        """Everything is on disk already."""
+        return 0
+
+
+class JournalLog:
+    """One run's folder, being written."""
+
+    def __init__(self, folder: Path, run: RunInfo, written: Callable[[Path], None] = lambda _: None) -> None:
+        self.folder = folder
+        self._written = written
+        (folder / ARTIFACTS).mkdir(parents=True, exist_ok=True)
+        _cut_torn_line(folder / EVENTS)
+        earlier = read_events(folder)
+        self._steps = {e["step"] for e in earlier if e["event"] == "epoch"}
+        attempt = 1 + sum(e["event"] == "start" for e in earlier)
+        self._append("start", key=run.key, name=run.name, params=dict(run.params), description=run.description,
+                     tags={**run.tags, "sweeper.attempt": str(attempt)}, dataset=dict(run.dataset),
+                     run_id=run.run_id)  # fmt: skip
+
+    def epoch(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append the metrics of one epoch and fsync, unless the step is there already."""
+        if step not in self._steps:
+            self._steps.add(step)
+            self._append("epoch", step=step, metrics=dict(metrics))
+
+    def artifact(self, name: str, content: bytes) -> None:
+        """Write a file aside, fsync it, and rename it into place."""
+        write_whole(self.folder / ARTIFACTS / name, content)
+
+    def end(self, status: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """Append the outcome; the run's history goes beside it as a CSV file."""
+        if epochs := history(read_events(self.folder)):
+            self.artifact("curves/history.csv", as_csv(epochs))
+        self._append("end", status=status, metrics=dict(metrics), tags=dict(tags))
+
+    def _append(self, event: str, **fields: Any) -> None:
+        line = json.dumps({"event": event, "time": time.time_ns() // 1_000_000, **fields}, allow_nan=False)
+        with (self.folder / EVENTS).open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._written(self.folder)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that nobody ever reads a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """The events of a run, oldest first, without a last line that is not whole."""
+    path = folder / EVENTS
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Remove what a crash left of a line, before anything is appended to it."""
+    if path.exists():
+        content = path.read_bytes()
+        with path.open("r+b") as stream:
+            stream.truncate(content.rfind(b"\n") + 1)
+
+
+def history(events: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """The metrics of each epoch, with the epoch's number under `epoch`, in its order."""
+    epochs = [{"epoch": e["step"], **e["metrics"]} for e in events if e["event"] == "epoch"]
+    return sorted(epochs, key=lambda e: e["epoch"])
+
+
+def as_csv(epochs: list[dict[str, float]]) -> bytes:
+    """One row an epoch, one column a metric."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(epochs[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(epochs)
+    return text.getvalue().encode()
+
+
+def run_folders(root: Path) -> list[Path]:
+    """Every run below `root`, in the order of their names."""
+    return sorted(path.parent for path in root.glob(f"**/{EVENTS}"))

@@ -1,0 +1,1 @@
+"""What a study measured, as tuples, figures and a page."""

@@ -1,0 +1,463 @@
+"""What each command does, put together from the parts: data, engine, tracker, driver.
+
+`cli` parses and prints; everything here can be called from Python as well.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from sweeper import data as datasets
+from sweeper.config import EXPERIMENT_TITLES, RunConfig, experiment
+from sweeper.data import Data, Images, Manifest
+from sweeper.engine.base import Engine, cores
+from sweeper.engine.processes import ProcessEngine
+from sweeper.engine.serial import SerialEngine
+from sweeper.errors import ConfigError, SpaceError, SweeperError, TrainingError
+from sweeper.journal import FINISHED, KILLED, JournalTracker, NullTracker, RunInfo, Tracker, read_events
+from sweeper.model import build_model
+from sweeper.progress import Progress, make_view
+from sweeper.report import plots
+from sweeper.space import Space
+from sweeper.study import Study, StudySettings, Trial, TrialRow, best_row, open_study
+from sweeper.sweep import Driver, Fixed, confusion_csv
+from sweeper.tracking import MlflowTracker, preflight, run_id_of
+from sweeper.train import TrainResult, evaluate, resolve_device, resolve_precision, train
+
+OFFLINE, NONE = "offline", "none"
+FLUSH_SECONDS: Final = 60.0  # how long a command waits at its end for what MLflow has not yet
+JOURNAL: Final = "journal"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where state lives, and how the command speaks.
+
+    `home` holds mlflow.db, mlartifacts, sweeper.db and the journal, where no URI says otherwise.
+    """
+
+    home: Path
+    tracking_uri: str
+    storage: str
+    data_dir: Path | None
+    json_output: bool
+    warn: Say
+    say: Say
+
+    @property
+    def journal(self) -> Path:
+        """The journal's root."""
+        return self.home / JOURNAL
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A configuration with everything resolved that `auto` left open, and the data set it is for."""
+
+    config: RunConfig
+    manifest: Manifest
+    folder: Path
+    substituted: bool  # the sample stands in for FashionMNIST
+
+
+def choose(env: Environment, number: int, dataset: str, device: str, precision: str, fields: dict[str, Any]) -> Chosen:
+    """The configuration of experiment `number` with `fields`, for this machine and the data that can be had.
+
+    Raises:
+        ConfigError, DataError: a value is wrong, or the data set is not there.
+    """
+    config = experiment(number, **fields)  # before anything is looked for
+    device = resolve_device(device)
+    precision = resolve_precision(precision, device)
+    manifest, folder = datasets.resolve(dataset, env.data_dir)
+    substituted = dataset == "auto" and manifest.name == "sample"
+    if substituted:
+        env.warn(
+            "FashionMNIST was not found and cannot be downloaded: using the embedded sample of 8,000 of its images "
+            "(say --dataset sample to mean it, or --data-dir to name the full set)"
+        )
+    config = config.derive(device=device, precision=precision, dataset=manifest.name)
+    return Chosen(config, manifest, folder, substituted)
+
+
+@contextmanager
+def tracking(env: Environment) -> Iterator[Tracker]:
+    """The tracker that `env` asks for; at the end of the block, what has not arrived yet is waited for."""
+    tracker: Tracker
+    if env.tracking_uri == NONE:
+        tracker = NullTracker()
+    elif env.tracking_uri == OFFLINE:
+        tracker = JournalTracker(env.journal)
+    else:
+        preflight(env.tracking_uri)
+        tracker = MlflowTracker(env.journal, env.tracking_uri, plots.curves, env.warn)
+    timeout = 5.0  # after an error or a signal
+    try:
+        yield tracker
+        timeout = FLUSH_SECONDS
+    finally:
+        if waiting := tracker.close(timeout):
+            env.warn(f"{waiting} runs have not reached MLflow; `sweeper sync` carries them there from {env.journal}")
+
+
+# --- one run -------------------------------------------------------------------------------------
+
+
+def train_one(env: Environment, chosen: Chosen, run_id: str | None) -> dict[str, Any]:
+    """Train one configuration: a sweep of one. Joins the MLflow run `run_id`, if one is given.
+
+    Returns:
+        What `--json` prints: the run, its folder, and its final metrics.
+
+    Raises:
+        Diverged, TrainingError: it could not be trained to its end.
+    """
+    images = datasets.load(chosen.config, chosen.folder)
+    folder = f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+
+    def describe(trial: Trial) -> RunInfo:
+        name = f"exp{trial.config.experiment} seed{trial.config.seed}"
+        return replace(
+            _describe(chosen, trial.config, images, kind="run", threads=cores()),
+            key=uuid.uuid4().hex, name=name, folder=folder, run_id=run_id,
+        )  # fmt: skip
+
+    source, view = Fixed([chosen.config]), make_view(Progress(target=1, unit="run"), json_output=env.json_output)
+    with tracking(env) as tracker:
+        engine = SerialEngine(images, cores())
+        try:
+            outcome = Driver(source, engine, tracker, describe, view, keep_results=True).run(1)
+        finally:
+            view.close()
+            engine.close()
+    if source.outcomes:
+        raise TrainingError(source.outcomes[0])
+    return {
+        "run_id": run_id_of(env.journal, folder) if env.tracking_uri not in (NONE, OFFLINE) else None,
+        "journal": None if env.tracking_uri == NONE else str(env.journal / folder),
+        "config": chosen.config.model_dump(mode="json"),
+        "metrics": outcome.results[0].metrics(),
+        "history_sha256": outcome.results[0].history_sha256,
+        "weights_sha256": outcome.results[0].weights_sha256,
+    }
+
+
+def _describe(chosen: Chosen, config: RunConfig, images: Sequence[Data], *, kind: str, threads: int) -> RunInfo:
+    """The record of a run, but for its key, name and folder."""
+    counts = {"train_images": len(images[0].train), "val_images": len(images[0].val)}
+    tags = {
+        "sweeper.kind": kind,
+        "sweeper.experiment": str(config.experiment),
+        "sweeper.dataset": chosen.manifest.name + (" (FashionMNIST was not found)" if chosen.substituted else ""),
+        "sweeper.dataset_sha256": chosen.manifest.digest,
+        "sweeper.config_key": config.key,
+        "sweeper.threads": str(threads),
+        "sweeper.versions": ", ".join(f"{p} {version(p)}" for p in ("sweeper", "torch", "numpy")),
+        **_git_commit(),
+    }
+    return RunInfo(
+        key="", name="", folder="", params=config.to_params(), tags=tags,
+        description=_words(config, counts),
+        dataset={"name": chosen.manifest.name, "sha256": chosen.manifest.digest, "source": str(chosen.folder),
+                 "profile": counts | {"folds": config.folds, "split": config.split}},
+    )  # fmt: skip
+
+
+def _words(config: RunConfig, counts: dict[str, int]) -> str:
+    """A run in a paragraph that a person can read in MLflow's UI."""
+    title = EXPERIMENT_TITLES.get(config.experiment, "")
+    of_study = f"Derived from experiment {config.experiment} of the study ({title}). " if title else ""
+    rates = f"Dropout rate {config.conv_dropout:.3g} in the convolutional part, {config.head_dropout:.3g} in the head"
+    split = {
+        "blog": "`val` is the test set, as in the study: nothing may be selected by it",
+        "holdout": "`val` is held out of the training images; the test images were not loaded",
+        "folds": f"all values are means over {config.folds} stratified folds; the test images were not loaded",
+    }[config.split]
+    return (
+        f"{of_study}**{config.model}** network, placement **{config.placement.value}**. {rates}. "
+        f"{config.epochs} epochs of {counts['train_images']:,} images, batch size {config.batch_size}, "
+        f"augmentation {config.augmentation}, AdamW at {config.lr:g} ({config.schedule}). "
+        f"Judged on {counts['val_images']:,} images: {split}. "
+        "Train values are clean: eval mode, no augmentation, a fixed subset."
+    )
+
+
+@cache
+def _git_commit() -> dict[str, str]:
+    """The commit of the code, where it runs from a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"mlflow.source.git.commit": done.stdout.strip()}
+
+
+# --- a sweep -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What `sweeper optimize` was asked for."""
+
+    study: str
+    trials: int
+    workers: int
+    space: Space
+    sampler: str
+    pruner: str
+    seed: int
+    timeout: float | None
+    final: bool
+
+
+def optimize(env: Environment, chosen: Chosen, options: SweepOptions) -> dict[str, Any]:
+    """Finish exactly `options.trials` trials of the study, summarise it, and retrain its best once.
+
+    Returns:
+        What `--json` prints.
+
+    Raises:
+        UsageError, StudyConflict: something is wrong, or another driver holds the study; nothing was created.
+        StudyIncomplete: the sweep ended early.
+    """
+    _check_space(options.space, chosen)
+    settings = StudySettings(chosen.config, options.space, chosen.manifest.digest, options.sampler, options.pruner,
+                             options.seed)  # fmt: skip
+    if env.tracking_uri not in (NONE, OFFLINE):
+        preflight(env.tracking_uri)
+    study = open_study(options.study, settings, env.storage)
+    try:
+        with tracking(env) as tracker:
+            return _optimize(env, chosen, options, study, tracker)
+    finally:
+        study.close()
+
+
+def _optimize(
+    env: Environment, chosen: Chosen, options: SweepOptions, study: Study, tracker: Tracker
+) -> dict[str, Any]:
+    before = study.finished()
+    if isinstance(tracker, MlflowTracker):
+        tracker.catch_up(study.name)
+    if study.continued:
+        env.say(f"study {study.name!r} exists with the same settings: continuing, {before} trials are finished")
+    study.set_target(options.trials, options.workers)
+    if before < options.trials:
+        _run_trials(env, chosen, options, study, tracker)
+    summary = _summarise(env, chosen, study, tracker)
+    best = study.best()
+    if best is not None and options.final:
+        summary["test"] = _champion(env, chosen, study, best, tracker)
+    return summary | {"added": study.finished() - before}
+
+
+def _check_space(space: Space, chosen: Chosen) -> None:
+    """Refuse a space any part of which could not be trained.
+
+    Raises:
+        SpaceError: one line.
+    """
+    space.validate(chosen.config)
+    images = chosen.manifest.train[1].shape[0]
+    smallest = {
+        "blog": images,
+        "holdout": images - chosen.manifest.holdout,
+        "folds": images - -(-images // max(chosen.config.folds, 1)),
+    }[chosen.config.split]
+    sizes = space.dimensions["batch_size"].extremes() if "batch_size" in space.dimensions else ()
+    for size in (*sizes, chosen.config.batch_size):
+        if size > smallest:
+            raise SpaceError(f"search space: batch_size={size}: larger than the {smallest} training images")
+    if chosen.config.folds > images:
+        raise ConfigError(f"folds={chosen.config.folds}: more than the {images} training images")
+
+
+def _run_trials(env: Environment, chosen: Chosen, options: SweepOptions, study: Study, tracker: Tracker) -> None:
+    images = datasets.load(chosen.config, chosen.folder)
+    threads = max(1, cores() // options.workers)
+    engine: Engine = ProcessEngine(images, options.workers, threads)
+    progress = Progress(target=options.trials, finished=study.finished(), at_start=study.finished())
+    rows = study.rows()
+    progress.pruned = sum(r.state == "pruned" for r in rows)
+    if (best := best_row(rows)) is not None and best.value is not None:
+        progress.best = best.value, best.number
+    view = make_view(progress, json_output=env.json_output)
+
+    def describe(trial: Trial) -> RunInfo:
+        info = _describe(chosen, trial.config, images, kind="trial", threads=threads)
+        tags = {**info.tags, "sweeper.study": study.name, "sweeper.trial": str(trial.number)}
+        return replace(info, key=f"{study.uid}/{trial.number}", name=f"{trial.number:03d} {trial.config.placement}",
+                       folder=f"{study.name}/{trial.number:04d}", tags=tags)  # fmt: skip
+
+    deadline = None if options.timeout is None else time.monotonic() + options.timeout
+    try:
+        Driver(study, engine, tracker, describe, view, deadline=deadline).run(options.trials)
+    finally:
+        view.close()
+        engine.close()
+
+
+def _summarise(env: Environment, chosen: Chosen, study: Study, tracker: Tracker) -> dict[str, Any]:
+    """Record the study's own run: its table, its figures, and its best trial."""
+    rows = study.rows()
+    best = best_row(rows)
+    states = [row.state for row in rows]
+    summary: dict[str, Any] = {
+        "study": study.name,
+        "finished": states.count("complete") + states.count("pruned"),
+        "complete": states.count("complete"),
+        "pruned": states.count("pruned"),
+        "failed": states.count("failed"),
+        "best": None if best is None else {"trial": best.number, "val_accuracy": best.value, "val_loss": best.loss,
+                                           "params": dict(best.params)},
+    }  # fmt: skip
+    info = RunInfo(
+        key=f"{study.uid}/study", name=f"study {study.name}"[:18], folder=f"{study.name}/study",
+        params={k: str(v) for k, v in study.settings.describe().items()},
+        tags={"sweeper.kind": "study", "sweeper.study": study.name, "sweeper.dataset": chosen.manifest.name,
+              "sweeper.dataset_sha256": chosen.manifest.digest, **_git_commit()},
+        description=f"Summary of study **{study.name}**: {summary['finished']} trials finished, "
+                    f"{summary['pruned']} of them pruned. The trials are the runs with the tag "
+                    f"`sweeper.study` = {study.name} and `sweeper.kind` = trial.",
+    )  # fmt: skip
+    log = tracker.start(info)
+    for name, content in _study_artifacts(study, rows):
+        log.artifact(name, content)
+    log.artifact("study/summary.json", json.dumps(summary, indent=2).encode())
+    metrics = {f"study/{state}": float(states.count(state)) for state in ("complete", "pruned", "failed")}
+    if best is not None and best.value is not None:
+        metrics |= {"best/val_accuracy": best.value, "best/val_loss": best.loss or 0.0, "best/trial": best.number}
+    log.end(FINISHED, metrics, {"sweeper.state": "complete"})
+    return summary | {"journal": str(env.journal / study.name)}
+
+
+def _study_artifacts(study: Study, rows: list[TrialRow]) -> Iterator[tuple[str, bytes]]:
+    points = [plots.TrialPoint(r.number, r.state, r.value, r.params) for r in rows]
+    title = f"study {study.name}"
+    yield "study/history.png", plots.history(points, title)
+    yield "study/importance.png", plots.importance(study.importances(), title)
+    yield "study/parallel_coordinates.png", plots.parallel_coordinates(points, title)
+    yield "study/placements.png", plots.placements(points, title)
+    yield "study/trials.csv", _trials_csv(rows)
+
+
+def _trials_csv(rows: list[TrialRow]) -> bytes:
+    names = sorted({name for row in rows for name in row.params})
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["trial", "state", "val_accuracy", "val_loss", "epochs", "seconds", *names, "reason"])
+    for r in rows:
+        params = [r.params.get(name, "") for name in names]
+        writer.writerow([r.number, r.state, r.value, r.loss, r.epochs, r.seconds, *params, r.reason])
+    return text.getvalue().encode()
+
+
+def _champion(env: Environment, chosen: Chosen, study: Study, best: Trial, tracker: Tracker) -> dict[str, Any]:
+    """Retrain the best configuration on all training images, and evaluate it once on the test images.
+
+    The test images take no part in anything but that one evaluation, after the last epoch.
+    """
+    config = best.config.derive(split="blog", folds=0)
+    folder = f"{study.name}/champion-{best.number:04d}"
+    if (earlier := _recorded_test(env, folder)) is not None:
+        return earlier
+    everything = datasets.load_test(config, chosen.folder)
+    test, train_images = everything.val, everything.train
+    watched = Data(train_images, train_images[torch.arange(min(len(test), len(train_images)))])
+    info = _describe(chosen, config, [everything], kind="champion", threads=cores())
+    tags = {**info.tags, "sweeper.study": study.name, "sweeper.trial": str(best.number), "sweeper.test": "once"}
+    words = (
+        f"The best configuration of study **{study.name}** (trial {best.number}), retrained on all "
+        f"{len(train_images):,} training images, validation included, and evaluated once on the "
+        f"{len(test):,} test images."
+    )
+    log = tracker.start(replace(info, key=f"{study.uid}/champion/{best.number}", name=f"champion {best.number:03d}",
+                                folder=folder, tags=tags, description=words))  # fmt: skip
+    torch.set_num_threads(cores())
+    try:
+        training = train(config, watched)
+        result = _advance(training, config, log.epoch, env.say)
+    except BaseException:
+        log.end(KILLED, {}, {"sweeper.state": "killed"})
+        raise
+    model = build_model(config)
+    model.load_state_dict(result.weights)
+    device = torch.device(config.device)
+    verdict = evaluate(model.to(device), test.to(device), config)
+    metrics = {"test/accuracy": verdict.accuracy, "test/loss": verdict.loss, "test/ece": verdict.ece}
+    log.artifact("evaluation/confusion.csv", confusion_csv(verdict.confusion))
+    log.end(FINISHED, metrics, {"sweeper.state": "complete"})
+    if isinstance(tracker, MlflowTracker):
+        _register(env, tracker, study.name, folder, model.cpu(), test)
+    return {"trial": best.number, **metrics}
+
+
+def _advance(
+    training: Any, config: RunConfig, record: Callable[[int, dict[str, float]], None], say: Say
+) -> TrainResult:
+    """Run the champion's training; only its train values mean anything, so only they are recorded."""
+    while True:
+        try:
+            epoch = next(training)
+        except StopIteration as stop:
+            result: TrainResult = stop.value
+            return result
+        say(f"retraining the best on all training images: epoch {epoch.epoch}/{config.epochs}")
+        record(epoch.epoch, {k: v for k, v in epoch.metrics().items() if not k.startswith(("val/", "gap/"))})
+
+
+def _recorded_test(env: Environment, folder: str) -> dict[str, Any] | None:
+    """The champion's test metrics, where it was evaluated before: it is evaluated once."""
+    ends = [e for e in read_events(env.journal / folder) if e["event"] == "end" and e["status"] == FINISHED]
+    return {"trial": int(folder[-4:]), **ends[-1]["metrics"]} if ends else None
+
+
+def _register(
+    env: Environment, tracker: MlflowTracker, study: str, folder: str, model: torch.nn.Module, images: Images
+) -> None:
+    """Log the champion as an MLflow model and register it; a server that is away costs the model, not the sweep."""
+    if not tracker.flush(FLUSH_SECONDS):
+        env.warn("the champion was not registered: MLflow has not answered; its weights are in the journal")
+        return
+    example = datasets.normalize(images.pixels[:2]).numpy()
+    name = f"sweeper-{study}"
+    number = tracker.uploader.log_model(env.journal / folder, model.eval(), example, name, "champion")
+    env.say(f"registered model {name!r}, version {number}, alias champion")
+
+
+def storage_url(home: Path) -> str:
+    """The study database where none is named."""
+    return f"sqlite:///{home / 'sweeper.db'}"
+
+
+def tracking_url(home: Path) -> str:
+    """The tracking store where none is named."""
+    return f"sqlite:///{home / 'mlflow.db'}"
+
+
+def check_home(home: Path) -> Path:
+    """Return `home` if state can be kept there.
+
+    Raises:
+        SweeperError: it is not a folder, or read-only.
+    """
+    if not home.is_dir():
+        raise SweeperError(f"SWEEPER_HOME {home}: not a folder; create it, or leave SWEEPER_HOME unset")
+    return home

@@ -1,0 +1,404 @@
+"""The study: Optuna, driven from one place by ask and tell.
+
+One driver holds a study at a time. Each ask uses a sampler built anew from (seed, trial number),
+so that a sweep that was killed and continued asks what an unbroken one would have asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import os
+import re
+import socket
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import filelock
+import optuna
+import sqlalchemy
+from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeper.config import RunConfig, finite
+from sweeper.errors import ServiceUnreachable, StudyConflict, SweeperError, UsageError
+from sweeper.space import Space
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPESampler's `group`
+
+NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
+CONNECT_SECONDS: Final = 5
+FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def _tpe(seed: int) -> BaseSampler:
+    return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+
+
+def _gp(seed: int) -> BaseSampler:
+    return GPSampler(seed=seed, warn_independent_sampling=False)
+
+
+def _qmc(seed: int) -> BaseSampler:
+    return QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
+
+
+SAMPLERS: Final[dict[str, Callable[[int], BaseSampler]]] = {
+    "tpe": _tpe,
+    "gp": _gp,
+    "qmc": _qmc,
+    "random": RandomSampler,
+}
+PRUNERS: Final[dict[str, Callable[[], optuna.pruners.BasePruner]]] = {
+    "percentile": lambda: optuna.pruners.PercentilePruner(75.0, n_startup_trials=5, n_warmup_steps=3),
+    "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=3),
+    "none": optuna.pruners.NopPruner,
+}
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """What makes a study what it is; a study is continued only with equal ones."""
+
+    base: RunConfig
+    space: Space
+    dataset_sha256: str
+    sampler: str = "tpe"
+    pruner: str = "percentile"
+    seed: int = 0
+
+    def describe(self) -> dict[str, Any]:
+        """The settings as plain values, by name; devices and thread counts are not among them."""
+        base = self.base.model_dump(mode="json", exclude={"device", "experiment"})
+        return {
+            "direction": "maximize val/accuracy",
+            "sampler": self.sampler,
+            "pruner": self.pruner,
+            "seed": self.seed,
+            "dataset_sha256": self.dataset_sha256,
+            **{f"space.{name}": value for name, value in self.space.describe().items()},
+            **{name: value for name, value in base.items() if name not in self.space.dimensions},
+        }
+
+
+class Trial(NamedTuple):
+    """One trial to train: its number in the study, and its configuration."""
+
+    number: int
+    config: RunConfig
+
+
+class TrialRow(NamedTuple):
+    """One trial as a study records it."""
+
+    number: int
+    state: str  # complete, pruned, running, failed
+    value: float | None  # validation accuracy: final, or the last reported
+    loss: float | None
+    params: Mapping[str, Any]
+    epochs: int
+    seconds: float | None
+    reason: str
+
+
+@dataclass
+class Study:
+    """An open study, held by this process until `close`."""
+
+    name: str
+    settings: StudySettings
+    _optuna: optuna.Study
+    _lock: filelock.BaseFileLock | None
+    continued: bool
+    _live: dict[int, optuna.Trial] = field(default_factory=dict)
+
+    @property
+    def uid(self) -> str:
+        """An identity that outlives the name: a deleted and recreated study is another one."""
+        return str(self._optuna.user_attrs["uid"])
+
+    def finished(self) -> int:
+        """Number of trials that are complete or pruned."""
+        return len(self._optuna.get_trials(deepcopy=False, states=FINISHED))
+
+    def failed(self) -> int:
+        """Number of trials that failed for good."""
+        return len(self._optuna.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
+
+    def unfinished(self) -> Iterator[Trial]:
+        """The trials that an earlier driver left running, with the parameters they were given."""
+        for frozen in self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self._optuna.sampler = self._sampler(frozen.number)
+            yield self._suggest(optuna.Trial(self._optuna, frozen._trial_id))
+
+    def ask(self) -> Trial:
+        """A new trial."""
+        number = len(self._optuna.get_trials(deepcopy=False))
+        self._optuna.sampler = self._sampler(number)
+        return self._suggest(self._optuna.ask())
+
+    def _sampler(self, number: int) -> BaseSampler:
+        return SAMPLERS[self.settings.sampler]((self.settings.seed * 1_000_003 + number) % 2**32)
+
+    def _suggest(self, trial: optuna.Trial) -> Trial:
+        self._live[trial.number] = trial
+        return Trial(trial.number, self.settings.space.suggest(self.settings.base, trial))
+
+    def report(self, number: int, step: int, value: float) -> bool:
+        """Record an intermediate value; True asks to prune the trial."""
+        trial = self._live[number]
+        with warnings.catch_warnings():  # a continued trial reports the same steps again: the first report stands
+            warnings.simplefilter("ignore")
+            trial.report(value, step)
+        return trial.should_prune()
+
+    def complete(self, number: int, accuracy: float, loss: float) -> None:
+        """A trial reached its end; `loss` breaks ties."""
+        if not (finite(accuracy) and finite(loss)):
+            raise ValueError(f"trial {number}: accuracy {accuracy}, loss {loss}: not finite")
+        trial = self._live.pop(number)
+        trial.set_user_attr("val_loss", loss)
+        self._optuna.tell(trial, accuracy)
+
+    def prune(self, number: int, reason: str) -> None:
+        """A trial was stopped early: by the pruner, or because it diverged."""
+        trial = self._live.pop(number)
+        trial.set_user_attr("reason", reason)
+        self._optuna.tell(trial, state=TrialState.PRUNED)
+
+    def fail(self, number: int, reason: str) -> None:
+        """A trial could not be trained; it does not count towards the number that was asked for."""
+        trial = self._live.pop(number)
+        trial.set_user_attr("reason", reason)
+        self._optuna.tell(trial, state=TrialState.FAIL)
+
+    def set_target(self, trials: int, workers: int) -> None:
+        """Record how many trials are wanted, for whoever watches."""
+        self._optuna.set_user_attr("target", trials)
+        self._optuna.set_user_attr("workers", workers)
+
+    def rows(self) -> list[TrialRow]:
+        """Every trial so far."""
+        return [_row(frozen) for frozen in self._optuna.get_trials(deepcopy=False)]
+
+    def best(self) -> Trial | None:
+        """The complete trial of highest accuracy, ties by loss, or None."""
+        row = best_row(self.rows())
+        if row is None:
+            return None
+        fixed = optuna.trial.FixedTrial(dict(row.params), number=row.number)
+        return Trial(row.number, self.settings.space.suggest(self.settings.base, fixed))
+
+    def importances(self) -> list[tuple[str, float]]:
+        """Share of the accuracy's variance that each parameter explains (PED-ANOVA), largest first."""
+        return importances(self._optuna)
+
+    def close(self) -> None:
+        """Let another driver hold the study."""
+        if self._lock is not None:
+            self._lock.release()
+
+
+def best_row(rows: list[TrialRow]) -> TrialRow | None:
+    """The complete trial of highest accuracy, ties by loss, then by number; None if there is none."""
+    complete = [r for r in rows if r.state == "complete" and r.value is not None]
+    return max(complete, key=lambda r: (r.value, -(r.loss or 0.0), -r.number), default=None)
+
+
+def importances(study: optuna.Study) -> list[tuple[str, float]]:
+    """Share of the accuracy's variance that each parameter explains (PED-ANOVA, Watanabe et al. 2023,
+    arXiv 2304.10255), largest first; empty while there are too few complete trials to say."""
+    if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < 4:
+        return []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            found = optuna.importance.get_param_importances(
+                study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
+            )
+        except (RuntimeError, ValueError):  # every trial has the same value
+            return []
+    return sorted(found.items(), key=lambda item: -item[1])
+
+
+# --- opening -----------------------------------------------------------------------------------
+
+
+def check_name(name: str) -> str:
+    """Return `name` if a study may have it.
+
+    Raises:
+        UsageError: it is empty, too long, or holds anything but letters, digits, `_`, `.` and `-`.
+    """
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"study name {name[:60]!r}: 1 to 100 letters, digits, '_', '.' or '-', beginning with a letter or digit"
+        )
+    return name
+
+
+def database_url(url: str) -> sqlalchemy.URL:
+    """Parse a storage URL; `postgres://` means `postgresql://`, and that means psycopg 3.
+
+    Raises:
+        UsageError: it is not a sqlite or PostgreSQL URL.
+    """
+    try:
+        parsed = sqlalchemy.make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url))
+    except sqlalchemy.exc.ArgumentError:
+        parsed = None
+    if parsed is None or parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        shown = re.sub(r"//[^@]*@", "//***@", url)[:80]
+        raise UsageError(f"storage {shown!r}: expected sqlite:///FILE or postgresql://USER@HOST/DATABASE")
+    return parsed
+
+
+def _storage(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
+    sqlite = url.get_backend_name() == "sqlite"
+    options = {"timeout": 60} if sqlite else {"connect_timeout": CONNECT_SECONDS}
+    shown = url.render_as_string(hide_password=True)
+    try:
+        return optuna.storages.RDBStorage(
+            url.render_as_string(hide_password=False), engine_kwargs={"connect_args": options, "pool_pre_ping": True}
+        )
+    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ImportError) as error:
+        reason = " ".join(str(getattr(error, "orig", error)).split())[:160].replace(url.password or "\0", "***")
+        kind = SweeperError if sqlite else ServiceUnreachable
+        raise kind(f"storage {shown}: {reason}") from None
+
+
+def open_study(name: str, settings: StudySettings, storage_url: str) -> Study:
+    """Create the study, or continue it where it stopped.
+
+    Raises:
+        UsageError: the name or the URL is wrong.
+        StudyConflict: another driver holds the study, or it has other settings.
+        ServiceUnreachable: the database does not answer.
+    """
+    check_name(name)
+    url = database_url(storage_url)
+    lock = _lock(url, name)
+    try:
+        storage = _storage(url)
+        known = name in [s.study_name for s in storage.get_all_studies()]
+        if known:
+            _check_settings(name, storage, settings)
+        study = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=PRUNERS[settings.pruner](),
+        )
+        if "settings" not in study.user_attrs:
+            study.set_user_attr("uid", uuid.uuid4().hex)
+            study.set_user_attr("settings", settings.describe())
+    except BaseException:
+        if lock is not None:
+            lock.release()
+        raise
+    return Study(name, settings, study, lock, continued=known)
+
+
+def _check_settings(name: str, storage: optuna.storages.BaseStorage, settings: StudySettings) -> None:
+    study_id = storage.get_study_id_from_name(name)
+    stored = storage.get_study_user_attrs(study_id).get("settings")
+    directions = [d.name for d in storage.get_study_directions(study_id)]
+    if directions != ["MAXIMIZE"] or (stored is None and storage.get_n_trials(study_id)):
+        raise StudyConflict(f"study {name!r} was not made by sweeper; choose another name with --study")
+    wanted = json.loads(json.dumps(settings.describe()))
+    if stored is not None and stored != wanted:
+        keys = [k for k in sorted(stored.keys() | wanted.keys()) if stored.get(k) != wanted.get(k)]
+        changes = "; ".join(f"{k} was {stored.get(k)!r}, is {wanted.get(k)!r}" for k in keys)
+        raise StudyConflict(
+            f"study {name!r} has other settings ({changes}); continue it with the old ones, or choose another --study"
+        )
+
+
+def _lock(url: sqlalchemy.URL, name: str) -> filelock.BaseFileLock | None:
+    """One driver a study, for a sqlite file: a lock beside it, which the operating system drops with its holder.
+
+    Raises:
+        StudyConflict: another driver holds it.
+    """
+    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+        return None
+    file = Path(url.database)
+    holder = file.with_name(f"{file.name}.{name}.lock")
+    lock = filelock.FileLock(holder)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        with contextlib.suppress(OSError):
+            who = holder.with_suffix(".holder").read_text()[:120]
+            raise StudyConflict(f"study {name!r} is being driven by {who}; wait for it, or stop it") from None
+        raise StudyConflict(f"study {name!r} is being driven by another process; wait for it, or stop it") from None
+    except OSError as error:
+        raise SweeperError(f"storage {file}: {error.strerror}: the folder must exist and be writable") from None
+    now = dt.datetime.now().astimezone().isoformat(timespec="seconds")
+    holder.with_suffix(".holder").write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}")
+    return lock
+
+
+# --- reading, for whoever watches ------------------------------------------------------------------
+
+
+class StudyView(NamedTuple):
+    """A study as another process sees it."""
+
+    name: str
+    target: int
+    workers: int
+    rows: list[TrialRow]
+    importances: list[tuple[str, float]]
+
+
+def read_study(name: str | None, storage_url: str) -> StudyView:
+    """Read a study, by default the one changed last, without holding it.
+
+    Raises:
+        UsageError: there is no such study.
+    """
+    url = database_url(storage_url)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        raise UsageError(
+            f"storage {url.database}: no such file; run `sweeper optimize` first, or name it with --storage"
+        )
+    storage = _storage(url)
+    names = [s.study_name for s in storage.get_all_studies()]
+    if not names or (name is not None and name not in names):
+        raise UsageError(f"study {name!r}: not in {url.database}, which holds: {', '.join(names) or 'no study'}")
+    study = optuna.load_study(study_name=name or names[-1], storage=storage)
+    attrs = study.user_attrs
+    return StudyView(
+        name=study.study_name,
+        target=int(attrs.get("target", 0)),
+        workers=int(attrs.get("workers", 1)),
+        rows=[_row(frozen) for frozen in study.get_trials(deepcopy=False)],
+        importances=importances(study),
+    )
+
+
+def _row(frozen: FrozenTrial) -> TrialRow:
+    states = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+    state = states.get(frozen.state, "running")
+    steps = frozen.intermediate_values
+    last = steps[max(steps)] if steps else None
+    end = frozen.datetime_complete or dt.datetime.now()
+    started = frozen.datetime_start
+    return TrialRow(
+        number=frozen.number,
+        state=state,
+        value=frozen.value if state == "complete" else last,
+        loss=frozen.user_attrs.get("val_loss"),
+        params=frozen.params,
+        epochs=len(steps),
+        seconds=(end - started).total_seconds() if started else None,
+        reason=str(frozen.user_attrs.get("reason", "")),
+    )

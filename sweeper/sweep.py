@@ -1,0 +1,343 @@
+"""The driver: the one place that asks, submits, listens, records, prunes and tells.
+
+    ask                 submit                  EpochResult              record, report, tell
+    source ──▶ config ──▶ engine ══▶ training ═══════════════▶ drive() ──▶ tracker, source
+      ▲                                                           │
+      └──────────────────── prune = close the training ───────────┘
+
+Order is what makes a crash harmless: the journal first, then the study. Whatever is RUNNING in the
+study when a driver starts is trained again with the parameters it has, so that the number of
+finished trials comes out exact.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Final, Protocol
+
+import safetensors.torch
+from torch import Tensor
+
+from sweeper.config import RunConfig
+from sweeper.data import CLASSES
+from sweeper.engine.base import Engine, Event
+from sweeper.errors import Diverged, StudyIncomplete, SweeperError, TrainingError, WorkerLost
+from sweeper.journal import FAILED, FINISHED, KILLED, RunInfo, RunLog, Tracker
+from sweeper.study import Trial
+from sweeper.train import EpochResult, TrainResult
+
+RETRIES: Final = 2  # of the same parameters, after a worker died
+TICK_SECONDS: Final = 0.5
+SAME_ERROR_FROM_THE_START: Final = 3
+
+
+class Source(Protocol):
+    """Where trials come from, and where their outcomes go: a study, or a fixed list."""
+
+    def finished(self) -> int:
+        """Number of trials that are complete or pruned."""
+
+    def unfinished(self) -> Iterator[Trial]:
+        """Trials that an earlier driver left running."""
+
+    def ask(self) -> Trial:
+        """A new trial."""
+
+    def report(self, number: int, step: int, value: float) -> bool:
+        """Record an intermediate value; True asks to prune."""
+
+    def complete(self, number: int, accuracy: float, loss: float) -> None:
+        """A trial reached its end."""
+
+    def prune(self, number: int, reason: str) -> None:
+        """A trial was stopped early, or diverged."""
+
+    def fail(self, number: int, reason: str) -> None:
+        """A trial could not be trained."""
+
+
+class Fixed:
+    """A list of configurations as a source: `sweeper train` is a sweep of one."""
+
+    def __init__(self, configs: Sequence[RunConfig]) -> None:
+        self._configs = list(configs)
+        self._asked = 0
+        self._finished = 0
+        self.outcomes: dict[int, str] = {}
+
+    def finished(self) -> int:
+        """Number of configurations that are done."""
+        return self._finished
+
+    def unfinished(self) -> Iterator[Trial]:
+        """None: a list is not kept."""
+        return iter(())
+
+    def ask(self) -> Trial:
+        """The next configuration."""
+        self._asked += 1
+        return Trial(self._asked - 1, self._configs[self._asked - 1])
+
+    def report(self, number: int, step: int, value: float) -> bool:
+        """Nothing is pruned."""
+        return False
+
+    def complete(self, number: int, accuracy: float, loss: float) -> None:
+        """Count it."""
+        self._finished += 1
+
+    def prune(self, number: int, reason: str) -> None:
+        """It diverged."""
+        self._finished += 1
+        self.outcomes[number] = reason
+
+    def fail(self, number: int, reason: str) -> None:
+        """A list has no replacement to offer: the error ends it."""
+        raise TrainingError(reason)
+
+
+class View(Protocol):
+    """Whoever shows progress."""
+
+    def started(self, trial: Trial) -> None:
+        """A trial begins."""
+
+    def epoch(self, trial: Trial, result: EpochResult) -> None:
+        """An epoch has ended."""
+
+    def ended(self, trial: Trial, outcome: str, value: float | None) -> None:
+        """A trial is over: complete, pruned, failed, lost."""
+
+    def tick(self) -> None:
+        """Time has passed."""
+
+
+@dataclass
+class _Running:
+    """A trial that an engine is training."""
+
+    trial: Trial
+    log: RunLog
+    attempt: int = 1
+    last: EpochResult | None = None
+
+
+@dataclass
+class Outcome:
+    """What a sweep came to."""
+
+    finished: int
+    results: dict[int, TrainResult] = field(default_factory=dict)
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM arrived."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.exit_code = 128 + signum
+
+
+class Driver:
+    """Runs the trials of one source on one engine until `target` of them are finished.
+
+    Args:
+        describe: makes the record of a trial that a tracker starts from.
+        keep_results: keep the `TrainResult` of each trial in the outcome.
+        deadline: `time.monotonic()` after which nothing more is asked.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        engine: Engine,
+        tracker: Tracker,
+        describe: Callable[[Trial], RunInfo],
+        view: View,
+        *,
+        keep_results: bool = False,
+        deadline: float | None = None,
+    ) -> None:
+        self._source, self._engine, self._tracker = source, engine, tracker
+        self._describe, self._view = describe, view
+        self._keep_results, self._deadline = keep_results, deadline
+        self._running: dict[int, _Running] = {}
+        self._errors: list[str] = []
+        self._outcome = Outcome(0)
+        self._signals = _Signals()
+
+    def run(self, target: int) -> Outcome:
+        """Finish exactly `target` trials, counting those that were finished before.
+
+        Raises:
+            StudyIncomplete: too many trials failed, or the deadline passed.
+            Interrupted: SIGINT or SIGTERM; the trials that were running can be continued.
+        """
+        with self._signals:
+            try:
+                self._run(target)
+            except BaseException as error:
+                self._abandon(error)
+                raise
+        self._outcome.finished = self._source.finished()
+        return self._outcome
+
+    def _run(self, target: int) -> None:
+        waiting = list(self._source.unfinished())
+        while True:
+            self._tracker.check()
+            while waiting and self._engine.free():
+                self._submit(waiting.pop(0))
+            while self._engine.free() and self._may_ask(target, len(waiting)):
+                self._submit(self._source.ask())
+            if not self._running:
+                break
+            for event in self._next_events():
+                self._handle(event)
+            self._view.tick()
+        if self._source.finished() < target:
+            raise StudyIncomplete(f"{self._source.finished()} of {target} trials finished before --timeout")
+
+    def _may_ask(self, target: int, waiting: int) -> bool:
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            return False
+        return self._source.finished() + len(self._running) + waiting < target
+
+    def _next_events(self) -> list[Event]:
+        with self._signals.raised():
+            return self._engine.wait(TICK_SECONDS)
+
+    def _submit(self, trial: Trial, attempt: int = 1) -> None:
+        log = self._tracker.start(self._describe(trial))
+        log.artifact("config.json", trial.config.model_dump_json(indent=2).encode())
+        self._running[trial.number] = _Running(trial, log, attempt)
+        self._view.started(trial)
+        self._engine.submit(trial.number, trial.config)
+
+    def _handle(self, event: Event) -> None:
+        run = self._running[event.key]
+        match event.what:
+            case EpochResult() as result:
+                self._epoch(run, result)
+            case TrainResult() as result:
+                self._complete(run, result)
+            case WorkerLost() as error if run.attempt <= RETRIES:
+                run.log.end(FAILED, {}, {"sweeper.state": "lost", "sweeper.reason": str(error)})
+                self._view.ended(run.trial, "lost", None)
+                self._submit(run.trial, run.attempt + 1)
+            case Diverged() as error:
+                self._prune(run, str(error))
+            case error:
+                self._fail(run, error)
+
+    def _epoch(self, run: _Running, result: EpochResult) -> None:
+        run.last = result
+        prune = self._source.report(run.trial.number, result.epoch, result.val_accuracy)
+        prune = prune and result.epoch < run.trial.config.epochs
+        if prune:
+            self._engine.cancel(run.trial.number)
+        run.log.epoch(result.epoch, result.metrics())
+        self._view.epoch(run.trial, result)
+        if prune:
+            self._prune(run, f"pruned after epoch {result.epoch}: among the worst quarter, or half, at that epoch")
+
+    def _complete(self, run: _Running, result: TrainResult) -> None:
+        if result.weights:
+            run.log.artifact("model/state.safetensors", safetensors.torch.save(result.weights))
+        run.log.artifact("evaluation/confusion.csv", confusion_csv(result.evaluation.confusion))
+        tags = {
+            "sweeper.state": "complete",
+            "sweeper.history_sha256": result.history_sha256,
+            "sweeper.weights_sha256": result.weights_sha256,
+        }
+        run.log.end(FINISHED, result.metrics(), tags)
+        last = result.history[-1]
+        self._source.complete(run.trial.number, last.val_accuracy, last.val_loss)
+        if self._keep_results:
+            self._outcome.results[run.trial.number] = result
+        self._over(run, "complete", last.val_accuracy)
+
+    def _prune(self, run: _Running, reason: str) -> None:
+        metrics = {"final/val_accuracy": run.last.val_accuracy, "final/val_loss": run.last.val_loss} if run.last else {}
+        run.log.end(FINISHED, metrics, {"sweeper.state": "pruned", "sweeper.reason": reason})
+        self._source.prune(run.trial.number, reason)
+        self._over(run, "pruned", run.last.val_accuracy if run.last else None)
+
+    def _fail(self, run: _Running, error: BaseException) -> None:
+        run.log.end(FAILED, {}, {"sweeper.state": "failed", "sweeper.reason": str(error)})
+        self._over(run, "failed", None)
+        self._source.fail(run.trial.number, str(error))
+        self._errors.append(str(error))
+        nothing_works = len(set(self._errors)) == 1 and not self._source.finished()
+        if nothing_works and len(self._errors) >= SAME_ERROR_FROM_THE_START:
+            raise StudyIncomplete(f"the first {len(self._errors)} trials failed alike: {error}")
+        if len(self._errors) > max(3, self._source.finished() // 10):
+            raise StudyIncomplete(f"{len(self._errors)} trials failed, too many to go on; the last: {error}")
+
+    def _over(self, run: _Running, outcome: str, value: float | None) -> None:
+        del self._running[run.trial.number]
+        self._view.ended(run.trial, outcome, value)
+
+    def _abandon(self, error: BaseException) -> None:
+        """End what runs, in the journal too; the study keeps its trials as RUNNING, to be continued."""
+        self._engine.close()
+        reason = (
+            f"the driver stopped: {error}" if isinstance(error, SweeperError | Interrupted) else "the driver failed"
+        )
+        for run in self._running.values():
+            run.log.end(KILLED, {}, {"sweeper.state": "killed", "sweeper.reason": reason})
+            self._view.ended(run.trial, "killed", None)
+        self._running.clear()
+
+
+def confusion_csv(confusion: Tensor) -> bytes:
+    """Counts, a row a true class, a column a predicted one, and each class's accuracy."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["true class", *CLASSES, "accuracy"])
+    for name, row in zip(CLASSES, confusion.tolist(), strict=True):
+        correct = row[CLASSES.index(name)]
+        writer.writerow([name, *row, round(correct / max(sum(row), 1), 4)])
+    return text.getvalue().encode()
+
+
+class _Signals:
+    """SIGINT and SIGTERM, noticed at once but raised only where nothing is half done; the second one ends it now."""
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._may_raise = False
+
+    def __enter__(self) -> None:
+        with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
+            self._before = [(s, signal.signal(s, self._handle)) for s in (signal.SIGINT, signal.SIGTERM)]
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in getattr(self, "_before", []):
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self._received is not None:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self._received = number
+        if self._may_raise:
+            raise Interrupted(number)
+
+    @contextlib.contextmanager
+    def raised(self) -> Iterator[None]:
+        """Within the block, a signal raises `Interrupted`; one that came before raises it here."""
+        self._may_raise = True
+        try:
+            if self._received is not None:
+                raise Interrupted(self._received)
+            yield
+        finally:
+            self._may_raise = False

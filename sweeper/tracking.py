@@ -1,0 +1,478 @@
+"""MLflow: a thread that carries the journal to a tracking server.
+
+Training never waits for MLflow. Each run is written to the journal first (journal.py); the
+uploader repeats each step until the server has acknowledged it, and remembers how far it came in
+`upload.json`. A batch repeated with the same times adds nothing in MLflow, so that a crash between
+the upload and the note of it does no harm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import filelock
+
+from sweeper.errors import ServiceUnreachable, SweeperError, UsageError
+from sweeper.journal import (
+    ARTIFACTS,
+    JournalLog,
+    JournalTracker,
+    RunInfo,
+    history,
+    read_events,
+    run_folders,
+    write_whole,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from torch import nn
+
+EXPERIMENT: Final = "bn-dropout"
+KEY_TAG: Final = "sweeper.key"
+UPLOAD: Final = "upload.json"
+PREFLIGHT_SECONDS: Final = 5
+LONGEST_PAUSE: Final = 10.0  # seconds between two tries while the server is away
+
+T = TypeVar("T")
+Draw = Callable[[list[dict[str, float]], str], bytes]
+Warn = Callable[[str], None]
+
+
+class MlflowTracker(JournalTracker):
+    """The journal, and a thread that uploads it to MLflow as it grows."""
+
+    def __init__(self, root: Path, uri: str, draw: Draw, warn: Warn) -> None:
+        super().__init__(root)
+        self.uploader = Uploader(uri, root.parent, draw, warn)
+        self._warn = warn
+        self._pending: dict[Path, int] = {}  # folder: how often it was written to
+        self._refused: set[Path] = set()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._fatal: SweeperError | None = None
+        self._thread = threading.Thread(target=self._run, name="mlflow-uploader", daemon=True)
+        self._thread.start()
+
+    def start(self, run: RunInfo) -> JournalLog:
+        """Begin, or continue, the run's folder, and upload what is written to it."""
+        return JournalLog(self.root / run.folder, run, self._notify)
+
+    def check(self) -> None:
+        """Raise what makes every upload impossible, such as a deleted experiment."""
+        if self._fatal is not None:
+            raise self._fatal
+
+    def close(self, timeout: float) -> int:
+        """Wait up to `timeout` seconds for the uploads; the number of runs that have not arrived."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify_all()
+        self._thread.join(timeout)
+        return len(self._pending) + len(self._refused)
+
+    def flush(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds until everything written so far has arrived; whether it has."""
+        with self._wake:
+            self._wake.wait_for(lambda: not self._pending or self._fatal, timeout)
+            return not self._pending and not self._refused
+
+    def catch_up(self, below: str) -> None:
+        """Upload what earlier processes wrote below the folder `below` and could not bring there."""
+        for folder in run_folders(self.root / below):
+            if len(read_events(folder)) > _read_state(folder)["events"]:
+                self._notify(folder)
+
+    def _notify(self, folder: Path) -> None:
+        with self._wake:
+            self._pending[folder] = self._pending.get(folder, 0) + 1
+            self._wake.notify_all()
+
+    def _run(self) -> None:
+        try:
+            self.uploader.connect()
+        except SweeperError as error:
+            with self._wake:
+                self._fatal = error
+                self._wake.notify_all()
+            return
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._pending or self._closing)
+                if not self._pending:
+                    return
+                folder, writes = next(iter(self._pending.items()))
+            self._upload(folder)
+            with self._wake:
+                if self._pending[folder] == writes:  # nothing was written meanwhile
+                    del self._pending[folder]
+                self._wake.notify_all()
+
+    def _upload(self, folder: Path) -> None:
+        try:
+            self.uploader.upload(folder, time.sleep)
+        except Exception as error:  # noqa: BLE001 - one run that MLflow refuses must not end the uploads of the others
+            self._refused.add(folder)
+            self._warn(f"{folder}: MLflow refuses this run ({_one_line(error)}); it stays in the journal")
+
+
+class Uploader:
+    """Carries run folders to one MLflow store."""
+
+    def __init__(self, uri: str, home: Path, draw: Draw, warn: Warn) -> None:
+        self.uri = uri
+        self._home = home
+        self._draw = draw
+        self._warn = warn
+        self._client: MlflowClient | None = None
+        self._experiment_id = ""
+        self._away = False
+
+    @property
+    def client(self) -> MlflowClient:
+        """The MLflow client, once `connect` has made it."""
+        assert self._client is not None, "connect() comes first"
+        return self._client
+
+    def connect(self) -> None:
+        """Import MLflow, create its database where there is none, and find or create the experiment.
+
+        Raises:
+            SweeperError: the experiment was deleted, or the store is of another schema.
+        """
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the retries are ours
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+        from mlflow.store.db import utils as _  # noqa: F401 - it sets its logger's level when imported
+
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+        with self._alone():
+            try:
+                self._client = MlflowClient(tracking_uri=self.uri)
+                self._experiment_id = _retrying(self._find_experiment, self._report, time.sleep)
+            except MlflowException as error:
+                raise SweeperError(f"tracking store {hide_password(self.uri)}: {_one_line(error)}") from None
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """A new sqlite store is created by one process at a time: MLflow's own creation does not take two."""
+        if not self.uri.startswith("sqlite"):
+            yield
+            return
+        with filelock.FileLock(f"{sqlite_file(self.uri)}.lock"):
+            yield
+
+    def _find_experiment(self) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            location = (self._home / "mlartifacts").resolve().as_uri() if self.uri.startswith("sqlite") else None
+            try:
+                return str(self.client.create_experiment(EXPERIMENT, artifact_location=location))
+            except MlflowException:  # somebody else was faster
+                found = self.client.get_experiment_by_name(EXPERIMENT)
+                if found is None:
+                    raise
+        if found.lifecycle_stage == "deleted":
+            raise SweeperError(
+                f"MLflow experiment {EXPERIMENT!r} was deleted; restore it with: "
+                f"MLFLOW_TRACKING_URI={hide_password(self.uri)} mlflow experiments restore "
+                f"--experiment-id {found.experiment_id}"
+            )
+        return str(found.experiment_id)
+
+    def upload(self, folder: Path, wait: Callable[[float], None]) -> None:
+        """Carry what is new in `folder` to MLflow, trying again for as long as the server is away."""
+        _retrying(lambda: self._upload_new(folder), self._report, wait)
+
+    def _report(self, error: Exception | None) -> None:
+        """Say once that the server went away, and once that it is back."""
+        if error is not None and not self._away:
+            self._warn(
+                f"tracking server {hide_password(self.uri)} does not answer ({_one_line(error)[:120]}); "
+                "training goes on, the journal keeps everything until it is back"
+            )
+        elif error is None and self._away:
+            self._warn(f"tracking server {hide_password(self.uri)} is back")
+        self._away = error is not None
+
+    def _upload_new(self, folder: Path) -> None:
+        events = read_events(folder)
+        state = _read_state(folder)
+        new = events[state["events"] :]
+        if not new:
+            return
+        starts = [e for e in new if e["event"] == "start"]
+        if starts:
+            state["run_id"] = self._begin(starts[0], state["run_id"])
+        self._metrics(state["run_id"], [e for e in new if e["event"] == "epoch"])
+        last = new[-1]
+        if last["event"] == "end":
+            first = next(e for e in events if e["event"] == "start")
+            self._end(folder, state["run_id"], last, history(events), first["name"])
+        elif starts:
+            self.client.update_run(state["run_id"], status="RUNNING")
+        write_whole(folder / UPLOAD, json.dumps({"run_id": state["run_id"], "events": len(events)}).encode())
+        if last["event"] == "end":
+            shutil.rmtree(folder / ARTIFACTS, ignore_errors=True)  # MLflow has them
+
+    def _begin(self, event: dict[str, Any], known: str | None) -> str:
+        """Find or create the run, and give it its parameters, tags and data set."""
+        from mlflow.entities import Param, RunTag
+
+        run_id = event["run_id"] or known or self._find_run(event["key"]) or self._create_run(event)
+        run = self.client.get_run(run_id)
+        tags = {**event["tags"], KEY_TAG: event["key"], "mlflow.note.content": event["description"]}
+        self.client.log_batch(
+            run_id,
+            params=[Param(k, v) for k, v in _new_params(run, event["params"]).items()],
+            tags=[RunTag(k, v) for k, v in tags.items()],
+        )
+        if event["run_id"]:
+            self.client.update_run(run_id, name=event["name"])
+        if event["dataset"] and not (run.inputs and run.inputs.dataset_inputs):
+            self._log_dataset(run_id, event["dataset"])
+        return run_id
+
+    def _find_run(self, key: str) -> str | None:
+        runs = self.client.search_runs([self._experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+        return str(runs[0].info.run_id) if runs else None
+
+    def _create_run(self, event: dict[str, Any]) -> str:
+        run = self.client.create_run(
+            self._experiment_id, start_time=event["time"], run_name=event["name"], tags={KEY_TAG: event["key"]}
+        )
+        return str(run.info.run_id)
+
+    def _log_dataset(self, run_id: str, dataset: dict[str, Any]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        entity = Dataset(
+            name=dataset["name"],
+            digest=dataset["sha256"][:36],
+            source_type="local",
+            source=json.dumps({"uri": dataset["source"]}),
+            profile=json.dumps(dataset["profile"]),
+        )
+        context = InputTag("mlflow.data.context", "training")
+        self.client.log_inputs(run_id, [DatasetInput(entity, [context])])
+
+    def _metrics(self, run_id: str, epochs: list[dict[str, Any]]) -> None:
+        from mlflow.entities import Metric
+
+        points = [Metric(k, v, e["time"], e["step"]) for e in epochs for k, v in e["metrics"].items()]
+        for first in range(0, len(points), 1000):  # MLflow's limit for a batch
+            self.client.log_batch(run_id, metrics=points[first : first + 1000])
+
+    def _end(self, folder: Path, run_id: str, event: dict[str, Any], epochs: list[dict[str, float]], name: str) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        if epochs and "val/loss" in epochs[0]:
+            write_whole(folder / ARTIFACTS / "curves" / "loss_accuracy.png", self._draw(epochs, name))
+        if any((folder / ARTIFACTS).iterdir()):
+            self.client.log_artifacts(run_id, str(folder / ARTIFACTS))
+        step = int(epochs[-1]["epoch"]) if epochs else 0
+        self.client.log_batch(
+            run_id,
+            metrics=[Metric(k, v, event["time"], step) for k, v in event["metrics"].items()],
+            tags=[RunTag(k, v) for k, v in event["tags"].items()],
+        )
+        self.client.set_terminated(run_id, event["status"], event["time"])
+
+    def log_model(self, folder: Path, model: nn.Module, example: Any, registered_name: str, alias: str) -> str:
+        """Log `model` to the run of `folder` with an input example, register it, and give it `alias`.
+
+        Returns:
+            The version that was registered.
+        """
+        import mlflow
+        import mlflow.pytorch
+
+        run_id = _read_state(folder)["run_id"]
+        mlflow.set_tracking_uri(self.uri)
+        with mlflow.start_run(run_id=run_id):
+            info = mlflow.pytorch.log_model(
+                model,
+                name="model",
+                input_example=example,
+                serialization_format="pt2",
+                pip_requirements=[_pinned("torch"), _pinned("numpy")],
+                registered_model_name=registered_name,
+            )
+        version = str(info.registered_model_version)
+        self.client.set_registered_model_alias(registered_name, alias, version)
+        return version
+
+
+def sync(root: Path, uri: str, draw: Draw, warn: Warn) -> int:
+    """Upload every run of the journal at `root` that has not arrived; the number of runs carried.
+
+    Raises:
+        ServiceUnreachable: the server does not answer.
+    """
+    uploader = Uploader(uri, root.parent, draw, warn)
+    preflight(uri)
+    uploader.connect()
+    waiting = [f for f in run_folders(root) if len(read_events(f)) > _read_state(f)["events"]]
+    for folder in waiting:
+        uploader.upload(folder, time.sleep)
+    return len(waiting)
+
+
+def run_id_of(root: Path, folder: str) -> str | None:
+    """The MLflow run that a run folder was uploaded to, or None while it was not."""
+    run_id: str | None = _read_state(root / folder)["run_id"]
+    return run_id
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    path = folder / UPLOAD
+    state: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {"run_id": None, "events": 0}
+    return state
+
+
+def _new_params(run: Run, params: dict[str, str]) -> dict[str, str]:
+    """Parameters that the run does not have. `mlflow run` has logged its own under some of the names, as they
+    were typed; MLflow lets no parameter change, so where ours differs it goes under `config.NAME`."""
+    present = run.data.params
+    values = {k: v for k, v in params.items() if k not in present}
+    values |= {f"config.{k}": v for k, v in params.items() if present.get(k, v) != v and f"config.{k}" not in present}
+    return values
+
+
+def _retrying(call: Callable[[], T], report: Callable[[Exception | None], None], wait: Callable[[float], None]) -> T:
+    """Call until the server answers. What it answers, good or bad, is passed on."""
+    pause = 0.5
+    while True:
+        try:
+            result = call()
+        except Exception as error:
+            if not _passing(error):
+                raise
+            report(error)
+            wait(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        else:
+            report(None)
+            return result
+
+
+def _passing(error: Exception) -> bool:
+    """Whether trying again may help: the server is away, overloaded, or its database is locked."""
+    import requests
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, requests.exceptions.RequestException | ConnectionError | TimeoutError):
+        return True
+    if isinstance(error, MlflowException):
+        text = str(error)
+        return error.error_code in ("TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED") and (
+            re.search(r"API request|error code (429|5\d\d)|locked|OperationalError|Max retries", text) is not None
+        )
+    return "OperationalError" in type(error).__name__
+
+
+def preflight(uri: str) -> None:
+    """Check, without importing MLflow, that there is a store behind `uri` or that one can be made.
+
+    Raises:
+        UsageError: the URI is not one that MLflow tracks to.
+        ServiceUnreachable: the server does not answer within 5 seconds.
+        SweeperError: the folder of a sqlite file is missing or read-only.
+    """
+    scheme = uri.partition(":")[0]
+    if scheme == "sqlite":
+        _preflight_sqlite(uri)
+    elif scheme in ("http", "https"):
+        _preflight_http(uri)
+    elif scheme in ("postgresql", "postgres") or scheme.startswith("postgresql+"):
+        _preflight_postgresql(uri)
+    else:
+        raise UsageError(
+            f"tracking URI {hide_password(uri)[:80]!r}: expected http://HOST:PORT, sqlite:///FILE, postgresql://…, "
+            "offline or none"
+        )
+
+
+def _preflight_sqlite(uri: str) -> None:
+    file = sqlite_file(uri)
+    present = file.exists()
+    if not file.parent.is_dir() or not os.access(file.parent, os.W_OK) or (present and not os.access(file, os.W_OK)):
+        raise SweeperError(f"tracking database {file}: cannot be written; its folder must exist and be writable")
+
+
+def _preflight_http(uri: str) -> None:
+    request = urllib.request.Request(f"{uri.rstrip('/')}/health")  # noqa: S310 - the scheme was checked
+    try:
+        with urllib.request.urlopen(request, timeout=PREFLIGHT_SECONDS):  # noqa: S310
+            return
+    except urllib.error.HTTPError as error:
+        if error.code < 500:  # somebody is there; what it thinks of us shows later
+            return
+        reason = str(error)
+    except (OSError, ValueError) as error:
+        reason = str(getattr(error, "reason", error))
+    raise ServiceUnreachable(
+        f"tracking server {hide_password(uri)} does not answer ({reason}); start it, or use --tracking-uri offline"
+    )
+
+
+def _preflight_postgresql(uri: str) -> None:
+    import sqlalchemy
+
+    url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", uri)
+    try:
+        engine = sqlalchemy.create_engine(url, connect_args={"connect_timeout": PREFLIGHT_SECONDS})
+        with engine.connect():
+            return
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        reason = _one_line(getattr(error, "orig", None) or error)[:150]
+    raise ServiceUnreachable(f"tracking database {hide_password(uri)} does not answer ({hide_password(reason)})")
+
+
+def sqlite_file(uri: str) -> Path:
+    """The file of a sqlite URI."""
+    return Path(uri.partition("sqlite://")[2].removeprefix("/") or "mlflow.db")
+
+
+def ui_link(base: str, uri: str, run_id: str | None) -> str:
+    """Where MLflow's UI shows the run, or else the table of all runs (not its page for GenAI)."""
+    from mlflow import MlflowClient
+
+    found = MlflowClient(tracking_uri=uri).get_experiment_by_name(EXPERIMENT)
+    number = found.experiment_id if found else "1"
+    path = f"runs/{run_id}" if run_id else "runs?workflowType=machine_learning"
+    return f"{base.rstrip('/')}/#/experiments/{number}/{path}"
+
+
+def hide_password(text: str) -> str:
+    """`text` with the user and password of any URL in it left out."""
+    return re.sub(r"//[^/@\s]*@", "//***@", text)
+
+
+def _one_line(error: BaseException) -> str:
+    return hide_password(" ".join(str(error).split())[:300] or type(error).__name__)
+
+
+def _pinned(package: str) -> str:
+    from importlib.metadata import version
+
+    return f"{package}=={version(package)}"
