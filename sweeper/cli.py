@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 PLACEMENTS: Final = ("none", "bn", "dropout", "bn-dropout", "dropout-bn", "bn-head-dropout", "ic")
 MAX_TRIALS: Final = 1_000_000
 MAX_WORKERS: Final = 1_024
+# How long torch's threads spin at a barrier. The default spins for milliseconds, and a second
+# process on the same cores then makes training up to ten times slower (docs/log.md).
+SPIN_COUNT: Final = "10000"
 
 
 class OrAuto(click.ParamType[Any]):
@@ -376,6 +379,7 @@ def _print_json(env: Environment, result: dict[str, Any]) -> None:
 def main() -> None:
     """Run the command line; every error is one line on stderr, and an exit code."""
     debug = "--debug" in sys.argv[1:2]
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     try:
         code = cli(standalone_mode=False)
     except click.ClickException as error:

@@ -1,7 +1,7 @@
 """The figures of a report: tuples in, PNG bytes out.
 
 What is drawn is decided by small pure functions (`best_epoch`, `best_so_far`, `axis_floor`,
-`parallel_axis`, `by_placement`, ...); the drawing holds no rule. A figure has 1500 x 675 pixels and
+`parallel_axis`, `by_placement`, ...), which are tested without drawing. A figure has 1500 x 675 pixels and
 the same bytes each time. Colours are Okabe and Ito's (2008, https://jfly.uni-koeln.de/color/), which
 colour-blind readers tell apart. Text is never read as mathematics: a study may be called "$5".
 """
@@ -44,6 +44,8 @@ FEW: Final = 7  # distinct numbers that are each a tick
 TICKS_APART: Final = 0.055  # of an axis, so that two labels do not touch
 FAN: Final = 0.08  # of an axis: the spread of trials that all have the same value
 MOST_BARS: Final = 20
+MOST_LINES: Final = 500
+NOTE_WIDTH: Final = 0.3  # of an axis of `curves`: the note about the best epoch
 COLUMNS: Final = (52, 108, 140)  # right of the axes, in points: mean, median, n
 DPI: Final = 150
 
@@ -78,7 +80,7 @@ class PlacementRow(NamedTuple):
     pruned: tuple[float, ...]
 
 
-# Curves of one run
+# --- curves of one run ----------------------------------------------------------------------------
 
 
 def curves(epochs: Sequence[Mapping[str, float]], title: str) -> bytes:
@@ -117,6 +119,12 @@ def apart(first: float, second: float, least: float) -> tuple[float, float]:
     return middle + half, middle - half
 
 
+def is_room_above(values: Sequence[float], low: float, high: float) -> bool:
+    """Whether the finite `values`, between `low` and `high`, leave more room above than below them."""
+    finite = [value for value in values if math.isfinite(value)]
+    return not finite or high - max(finite) >= min(finite) - low
+
+
 def _curves_summary(rows: Sequence[Mapping[str, float]], best: int | None) -> str:
     if best is None:
         return "No epoch has a finite validation accuracy."
@@ -134,7 +142,7 @@ def _draw_curves(axes: Axes, rows: Sequence[Mapping[str, float]], metric: str, b
     is_accuracy = metric == "accuracy"
     _style(axes, "Accuracy" if is_accuracy else "Loss (negative log-likelihood, nats)", "both")
     _round_ticks(axes.yaxis, _percent_tick if is_accuracy else _plain_tick)
-    axes.set_ylim(*limits([*train, *val], margin=0.06))
+    axes.set_ylim(*limits([*train, *val], margin=0.06 if len(rows) > 1 else 0.5))
     _whole_numbers(axes, "epoch", epochs[0], epochs[-1])
     axes.fill_between(epochs, train, val, color=SOFT_INK, alpha=0.1, linewidth=0)
     marker = "o" if len(rows) <= 30 else ""
@@ -142,7 +150,8 @@ def _draw_curves(axes: Axes, rows: Sequence[Mapping[str, float]], metric: str, b
         axes.plot(epochs, values, color=color, linewidth=1.8, marker=marker, markersize=3.6, zorder=3)
     _label_ends(axes, epochs[-1], train, val)
     if best is not None:
-        _mark_best_epoch(axes, epochs, val, best, is_accuracy)
+        value = _percent(val[best]) if is_accuracy else f"{val[best]:.3f}"
+        _mark_best_epoch(axes, epochs, train, val, best, value)
 
 
 def _label_ends(axes: Axes, last: float, train: Array, val: Array) -> None:
@@ -156,21 +165,24 @@ def _label_ends(axes: Axes, last: float, train: Array, val: Array) -> None:
         _note(axes, name, (last, height), (10, 0), color=color, fontweight="bold")
 
 
-def _mark_best_epoch(axes: Axes, epochs: Array, val: Array, best: int, is_accuracy: bool) -> None:
-    x, y = epochs[best], val[best]
-    axes.axvline(x, color=VERMILLION, linewidth=1, linestyle=(0, (2, 2)), zorder=2)
-    axes.plot([x], [y], "o", markersize=8.5, markerfacecolor="none", markeredgecolor=VERMILLION,
-              markeredgewidth=1.8, zorder=5)  # fmt: skip
-    left, right = axes.get_xlim()
-    side = "right" if x >= (left + right) / 2 else "left"
-    height, va = (0.03, "bottom") if is_accuracy else (0.97, "top")  # where the curves are not
-    value = _percent(y) if is_accuracy else f"{y:.3f}"
-    offset = (-6 if side == "right" else 6, 0)
-    _note(axes, f"best epoch {x:.0f}\n{value}", (x, height), offset, ("data", "axes fraction"), ha=side, va=va,
-          color=VERMILLION, linespacing=1.4, bbox=_backing())  # fmt: skip
+def _mark_best_epoch(axes: Axes, epochs: Array, train: Array, val: Array, best: int, value: str) -> None:
+    """A ring, a dashed line, and beside the line, where there is more room, what it marks."""
+    x = epochs[best]
+    axes.axvline(x, color=INK, linewidth=1, linestyle=(0, (2, 2)), zorder=2)
+    axes.plot([x], [val[best]], "o", markersize=9, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.5,
+              zorder=5)  # fmt: skip
+    if len(epochs) == 1:
+        return  # the heading says it all
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    ha, side = ("right", -1) if x >= (left + right) / 2 else ("left", 1)
+    beside = (epochs - x) * side
+    near = (beside >= 0) & (beside < NOTE_WIDTH * (right - left))
+    y, va = (0.97, "top") if is_room_above([*train[near], *val[near]], low, high) else (0.03, "bottom")
+    _note(axes, f"best epoch {x:.0f}\n{value}", (x, y), (7 * side, 0), ("data", "axes fraction"), ha=ha, va=va,
+          linespacing=1.4, bbox=_backing())  # fmt: skip
 
 
-# History of a study
+# --- history of a study ---------------------------------------------------------------------------
 
 
 def history(trials: Sequence[TrialPoint], title: str) -> bytes:
@@ -206,7 +218,7 @@ def history(trials: Sequence[TrialPoint], title: str) -> bytes:
         (_dot("o", BLUE, BLUE), f"complete ({len(complete)})", bool(complete)),
         (_dot("o", "white", GREY), f"pruned ({len(pruned)})", bool(pruned)),
         (_dot("x", SOFT_INK, SOFT_INK), f"failed ({len(failed)})", bool(failed)),
-        (_dot("v", "white", SOFT_INK), "below this axis", min(values) < floor),
+        (_dot("v", "white", SOFT_INK), f"below {_percent(floor)}", min(values) < floor),
         (Line2D([], [], color=VERMILLION, linewidth=1.8), "best so far", bool(best)),
     )
     return _png(figure)
@@ -262,7 +274,7 @@ def _draw_best_so_far(axes: Axes, best: Sequence[tuple[int, float]], last: int) 
           fontweight="bold")  # fmt: skip
 
 
-# Importance of the parameters
+# --- importance of the parameters -----------------------------------------------------------------
 
 
 def importance(importances: Sequence[tuple[str, float]], title: str) -> bytes:
@@ -293,13 +305,13 @@ def rank(importances: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
 def _draw_bars(axes: Axes, ranked: Sequence[tuple[str, float]]) -> None:
     rows = range(len(ranked))
     values = [value for _, value in ranked]
-    size = 10 if len(ranked) <= 12 else 8
+    size = _row_size(len(ranked))
     axes.barh(rows, values, height=0.58, color=BLUE, linewidth=0)
     for row, value in enumerate(values):
         _note(axes, f"{value:.3f}", (max(value, 0.0), row), (5, 0), fontsize=size)
     spare = max(0.0, 5 - len(ranked)) / 2  # a single bar does not fill the figure
     axes.set_ylim(len(ranked) - 0.5 + spare, -0.5 - spare)
-    axes.set_xlim(min(0.0, *values, 0.0), 1.08 * max(*values, 0.0) or 1.0)
+    axes.set_xlim(min(0.0, *values), 1.08 * max(0.0, *values) or 1.0)
     axes.set_yticks(rows, [_shorten(name, 32) for name, _ in ranked], parse_math=False)
     axes.tick_params(axis="y", length=0, labelsize=size, labelcolor=INK)
     axes.tick_params(axis="x", bottom=False, labelbottom=False)
@@ -307,7 +319,7 @@ def _draw_bars(axes: Axes, ranked: Sequence[tuple[str, float]]) -> None:
     axes.spines["left"].set_color(GREY)
 
 
-# Parallel coordinates
+# --- parallel coordinates -------------------------------------------------------------------------
 
 
 def parallel_coordinates(trials: Sequence[TrialPoint], title: str) -> bytes:
@@ -315,26 +327,29 @@ def parallel_coordinates(trials: Sequence[TrialPoint], title: str) -> bytes:
 
     Args:
         trials: in any order; complete ones are coloured by value, pruned ones are grey and stop
-            before the last axis, others are not drawn.
+            before the last axis, others are not drawn. Of more than `MOST_LINES` every n-th is
+            drawn, the best among them, and the figure says so.
         title: the heading.
 
     Returns:
         A PNG image.
     """
-    pruned = sorted((t for t in trials if t.state == "pruned"), key=lambda t: t.number)
     complete = worst_first(trials)
+    pruned = sorted((t for t in trials if t.state == "pruned"), key=lambda t: t.number)
     names = parameter_names([*pruned, *complete])
     if not names:
-        return _notice(title, _nothing_yet(trials) if not complete else "The trials have no parameters.")
+        return _notice(title, "The trials have no parameters." if complete or pruned else _nothing_yet(trials))
+    if len(names) == 1 and not complete:
+        return _notice(title, "No trial is complete yet.")
+    step = 1 + (len(complete) + len(pruned) - 1) // MOST_LINES
+    figure = _figure(title, _parallel_summary(complete, len(pruned), step))
+    complete, pruned = complete[::-step][::-1], pruned[::step]  # the best stays
     parallel = [parallel_axis(name, [t.params.get(name) for t in (*pruned, *complete)]) for name in names]
     heights = np.stack([axis.positions for axis in parallel], axis=1)  # (trials, parameters)
-    figure = _figure(title, _parallel_summary(complete, pruned))
     axes = figure.subplots()
-    _frame(axes, len(names), bool((heights == BELOW).any()))
+    _frame(axes, len(names) if complete else len(names) - 1, bool((heights == BELOW).any()))
     heights = fanned(heights)
-    _draw_lines(
-        axes, heights[: len(pruned)], [to_rgba(GREY, _alpha(len(pruned)) / 2)] * len(pruned), [0.8] * len(pruned)
-    )
+    _draw_lines(axes, heights[: len(pruned)], [to_rgba(GREY, _alpha(len(pruned)) / 2)] * len(pruned), [0.8])
     if complete:
         _draw_complete(axes, heights[len(pruned) :], [_value(trial) for trial in complete])
     for x, axis in enumerate(parallel):
@@ -384,7 +399,7 @@ def objective_axis(values: Sequence[float]) -> ParallelAxis:
     """The axis of the accuracies, from `axis_floor`; those below it stand at the foot."""
     floor, top = axis_floor(values), max(values)
     scale = _linear_scale(floor, top)
-    ticks = [(scale(mark), _percent_tick(mark)) for mark in _round_marks(floor, top)]
+    ticks = [(scale(mark), _percent_tick(round(mark, 4))) for mark in _round_marks(floor, top)]
     if min(values) < floor:
         ticks = [(0.0, f"\N{LESS-THAN OR EQUAL TO} {_percent(floor)}"), *ticks]
     return ParallelAxis("accuracy", tuple(max(0.0, scale(value)) for value in values), _thinned(ticks))
@@ -419,7 +434,8 @@ def _log_scale(numbers: Sequence[float]) -> Callable[[float], float]:
 def _round_marks(low: float, high: float) -> list[float]:
     """Round numbers from `low` to `high`; where there are fewer than two, those themselves."""
     marks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high)
-    inside = [float(mark) for mark in marks if low <= mark <= high]
+    rounding = 1e-9 * (high - low)
+    inside = [float(mark) for mark in marks if low - rounding <= mark <= high + rounding]
     return inside if len(inside) > 1 else sorted({low, high})
 
 
@@ -446,16 +462,20 @@ def _thinned(ticks: Sequence[tuple[float, str]]) -> tuple[tuple[float, str], ...
     return tuple(kept)
 
 
-def _parallel_summary(complete: Sequence[TrialPoint], pruned: Sequence[TrialPoint]) -> str:
-    grey = f"{len(pruned)} pruned in grey"
-    if not complete:
-        return f"No complete trial; {grey}."
-    best = f"best {_percent(_value(complete[-1]))} in trial {complete[-1].number}, in orange"
-    return f"{_count(len(complete), 'complete trial')}, {best}" + (f"; {grey}." if pruned else ".")
+def _parallel_summary(complete: Sequence[TrialPoint], pruned: int, step: int) -> str:
+    clauses = [_count(len(complete), "complete trial") if complete else "No complete trial"]
+    if complete:
+        clauses.append(f"the best in orange: {_percent(_value(complete[-1]))}, trial {complete[-1].number}")
+    if pruned:
+        clauses.append(f"{pruned:,} pruned in grey")
+    if step > 1:
+        clauses.append(f"one line for every {step} trials")
+    return "; ".join(clauses) + "."
 
 
-def _frame(axes: Axes, parameters: int, has_missing: bool) -> None:
-    axes.set_xlim(-0.01 * parameters, 1.02 * parameters)
+def _frame(axes: Axes, last: int, has_missing: bool) -> None:
+    """Limits around the axes 0 to `last`, which are ours, in place of matplotlib's own."""
+    axes.set_xlim(-0.01 * max(last, 1), 1.02 * max(last, 1))
     axes.set_ylim((BELOW if has_missing else 0.0) - FAN / 2, 1.0 + FAN / 2)
     axes.set_axis_off()
 
@@ -510,9 +530,8 @@ def _draw_axis(axes: Axes, x: int, axis: ParallelAxis, parameters: int) -> None:
               clip_on=False)  # fmt: skip
     for position, label in ticks:
         color = INK if position >= 0 else SOFT_INK
-        _note(
-            axes, _shorten(label, 18), (x, position), (-5, 0), ha="right", fontsize=size, color=color, bbox=_backing()
-        )
+        _note(axes, _shorten(label, 18), (x, position), (-5, 0), ha="right", fontsize=size, color=color,
+              bbox=_backing())  # fmt: skip
 
 
 def _name_axis(axes: Axes, x: int, name: str, parameters: int) -> None:
@@ -523,7 +542,7 @@ def _name_axis(axes: Axes, x: int, name: str, parameters: int) -> None:
           fontweight="bold")  # fmt: skip
 
 
-# Accuracy by placement
+# --- accuracy by placement ------------------------------------------------------------------------
 
 
 def placements(trials: Sequence[TrialPoint], title: str) -> bytes:
@@ -541,7 +560,9 @@ def placements(trials: Sequence[TrialPoint], title: str) -> bytes:
         return _notice(title, _nothing_yet(trials, "placement"))
     values = [value for row in rows for value in (*row.complete, *row.pruned)]
     floor = axis_floor(values)
-    figure = _figure(title, "Sorted by the median of the complete trials.")
+    has_marks = any(len(row.complete) > 1 for row in rows)
+    has_complete = any(row.complete for row in rows)
+    figure = _figure(title, "Sorted by the median of the complete trials." if has_complete else "No complete trial.")
     axes = figure.subplots()
     _style(axes, "", "x")
     axes.set_xlabel("validation accuracy", fontsize=10, color=SOFT_INK)
@@ -551,18 +572,14 @@ def placements(trials: Sequence[TrialPoint], title: str) -> bytes:
     for height, row in enumerate(rows):
         for state, points in (("pruned", row.pruned), ("complete", row.complete)):
             _draw_strip(axes, height, points, floor, state, len(values))
-        _draw_statistics(axes, height, row)
+        _draw_statistics(axes, height, row, _row_size(len(rows)))
     _legend(
         figure,
-        (_dot("o", BLUE, BLUE), "complete", any(row.complete for row in rows)),
+        (_dot("o", BLUE, BLUE), "complete", has_complete),
         (_dot("o", "white", GREY), "pruned", any(row.pruned for row in rows)),
-        (_dot("<", "white", SOFT_INK), "below this axis", min(values) < floor),
-        (
-            Line2D([], [], linestyle="", marker="|", markersize=11, markeredgewidth=2, color=INK),
-            "median",
-            any(row.complete for row in rows),
-        ),
-        (_dot("D", "white", INK), "mean", any(row.complete for row in rows)),
+        (_dot("<", "white", SOFT_INK), f"below {_percent(floor)}", min(values) < floor),
+        (_dot("|", INK, INK, 11), "median", has_marks),
+        (_dot("D", "white", INK), "mean", has_marks),
     )
     return _png(figure)
 
@@ -587,7 +604,7 @@ def _set_rows(axes: Axes, names: Sequence[str]) -> None:
     spare = max(0.0, 3 - len(names)) / 2  # a single row does not fill the figure
     axes.set_ylim(len(names) - 0.5 + spare, -0.5 - spare)
     axes.set_yticks(range(len(names)), [_shorten(name, 24) for name in names], parse_math=False)
-    axes.tick_params(axis="y", labelsize=10 if len(names) <= 12 else 8, labelcolor=INK)
+    axes.tick_params(axis="y", labelsize=_row_size(len(names)), labelcolor=INK)
     for height in range(1, len(names)):
         axes.axhline(height - 0.5, color=GRID, linewidth=0.8, zorder=0)
     for text, right in zip(("mean", "median", "n"), COLUMNS, strict=True):
@@ -600,19 +617,19 @@ def _draw_strip(axes: Axes, height: int, values: Sequence[float], floor: float, 
     _draw_dots(axes, [(axes.get_xlim()[0], y) for x, y in points if x < floor], state, "<", count)
 
 
-def _draw_statistics(axes: Axes, height: int, row: PlacementRow) -> None:
+def _draw_statistics(axes: Axes, height: int, row: PlacementRow, size: float) -> None:
+    texts = ("\N{EN DASH}", "\N{EN DASH}", "0")
     if row.complete:
         mean, median = float(np.mean(row.complete)), float(np.median(row.complete))
-        axes.plot([median, median], [height - 0.36, height + 0.36], color=INK, linewidth=2, zorder=5)
-        axes.plot([mean], [height], "D", markersize=6.5, markerfacecolor="white", markeredgecolor=INK, zorder=6)
         texts = (_percent(mean), _percent(median), str(len(row.complete)))
-    else:
-        texts = ("\N{EN DASH}", "\N{EN DASH}", "0")
+    if len(row.complete) > 1:
+        axes.plot([median, median], [height - 0.36, height + 0.36], color=INK, linewidth=2, zorder=2.5)
+        axes.plot([mean], [height], "D", markersize=6.5, markerfacecolor="white", markeredgecolor=INK, zorder=6)
     for text, right in zip(texts, COLUMNS, strict=True):
-        _note(axes, text, (1, height), (right, 0), ("axes fraction", "data"), ha="right")
+        _note(axes, text, (1, height), (right, 0), ("axes fraction", "data"), ha="right", fontsize=size)
 
 
-# What the figures share
+# --- what the figures share -----------------------------------------------------------------------
 
 
 def _figure(title: str, summary: str) -> Figure:
@@ -678,8 +695,15 @@ def _draw_dots(axes: Axes, points: Sequence[tuple[float, float]], state: str, ma
                  edgecolors=edge, linewidths=0.5 if state == "complete" else 1, zorder=3, clip_on=False)  # fmt: skip
 
 
-def _dot(marker: str, fill: str, edge: str) -> Line2D:
-    return Line2D([], [], linestyle="", marker=marker, markersize=6, markerfacecolor=fill, markeredgecolor=edge)
+def _row_size(rows: int) -> float:
+    """The font size at which so many rows do not touch."""
+    return 9.5 if rows <= 14 else 7.5 if rows <= 24 else 5.5
+
+
+def _dot(marker: str, fill: str, edge: str, size: float = 6) -> Line2D:
+    """A marker of the legend."""
+    return Line2D([], [], linestyle="", marker=marker, markersize=size, markerfacecolor=fill, markeredgecolor=edge,
+                  markeredgewidth=2 if marker == "|" else 1.2)  # fmt: skip
 
 
 def _legend(figure: Figure, *entries: tuple[Line2D, str, bool]) -> None:
@@ -700,14 +724,9 @@ def _note(
     **style: Any,
 ) -> None:
     """A text, `offset` points from `at`."""
-    defaults: dict[str, Any] = {
-        "va": "center_baseline",
-        "fontsize": 9.5,
-        "color": INK,
-        "zorder": 6,
-        "parse_math": False,
-    }
-    axes.annotate(text, at, offset, coordinates, "offset points", annotation_clip=False, **(defaults | style))
+    style = {"va": "center_baseline", "fontsize": 9.5, "color": INK, **style}
+    axes.annotate(text, at, offset, coordinates, "offset points", annotation_clip=False, parse_math=False, zorder=6,
+                  **style)  # fmt: skip
 
 
 def _backing() -> dict[str, Any]:
