@@ -118,6 +118,10 @@ class Images:
     def __getitem__(self, index: Tensor) -> Images:
         return Images(self.pixels[index], self.labels[index])
 
+    def first(self, size: int) -> Images:
+        """The first `size` images."""
+        return Images(self.pixels[:size], self.labels[:size])
+
     def to(self, device: torch.device) -> Images:
         """The same images on `device`."""
         return Images(self.pixels.to(device), self.labels.to(device))

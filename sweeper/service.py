@@ -17,9 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
-
-import torch
+from typing import TYPE_CHECKING, Any, Final
 
 from sweeper import data as datasets
 from sweeper.config import EXPERIMENT_TITLES, RunConfig, experiment
@@ -29,14 +27,16 @@ from sweeper.engine.processes import ProcessEngine
 from sweeper.engine.serial import SerialEngine
 from sweeper.errors import ConfigError, SpaceError, SweeperError, TrainingError
 from sweeper.journal import FINISHED, KILLED, JournalTracker, NullTracker, RunInfo, Tracker, read_events
-from sweeper.model import build_model
 from sweeper.progress import Progress, make_view
 from sweeper.report import plots
 from sweeper.space import Space
 from sweeper.study import Study, StudySettings, Trial, TrialRow, best_row, open_study
-from sweeper.sweep import Driver, Fixed, confusion_csv
+from sweeper.sweep import Driver, Fixed
 from sweeper.tracking import MlflowTracker, preflight, run_id_of
-from sweeper.train import TrainResult, evaluate, resolve_device, resolve_precision, train
+from sweeper.train import Training, TrainResult, evaluate_weights, resolve_device, resolve_precision, train, use_threads
+
+if TYPE_CHECKING:
+    from torch import nn
 
 OFFLINE, NONE = "offline", "none"
 FLUSH_SECONDS: Final = 60.0  # how long a command waits at its end for what MLflow has not yet
@@ -380,7 +380,7 @@ def _champion(env: Environment, chosen: Chosen, study: Study, best: Trial, track
         return earlier
     everything = datasets.load_test(config, chosen.folder)
     test, train_images = everything.val, everything.train
-    watched = Data(train_images, train_images[torch.arange(min(len(test), len(train_images)))])
+    watched = Data(train_images, train_images.first(len(test)))
     info = _describe(chosen, config, [everything], kind="champion", threads=cores())
     tags = {**info.tags, "sweeper.study": study.name, "sweeper.trial": str(best.number), "sweeper.test": "once"}
     words = (
@@ -390,27 +390,24 @@ def _champion(env: Environment, chosen: Chosen, study: Study, best: Trial, track
     )
     log = tracker.start(replace(info, key=f"{study.uid}/champion/{best.number}", name=f"champion {best.number:03d}",
                                 folder=folder, tags=tags, description=words))  # fmt: skip
-    torch.set_num_threads(cores())
+    use_threads(cores())
     try:
         training = train(config, watched)
         result = _advance(training, config, log.epoch, env.say)
     except BaseException:
         log.end(KILLED, {}, {"sweeper.state": "killed"})
         raise
-    model = build_model(config)
-    model.load_state_dict(result.weights)
-    device = torch.device(config.device)
-    verdict = evaluate(model.to(device), test.to(device), config)
+    model, verdict = evaluate_weights(config, result.weights, test)
     metrics = {"test/accuracy": verdict.accuracy, "test/loss": verdict.loss, "test/ece": verdict.ece}
-    log.artifact("evaluation/confusion.csv", confusion_csv(verdict.confusion))
+    log.artifact("evaluation/confusion.csv", verdict.confusion_csv())
     log.end(FINISHED, metrics, {"sweeper.state": "complete"})
     if isinstance(tracker, MlflowTracker):
-        _register(env, tracker, study.name, folder, model.cpu(), test)
+        _register(env, tracker, study.name, folder, model, test)
     return {"trial": best.number, **metrics}
 
 
 def _advance(
-    training: Any, config: RunConfig, record: Callable[[int, dict[str, float]], None], say: Say
+    training: Training, config: RunConfig, record: Callable[[int, dict[str, float]], None], say: Say
 ) -> TrainResult:
     """Run the champion's training; only its train values mean anything, so only they are recorded."""
     while True:
@@ -430,7 +427,7 @@ def _recorded_test(env: Environment, folder: str) -> dict[str, Any] | None:
 
 
 def _register(
-    env: Environment, tracker: MlflowTracker, study: str, folder: str, model: torch.nn.Module, images: Images
+    env: Environment, tracker: MlflowTracker, study: str, folder: str, model: nn.Module, images: Images
 ) -> None:
     """Log the champion as an MLflow model and register it; a server that is away costs the model, not the sweep."""
     if not tracker.flush(FLUSH_SECONDS):
@@ -438,7 +435,7 @@ def _register(
         return
     example = datasets.normalize(images.pixels[:2]).numpy()
     name = f"sweeper-{study}"
-    number = tracker.uploader.log_model(env.journal / folder, model.eval(), example, name, "champion")
+    number = tracker.uploader.log_model(env.journal / folder, model, example, name, "champion")
     env.say(f"registered model {name!r}, version {number}, alias champion")
 
 

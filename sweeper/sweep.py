@@ -13,8 +13,6 @@ finished trials comes out exact.
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,11 +20,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Final, Protocol
 
-import safetensors.torch
-from torch import Tensor
-
 from sweeper.config import RunConfig
-from sweeper.data import CLASSES
 from sweeper.engine.base import Engine, Event
 from sweeper.errors import Diverged, StudyIncomplete, SweeperError, TrainingError, WorkerLost
 from sweeper.journal import FAILED, FINISHED, KILLED, RunInfo, RunLog, Tracker
@@ -250,8 +244,8 @@ class Driver:
 
     def _complete(self, run: _Running, result: TrainResult) -> None:
         if result.weights:
-            run.log.artifact("model/state.safetensors", safetensors.torch.save(result.weights))
-        run.log.artifact("evaluation/confusion.csv", confusion_csv(result.evaluation.confusion))
+            run.log.artifact("model/state.safetensors", result.weights_file())
+        run.log.artifact("evaluation/confusion.csv", result.evaluation.confusion_csv())
         tags = {
             "sweeper.state": "complete",
             "sweeper.history_sha256": result.history_sha256,
@@ -295,17 +289,6 @@ class Driver:
             run.log.end(KILLED, {}, {"sweeper.state": "killed", "sweeper.reason": reason})
             self._view.ended(run.trial, "killed", None)
         self._running.clear()
-
-
-def confusion_csv(confusion: Tensor) -> bytes:
-    """Counts, a row a true class, a column a predicted one, and each class's accuracy."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["true class", *CLASSES, "accuracy"])
-    for name, row in zip(CLASSES, confusion.tolist(), strict=True):
-        correct = row[CLASSES.index(name)]
-        writer.writerow([name, *row, round(correct / max(sum(row), 1), 4)])
-    return text.getvalue().encode()
 
 
 class _Signals:

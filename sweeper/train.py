@@ -7,7 +7,9 @@ several generators may be advanced in turn, and a run depends on its configurati
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import math
 import struct
 from collections.abc import Generator, Iterator, Sequence
@@ -16,6 +18,7 @@ from dataclasses import dataclass, fields
 from time import perf_counter
 from typing import Final
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -84,6 +87,15 @@ class Evaluation:
         """Recall of each class, in the order of `data.CLASSES`."""
         return (self.confusion.diag() / self.confusion.sum(1)).tolist()
 
+    def confusion_csv(self) -> bytes:
+        """Counts, a row a true class, a column a predicted one, and each class's accuracy."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["true class", *CLASSES, "accuracy"])
+        for name, row, accuracy in zip(CLASSES, self.confusion.tolist(), self.per_class_accuracy, strict=True):
+            writer.writerow([name, *row, round(accuracy, 4)])
+        return text.getvalue().encode()
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -108,6 +120,10 @@ class TrainResult:
             accuracies = torch.tensor(self.fold_accuracies, dtype=torch.float64)
             values["final/val_accuracy_fold_sd"] = float(accuracies.std())
         return values
+
+    def weights_file(self) -> bytes:
+        """The weights in the format of safetensors."""
+        return safetensors.torch.save(self.weights)
 
     @property
     def history_sha256(self) -> str:
@@ -229,6 +245,20 @@ def finish(training: Training) -> TrainResult:
         except StopIteration as stop:
             result: TrainResult = stop.value
             return result
+
+
+def use_threads(threads: int) -> None:
+    """Let the computations of this process use `threads` threads; results depend on it in the last bits."""
+    torch.set_num_threads(threads)
+
+
+def evaluate_weights(config: RunConfig, weights: dict[str, Tensor], images: Images) -> tuple[nn.Module, Evaluation]:
+    """The network of `config` with `weights`, in eval mode on the CPU, and what it reaches on `images`."""
+    model = build_model(config)
+    model.load_state_dict(weights)
+    device = torch.device(config.device)
+    verdict = evaluate(model.to(device), images.to(device), config)
+    return model.cpu().eval(), verdict
 
 
 @torch.inference_mode()

@@ -126,9 +126,9 @@ def _work(pipe: Connection, data: Sequence[Data], threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    import torch
+    from sweeper.train import use_threads
 
-    torch.set_num_threads(threads)
+    use_threads(threads)
     while True:
         try:
             config = pipe.recv()

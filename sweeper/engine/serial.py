@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from sweeper.config import RunConfig
 from sweeper.data import Data
 from sweeper.engine.base import Event
-from sweeper.train import Training, explain, start
+from sweeper.train import Training, explain, start, use_threads
 
 
 class SerialEngine:
@@ -18,7 +16,7 @@ class SerialEngine:
     slots = 1
 
     def __init__(self, data: Sequence[Data], threads: int) -> None:
-        torch.set_num_threads(threads)
+        use_threads(threads)
         self._data = data
         self._running: tuple[int, Training] | None = None
 

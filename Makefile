@@ -1,0 +1,54 @@
+# `make help` lists the targets. Everything is installed into .venv, from pyproject.toml under constraints.txt.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+INSTALL := $(PIP) install --constraint constraints.txt
+DEMO := demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check docs bench clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+
+setup: .venv/installed  ## Make .venv and install sweeper into it
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python %d.%d is too old: sweeper needs 3.11 or newer; name one with make PYTHON=python3.11" % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing sweeper into .venv: 2 to 4 minutes the first time"
+	$(INSTALL) --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	@echo "installing the tools for tests and checks into .venv"
+	$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+demo: .venv/installed  ## Run a 50-trial sweep on the embedded data, and say where to look
+	@mkdir -p $(DEMO)
+	@SWEEPER_HOME=$(DEMO) MLFLOW_TRACKING_URI= $(BIN)/sweeper optimize --trials 50 --study demo --exp 6 --model small \
+		--epochs 6 --workers 2 --dataset sample
+
+test: .venv/installed-dev  ## Pass the tests
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+check: .venv/installed-dev  ## Lint, types, who imports whom, generated pages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/cog --check -r docs/cli.md README.md
+
+docs: .venv/installed-dev  ## Write the generated parts of the documentation again
+	$(BIN)/cog -r docs/cli.md README.md
+
+bench: .venv/installed-dev  ## Run the benchmarks (about 40 minutes on 2 quiet cores)
+	$(BIN)/python -m benchmarks.train_throughput
+	$(BIN)/python -m benchmarks.sweep_overhead
+
+clean:  ## Remove the environment and the demo's state
+	rm -rf .venv $(DEMO)
