@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from sweeper import __version__
-from sweeper.errors import SweeperError
+from sweeper.errors import SweeperError, UsageError
 
 if TYPE_CHECKING:
-    from sweeper.service import Environment
+    from sweeper.environment import Environment
 
 PLACEMENTS: Final = ("none", "bn", "dropout", "bn-dropout", "dropout-bn", "bn-head-dropout", "ic")
 MAX_TRIALS: Final = 1_000_000
@@ -41,6 +41,25 @@ class OrAuto(click.ParamType[Any]):
         """As --help shows it."""
         inner = self.inner.get_metavar(param, ctx) or self.inner.name.upper()
         return f"auto|{inner.strip('[]')}"
+
+
+class Experiment(click.ParamType[Any]):
+    """The number of one of the study's eight experiments."""
+
+    name = "experiment"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number; whatever is none of the eight is answered with a list of them."""
+        from sweeper.config import EXPERIMENT_TITLES
+
+        if str(value) not in map(str, EXPERIMENT_TITLES):
+            listing = "; ".join(f"{n} {title}" for n, title in EXPERIMENT_TITLES.items())
+            self.fail(f"{value!r} is no experiment; the eight are: {listing}", param, ctx)
+        return int(value)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """As --help shows it."""
+        return "1-8"
 
 
 class Commands(click.Group):
@@ -131,7 +150,7 @@ EXP_HELP: Final = (
 
 
 @cli.command()
-@click.option("--exp", type=int, default=6, show_default=True, help=EXP_HELP)
+@click.option("--exp", type=Experiment(), default=6, show_default=True, help=EXP_HELP)
 @overrides
 @click.option("--split", type=OrAuto(click.Choice(["blog", "holdout"])), default="auto", show_default=True,
               help="blog: validate on the test images, as the study; holdout: on held-out training images.",
@@ -142,11 +161,15 @@ def train(exp: int, split: str | None, **options: Any) -> None:
 
     auto takes the experiment's own value.
     """
-    from sweeper import service
+    from sweeper.config import experiment
 
-    env = environment(options)
     fields = _given(options, "epochs", "batch_size", "placement", "conv_dropout", "head_dropout", "lr", "seed")
     fields |= {"split": split} if split else {}
+    fields |= _device(options)
+    experiment(exp, **fields)  # a wrong value is answered before anything large is imported
+    env = make_environment(options)
+    from sweeper import service
+
     chosen = service.choose(env, exp, options["dataset"], options["device"], options["precision"], fields)
     for name in ("conv_dropout", "head_dropout"):
         if fields.get(name, 0) != getattr(chosen.config, name) and name in fields:
@@ -244,18 +267,19 @@ def optimize(exp: int, **options: Any) -> None:
 
     The same command again continues a sweep that was stopped, and adds nothing to one that is done.
     """
-    from sweeper import service
+    from sweeper.config import check_name, experiment
     from sweeper.space import default_space, read_space
-    from sweeper.study import check_name, database_url
 
     check_name(options["study"])
     if options["folds"] == 1:
         raise click.BadParameter("1: cross-validation needs 2 or more folds, 0 means none", param_hint="--folds")
-    env = environment(options)
-    database_url(env.storage)
     space = read_space(options["space"]) if options["space"] else default_space()
     fields = _given(options, "epochs", "model", "augmentation", "seed")
     fields |= {"split": "folds", "folds": options["folds"]} if options["folds"] else {"split": "holdout"}
+    space.validate(experiment(exp, **fields, **_device(options)))
+    env = make_environment(options)
+    from sweeper import service
+
     chosen = service.choose(env, exp, options["dataset"], options["device"], options["precision"], fields)
     asked = {
         name: options[name] for name in ("study", "trials", "workers", "sampler", "pruner", "seed", "timeout", "final")
@@ -275,7 +299,7 @@ def status(study: str | None, **options: Any) -> None:
     from sweeper.progress import status_lines
     from sweeper.study import read_study
 
-    env = environment(options)
+    env = make_environment(options)
     view = read_study(study, env.storage)
     if not env.json_output:
         for line in status_lines(view):
@@ -290,13 +314,15 @@ def status(study: str | None, **options: Any) -> None:
 @json_option
 def sync(journal: Path | None, **options: Any) -> None:
     """Carry to MLflow what is only in a journal yet: after an outage, or from a machine without MLflow."""
-    from sweeper import tracking
+    from sweeper import environment, tracking
     from sweeper.report import plots
 
-    env = environment(options)
+    env = make_environment(options)
     root = journal or env.journal
     if not root.is_dir():
         raise SweeperError(f"{root}: not a folder; name a journal, which a run leaves in SWEEPER_HOME/journal")
+    if env.tracking_uri in (environment.OFFLINE, environment.NONE):
+        raise UsageError(f"--tracking-uri {env.tracking_uri}: a journal is carried to a server or a database")
     carried = tracking.sync(root, env.tracking_uri, plots.curves, env.warn)
     env.say(f"{carried} runs carried from {root} to {tracking.hide_password(env.tracking_uri)}")
     _print_json(env, {"carried": carried})
@@ -305,19 +331,24 @@ def sync(journal: Path | None, **options: Any) -> None:
 # --- from options to an environment, and from results to words ---------------------------------------
 
 
-def environment(options: dict[str, Any]) -> Environment:
+def make_environment(options: dict[str, Any]) -> Environment:
     """The environment that a command's options and the process's variables describe."""
-    from sweeper import service
+    from sweeper import environment, tracking
 
-    home = service.check_home(Path(os.environ.get("SWEEPER_HOME") or "."))
+    home = environment.check_home(Path(os.environ.get("SWEEPER_HOME") or "."))
     json_output = bool(options.get("json_output"))
-    uri = options.get("tracking_uri") or service.tracking_url(home)
+    uri, storage = options.get("tracking_uri"), options.get("storage")
+    uri = environment.tracking_url(home) if uri is None else uri
     if os.environ.get("SWEEPER_OFFLINE") == "1":
-        uri = service.OFFLINE
-    return service.Environment(
+        uri = environment.OFFLINE
+    if "tracking_uri" in options and uri not in (environment.OFFLINE, environment.NONE):
+        tracking.preflight(uri)
+    storage = environment.storage_url(home) if storage is None else storage
+    environment.database_url(storage)
+    return environment.Environment(
         home=home,
         tracking_uri=uri,
-        storage=options.get("storage") or service.storage_url(home),
+        storage=storage,
         data_dir=options.get("data_dir"),
         json_output=json_output,
         warn=lambda text: click.echo(f"warning: {text}", err=True),
@@ -328,6 +359,10 @@ def environment(options: dict[str, Any]) -> Environment:
 def _given(options: dict[str, Any], *names: str) -> dict[str, Any]:
     """The options that were given a value, as fields of a run."""
     return {name: options[name] for name in names if options[name] is not None}
+
+
+def _device(options: dict[str, Any]) -> dict[str, str]:
+    return {} if options["device"] == "auto" else {"device": options["device"]}
 
 
 def _say_best(env: Environment, result: dict[str, Any]) -> None:
@@ -345,11 +380,11 @@ def _say_best(env: Environment, result: dict[str, Any]) -> None:
 
 def _say_where(env: Environment, run_id: str | None) -> None:
     """Where the runs are, and how to look at them."""
-    from sweeper import service
+    from sweeper.environment import NONE, OFFLINE
     from sweeper.tracking import hide_password, sqlite_file, ui_link
 
-    if env.tracking_uri in (service.NONE, service.OFFLINE):
-        env.say(f"journal: {env.journal}" if env.tracking_uri == service.OFFLINE else "nothing was recorded")
+    if env.tracking_uri in (NONE, OFFLINE):
+        env.say(f"journal: {env.journal}" if env.tracking_uri == OFFLINE else "nothing was recorded")
         return
     if env.tracking_uri.startswith("sqlite"):
         env.say(f"MLflow database: {sqlite_file(env.tracking_uri).resolve()}")

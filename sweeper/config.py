@@ -10,6 +10,7 @@ import enum
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
@@ -21,6 +22,7 @@ from sweeper.errors import ConfigError
 
 MAX_BATCH_SIZE: Final = 60_000
 MAX_EPOCHS: Final = 10_000
+NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 
 
 class Placement(enum.StrEnum):
@@ -178,8 +180,23 @@ def _explain(detail: ErrorDetails) -> str:
         return str(detail["ctx"]["error"])
     if detail["type"] == "extra_forbidden":
         return f"unknown field {field!r}: the fields are {', '.join(RunConfig.model_fields)}"
+    if field == "device":
+        return f"device={str(detail['input'])[:60]!r}: no such device; use auto, cpu, cuda or cuda:N"
     reason = detail["msg"].replace("Input should", "should")
     return f"{field}={str(detail['input'])[:60]!r}: {reason[0].lower()}{reason[1:]}"
+
+
+def check_name(name: str) -> str:
+    """Return `name` if a study may have it.
+
+    Raises:
+        ConfigError: it is empty, too long, or holds anything but letters, digits, `_`, `.` and `-`.
+    """
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"study name {name[:60]!r}: 1 to 100 letters, digits, '_', '.' or '-', beginning with a letter or digit"
+        )
+    return name
 
 
 def finite(value: float) -> bool:

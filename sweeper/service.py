@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import time
 import uuid
@@ -25,10 +26,10 @@ from sweeper.data import Data, Images, Manifest
 from sweeper.engine.base import Engine, cores
 from sweeper.engine.processes import ProcessEngine
 from sweeper.engine.serial import SerialEngine
-from sweeper.errors import ConfigError, SpaceError, SweeperError, TrainingError
+from sweeper.environment import NONE, OFFLINE, Environment, Say
+from sweeper.errors import ConfigError, SpaceError, TrainingError
 from sweeper.journal import FINISHED, KILLED, JournalTracker, NullTracker, RunInfo, Tracker, read_events
 from sweeper.progress import Progress, make_view
-from sweeper.report import plots
 from sweeper.space import Space
 from sweeper.study import Study, StudySettings, Trial, TrialRow, best_row, open_study
 from sweeper.sweep import Driver, Fixed
@@ -38,32 +39,7 @@ from sweeper.train import Training, TrainResult, evaluate_weights, resolve_devic
 if TYPE_CHECKING:
     from torch import nn
 
-OFFLINE, NONE = "offline", "none"
 FLUSH_SECONDS: Final = 60.0  # how long a command waits at its end for what MLflow has not yet
-JOURNAL: Final = "journal"
-
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Environment:
-    """Where state lives, and how the command speaks.
-
-    `home` holds mlflow.db, mlartifacts, sweeper.db and the journal, where no URI says otherwise.
-    """
-
-    home: Path
-    tracking_uri: str
-    storage: str
-    data_dir: Path | None
-    json_output: bool
-    warn: Say
-    say: Say
-
-    @property
-    def journal(self) -> Path:
-        """The journal's root."""
-        return self.home / JOURNAL
 
 
 @dataclass(frozen=True)
@@ -106,7 +82,7 @@ def tracking(env: Environment) -> Iterator[Tracker]:
         tracker = JournalTracker(env.journal)
     else:
         preflight(env.tracking_uri)
-        tracker = MlflowTracker(env.journal, env.tracking_uri, plots.curves, env.warn)
+        tracker = MlflowTracker(env.journal, env.tracking_uri, _draw, env.warn)
     timeout = 5.0  # after an error or a signal
     try:
         yield tracker
@@ -114,6 +90,12 @@ def tracking(env: Environment) -> Iterator[Tracker]:
     finally:
         if waiting := tracker.close(timeout):
             env.warn(f"{waiting} runs have not reached MLflow; `sweeper sync` carries them there from {env.journal}")
+
+
+def _draw(epochs: list[dict[str, float]], title: str) -> bytes:
+    from sweeper.report import plots  # matplotlib loads while the first epochs are trained
+
+    return plots.curves(epochs, title)
 
 
 # --- one run -------------------------------------------------------------------------------------
@@ -336,6 +318,7 @@ def _summarise(env: Environment, chosen: Chosen, study: Study, tracker: Tracker)
         description=f"Summary of study **{study.name}**: {summary['finished']} trials finished, "
                     f"{summary['pruned']} of them pruned. The trials are the runs with the tag "
                     f"`sweeper.study` = {study.name} and `sweeper.kind` = trial.",
+        run_id=os.environ.get("MLFLOW_RUN_ID"),  # of `mlflow run -e optimize`
     )  # fmt: skip
     log = tracker.start(info)
     for name, content in _study_artifacts(study, rows):
@@ -349,6 +332,8 @@ def _summarise(env: Environment, chosen: Chosen, study: Study, tracker: Tracker)
 
 
 def _study_artifacts(study: Study, rows: list[TrialRow]) -> Iterator[tuple[str, bytes]]:
+    from sweeper.report import plots
+
     points = [plots.TrialPoint(r.number, r.state, r.value, r.params) for r in rows]
     title = f"study {study.name}"
     yield "study/history.png", plots.history(points, title)
@@ -437,24 +422,3 @@ def _register(
     name = f"sweeper-{study}"
     number = tracker.uploader.log_model(env.journal / folder, model, example, name, "champion")
     env.say(f"registered model {name!r}, version {number}, alias champion")
-
-
-def storage_url(home: Path) -> str:
-    """The study database where none is named."""
-    return f"sqlite:///{home / 'sweeper.db'}"
-
-
-def tracking_url(home: Path) -> str:
-    """The tracking store where none is named."""
-    return f"sqlite:///{home / 'mlflow.db'}"
-
-
-def check_home(home: Path) -> Path:
-    """Return `home` if state can be kept there.
-
-    Raises:
-        SweeperError: it is not a folder, or read-only.
-    """
-    if not home.is_dir():
-        raise SweeperError(f"SWEEPER_HOME {home}: not a folder; create it, or leave SWEEPER_HOME unset")
-    return home

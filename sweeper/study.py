@@ -10,7 +10,6 @@ import contextlib
 import datetime as dt
 import json
 import os
-import re
 import socket
 import uuid
 import warnings
@@ -25,14 +24,14 @@ import sqlalchemy
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeper.config import RunConfig, finite
+from sweeper.config import RunConfig, check_name, finite
+from sweeper.environment import database_url
 from sweeper.errors import ServiceUnreachable, StudyConflict, SweeperError, UsageError
 from sweeper.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPESampler's `group`
 
-NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 CONNECT_SECONDS: Final = 5
 FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -228,35 +227,6 @@ def importances(study: optuna.Study) -> list[tuple[str, float]]:
 
 
 # --- opening -----------------------------------------------------------------------------------
-
-
-def check_name(name: str) -> str:
-    """Return `name` if a study may have it.
-
-    Raises:
-        UsageError: it is empty, too long, or holds anything but letters, digits, `_`, `.` and `-`.
-    """
-    if not NAME.fullmatch(name):
-        raise UsageError(
-            f"study name {name[:60]!r}: 1 to 100 letters, digits, '_', '.' or '-', beginning with a letter or digit"
-        )
-    return name
-
-
-def database_url(url: str) -> sqlalchemy.URL:
-    """Parse a storage URL; `postgres://` means `postgresql://`, and that means psycopg 3.
-
-    Raises:
-        UsageError: it is not a sqlite or PostgreSQL URL.
-    """
-    try:
-        parsed = sqlalchemy.make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url))
-    except sqlalchemy.exc.ArgumentError:
-        parsed = None
-    if parsed is None or parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        shown = re.sub(r"//[^@]*@", "//***@", url)[:80]
-        raise UsageError(f"storage {shown!r}: expected sqlite:///FILE or postgresql://USER@HOST/DATABASE")
-    return parsed
 
 
 def _storage(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:

@@ -328,8 +328,8 @@ def sync(root: Path, uri: str, draw: Draw, warn: Warn) -> int:
     Raises:
         ServiceUnreachable: the server does not answer.
     """
-    uploader = Uploader(uri, root.parent, draw, warn)
     preflight(uri)
+    uploader = Uploader(uri, root.parent, draw, warn)
     uploader.connect()
     waiting = [f for f in run_folders(root) if len(read_events(f)) > _read_state(f)["events"]]
     for folder in waiting:
@@ -455,9 +455,14 @@ def sqlite_file(uri: str) -> Path:
 
 def ui_link(base: str, uri: str, run_id: str | None) -> str:
     """Where MLflow's UI shows the run, or else the table of all runs (not its page for GenAI)."""
+    import requests
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
 
-    found = MlflowClient(tracking_uri=uri).get_experiment_by_name(EXPERIMENT)
+    try:
+        found = MlflowClient(tracking_uri=uri).get_experiment_by_name(EXPERIMENT)
+    except (MlflowException, requests.RequestException):
+        return base  # the server is away: its front page will do
     number = found.experiment_id if found else "1"
     path = f"runs/{run_id}" if run_id else "runs?workflowType=machine_learning"
     return f"{base.rstrip('/')}/#/experiments/{number}/{path}"

@@ -1,0 +1,76 @@
+"""Where a command keeps its state, and how it speaks: resolved from options and the process's variables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy
+
+from sweeper.errors import SweeperError, UsageError
+
+OFFLINE, NONE = "offline", "none"
+JOURNAL: Final = "journal"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where state lives, and how the command speaks.
+
+    `home` holds mlflow.db, mlartifacts, sweeper.db and the journal, where no URI says otherwise.
+    """
+
+    home: Path
+    tracking_uri: str
+    storage: str
+    data_dir: Path | None
+    json_output: bool
+    warn: Say
+    say: Say
+
+    @property
+    def journal(self) -> Path:
+        """The journal's root."""
+        return self.home / JOURNAL
+
+
+def storage_url(home: Path) -> str:
+    """The study database where none is named."""
+    return f"sqlite:///{home / 'sweeper.db'}"
+
+
+def tracking_url(home: Path) -> str:
+    """The tracking store where none is named."""
+    return f"sqlite:///{home / 'mlflow.db'}"
+
+
+def check_home(home: Path) -> Path:
+    """Return `home` if state can be kept there.
+
+    Raises:
+        SweeperError: it is not a folder, or read-only.
+    """
+    if not home.is_dir():
+        raise SweeperError(f"SWEEPER_HOME {home}: not a folder; create it, or leave SWEEPER_HOME unset")
+    return home
+
+
+def database_url(url: str) -> sqlalchemy.URL:
+    """Parse a storage URL; `postgres://` means `postgresql://`, and that means psycopg 3.
+
+    Raises:
+        UsageError: it is not a sqlite or PostgreSQL URL.
+    """
+    try:
+        parsed = sqlalchemy.make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url))
+    except sqlalchemy.exc.ArgumentError:
+        parsed = None
+    if parsed is None or parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        shown = re.sub(r"//[^@]*@", "//***@", url)[:80]
+        raise UsageError(f"storage {shown!r}: expected sqlite:///FILE or postgresql://USER@HOST/DATABASE")
+    return parsed
