@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 EVENTS: Final = "events.jsonl"
 ARTIFACTS: Final = "artifacts"
@@ -56,8 +56,18 @@ class RunLog(Protocol):
         """Record the outcome: FINISHED, FAILED or KILLED."""
 
 
+class Recorded(NamedTuple):
+    """What is recorded of a finished run: the metrics of each epoch by its number, and those of its end."""
+
+    epochs: dict[int, dict[str, float]]
+    final: dict[str, float]
+
+
 class Tracker(Protocol):
     """Where runs are recorded."""
+
+    def recorded(self, folder: str) -> Recorded | None:
+        """What is recorded of the run in `folder`, or None if it is not there or has not finished."""
 
     def start(self, run: RunInfo) -> RunLog:
         """Begin, or continue, a run."""
@@ -85,6 +95,10 @@ class NullLog:
 class NullTracker:
     """No tracking."""
 
+    def recorded(self, folder: str) -> Recorded | None:
+        """Nothing."""
+        return None
+
     def start(self, run: RunInfo) -> RunLog:
         """A log that forgets everything."""
         return NullLog()
@@ -106,6 +120,13 @@ class JournalTracker:
     def start(self, run: RunInfo) -> JournalLog:
         """Begin, or continue, the run's folder."""
         return JournalLog(self.root / run.folder, run)
+
+    def recorded(self, folder: str) -> Recorded | None:
+        """What the journal holds of the run in `folder`, if it finished."""
+        events = read_events(self.root / folder)
+        if not events or events[-1]["event"] != "end" or events[-1]["status"] != FINISHED:
+            return None
+        return Recorded({e["step"]: e["metrics"] for e in events if e["event"] == "epoch"}, events[-1]["metrics"])
 
     def check(self) -> None:
         """Nothing is sent, so nothing can fail to arrive."""

@@ -92,7 +92,8 @@ def label(trial: Trial) -> str:
     c = trial.config
     rates = [f"conv {c.conv_dropout:.2f}"] if c.conv_dropout else []
     rates += [f"head {c.head_dropout:.2f}"] if c.head_dropout else []
-    return " ".join([c.model, c.placement.value, *rates, f"batch {c.batch_size}"])
+    same = [] if trial.twin is None else [f"= trial {trial.twin}"]
+    return " ".join([c.model, c.placement.value, *rates, f"batch {c.batch_size}", *same])
 
 
 class PlainView:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import getpass
 import io
 import json
 import os
@@ -150,6 +151,9 @@ def _describe(chosen: Chosen, config: RunConfig, images: Sequence[Data], *, kind
         "sweeper.dataset_sha256": chosen.manifest.digest,
         "sweeper.config_key": config.key,
         "sweeper.threads": str(threads),
+        "mlflow.source.name": f"sweeper {'train' if kind == 'run' else 'optimize'}",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.user": getpass.getuser(),
         "sweeper.versions": ", ".join(f"{p} {version(p)}" for p in ("sweeper", "torch", "numpy")),
         **_git_commit(),
     }

@@ -87,10 +87,14 @@ class StudySettings:
 
 
 class Trial(NamedTuple):
-    """One trial to train: its number in the study, and its configuration."""
+    """One trial to train: its number in the study, and its configuration.
+
+    `twin` is an earlier trial, complete, that trained the same network in the same way.
+    """
 
     number: int
     config: RunConfig
+    twin: int | None = None
 
 
 class TrialRow(NamedTuple):
@@ -147,7 +151,13 @@ class Study:
 
     def _suggest(self, trial: optuna.Trial) -> Trial:
         self._live[trial.number] = trial
-        return Trial(trial.number, self.settings.space.suggest(self.settings.base, trial))
+        config = self.settings.space.suggest(self.settings.base, trial)
+        trial.set_user_attr("key", config.key)
+        return Trial(trial.number, config, self._twin(config.key))
+
+    def _twin(self, key: str) -> int | None:
+        complete = self._optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return next((t.number for t in complete if t.user_attrs.get("key") == key), None)
 
     def report(self, number: int, step: int, value: float) -> bool:
         """Record an intermediate value; True asks to prune the trial."""

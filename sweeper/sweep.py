@@ -23,7 +23,7 @@ from typing import Final, Protocol
 from sweeper.config import RunConfig
 from sweeper.engine.base import Engine, Event
 from sweeper.errors import Diverged, StudyIncomplete, SweeperError, TrainingError, WorkerLost
-from sweeper.journal import FAILED, FINISHED, KILLED, RunInfo, RunLog, Tracker
+from sweeper.journal import FAILED, FINISHED, KILLED, Recorded, RunInfo, RunLog, Tracker
 from sweeper.study import Trial
 from sweeper.train import EpochResult, TrainResult
 
@@ -211,9 +211,28 @@ class Driver:
     def _submit(self, trial: Trial, attempt: int = 1) -> None:
         log = self._tracker.start(self._describe(trial))
         log.artifact("config.json", trial.config.model_dump_json(indent=2).encode())
-        self._running[trial.number] = _Running(trial, log, attempt)
+        run = self._running[trial.number] = _Running(trial, log, attempt)
         self._view.started(trial)
-        self._engine.submit(trial.number, trial.config)
+        if (twin := self._recorded_twin(trial)) is not None:
+            self._copy(run, twin)
+        else:
+            self._engine.submit(trial.number, trial.config)
+
+    def _recorded_twin(self, trial: Trial) -> Recorded | None:
+        """What the journal holds of an earlier trial of the same network."""
+        if trial.twin is None:
+            return None
+        return self._tracker.recorded(self._describe(trial._replace(number=trial.twin)).folder)
+
+    def _copy(self, run: _Running, twin: Recorded) -> None:
+        """Give the trial the result of its twin, which training would only repeat; times are not its own."""
+        for step, metrics in twin.epochs.items():
+            self._source.report(run.trial.number, step, metrics["val/accuracy"])
+            run.log.epoch(step, {k: v for k, v in metrics.items() if not k.startswith("time/")})
+        run.log.end(FINISHED, twin.final, {"sweeper.state": "complete", "sweeper.copy_of": str(run.trial.twin)})
+        accuracy, loss = twin.final["final/val_accuracy"], twin.final["final/val_loss"]
+        self._source.complete(run.trial.number, accuracy, loss)
+        self._over(run, "complete", accuracy)
 
     def _handle(self, event: Event) -> None:
         run = self._running[event.key]

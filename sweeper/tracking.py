@@ -267,7 +267,7 @@ class Uploader:
 
         entity = Dataset(
             name=dataset["name"],
-            digest=dataset["sha256"][:36],
+            digest=dataset["sha256"][:8],
             source_type="local",
             source=json.dumps({"uri": dataset["source"]}),
             profile=json.dumps(dataset["profile"]),
@@ -289,10 +289,9 @@ class Uploader:
             write_whole(folder / ARTIFACTS / "curves" / "loss_accuracy.png", self._draw(epochs, name))
         if any((folder / ARTIFACTS).iterdir()):
             self.client.log_artifacts(run_id, str(folder / ARTIFACTS))
-        step = int(epochs[-1]["epoch"]) if epochs else 0
         self.client.log_batch(
             run_id,
-            metrics=[Metric(k, v, event["time"], step) for k, v in event["metrics"].items()],
+            metrics=[Metric(k, v, event["time"], 0) for k, v in event["metrics"].items()],  # step 0: a bar, not a curve
             tags=[RunTag(k, v) for k, v in event["tags"].items()],
         )
         self.client.set_terminated(run_id, event["status"], event["time"])

@@ -114,8 +114,13 @@ class TrainResult:
         """Final and best values under their names in MLflow; best is the highest validation accuracy."""
         last = self.history[-1]
         best = max(self.history, key=lambda e: (e.val_accuracy, -e.val_loss))
-        values = {f"final/{name}": value for name, value in _summary(last).items()}
-        values |= {f"best/{name}": value for name, value in _summary(best).items()} | {"best/epoch": best.epoch}
+        values: dict[str, float] = {
+            "final/val_accuracy": last.val_accuracy,
+            "final/val_loss": last.val_loss,
+            "best/val_accuracy": best.val_accuracy,
+            "best/val_loss": best.val_loss,
+            "best/epoch": best.epoch,
+        }
         if self.fold_accuracies:
             accuracies = torch.tensor(self.fold_accuracies, dtype=torch.float64)
             values["final/val_accuracy_fold_sd"] = float(accuracies.std())
@@ -141,11 +146,6 @@ class TrainResult:
         for name in sorted(self.weights):
             digest.update(name.encode() + self.weights[name].contiguous().numpy().tobytes())
         return digest.hexdigest()
-
-
-def _summary(epoch: EpochResult) -> dict[str, float]:
-    return {name.replace("/", "_"): value for name, value in epoch.metrics().items()
-            if name.split("/")[0] in ("train", "val", "gap")}  # fmt: skip
 
 
 Training = Generator[EpochResult, None, TrainResult]
