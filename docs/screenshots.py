@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-from playwright.sync_api import Page, TimeoutError, sync_playwright
+from playwright.sync_api import Error, Page, sync_playwright
 
 IMAGES = Path(__file__).parent / "images"
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
@@ -64,7 +64,7 @@ def open_page(page: Page, url: str, text: str) -> None:
     page.goto(url)
     page.get_by_text(text).first.wait_for(timeout=60_000)
     close = page.get_by_role("button", name="Close").first
-    with contextlib.suppress(TimeoutError):
+    with contextlib.suppress(Error):
         close.click(timeout=5_000)
     page.wait_for_timeout(4_000)  # charts animate, and no event tells their end
 
@@ -76,7 +76,7 @@ def show_columns(page: Page, hide: tuple[str, ...], show: tuple[str, ...]) -> No
     for name in (*hide, *show):
         search.fill(name)
         page.wait_for_timeout(300)
-        page.get_by_role("tree").get_by_text(name, exact=True).first.click()
+        page.get_by_test_id("column-selector-tree").get_by_text(name, exact=True).first.click()
     page.keyboard.press("Escape")
     page.wait_for_timeout(2_000)
 

@@ -337,12 +337,14 @@ def _summarise(env: Environment, chosen: Chosen, study: Study, tracker: Tracker)
 
 def _study_artifacts(study: Study, rows: list[TrialRow]) -> Iterator[tuple[str, bytes]]:
     from sweeper.report import plots
+    from sweeper.report.figure import TrialPoint
+    from sweeper.report.parallel import parallel_coordinates
 
-    points = [plots.TrialPoint(r.number, r.state, r.value, r.params) for r in rows]
+    points = [TrialPoint(r.number, r.state, r.value, r.params) for r in rows]
     title = f"study {study.name}"
     yield "study/history.png", plots.history(points, title)
     yield "study/importance.png", plots.importance(study.importances(), title)
-    yield "study/parallel_coordinates.png", plots.parallel_coordinates(points, title)
+    yield "study/parallel_coordinates.png", parallel_coordinates(points, title)
     yield "study/placements.png", plots.placements(points, title)
     yield "study/trials.csv", _trials_csv(rows)
 

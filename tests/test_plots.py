@@ -18,10 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sweeper.report import plots
-from sweeper.report.plots import BELOW, FAN, FIRST_POSITIVE, TICKS_APART, PlacementRow, TrialPoint
+from sweeper.report import figure, parallel, plots
+from sweeper.report.figure import TrialPoint
+from sweeper.report.parallel import BELOW, FAN, FIRST_POSITIVE, TICKS_APART
+from sweeper.report.plots import PlacementRow
 
-TRIAL_FIGURES = [plots.history, plots.parallel_coordinates, plots.placements]
+TRIAL_FIGURES = [plots.history, parallel.parallel_coordinates, plots.placements]
 PLACEMENTS = ["none", "bn", "dropout", "bn-dropout", "dropout-bn", "bn-head-dropout", "ic"]
 
 
@@ -214,15 +216,15 @@ def test_best_so_far_holds_the_complete_trials_that_improved():
 
 
 def test_an_axis_starts_above_the_outliers():
-    assert plots.axis_floor([0.10, 0.90, 0.91, 0.92, 0.93, 0.94]) == 0.90
-    assert plots.axis_floor([0.88, 0.90, 0.91, 0.92]) == 0.88
-    assert plots.axis_floor([0.5]) == 0.5
-    assert plots.axis_floor([0.1, 0.9, 0.9, 0.9, 0.9, 0.9]) == 0.9
+    assert figure.axis_floor([0.10, 0.90, 0.91, 0.92, 0.93, 0.94]) == 0.90
+    assert figure.axis_floor([0.88, 0.90, 0.91, 0.92]) == 0.88
+    assert figure.axis_floor([0.5]) == 0.5
+    assert figure.axis_floor([0.1, 0.9, 0.9, 0.9, 0.9, 0.9]) == 0.9
 
 
 @given(st.lists(st.floats(0, 1), min_size=1))
 def test_an_axis_starts_at_one_of_the_values(values: list[float]):
-    assert plots.axis_floor(values) in values
+    assert figure.axis_floor(values) in values
 
 
 @given(st.lists(st.floats(-1e6, 1e6) | st.just(math.nan)), st.floats(0, 1))
@@ -245,52 +247,52 @@ def test_importances_are_ranked():
 
 def test_the_best_trial_is_drawn_last_and_the_earlier_of_two_equals():
     trials = [trial(0, 0.9), trial(1, 0.95), trial(2, 0.95), trial(3, 0.99, "pruned"), trial(4, math.nan)]
-    assert [t.number for t in plots.worst_first(trials)] == [0, 2, 1]
+    assert [t.number for t in parallel.worst_first(trials)] == [0, 2, 1]
 
 
 def test_parameters_are_named_in_the_order_of_the_trials():
-    assert plots.parameter_names([trial(1, c=1, a=1), trial(0, b=1, a=1)]) == ["b", "a", "c"]
+    assert parallel.parameter_names([trial(1, c=1, a=1), trial(0, b=1, a=1)]) == ["b", "a", "c"]
 
 
 def test_categories_stand_evenly_apart_from_the_head():
-    axis = plots.parallel_axis("placement", ["ic", "bn", "none", "bn"])
+    axis = parallel.parallel_axis("placement", ["ic", "bn", "none", "bn"])
     assert axis.positions == (0.5, 1.0, 0.0, 1.0)
     assert axis.ticks == ((0.0, "none"), (0.5, "ic"), (1.0, "bn"))
 
 
 def test_a_truth_value_is_a_category():
-    assert plots.parallel_axis("flag", [True, False]).ticks == ((0.0, "True"), (1.0, "False"))
+    assert parallel.parallel_axis("flag", [True, False]).ticks == ((0.0, "True"), (1.0, "False"))
 
 
 def test_a_missing_parameter_stands_below_the_axis():
-    assert plots.parallel_axis("head_dropout", [0.1, None, 0.5]).positions == (0.0, BELOW, 1.0)
-    assert plots.parallel_axis("augmentation", [None, "none"]).positions == (BELOW, 0.5)
+    assert parallel.parallel_axis("head_dropout", [0.1, None, 0.5]).positions == (0.0, BELOW, 1.0)
+    assert parallel.parallel_axis("augmentation", [None, "none"]).positions == (BELOW, 0.5)
 
 
 def test_numbers_stand_to_scale():
-    axis = plots.parallel_axis("head_dropout", [0.1, 0.2, 0.5])
+    axis = parallel.parallel_axis("head_dropout", [0.1, 0.2, 0.5])
     assert axis.positions == pytest.approx((0.0, 0.25, 1.0))
     assert [label for _, label in axis.ticks] == ["0.1", "0.2", "0.5"]
 
 
 @pytest.mark.parametrize("name", ["batch_size", "lr", "weight_decay"])
 def test_a_logarithmic_parameter_stands_to_its_logarithm(name: str):
-    assert plots.parallel_axis(name, [1e-4, 1e-3, 1e-2]).positions == pytest.approx((0.0, 0.5, 1.0))
+    assert parallel.parallel_axis(name, [1e-4, 1e-3, 1e-2]).positions == pytest.approx((0.0, 0.5, 1.0))
 
 
 def test_no_weight_decay_stands_at_the_foot_of_its_logarithmic_axis():
-    axis = plots.parallel_axis("weight_decay", [0.0, 1e-4, 1e-2])
+    axis = parallel.parallel_axis("weight_decay", [0.0, 1e-4, 1e-2])
     assert axis.positions == pytest.approx((0.0, FIRST_POSITIVE, 1.0))
     assert [label for _, label in axis.ticks] == ["0", "1e-4", "1e-2"]
-    assert plots.parallel_axis("weight_decay", [0.0, 0.0]).positions == (0.5, 0.5)
+    assert parallel.parallel_axis("weight_decay", [0.0, 0.0]).positions == (0.5, 0.5)
 
 
 def test_many_numbers_have_round_ticks():
-    rates = plots.parallel_axis("lr", [10 ** (-4 + i / 10) for i in range(21)])
+    rates = parallel.parallel_axis("lr", [10 ** (-4 + i / 10) for i in range(21)])
     assert [label for _, label in rates.ticks] == ["1e-4", "1e-3", "1e-2"]
-    narrow = plots.parallel_axis("lr", [1.1e-3 + i * 1e-4 for i in range(9)])
+    narrow = parallel.parallel_axis("lr", [1.1e-3 + i * 1e-4 for i in range(9)])
     assert [label for _, label in narrow.ticks] == ["1.1e-3", "1.9e-3"]
-    drop = plots.parallel_axis("head_dropout", [i / 20 for i in range(11)])
+    drop = parallel.parallel_axis("head_dropout", [i / 20 for i in range(11)])
     assert [label for _, label in drop.ticks] == ["0", "0.1", "0.2", "0.3", "0.4", "0.5"]
 
 
@@ -299,7 +301,7 @@ values = st.none() | st.floats(1e-9, 1e6) | st.just(0.0) | st.integers(0, 10**6)
 
 @given(st.sampled_from(["lr", "seed"]), st.lists(values, min_size=1).filter(lambda v: any(x is not None for x in v)))
 def test_positions_keep_the_order_of_the_values(name: str, values: list[float | None]):
-    axis = plots.parallel_axis(name, values)
+    axis = parallel.parallel_axis(name, values)
     present = sorted((value, at) for value, at in zip(values, axis.positions, strict=True) if value is not None)
     heights = [at for _, at in present]
     assert heights == sorted(heights)
@@ -310,26 +312,26 @@ def test_positions_keep_the_order_of_the_values(name: str, values: list[float | 
 
 
 def test_the_objective_axis_starts_at_the_floor_and_holds_worse_trials_there():
-    axis = plots.objective_axis([0.10, 0.90, 0.91, 0.92, 0.93, 0.94])
+    axis = parallel.objective_axis([0.10, 0.90, 0.91, 0.92, 0.93, 0.94])
     assert axis.positions == pytest.approx((0.0, 0.0, 0.25, 0.5, 0.75, 1.0))
     assert [label for _, label in axis.ticks] == ["\N{LESS-THAN OR EQUAL TO} 90.00%", "91%", "92%", "93%", "94%"]
 
 
 def test_equal_accuracies_stand_in_the_middle():
-    axis = plots.objective_axis([0.93, 0.93])
+    axis = parallel.objective_axis([0.93, 0.93])
     assert axis.positions == (0.5, 0.5)
     assert axis.ticks == ((0.5, "93%"),)
 
 
 def test_trials_of_the_same_value_are_spread_around_it():
     heights = np.array([[0.5, 0.1], [0.5, BELOW], [0.5, BELOW], [0.5, 0.9]])
-    spread = plots.fanned(heights)
+    spread = parallel.fanned(heights)
     assert spread[:, 0] == pytest.approx(0.5 + FAN * np.array([-1 / 2, -1 / 6, 1 / 6, 1 / 2]))
     assert spread[:, 1] == pytest.approx([0.1, BELOW - FAN * 0.5**0.5 / 2, BELOW + FAN * 0.5**0.5 / 2, 0.9])
 
 
 def test_one_trial_is_not_spread():
-    assert (plots.fanned(np.array([[0.5, BELOW]])) == [[0.5, BELOW]]).all()
+    assert (parallel.fanned(np.array([[0.5, BELOW]])) == [[0.5, BELOW]]).all()
 
 
 # --- placements --------------------------------------------------------------------------------------
