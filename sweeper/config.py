@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -22,6 +22,7 @@ from sweeper.errors import ConfigError
 
 MAX_BATCH_SIZE: Final = 60_000
 MAX_EPOCHS: Final = 10_000
+DEVICE: Final = r"(cpu|cuda(:\d{1,3})?)"
 NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 
 
@@ -97,7 +98,7 @@ class RunConfig(BaseModel):
         "holdout: hold out stratified training images; folds: stratified cross-validation.",
     )
     folds: int = Field(0, ge=0, le=100, description="Number of folds when split is folds, else 0.")
-    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d{1,3})?)$", description="cpu, cuda, or cuda:N.")
+    device: str = Field("cpu", pattern=f"^{DEVICE}$", description="cpu, cuda, or cuda:N.")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Arithmetic of convolutions and products.")
 
     @field_validator("conv_dropout", "head_dropout")
@@ -110,16 +111,15 @@ class RunConfig(BaseModel):
         present = placement.has_conv_dropout if info.field_name == "conv_dropout" else placement.has_head_dropout
         return rate if present else 0.0
 
+    @field_validator("conv_dropout", "head_dropout", "weight_decay")
+    @classmethod
+    def _no_negative_zero(cls, value: float) -> float:
+        return value + 0.0
+
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
-        if self.split == "folds" and self.folds < 2:
-            raise ValueError(f"folds={self.folds}: cross-validation needs 2 or more folds")
-        if self.split != "folds" and self.folds:
-            raise ValueError(f"folds={self.folds}: allowed with split=folds only")
-        if self.batch_size == 1 and self.placement.has_batch_norm:
-            raise ValueError(
-                f"batch_size=1 with placement={self.placement.value}: BatchNorm needs 2 or more images in a batch"
-            )
+        if conflicts := list(_conflicts(dict(self))):
+            raise ValueError("; ".join(conflicts))
         return self
 
     @classmethod
@@ -132,7 +132,7 @@ class RunConfig(BaseModel):
         try:
             return cls(**fields)
         except ValidationError as error:
-            raise ConfigError("; ".join(_explain(detail) for detail in error.errors())) from None
+            raise ConfigError("; ".join(_explain_all(error, fields))) from None
 
     def derive(self, **fields: Any) -> RunConfig:
         """The same run with some fields changed, validated again.
@@ -171,6 +171,28 @@ class RunConfig(BaseModel):
         fields = self.model_dump(mode="json", exclude={"experiment"})
         fields["placement"] = self.network_placement.value
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _conflicts(fields: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with fields that are right one by one; those that are missing conflict with nothing."""
+    split, folds, placement = fields.get("split"), fields.get("folds"), fields.get("placement")
+    if split == "folds" and folds is not None and folds < 2:
+        yield f"folds={folds}: cross-validation needs 2 or more folds"
+    if split is not None and split != "folds" and folds:
+        yield f"folds={folds}: allowed with split=folds only"
+    if fields.get("batch_size") == 1 and placement is not None and placement.has_batch_norm:
+        yield f"batch_size=1 with placement={placement.value}: BatchNorm needs 2 or more images in a batch"
+
+
+def _explain_all(error: ValidationError, given: Mapping[str, Any]) -> Iterator[str]:
+    """A clause for each wrong field, and for each conflict among the others, which pydantic does not look for then."""
+    details = error.errors()
+    yield from (_explain(detail) for detail in details)
+    refused = {detail["loc"][0] for detail in details if detail["loc"]}
+    if refused:
+        kinds: dict[str, Callable[[Any], Any]] = {"split": str, "folds": int, "batch_size": int, "placement": Placement}
+        values = {name: given.get(name, RunConfig.model_fields[name].default) for name in kinds}
+        yield from _conflicts({name: kinds[name](value) for name, value in values.items() if name not in refused})
 
 
 def _explain(detail: ErrorDetails) -> str:

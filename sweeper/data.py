@@ -162,7 +162,7 @@ def locate(data_dir: Path | None = None) -> Path | None:
     asked = data_dir or (Path(os.environ["SWEEPER_DATA_DIR"]) if os.environ.get("SWEEPER_DATA_DIR") else None)
     if asked is not None:
         return _require(asked)
-    return next((folder for folder in (cache_dir(), SYSTEM_DIR) if not _missing(folder)), None)
+    return next((folder for folder in (cache_dir(), SYSTEM_DIR) if _is_complete(folder)), None)
 
 
 def cache_dir() -> Path:
@@ -199,6 +199,7 @@ def download(folder: Path) -> Path:
     """
     import socket
     import tempfile
+    from http.client import HTTPException
 
     from torchvision.datasets import FashionMNIST
     from torchvision.datasets.utils import download_url
@@ -206,8 +207,8 @@ def download(folder: Path) -> Path:
     _check_reachable(FashionMNIST.mirrors[0])
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30.0)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as part:
             for file in FULL.train + FULL.test:
                 download_url(FashionMNIST.mirrors[0] + file.name + ".gz", part)
@@ -215,7 +216,7 @@ def download(folder: Path) -> Path:
             folder.mkdir(exist_ok=True)
             for file in FULL.train + FULL.test:
                 (Path(part) / f"{file.name}.gz").replace(folder / f"{file.name}.gz")
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HTTPException) as error:
         raise DataError(
             f"FashionMNIST was not found, and could not be downloaded ({_one_line(error)}); name its folder with "
             "--data-dir, install Debian's package dataset-fashion-mnist, or use --dataset sample"
@@ -290,10 +291,21 @@ def _missing(folder: Path) -> list[str]:
     return [f.name for f in files if not ((folder / f.name).is_file() or (folder / f"{f.name}.gz").is_file())]
 
 
+def _is_complete(folder: Path) -> bool:
+    try:
+        return not _missing(folder)
+    except OSError:  # not ours to read
+        return False
+
+
 def _require(folder: Path) -> Path:
-    if not folder.is_dir():
+    try:
+        is_folder, missing = folder.is_dir(), _missing(folder)
+    except OSError as error:
+        raise DataError(f"{folder}: not a folder that can be read ({error.strerror})") from None
+    if not is_folder:
         raise DataError(f"{folder}: not a folder; --data-dir names the folder of the four FashionMNIST files")
-    if missing := _missing(folder):
+    if missing:
         raise DataError(f"{folder}: holds no {' and no '.join(missing)}, raw or .gz")
     return folder
 
@@ -340,8 +352,8 @@ def holdout(images: Images, size: int) -> Data:
 
 def fold(images: Images, k: int, folds: int) -> Data:
     """Fold `k` (from 0) of `folds`: every image is validated in one fold, classes in equal shares."""
-    part = torch.arange(len(images)) % folds == k
     order = _stratified_order(images.labels)
+    part = _rank_in_class(images.labels[order]) % folds == k
     return Data(images[order[~part].sort().values], images[order[part].sort().values])
 
 
@@ -350,8 +362,16 @@ def _stratified_order(labels: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(SPLIT_SEED)
     shuffled = torch.randperm(len(labels), generator=generator)
     by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
-    rank = torch.cat([torch.arange(int(n)) for n in torch.bincount(labels)])  # within its class
-    return by_class[torch.argsort(rank, stable=True)]
+    return by_class[torch.argsort(_rank_in_class(labels[by_class]), stable=True)]
+
+
+def _rank_in_class(labels: Tensor) -> Tensor:
+    """For each image, how many of its class come before it."""
+    rank = torch.empty_like(labels)
+    for label in labels.unique():
+        of_class = labels == label
+        rank[of_class] = torch.arange(int(of_class.sum()))
+    return rank
 
 
 def check_batch(config: RunConfig, data: Data) -> Data:

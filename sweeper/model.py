@@ -53,7 +53,7 @@ def _conv_layer(config: RunConfig, channels: int, width: int, *, first: bool, po
     With `ic`, BatchNorm and Dropout precede the convolution, but not the first one: its input is
     the image, standardised already, and dropping its one channel would drop the whole image.
     """
-    placement, rate = config.placement, config.conv_dropout
+    placement, rate = config.network_placement, config.conv_dropout
     if placement is Placement.IC and not first:
         yield nn.BatchNorm2d(channels)
         yield nn.Dropout2d(rate)
@@ -72,13 +72,13 @@ def _conv_layer(config: RunConfig, channels: int, width: int, *, first: bool, po
 
 
 def _head(config: RunConfig, features: int) -> Iterator[nn.Module]:
-    width, rate = HEAD[config.model], config.head_dropout
-    if config.placement is Placement.IC:
+    width, rate, placement = HEAD[config.model], config.head_dropout, config.network_placement
+    if placement is Placement.IC:
         yield from (nn.BatchNorm1d(features), nn.Dropout(rate))
     yield from (nn.Linear(features, width), nn.ReLU(inplace=True))
-    if config.placement is Placement.IC:
+    if placement is Placement.IC:
         yield nn.BatchNorm1d(width)
-    if config.placement.has_head_dropout:
+    if placement.has_head_dropout:
         yield nn.Dropout(rate)
     yield nn.Linear(width, len(CLASSES))
 

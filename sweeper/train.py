@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import math
+import re
 import struct
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sweeper.config import RunConfig
+from sweeper.config import DEVICE, RunConfig
 from sweeper.data import CLASSES, Data, Images, batch_sizes, batches, normalize
 from sweeper.errors import ConfigError, Diverged, TrainingError
 from sweeper.model import build_model
@@ -192,8 +193,9 @@ def train(config: RunConfig, data: Data) -> Training:
             running_loss = total_loss.item() / steps  # waits for the device: the timer may stop
             seconds = perf_counter() - start
 
+        _check_converging(config, epoch, lr, running_loss)
         on_train, on_val = evaluate(model, clean, config), evaluate(model, val, config)
-        _check_converging(config, epoch, lr, running_loss, on_train.loss, on_val.loss)
+        _check_converging(config, epoch, lr, on_train.loss, on_val.loss)
         history.append(
             EpochResult(
                 epoch=epoch,
@@ -281,7 +283,7 @@ def score(logits: Tensor, labels: Tensor) -> Evaluation:
     correct = predicted == labels
     classes = logits.shape[1]
     confusion = torch.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
-    bins = (confidence * ECE_BINS).ceil().clamp(1, ECE_BINS).long() - 1
+    bins = (confidence.nan_to_num() * ECE_BINS).ceil().clamp(1, ECE_BINS).long() - 1
     surplus = torch.zeros(ECE_BINS, device=logits.device).index_add_(0, bins, confidence - correct.float())
     return Evaluation(
         loss=F.cross_entropy(logits, labels).item(),
@@ -319,6 +321,8 @@ def resolve_device(name: str) -> str:
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(DEVICE, name):
+        raise ConfigError(f"device={name[:60]!r}: no such device; use auto, cpu, cuda or cuda:N")
     try:
         torch.empty(1, device=torch.device(name))
     except (RuntimeError, AssertionError) as error:
@@ -362,7 +366,10 @@ def _seeded(config: RunConfig, epoch: int) -> Iterator[torch.Generator]:
     digest = hashlib.sha256(f"{config.seed}/{epoch}".encode()).digest()
     device = torch.device(config.device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(int.from_bytes(digest[:7]))
+        torch.default_generator.manual_seed(int.from_bytes(digest[:7]))
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(int.from_bytes(digest[:7]))
         yield torch.Generator().manual_seed(int.from_bytes(digest[7:14]))
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sweeper.config import EXPERIMENT_TITLES, EXPERIMENTS, Placement, RunConfig, experiment
+from sweeper.config import EXPERIMENT_TITLES, EXPERIMENTS, Placement, RunConfig, check_name, experiment
 from sweeper.errors import ConfigError
 
 # placement: (Dropout among the convolutions, Dropout in the head, BatchNorm)
@@ -69,7 +69,7 @@ def refusal(**fields: Any) -> str:
         ("experiment", 9, "less than or equal to 8"),
         ("model", "huge", "'small', 'medium' or 'large'"),
         ("placement", "bn-bn", ", ".join(f"'{p}'" for p in list(Placement)[:-1])),
-        ("device", "foo", "cuda"),
+        ("device", "foo", "auto, cpu, cuda or cuda:N"),
         ("precision", "fp64", "'fp32' or 'bf16'"),
     ],
 )
@@ -152,6 +152,38 @@ def test_a_bad_field_of_an_experiment_is_refused():
 def test_derive_validates_again():
     with pytest.raises(ConfigError, match="head_dropout"):
         RunConfig().derive(head_dropout=1.0)
+
+
+@pytest.mark.parametrize("name", ["a", "9", "bn-dropout_v1.2", "x" * 100])
+def test_a_study_may_have_a_plain_name(name: str):
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "x" * 101,
+        "../up",
+        "a/b",
+        ".hidden",
+        "-option",
+        "two words",
+        "tab\t",
+        "line\n",
+        "nul\0",
+        "<b>bold</b>",
+        "näme",
+    ],
+    ids=ascii,
+)
+def test_a_study_may_not_have_a_name_that_could_harm(name: str):
+    with pytest.raises(ConfigError, match="1 to 100 letters, digits") as caught:
+        check_name(name)
+    message = str(caught.value)
+    assert repr(name[:60]) in message
+    assert len(message.splitlines()) == 1
+    assert message.isprintable()
 
 
 # --- one immutable value ---------------------------------------------------------------------------

@@ -548,14 +548,16 @@ def test_normalize_standardises_with_the_training_sets_mean_and_deviation(sample
 
 
 @pytest.fixture
-def network(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str, Path], Any]], None]:
+def network(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[str, Path], Any]], None]]:
     """A host that can be reached; puts a function of (url, folder) in place of torchvision's download from it."""
+    socket.setdefaulttimeout(None)
     monkeypatch.setattr(socket, "create_connection", lambda *args, **kwargs: socket.socket())
 
     def replace(function: Callable[[str, Path], Any]) -> None:
         monkeypatch.setattr("torchvision.datasets.utils.download_url", lambda url, root: function(url, Path(root)))
 
-    return replace
+    yield replace
+    socket.setdefaulttimeout(None)
 
 
 WAYS = ("--data-dir", "dataset-fashion-mnist", "--dataset sample")  # out of a data set that cannot be had
@@ -615,11 +617,10 @@ def test_a_download_does_not_wait_for_ever_and_puts_the_socket_timeout_back(
         raise URLError("connection lost")
 
     network(fails)
-    before = socket.getdefaulttimeout()
     refusal(resolve, "fashion-mnist")
     assert len(limits) == 1
     assert limits[0] is not None
-    assert socket.getdefaulttimeout() == before
+    assert socket.getdefaulttimeout() is None
 
 
 def test_a_download_is_verified_and_kept(little: dict[str, bytes], nowhere: Path, network: Any):
@@ -649,10 +650,6 @@ def test_a_download_that_is_not_fashion_mnist_is_not_kept(little: dict[str, byte
 def test_a_cache_that_cannot_be_written_is_a_failed_download(little: dict[str, bytes], nowhere: Path, network: Any):
     (nowhere / "user").touch()  # a file where the cache's parent folder would be
     network(lambda url, folder: pytest.fail("there is no place for it"))
-    before = socket.getdefaulttimeout()
-    try:
-        refusal(resolve, "fashion-mnist")
-        assert resolve("auto") == (SAMPLE, SAMPLE_DIR)
-        assert socket.getdefaulttimeout() == before
-    finally:
-        socket.setdefaulttimeout(before)
+    refusal(resolve, "fashion-mnist")
+    assert resolve("auto") == (SAMPLE, SAMPLE_DIR)
+    assert socket.getdefaulttimeout() is None
