@@ -193,7 +193,11 @@ def train(exp: int, split: str | None, **options: Any) -> None:
 )
 @click.option("--study", default="sweep", show_default=True, help="Name; an existing study is continued.")
 @click.option(
-    "--exp", type=int, default=6, show_default=True, help="The experiment whose model and recipe the search varies."
+    "--exp",
+    type=Experiment(),
+    default=6,
+    show_default=True,
+    help="The experiment whose model and recipe the search varies.",
 )
 @click.option(
     "--model",
@@ -315,6 +319,7 @@ def status(study: str | None, **options: Any) -> None:
 def sync(journal: Path | None, **options: Any) -> None:
     """Carry to MLflow what is only in a journal yet: after an outage, or from a machine without MLflow."""
     from sweeper import environment, tracking
+    from sweeper.progress import counted
     from sweeper.report import plots
 
     env = make_environment(options)
@@ -323,8 +328,8 @@ def sync(journal: Path | None, **options: Any) -> None:
         raise SweeperError(f"{root}: not a folder; name a journal, which a run leaves in SWEEPER_HOME/journal")
     if env.tracking_uri in (environment.OFFLINE, environment.NONE):
         raise UsageError(f"--tracking-uri {env.tracking_uri}: a journal is carried to a server or a database")
-    carried = tracking.sync(root, env.tracking_uri, plots.curves, env.warn)
-    env.say(f"{carried} runs carried from {root} to {tracking.hide_password(env.tracking_uri)}")
+    carried = tracking.sync(root, env.tracking_uri, env.home, plots.curves, env.warn)
+    env.say(f"{counted(carried, 'run')} carried from {root} to {tracking.hide_password(env.tracking_uri)}")
     _print_json(env, {"carried": carried})
 
 
@@ -401,7 +406,8 @@ def _mlflow() -> str:
 
     ours = Path(sys.executable).parent / "mlflow"
     found = shutil.which("mlflow")
-    if (found and Path(found).resolve() == ours.resolve()) or not ours.exists():
+    active = "VIRTUAL_ENV" in os.environ or "CONDA_PREFIX" in os.environ
+    if not ours.exists() or (active and found and Path(found).resolve() == ours.resolve()):
         return "mlflow"
     return os.path.relpath(ours) if ours.is_relative_to(Path.cwd()) else str(ours)
 

@@ -148,8 +148,12 @@ class RunConfig(BaseModel):
 
     @classmethod
     def from_params(cls, params: Mapping[str, str]) -> RunConfig:
-        """Rebuild a configuration from MLflow's parameters, leaving out those that are not its fields."""
-        return cls.create(**{name: params[name] for name in cls.model_fields if name in params})
+        """Rebuild a configuration from MLflow's parameters, leaving out those that are not its fields.
+
+        A run that `mlflow run` started has parameters of its own; ours is then called `config.NAME` (tracking.py).
+        """
+        found = {name: params.get(f"config.{name}", params.get(name)) for name in cls.model_fields}
+        return cls.create(**{name: value for name, value in found.items() if value is not None})
 
     @property
     def network_placement(self) -> Placement:

@@ -68,9 +68,9 @@ def database_url(url: str) -> sqlalchemy.URL:
     """
     try:
         parsed = sqlalchemy.make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url))
-    except sqlalchemy.exc.ArgumentError:
+    except (sqlalchemy.exc.ArgumentError, ValueError):
         parsed = None
     if parsed is None or parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        shown = re.sub(r"//[^@]*@", "//***@", url)[:80]
+        shown = re.sub(r"//\S*@", "//***@", url)[:80]
         raise UsageError(f"storage {shown!r}: expected sqlite:///FILE or postgresql://USER@HOST/DATABASE")
     return parsed

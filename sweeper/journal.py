@@ -12,6 +12,7 @@ The times in it are those of the events, so that replaying it gives the same met
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -154,8 +155,8 @@ class JournalLog:
     def epoch(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append the metrics of one epoch and fsync, unless the step is there already."""
         if step not in self._steps:
-            self._steps.add(step)
             self._append("epoch", step=step, metrics=dict(metrics))
+            self._steps.add(step)
 
     def artifact(self, name: str, content: bytes) -> None:
         """Write a file aside, fsync it, and rename it into place."""
@@ -169,11 +170,21 @@ class JournalLog:
 
     def _append(self, event: str, **fields: Any) -> None:
         line = json.dumps({"event": event, "time": time.time_ns() // 1_000_000, **fields}, allow_nan=False)
-        with (self.folder / EVENTS).open("a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        _append_line(self.folder / EVENTS, line.encode() + b"\n")
         self._written(self.folder)
+
+
+def _append_line(path: Path, line: bytes) -> None:
+    """Append all of `line` and fsync, or, on a full disk, nothing of it."""
+    with path.open("ab", buffering=0) as stream:
+        before = stream.seek(0, os.SEEK_END)
+        try:
+            if stream.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            os.fsync(stream.fileno())
+        except OSError:
+            stream.truncate(before)
+            raise
 
 
 def write_whole(path: Path, content: bytes) -> None:

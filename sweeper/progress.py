@@ -27,6 +27,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
+def counted(count: int, noun: str) -> str:
+    """1 run, 2 runs."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 @dataclass
 class _Line:
     """One running trial as it is shown."""
@@ -194,8 +199,10 @@ class LiveView:
             table.add_column(column, justify="left" if column == "configuration" else "right")
         for number, line in sorted(self._progress.running.items()):
             table.add_row(str(number), label(line.trial), *_cells(line), duration(time.monotonic() - line.since))
-        bar = ProgressBar(total=self._progress.target, completed=self._progress.finished, width=40)
-        return Group(table, bar, self._progress.summary())
+        foot = Table.grid(padding=(0, 2))
+        bar = ProgressBar(total=self._progress.target, completed=self._progress.finished, width=30)
+        foot.add_row(bar, self._progress.summary())
+        return Group(table, foot)
 
 
 def _cells(line: _Line) -> tuple[str, str, str, str]:

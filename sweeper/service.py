@@ -30,10 +30,10 @@ from sweeper.engine.serial import SerialEngine
 from sweeper.environment import NONE, OFFLINE, Environment, Say
 from sweeper.errors import ConfigError, SpaceError, TrainingError
 from sweeper.journal import FINISHED, KILLED, JournalTracker, NullTracker, RunInfo, Tracker, read_events
-from sweeper.progress import Progress, make_view
+from sweeper.progress import Progress, counted, make_view
 from sweeper.space import Space
 from sweeper.study import Study, StudySettings, Trial, TrialRow, best_row, open_study
-from sweeper.sweep import Driver, Fixed
+from sweeper.sweep import Driver, Fixed, Interrupted
 from sweeper.tracking import MlflowTracker, preflight, run_id_of
 from sweeper.train import Training, TrainResult, evaluate_weights, resolve_device, resolve_precision, train, use_threads
 
@@ -90,7 +90,8 @@ def tracking(env: Environment) -> Iterator[Tracker]:
         timeout = FLUSH_SECONDS
     finally:
         if waiting := tracker.close(timeout):
-            env.warn(f"{waiting} runs have not reached MLflow; `sweeper sync` carries them there from {env.journal}")
+            missing = counted(waiting, "run")
+            env.warn(f"not in MLflow yet: {missing}; carry there what is missing with: sweeper sync {env.journal}")
 
 
 def _draw(epochs: list[dict[str, float]], title: str) -> bytes:
@@ -132,7 +133,7 @@ def train_one(env: Environment, chosen: Chosen, run_id: str | None) -> dict[str,
     if source.outcomes:
         raise TrainingError(source.outcomes[0])
     return {
-        "run_id": run_id_of(env.journal, folder) if env.tracking_uri not in (NONE, OFFLINE) else None,
+        "run_id": run_id_of(env.journal, folder, env.tracking_uri) if env.tracking_uri not in (NONE, OFFLINE) else None,
         "journal": None if env.tracking_uri == NONE else str(env.journal / folder),
         "config": chosen.config.model_dump(mode="json"),
         "metrics": outcome.results[0].metrics(),
@@ -232,6 +233,9 @@ def optimize(env: Environment, chosen: Chosen, options: SweepOptions) -> dict[st
     try:
         with tracking(env) as tracker:
             return _optimize(env, chosen, options, study, tracker)
+    except Interrupted:
+        env.warn(f"study {study.name!r} was interrupted; the same command continues it")
+        raise
     finally:
         study.close()
 
@@ -390,6 +394,8 @@ def _champion(env: Environment, chosen: Chosen, study: Study, best: Trial, track
         raise
     model, verdict = evaluate_weights(config, result.weights, test)
     metrics = {"test/accuracy": verdict.accuracy, "test/loss": verdict.loss, "test/ece": verdict.ece}
+    log.artifact("config.json", config.model_dump_json(indent=2).encode())
+    log.artifact("model/state.safetensors", result.weights_file())
     log.artifact("evaluation/confusion.csv", verdict.confusion_csv())
     log.end(FINISHED, metrics, {"sweeper.state": "complete"})
     if isinstance(tracker, MlflowTracker):

@@ -12,6 +12,7 @@ placement has them, and the batch size. A YAML file may name any of the fields b
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,8 @@ from sweeper.config import Placement, RunConfig
 from sweeper.errors import ConfigError, SpaceError
 
 MAX_FILE_BYTES: Final = 64 * 1024
+MAX_DEPTH: Final = 10
+PAIRED: Final = ("placement", "batch_size")  # BatchNorm does not take every batch size
 SEARCHABLE: Final = (
     "placement", "conv_dropout", "head_dropout", "batch_size", "lr", "weight_decay",
     "schedule", "augmentation", "model",
@@ -121,13 +124,23 @@ class Space:
         Raises:
             SpaceError: one line that names the dimension and the value.
         """
-        for name, dimension in self.dimensions.items():
-            for value in dimension.extremes():
-                try:
-                    base.create(**(base.model_dump() | _permissive(name) | {name: value}))
-                except ConfigError as error:
-                    raise SpaceError(f"search space: {error}") from None
+        for fields in self._corners():
+            try:
+                base.create(**(base.model_dump() | fields))
+            except ConfigError as error:
+                raise SpaceError(f"search space: {error}") from None
         return self
+
+    def _corners(self) -> Iterator[dict[str, Any]]:
+        """Fields to try: each extreme alone, and each placement with each batch size."""
+        for name, dimension in self.dimensions.items():
+            if name in ("conv_dropout", "head_dropout"):  # in a placement in which the rate counts
+                yield from ({"placement": Placement.DROPOUT, name: value} for value in dimension.extremes())
+            elif name not in PAIRED:
+                yield from ({name: value} for value in dimension.extremes())
+        paired = [(n, self.dimensions[n].extremes()) for n in PAIRED if n in self.dimensions]
+        for values in itertools.product(*(values for _, values in paired)):
+            yield dict(zip((name for name, _ in paired), values, strict=True))
 
 
 def default_space() -> Space:
@@ -164,11 +177,27 @@ def read_space(path: Path) -> Space:
     return Space({_field(path, name): _dimension(path, name, value) for name, value in content.items()})
 
 
+class _Loader(yaml.SafeLoader):
+    """The safe loader, but a key may be given once only."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As SafeLoader does it, after a look at the keys."""
+        keys = [key.value for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise ValueError(f"{twice[0]!r} is given twice")
+        return super().construct_mapping(node, deep)
+
+
 def _parse(text: bytes) -> Any:
-    """YAML by the safe loader, without aliases: a few of them can stand for gigabytes."""
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-        raise ValueError("aliases (*name) are not allowed")
-    return yaml.safe_load(text)
+    """YAML by the safe loader, without aliases (a few of them can stand for gigabytes) and not deep (that is slow)."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("aliases (*name) are not allowed")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"nested more than {MAX_DEPTH} deep")
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
 
 
 def _field(path: Path, name: Any) -> str:
@@ -199,8 +228,7 @@ def _range(path: Path, name: str, value: dict[str, Any]) -> Range:
     low, high, log = value["low"], value["high"], value.get("log", False)
     if name not in ("conv_dropout", "head_dropout", "lr", "weight_decay"):
         raise SpaceError(f"{path}: {name}: takes a list of values, not a range")
-    numbers = all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in (low, high))
-    if not numbers or not isinstance(log, bool):
+    if not (_is_finite_number(low) and _is_finite_number(high)) or not isinstance(log, bool):
         raise SpaceError(
             f"{path}: {name}: low={low!r}, high={high!r}, log={log!r}: two finite numbers and true or false"
         )
@@ -210,14 +238,19 @@ def _range(path: Path, name: str, value: dict[str, Any]) -> Range:
     return Range(float(low), float(high), log)
 
 
+def _is_finite_number(value: Any) -> bool:
+    """Not a string, such as 1e-4 is to YAML 1.1 (1.0e-4 is a number), and not an integer beyond all floats."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def _default_rates(base: RunConfig, space: Space) -> dict[str, float]:
     """Rates for the placements that have them, where the space varies the placement but not the rates."""
     if "placement" not in space.dimensions:
         return {}
     names = ("conv_dropout", "head_dropout")
     return {n: getattr(base, n) or RunConfig.model_fields[n].default for n in names if n not in space.dimensions}
-
-
-def _permissive(name: str) -> dict[str, Any]:
-    """A placement in which a rate counts, while a rate is validated."""
-    return {"placement": Placement.BN_DROPOUT} if name in ("conv_dropout", "head_dropout") else {}

@@ -36,24 +36,21 @@ CONNECT_SECONDS: Final = 5
 FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
-def _tpe(seed: int) -> BaseSampler:
-    return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+def make_sampler(name: str, seed: int, number: int) -> BaseSampler:
+    """The sampler that asks trial `number`: tpe, gp, qmc or random."""
+    own = (seed * 1_000_003 + number) % 2**32
+    match name:
+        case "tpe":
+            return TPESampler(seed=own, multivariate=True, group=True, constant_liar=True)
+        case "gp":
+            return GPSampler(seed=own, warn_independent_sampling=False)
+        case "qmc":  # one sequence for the whole study: its seed must not change
+            return QMCSampler(seed=seed, scramble=True, independent_sampler=RandomSampler(own),
+                              warn_independent_sampling=False)  # fmt: skip
+        case _:
+            return RandomSampler(own)
 
 
-def _gp(seed: int) -> BaseSampler:
-    return GPSampler(seed=seed, warn_independent_sampling=False)
-
-
-def _qmc(seed: int) -> BaseSampler:
-    return QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
-
-
-SAMPLERS: Final[dict[str, Callable[[int], BaseSampler]]] = {
-    "tpe": _tpe,
-    "gp": _gp,
-    "qmc": _qmc,
-    "random": RandomSampler,
-}
 PRUNERS: Final[dict[str, Callable[[], optuna.pruners.BasePruner]]] = {
     "percentile": lambda: optuna.pruners.PercentilePruner(75.0, n_startup_trials=5, n_warmup_steps=3),
     "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=3),
@@ -79,7 +76,7 @@ class StudySettings:
             "direction": "maximize val/accuracy",
             "sampler": self.sampler,
             "pruner": self.pruner,
-            "seed": self.seed,
+            "search_seed": self.seed,
             "dataset_sha256": self.dataset_sha256,
             **{f"space.{name}": value for name, value in self.space.describe().items()},
             **{name: value for name, value in base.items() if name not in self.space.dimensions},
@@ -147,7 +144,7 @@ class Study:
         return self._suggest(self._optuna.ask())
 
     def _sampler(self, number: int) -> BaseSampler:
-        return SAMPLERS[self.settings.sampler]((self.settings.seed * 1_000_003 + number) % 2**32)
+        return make_sampler(self.settings.sampler, self.settings.seed, number)
 
     def _suggest(self, trial: optuna.Trial) -> Trial:
         self._live[trial.number] = trial
@@ -304,12 +301,16 @@ def _check_settings(name: str, storage: optuna.storages.BaseStorage, settings: S
 def _lock(url: sqlalchemy.URL, name: str) -> filelock.BaseFileLock | None:
     """One driver a study, for a sqlite file: a lock beside it, which the operating system drops with its holder.
 
+    A study in PostgreSQL is not locked yet: there, two drivers at a time are the user's to avoid.
+
     Raises:
         StudyConflict: another driver holds it.
     """
     if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
         return None
     file = Path(url.database)
+    if not file.parent.is_dir():
+        raise SweeperError(f"storage {file}: the folder {file.parent} does not exist")
     holder = file.with_name(f"{file.name}.{name}.lock")
     lock = filelock.FileLock(holder)
     try:
@@ -340,7 +341,7 @@ class StudyView(NamedTuple):
 
 
 def read_study(name: str | None, storage_url: str) -> StudyView:
-    """Read a study, by default the one changed last, without holding it.
+    """Read a study, by default the one created last, without holding it.
 
     Raises:
         UsageError: there is no such study.

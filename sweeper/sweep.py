@@ -135,7 +135,7 @@ class Interrupted(Exception):
     """SIGINT or SIGTERM arrived."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
         self.exit_code = 128 + signum
 
 

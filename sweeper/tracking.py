@@ -9,6 +9,7 @@ the upload and the note of it does no harm.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -19,8 +20,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import filelock
 
@@ -42,9 +46,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 EXPERIMENT: Final = "bn-dropout"
+HOST: Final = re.compile(r"[A-Za-z0-9_.:%-]+")
 KEY_TAG: Final = "sweeper.key"
 UPLOAD: Final = "upload.json"
 PREFLIGHT_SECONDS: Final = 5
+SYNC_PATIENCE: Final = 120.0  # seconds
 LONGEST_PAUSE: Final = 10.0  # seconds between two tries while the server is away
 
 T = TypeVar("T")
@@ -61,6 +67,7 @@ class MlflowTracker(JournalTracker):
         self._warn = warn
         self._pending: dict[Path, int] = {}  # folder: how often it was written to
         self._refused: set[Path] = set()
+        self._carried: set[Path] = set()
         self._wake = threading.Condition()
         self._closing = False
         self._fatal: SweeperError | None = None
@@ -82,6 +89,8 @@ class MlflowTracker(JournalTracker):
             self._closing = True
             self._wake.notify_all()
         self._thread.join(timeout)
+        for folder in self._carried - self._pending.keys():
+            self.uploader.tidy(folder)
         return len(self._pending) + len(self._refused)
 
     def flush(self, timeout: float) -> bool:
@@ -93,7 +102,7 @@ class MlflowTracker(JournalTracker):
     def catch_up(self, below: str) -> None:
         """Upload what earlier processes wrote below the folder `below` and could not bring there."""
         for folder in run_folders(self.root / below):
-            if len(read_events(folder)) > _read_state(folder)["events"]:
+            if len(read_events(folder)) > _read_state(folder, self.uploader.uri)["events"]:
                 self._notify(folder)
 
     def _notify(self, folder: Path) -> None:
@@ -124,7 +133,11 @@ class MlflowTracker(JournalTracker):
     def _upload(self, folder: Path) -> None:
         try:
             self.uploader.upload(folder, time.sleep)
+            self._refused.discard(folder)
+            self._carried.add(folder)
         except Exception as error:  # noqa: BLE001 - one run that MLflow refuses must not end the uploads of the others
+            if folder in self._refused:
+                return
             self._refused.add(folder)
             self._warn(f"{folder}: MLflow refuses this run ({_one_line(error)}); it stays in the journal")
 
@@ -133,7 +146,7 @@ class Uploader:
     """Carries run folders to one MLflow store."""
 
     def __init__(self, uri: str, home: Path, draw: Draw, warn: Warn) -> None:
-        self.uri = uri
+        self.uri = re.sub(r"^postgres://", "postgresql://", uri)
         self._home = home
         self._draw = draw
         self._warn = warn
@@ -156,10 +169,10 @@ class Uploader:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the retries are ours
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
         from mlflow.store.db import utils as _  # noqa: F401 - it sets its logger's level when imported
 
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
@@ -167,7 +180,9 @@ class Uploader:
             try:
                 self._client = MlflowClient(tracking_uri=self.uri)
                 self._experiment_id = _retrying(self._find_experiment, self._report, time.sleep)
-            except MlflowException as error:
+            except SweeperError:
+                raise
+            except Exception as error:  # noqa: BLE001 - MLflow's own, or SQLAlchemy's for a file that is no database
                 raise SweeperError(f"tracking store {hide_password(self.uri)}: {_one_line(error)}") from None
 
     @contextlib.contextmanager
@@ -216,13 +231,13 @@ class Uploader:
 
     def _upload_new(self, folder: Path) -> None:
         events = read_events(folder)
-        state = _read_state(folder)
+        state = _read_state(folder, self.uri)
         new = events[state["events"] :]
         if not new:
             return
         starts = [e for e in new if e["event"] == "start"]
         if starts:
-            state["run_id"] = self._begin(starts[0], state["run_id"])
+            state["run_id"] = self._begin({**starts[-1], "time": starts[0]["time"]}, state["run_id"])
         self._metrics(state["run_id"], [e for e in new if e["event"] == "epoch"])
         last = new[-1]
         if last["event"] == "end":
@@ -230,9 +245,13 @@ class Uploader:
             self._end(folder, state["run_id"], last, history(events), first["name"])
         elif starts:
             self.client.update_run(state["run_id"], status="RUNNING")
-        write_whole(folder / UPLOAD, json.dumps({"run_id": state["run_id"], "events": len(events)}).encode())
-        if last["event"] == "end":
-            shutil.rmtree(folder / ARTIFACTS, ignore_errors=True)  # MLflow has them
+        write_whole(folder / UPLOAD, json.dumps(state | {"events": len(events)}).encode())
+
+    def tidy(self, folder: Path) -> None:
+        """Remove the files of a run that has ended and arrived whole, once nobody writes to it: MLflow has them."""
+        events = read_events(folder)
+        if events and events[-1]["event"] == "end" and len(events) == _read_state(folder, self.uri)["events"]:
+            shutil.rmtree(folder / ARTIFACTS, ignore_errors=True)
 
     def _begin(self, event: dict[str, Any], known: str | None) -> str:
         """Find or create the run, and give it its parameters, tags and data set."""
@@ -240,6 +259,8 @@ class Uploader:
 
         run_id = event["run_id"] or known or self._find_run(event["key"]) or self._create_run(event)
         run = self.client.get_run(run_id)
+        for outdated in {"sweeper.state", "sweeper.reason"} & run.data.tags.keys():  # of an earlier attempt
+            self.client.delete_tag(run_id, outdated)
         tags = {**event["tags"], KEY_TAG: event["key"], "mlflow.note.content": event["description"]}
         self.client.log_batch(
             run_id,
@@ -287,7 +308,7 @@ class Uploader:
 
         if epochs and "val/loss" in epochs[0]:
             write_whole(folder / ARTIFACTS / "curves" / "loss_accuracy.png", self._draw(epochs, name))
-        if any((folder / ARTIFACTS).iterdir()):
+        if (folder / ARTIFACTS).is_dir() and any((folder / ARTIFACTS).iterdir()):
             self.client.log_artifacts(run_id, str(folder / ARTIFACTS))
         self.client.log_batch(
             run_id,
@@ -305,9 +326,10 @@ class Uploader:
         import mlflow
         import mlflow.pytorch
 
-        run_id = _read_state(folder)["run_id"]
+        run_id = _read_state(folder, self.uri)["run_id"]
         mlflow.set_tracking_uri(self.uri)
-        with mlflow.start_run(run_id=run_id):
+        silence = io.StringIO()  # MLflow prints links and congratulations, to both
+        with redirect_stdout(silence), redirect_stderr(silence), mlflow.start_run(run_id=run_id):
             info = mlflow.pytorch.log_model(
                 model,
                 name="model",
@@ -321,31 +343,51 @@ class Uploader:
         return version
 
 
-def sync(root: Path, uri: str, draw: Draw, warn: Warn) -> int:
+def sync(root: Path, uri: str, home: Path, draw: Draw, warn: Warn) -> int:
     """Upload every run of the journal at `root` that has not arrived; the number of runs carried.
+
+    Artifacts of a new sqlite store go below `home`.
 
     Raises:
         ServiceUnreachable: the server does not answer.
     """
     preflight(uri)
-    uploader = Uploader(uri, root.parent, draw, warn)
+    uploader = Uploader(uri, home, draw, warn)
     uploader.connect()
-    waiting = [f for f in run_folders(root) if len(read_events(f)) > _read_state(f)["events"]]
+    waiting = [f for f in run_folders(root) if len(read_events(f)) > _read_state(f, uri)["events"]]
+    deadline = time.monotonic() + SYNC_PATIENCE
+
+    def wait(seconds: float) -> None:
+        if time.monotonic() > deadline:
+            raise ServiceUnreachable(f"tracking server {hide_password(uri)} went away; `sweeper sync` again continues")
+        time.sleep(seconds)
+
+    refused = []
     for folder in waiting:
-        uploader.upload(folder, time.sleep)
+        try:
+            uploader.upload(folder, wait)
+            uploader.tidy(folder)
+        except SweeperError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one run that MLflow refuses must not keep the others
+            refused.append(folder)
+            warn(f"{folder}: MLflow refuses this run ({_one_line(error)}); it stays in the journal")
+    if refused:
+        raise SweeperError(f"{len(waiting) - len(refused)} runs were carried, {len(refused)} were refused")
     return len(waiting)
 
 
-def run_id_of(root: Path, folder: str) -> str | None:
-    """The MLflow run that a run folder was uploaded to, or None while it was not."""
-    run_id: str | None = _read_state(root / folder)["run_id"]
+def run_id_of(root: Path, folder: str, uri: str) -> str | None:
+    """The run in the store `uri` that a run folder was uploaded to, or None while it was not."""
+    run_id: str | None = _read_state(root / folder, uri)["run_id"]
     return run_id
 
 
-def _read_state(folder: Path) -> dict[str, Any]:
-    path = folder / UPLOAD
-    state: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {"run_id": None, "events": 0}
-    return state
+def _read_state(folder: Path, uri: str) -> dict[str, Any]:
+    """How far the folder has been carried to the store `uri`; another store has nothing of it."""
+    path, store = folder / UPLOAD, hide_password(uri)
+    state: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+    return state if state.get("store") == store else {"store": store, "run_id": None, "events": 0}
 
 
 def _new_params(run: Run, params: dict[str, str]) -> dict[str, str]:
@@ -419,7 +461,15 @@ def _preflight_sqlite(uri: str) -> None:
 
 
 def _preflight_http(uri: str) -> None:
-    request = urllib.request.Request(f"{uri.rstrip('/')}/health")  # noqa: S310 - the scheme was checked
+    try:
+        parts = urlsplit(uri)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise UsageError(f"tracking URI {hide_password(uri)[:80]!r}: expected http://HOST:PORT") from None
+    if not HOST.fullmatch(host):
+        raise UsageError(f"tracking URI {hide_password(uri)[:80]!r}: expected http://HOST:PORT")
+    address = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
+    request = urllib.request.Request(f"{parts.scheme}://{address}{parts.path.rstrip('/')}/health")  # noqa: S310 - checked
     try:
         with urllib.request.urlopen(request, timeout=PREFLIGHT_SECONDS):  # noqa: S310
             return
@@ -427,7 +477,7 @@ def _preflight_http(uri: str) -> None:
         if error.code < 500:  # somebody is there; what it thinks of us shows later
             return
         reason = str(error)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         reason = str(getattr(error, "reason", error))
     raise ServiceUnreachable(
         f"tracking server {hide_password(uri)} does not answer ({reason}); start it, or use --tracking-uri offline"
@@ -442,7 +492,7 @@ def _preflight_postgresql(uri: str) -> None:
         engine = sqlalchemy.create_engine(url, connect_args={"connect_timeout": PREFLIGHT_SECONDS})
         with engine.connect():
             return
-    except sqlalchemy.exc.SQLAlchemyError as error:
+    except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
         reason = _one_line(getattr(error, "orig", None) or error)[:150]
     raise ServiceUnreachable(f"tracking database {hide_password(uri)} does not answer ({hide_password(reason)})")
 
@@ -458,18 +508,22 @@ def ui_link(base: str, uri: str, run_id: str | None) -> str:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    client = MlflowClient(tracking_uri=uri)
     try:
-        found = MlflowClient(tracking_uri=uri).get_experiment_by_name(EXPERIMENT)
+        found = client.get_experiment_by_name(EXPERIMENT)
     except (MlflowException, requests.RequestException):
         return base  # the server is away: its front page will do
     number = found.experiment_id if found else "1"
+    if run_id is not None:  # `mlflow run` may have put it into another experiment
+        with contextlib.suppress(MlflowException, requests.RequestException):
+            number = client.get_run(run_id).info.experiment_id
     path = f"runs/{run_id}" if run_id else "runs?workflowType=machine_learning"
     return f"{base.rstrip('/')}/#/experiments/{number}/{path}"
 
 
 def hide_password(text: str) -> str:
     """`text` with the user and password of any URL in it left out."""
-    return re.sub(r"//[^/@\s]*@", "//***@", text)
+    return re.sub(r"//([^/@\s:]*:\S*|[^/@\s]*)@", "//***@", text)
 
 
 def _one_line(error: BaseException) -> str:

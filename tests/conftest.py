@@ -1,7 +1,18 @@
-"""Data shared by the tests: the embedded sample, and a few hundred of its images."""
+"""Data shared by the tests: the embedded sample, a few hundred of its images, and one finished sweep."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
 import pytest
 import torch
 
@@ -21,3 +32,62 @@ def sample() -> Data:
 def tiny(sample: Data) -> Data:
     """300 training and 100 validation images of all ten classes."""
     return Data(sample.train[torch.arange(300)], sample.val[torch.arange(100)])
+
+
+def poll(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+    """What `condition` returns once it is true; a test that waits for `what` in vain fails."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain for {what}"
+        time.sleep(0.01)
+    return found
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., Any]:
+    """`until(condition, what)` waits, for at most a minute, and returns what the condition came to."""
+    return poll
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that a command has finished: the command, its folder, and what it printed."""
+
+    argv: tuple[str, ...]
+    home: Path
+    stdout: str
+    stderr: str
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The object that --json printed."""
+        return json.loads(self.stdout)
+
+
+SWEEP = ("optimize", "--trials", "6", "--exp", "1", "--dataset", "sample", "--epochs", "2", "--workers", "1")
+
+
+@pytest.fixture(scope="session")
+def alone() -> dict[str, str]:
+    """The environment of a command that nothing outside the test configures, on one core's worth of threads."""
+    mine = {k: v for k, v in os.environ.items() if not k.startswith(("SWEEPER_", "MLFLOW_"))}
+    return mine | {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+@pytest.fixture(scope="session")
+def finished_sweep(tmp_path_factory: pytest.TempPathFactory, worker_id: str, alone: dict[str, str]) -> Sweep:
+    """Six trials of two epochs and the champion, as the command leaves them; copy `home` before changing it.
+
+    With pytest-xdist, one worker runs it for all of them.
+    """
+    base = tmp_path_factory.getbasetemp()
+    root = (base if worker_id == "master" else base.parent) / "finished-sweep"
+    with filelock.FileLock(f"{root}.lock"):
+        if not root.exists():
+            (root / "home").mkdir(parents=True)
+            command = [sys.executable, "-m", "sweeper", *SWEEP, "--json"]
+            with (root / "stdout").open("w") as out, (root / "stderr").open("w") as err:
+                subprocess.run(command, cwd=root / "home", env=alone, stdout=out, stderr=err, timeout=300, check=False)
+    sweep = Sweep(SWEEP, root / "home", (root / "stdout").read_text(), (root / "stderr").read_text())
+    assert sweep.stdout, sweep.stderr
+    return sweep

@@ -27,6 +27,7 @@ from sweeper.errors import WorkerLost
 
 WORD_SECONDS: Final = 0.25  # how long a worker waits after an epoch to hear whether to go on
 GO_ON, CLOSE = True, False
+SECRETIVE: Final = ("MLFLOW_", "SWEEPER_", "PG", "AWS_", "AZURE_", "GOOGLE_")  # variables that a worker has no need of
 
 
 @dataclass
@@ -126,6 +127,8 @@ def _work(pipe: Connection, data: Sequence[Data], threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    for name in [n for n in os.environ if n.startswith(SECRETIVE)]:
+        del os.environ[name]
     from sweeper.train import use_threads
 
     use_threads(threads)

@@ -1,0 +1,285 @@
+"""What every engine promises, and what only worker processes can."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from multiprocessing.connection import Connection
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from sweeper.config import RunConfig
+from sweeper.data import SAMPLE, SAMPLE_DIR, Data, load, read_idx
+from sweeper.engine.base import Engine, Event
+from sweeper.engine.processes import ProcessEngine
+from sweeper.engine.serial import SerialEngine
+from sweeper.errors import Diverged, TrainingError, WorkerLost
+from sweeper.train import EpochResult, TrainResult, finish, start
+
+THREADS = 1
+SOON = 0.05  # seconds that one wait() may take
+ENDLESS = 10_000  # epochs
+
+
+@pytest.fixture(scope="module")
+def split(tiny: Data) -> list[Data]:
+    """Two folds of a few images; a run that is not cross-validation takes the first."""
+    half = torch.arange(150)
+    return [tiny, Data(tiny.train[half], tiny.val[half[:50]])]
+
+
+@pytest.fixture(scope="module")
+def serial(split: list[Data]) -> Iterator[SerialEngine]:
+    with closing(SerialEngine(split, THREADS)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def one_worker(split: list[Data]) -> Iterator[ProcessEngine]:
+    with closing(ProcessEngine(split, 1, THREADS)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def two_workers(split: list[Data]) -> Iterator[ProcessEngine]:
+    with closing(ProcessEngine(split, 2, THREADS)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=["serial", "one_worker", "two_workers"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each kind of engine in turn; a test leaves it idle."""
+    made: Engine = request.getfixturevalue(request.param)
+    return made
+
+
+def quick(**changes: Any) -> RunConfig:
+    fields = {"model": "small", "epochs": 3, "batch_size": 64, "augmentation": "crop-flip", "dataset": "sample"}
+    return RunConfig.create(**fields | changes)
+
+
+def events(engine: Engine, until: Callable[..., Any], done: Callable[[list[Event]], Any]) -> list[Event]:
+    """What the engine hands out until `done` is true of it."""
+    seen: list[Event] = []
+    until(lambda: (seen.extend(engine.wait(SOON)), done(seen))[1], "events of an engine")
+    return seen
+
+
+def ends(seen: list[Event], count: int = 1) -> bool:
+    """Whether that many trainings have ended."""
+    return sum(not isinstance(e.what, EpochResult) for e in seen) >= count
+
+
+def train_all(engine: Engine, until: Callable[..., Any], configs: dict[int, RunConfig]) -> list[Event]:
+    """The events of the trainings, submitted as slots come free."""
+    waiting, seen = dict(configs), []
+    while sum(not isinstance(e.what, EpochResult) for e in seen) < len(configs):
+        while waiting and engine.free():
+            key = next(iter(waiting))
+            engine.submit(key, waiting.pop(key))
+        seen += events(engine, until, bool)
+    return seen
+
+
+# --- the contract --------------------------------------------------------------------------------------
+
+
+def test_events_of_a_training_come_in_order_and_end_in_its_result(engine: Engine, until: Any):
+    seen = train_all(engine, until, {7: quick(), 8: quick(epochs=2), 9: quick(epochs=1)})
+    for key, epochs in {7: 3, 8: 2, 9: 1}.items():
+        *steps, end = [e.what for e in seen if e.key == key]
+        assert [step.epoch for step in steps] == list(range(1, epochs + 1))
+        assert isinstance(end, TrainResult)
+        assert end.history == tuple(steps)
+
+
+@pytest.mark.parametrize("changes", [{}, {"split": "folds", "folds": 2}], ids=["plain", "folds"])
+def test_training_in_an_engine_gives_the_bits_of_training_without(
+    engine: Engine, until: Any, split: list[Data], changes: dict[str, Any]
+):
+    configs = {0: quick(**changes), 1: quick(seed=1, **changes)}
+    plain = {key: finish(start(config, split)) for key, config in configs.items()}
+    results = {e.key: e.what for e in train_all(engine, until, configs) if isinstance(e.what, TrainResult)}
+    for key in configs:
+        assert results[key].history_sha256 == plain[key].history_sha256
+        assert results[key].weights_sha256 == plain[key].weights_sha256
+    assert results[0].history_sha256 != results[1].history_sha256
+
+
+def test_a_cancelled_training_hands_out_nothing_more_and_frees_its_slot(engine: Engine, until: Any):
+    engine.submit(1, quick(epochs=ENDLESS))
+    events(engine, until, bool)
+    engine.cancel(1)
+    late = events(engine, until, lambda _: engine.free() == engine.slots)
+    assert late == []
+    seen = train_all(engine, until, {2: quick(epochs=1)})
+    assert {e.key for e in seen} == {2}
+
+
+@pytest.mark.parametrize("lr", [30.0, 1e9], ids=["runaway", "nan"])
+def test_a_training_that_diverges_is_an_event(engine: Engine, until: Any, lr: float):
+    (event,) = train_all(engine, until, {4: quick(lr=lr)})
+    assert event.key == 4
+    assert isinstance(event.what, Diverged)
+    assert "lower lr" in str(event.what)
+    assert engine.free() == engine.slots
+
+
+def test_any_error_of_a_training_is_an_event_in_one_line(engine: Engine, until: Any):
+    (event,) = train_all(engine, until, {5: quick(device="cuda:99")})
+    assert isinstance(event.what, TrainingError)
+    assert len(str(event.what).splitlines()) == 1
+    assert engine.free() == engine.slots
+
+
+def test_free_counts_the_slots_that_no_training_holds(engine: Engine, until: Any):
+    for key in range(engine.slots):
+        assert engine.free() == engine.slots - key
+        engine.submit(key, quick(epochs=1))
+    assert engine.free() == 0
+    events(engine, until, lambda seen: ends(seen, engine.slots))
+    assert engine.free() == engine.slots
+
+
+def test_an_idle_engine_has_no_events(engine: Engine):
+    assert engine.wait(SOON) == []
+
+
+def children() -> set[int]:
+    """Processes that this one has started, without multiprocessing's own helper."""
+    return {child.pid for child in mp.active_children() if child.pid}
+
+
+@pytest.mark.parametrize("kind", [SerialEngine, ProcessEngine])
+def test_close_in_mid_training_leaves_no_child_process(kind: type, split: list[Data], until: Any):
+    before = children()
+    engine = SerialEngine(split, THREADS) if kind is SerialEngine else ProcessEngine(split, 1, THREADS)
+    engine.submit(0, quick(epochs=ENDLESS))
+    events(engine, until, bool)
+    mine = children() - before
+    engine.close()
+    assert len(mine) == (kind is ProcessEngine)
+    assert not [pid for pid in mine if psutil.pid_exists(pid)]
+
+
+# --- worker processes ----------------------------------------------------------------------------------
+
+
+def gone(pid: int) -> bool:
+    """Whether the process has ended, whether or not anybody took note."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def worker_pid(engine: ProcessEngine, key: int) -> int:
+    pid = next(w.process.pid for w in engine._workers if w.key == key)
+    assert pid is not None
+    return pid
+
+
+def test_a_killed_worker_is_an_event_and_the_other_training_goes_on(two_workers: ProcessEngine, until: Any):
+    two_workers.submit(1, quick(epochs=ENDLESS))
+    two_workers.submit(2, quick(epochs=ENDLESS))
+    seen = events(two_workers, until, lambda seen: {e.key for e in seen} == {1, 2})
+    os.kill(worker_pid(two_workers, 1), signal.SIGKILL)
+    seen += events(two_workers, until, ends)
+    lost = [e for e in seen if not isinstance(e.what, EpochResult)]
+    assert [e.key for e in lost] == [1]
+    assert isinstance(lost[0].what, WorkerLost)
+    assert "SIGKILL" in str(lost[0].what)
+    assert two_workers.free() == 1
+
+    later = events(two_workers, until, lambda seen: len(seen) >= 3)
+    assert {e.key for e in later} == {2}
+    last = max(e.what.epoch for e in seen if e.key == 2 and isinstance(e.what, EpochResult))
+    assert [e.what.epoch for e in later] == [last + 1, last + 2, last + 3]
+
+    two_workers.submit(3, quick(epochs=1))
+    again = events(two_workers, until, ends)
+    assert [type(e.what) for e in again if e.key == 3] == [EpochResult, TrainResult]
+    two_workers.cancel(2)
+    events(two_workers, until, lambda _: two_workers.free() == 2)
+
+
+def test_a_training_given_to_a_worker_that_died_idle_is_lost_not_forgotten(two_workers: ProcessEngine, until: Any):
+    first = psutil.Process(next(w.process.pid for w in two_workers._workers if w.key is None))
+    first.kill()
+    until(lambda: gone(first.pid), "a worker to die")
+    two_workers.submit(6, quick(epochs=1))
+    (event,) = events(two_workers, until, ends)
+    assert event.key == 6
+    assert isinstance(event.what, WorkerLost)
+    assert [type(e.what) for e in train_all(two_workers, until, {6: quick(epochs=1)})] == [EpochResult, TrainResult]
+
+
+def test_a_worker_that_is_still_starting_leaves_ctrl_c_to_the_driver(split: list[Data], until: Any):
+    with closing(ProcessEngine(split, 1, THREADS)) as engine:
+        engine.submit(0, quick(epochs=1))
+        os.kill(worker_pid(engine, 0), signal.SIGINT)  # which a terminal sends to the whole group
+        seen = events(engine, until, ends)
+    assert [type(e.what) for e in seen] == [EpochResult, TrainResult]
+
+
+DRIVER = """
+import multiprocessing as mp, torch
+from sweeper.config import RunConfig
+from sweeper.data import Data, Images
+from sweeper.engine.processes import ProcessEngine
+
+images = Images(torch.zeros(64, 28, 28, dtype=torch.uint8), torch.arange(64) % 10)
+engine = ProcessEngine([Data(images, images)], 1, 1)
+engine.submit(0, RunConfig(model="small", epochs=10_000))
+while not engine.wait(1):
+    pass
+print(*(child.pid for child in mp.active_children()), flush=True)
+while True:
+    engine.wait(1)
+"""
+
+
+def test_workers_die_when_their_parent_is_killed(alone: dict[str, str], until: Any):
+    with subprocess.Popen([sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True, env=alone) as parent:
+        assert parent.stdout is not None
+        workers = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(workers) == 1
+        assert not any(map(gone, workers))
+        parent.kill()
+    until(lambda: all(map(gone, workers)), "the workers to die")
+
+
+class NotStarted:
+    """Stands in for a worker process, and notes what one is given."""
+
+    given: tuple[Any, ...] = ()
+
+    def __init__(self, *, args: tuple[Any, ...], **_: Any) -> None:
+        NotStarted.given = args
+
+    def start(self) -> None: ...
+
+    kill = join = start
+
+
+def test_workers_are_given_shared_arrays_and_no_test_image(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(mp.get_context("spawn"), "Process", NotStarted)
+    data = load(RunConfig(dataset="sample"), SAMPLE_DIR)
+    given = [data[0].train.pixels, data[0].train.labels, data[0].val.pixels, data[0].val.labels]
+    assert not any(array.is_shared() for array in given)
+    ProcessEngine(data, 1, THREADS).close()
+    pipe, (only,), threads = NotStarted.given  # nothing more: no tracker, no study, no folder
+    assert isinstance(pipe, Connection)
+    assert threads == THREADS
+    assert only is data[0]
+    assert all(array.is_shared() for array in given)
+    seen = {image.numpy().tobytes() for images in (only.train, only.val) for image in images.pixels}
+    assert not seen & {image.numpy().tobytes() for image in read_idx(SAMPLE_DIR, SAMPLE.test[0])}

@@ -1,0 +1,388 @@
+"""What the commands leave behind: the runs and files of a training and of a sweep."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import safetensors.torch
+
+from sweeper import data, service
+from sweeper.config import RunConfig
+from sweeper.data import SAMPLE, SAMPLE_DIR, IdxFile, load
+from sweeper.engine.serial import SerialEngine
+from sweeper.environment import NONE, OFFLINE, Environment
+from sweeper.errors import DataError, SpaceError
+from sweeper.journal import read_events
+from sweeper.model import build_model
+from sweeper.service import Chosen, SweepOptions, choose, optimize, train_one
+from sweeper.space import Choice, Space, default_space
+from sweeper.study import read_study
+from sweeper.tracking import EXPERIMENT
+from sweeper.train import finish, train
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+pytest_plugins = ["mlflow_store"]
+pytestmark = [
+    # MLflow's own use of SQLAlchemy 2.1
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
+]
+
+
+@dataclass
+class Place:
+    """A folder to work in, and everything that was said there."""
+
+    home: Path
+    tracking_uri: str = OFFLINE
+    said: list[str] = field(default_factory=list)
+    warned: list[str] = field(default_factory=list)
+
+    @property
+    def environment(self) -> Environment:
+        storage = f"sqlite:///{self.home / 'sweeper.db'}"
+        return Environment(self.home, self.tracking_uri, storage, None, False, self.warned.append, self.said.append)
+
+    @property
+    def client(self) -> MlflowClient:
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=f"sqlite:///{self.home / 'mlflow.db'}")
+
+    def runs(self) -> list[Run]:
+        experiment = self.client.get_experiment_by_name(EXPERIMENT)
+        assert experiment is not None
+        return list(self.client.search_runs([experiment.experiment_id], run_view_type=3))
+
+    def kinds(self) -> dict[str, int]:
+        return Counter(run.data.tags["sweeper.kind"] for run in self.runs())
+
+    def artifacts(self, run: Run) -> dict[str, Path]:
+        root = self.home / "mlartifacts" / run.info.run_id / "artifacts"
+        return {str(path.relative_to(root)): path for path in root.rglob("*") if path.is_file()}
+
+    def choose(self, **fields: Any) -> Chosen:
+        fields = {"split": "holdout", "epochs": 1, **fields}
+        return choose(self.environment, 1, "sample", "cpu", "fp32", fields)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """What is trained in this process has one thread, as everywhere in the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service, "cores", lambda: 1)
+        yield
+
+
+# --- one run -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training of two epochs, and what the command says of it."""
+
+    place: Place
+    config: RunConfig
+    result: dict[str, Any]
+
+    @property
+    def run(self) -> Run:
+        (run,) = self.place.runs()
+        return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Trained:
+    home = tmp_path_factory.mktemp("trained")
+    place = Place(home, f"sqlite:///{shutil.copy(empty_store, home)}")
+    chosen = place.choose(epochs=2, batch_size=256)
+    return Trained(place, chosen.config, train_one(place.environment, chosen, None))
+
+
+def test_a_training_is_one_finished_run_with_its_configuration(trained: Trained):
+    run = trained.run
+    assert run.info.status == "FINISHED"
+    assert run.info.run_id == trained.result["run_id"]
+    assert RunConfig.from_params(run.data.params) == trained.config
+    assert trained.result["config"] == trained.config.model_dump(mode="json")
+    assert run.data.tags["sweeper.kind"] == "run"
+    assert run.data.tags["sweeper.dataset"] == "sample"
+    assert run.data.tags["sweeper.dataset_sha256"] == SAMPLE.digest
+    assert trained.place.warned == []
+
+
+def test_a_training_has_its_metrics_at_each_epoch(trained: Trained):
+    for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/ece", "gap/loss", "lr", "grad_norm"):
+        points = trained.place.client.get_metric_history(trained.run.info.run_id, name)
+        assert [point.step for point in points] == [1, 2]
+    for name, value in trained.result["metrics"].items():
+        assert trained.run.data.metrics[name] == pytest.approx(value)
+
+
+def test_a_training_leaves_its_curves_configuration_weights_and_confusion(trained: Trained):
+    files = trained.place.artifacts(trained.run)
+    assert set(files) == {
+        "config.json",
+        "curves/history.csv",
+        "curves/loss_accuracy.png",
+        "evaluation/confusion.csv",
+        "model/state.safetensors",
+    }
+    assert files["curves/loss_accuracy.png"].read_bytes().startswith(b"\x89PNG")
+    assert RunConfig.model_validate_json(files["config.json"].read_text()) == trained.config
+    epochs = list(csv.DictReader(files["curves/history.csv"].read_text().splitlines()))
+    assert [row["epoch"] for row in epochs] == ["1", "2"]
+    assert float(epochs[-1]["val/accuracy"]) == trained.result["metrics"]["final/val_accuracy"]
+    confusion = list(csv.reader(files["evaluation/confusion.csv"].read_text().splitlines()))[1:]
+    assert sum(int(n) for row in confusion for n in row[1:-1]) == SAMPLE.holdout
+
+
+def test_the_weights_of_a_training_can_be_loaded_and_are_those_it_reports(trained: Trained):
+    weights = safetensors.torch.load_file(trained.place.artifacts(trained.run)["model/state.safetensors"])
+    build_model(trained.config).load_state_dict(weights)
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode() + weights[name].numpy().tobytes())
+    assert digest.hexdigest() == trained.result["weights_sha256"] == trained.run.data.tags["sweeper.weights_sha256"]
+
+
+def test_a_training_gives_what_training_alone_gives(trained: Trained, sample: data.Data):
+    alone = finish(train(trained.config, sample))
+    assert trained.result["history_sha256"] == alone.history_sha256
+
+
+# --- the data set --------------------------------------------------------------------------------------
+
+
+def test_the_sample_stands_in_for_fashion_mnist_with_a_warning_and_a_tag(place: Place, monkeypatch: pytest.MonkeyPatch):
+    def unreachable(_: Path) -> None:
+        raise DataError("no network")
+
+    monkeypatch.setattr(data, "locate", lambda *_: None)
+    monkeypatch.setattr(data, "download", unreachable)
+    chosen = choose(place.environment, 1, "auto", "cpu", "fp32", {"epochs": 1, "batch_size": 512})
+    assert (chosen.config.dataset, chosen.substituted) == ("sample", True)
+    assert "FashionMNIST was not found" in place.warned[0]
+    train_one(place.environment, chosen, None)
+    (folder,) = (place.home / "journal/runs").iterdir()
+    assert "FashionMNIST was not found" in read_events(folder)[0]["tags"]["sweeper.dataset"]
+
+
+# --- a finished sweep ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def finished(finished_sweep: Any) -> Place:
+    """Six trials and their champion, to be looked at only."""
+    return Place(finished_sweep.home)
+
+
+def test_a_sweep_is_a_run_for_each_trial_one_for_the_study_and_one_for_the_champion(finished: Place):
+    assert finished.kinds() == {"trial": 6, "study": 1, "champion": 1}
+    assert {run.info.status for run in finished.runs()} == {"FINISHED"}
+    trials = [run for run in finished.runs() if run.data.tags["sweeper.kind"] == "trial"]
+    assert sorted(run.data.tags["sweeper.trial"] for run in trials) == list("012345")
+    assert {run.data.tags["sweeper.study"] for run in finished.runs()} == {"sweep"}
+    for run in trials:
+        assert {"config.json", "curves/loss_accuracy.png", "curves/history.csv"} <= set(finished.artifacts(run))
+
+
+def test_only_the_champion_has_test_metrics_and_it_has_no_validation(finished: Place, finished_sweep: Any):
+    for run in finished.runs():
+        tested = {name for name in run.data.metrics if name.startswith("test/")}
+        if run.data.tags["sweeper.kind"] == "champion":
+            assert tested == {"test/accuracy", "test/loss", "test/ece"}
+            assert not [name for name in run.data.metrics if name.startswith(("val/", "gap/"))]
+            assert run.data.metrics["test/accuracy"] == finished_sweep.result["test"]["test/accuracy"]
+            assert run.data.tags["sweeper.trial"] == str(finished_sweep.result["best"]["trial"])
+        else:
+            assert tested == set()
+
+
+def test_the_champion_is_a_registered_model(finished: Place):
+    version = finished.client.get_model_version_by_alias("sweeper-sweep", "champion")
+    (champion,) = (run for run in finished.runs() if run.data.tags["sweeper.kind"] == "champion")
+    assert (int(version.version), version.run_id) == (1, champion.info.run_id)
+
+
+def test_the_study_run_holds_its_table_figures_and_best_trial(finished: Place, finished_sweep: Any):
+    (study,) = (run for run in finished.runs() if run.data.tags["sweeper.kind"] == "study")
+    files = finished.artifacts(study)
+    assert {"study/trials.csv", "study/summary.json", "study/history.png"} <= set(files)
+    summary = json.loads(files["study/summary.json"].read_text())
+    assert summary["best"] == finished_sweep.result["best"]
+    rows = list(csv.DictReader(files["study/trials.csv"].read_text().splitlines()))
+    assert [row["trial"] for row in rows] == list("012345")
+    assert max(float(row["val_accuracy"]) for row in rows) == summary["best"]["val_accuracy"]
+    assert study.data.metrics["study/complete"] == 6
+    assert study.data.metrics["best/val_accuracy"] == summary["best"]["val_accuracy"]
+
+
+def test_the_best_trial_is_the_one_of_highest_validation_accuracy(finished: Place, finished_sweep: Any):
+    trials = [run for run in finished.runs() if run.data.tags["sweeper.kind"] == "trial"]
+    best = max(trials, key=lambda run: (run.data.metrics["final/val_accuracy"], -run.data.metrics["final/val_loss"]))
+    assert best.data.tags["sweeper.trial"] == str(finished_sweep.result["best"]["trial"])
+
+
+def test_the_same_command_again_adds_nothing_and_tests_nothing_again(
+    finished_sweep: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(finished_sweep.home, tmp_path, dirs_exist_ok=True)
+    place = Place(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
+    kinds = place.kinds()
+    monkeypatch.setattr(data, "read_idx", lambda *_: pytest.fail("there is nothing to train or to test"))
+    chosen = place.choose(epochs=2)
+    options = SweepOptions("sweep", 6, 1, default_space(), "tpe", "percentile", 0, None, final=True)
+    result = optimize(place.environment, chosen, options)
+    assert result["added"] == 0
+    assert result["test"] == finished_sweep.result["test"]
+    assert place.kinds() == kinds
+    (champion,) = (run for run in place.runs() if run.data.tags["sweeper.kind"] == "champion")
+    assert len(place.client.get_metric_history(champion.info.run_id, "test/accuracy")) == 1
+
+
+# --- sweeps of a trial or two --------------------------------------------------------------------------
+
+FEW = Space({"batch_size": Choice((512, 1024))})
+
+
+@pytest.fixture
+def sweep(place: Place, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Runs a sweep in this process, offline."""
+    monkeypatch.setattr(service, "ProcessEngine", lambda images, workers, threads: SerialEngine(images, threads))
+
+    def run(
+        space: Space = FEW, trials: int = 2, workers: int = 1, final: bool = False, **fields: Any
+    ) -> dict[str, Any]:
+        options = SweepOptions("few", trials, workers, space, "random", "none", 0, None, final=final)
+        return optimize(place.environment, place.choose(**fields), options)
+
+    return run
+
+
+@pytest.fixture
+def without_test_images(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The sample with its test files damaged; the names of the files that are read."""
+    folder = tmp_path_factory.mktemp("sample")
+    for file in SAMPLE.train + SAMPLE.test:
+        shutil.copy(SAMPLE_DIR / f"{file.name}.gz", folder)
+    for file in SAMPLE.test:
+        (folder / f"{file.name}.gz").write_bytes(b"nothing to be seen here")
+    monkeypatch.setattr(data, "SAMPLE_DIR", folder)
+    read: list[str] = []
+    original = data.read_idx
+
+    def noted(folder: Path, file: IdxFile) -> Any:
+        read.append(file.name)
+        return original(folder, file)
+
+    monkeypatch.setattr(data, "read_idx", noted)
+    return read
+
+
+@pytest.mark.parametrize("split", [{}, {"split": "folds", "folds": 2}], ids=["holdout", "folds"])
+def test_a_search_does_not_read_the_test_images(
+    sweep: Callable[..., dict[str, Any]], without_test_images: list[str], split: dict[str, Any]
+):
+    assert sweep(trials=1, **split)["finished"] == 1
+    assert set(without_test_images) == {file.name for file in SAMPLE.train}
+
+
+def test_the_test_images_are_read_once_after_the_search(
+    sweep: Callable[..., dict[str, Any]], without_test_images: list[str], place: Place
+):
+    with pytest.raises(DataError, match="t10k-images"):
+        sweep(trials=1, final=True)
+    assert [name for name in without_test_images if "t10k" in name] == ["t10k-images-idx3-ubyte"]
+    assert [row.state for row in read_study("few", place.environment.storage).rows] == ["complete"]
+
+
+def test_the_objective_of_folds_is_the_mean_over_them(sweep: Callable[..., dict[str, Any]], place: Place):
+    best = sweep(trials=1, split="folds", folds=2)["best"]
+    config = RunConfig.model_validate_json((place.home / "journal/few/0000/artifacts/config.json").read_text())
+    folds = [finish(train(config, each)) for each in load(config, SAMPLE_DIR)]
+    assert len(folds) == 2
+    assert best["val_accuracy"] == pytest.approx(fmean(fold.evaluation.accuracy for fold in folds))
+    assert best["val_loss"] == pytest.approx(fmean(fold.evaluation.loss for fold in folds))
+
+
+def test_the_champion_is_trained_on_everything_and_its_weights_are_in_the_journal(
+    sweep: Callable[..., dict[str, Any]], place: Place
+):
+    result = sweep(trials=1, final=True)
+    (folder,) = (place.home / "journal/few").glob("champion-*")
+    start, epoch, end = read_events(folder)
+    assert start["params"]["split"] == "blog"
+    assert "retrained on all 7,000 training images" in start["description"]
+    assert set(epoch["metrics"]) & {"train/loss", "val/loss"} == {"train/loss"}
+    assert end["metrics"] == {name: value for name, value in result["test"].items() if name != "trial"}
+    weights = safetensors.torch.load_file(folder / "artifacts/model/state.safetensors")
+    build_model(RunConfig.from_params(start["params"])).load_state_dict(weights)
+
+
+def test_a_study_made_anew_does_not_take_over_the_records_of_the_one_before(
+    sweep: Callable[..., dict[str, Any]], place: Place
+):
+    sweep(trials=1, final=True, seed=0)
+    for file in place.home.glob("sweeper.db*"):
+        file.unlink()
+    result = sweep(trials=1, final=True, seed=1)
+    ends = {folder.name: read_events(folder)[-1] for folder in (place.home / "journal/few").iterdir()}
+    epochs = [e for e in read_events(place.home / "journal/few/0000") if e["event"] == "epoch"]
+    assert epochs[-1]["metrics"]["val/accuracy"] == result["best"]["val_accuracy"]
+    assert ends["champion-0000"]["metrics"]["test/accuracy"] == result["test"]["test/accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("space", "bad"),
+    [
+        (Space({"batch_size": Choice((512, 6001))}), "6001"),
+        (Space({"placement": Choice(("none", "bn")), "batch_size": Choice((1, 64))}), "batch_size=1"),
+    ],
+    ids=["larger-than-the-training-set", "one-image-with-batch-norm"],
+)
+def test_a_space_with_a_part_that_cannot_be_trained_is_refused_before_anything_is_created(
+    sweep: Callable[..., dict[str, Any]], place: Place, space: Space, bad: str
+):
+    with pytest.raises(SpaceError, match=bad):
+        sweep(space)
+    assert list(place.home.iterdir()) == []
+
+
+def test_no_more_workers_are_started_than_there_are_trials_to_train(
+    sweep: Callable[..., dict[str, Any]], place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    started: list[int] = []
+
+    def noted(images: Any, workers: int, threads: int) -> SerialEngine:
+        started.append(workers)
+        return SerialEngine(images, threads)
+
+    monkeypatch.setattr(service, "ProcessEngine", noted)
+    place.tracking_uri = NONE
+    sweep(trials=1, workers=8)
+    assert started == [1]
+
+
+def test_a_sweep_without_tracking_leaves_its_study_alone(sweep: Callable[..., dict[str, Any]], place: Place):
+    place.tracking_uri = NONE
+    assert sweep(trials=1)["finished"] == 1
+    assert not (place.home / "journal").exists()
+    assert (place.home / "sweeper.db").exists()

@@ -1,0 +1,471 @@
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+import optuna
+import pytest
+
+from sweeper.config import RunConfig, check_name
+from sweeper.environment import database_url
+from sweeper.errors import ConfigError, ServiceUnreachable, StudyConflict, SweeperError, UsageError
+from sweeper.space import Choice, Range, Space, default_space
+from sweeper.study import (
+    Study,
+    StudySettings,
+    Trial,
+    TrialRow,
+    best_row,
+    open_study,
+    read_study,
+)
+
+# Optuna marks TPESampler's multivariate, group and constant_liar as experimental.
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+SETTINGS = StudySettings(RunConfig(dataset="sample"), default_space(), dataset_sha256="0" * 64)
+MEMORY = "sqlite://"
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'sweeper.db'}"
+
+
+@pytest.fixture
+def study() -> Iterator[Study]:
+    """A new study in memory."""
+    with closing(open_study("demo", replace(SETTINGS, sampler="random", pruner="none"), MEMORY)) as opened:
+        yield opened
+
+
+def refusal(call: Callable[[], Any], kind: type[SweeperError]) -> str:
+    """The message with which `call` is refused; always one line."""
+    with pytest.raises(kind) as caught:
+        call()
+    assert type(caught.value) is kind
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+# --- names and URLs ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a", "7", "bn-vs.dropout_2", "A" * 100])
+def test_a_plain_name_is_allowed(name: str) -> None:
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "A" * 101, "../up", ".hidden", "-rf", "_x", "a/b", "a b", "a\n", "a\nb", "a\0", "<b>x</b>", "\x1b[31m", "é"],
+)
+def test_any_other_name_is_refused_before_anything_is_created(name: str, tmp_path: Path, url: str) -> None:
+    assert "1 to 100 letters" in refusal(lambda: open_study(name, SETTINGS, url), ConfigError)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("postgres://u:p@h/db", "postgresql+psycopg://u:p@h/db"),
+        ("postgresql://u:p@h/db", "postgresql+psycopg://u:p@h/db"),
+        ("postgresql+psycopg://u:p@h:5433/db", "postgresql+psycopg://u:p@h:5433/db"),
+        ("sqlite:///folder/file.db", "sqlite:///folder/file.db"),
+    ],
+)
+def test_a_storage_url_means_what_it_says(written: str, meant: str) -> None:
+    assert database_url(written).render_as_string(hide_password=False) == meant
+
+
+@pytest.mark.parametrize(
+    "written", ["", "sweeper.db", "foo://x", "mysql://u:canary@h/db", "mysql://u:can/ary@h/db", "mysql+x://u:canary@h"]
+)
+def test_any_other_storage_url_is_refused_without_its_password(written: str, tmp_path: Path) -> None:
+    message = refusal(lambda: database_url(written), UsageError)
+    assert "expected sqlite:///FILE or postgresql://" in message
+    assert "ary" not in message
+
+
+def test_a_password_with_an_at_sign_is_not_shown() -> None:
+    assert "ary" not in refusal(lambda: database_url("mysql://u:can@ary@h/db"), UsageError)
+
+
+def test_a_port_that_is_no_number_is_refused() -> None:
+    assert "canary" not in refusal(lambda: database_url("postgresql://u:canary@h:port/db"), UsageError)
+
+
+def test_a_database_that_does_not_answer_is_named_without_its_password() -> None:
+    message = refusal(lambda: open_study("demo", SETTINGS, "postgres://u:canary@127.0.0.1:1/db"), ServiceUnreachable)
+    assert "127.0.0.1:1/db" in message
+    assert "canary" not in message
+
+
+def test_a_missing_folder_is_named_and_not_created(tmp_path: Path) -> None:
+    message = refusal(lambda: open_study("demo", SETTINGS, f"sqlite:///{tmp_path}/no/sweeper.db"), SweeperError)
+    assert f"{tmp_path}/no/sweeper.db" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_database_is_named_and_not_held(tmp_path: Path, url: str) -> None:
+    (tmp_path / "sweeper.db").write_bytes(b"not a database" * 100)
+    for _ in range(2):
+        assert "not a database" in refusal(lambda: open_study("demo", SETTINGS, url), SweeperError)
+
+
+# --- continuing, or not --------------------------------------------------------------------------
+
+
+def test_the_same_settings_continue_the_study(url: str) -> None:
+    with closing(open_study("demo", SETTINGS, url)) as first:
+        first.prune(first.ask().number, "why not")
+    with closing(open_study("demo", replace(SETTINGS), url)) as second:
+        assert (first.continued, second.continued) == (False, True)
+        assert second.uid == first.uid
+        assert second.finished() == 1
+
+
+def test_another_device_or_experiment_number_continues_the_study(url: str) -> None:
+    open_study("demo", SETTINGS, url).close()
+    elsewhere = replace(SETTINGS, base=SETTINGS.base.derive(device="cuda:1", experiment=6))
+    with closing(open_study("demo", elsewhere, url)) as continued:
+        assert continued.continued
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        pytest.param(
+            {"seed": 1},
+            "seed was 0, is 1",
+        ),
+        ({"seed": 1, "base": SETTINGS.base.derive(seed=1)}, "seed was 0, is 1"),
+        ({"sampler": "gp"}, "sampler was 'tpe', is 'gp'"),
+        ({"pruner": "none"}, "pruner was 'percentile', is 'none'"),
+        ({"dataset_sha256": "f" * 64}, f"dataset_sha256 was '{'0' * 64}', is '{'f' * 64}'"),
+        ({"base": SETTINGS.base.derive(epochs=3)}, "epochs was 10, is 3"),
+        ({"space": Space({"lr": Range(1e-4, 1e-2, log=True)})}, "space.lr was None, is {'low': 0.0001"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_other_settings_are_refused_with_what_differs(url: str, other: dict[str, Any], difference: str) -> None:
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        study.ask()
+    message = refusal(lambda: open_study("demo", replace(SETTINGS, **other), url), StudyConflict)
+    assert difference in message
+    assert message.count(" was ") == 1 or {"space", "base"} & other.keys()
+    with closing(open_study("demo", SETTINGS, url)) as study:  # and the refused driver holds nothing
+        assert len(study.rows()) == 1
+
+
+def test_a_choice_in_another_order_is_another_space(url: str) -> None:
+    def settings(*sizes: int) -> StudySettings:
+        return replace(SETTINGS, space=Space({"batch_size": Choice(sizes)}))
+
+    open_study("demo", settings(32, 64), url).close()
+    message = refusal(lambda: open_study("demo", settings(64, 32), url), StudyConflict)
+    assert "space.batch_size was [32, 64], is [64, 32]" in message
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_a_study_that_sweeper_did_not_make_is_refused_and_left_alone(url: str, direction: str) -> None:
+    theirs = optuna.create_study(storage=url, study_name="theirs", direction=direction)
+    theirs.tell(theirs.ask(), 0.5)
+    assert "was not made by sweeper" in refusal(lambda: open_study("theirs", SETTINGS, url), StudyConflict)
+    assert (len(theirs.trials), theirs.user_attrs) == (1, {})
+
+
+def test_a_study_that_was_created_but_not_yet_described_is_taken_over(url: str) -> None:
+    optuna.create_study(storage=url, study_name="demo", direction="maximize")  # killed before it went on
+    open_study("demo", SETTINGS, url).close()
+    message = refusal(lambda: open_study("demo", replace(SETTINGS, sampler="gp"), url), StudyConflict)
+    assert "sampler was 'tpe', is 'gp'" in message
+
+
+def test_two_studies_have_different_identities(url: str) -> None:
+    with closing(open_study("one", SETTINGS, url)) as one, closing(open_study("two", SETTINGS, url)) as two:
+        assert one.uid != two.uid
+
+
+# --- one driver at a time ------------------------------------------------------------------------
+
+
+def test_a_study_that_is_held_refuses_a_second_driver_and_names_the_first(url: str) -> None:
+    with closing(open_study("demo", SETTINGS, url)):
+        message = refusal(lambda: open_study("demo", SETTINGS, url), StudyConflict)
+        assert f"process {os.getpid()} " in message
+    open_study("demo", SETTINGS, url).close()
+
+
+def test_a_held_study_whose_holder_is_unknown_is_refused_all_the_same(tmp_path: Path, url: str) -> None:
+    with filelock.FileLock(tmp_path / "sweeper.db.demo.lock"):
+        assert "by another process" in refusal(lambda: open_study("demo", SETTINGS, url), StudyConflict)
+
+
+HOLD = """
+import sys
+from sweeper.config import RunConfig
+from sweeper.space import default_space
+from sweeper.study import StudySettings, open_study
+study = open_study("demo", StudySettings(RunConfig(dataset="sample"), default_space(), "0" * 64), sys.argv[1])
+print(study.ask().number, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_killed_driver_leaves_the_study_to_the_next_one(url: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "0\n"
+        message = refusal(lambda: open_study("demo", SETTINGS, url), StudyConflict)
+        driver.kill()
+    assert f"process {driver.pid} " in message
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        assert [trial.number for trial in study.unfinished()] == [0]
+
+
+# --- outcomes ------------------------------------------------------------------------------------
+
+
+def test_finished_counts_complete_and_pruned_trials_but_not_failed_or_running_ones(study: Study) -> None:
+    for _ in range(4):
+        study.ask()
+    study.complete(0, 0.9, 0.3)
+    study.prune(1, "slow")
+    study.fail(2, "out of memory")
+    assert (study.finished(), study.failed()) == (2, 1)
+    assert [trial.number for trial in study.unfinished()] == [3]
+
+
+def test_rows_say_what_became_of_each_trial(study: Study) -> None:
+    configs = [study.ask().config for _ in range(4)]
+    for number in (0, 1, 3):
+        study.report(number, 1, 0.5)
+        study.report(number, 2, 0.7)
+    study.complete(0, 0.9, 0.3)
+    study.prune(1, "slow")
+    study.fail(2, "out of memory")
+    rows = study.rows()
+    assert [(r.number, r.state, r.value, r.loss, r.epochs, r.reason) for r in rows] == [
+        (0, "complete", 0.9, 0.3, 2, ""),
+        (1, "pruned", 0.7, None, 2, "slow"),
+        (2, "failed", None, None, 0, "out of memory"),
+        (3, "running", 0.7, None, 2, ""),
+    ]
+    assert all(r.seconds is not None and r.seconds >= 0 for r in rows)
+    assert [r.params["placement"] for r in rows] == [c.placement.value for c in configs]
+
+
+def test_a_step_reported_twice_keeps_its_first_value(study: Study) -> None:
+    trial = study.ask()
+    study.report(trial.number, 1, 0.5)
+    study.report(trial.number, 1, 0.9)
+    assert study.rows()[0].value == 0.5
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "loss"), [(math.nan, 0.3), (math.inf, 0.3), (-math.inf, 0.3), (0.9, math.nan), (0.9, math.inf)]
+)
+def test_a_value_that_is_not_finite_is_never_told(study: Study, accuracy: float, loss: float) -> None:
+    trial = study.ask()
+    with pytest.raises(ValueError, match="not finite"):
+        study.complete(trial.number, accuracy, loss)
+    assert study.rows()[0].state == "running"
+    study.prune(trial.number, "diverged")  # and the trial can still be ended
+    assert study.rows()[0].state == "pruned"
+
+
+def test_the_pruner_stops_the_worst_trial_after_its_warm_up() -> None:
+    with closing(open_study("demo", replace(SETTINGS, sampler="random", pruner="median"), MEMORY)) as study:
+        for accuracy in (0.5, 0.6, 0.7, 0.8, 0.9):
+            number = study.ask().number
+            assert not any(study.report(number, step, accuracy) for step in range(1, 6))
+            study.complete(number, accuracy, 0.3)
+        bad = study.ask().number
+        assert [study.report(bad, step, 0.1) for step in range(1, 6)] == [False, False, True, True, True]
+
+
+def test_a_network_that_a_complete_trial_has_trained_already_is_named(url: str) -> None:
+    settings = replace(SETTINGS, space=Space({"batch_size": Choice((64,))}))
+    with closing(open_study("demo", settings, url)) as study:
+        study.prune(study.ask().number, "not complete, so nobody's twin")
+        assert study.ask().twin is None
+        study.complete(1, 0.9, 0.3)
+        assert study.ask().twin == 1
+    with closing(open_study("demo", settings, url)) as study:
+        assert [(trial.number, trial.twin) for trial in study.unfinished()] == [(2, 1)]
+
+
+def test_another_network_has_no_twin(study: Study) -> None:
+    trials = [study.ask() for _ in range(4)]
+    for trial in trials:
+        study.complete(trial.number, 0.9, 0.3)
+    keys = {trial.config.key: trial.number for trial in reversed(trials)}
+    for _ in range(4):
+        asked = study.ask()
+        assert asked.twin == keys.get(asked.config.key)
+
+
+def row(number: int, value: float | None, loss: float | None = 0.3, state: str = "complete") -> TrialRow:
+    return TrialRow(number, state, value, loss, {}, 1, 1.0, "")
+
+
+@pytest.mark.parametrize(
+    ("rows", "best"),
+    [
+        ([row(0, 0.8), row(1, 0.9), row(2, 0.7)], 1),
+        ([row(0, 0.9, 0.3), row(1, 0.9, 0.2), row(2, 0.9, 0.25)], 1),
+        ([row(0, 0.9, 0.2), row(1, 0.9, 0.2)], 0),
+        ([row(0, 0.95, state="pruned"), row(1, 0.96, state="running"), row(2, 0.9)], 2),
+        ([row(0, 0.95, state="pruned"), row(1, None, state="failed")], None),
+        ([], None),
+    ],
+    ids=["highest accuracy", "ties by loss", "then by number", "complete ones only", "none complete", "none"],
+)
+def test_the_best_trial(rows: list[TrialRow], best: int | None) -> None:
+    found = best_row(rows)
+    assert (None if found is None else found.number) == best
+
+
+def test_the_best_trial_has_the_configuration_it_was_trained_with(study: Study) -> None:
+    assert study.best() is None
+    trials = [study.ask() for _ in range(5)]
+    for trial in trials:
+        study.complete(trial.number, 0.9 if trial.number == 3 else 0.8, 0.3)
+    assert study.best() == trials[3]
+
+
+def test_importances_wait_for_four_complete_trials(study: Study) -> None:
+    for count in range(4):
+        assert study.importances() == []
+        study.prune(study.ask().number, "does not count")
+        trial = study.ask()
+        study.complete(trial.number, 0.5 + count / 10, 0.3)
+    found = study.importances()
+    assert {name for name, _ in found} <= set(SETTINGS.space.dimensions)
+    assert found
+    assert [share for _, share in found] == sorted((share for _, share in found), reverse=True)
+
+
+def test_importances_of_equal_trials_are_no_error(study: Study) -> None:
+    for _ in range(5):
+        study.complete(study.ask().number, 0.5, 0.3)
+    assert all(math.isfinite(share) for _, share in study.importances())
+
+
+# --- resuming ------------------------------------------------------------------------------------
+
+TRIALS = 13
+TORN = {3, 11}  # asked and reported once, when the driver is killed
+BETWEEN = {0, 6, 10, 12}  # told, when the driver is killed
+
+
+def objective(config: RunConfig) -> float:
+    """A smooth function of everything that the default space varies."""
+    rates = (config.conv_dropout - 0.1) ** 2 + (config.head_dropout - 0.3) ** 2
+    return 0.5 + len(config.placement.value) / 100 - rates + config.batch_size / 5000
+
+
+def train(study: Study, trial: Trial) -> Trial:
+    """All there is to a trial, from its first report to its end."""
+    value = objective(trial.config)
+    for step in (1, 4):
+        if study.report(trial.number, step, value * (step / 4)):
+            study.prune(trial.number, "pruned")
+            return trial
+    study.complete(trial.number, value, 1 - value)
+    return trial
+
+
+def sweep(settings: StudySettings, url: str, torn: set[int], between: set[int]) -> tuple[list[Trial], list[TrialRow]]:
+    """The trials of a whole sweep, whose driver is killed during and between the given ones."""
+    trained: list[Trial] = []
+    while True:
+        with closing(open_study("demo", settings, url)) as study:
+            trained += [train(study, trial) for trial in study.unfinished()]
+            while study.finished() < TRIALS:
+                trial = study.ask()
+                if trial.number in torn:
+                    study.report(trial.number, 1, objective(trial.config) / 4)
+                    break
+                trained.append(train(study, trial))
+                if trial.number in between:
+                    break
+            else:
+                return trained, [r._replace(seconds=None) for r in study.rows()]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "qmc", "random"])
+def test_a_sweep_that_is_killed_and_continued_equals_an_unbroken_one(url: str, sampler: str) -> None:
+    settings = replace(SETTINGS, sampler=sampler, seed=5)
+    unbroken = sweep(settings, MEMORY, set(), set())
+    assert sweep(settings, url, TORN, BETWEEN) == unbroken
+    assert len({trial.config for trial in unbroken[0]}) > TRIALS / 2
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "qmc", "random"])
+def test_another_seed_asks_other_trials(sampler: str) -> None:
+    def first(seed: int) -> list[RunConfig]:
+        with closing(open_study("demo", replace(SETTINGS, sampler=sampler, seed=seed), MEMORY)) as study:
+            return [train(study, study.ask()).config for _ in range(3)]
+
+    assert first(0) == first(0) != first(1)
+
+
+def test_trials_are_resumed_as_they_were_asked_though_several_were_running(url: str) -> None:
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        asked = [study.ask() for _ in range(3)]
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        assert list(study.unfinished()) == asked
+        assert study.ask().number == 3
+
+
+def test_quasi_random_points_cover_the_space_more_evenly_than_random_ones() -> None:
+    space = Space({"conv_dropout": Range(0.0, 0.99), "head_dropout": Range(0.0, 0.99)})
+    with closing(open_study("demo", replace(SETTINGS, space=space, sampler="qmc"), MEMORY)) as study:
+        configs = [train(study, study.ask()).config for _ in range(17)][1:]  # the first one is random
+    cells = {(int(c.conv_dropout / 0.99 * 4), int(c.head_dropout / 0.99 * 4)) for c in configs}
+    assert len(cells) == 16  # a Sobol sequence puts one of 16 points into each of 4 x 4 cells
+
+
+# --- watching ------------------------------------------------------------------------------------
+
+
+def test_a_held_study_can_be_read(url: str) -> None:
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        study.set_target(8, workers=2)
+        train(study, study.ask())
+        study.ask()
+        view = read_study("demo", url)
+        assert (view.name, view.target, view.workers, view.importances) == ("demo", 8, 2, [])
+        assert [r.state for r in view.rows] == ["complete", "running"]
+        assert view.rows[0] == study.rows()[0]
+    with closing(open_study("demo", SETTINGS, url)):
+        pass  # whoever reads does not hold it
+
+
+def test_reading_a_study_leaves_no_lock(tmp_path: Path, url: str) -> None:
+    optuna.create_study(storage=url, study_name="demo", direction="maximize")
+    read_study("demo", url)
+    assert [path.name for path in tmp_path.iterdir()] == ["sweeper.db"]
+
+
+def test_a_study_that_is_not_there_is_refused_with_those_that_are(url: str) -> None:
+    open_study("demo", SETTINGS, url).close()
+    assert "holds: demo" in refusal(lambda: read_study("other", url), UsageError)
+
+
+def test_reading_a_file_that_is_not_there_creates_none(tmp_path: Path, url: str) -> None:
+    assert "no such file" in refusal(lambda: read_study(None, url), UsageError)
+    assert list(tmp_path.iterdir()) == []

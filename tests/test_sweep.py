@@ -1,0 +1,524 @@
+"""The driver against engines, sources and trackers that do as they are told, and against a real study."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from sweeper.config import RunConfig
+from sweeper.data import CLASSES, Data
+from sweeper.engine.base import Event
+from sweeper.engine.serial import SerialEngine
+from sweeper.errors import Diverged, StudyIncomplete, SweeperError, TrainingError, WorkerLost
+from sweeper.journal import FAILED, FINISHED, KILLED, JournalTracker, NullTracker, Recorded, RunInfo, read_events
+from sweeper.progress import PlainView, Progress
+from sweeper.space import default_space
+from sweeper.study import Study, StudySettings, Trial, open_study
+from sweeper.sweep import RETRIES, Driver, Fixed, Interrupted
+from sweeper.train import EpochResult, Evaluation, TrainResult
+
+EPOCHS = 2
+BASE = RunConfig(model="small", epochs=EPOCHS, dataset="sample")
+
+
+def epoch(number: int, accuracy: float = 0.5) -> EpochResult:
+    return EpochResult(number, 1.0, 0.6, 1.1, accuracy, 0.1, 1e-3, 2.0, 0.5, 600.0)
+
+
+def result(accuracy: float = 0.5, loss: float = 1.1) -> TrainResult:
+    history = (*(epoch(n) for n in range(1, EPOCHS)), replace(epoch(EPOCHS, accuracy), val_loss=loss))
+    confusion = torch.eye(len(CLASSES), dtype=torch.int64)
+    return TrainResult(history, {"weight": torch.zeros(2)}, Evaluation(loss, accuracy, 0.1, confusion))
+
+
+# What a training comes to: its events, or a function that is called in the middle of wait().
+Script = Sequence[EpochResult | TrainResult | TrainingError | Callable[[], None]]
+DONE: Script = (epoch(1), epoch(2), result())
+LOST: Script = (epoch(1), WorkerLost("the worker process was ended by SIGKILL"))
+DIVERGED: Script = (Diverged("loss nan after epoch 1: lower lr"),)
+FAILS: Script = (epoch(1), TrainingError("RuntimeError: no"))
+
+
+@dataclass
+class Recorder:
+    """An engine, a source, a tracker and a view that note every call in one list.
+
+    `scripts` holds, for a trial's number, what its attempts come to; by default, that it is done.
+    """
+
+    scripts: Mapping[int, Sequence[Script]] = field(default_factory=dict)
+    slots: int = 1
+    prunes: Mapping[int, int] = field(default_factory=dict)  # a trial's number: the epoch it is pruned after
+    left: Sequence[Trial] = ()  # running since an earlier driver
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._running: dict[int, list[Any]] = {}
+        self._attempts: dict[int, int] = {}
+
+    # the engine
+    def free(self) -> int:
+        return self.slots - len(self._running)
+
+    def submit(self, key: int, config: RunConfig) -> None:
+        assert self.free() > 0
+        self.calls.append(("submit", key, config))
+        attempt = self._attempts.get(key, 0)
+        self._attempts[key] = attempt + 1
+        scripts = self.scripts.get(key, [DONE])
+        self._running[key] = list(scripts[min(attempt, len(scripts) - 1)])
+
+    def wait(self, timeout: float) -> list[Event]:
+        events = []
+        for key in list(self._running):
+            what = self._running[key].pop(0)
+            if not isinstance(what, EpochResult | TrainResult | TrainingError):
+                what()
+                continue
+            if not isinstance(what, EpochResult):
+                del self._running[key]
+            events.append(Event(key, what))
+        return events
+
+    def cancel(self, key: int) -> None:
+        self.calls.append(("cancel", key))
+        del self._running[key]
+
+    def close(self) -> None:
+        self.calls.append(("close",))
+        self._running.clear()
+
+    # the source
+    def finished(self) -> int:
+        return sum(call[0] in ("complete", "prune") for call in self.calls)
+
+    def unfinished(self) -> Iterator[Trial]:
+        return iter(self.left)
+
+    def ask(self) -> Trial:
+        number = len(self.left) + self.count("ask")
+        self.calls.append(("ask", number, self.finished() + len(self._running)))
+        return Trial(number, BASE.derive(seed=number))
+
+    def report(self, number: int, step: int, value: float) -> bool:
+        self.calls.append(("report", number, step, value))
+        return self.prunes.get(number) == step
+
+    def complete(self, number: int, accuracy: float, loss: float) -> None:
+        self.calls.append(("complete", number, accuracy, loss))
+
+    def prune(self, number: int, reason: str) -> None:
+        self.calls.append(("prune", number, reason))
+
+    def fail(self, number: int, reason: str) -> None:
+        self.calls.append(("fail", number, reason))
+
+    # the tracker
+    def recorded(self, folder: str) -> Recorded | None:
+        return None
+
+    def start(self, run: RunInfo) -> RunLog:
+        self.calls.append(("start", int(run.key)))
+        return RunLog(int(run.key), self.calls)
+
+    def check(self) -> None: ...
+
+    # the view
+    def started(self, trial: Trial) -> None: ...
+
+    def epoch(self, trial: Trial, result: EpochResult) -> None: ...
+
+    def ended(self, trial: Trial, outcome: str, value: float | None) -> None:
+        self.calls.append(("ended", trial.number, outcome))
+
+    def tick(self) -> None: ...
+
+    # for the tests
+    def drive(self, target: int, source: Any = None, tracker: Any = None, **options: Any) -> int:
+        """Run a driver on all this, or on another source or tracker."""
+        driver = Driver(source or self, self, tracker or self, describe, self, **options)
+        return driver.run(target).finished
+
+    def named(self, *names: str) -> list[tuple[Any, ...]]:
+        return [call for call in self.calls if call[0] in names]
+
+    def count(self, name: str) -> int:
+        return len(self.named(name))
+
+
+@dataclass
+class RunLog:
+    """What one run is told."""
+
+    number: int
+    calls: list[tuple[Any, ...]]
+
+    def epoch(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.calls.append(("log", self.number, step))
+
+    def artifact(self, name: str, content: bytes) -> None:
+        self.calls.append(("artifact", self.number, name))
+
+    def end(self, status: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        self.calls.append(("end", self.number, status, tags))
+
+
+def describe(trial: Trial) -> RunInfo:
+    return RunInfo(str(trial.number), "", {}, {}, "", folder=f"study/{trial.number:04d}")
+
+
+@pytest.fixture
+def reopen(tmp_path: Path) -> Iterator[Callable[..., Study]]:
+    """Opens the one study of a test, as another process would after the last one ended."""
+    opened: list[Study] = []
+
+    def open_it(**base: Any) -> Study:
+        for study in opened:
+            study.close()
+        settings = StudySettings(BASE.derive(**base), default_space(), "0" * 64, sampler="random")
+        opened.append(open_study("study", settings, f"sqlite:///{tmp_path / 'sweeper.db'}"))
+        return opened[-1]
+
+    yield open_it
+    opened[-1].close()
+
+
+# --- exactly N -----------------------------------------------------------------------------------------
+
+TROUBLE = {
+    "none": Recorder(),
+    "prunes": Recorder(prunes={0: 1, 3: 1}),
+    "diverging": Recorder({1: [DIVERGED], 2: [DIVERGED]}),
+    "failures": Recorder({0: [FAILS], 2: [FAILS], 3: [FAILS]}),
+    "lost-once": Recorder({0: [LOST, DONE], 4: [LOST, LOST, DONE]}),
+    "lost-for-good": Recorder({0: [LOST], 5: [LOST]}),
+    "everything": Recorder({0: [LOST, DONE], 1: [FAILS], 2: [DIVERGED], 6: [LOST, FAILS]}, prunes={0: 1, 4: 1}),
+}
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("trouble", TROUBLE.values(), ids=TROUBLE)
+def test_a_sweep_ends_with_exactly_the_trials_that_were_asked_for(trouble: Recorder, slots: int):
+    recorder = Recorder(trouble.scripts, slots, trouble.prunes)
+    assert recorder.drive(8) == 8
+    assert recorder.finished() == 8
+    assert recorder.count("ask") == 8 + recorder.count("fail")
+    told = [call[1] for call in recorder.named("complete", "prune", "fail")]
+    assert sorted(told) == list(range(recorder.count("ask")))  # each once
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_study_ends_with_exactly_the_trials_that_were_asked_for(reopen: Callable[..., Study], slots: int):
+    study = reopen()
+    recorder = Recorder(TROUBLE["everything"].scripts, slots)
+    assert recorder.drive(8, study) == 8
+    states = [row.state for row in study.rows()]
+    assert states.count("complete") + states.count("pruned") == 8
+    assert states.count("failed") == len(states) - 8
+    assert [row.number for row in study.rows()] == list(range(len(states)))
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5])
+def test_no_more_is_asked_than_is_missing(slots: int):
+    recorder = Recorder({1: [FAILS], 2: [LOST, DONE]}, slots)
+    recorder.drive(4)
+    assert all(finished_or_running < 4 for _, _, finished_or_running in recorder.named("ask"))
+
+
+def test_a_sweep_that_is_done_asks_for_nothing(reopen: Callable[..., Study]):
+    Recorder().drive(3, reopen())
+    again = Recorder()
+    assert again.drive(3, reopen()) == 3
+    assert again.calls == []
+
+
+# --- what becomes of a trial ---------------------------------------------------------------------------
+
+
+def test_a_lost_trial_is_trained_again_with_its_configuration_twice_then_replaced():
+    recorder = Recorder({0: [LOST]})
+    recorder.drive(1)
+    attempts = [config for _, key, config in recorder.named("submit") if key == 0]
+    assert attempts == [attempts[0]] * (1 + RETRIES)
+    assert RETRIES == 2
+    assert recorder.named("fail") == [("fail", 0, "the worker process was ended by SIGKILL")]
+    assert [call[1] for call in recorder.named("ask")] == [0, 1]
+    assert [call[:3] for call in recorder.named("end")] == [("end", 0, FAILED)] * 3 + [("end", 1, FINISHED)]
+    assert [call[3]["sweeper.state"] for call in recorder.named("end")] == ["lost", "lost", "failed", "complete"]
+
+
+def test_a_trial_that_diverges_is_pruned_with_the_reason(reopen: Callable[..., Study], tmp_path: Path):
+    study = reopen()
+    Recorder({0: [DIVERGED]}).drive(1, study, JournalTracker(tmp_path))
+    (row,) = study.rows()
+    assert (row.state, row.reason) == ("pruned", "loss nan after epoch 1: lower lr")
+    end = read_events(tmp_path / "study/0000")[-1]
+    assert end["tags"] == {"sweeper.state": "pruned", "sweeper.reason": row.reason}
+
+
+def test_pruning_closes_the_training_and_keeps_what_it_measured():
+    recorder = Recorder(prunes={0: 1})
+    recorder.drive(1)
+    kinds = [call[0] for call in recorder.calls if call[0] not in ("ask", "artifact")]
+    assert kinds == ["start", "submit", "report", "cancel", "log", "end", "prune", "ended"]
+    assert recorder.named("log") == [("log", 0, 1)]
+    (end,) = recorder.named("end")
+    assert end[3]["sweeper.state"] == "pruned"
+    assert "epoch 1" in end[3]["sweeper.reason"]
+
+
+def test_a_trial_is_not_pruned_after_its_last_epoch():
+    recorder = Recorder(prunes={0: EPOCHS})
+    recorder.drive(1)
+    assert recorder.named("cancel", "prune") == []
+    assert recorder.count("complete") == 1
+
+
+def test_the_study_prunes_the_worst_quarter(reopen: Callable[..., Study]):
+    good = [epoch(n, 0.9) for n in range(1, 6)]
+    bad = [epoch(n, 0.1) for n in range(1, 6)]
+    study = reopen(epochs=5)
+    scripts = {number: [(*good, result(0.9))] for number in range(5)} | {5: [(*bad, result(0.1))]}
+    recorder = Recorder(scripts)
+    recorder.drive(6, study)
+    assert [row.state for row in study.rows()] == ["complete"] * 5 + ["pruned"]
+    assert recorder.named("cancel") == [("cancel", 5)]
+    assert study.rows()[5].epochs < 5
+
+
+def test_a_finished_trial_leaves_its_weights_and_hashes():
+    recorder = Recorder()
+    recorder.drive(1)
+    names = [call[2] for call in recorder.named("artifact")]
+    assert names == ["config.json", "model/state.safetensors", "evaluation/confusion.csv"]
+    ((_, _, status, tags),) = recorder.named("end")
+    assert (status, tags["sweeper.state"]) == (FINISHED, "complete")
+    assert tags["sweeper.history_sha256"] == result().history_sha256
+    assert tags["sweeper.weights_sha256"] == result().weights_sha256
+
+
+@pytest.mark.parametrize(("script", "told"), [(DONE, "complete"), (DIVERGED, "prune"), (FAILS, "fail"), (LOST, "fail")])
+def test_the_journal_has_the_end_before_the_study_is_told(script: Script, told: str):
+    recorder = Recorder({0: [script]})
+    recorder.drive(1)
+    order = [call[0] for call in recorder.calls if call[1:2] == (0,) and call[0] in ("end", told)]
+    assert order[-2:] == ["end", told]
+
+
+@pytest.mark.parametrize(("accuracy", "loss"), [(math.nan, 1.0), (0.5, math.nan), (0.5, math.inf)])
+def test_a_value_that_is_not_finite_never_reaches_the_study(reopen: Callable[..., Study], accuracy: float, loss: float):
+    study = reopen()
+    with pytest.raises(ValueError, match="not finite"):
+        Recorder({0: [(epoch(1), result(accuracy, loss))]}).drive(1, study)
+    assert [row.state for row in study.rows()] == ["running"]
+
+
+def test_results_are_kept_where_they_are_wanted():
+    kept, dropped = (Driver(r, r, r, describe, r, keep_results=k) for r, k in ((Recorder(), True), (Recorder(), False)))
+    assert list(kept.run(2).results) == [0, 1]
+    assert dropped.run(2).results == {}
+
+
+# --- a network that was trained before -----------------------------------------------------------------
+
+
+@dataclass
+class Twins(Recorder):
+    """Every trial but the first is a twin of it."""
+
+    def ask(self) -> Trial:
+        trial = super().ask()
+        return trial if trial.number == 0 else Trial(trial.number, BASE.derive(seed=0), twin=0)
+
+
+def test_a_twin_of_a_finished_trial_gets_its_result_without_training(tmp_path: Path):
+    recorder = Twins({0: [(epoch(1), epoch(2, 0.7), result(0.7, 0.9))]})
+    assert recorder.drive(3, tracker=JournalTracker(tmp_path)) == 3
+    assert [call[1] for call in recorder.named("submit")] == [0]
+    assert recorder.named("complete") == [("complete", n, 0.7, 0.9) for n in range(3)]
+    assert [call[2:] for call in recorder.named("report") if call[1] == 2] == [(1, 0.5), (2, 0.7)]
+    first, twin = (read_events(tmp_path / f"study/{n:04d}") for n in (0, 2))
+    measured = [{k: v for k, v in e["metrics"].items() if not k.startswith("time/")} for e in first[1:3]]
+    assert [e["metrics"] for e in twin[1:3]] == measured
+    assert twin[-1]["metrics"] == first[-1]["metrics"]
+    assert twin[-1]["tags"]["sweeper.copy_of"] == "0"
+
+
+def test_a_twin_of_which_nothing_is_recorded_is_trained():
+    recorder = Twins()
+    assert recorder.drive(3, tracker=NullTracker()) == 3
+    assert [call[1] for call in recorder.named("submit")] == [0, 1, 2]
+
+
+# --- going on after another driver ---------------------------------------------------------------------
+
+
+def test_trials_that_were_left_running_come_before_any_new_one():
+    left = [Trial(0, BASE), Trial(1, BASE.derive(seed=1))]
+    recorder = Recorder(left=left, slots=3)
+    recorder.drive(4)
+    assert [call[0] for call in recorder.named("submit", "ask")][:2] == ["submit", "submit"]
+    assert [Trial(*call[1:]) for call in recorder.named("submit")][:2] == left
+    assert recorder.count("ask") == 2
+
+
+def test_a_study_goes_on_with_the_parameters_its_trials_had(reopen: Callable[..., Study]):
+    study = reopen()
+    asked = [study.ask() for _ in range(2)]
+    recorder = Recorder()
+    assert recorder.drive(4, reopen()) == 4
+    assert [Trial(*call[1:]) for call in recorder.named("submit")][:2] == asked
+    assert [row.number for row in reopen().rows()] == [0, 1, 2, 3]
+
+
+# --- giving up -----------------------------------------------------------------------------------------
+
+
+def failing(*numbers: int, alike: bool) -> dict[int, list[Script]]:
+    return {n: [(TrainingError("RuntimeError: no" if alike else f"RuntimeError: {n}"),)] for n in numbers}
+
+
+@pytest.mark.parametrize(
+    ("failures", "asked", "message"),
+    [
+        (failing(*range(9), alike=True), 3, "the first 3 trials failed alike: RuntimeError: no"),
+        (failing(*range(9), alike=False), 4, "4 trials failed, too many to go on; the last: RuntimeError: 3"),
+        (failing(1, 2, 3, 4, alike=True), 5, "4 trials failed"),
+        (failing(*range(40, 50), alike=True), 45, "5 trials failed"),  # of 40 finished, a tenth may
+    ],
+    ids=["alike-from-the-start", "four-of-few", "alike-after-a-success", "more-than-a-tenth"],
+)
+def test_too_many_failures_end_the_sweep(failures: Mapping[int, Sequence[Script]], asked: int, message: str):
+    recorder = Recorder(failures)
+    with pytest.raises(StudyIncomplete, match=message) as caught:
+        recorder.drive(60)
+    assert caught.value.exit_code == 3
+    assert recorder.count("ask") == asked
+
+
+def test_after_the_deadline_nothing_is_asked_and_what_runs_is_finished(monkeypatch: pytest.MonkeyPatch):
+    clock = SimpleNamespace(monotonic=lambda: 10.0)
+    monkeypatch.setattr("sweeper.sweep.time", clock)
+    recorder = Recorder({1: [(epoch(1), lambda: setattr(clock, "monotonic", lambda: 30.0), epoch(2), result())]})
+    with pytest.raises(StudyIncomplete, match="2 of 5 trials finished before --timeout"):
+        recorder.drive(5, deadline=20.0)
+    assert recorder.count("ask") == recorder.count("complete") == 2
+
+
+def test_what_makes_tracking_impossible_ends_the_sweep_and_its_runs(monkeypatch: pytest.MonkeyPatch):
+    def deleted() -> None:
+        if recorder.count("log"):
+            raise SweeperError("the experiment was deleted")
+
+    recorder = Recorder()
+    monkeypatch.setattr(recorder, "check", deleted)
+    with pytest.raises(SweeperError, match="deleted"):
+        recorder.drive(2)
+    assert [call[:3] for call in recorder.calls[-3:]] == [("close",), ("end", 0, KILLED), ("ended", 0, "killed")]
+
+
+# --- signals -------------------------------------------------------------------------------------------
+
+SIGNALS = pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+
+
+@SIGNALS
+def test_a_signal_ends_the_runs_and_leaves_the_trials_to_be_continued(
+    reopen: Callable[..., Study], tmp_path: Path, signum: signal.Signals, code: int
+):
+    before = signal.getsignal(signum)
+    study = reopen()
+    recorder = Recorder({1: [(epoch(1), lambda: signal.raise_signal(signum))]}, slots=2)
+    with pytest.raises(Interrupted) as caught:
+        recorder.drive(3, study, JournalTracker(tmp_path))
+    assert caught.value.exit_code == code
+    assert signal.getsignal(signum) is before
+    assert recorder.count("close") == 1
+    assert [row.state for row in study.rows()] == ["running", "running"]
+    for number in (0, 1):
+        *_, end = read_events(tmp_path / f"study/{number:04d}")
+        assert (end["event"], end["status"]) == ("end", KILLED)
+        assert signum.name in end["tags"]["sweeper.reason"]
+
+    assert Recorder().drive(3, reopen(), JournalTracker(tmp_path)) == 3
+    assert [row.state for row in reopen().rows()] == ["complete"] * 3
+
+
+@SIGNALS
+def test_a_signal_in_the_middle_of_an_epoch_is_not_taken_for_a_failed_training(
+    monkeypatch: pytest.MonkeyPatch, tiny: Data, signum: signal.Signals, code: int
+):
+    def interrupted(*_: Any) -> Iterator[EpochResult]:
+        signal.raise_signal(signum)
+        yield epoch(1)
+
+    monkeypatch.setattr("sweeper.engine.serial.start", interrupted)
+    recorder = Recorder()
+    driver = Driver(Fixed([BASE]), SerialEngine([tiny], 1), recorder, describe, recorder)
+    with pytest.raises(Interrupted) as caught:
+        driver.run(1)
+    assert caught.value.exit_code == code
+    assert [call[2] for call in recorder.named("end")] == [KILLED]
+
+
+@pytest.mark.parametrize("moment", ["epoch", "ended"])
+def test_a_signal_while_something_is_recorded_is_raised_after_it(
+    reopen: Callable[..., Study], monkeypatch: pytest.MonkeyPatch, moment: str
+):
+    recorder, study = Recorder(), reopen()
+    monkeypatch.setattr(recorder, moment, lambda trial, *_: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        recorder.drive(1, study)
+    assert [row.state for row in study.rows()] == [{"epoch": "running", "ended": "complete"}[moment]]
+
+
+def test_a_second_signal_is_not_held_back(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(signal, "SIG_DFL", signal.default_int_handler)  # which raises KeyboardInterrupt
+
+    def twice() -> None:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+
+    recorder = Recorder()
+    monkeypatch.setattr(recorder, "epoch", lambda *_: twice())
+    with pytest.raises(KeyboardInterrupt):
+        recorder.drive(1)
+
+
+# --- a fixed list as a source --------------------------------------------------------------------------
+
+
+def test_a_list_of_configurations_is_trained_in_its_order():
+    recorder = Recorder()
+    assert recorder.drive(3, Fixed([BASE.derive(seed=s) for s in (5, 3, 4)])) == 3
+    assert [config.seed for _, _, config in recorder.named("submit")] == [5, 3, 4]
+
+
+def test_a_configuration_that_diverges_is_done_and_its_reason_kept():
+    source = Fixed([BASE, BASE])
+    Recorder({1: [DIVERGED]}).drive(2, source)
+    assert source.outcomes == {1: "loss nan after epoch 1: lower lr"}
+
+
+@pytest.mark.parametrize("script", [FAILS, LOST], ids=["error", "lost"])
+def test_a_configuration_that_fails_ends_the_list(script: Script):
+    recorder = Recorder({0: [script]})
+    with pytest.raises(TrainingError):
+        recorder.drive(2, Fixed([BASE, BASE]))
+    assert recorder.named("end")[-1][2] == FAILED
+
+
+def test_a_driver_needs_neither_tracking_nor_a_terminal(capsys: pytest.CaptureFixture[str]):
+    recorder = Recorder()
+    view = PlainView(Progress(target=2), sys.stdout)
+    assert Driver(recorder, recorder, NullTracker(), describe, view).run(2).finished == 2
+    assert len(capsys.readouterr().out.splitlines()) == 2

@@ -1,0 +1,511 @@
+from __future__ import annotations
+
+import contextlib
+import http.server
+import shutil
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pytest
+
+from sweeper import tracking
+from sweeper.errors import ServiceUnreachable, SweeperError, UsageError
+from sweeper.journal import FINISHED, JournalTracker, RunInfo, RunLog, read_events
+from sweeper.report.plots import curves
+from sweeper.tracking import (
+    EXPERIMENT,
+    KEY_TAG,
+    MlflowTracker,
+    Uploader,
+    hide_password,
+    preflight,
+    run_id_of,
+    sqlite_file,
+    sync,
+    ui_link,
+)
+
+pytest_plugins = ["mlflow_store"]
+
+# MLflow's own use of SQLAlchemy 2.1
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
+
+LONG = 120.0  # seconds, for what takes a few
+EPOCHS = (1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Home:
+    """A folder with a journal and, unless `uri` names another, an MLflow store."""
+
+    folder: Path
+    uri: str
+    warned: list[str]
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "journal"
+
+    def uploader(self) -> Uploader:
+        return Uploader(self.uri, self.folder, curves, self.warned.append)
+
+    def sync(self) -> int:
+        return sync(self.journal, self.uri, self.journal.parent, curves, self.warned.append)
+
+    @contextlib.contextmanager
+    def tracker(self, warn: Callable[[str], None] | None = None) -> Iterator[MlflowTracker]:
+        tracker = MlflowTracker(self.journal, self.uri, curves, warn or self.warned.append)
+        try:
+            yield tracker
+        finally:
+            tracker.close(LONG)
+
+    def steps(self) -> dict[str, list[int]]:
+        """The steps of `val/loss` of each run that MLflow has, by the run's key."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=self.uri)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id], run_view_type=3)
+        assert len({run.data.tags[KEY_TAG] for run in runs}) == len(runs), "a run is there twice"
+        return {
+            run.data.tags[KEY_TAG]: [m.step for m in client.get_metric_history(run.info.run_id, "val/loss")]
+            for run in runs
+        }
+
+
+@pytest.fixture
+def home(tmp_path: Path, empty_store: Path) -> Home:
+    """A store that holds nothing yet."""
+    return Home(tmp_path, f"sqlite:///{shutil.copy(empty_store, tmp_path)}", [])
+
+
+def info(key: str = "k", run_id: str | None = None) -> RunInfo:
+    dataset = {"name": "sample", "sha256": "0" * 64, "source": "/data", "profile": {}}
+    return RunInfo(key, f"run {key}", {"lr": "0.001"}, {"a": "b"}, "A run.", f"demo/{key}", dataset, run_id)
+
+
+def write(log: RunLog, steps: tuple[int, ...] = EPOCHS, *, end: bool = True) -> None:
+    log.artifact("config.json", b"{}")
+    for step in steps:
+        log.epoch(step, {"train/loss": 1.0, "train/accuracy": 0.5, "val/loss": 1 / step, "val/accuracy": 0.5})
+    if end:
+        log.end(FINISHED, {"final/val_loss": 1 / len(steps)}, {"sweeper.state": "complete"})
+
+
+def refusal(call: Callable[[], Any], kind: type[SweeperError]) -> str:
+    """The message with which `call` is refused; always one line."""
+    with pytest.raises(kind) as caught:
+        call()
+    assert type(caught.value) is kind
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+# --- before anything is sent ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("uri", ["", "mlflow.db", "foo://x", "file:///tmp/x", "databricks", "mysql://u:canary@h/db"])
+def test_a_uri_that_sweeper_does_not_track_to_is_refused_with_those_it_does(uri: str) -> None:
+    message = refusal(lambda: preflight(uri), UsageError)
+    assert "expected http://HOST:PORT, sqlite:///FILE" in message
+    assert "canary" not in message
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://127.0.0.1:1",
+        "http://u:canary@127.0.0.1:1",
+        "postgresql://u:canary@127.0.0.1:1/db",
+        "postgres://u:canary@127.0.0.1:1/db",
+    ],
+)
+def test_a_store_that_does_not_answer_is_named_without_its_password(uri: str) -> None:
+    message = refusal(lambda: preflight(uri), ServiceUnreachable)
+    assert f"{uri.replace('u:canary', '***')} does not answer" in message
+    assert "canary" not in message
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://", "http://localhost:port", "http://u:canary@localhost", "http://a b", "http://[::1"]
+)
+def test_a_malformed_uri_is_refused_without_its_password(uri: str) -> None:
+    with pytest.raises(SweeperError) as caught:
+        preflight(uri)
+    assert "canary" not in str(caught.value)
+
+
+def answering(status: int) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = self.path == "/health"
+            self.send_response(status if known else 599)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    return Handler
+
+
+@contextlib.contextmanager
+def listening(handler: Any) -> Iterator[str]:
+    """A server on loopback that answers one request after the other with `handler`."""
+    with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+@pytest.mark.parametrize("status", [200, 401, 404])
+def test_a_server_that_answers_is_there_whatever_it_thinks_of_us(status: int, slash: str) -> None:
+    with listening(answering(status)) as uri:
+        preflight(uri + slash)
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_server_that_only_fails_does_not_answer(status: int) -> None:
+    with listening(answering(status)) as uri:
+        assert str(status) in refusal(lambda: preflight(uri), ServiceUnreachable)
+
+
+def test_a_server_that_never_answers_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "PREFLIGHT_SECONDS", 0.01)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert "timed out" in refusal(lambda: preflight(uri), ServiceUnreachable)
+
+
+class Babble(http.server.BaseHTTPRequestHandler):
+    """What is not an HTTP server says something else."""
+
+    def handle(self) -> None:
+        self.rfile.readline()
+        self.wfile.write(b"SSH-2.0-OpenSSH\r\n")
+
+
+def test_a_port_that_speaks_something_else_does_not_answer() -> None:
+    with listening(Babble) as uri, pytest.raises(ServiceUnreachable):
+        preflight(uri)
+
+
+def test_a_server_is_found_behind_a_user_and_a_password() -> None:
+    with listening(answering(200)) as uri:
+        preflight(uri.replace("//", "//user:secret@"))
+
+
+def test_a_sqlite_file_may_be_there_or_its_folder(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    preflight(uri)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mlflow.db").touch()
+    preflight(uri)
+
+
+def test_a_sqlite_file_in_a_missing_folder_is_named(tmp_path: Path) -> None:
+    message = refusal(lambda: preflight(f"sqlite:///{tmp_path}/no/mlflow.db"), SweeperError)
+    assert f"{tmp_path}/no/mlflow.db: cannot be written" in message
+
+
+# --- URIs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://u:canary@h:1/x", "http://***@h:1/x"),
+        ("postgresql+psycopg://u:canary@h/db", "postgresql+psycopg://***@h/db"),
+        ("http://token@h", "http://***@h"),
+        ("from http://u:canary@a to http://u:canary@b", "from http://***@a to http://***@b"),
+        ("http://h:1/x", "http://h:1/x"),
+        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+        ("http://h/x@y", "http://h/x@y"),
+    ],
+)
+def test_user_and_password_are_hidden_and_nothing_else(text: str, shown: str) -> None:
+    assert hide_password(text) == shown
+
+
+@pytest.mark.parametrize("uri", ["postgresql://u:can/ary@h/db", "postgresql://u:can@ary@h/db"])
+def test_a_password_of_unusual_letters_is_hidden(uri: str) -> None:
+    assert "ary" not in hide_password(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "file"),
+    [
+        ("sqlite:////srv/mlflow.db", "/srv/mlflow.db"),
+        ("sqlite:///mlflow.db", "mlflow.db"),
+        ("sqlite:///folder/x.db", "folder/x.db"),
+    ],
+)
+def test_the_file_of_a_sqlite_uri(uri: str, file: str) -> None:
+    assert sqlite_file(uri) == Path(file)
+
+
+def test_a_link_leads_to_the_run_or_to_the_table_of_runs(home: Home) -> None:
+    home.uploader().connect()
+    with_id = ui_link("http://h:5000/", home.uri, "abc")
+    assert with_id == "http://h:5000/#/experiments/1/runs/abc"
+    assert ui_link("http://h:5000", home.uri, None) == (
+        "http://h:5000/#/experiments/1/runs?workflowType=machine_learning"
+    )
+
+
+def test_a_link_to_a_server_that_is_away_leads_to_its_front_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert ui_link("http://127.0.0.1:1", "http://127.0.0.1:1", "abc") == "http://127.0.0.1:1"
+
+
+# --- connecting ----------------------------------------------------------------------------------
+
+
+def test_a_new_store_is_made_by_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    home = Home(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", [])
+    real, together = mlflow.MlflowClient, threading.Barrier(3)
+
+    def make(**where: str) -> mlflow.MlflowClient:
+        with pytest.raises(filelock.Timeout):  # whoever makes it keeps the others out
+            filelock.FileLock(tmp_path / "mlflow.db.lock").acquire(timeout=0)
+        return real(**where)
+
+    def connect(_: int) -> list[str]:
+        uploader = home.uploader()
+        together.wait()
+        uploader.connect()
+        return sorted(e.name for e in uploader.client.search_experiments())
+
+    monkeypatch.setattr(mlflow, "MlflowClient", make)
+    with ThreadPoolExecutor(together.parties) as pool:
+        seen = list(pool.map(connect, range(together.parties)))
+    assert seen == [["Default", EXPERIMENT]] * together.parties
+    assert home.warned == []
+
+
+def test_files_go_beside_the_store(home: Home) -> None:
+    uploader = home.uploader()
+    uploader.connect()
+    experiment = uploader.client.get_experiment_by_name(EXPERIMENT)
+    assert experiment.artifact_location == (home.folder / "mlartifacts").as_uri()
+
+
+def test_a_deleted_experiment_is_an_error_that_says_how_to_restore_it(home: Home) -> None:
+    uploader = home.uploader()
+    uploader.connect()
+    experiment = uploader.client.get_experiment_by_name(EXPERIMENT).experiment_id
+    uploader.client.delete_experiment(experiment)
+    with home.tracker() as tracker:
+        write(tracker.start(info()))
+        assert not tracker.flush(LONG)
+        message = refusal(tracker.check, SweeperError)
+        assert f"MLFLOW_TRACKING_URI={home.uri} mlflow experiments restore --experiment-id {experiment}" in message
+        assert tracker.close(LONG) == 1
+    assert refusal(home.sync, SweeperError) == message
+
+    uploader.client.restore_experiment(experiment)
+    assert home.sync() == 1
+    assert home.steps() == {"k": [1, 2, 3, 4]}
+
+
+def test_a_file_that_is_no_database_is_an_error_in_one_line(home: Home) -> None:
+    sqlite_file(home.uri).write_bytes(b"not a database" * 100)
+    assert "mlflow.db" in refusal(home.uploader().connect, SweeperError)
+
+
+# --- uploading -----------------------------------------------------------------------------------
+
+
+class Flaky:
+    """A client whose first call of one method fails: its request is lost, or the answer to it."""
+
+    def __init__(self, client: Any, method: str, lost: str) -> None:
+        self._client, self._method, self._lost = client, method, lost
+        self.failed = False
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self._client, name)
+        if name != self._method or self.failed:
+            return real
+
+        def fail(*args: Any, **kwargs: Any) -> None:
+            self.failed = True
+            if self._lost == "answer":
+                real(*args, **kwargs)
+            raise ConnectionError("the connection was lost")
+
+        return fail
+
+
+@pytest.mark.parametrize("lost", ["request", "answer"])
+@pytest.mark.parametrize(
+    "method",
+    ["search_runs", "create_run", "get_run", "log_batch", "log_inputs", "log_artifacts", "set_terminated"],
+)
+def test_whatever_is_lost_on_the_way_arrives_once_in_the_end(
+    home: Home, monkeypatch: pytest.MonkeyPatch, method: str, lost: str
+) -> None:
+    write(JournalTracker(home.journal).start(info()))
+    uploader = home.uploader()
+    uploader.connect()
+    flaky = Flaky(uploader.client, method, lost)
+    monkeypatch.setattr(uploader, "_client", flaky)
+    pauses: list[float] = []
+    uploader.upload(home.journal / "demo/k", pauses.append)
+    assert flaky.failed
+    assert len(pauses) == 1
+    assert home.steps() == {"k": [1, 2, 3, 4]}
+    assert [message.rpartition("/")[2] for message in home.warned][1:] == ["mlflow.db is back"]
+    run = flaky.get_run(run_id_of(home.journal, "demo/k", home.uri))
+    assert (run.info.status, run.data.tags["sweeper.state"]) == (FINISHED, "complete")
+    assert len(run.inputs.dataset_inputs) == 1
+
+
+def test_the_pauses_between_tries_grow_to_a_limit_and_the_outage_is_reported_once(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(JournalTracker(home.journal).start(info()))
+    uploader = home.uploader()
+    uploader.connect()
+    real = uploader.client.search_runs
+    pauses: list[float] = []
+
+    def away(*args: Any, **kwargs: Any) -> Any:
+        if len(pauses) < 8:
+            raise ConnectionError("refused")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(uploader.client, "search_runs", away)
+    uploader.upload(home.journal / "demo/k", pauses.append)
+    assert pauses == [0.5, 1, 2, 4, 8, 10, 10, 10]
+    assert ["does not answer" in message for message in home.warned] == [True, False]
+    assert home.steps() == {"k": [1, 2, 3, 4]}
+
+
+def test_an_outage_costs_nothing_but_a_warning(
+    tmp_path: Path, make_server: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "LONGEST_PAUSE", 0.1)
+    server, warned = make_server(), threading.Event()
+    home = Home(tmp_path, server.uri, [])
+
+    def warn(message: str) -> None:
+        home.warned.append(message)
+        warned.set()
+
+    with home.tracker(warn) as tracker:
+        assert warned.wait(LONG)  # the server is away
+        write(tracker.start(info()))
+        tracker.check()
+        assert not tracker.flush(0.0)
+        assert [e["event"] for e in read_events(home.journal / "demo/k")] == ["start", *["epoch"] * 4, "end"]
+        assert ["does not answer" in message for message in home.warned] == [True]
+        server.start()
+        assert tracker.flush(LONG)
+    assert home.steps() == {"k": [1, 2, 3, 4]}
+    assert ["does not answer" in message for message in home.warned] == [True, False]
+    server.stop()
+
+
+def test_sync_carries_what_was_written_without_a_server_and_nothing_twice(home: Home) -> None:
+    offline = JournalTracker(home.journal)
+    write(offline.start(info("one")))
+    write(offline.start(info("two")), (1, 2), end=False)
+    assert (home.sync(), home.sync()) == (2, 0)
+    assert home.steps() == {"one": [1, 2, 3, 4], "two": [1, 2]}
+    write(offline.start(info("two")))
+    assert (home.sync(), home.sync()) == (1, 0)
+    assert home.steps() == {"one": [1, 2, 3, 4], "two": [1, 2, 3, 4]}
+    assert home.warned == []
+
+
+def test_sync_with_a_server_that_is_away_says_so_at_once(tmp_path: Path) -> None:
+    home = Home(tmp_path, "http://127.0.0.1:1", [])
+    write(JournalTracker(home.journal).start(info()))
+    assert "does not answer" in refusal(home.sync, ServiceUnreachable)
+
+
+def test_a_new_process_carries_what_an_earlier_one_left_of_the_same_study(home: Home) -> None:
+    offline = JournalTracker(home.journal)
+    write(offline.start(info("left")))
+    with home.tracker() as tracker:
+        tracker.catch_up("demo")
+        assert tracker.flush(LONG)
+        tracker.catch_up("demo")
+        tracker.catch_up("other")
+        assert tracker.flush(0.0)
+    assert home.steps() == {"left": [1, 2, 3, 4]}
+
+
+def test_a_run_that_mlflow_refuses_does_not_hold_up_the_others(home: Home) -> None:
+    missing = uuid.uuid4().hex
+    with home.tracker() as tracker:
+        write(tracker.start(info("bad", run_id=missing)))
+        write(tracker.start(info("good")))
+        assert not tracker.flush(LONG)
+        assert tracker.close(LONG) == 1
+    assert home.steps() == {"good": [1, 2, 3, 4]}
+    assert home.warned
+    assert all("demo/bad: MLflow refuses this run" in message and missing in message for message in home.warned)
+    assert len(read_events(home.journal / "demo/bad")) == 6
+
+
+def test_a_run_that_mlflow_refuses_is_reported_once(home: Home) -> None:
+    with home.tracker() as tracker:
+        log = tracker.start(info(run_id=uuid.uuid4().hex))
+        for step in EPOCHS:
+            write(log, (step,), end=False)
+            tracker.flush(LONG)
+    assert len(home.warned) == 1
+
+
+def test_sync_carries_the_others_where_mlflow_refuses_a_run(home: Home) -> None:
+    offline = JournalTracker(home.journal)
+    write(offline.start(info("bad", run_id=uuid.uuid4().hex)))
+    write(offline.start(info("good")))
+    with contextlib.suppress(SweeperError):
+        home.sync()
+    assert home.steps() == {"good": [1, 2, 3, 4]}
+
+
+def test_files_of_a_new_attempt_survive_the_upload_of_the_last_one(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    ending, go_on = threading.Event(), threading.Event()
+    with home.tracker() as tracker:
+        log = tracker.start(info())
+        assert tracker.flush(LONG)
+        client = tracker.uploader.client
+        real = client.set_terminated
+
+        def slow(*args: Any) -> None:
+            real(*args)
+            ending.set()
+            assert go_on.wait(LONG)
+
+        monkeypatch.setattr(client, "set_terminated", slow)
+        log.end("FAILED", {}, {})
+        assert ending.wait(LONG)
+        again = tracker.start(info())
+        again.artifact("model/state.safetensors", b"weights")
+        go_on.set()
+        assert tracker.flush(LONG)
+        again.end(FINISHED, {}, {})
+        assert tracker.flush(LONG)
+        run_id = run_id_of(home.journal, "demo/k", home.uri)
+        assert "model" in [file.path for file in client.list_artifacts(run_id)]
