@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from sweeper import __version__
-from sweeper.errors import SweeperError, UsageError
+from sweeper.errors import Interrupted, SweeperError, UsageError
 
 if TYPE_CHECKING:
     from sweeper.environment import Environment
@@ -432,6 +432,8 @@ def main() -> None:
         code = 0
     except KeyboardInterrupt:
         code = 130
+    except Interrupted as signal:
+        code = _complain(str(signal), signal.exit_code)
     except Exception as error:
         if debug:
             raise

@@ -15,6 +15,8 @@ SweeperError                 1   something failed; the message is one line
 
 from __future__ import annotations
 
+import signal
+
 
 class SweeperError(Exception):
     """Base of all; `str()` is one line that names the bad value, what is allowed, and what to do."""
@@ -60,6 +62,14 @@ class StudyIncomplete(SweeperError):
     """A sweep ended before its number of trials was reached."""
 
     exit_code = 3
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM arrived. Like KeyboardInterrupt it is no error: `except Exception` lets it pass."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.exit_code = 128 + signum
 
 
 class ServiceUnreachable(SweeperError):

@@ -143,9 +143,12 @@ class JournalLog:
     def __init__(self, folder: Path, run: RunInfo, written: Callable[[Path], None] = lambda _: None) -> None:
         self.folder = folder
         self._written = written
-        (folder / ARTIFACTS).mkdir(parents=True, exist_ok=True)
         _cut_torn_line(folder / EVENTS)
         earlier = read_events(folder)
+        if earlier and earlier[0]["key"] != run.key:  # of a study that had this name before
+            folder.rename(folder.with_name(f"{folder.name}.{time.time_ns()}"))
+            earlier = []
+        (folder / ARTIFACTS).mkdir(parents=True, exist_ok=True)
         self._steps = {e["step"] for e in earlier if e["event"] == "epoch"}
         attempt = 1 + sum(e["event"] == "start" for e in earlier)
         self._append("start", key=run.key, name=run.name, params=dict(run.params), description=run.description,

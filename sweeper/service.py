@@ -28,12 +28,12 @@ from sweeper.engine.base import Engine, cores
 from sweeper.engine.processes import ProcessEngine
 from sweeper.engine.serial import SerialEngine
 from sweeper.environment import NONE, OFFLINE, Environment, Say
-from sweeper.errors import ConfigError, SpaceError, TrainingError
+from sweeper.errors import ConfigError, Interrupted, SpaceError, TrainingError
 from sweeper.journal import FINISHED, KILLED, JournalTracker, NullTracker, RunInfo, Tracker, read_events
 from sweeper.progress import Progress, counted, make_view
 from sweeper.space import Space
 from sweeper.study import Study, StudySettings, Trial, TrialRow, best_row, open_study
-from sweeper.sweep import Driver, Fixed, Interrupted
+from sweeper.sweep import Driver, Fixed, Signals
 from sweeper.tracking import MlflowTracker, preflight, run_id_of
 from sweeper.train import Training, TrainResult, evaluate_weights, resolve_device, resolve_precision, train, use_threads
 
@@ -229,10 +229,11 @@ def optimize(env: Environment, chosen: Chosen, options: SweepOptions) -> dict[st
                              options.seed)  # fmt: skip
     if env.tracking_uri not in (NONE, OFFLINE):
         preflight(env.tracking_uri)
+    images = datasets.load(chosen.config, chosen.folder)
     study = open_study(options.study, settings, env.storage)
     try:
         with tracking(env) as tracker:
-            return _optimize(env, chosen, options, study, tracker)
+            return _optimize(env, chosen, options, study, tracker, images)
     except Interrupted:
         env.warn(f"study {study.name!r} was interrupted; the same command continues it")
         raise
@@ -241,7 +242,7 @@ def optimize(env: Environment, chosen: Chosen, options: SweepOptions) -> dict[st
 
 
 def _optimize(
-    env: Environment, chosen: Chosen, options: SweepOptions, study: Study, tracker: Tracker
+    env: Environment, chosen: Chosen, options: SweepOptions, study: Study, tracker: Tracker, images: Sequence[Data]
 ) -> dict[str, Any]:
     before = study.finished()
     if isinstance(tracker, MlflowTracker):
@@ -250,7 +251,7 @@ def _optimize(
         env.say(f"study {study.name!r} exists with the same settings: continuing, {before} trials are finished")
     study.set_target(options.trials, options.workers)
     if before < options.trials:
-        _run_trials(env, chosen, options, study, tracker)
+        _run_trials(env, chosen, options, study, tracker, images)
     summary = _summarise(env, chosen, study, tracker)
     best = study.best()
     if best is not None and options.final:
@@ -279,10 +280,12 @@ def _check_space(space: Space, chosen: Chosen) -> None:
         raise ConfigError(f"folds={chosen.config.folds}: more than the {images} training images")
 
 
-def _run_trials(env: Environment, chosen: Chosen, options: SweepOptions, study: Study, tracker: Tracker) -> None:
-    images = datasets.load(chosen.config, chosen.folder)
-    threads = max(1, cores() // options.workers)
-    engine: Engine = ProcessEngine(images, options.workers, threads)
+def _run_trials(
+    env: Environment, chosen: Chosen, options: SweepOptions, study: Study, tracker: Tracker, images: Sequence[Data]
+) -> None:
+    workers = min(options.workers, options.trials - study.finished())
+    threads = max(1, cores() // workers)
+    engine: Engine = ProcessEngine(images, workers, threads)
     progress = Progress(target=options.trials, finished=study.finished(), at_start=study.finished())
     rows = study.rows()
     progress.pruned = sum(r.state == "pruned" for r in rows)
@@ -371,7 +374,7 @@ def _champion(env: Environment, chosen: Chosen, study: Study, best: Trial, track
     """
     config = best.config.derive(split="blog", folds=0)
     folder = f"{study.name}/champion-{best.number:04d}"
-    if (earlier := _recorded_test(env, folder)) is not None:
+    if (earlier := _recorded_test(env, folder, study.uid)) is not None:
         return earlier
     everything = datasets.load_test(config, chosen.folder)
     test, train_images = everything.val, everything.train
@@ -387,8 +390,8 @@ def _champion(env: Environment, chosen: Chosen, study: Study, best: Trial, track
                                 folder=folder, tags=tags, description=words))  # fmt: skip
     use_threads(cores())
     try:
-        training = train(config, watched)
-        result = _advance(training, config, log.epoch, env.say)
+        with Signals() as signals:
+            result = _advance(train(config, watched), config, log.epoch, env.say, signals)
     except BaseException:
         log.end(KILLED, {}, {"sweeper.state": "killed"})
         raise
@@ -404,12 +407,13 @@ def _champion(env: Environment, chosen: Chosen, study: Study, best: Trial, track
 
 
 def _advance(
-    training: Training, config: RunConfig, record: Callable[[int, dict[str, float]], None], say: Say
+    training: Training, config: RunConfig, record: Callable[[int, dict[str, float]], None], say: Say, signals: Signals
 ) -> TrainResult:
     """Run the champion's training; only its train values mean anything, so only they are recorded."""
     while True:
         try:
-            epoch = next(training)
+            with signals.raised():
+                epoch = next(training)
         except StopIteration as stop:
             result: TrainResult = stop.value
             return result
@@ -417,9 +421,12 @@ def _advance(
         record(epoch.epoch, {k: v for k, v in epoch.metrics().items() if not k.startswith(("val/", "gap/"))})
 
 
-def _recorded_test(env: Environment, folder: str) -> dict[str, Any] | None:
+def _recorded_test(env: Environment, folder: str, uid: str) -> dict[str, Any] | None:
     """The champion's test metrics, where it was evaluated before: it is evaluated once."""
-    ends = [e for e in read_events(env.journal / folder) if e["event"] == "end" and e["status"] == FINISHED]
+    events = read_events(env.journal / folder)
+    if not events or not events[0]["key"].startswith(uid):
+        return None
+    ends = [e for e in events if e["event"] == "end" and e["status"] == FINISHED]
     return {"trial": int(folder[-4:]), **ends[-1]["metrics"]} if ends else None
 
 

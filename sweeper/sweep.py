@@ -22,7 +22,7 @@ from typing import Final, Protocol
 
 from sweeper.config import RunConfig
 from sweeper.engine.base import Engine, Event
-from sweeper.errors import Diverged, StudyIncomplete, SweeperError, TrainingError, WorkerLost
+from sweeper.errors import Diverged, Interrupted, StudyIncomplete, SweeperError, TrainingError, WorkerLost
 from sweeper.journal import FAILED, FINISHED, KILLED, Recorded, RunInfo, RunLog, Tracker
 from sweeper.study import Trial
 from sweeper.train import EpochResult, TrainResult
@@ -131,14 +131,6 @@ class Outcome:
     results: dict[int, TrainResult] = field(default_factory=dict)
 
 
-class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.exit_code = 128 + signum
-
-
 class Driver:
     """Runs the trials of one source on one engine until `target` of them are finished.
 
@@ -165,7 +157,7 @@ class Driver:
         self._running: dict[int, _Running] = {}
         self._errors: list[str] = []
         self._outcome = Outcome(0)
-        self._signals = _Signals()
+        self._signals = Signals()
 
     def run(self, target: int) -> Outcome:
         """Finish exactly `target` trials, counting those that were finished before.
@@ -192,6 +184,7 @@ class Driver:
             while self._engine.free() and self._may_ask(target, len(waiting)):
                 self._submit(self._source.ask())
             if not self._running:
+                self._signals.check()
                 break
             for event in self._next_events():
                 self._handle(event)
@@ -310,16 +303,17 @@ class Driver:
         self._running.clear()
 
 
-class _Signals:
+class Signals:
     """SIGINT and SIGTERM, noticed at once but raised only where nothing is half done; the second one ends it now."""
 
     def __init__(self) -> None:
         self._received: int | None = None
         self._may_raise = False
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Signals:
         with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
             self._before = [(s, signal.signal(s, self._handle)) for s in (signal.SIGINT, signal.SIGTERM)]
+        return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in getattr(self, "_before", []):
@@ -333,13 +327,21 @@ class _Signals:
         if self._may_raise:
             raise Interrupted(number)
 
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal has come.
+
+        Raises:
+            Interrupted: one has.
+        """
+        if self._received is not None:
+            raise Interrupted(self._received)
+
     @contextlib.contextmanager
     def raised(self) -> Iterator[None]:
         """Within the block, a signal raises `Interrupted`; one that came before raises it here."""
         self._may_raise = True
         try:
-            if self._received is not None:
-                raise Interrupted(self._received)
+            self.check()
             yield
         finally:
             self._may_raise = False

@@ -14,8 +14,9 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, Final
@@ -52,7 +53,8 @@ class ProcessEngine:
     def _spawn(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_work, args=(theirs, self._data, self._threads), daemon=True)
-        process.start()
+        with _ctrl_c_blocked():  # a worker inherits it: Ctrl-C reaches the whole group, and the driver decides
+            process.start()
         theirs.close()
         return _Worker(process, ours)
 
@@ -112,6 +114,16 @@ class ProcessEngine:
             worker.pipe.close()
 
 
+@contextlib.contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    resource_tracker.ensure_running()  # it would be started with the first worker, and unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _cause_of_death(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
@@ -124,7 +136,6 @@ def _cause_of_death(exit_code: int | None) -> str:
 
 
 def _work(pipe: Connection, data: Sequence[Data], threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     for name in [n for n in os.environ if n.startswith(SECRETIVE)]:

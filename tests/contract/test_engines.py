@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -114,9 +115,12 @@ def test_training_in_an_engine_gives_the_bits_of_training_without(
     assert results[0].history_sha256 != results[1].history_sha256
 
 
-def test_a_cancelled_training_hands_out_nothing_more_and_frees_its_slot(engine: Engine, until: Any):
+@pytest.mark.parametrize("gone_on", [False, True], ids=["after-an-epoch", "in-an-epoch"])
+def test_a_cancelled_training_hands_out_nothing_more_and_frees_its_slot(engine: Engine, until: Any, gone_on: bool):
     engine.submit(1, quick(epochs=ENDLESS))
     events(engine, until, bool)
+    if gone_on:
+        engine.wait(0)
     engine.cancel(1)
     late = events(engine, until, lambda _: engine.free() == engine.slots)
     assert late == []
@@ -222,39 +226,58 @@ def test_a_training_given_to_a_worker_that_died_idle_is_lost_not_forgotten(two_w
     assert [type(e.what) for e in train_all(two_workers, until, {6: quick(epochs=1)})] == [EpochResult, TrainResult]
 
 
-def test_a_worker_that_is_still_starting_leaves_ctrl_c_to_the_driver(split: list[Data], until: Any):
-    with closing(ProcessEngine(split, 1, THREADS)) as engine:
-        engine.submit(0, quick(epochs=1))
-        os.kill(worker_pid(engine, 0), signal.SIGINT)  # which a terminal sends to the whole group
-        seen = events(engine, until, ends)
-    assert [type(e.what) for e in seen] == [EpochResult, TrainResult]
-
-
 DRIVER = """
-import multiprocessing as mp, torch
+import multiprocessing as mp, os, signal, torch
 from sweeper.config import RunConfig
 from sweeper.data import Data, Images
 from sweeper.engine.processes import ProcessEngine
+from sweeper.errors import WorkerLost
 
 images = Images(torch.zeros(64, 28, 28, dtype=torch.uint8), torch.arange(64) % 10)
 engine = ProcessEngine([Data(images, images)], 1, 1)
-engine.submit(0, RunConfig(model="small", epochs=10_000))
-while not engine.wait(1):
-    pass
-print(*(child.pid for child in mp.active_children()), flush=True)
+for child in mp.active_children():
+    os.kill(child.pid, signal.SIGINT)  # which a terminal sends to the whole group
+seen = []
+while not seen or isinstance(seen[-1].what, WorkerLost):
+    if engine.free():
+        engine.submit(0, RunConfig(model="small", epochs=10_000))
+    seen += engine.wait(1)
+print(type(seen[0].what).__name__, *(child.pid for child in mp.active_children()), flush=True)
 while True:
     engine.wait(1)
 """
 
 
-def test_workers_die_when_their_parent_is_killed(alone: dict[str, str], until: Any):
-    with subprocess.Popen([sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True, env=alone) as parent:
-        assert parent.stdout is not None
-        workers = [int(pid) for pid in parent.stdout.readline().split()]
-        assert len(workers) == 1
-        assert not any(map(gone, workers))
-        parent.kill()
-    until(lambda: all(map(gone, workers)), "the workers to die")
+@dataclass(frozen=True)
+class Driver:
+    """What became of a driver's one worker, which was sent SIGINT while it started."""
+
+    first_event: str
+    alive: bool
+    workers: list[int]
+
+
+@pytest.fixture(scope="module")
+def killed_driver(alone: dict[str, str]) -> Driver:
+    """A driver that is killed while its worker trains."""
+    command = [sys.executable, "-c", DRIVER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=alone) as driver:
+        assert driver.stdout is not None
+        event, *pids = driver.stdout.readline().split()
+        workers = [int(pid) for pid in pids]
+        alive = not any(map(gone, workers))
+        driver.kill()
+    return Driver(event, alive, workers)
+
+
+def test_a_worker_that_is_still_starting_leaves_ctrl_c_to_the_driver(killed_driver: Driver):
+    assert killed_driver.first_event == "EpochResult"
+
+
+def test_workers_die_when_their_driver_is_killed(killed_driver: Driver, until: Any):
+    assert killed_driver.alive
+    assert len(killed_driver.workers) == 1
+    until(lambda: all(map(gone, killed_driver.workers)), "the workers to die")
 
 
 class NotStarted:
