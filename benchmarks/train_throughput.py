@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.hardware import THREADS, Others, describe
-from sweeper.config import RunConfig
+from sweeper.config import Placement, RunConfig
 from sweeper.data import MANIFESTS, SIDE, Data, DatasetName, load, resolve
 from sweeper.errors import SweeperError
 from sweeper.model import build_model
@@ -334,7 +334,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def command_line(args: argparse.Namespace) -> str:
     """The command that repeats the measurement."""
-    names = ("seeds", "epochs", "dataset", "batch_size", "workers")
+    names = ("seeds", "epochs", "dataset", "batch_size", "placement", "workers")
     options = [f"--{name.replace('_', '-')} {getattr(args, name)}" for name in names]
     return " ".join(["python -m benchmarks.train_throughput --models", ",".join(args.models), *options])
 
@@ -364,8 +364,8 @@ def _what(args: argparse.Namespace, hardware: dict[str, Any]) -> str:
             f"Pairs a model, one a seed: n = {args.seeds}. Values are medians [min-max] over them. {hardware['date']},",
             f"{hardware['cpu']}, {THREADS} torch threads a side.",
             f"Epochs: {config.epochs}; training images: {train_images(config.dataset):,}; validation images:",
-            f"{holdout:,} ({config.dataset}); batch size: {config.batch_size}; shifted and mirrored; BatchNorm;",
-            f"learning rate: {config.lr}, constant.",
+            f"{holdout:,} ({config.dataset}); batch size: {config.batch_size}; shifted and mirrored;",
+            f"placement {config.placement}; learning rate: {config.lr}, constant.",
         ]
     )
 
@@ -415,6 +415,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--epochs", type=_positive, default=3)
     parser.add_argument("--dataset", choices=("sample", "fashion-mnist"), default="sample")
     parser.add_argument("--batch-size", type=_positive, default=128)
+    parser.add_argument("--placement", choices=[p.value for p in Placement], default="bn")
     parser.add_argument("--workers", type=_whole, default=2, help="loader processes of the stock side; 0 for none")
     parser.add_argument("--output", type=Path, metavar="FILE.md", help="write a Markdown page")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)  # the process of one training
@@ -447,7 +448,7 @@ def _positive(text: str) -> int:
 def base_config(args: argparse.Namespace) -> RunConfig:
     """What all trainings share; the model and the seed vary."""
     return RunConfig.create(
-        placement="bn",
+        placement=args.placement,
         augmentation="crop-flip",
         epochs=args.epochs,
         dataset=args.dataset,
