@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -41,6 +42,17 @@ class OrAuto(click.ParamType[Any]):
         """As --help shows it."""
         inner = self.inner.get_metavar(param, ctx) or self.inner.name.upper()
         return f"auto|{inner.strip('[]')}"
+
+
+class Number(click.FloatRange):
+    """A finite number; click takes nan for a number within any bounds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """As click does it, but nan and inf are refused."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
 
 
 class Experiment(click.ParamType[Any]):
@@ -111,7 +123,7 @@ def shared(command: Callable[..., Any]) -> Callable[..., Any]:
 
 tracking_option = click.option(
     "--tracking-uri", envvar="MLFLOW_TRACKING_URI", metavar="URI",
-    help="MLflow server or database; offline: journal only; none: record nothing. "
+    help="MLflow server or database; offline: journal only; none: record nothing. SWEEPER_OFFLINE=1 means offline. "
     "[env: MLFLOW_TRACKING_URI; default: mlflow.db in SWEEPER_HOME]",
 )  # fmt: skip
 storage_option = click.option(
@@ -123,7 +135,7 @@ json_option = click.option("--json", "json_output", is_flag=True, help="Print on
 
 def overrides(command: Callable[..., Any]) -> Callable[..., Any]:
     """Fields of a run that replace those of the experiment."""
-    rate = click.FloatRange(0, 1, max_open=True)
+    rate = Number(0, 1, max_open=True)
     options = [
         click.option("--epochs", type=OrAuto(click.IntRange(1)), default="auto", show_default=True,
                      help="Passes over the training images."),
@@ -135,7 +147,7 @@ def overrides(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Dropout rate in the convolutional part."),
         click.option("--head-dropout", type=OrAuto(rate), default="auto", show_default=True,
                      help="Dropout rate in the head."),
-        click.option("--lr", type=OrAuto(click.FloatRange(0, min_open=True)), default="auto", show_default=True,
+        click.option("--lr", type=OrAuto(Number(0, min_open=True)), default="auto", show_default=True,
                      help="Peak learning rate."),
     ]  # fmt: skip
     for option in reversed(options):
@@ -252,11 +264,18 @@ def train(exp: int, split: str | None, **options: Any) -> None:
 )
 @click.option(
     "--timeout",
-    type=OrAuto(click.FloatRange(0, min_open=True)),
+    type=OrAuto(Number(0, min_open=True)),
     default="auto",
     show_default=True,
     metavar="auto|SECONDS",
     help="Ask for nothing more after this long; auto: never.",
+)
+@click.option(
+    "--retries",
+    type=click.IntRange(0, 100),
+    default=2,
+    show_default=True,
+    help="How often a trial is tried again after its worker died or memory ran out.",
 )
 @click.option(
     "--final/--no-final",
@@ -286,7 +305,8 @@ def optimize(exp: int, **options: Any) -> None:
 
     chosen = service.choose(env, exp, options["dataset"], options["device"], options["precision"], fields)
     asked = {
-        name: options[name] for name in ("study", "trials", "workers", "sampler", "pruner", "seed", "timeout", "final")
+        name: options[name]
+        for name in ("study", "trials", "workers", "sampler", "pruner", "seed", "timeout", "retries", "final")
     }
     result = service.optimize(env, chosen, service.SweepOptions(space=space, **asked))
     _say_best(env, result)
@@ -423,6 +443,9 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     try:
         code = cli(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:  # no command at all
+        click.echo(error.format_message(), err=True)
+        code = error.exit_code
     except click.ClickException as error:
         code = _complain(_usage(error), error.exit_code)
     except click.Abort:

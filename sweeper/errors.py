@@ -8,7 +8,9 @@ SweeperError                 1   something failed; the message is one line
 ├── DataError                1   a data set is missing, damaged, or not what it says
 ├── TrainingError            1   a run could not be trained to its end
 │   ├── Diverged             1   its loss is not finite, or ran away
-│   └── WorkerLost           1   the process that trained it died
+│   └── Transient            1   the same run may succeed if it is tried again
+│       ├── WorkerLost       1   the process that trained it died
+│       └── OutOfMemory      1   the device or the machine had no memory left
 ├── StudyIncomplete          3   a sweep ended before its number of trials was reached
 └── ServiceUnreachable       4   a tracking server or database does not answer
 """
@@ -47,15 +49,25 @@ class DataError(SweeperError):
 
 
 class TrainingError(SweeperError):
-    """A run could not be trained to its end."""
+    """A run could not be trained to its end; `details` is the traceback, where there is one."""
+
+    details = ""
 
 
 class Diverged(TrainingError):
     """The loss of a run is not finite, or ran away."""
 
 
-class WorkerLost(TrainingError):
-    """The process that trained a run died; the same run can be tried again."""
+class Transient(TrainingError):
+    """Not the fault of the run's configuration: the same run may succeed if it is tried again."""
+
+
+class WorkerLost(Transient):
+    """The process that trained a run died."""
+
+
+class OutOfMemory(Transient):
+    """The device or the machine had no memory left."""
 
 
 class StudyIncomplete(SweeperError):

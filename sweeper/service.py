@@ -33,7 +33,7 @@ from sweeper.journal import FINISHED, KILLED, JournalTracker, NullTracker, RunIn
 from sweeper.progress import Progress, counted, make_view
 from sweeper.space import Space
 from sweeper.study import Study, StudySettings, Trial, TrialRow, best_row, open_study
-from sweeper.sweep import Driver, Fixed, Signals
+from sweeper.sweep import RETRIES, Driver, Fixed, Signals
 from sweeper.tracking import MlflowTracker, preflight, run_id_of
 from sweeper.train import Training, TrainResult, evaluate_weights, resolve_device, resolve_precision, train, use_threads
 
@@ -212,6 +212,7 @@ class SweepOptions:
     seed: int
     timeout: float | None
     final: bool
+    retries: int = RETRIES
 
 
 def optimize(env: Environment, chosen: Chosen, options: SweepOptions) -> dict[str, Any]:
@@ -250,7 +251,7 @@ def _optimize(
     if study.continued:
         env.say(f"study {study.name!r} exists with the same settings: continuing, {before} trials are finished")
     study.set_target(options.trials, options.workers)
-    if before < options.trials:
+    if before < options.trials or study.running():
         _run_trials(env, chosen, options, study, tracker, images)
     summary = _summarise(env, chosen, study, tracker)
     best = study.best()
@@ -283,8 +284,8 @@ def _check_space(space: Space, chosen: Chosen) -> None:
 def _run_trials(
     env: Environment, chosen: Chosen, options: SweepOptions, study: Study, tracker: Tracker, images: Sequence[Data]
 ) -> None:
-    workers = min(options.workers, options.trials - study.finished())
-    threads = max(1, cores() // workers)
+    workers = max(0, min(options.workers, options.trials - study.finished()))
+    threads = max(1, cores() // max(1, workers))
     engine: Engine = ProcessEngine(images, workers, threads)
     progress = Progress(target=options.trials, finished=study.finished(), at_start=study.finished())
     rows = study.rows()
@@ -301,7 +302,7 @@ def _run_trials(
 
     deadline = None if options.timeout is None else time.monotonic() + options.timeout
     try:
-        Driver(study, engine, tracker, describe, view, deadline=deadline).run(options.trials)
+        Driver(study, engine, tracker, describe, view, deadline=deadline, retries=options.retries).run(options.trials)
     finally:
         view.close()
         engine.close()

@@ -6,11 +6,8 @@ so that a sweep that was killed and continued asks what an unbroken one would ha
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import json
-import os
-import socket
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import filelock
 import optuna
 import sqlalchemy
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
@@ -27,12 +23,12 @@ from optuna.trial import FrozenTrial, TrialState
 from sweeper.config import RunConfig, check_name, finite
 from sweeper.environment import database_url
 from sweeper.errors import ServiceUnreachable, StudyConflict, SweeperError, UsageError
+from sweeper.lock import CONNECT_SECONDS, Lock, acquire
 from sweeper.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPESampler's `group`
 
-CONNECT_SECONDS: Final = 5
 FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -114,7 +110,7 @@ class Study:
     name: str
     settings: StudySettings
     _optuna: optuna.Study
-    _lock: filelock.BaseFileLock | None
+    _lock: Lock
     continued: bool
     _live: dict[int, optuna.Trial] = field(default_factory=dict)
 
@@ -131,6 +127,10 @@ class Study:
         """Number of trials that failed for good."""
         return len(self._optuna.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
 
+    def running(self) -> int:
+        """Number of trials that a driver has begun, this one or an earlier one, and not ended."""
+        return len(self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+
     def unfinished(self) -> Iterator[Trial]:
         """The trials that an earlier driver left running, with the parameters they were given."""
         for frozen in self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -138,7 +138,12 @@ class Study:
             yield self._suggest(optuna.Trial(self._optuna, frozen._trial_id))
 
     def ask(self) -> Trial:
-        """A new trial."""
+        """A new trial.
+
+        Raises:
+            ServiceUnreachable: the database is away, or this process does not hold the study any more.
+        """
+        self._lock.check()
         number = len(self._optuna.get_trials(deepcopy=False))
         self._optuna.sampler = self._sampler(number)
         return self._suggest(self._optuna.ask())
@@ -178,10 +183,12 @@ class Study:
         trial.set_user_attr("reason", reason)
         self._optuna.tell(trial, state=TrialState.PRUNED)
 
-    def fail(self, number: int, reason: str) -> None:
+    def fail(self, number: int, reason: str, details: str = "") -> None:
         """A trial could not be trained; it does not count towards the number that was asked for."""
         trial = self._live.pop(number)
         trial.set_user_attr("reason", reason)
+        if details:
+            trial.set_user_attr("traceback", details)
         self._optuna.tell(trial, state=TrialState.FAIL)
 
     def set_target(self, trials: int, workers: int) -> None:
@@ -207,8 +214,7 @@ class Study:
 
     def close(self) -> None:
         """Let another driver hold the study."""
-        if self._lock is not None:
-            self._lock.release()
+        self._lock.release()
 
 
 def best_row(rows: list[TrialRow]) -> TrialRow | None:
@@ -260,7 +266,7 @@ def open_study(name: str, settings: StudySettings, storage_url: str) -> Study:
     """
     check_name(name)
     url = database_url(storage_url)
-    lock = _lock(url, name)
+    lock = acquire(url, name)
     try:
         storage = _storage(url)
         known = name in [s.study_name for s in storage.get_all_studies()]
@@ -277,8 +283,7 @@ def open_study(name: str, settings: StudySettings, storage_url: str) -> Study:
             study.set_user_attr("uid", uuid.uuid4().hex)
             study.set_user_attr("settings", settings.describe())
     except BaseException:
-        if lock is not None:
-            lock.release()
+        lock.release()
         raise
     return Study(name, settings, study, lock, continued=known)
 
@@ -296,35 +301,6 @@ def _check_settings(name: str, storage: optuna.storages.BaseStorage, settings: S
         raise StudyConflict(
             f"study {name!r} has other settings ({changes}); continue it with the old ones, or choose another --study"
         )
-
-
-def _lock(url: sqlalchemy.URL, name: str) -> filelock.BaseFileLock | None:
-    """One driver a study, for a sqlite file: a lock beside it, which the operating system drops with its holder.
-
-    A study in PostgreSQL is not locked yet: there, two drivers at a time are the user's to avoid.
-
-    Raises:
-        StudyConflict: another driver holds it.
-    """
-    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
-        return None
-    file = Path(url.database)
-    if not file.parent.is_dir():
-        raise SweeperError(f"storage {file}: the folder {file.parent} does not exist")
-    holder = file.with_name(f"{file.name}.{name}.lock")
-    lock = filelock.FileLock(holder)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        with contextlib.suppress(OSError):
-            who = holder.with_suffix(".holder").read_text()[:120]
-            raise StudyConflict(f"study {name!r} is being driven by {who}; wait for it, or stop it") from None
-        raise StudyConflict(f"study {name!r} is being driven by another process; wait for it, or stop it") from None
-    except OSError as error:
-        raise SweeperError(f"storage {file}: {error.strerror}: the folder must exist and be writable") from None
-    now = dt.datetime.now().astimezone().isoformat(timespec="seconds")
-    holder.with_suffix(".holder").write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}")
-    return lock
 
 
 # --- reading, for whoever watches ------------------------------------------------------------------

@@ -13,23 +13,25 @@ finished trials comes out exact.
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Final, Protocol
 
-from sweeper.config import RunConfig
+from sweeper.config import RunConfig, finite
 from sweeper.engine.base import Engine, Event
-from sweeper.errors import Diverged, Interrupted, StudyIncomplete, SweeperError, TrainingError, WorkerLost
+from sweeper.errors import Diverged, Interrupted, StudyIncomplete, SweeperError, TrainingError, Transient, UsageError
 from sweeper.journal import FAILED, FINISHED, KILLED, Recorded, RunInfo, RunLog, Tracker
 from sweeper.study import Trial
 from sweeper.train import EpochResult, TrainResult
 
-RETRIES: Final = 2  # of the same parameters, after a worker died
+RETRIES: Final = 2  # of the same parameters, after a worker died or memory ran out
 TICK_SECONDS: Final = 0.5
 SAME_ERROR_FROM_THE_START: Final = 3
+TRACEBACK_CHARACTERS: Final = 4_000  # MLflow takes 8,000 in a tag
 
 
 class Source(Protocol):
@@ -53,8 +55,8 @@ class Source(Protocol):
     def prune(self, number: int, reason: str) -> None:
         """A trial was stopped early, or diverged."""
 
-    def fail(self, number: int, reason: str) -> None:
-        """A trial could not be trained."""
+    def fail(self, number: int, reason: str, details: str = "") -> None:
+        """A trial could not be trained; `details` is the traceback, or empty."""
 
 
 class Fixed:
@@ -92,7 +94,7 @@ class Fixed:
         self._finished += 1
         self.outcomes[number] = reason
 
-    def fail(self, number: int, reason: str) -> None:
+    def fail(self, number: int, reason: str, details: str = "") -> None:
         """A list has no replacement to offer: the error ends it."""
         raise TrainingError(reason)
 
@@ -138,6 +140,7 @@ class Driver:
         describe: makes the record of a trial that a tracker starts from.
         keep_results: keep the `TrainResult` of each trial in the outcome.
         deadline: `time.monotonic()` after which nothing more is asked.
+        retries: how often the same parameters are tried again after a worker died or memory ran out.
     """
 
     def __init__(
@@ -150,10 +153,12 @@ class Driver:
         *,
         keep_results: bool = False,
         deadline: float | None = None,
+        retries: int = RETRIES,
     ) -> None:
         self._source, self._engine, self._tracker = source, engine, tracker
         self._describe, self._view = describe, view
-        self._keep_results, self._deadline = keep_results, deadline
+        self._keep_results, self._deadline, self._retries = keep_results, deadline, retries
+        self._target = 0
         self._running: dict[int, _Running] = {}
         self._errors: list[str] = []
         self._outcome = Outcome(0)
@@ -162,40 +167,50 @@ class Driver:
     def run(self, target: int) -> Outcome:
         """Finish exactly `target` trials, counting those that were finished before.
 
+        Trials that an earlier driver left running come first; those beyond `target` are ended as failed.
+
         Raises:
             StudyIncomplete: too many trials failed, or the deadline passed.
+            UsageError: a configuration that no trial can be trained with.
             Interrupted: SIGINT or SIGTERM; the trials that were running can be continued.
         """
+        self._target = target
         with self._signals:
             try:
-                self._run(target)
+                self._run(list(self._source.unfinished()))
             except BaseException as error:
                 self._abandon(error)
                 raise
         self._outcome.finished = self._source.finished()
         return self._outcome
 
-    def _run(self, target: int) -> None:
-        waiting = list(self._source.unfinished())
+    def _run(self, waiting: list[Trial]) -> None:
         while True:
             self._tracker.check()
-            while waiting and self._engine.free():
-                self._submit(waiting.pop(0))
-            while self._engine.free() and self._may_ask(target, len(waiting)):
-                self._submit(self._source.ask())
+            while self._engine.free() and self._wants_more():
+                self._submit(waiting.pop(0) if waiting else self._source.ask())
             if not self._running:
                 self._signals.check()
                 break
             for event in self._next_events():
                 self._handle(event)
             self._view.tick()
-        if self._source.finished() < target:
-            raise StudyIncomplete(f"{self._source.finished()} of {target} trials finished before --timeout")
+        if self._source.finished() < self._target:
+            raise StudyIncomplete(f"{self._source.finished()} of {self._target} trials finished before --timeout")
+        for trial in waiting:
+            self._drop(trial)
 
-    def _may_ask(self, target: int, waiting: int) -> bool:
+    def _wants_more(self) -> bool:
         if self._deadline is not None and time.monotonic() > self._deadline:
             return False
-        return self._source.finished() + len(self._running) + waiting < target
+        return self._source.finished() + len(self._running) < self._target
+
+    def _drop(self, trial: Trial) -> None:
+        """End a trial that an earlier driver left running and that is not wanted any more."""
+        reason = f"left running by an earlier driver; the study has its {self._target} trials without it"
+        log = self._tracker.start(self._describe(trial))
+        log.end(KILLED, {}, {"sweeper.state": "dropped", "sweeper.reason": reason})
+        self._source.fail(trial.number, reason)
 
     def _next_events(self) -> list[Event]:
         with self._signals.raised():
@@ -234,8 +249,11 @@ class Driver:
                 self._epoch(run, result)
             case TrainResult() as result:
                 self._complete(run, result)
-            case WorkerLost() as error if run.attempt <= RETRIES:
-                run.log.end(FAILED, {}, {"sweeper.state": "lost", "sweeper.reason": str(error)})
+            case UsageError() as error:
+                self._end_failed(run, error)
+                raise error
+            case Transient() as error if run.attempt <= self._retries:
+                run.log.end(FAILED, {}, {"sweeper.state": "lost", **_reasons(error)})
                 self._view.ended(run.trial, "lost", None)
                 self._submit(run.trial, run.attempt + 1)
             case Diverged() as error:
@@ -244,6 +262,10 @@ class Driver:
                 self._fail(run, error)
 
     def _epoch(self, run: _Running, result: EpochResult) -> None:
+        if wrong := _not_finite(result.metrics()):
+            self._engine.cancel(run.trial.number)
+            self._prune(run, f"epoch {result.epoch}: {wrong}")
+            return
         run.last = result
         prune = self._source.report(run.trial.number, result.epoch, result.val_accuracy)
         prune = prune and result.epoch < run.trial.config.epochs
@@ -255,6 +277,9 @@ class Driver:
             self._prune(run, f"pruned after epoch {result.epoch}: among the worst quarter, or half, at that epoch")
 
     def _complete(self, run: _Running, result: TrainResult) -> None:
+        if wrong := _not_finite(result.metrics()):
+            self._prune(run, wrong)
+            return
         if result.weights:
             run.log.artifact("model/state.safetensors", result.weights_file())
         run.log.artifact("evaluation/confusion.csv", result.evaluation.confusion_csv())
@@ -276,16 +301,19 @@ class Driver:
         self._source.prune(run.trial.number, reason)
         self._over(run, "pruned", run.last.val_accuracy if run.last else None)
 
-    def _fail(self, run: _Running, error: BaseException) -> None:
-        run.log.end(FAILED, {}, {"sweeper.state": "failed", "sweeper.reason": str(error)})
-        self._over(run, "failed", None)
-        self._source.fail(run.trial.number, str(error))
+    def _fail(self, run: _Running, error: TrainingError) -> None:
+        self._end_failed(run, error)
         self._errors.append(str(error))
-        nothing_works = len(set(self._errors)) == 1 and not self._source.finished()
-        if nothing_works and len(self._errors) >= SAME_ERROR_FROM_THE_START:
+        alike = len({re.sub(r"\d+", "#", text) for text in self._errors}) == 1 and not self._source.finished()
+        if alike and len(self._errors) >= SAME_ERROR_FROM_THE_START:
             raise StudyIncomplete(f"the first {len(self._errors)} trials failed alike: {error}")
-        if len(self._errors) > max(3, self._source.finished() // 10):
+        if len(self._errors) > max(3, self._target // 10):
             raise StudyIncomplete(f"{len(self._errors)} trials failed, too many to go on; the last: {error}")
+
+    def _end_failed(self, run: _Running, error: TrainingError | UsageError) -> None:
+        run.log.end(FAILED, {}, {"sweeper.state": "failed", **_reasons(error)})
+        self._over(run, "failed", None)
+        self._source.fail(run.trial.number, str(error), _details(error))
 
     def _over(self, run: _Running, outcome: str, value: float | None) -> None:
         del self._running[run.trial.number]
@@ -301,6 +329,22 @@ class Driver:
             run.log.end(KILLED, {}, {"sweeper.state": "killed", "sweeper.reason": reason})
             self._view.ended(run.trial, "killed", None)
         self._running.clear()
+
+
+def _not_finite(metrics: Mapping[str, float]) -> str:
+    """Which metric is NaN or infinite, or an empty string; such a value is never told to anybody."""
+    return next((f"{name} is {value}" for name, value in metrics.items() if not finite(value)), "")
+
+
+def _details(error: TrainingError | UsageError) -> str:
+    """The traceback of a training, or of a long one the end, where the error is."""
+    return error.details[-TRACEBACK_CHARACTERS:] if isinstance(error, TrainingError) else ""
+
+
+def _reasons(error: TrainingError | UsageError) -> dict[str, str]:
+    """Why a training failed, as tags."""
+    details = _details(error)
+    return {"sweeper.reason": str(error)} | ({"sweeper.traceback": details} if details else {})
 
 
 class Signals:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT: Final = "bn-dropout"
 HOST: Final = re.compile(r"[A-Za-z0-9_.:%-]+")
+OUTCOME_TAGS: Final = {"sweeper.state", "sweeper.reason", "sweeper.traceback"}
 KEY_TAG: Final = "sweeper.key"
 UPLOAD: Final = "upload.json"
 PREFLIGHT_SECONDS: Final = 5
@@ -259,7 +260,7 @@ class Uploader:
 
         run_id = event["run_id"] or known or self._find_run(event["key"]) or self._create_run(event)
         run = self.client.get_run(run_id)
-        for outdated in {"sweeper.state", "sweeper.reason"} & run.data.tags.keys():  # of an earlier attempt
+        for outdated in OUTCOME_TAGS & run.data.tags.keys():  # of an earlier attempt
             self.client.delete_tag(run_id, outdated)
         tags = {**event["tags"], KEY_TAG: event["key"], "mlflow.note.content": event["description"]}
         self.client.log_batch(

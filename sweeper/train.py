@@ -13,6 +13,7 @@ import io
 import math
 import re
 import struct
+import traceback
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -26,7 +27,7 @@ from torch.nn import functional as F
 
 from sweeper.config import DEVICE, RunConfig
 from sweeper.data import CLASSES, Data, Images, batch_sizes, batches, normalize
-from sweeper.errors import ConfigError, Diverged, TrainingError
+from sweeper.errors import ConfigError, Diverged, OutOfMemory, TrainingError, UsageError
 from sweeper.model import build_model
 
 EVAL_BATCH: Final = 500  # on a CPU the activations of more would leave its caches
@@ -414,8 +415,11 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def explain(error: BaseException) -> TrainingError:
-    """Any error of a training as one of ours, in one line."""
-    if isinstance(error, TrainingError):
+def explain(error: Exception) -> TrainingError | UsageError:
+    """Any error of a training as one of ours, in one line, with its traceback as `details`."""
+    if isinstance(error, TrainingError | UsageError):
         return error
-    return TrainingError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    kind = OutOfMemory if out_of_memory(error) else TrainingError
+    explained = kind(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    explained.details = "".join(traceback.format_exception(error))
+    return explained

@@ -18,7 +18,7 @@ from sweeper.config import RunConfig
 from sweeper.data import CLASSES, Data
 from sweeper.engine.base import Event
 from sweeper.engine.serial import SerialEngine
-from sweeper.errors import Diverged, StudyIncomplete, SweeperError, TrainingError, WorkerLost
+from sweeper.errors import ConfigError, Diverged, OutOfMemory, StudyIncomplete, SweeperError, TrainingError, WorkerLost
 from sweeper.journal import FAILED, FINISHED, KILLED, JournalTracker, NullTracker, Recorded, RunInfo, read_events
 from sweeper.progress import PlainView, Progress
 from sweeper.space import default_space
@@ -41,7 +41,7 @@ def result(accuracy: float = 0.5, loss: float = 1.1) -> TrainResult:
 
 
 # What a training comes to: its events, or a function that is called in the middle of wait().
-Script = Sequence[EpochResult | TrainResult | TrainingError | Callable[[], None]]
+Script = Sequence[EpochResult | TrainResult | SweeperError | Callable[[], None]]
 DONE: Script = (epoch(1), epoch(2), result())
 LOST: Script = (epoch(1), WorkerLost("the worker process was ended by SIGKILL"))
 DIVERGED: Script = (Diverged("loss nan after epoch 1: lower lr"),)
@@ -81,7 +81,7 @@ class Recorder:
         events = []
         for key in list(self._running):
             what = self._running[key].pop(0)
-            if not isinstance(what, EpochResult | TrainResult | TrainingError):
+            if not isinstance(what, EpochResult | TrainResult | SweeperError):
                 what()
                 continue
             if not isinstance(what, EpochResult):
@@ -119,7 +119,7 @@ class Recorder:
     def prune(self, number: int, reason: str) -> None:
         self.calls.append(("prune", number, reason))
 
-    def fail(self, number: int, reason: str) -> None:
+    def fail(self, number: int, reason: str, details: str = "") -> None:
         self.calls.append(("fail", number, reason))
 
     # the tracker
@@ -317,9 +317,53 @@ def test_the_journal_has_the_end_before_the_study_is_told(script: Script, told: 
 @pytest.mark.parametrize(("accuracy", "loss"), [(math.nan, 1.0), (0.5, math.nan), (0.5, math.inf)])
 def test_a_value_that_is_not_finite_never_reaches_the_study(reopen: Callable[..., Study], accuracy: float, loss: float):
     study = reopen()
-    with pytest.raises(ValueError, match="not finite"):
-        Recorder({0: [(epoch(1), result(accuracy, loss))]}).drive(1, study)
-    assert [row.state for row in study.rows()] == ["running"]
+    assert Recorder({0: [(epoch(1), result(accuracy, loss))]}).drive(1, study) == 1
+    (row,) = study.rows()
+    assert (row.state, row.value) == ("pruned", 0.5)  # of its first epoch
+    assert " is nan" in row.reason or " is inf" in row.reason
+
+
+@pytest.mark.parametrize("wrong", [{"val_accuracy": math.nan}, {"val_loss": math.inf}, {"grad_norm": math.inf}])
+def test_an_epoch_that_is_not_finite_prunes_its_trial_and_is_recorded_nowhere(wrong: dict[str, float]):
+    recorder = Recorder({0: [(epoch(1), replace(epoch(2), **wrong), result())]})
+    assert recorder.drive(2) == 2
+    assert [call[1:3] for call in recorder.named("report") if call[1] == 0] == [(0, 1)]
+    ((_, _, reason),) = recorder.named("prune")
+    assert reason.startswith("epoch 2: ")
+    assert ("cancel", 0) in recorder.calls
+
+
+def test_memory_that_ran_out_is_tried_again_with_the_same_configuration():
+    recorder = Recorder({0: [(epoch(1), OutOfMemory("OutOfMemoryError: no memory")), DONE]})
+    assert recorder.drive(1) == 1
+    first, second = recorder.named("submit")
+    assert first == second
+    assert not recorder.named("fail")
+
+
+def test_no_retries_is_possible():
+    recorder = Recorder({0: [LOST]})
+    assert recorder.drive(1, retries=0) == 1
+    assert [call[1] for call in recorder.named("submit")] == [0, 1]
+
+
+def test_a_wrong_configuration_ends_the_sweep_at_once():
+    recorder = Recorder({1: [(epoch(1), ConfigError("batch_size=1: no"))]})
+    with pytest.raises(ConfigError, match="batch_size=1: no"):
+        recorder.drive(9)
+    assert [call[1] for call in recorder.named("fail")] == [1]
+    assert recorder.count("ask") == 2
+
+
+def test_the_traceback_of_a_failure_is_kept(reopen: Callable[..., Study]):
+    error = TrainingError("RuntimeError: no")
+    error.details = "Traceback: line 7"
+    study = reopen()
+    recorder = Recorder({0: [(error,)]})
+    recorder.drive(1, study)
+    assert study._optuna.trials[0].user_attrs["traceback"] == "Traceback: line 7"
+    ends = [call for call in recorder.calls if call[0] == "end" and call[1] == 0]
+    assert "Traceback: line 7" in str(ends)
 
 
 def test_results_are_kept_where_they_are_wanted():
@@ -371,6 +415,17 @@ def test_trials_that_were_left_running_come_before_any_new_one():
     assert recorder.count("ask") == 2
 
 
+@pytest.mark.parametrize(("target", "trained"), [(3, [0]), (2, []), (4, [0, 1])])
+def test_trials_left_running_that_are_not_wanted_are_ended(target: int, trained: list[int]):
+    left = [Trial(n, BASE.derive(seed=n)) for n in range(2)]
+    recorder = Recorder(left=left)
+    recorder.calls += [("complete", 8, 0.5, 1.0), ("complete", 9, 0.5, 1.0)]  # of an earlier driver
+    assert recorder.drive(target) == target
+    assert [call[1] for call in recorder.named("submit")] == trained
+    assert [call[1] for call in recorder.named("fail")] == [n for n in range(2) if n not in trained]
+    assert recorder.count("ask") == 0
+
+
 def test_a_study_goes_on_with_the_parameters_its_trials_had(reopen: Callable[..., Study]):
     study = reopen()
     asked = [study.ask() for _ in range(2)]
@@ -384,23 +439,31 @@ def test_a_study_goes_on_with_the_parameters_its_trials_had(reopen: Callable[...
 
 
 def failing(*numbers: int, alike: bool) -> dict[int, list[Script]]:
-    return {n: [(TrainingError("RuntimeError: no" if alike else f"RuntimeError: {n}"),)] for n in numbers}
+    return {n: [(TrainingError("RuntimeError: no" if alike else f"ValueError: {'abcdefghi'[n]}"),)] for n in numbers}
+
+
+def test_errors_that_differ_in_a_number_are_alike():
+    scripts = {n: [(TrainingError(f"RuntimeError: cannot allocate {n} MiB"),)] for n in range(9)}
+    with pytest.raises(StudyIncomplete, match="the first 3 trials failed alike"):
+        Recorder(scripts).drive(20)
 
 
 @pytest.mark.parametrize(
-    ("failures", "asked", "message"),
+    ("failures", "target", "asked", "message"),
     [
-        (failing(*range(9), alike=True), 3, "the first 3 trials failed alike: RuntimeError: no"),
-        (failing(*range(9), alike=False), 4, "4 trials failed, too many to go on; the last: RuntimeError: 3"),
-        (failing(1, 2, 3, 4, alike=True), 5, "4 trials failed"),
-        (failing(*range(40, 50), alike=True), 45, "5 trials failed"),  # of 40 finished, a tenth may
+        (failing(*range(9), alike=True), 20, 3, "the first 3 trials failed alike: RuntimeError: no"),
+        (failing(*range(9), alike=False), 20, 4, "4 trials failed, too many to go on; the last: ValueError: d"),
+        (failing(1, 2, 3, 4, alike=True), 20, 5, "4 trials failed"),
+        (failing(*range(1, 10), alike=True), 60, 8, "7 trials failed"),  # of 60 wanted, a tenth may
     ],
     ids=["alike-from-the-start", "four-of-few", "alike-after-a-success", "more-than-a-tenth"],
 )
-def test_too_many_failures_end_the_sweep(failures: Mapping[int, Sequence[Script]], asked: int, message: str):
+def test_too_many_failures_end_the_sweep(
+    failures: Mapping[int, Sequence[Script]], target: int, asked: int, message: str
+):
     recorder = Recorder(failures)
     with pytest.raises(StudyIncomplete, match=message) as caught:
-        recorder.drive(60)
+        recorder.drive(target)
     assert caught.value.exit_code == 3
     assert recorder.count("ask") == asked
 

@@ -10,19 +10,22 @@ import os
 from typing import NamedTuple, Protocol
 
 from sweeper.config import RunConfig
-from sweeper.errors import TrainingError
+from sweeper.errors import TrainingError, UsageError
 from sweeper.train import EpochResult, TrainResult
 
 
 class Event(NamedTuple):
-    """Something that the training submitted as `key` has come to."""
+    """Something that the training submitted as `key` has come to.
+
+    A `TrainingError` is the end of that training, a `UsageError` says that no training of its kind can work.
+    """
 
     key: int
-    what: EpochResult | TrainResult | TrainingError
+    what: EpochResult | TrainResult | TrainingError | UsageError
 
 
 class Engine(Protocol):
-    """Runs trainings. After a `TrainResult` or a `TrainingError` a key is done."""
+    """Runs trainings. After a `TrainResult` or an error a key is done."""
 
     slots: int
 

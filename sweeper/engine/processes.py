@@ -1,9 +1,10 @@
 """Several trainings at once, each in a worker process; the images are shared, not copied.
 
 A worker holds no credentials, no database and no MLflow: it gets configurations, and sends back
-what the training yields. It dies with its parent. After an epoch it waits a moment for the
-driver's word, so that a pruned training stops there, but not for long, so that a busy driver
-does not hold up the others.
+what the training yields. It is forked from a server that has imported torch once and was started
+without the variables that hold secrets. It dies with its parent. After an epoch it waits a moment
+for the driver's word, so that a pruned training stops there, but not for long, so that a busy
+driver does not hold up the others.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
+from functools import cache
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any, Final
 
 from sweeper.config import RunConfig
@@ -29,11 +31,12 @@ from sweeper.errors import WorkerLost
 WORD_SECONDS: Final = 0.25  # how long a worker waits after an epoch to hear whether to go on
 GO_ON, CLOSE = True, False
 SECRETIVE: Final = ("MLFLOW_", "SWEEPER_", "PG", "AWS_", "AZURE_", "GOOGLE_")  # variables that a worker has no need of
+PRELOADED: Final = ["sweeper.engine.processes", "sweeper.train"]  # by the server that workers are forked from
 
 
 @dataclass
 class _Worker:
-    process: SpawnProcess
+    process: ForkServerProcess
     pipe: Connection
     key: int | None = None  # of the training it was given, until its last message
     cancelled: bool = False
@@ -45,7 +48,8 @@ class ProcessEngine:
 
     def __init__(self, data: Sequence[Data], workers: int, threads: int) -> None:
         self.slots = workers
-        self._context: SpawnContext = mp.get_context("spawn")
+        start_server()
+        self._context: ForkServerContext = mp.get_context("forkserver")
         self._data = [d.share_memory() for d in data]
         self._threads = threads
         self._workers = [self._spawn() for _ in range(workers)]
@@ -53,8 +57,7 @@ class ProcessEngine:
     def _spawn(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_work, args=(theirs, self._data, self._threads), daemon=True)
-        with _ctrl_c_blocked():  # a worker inherits it: Ctrl-C reaches the whole group, and the driver decides
-            process.start()
+        process.start()
         theirs.close()
         return _Worker(process, ours)
 
@@ -114,14 +117,35 @@ class ProcessEngine:
             worker.pipe.close()
 
 
+@cache
+def start_server() -> None:
+    """Start the process that workers are forked from, once in the life of this process.
+
+    To be called before any thread needs a variable that holds a secret: for the moment of the start there is none.
+    """
+    mp.get_context("forkserver").set_forkserver_preload(PRELOADED)
+    with _no_secrets():
+        resource_tracker.ensure_running()  # it would be started with the server, and unblock the signal
+        with _ctrl_c_blocked():  # workers inherit it: Ctrl-C reaches the whole group, and the driver decides
+            forkserver.ensure_running()
+
+
 @contextlib.contextmanager
 def _ctrl_c_blocked() -> Iterator[None]:
-    resource_tracker.ensure_running()  # it would be started with the first worker, and unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _no_secrets() -> Iterator[None]:
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(SECRETIVE)}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _cause_of_death(exit_code: int | None) -> str:
@@ -138,8 +162,6 @@ def _cause_of_death(exit_code: int | None) -> str:
 def _work(pipe: Connection, data: Sequence[Data], threads: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    for name in [n for n in os.environ if n.startswith(SECRETIVE)]:
-        del os.environ[name]
     from sweeper.train import use_threads
 
     use_threads(threads)

