@@ -353,10 +353,36 @@ def sync(journal: Path | None, **options: Any) -> None:
     _print_json(env, {"carried": carried})
 
 
+@cli.command()
+@click.argument("run", metavar="RUN_ID|FOLDER")
+@click.option("--data-dir", type=OrAuto(click.Path(path_type=Path)), default="auto", show_default=True,
+              metavar="auto|DIR", help="Folder of the four FashionMNIST files.")  # fmt: skip
+@tracking_option
+@json_option
+def replay(run: str, **options: Any) -> None:
+    """Train a recorded run again, and say whether it comes out the same, bit by bit.
+
+    RUN_ID is a run in MLflow, FOLDER one of a journal. Exit code 1 means that it did not.
+    """
+    from sweeper import replay as replays
+
+    env = make_environment(options, check_tracking=False)
+    done = replays.replay(env, run)
+    if done.identical:
+        weights = "the weights" if done.weights else "no weights, which were not recorded"
+        env.say(f"identical: {done.epochs} epochs and {weights}")
+    else:
+        env.say(f"different: {done.difference}")
+        env.say("not as it was: " + ("; ".join(done.environment) or "nothing that was recorded"))
+    _print_json(env, done.describe())
+    if not done.identical:
+        raise click.exceptions.Exit(1)
+
+
 # --- from options to an environment, and from results to words ---------------------------------------
 
 
-def make_environment(options: dict[str, Any]) -> Environment:
+def make_environment(options: dict[str, Any], *, check_tracking: bool = True) -> Environment:
     """The environment that a command's options and the process's variables describe."""
     from sweeper import environment, tracking
 
@@ -366,7 +392,7 @@ def make_environment(options: dict[str, Any]) -> Environment:
     uri = environment.tracking_url(home) if uri is None else uri
     if os.environ.get("SWEEPER_OFFLINE") == "1":
         uri = environment.OFFLINE
-    if "tracking_uri" in options and uri not in (environment.OFFLINE, environment.NONE):
+    if check_tracking and "tracking_uri" in options and uri not in (environment.OFFLINE, environment.NONE):
         tracking.preflight(uri)
     storage = environment.storage_url(home) if storage is None else storage
     environment.database_url(storage)

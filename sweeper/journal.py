@@ -5,6 +5,7 @@ A run is a folder of `SWEEPER_HOME/journal`:
     events.jsonl    one JSON object a line, appended and fsynced: start, epoch, end
     artifacts/      files as they will appear in MLflow, each written aside and renamed
     upload.json     how far the uploader has come (tracking.py)
+    .writer         locked by the process that writes the run, for as long as it lives
 
 The times in it are those of the events, so that replaying it gives the same metrics again.
 """
@@ -22,8 +23,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
+import filelock
+
+from sweeper.errors import SweeperError, UsageError
+
 EVENTS: Final = "events.jsonl"
 ARTIFACTS: Final = "artifacts"
+WRITER: Final = ".writer"
 FAILED, FINISHED, KILLED = "FAILED", "FINISHED", "KILLED"  # MLflow's names
 
 
@@ -58,10 +64,19 @@ class RunLog(Protocol):
 
 
 class Recorded(NamedTuple):
-    """What is recorded of a finished run: the metrics of each epoch by its number, and those of its end."""
+    """What is recorded of a finished run: the metrics of each epoch by its number; metrics and tags of its end."""
 
     epochs: dict[int, dict[str, float]]
     final: dict[str, float]
+    tags: dict[str, str]
+
+
+class Record(NamedTuple):
+    """A run as it was recorded, to be trained again: parameters, tags, and the metrics of each epoch by its number."""
+
+    params: dict[str, str]
+    tags: dict[str, str]
+    epochs: dict[int, dict[str, float]]
 
 
 class Tracker(Protocol):
@@ -72,6 +87,9 @@ class Tracker(Protocol):
 
     def start(self, run: RunInfo) -> RunLog:
         """Begin, or continue, a run."""
+
+    def reconcile(self, below: str) -> None:
+        """End, as killed, the runs below a folder that processes which are gone left without an end."""
 
     def check(self) -> None:
         """Raise if nothing that is recorded can ever arrive."""
@@ -104,6 +122,9 @@ class NullTracker:
         """A log that forgets everything."""
         return NullLog()
 
+    def reconcile(self, below: str) -> None:
+        """Nothing was left."""
+
     def check(self) -> None:
         """Nothing can go wrong."""
 
@@ -127,7 +148,15 @@ class JournalTracker:
         events = read_events(self.root / folder)
         if not events or events[-1]["event"] != "end" or events[-1]["status"] != FINISHED:
             return None
-        return Recorded({e["step"]: e["metrics"] for e in events if e["event"] == "epoch"}, events[-1]["metrics"])
+        epochs = {e["step"]: e["metrics"] for e in events if e["event"] == "epoch"}
+        return Recorded(epochs, events[-1]["metrics"], events[-1]["tags"])
+
+    def reconcile(self, below: str) -> None:
+        """End, in the journal, what processes that are gone left without an end."""
+        self._end_abandoned(below)
+
+    def _end_abandoned(self, below: str) -> list[Path]:
+        return [folder for folder in run_folders(self.root / below) if end_abandoned(folder)]
 
     def check(self) -> None:
         """Nothing is sent, so nothing can fail to arrive."""
@@ -140,20 +169,25 @@ class JournalTracker:
 class JournalLog:
     """One run's folder, being written."""
 
-    def __init__(self, folder: Path, run: RunInfo, written: Callable[[Path], None] = lambda _: None) -> None:
+    def __init__(
+        self, folder: Path, run: RunInfo, written: Callable[[Path], None] = lambda _: None, store: str | None = None
+    ) -> None:
         self.folder = folder
         self._written = written
+        self._lock = _hold(folder)
         _cut_torn_line(folder / EVENTS)
         earlier = read_events(folder)
         if earlier and earlier[0]["key"] != run.key:  # of a study that had this name before
+            self._lock.release()
             folder.rename(folder.with_name(f"{folder.name}.{time.time_ns()}"))
+            self._lock = _hold(folder)
             earlier = []
         (folder / ARTIFACTS).mkdir(parents=True, exist_ok=True)
         self._steps = {e["step"] for e in earlier if e["event"] == "epoch"}
         attempt = 1 + sum(e["event"] == "start" for e in earlier)
         self._append("start", key=run.key, name=run.name, params=dict(run.params), description=run.description,
                      tags={**run.tags, "sweeper.attempt": str(attempt)}, dataset=dict(run.dataset),
-                     run_id=run.run_id)  # fmt: skip
+                     run_id=run.run_id, store=store)  # fmt: skip
 
     def epoch(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append the metrics of one epoch and fsync, unless the step is there already."""
@@ -170,6 +204,7 @@ class JournalLog:
         if epochs := history(read_events(self.folder)):
             self.artifact("curves/history.csv", as_csv(epochs))
         self._append("end", status=status, metrics=dict(metrics), tags=dict(tags))
+        self._lock.release()
 
     def _append(self, event: str, **fields: Any) -> None:
         line = json.dumps({"event": event, "time": time.time_ns() // 1_000_000, **fields}, allow_nan=False)
@@ -213,6 +248,19 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
 
 
+def read_record(folder: Path) -> Record:
+    """The run in `folder`, as far as it came.
+
+    Raises:
+        UsageError: the folder holds no run.
+    """
+    events = read_events(folder)
+    if not events:
+        raise UsageError(f"{folder}: holds no run; name an MLflow run, or a folder below SWEEPER_HOME/journal")
+    tags = {name: value for event in events for name, value in event.get("tags", {}).items()}
+    return Record(events[0]["params"], tags, {e["step"]: e["metrics"] for e in events if e["event"] == "epoch"})
+
+
 def _cut_torn_line(path: Path) -> None:
     """Remove what a crash left of a line, before anything is appended to it."""
     if path.exists():
@@ -234,6 +282,37 @@ def as_csv(epochs: list[dict[str, float]]) -> bytes:
     writer.writeheader()
     writer.writerows(epochs)
     return text.getvalue().encode()
+
+
+def end_abandoned(folder: Path, reason: str = "the process that trained it is gone") -> bool:
+    """End the run in `folder` as killed, if it has no end and the process that wrote it is gone; whether it did."""
+    events = read_events(folder)
+    if not events or events[-1]["event"] == "end":
+        return False
+    try:
+        with filelock.FileLock(folder / WRITER, timeout=0):
+            _cut_torn_line(folder / EVENTS)
+            if read_events(folder)[-1]["event"] == "end":
+                return False
+            tags = {"sweeper.state": "killed", "sweeper.reason": reason}
+            line = {"event": "end", "time": time.time_ns() // 1_000_000, "status": KILLED, "metrics": {}, "tags": tags}
+            _append_line(folder / EVENTS, json.dumps(line).encode() + b"\n")
+    except filelock.Timeout:
+        return False
+    return True
+
+
+def _hold(folder: Path) -> filelock.FileLock:
+    """Be the only process that writes the run in `folder`, until it ends or this process does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / WRITER)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise SweeperError(
+            f"{folder}: another process writes this run; give the two commands different studies or SWEEPER_HOMEs"
+        ) from None
+    return lock
 
 
 def run_folders(root: Path) -> list[Path]:

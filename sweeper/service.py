@@ -10,6 +10,7 @@ import getpass
 import io
 import json
 import os
+import platform
 import subprocess
 import time
 import uuid
@@ -25,7 +26,7 @@ from sweeper import data as datasets
 from sweeper.config import EXPERIMENT_TITLES, RunConfig, experiment
 from sweeper.data import Data, Images, Manifest
 from sweeper.engine.base import Engine, cores
-from sweeper.engine.processes import ProcessEngine
+from sweeper.engine.processes import ProcessEngine, start_server
 from sweeper.engine.serial import SerialEngine
 from sweeper.environment import NONE, OFFLINE, Environment, Say
 from sweeper.errors import ConfigError, Interrupted, SpaceError, TrainingError
@@ -35,12 +36,24 @@ from sweeper.space import Space
 from sweeper.study import Study, StudySettings, Trial, TrialRow, best_row, open_study
 from sweeper.sweep import RETRIES, Driver, Fixed, Signals
 from sweeper.tracking import MlflowTracker, preflight, run_id_of
-from sweeper.train import Training, TrainResult, evaluate_weights, resolve_device, resolve_precision, train, use_threads
+from sweeper.train import (
+    Training,
+    TrainResult,
+    evaluate_weights,
+    hardware,
+    resolve_device,
+    resolve_precision,
+    train,
+    use_threads,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
+THREADS_TAG: Final = "sweeper.threads"
+PACKAGES: Final = ("sweeper", "torch", "numpy")
 FLUSH_SECONDS: Final = 60.0  # how long a command waits at its end for what MLflow has not yet
+SHORT_FLUSH_SECONDS: Final = 5.0  # the same after an error or a signal
 
 
 @dataclass(frozen=True)
@@ -74,8 +87,11 @@ def choose(env: Environment, number: int, dataset: str, device: str, precision: 
 
 
 @contextmanager
-def tracking(env: Environment) -> Iterator[Tracker]:
-    """The tracker that `env` asks for; at the end of the block, what has not arrived yet is waited for."""
+def tracking(env: Environment, signals: Signals) -> Iterator[Tracker]:
+    """The tracker that `env` asks for; at the end of the block, what has not arrived yet is waited for.
+
+    After an error or a signal the wait is short.
+    """
     tracker: Tracker
     if env.tracking_uri == NONE:
         tracker = NullTracker()
@@ -84,12 +100,15 @@ def tracking(env: Environment) -> Iterator[Tracker]:
     else:
         preflight(env.tracking_uri)
         tracker = MlflowTracker(env.journal, env.tracking_uri, _draw, env.warn)
-    timeout = 5.0  # after an error or a signal
+    waiting = None
     try:
         yield tracker
-        timeout = FLUSH_SECONDS
+        with signals.raised():
+            waiting = tracker.close(FLUSH_SECONDS)
     finally:
-        if waiting := tracker.close(timeout):
+        if waiting is None:
+            waiting = tracker.close(SHORT_FLUSH_SECONDS)
+        if waiting:
             missing = counted(waiting, "run")
             env.warn(f"not in MLflow yet: {missing}; carry there what is missing with: sweeper sync {env.journal}")
 
@@ -123,10 +142,11 @@ def train_one(env: Environment, chosen: Chosen, run_id: str | None) -> dict[str,
         )  # fmt: skip
 
     source, view = Fixed([chosen.config]), make_view(Progress(target=1, unit="run"), json_output=env.json_output)
-    with tracking(env) as tracker:
+    with Signals() as signals, tracking(env, signals) as tracker:
+        tracker.reconcile("runs")
         engine = SerialEngine(images, cores())
         try:
-            outcome = Driver(source, engine, tracker, describe, view, keep_results=True).run(1)
+            outcome = Driver(source, engine, tracker, describe, view, keep_results=True, signals=signals).run(1)
         finally:
             view.close()
             engine.close()
@@ -151,12 +171,11 @@ def _describe(chosen: Chosen, config: RunConfig, images: Sequence[Data], *, kind
         "sweeper.dataset": chosen.manifest.name + (" (FashionMNIST was not found)" if chosen.substituted else ""),
         "sweeper.dataset_sha256": chosen.manifest.digest,
         "sweeper.config_key": config.key,
-        "sweeper.threads": str(threads),
+        THREADS_TAG: str(threads),
         "mlflow.source.name": f"sweeper {'train' if kind == 'run' else 'optimize'}",
         "mlflow.source.type": "LOCAL",
         "mlflow.user": getpass.getuser(),
-        "sweeper.versions": ", ".join(f"{p} {version(p)}" for p in ("sweeper", "torch", "numpy")),
-        **_git_commit(),
+        **environment_tags(config.device),
     }
     return RunInfo(
         key="", name="", folder="", params=config.to_params(), tags=tags,
@@ -185,15 +204,31 @@ def _words(config: RunConfig, counts: dict[str, int]) -> str:
     )
 
 
+def environment_tags(device: str) -> dict[str, str]:
+    """What the bits of a result depend on, besides its configuration: code, packages, processor."""
+    return {
+        "sweeper.versions": ", ".join([f"python {platform.python_version()}", *map(_versioned, PACKAGES)]),
+        "sweeper.hardware": hardware(device),
+        **_git_tags(),
+    }
+
+
+def _versioned(package: str) -> str:
+    return f"{package} {version(package)}"
+
+
 @cache
-def _git_commit() -> dict[str, str]:
-    """The commit of the code, where it runs from a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+def _git_tags() -> dict[str, str]:
+    """The commit of the code, and whether files were changed since, where it runs from a git checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        commit, changes = (
+            subprocess.run([*git, *command], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
     except (OSError, subprocess.SubprocessError):
         return {}
-    return {"mlflow.source.git.commit": done.stdout.strip()}
+    return {"mlflow.source.git.commit": commit} | ({"sweeper.git.changed": "true"} if changes else {})
 
 
 # --- a sweep -------------------------------------------------------------------------------------
@@ -231,10 +266,11 @@ def optimize(env: Environment, chosen: Chosen, options: SweepOptions) -> dict[st
     if env.tracking_uri not in (NONE, OFFLINE):
         preflight(env.tracking_uri)
     images = datasets.load(chosen.config, chosen.folder)
+    start_server()  # before the uploader's thread, which needs the variables that workers must not have
     study = open_study(options.study, settings, env.storage)
     try:
-        with tracking(env) as tracker:
-            return _optimize(env, chosen, options, study, tracker, images)
+        with Signals() as signals, study.answering(), tracking(env, signals) as tracker:
+            return _optimize(env, chosen, options, study, tracker, images, signals)
     except Interrupted:
         env.warn(f"study {study.name!r} was interrupted; the same command continues it")
         raise
@@ -243,20 +279,28 @@ def optimize(env: Environment, chosen: Chosen, options: SweepOptions) -> dict[st
 
 
 def _optimize(
-    env: Environment, chosen: Chosen, options: SweepOptions, study: Study, tracker: Tracker, images: Sequence[Data]
+    env: Environment,
+    chosen: Chosen,
+    options: SweepOptions,
+    study: Study,
+    tracker: Tracker,
+    images: Sequence[Data],
+    signals: Signals,
 ) -> dict[str, Any]:
     before = study.finished()
+    tracker.reconcile(study.name)
     if isinstance(tracker, MlflowTracker):
         tracker.catch_up(study.name)
     if study.continued:
         env.say(f"study {study.name!r} exists with the same settings: continuing, {before} trials are finished")
     study.set_target(options.trials, options.workers)
     if before < options.trials or study.running():
-        _run_trials(env, chosen, options, study, tracker, images)
+        _run_trials(env, chosen, options, study, tracker, images, signals)
+    signals.check()
     summary = _summarise(env, chosen, study, tracker)
     best = study.best()
     if best is not None and options.final:
-        summary["test"] = _champion(env, chosen, study, best, tracker)
+        summary["test"] = _champion(env, chosen, study, best, tracker, signals)
     return summary | {"added": study.finished() - before}
 
 
@@ -282,7 +326,13 @@ def _check_space(space: Space, chosen: Chosen) -> None:
 
 
 def _run_trials(
-    env: Environment, chosen: Chosen, options: SweepOptions, study: Study, tracker: Tracker, images: Sequence[Data]
+    env: Environment,
+    chosen: Chosen,
+    options: SweepOptions,
+    study: Study,
+    tracker: Tracker,
+    images: Sequence[Data],
+    signals: Signals,
 ) -> None:
     workers = max(0, min(options.workers, options.trials - study.finished()))
     threads = max(1, cores() // max(1, workers))
@@ -302,7 +352,9 @@ def _run_trials(
 
     deadline = None if options.timeout is None else time.monotonic() + options.timeout
     try:
-        Driver(study, engine, tracker, describe, view, deadline=deadline, retries=options.retries).run(options.trials)
+        driver = Driver(study, engine, tracker, describe, view, deadline=deadline, retries=options.retries,
+                        signals=signals)  # fmt: skip
+        driver.run(options.trials)
     finally:
         view.close()
         engine.close()
@@ -326,7 +378,7 @@ def _summarise(env: Environment, chosen: Chosen, study: Study, tracker: Tracker)
         key=f"{study.uid}/study", name=f"study {study.name}"[:18], folder=f"{study.name}/study",
         params={k: str(v) for k, v in study.settings.describe().items()},
         tags={"sweeper.kind": "study", "sweeper.study": study.name, "sweeper.dataset": chosen.manifest.name,
-              "sweeper.dataset_sha256": chosen.manifest.digest, **_git_commit()},
+              "sweeper.dataset_sha256": chosen.manifest.digest, **_git_tags()},
         description=f"Summary of study **{study.name}**: {summary['finished']} trials finished, "
                     f"{summary['pruned']} of them pruned. The trials are the runs with the tag "
                     f"`sweeper.study` = {study.name} and `sweeper.kind` = trial.",
@@ -368,7 +420,9 @@ def _trials_csv(rows: list[TrialRow]) -> bytes:
     return text.getvalue().encode()
 
 
-def _champion(env: Environment, chosen: Chosen, study: Study, best: Trial, tracker: Tracker) -> dict[str, Any]:
+def _champion(
+    env: Environment, chosen: Chosen, study: Study, best: Trial, tracker: Tracker, signals: Signals
+) -> dict[str, Any]:
     """Retrain the best configuration on all training images, and evaluate it once on the test images.
 
     The test images take no part in anything but that one evaluation, after the last epoch.
@@ -377,22 +431,19 @@ def _champion(env: Environment, chosen: Chosen, study: Study, best: Trial, track
     folder = f"{study.name}/champion-{best.number:04d}"
     if (earlier := _recorded_test(env, folder, study.uid)) is not None:
         return earlier
-    everything = datasets.load_test(config, chosen.folder)
-    test, train_images = everything.val, everything.train
-    watched = Data(train_images, train_images.first(len(test)))
-    info = _describe(chosen, config, [everything], kind="champion", threads=cores())
+    watched, test = retraining_data(config, chosen.folder)
+    info = _describe(chosen, config, [watched], kind="champion", threads=cores())
     tags = {**info.tags, "sweeper.study": study.name, "sweeper.trial": str(best.number), "sweeper.test": "once"}
     words = (
         f"The best configuration of study **{study.name}** (trial {best.number}), retrained on all "
-        f"{len(train_images):,} training images, validation included, and evaluated once on the "
+        f"{len(watched.train):,} training images, validation included, and evaluated once on the "
         f"{len(test):,} test images."
     )
     log = tracker.start(replace(info, key=f"{study.uid}/champion/{best.number}", name=f"champion {best.number:03d}",
                                 folder=folder, tags=tags, description=words))  # fmt: skip
     use_threads(cores())
     try:
-        with Signals() as signals:
-            result = _advance(train(config, watched), config, log.epoch, env.say, signals)
+        result = _advance(train(config, watched), config, log.epoch, env.say, signals)
     except BaseException:
         log.end(KILLED, {}, {"sweeper.state": "killed"})
         raise
@@ -401,10 +452,18 @@ def _champion(env: Environment, chosen: Chosen, study: Study, best: Trial, track
     log.artifact("config.json", config.model_dump_json(indent=2).encode())
     log.artifact("model/state.safetensors", result.weights_file())
     log.artifact("evaluation/confusion.csv", verdict.confusion_csv())
-    log.end(FINISHED, metrics, {"sweeper.state": "complete"})
+    log.end(FINISHED, metrics, {"sweeper.state": "complete", "sweeper.weights_sha256": result.weights_sha256})
     if isinstance(tracker, MlflowTracker):
-        _register(env, tracker, study.name, folder, model, test)
+        with signals.raised():
+            arrived = tracker.flush(FLUSH_SECONDS)
+        _register(env, tracker, study.name, folder, model, test, arrived=arrived)
     return {"trial": best.number, **metrics}
+
+
+def retraining_data(config: RunConfig, folder: Path) -> tuple[Data, Images]:
+    """All training images, judged on the first of themselves; and the test images, for after the last epoch."""
+    everything = datasets.load_test(config, folder)
+    return Data(everything.train, everything.train.first(len(everything.val))), everything.val
 
 
 def _advance(
@@ -432,10 +491,17 @@ def _recorded_test(env: Environment, folder: str, uid: str) -> dict[str, Any] | 
 
 
 def _register(
-    env: Environment, tracker: MlflowTracker, study: str, folder: str, model: nn.Module, images: Images
+    env: Environment,
+    tracker: MlflowTracker,
+    study: str,
+    folder: str,
+    model: nn.Module,
+    images: Images,
+    *,
+    arrived: bool,
 ) -> None:
     """Log the champion as an MLflow model and register it; a server that is away costs the model, not the sweep."""
-    if not tracker.flush(FLUSH_SECONDS):
+    if not arrived:
         env.warn("the champion was not registered: MLflow has not answered; its weights are in the journal")
         return
     example = datasets.normalize(images.pixels[:2]).numpy()

@@ -6,6 +6,7 @@ so that a sweep that was killed and continued asks what an unbroken one would ha
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import uuid
@@ -211,6 +212,22 @@ class Study:
     def importances(self) -> list[tuple[str, float]]:
         """Share of the accuracy's variance that each parameter explains (PED-ANOVA), largest first."""
         return importances(self._optuna)
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Within the block, a database that goes away is a `ServiceUnreachable` in one line.
+
+        Raises:
+            ServiceUnreachable: it went away; the study can be continued once it is back.
+        """
+        try:
+            yield
+        except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError) as error:
+            cause = error.__cause__ or error
+            reason = " ".join(str(getattr(cause, "orig", cause)).split())[:160]
+            raise ServiceUnreachable(
+                f"the database of study {self.name!r} went away ({reason}); the same command continues it"
+            ) from None
 
     def close(self) -> None:
         """Let another driver hold the study."""

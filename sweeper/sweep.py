@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from sweeper.config import RunConfig, finite
 from sweeper.engine.base import Engine, Event
@@ -141,6 +141,7 @@ class Driver:
         keep_results: keep the `TrainResult` of each trial in the outcome.
         deadline: `time.monotonic()` after which nothing more is asked.
         retries: how often the same parameters are tried again after a worker died or memory ran out.
+        signals: those of the whole command, where the driver is a part of one.
     """
 
     def __init__(
@@ -154,6 +155,7 @@ class Driver:
         keep_results: bool = False,
         deadline: float | None = None,
         retries: int = RETRIES,
+        signals: Signals | None = None,
     ) -> None:
         self._source, self._engine, self._tracker = source, engine, tracker
         self._describe, self._view = describe, view
@@ -162,7 +164,7 @@ class Driver:
         self._running: dict[int, _Running] = {}
         self._errors: list[str] = []
         self._outcome = Outcome(0)
-        self._signals = Signals()
+        self._signals = signals or Signals()
 
     def run(self, target: int) -> Outcome:
         """Finish exactly `target` trials, counting those that were finished before.
@@ -237,7 +239,7 @@ class Driver:
         for step, metrics in twin.epochs.items():
             self._source.report(run.trial.number, step, metrics["val/accuracy"])
             run.log.epoch(step, {k: v for k, v in metrics.items() if not k.startswith("time/")})
-        run.log.end(FINISHED, twin.final, {"sweeper.state": "complete", "sweeper.copy_of": str(run.trial.twin)})
+        run.log.end(FINISHED, twin.final, twin.tags | {"sweeper.copy_of": str(run.trial.twin)})
         accuracy, loss = twin.final["final/val_accuracy"], twin.final["final/val_loss"]
         self._source.complete(run.trial.number, accuracy, loss)
         self._over(run, "complete", accuracy)
@@ -348,20 +350,30 @@ def _reasons(error: TrainingError | UsageError) -> dict[str, str]:
 
 
 class Signals:
-    """SIGINT and SIGTERM, noticed at once but raised only where nothing is half done; the second one ends it now."""
+    """SIGINT and SIGTERM, noticed at once but raised only where nothing is half done; the second one ends it now.
+
+    The context may be entered again within itself: a command's signals are also its driver's.
+    """
 
     def __init__(self) -> None:
         self._received: int | None = None
         self._may_raise = False
+        self._depth = 0
+        self._before: list[tuple[int, Any]] = []
 
     def __enter__(self) -> Signals:
-        with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
-            self._before = [(s, signal.signal(s, self._handle)) for s in (signal.SIGINT, signal.SIGTERM)]
+        self._depth += 1
+        if self._depth == 1:
+            with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
+                self._before = [(s, signal.signal(s, self._handle)) for s in (signal.SIGINT, signal.SIGTERM)]
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in getattr(self, "_before", []):
-            signal.signal(number, handler)
+        self._depth -= 1
+        if self._depth == 0:
+            for number, handler in self._before:
+                signal.signal(number, handler)
+            self._before = []
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self._received is not None:

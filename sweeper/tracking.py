@@ -33,7 +33,9 @@ from sweeper.journal import (
     ARTIFACTS,
     JournalLog,
     JournalTracker,
+    Record,
     RunInfo,
+    end_abandoned,
     history,
     read_events,
     run_folders,
@@ -50,6 +52,7 @@ HOST: Final = re.compile(r"[A-Za-z0-9_.:%-]+")
 OUTCOME_TAGS: Final = {"sweeper.state", "sweeper.reason", "sweeper.traceback"}
 KEY_TAG: Final = "sweeper.key"
 UPLOAD: Final = "upload.json"
+UPLOADER: Final = ".uploader"  # locked while a process uploads the run
 PREFLIGHT_SECONDS: Final = 5
 SYNC_PATIENCE: Final = 120.0  # seconds
 LONGEST_PAUSE: Final = 10.0  # seconds between two tries while the server is away
@@ -77,7 +80,7 @@ class MlflowTracker(JournalTracker):
 
     def start(self, run: RunInfo) -> JournalLog:
         """Begin, or continue, the run's folder, and upload what is written to it."""
-        return JournalLog(self.root / run.folder, run, self._notify)
+        return JournalLog(self.root / run.folder, run, self._notify, hide_password(self.uploader.uri))
 
     def check(self) -> None:
         """Raise what makes every upload impossible, such as a deleted experiment."""
@@ -99,6 +102,12 @@ class MlflowTracker(JournalTracker):
         with self._wake:
             self._wake.wait_for(lambda: not self._pending or self._fatal, timeout)
             return not self._pending and not self._refused
+
+    def reconcile(self, below: str) -> None:
+        """End what processes that are gone left without an end, also in MLflow if it was meant for this store."""
+        for folder in self._end_abandoned(below):
+            if read_events(folder)[0].get("store") == hide_password(self.uploader.uri):
+                self._notify(folder)
 
     def catch_up(self, below: str) -> None:
         """Upload what earlier processes wrote below the folder `below` and could not bring there."""
@@ -231,6 +240,10 @@ class Uploader:
         self._away = error is not None
 
     def _upload_new(self, folder: Path) -> None:
+        with filelock.FileLock(folder / UPLOADER):  # a driver and `sweeper sync` may both be at it
+            self._upload_alone(folder)
+
+    def _upload_alone(self, folder: Path) -> None:
         events = read_events(folder)
         state = _read_state(folder, self.uri)
         new = events[state["events"] :]
@@ -347,6 +360,7 @@ class Uploader:
 def sync(root: Path, uri: str, home: Path, draw: Draw, warn: Warn) -> int:
     """Upload every run of the journal at `root` that has not arrived; the number of runs carried.
 
+    A run without an end whose process is gone is ended as killed; one that is being written is carried as far as it is.
     Artifacts of a new sqlite store go below `home`.
 
     Raises:
@@ -355,6 +369,8 @@ def sync(root: Path, uri: str, home: Path, draw: Draw, warn: Warn) -> int:
     preflight(uri)
     uploader = Uploader(uri, home, draw, warn)
     uploader.connect()
+    for folder in run_folders(root):
+        end_abandoned(folder)
     waiting = [f for f in run_folders(root) if len(read_events(f)) > _read_state(f, uri)["events"]]
     deadline = time.monotonic() + SYNC_PATIENCE
 
@@ -382,6 +398,32 @@ def run_id_of(root: Path, folder: str, uri: str) -> str | None:
     """The run in the store `uri` that a run folder was uploaded to, or None while it was not."""
     run_id: str | None = _read_state(root / folder, uri)["run_id"]
     return run_id
+
+
+def fetch(uri: str, run_id: str) -> Record:
+    """The run `run_id` of the store `uri`, to be trained again.
+
+    Raises:
+        UsageError: the store has no such run, or it is none of sweeper's.
+        ServiceUnreachable: the server does not answer.
+    """
+    preflight(uri)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri=re.sub(r"^postgres://", "postgresql://", uri))
+    try:
+        run = client.get_run(run_id)
+        if KEY_TAG not in run.data.tags:
+            raise UsageError(f"run {run_id!r} of {hide_password(uri)}: not one that sweeper recorded")
+        epochs: dict[int, dict[str, float]] = {}
+        for name in run.data.metrics:
+            for point in client.get_metric_history(run_id, name):
+                epochs.setdefault(point.step, {})[name] = point.value
+    except MlflowException as error:
+        raise UsageError(f"run {run_id[:60]!r}: {_one_line(error)[:120]} in {hide_password(uri)}") from None
+    epochs.pop(0, None)  # the values of the run's end
+    return Record(dict(run.data.params), dict(run.data.tags), epochs)
 
 
 def _read_state(folder: Path, uri: str) -> dict[str, Any]:

@@ -332,6 +332,13 @@ def resolve_device(name: str) -> str:
     return name
 
 
+def hardware(device: str) -> str:
+    """What computes, in words: results are equal in each bit on the same of it, with the same number of threads."""
+    if device != "cpu":
+        return torch.cuda.get_device_name(torch.device(device))
+    return f"{torch.cpu.get_capabilities().get('cpu_name', 'unknown CPU')}, {torch.backends.cpu.get_cpu_capability()}"
+
+
 def resolve_precision(name: str, device: str) -> str:
     """`auto` becomes bf16 where the hardware computes in it faster than in fp32, else fp32.
 

@@ -14,6 +14,9 @@ from typing import Any
 
 import filelock
 import pytest
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does; read when torch is imported
+
 import torch
 
 from sweeper.config import RunConfig

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper import journal
+from sweeper.errors import SweeperError
 from sweeper.journal import (
     ARTIFACTS,
     EVENTS,
@@ -23,6 +24,7 @@ from sweeper.journal import (
     NullTracker,
     RunInfo,
     as_csv,
+    end_abandoned,
     history,
     read_events,
     run_folders,
@@ -124,6 +126,7 @@ def test_a_step_recorded_twice_stays_as_it_was(folder: Path) -> None:
     log = JournalLog(folder, RUN)
     log.epoch(1, {"loss": 1.0})
     log.epoch(1, {"loss": 2.0})
+    del log  # its process died
     JournalLog(folder, RUN).epoch(1, {"loss": 3.0})
     assert history(read_events(folder)) == [{"epoch": 1, "loss": 1.0}]
 
@@ -159,6 +162,40 @@ def test_text_of_any_kind_comes_back_as_it_was(folder: Path) -> None:
     assert read_events(folder)[-1]["tags"] == {"reason": text}
 
 
+# --- one writer ------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_being_written_is_refused_to_others(folder: Path) -> None:
+    log = JournalLog(folder, RUN)
+    with pytest.raises(SweeperError, match="another process writes this run"):
+        JournalLog(folder, RUN)
+    log.end(FINISHED, {}, {})
+    JournalLog(folder, RUN)
+
+
+def test_only_a_run_whose_writer_is_gone_is_ended_as_abandoned(folder: Path) -> None:
+    assert not end_abandoned(folder, "gone")
+    log = JournalLog(folder, RUN)
+    log.epoch(1, {"loss": 1.0})
+    assert not end_abandoned(folder, "gone")
+    del log
+    assert end_abandoned(folder, "gone")
+    assert not end_abandoned(folder, "gone")
+    *_, last = read_events(folder)
+    assert (last["status"], last["tags"]) == (KILLED, {"sweeper.state": "killed", "sweeper.reason": "gone"})
+    assert kinds(folder) == ["start", "epoch", "end"]
+
+
+def test_a_torn_line_of_an_abandoned_run_is_cut(folder: Path) -> None:
+    log = JournalLog(folder, RUN)
+    log.epoch(1, {"loss": 1.0})
+    del log
+    with (folder / EVENTS).open("ab") as stream:
+        stream.write(b'{"event": "epo')
+    assert end_abandoned(folder, "gone")
+    assert kinds(folder) == ["start", "epoch", "end"]
+
+
 # --- crashes -------------------------------------------------------------------------------------
 
 
@@ -171,6 +208,7 @@ def test_a_crash_at_any_byte_loses_that_line_alone(
     log = JournalLog(folder, RUN)
     for step in (1, 2, 3):
         log.epoch(step, {"loss": 1 / step})
+    del log
     whole = read_events(folder)
     content = (folder / EVENTS).read_bytes()
     cut %= len(content) + 1

@@ -199,7 +199,7 @@ def test_a_run_that_is_started_again_continues(place: Place) -> None:
     assert first.close(LONG) == 0
     second = place.tracker()
     write(second.start(place.run()), 1, 2, 3, 4)
-    expected = Recorded({step: metrics(step) for step in (1, 2, 3, 4)}, FINAL)
+    expected = Recorded({step: metrics(step) for step in (1, 2, 3, 4)}, FINAL, {"sweeper.state": "finished"})
     assert second.recorded("demo/0007") == (None if place.kind == "none" else expected)
     assert second.close(LONG) == 0
 
@@ -222,7 +222,7 @@ def test_several_runs_can_be_open_at_once(place: Place) -> None:
         log.end(FINISHED, {"n": float(n)}, {})
     if place.kind != "none":
         assert [tracker.recorded(f"demo/{n}") for n in range(3)] == [
-            Recorded({1: metrics(1), 2: metrics(2)}, {"n": float(n)}) for n in range(3)
+            Recorded({1: metrics(1), 2: metrics(2)}, {"n": float(n)}, {}) for n in range(3)
         ]
     assert tracker.close(LONG) == 0
 

@@ -1,0 +1,160 @@
+"""Exact replay: train a recorded run again, and compare it bit by bit.
+
+Equal are the SHA-256 of the history and of the weights, where the run recorded them, and every
+metric of every recorded epoch but the times. With the same code, packages, processor and threads
+the answer is `identical`, always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sweeper import data as datasets
+from sweeper.config import RunConfig
+from sweeper.data import Data
+from sweeper.environment import Environment
+from sweeper.errors import DataError, UsageError
+from sweeper.journal import Record, read_record
+from sweeper.service import THREADS_TAG, environment_tags, retraining_data
+from sweeper.sweep import Signals
+from sweeper.tracking import fetch
+from sweeper.train import EpochResult, TrainResult, resolve_device, start, use_threads
+
+NAMES: Final = {
+    "mlflow.source.git.commit": "commit",
+    "sweeper.git.changed": "uncommitted changes",
+    "sweeper.versions": "packages",
+    "sweeper.hardware": "processor",
+}
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What came of a replay: `difference` is empty if everything that was recorded came out again.
+
+    `environment` says what is not as it was when the run was recorded.
+    """
+
+    config: RunConfig
+    epochs: int  # compared
+    weights: bool  # whether the weights were compared
+    difference: str
+    environment: tuple[str, ...]
+
+    @property
+    def identical(self) -> bool:
+        """Whether every bit that was recorded came out again."""
+        return not self.difference
+
+    def describe(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        return {
+            "identical": self.identical,
+            "epochs": self.epochs,
+            "weights": self.weights,
+            "difference": self.difference,
+            "environment": list(self.environment),
+            "config": self.config.model_dump(mode="json"),
+        }
+
+
+def find(env: Environment, run: str) -> Record:
+    """The run that `run` names: a folder of a journal, or a run in MLflow.
+
+    Raises:
+        UsageError: there is no such run.
+    """
+    for folder in (Path(run), env.journal / run):
+        if folder.is_dir():
+            return read_record(folder)
+    return fetch(env.tracking_uri, run)
+
+
+def replay(env: Environment, run: str) -> Replayed:
+    """Train the run again, with its configuration, data and threads, up to its last recorded epoch.
+
+    Raises:
+        UsageError: there is no such run, it has no epochs, or its device is not here.
+        DataError: its data set is not there, or is another one today.
+    """
+    record = find(env, run)
+    config = RunConfig.from_params(record.params)
+    if not record.epochs:
+        raise UsageError(f"run {run[:60]!r}: no epoch was recorded, so there is nothing to compare")
+    resolve_device(config.device)
+    images = _images(env, record, config)
+    threads = int(record.tags.get(THREADS_TAG, "1"))
+    changes = tuple(_changes(record.tags, environment_tags(config.device)))
+    env.say(
+        f"replaying {len(record.epochs)} of {config.epochs} epochs: {config.model}, {config.placement.value}, "
+        f"{config.dataset}, {config.precision} on {config.device}, {threads} threads"
+    )
+    for change in changes:
+        env.warn(f"not as it was: {change}")
+    use_threads(threads)
+    with Signals() as signals:
+        difference, weights = _compare(env, record, config, images, signals)
+    return Replayed(config, len(record.epochs), weights, difference, changes)
+
+
+def _images(env: Environment, record: Record, config: RunConfig) -> Sequence[Data]:
+    manifest, folder = datasets.resolve(config.dataset, env.data_dir)
+    digest = record.tags.get("sweeper.dataset_sha256", manifest.digest)
+    if digest != manifest.digest:
+        raise DataError(
+            f"the run was trained on data with SHA-256 {digest[:12]}…, {manifest.name} has {manifest.digest[:12]}…: "
+            "another data set cannot give the same run"
+        )
+    if record.tags.get("sweeper.kind") == "champion":
+        return [retraining_data(config, folder)[0]]
+    return datasets.load(config, folder)
+
+
+def _changes(then: dict[str, str], now: dict[str, str]) -> Iterator[str]:
+    """What the run recorded of its environment and what is another thing now."""
+    for tag, name in NAMES.items():
+        was, now_is = then.get(tag, "none"), now.get(tag, "none")
+        if was != now_is:
+            yield f"{name}: was {was}, is {now_is}"
+
+
+def _compare(
+    env: Environment, record: Record, config: RunConfig, images: Sequence[Data], signals: Signals
+) -> tuple[str, bool]:
+    """Train and compare; the first difference in words, and whether the weights were compared."""
+    training = start(config, images)
+    last = max(record.epochs)
+    while True:
+        try:
+            with signals.raised():
+                epoch = next(training)
+        except StopIteration as stop:
+            return _compare_result(record, stop.value)
+        if difference := _compare_epoch(record.epochs.get(epoch.epoch, {}), epoch):
+            training.close()
+            return difference, False
+        env.say(f"epoch {epoch.epoch}/{config.epochs}: equal")
+        if epoch.epoch == last and last < config.epochs:
+            training.close()
+            return "", False
+
+
+def _compare_epoch(recorded: dict[str, float], epoch: EpochResult) -> str:
+    again = epoch.metrics()
+    for name, was in recorded.items():
+        if name in again and not name.startswith("time/") and again[name] != was:
+            return f"epoch {epoch.epoch} is the first that differs: {name} was {was!r}, is {again[name]!r}"
+    return ""
+
+
+def _compare_result(record: Record, result: TrainResult) -> tuple[str, bool]:
+    compared = False
+    for name, again in (("history", result.history_sha256), ("weights", result.weights_sha256)):
+        was = record.tags.get(f"sweeper.{name}_sha256")
+        if was is not None and was != again:
+            return f"the SHA-256 of the {name} was {was}, is {again}", name == "weights"
+        compared = was is not None
+    return "", compared
