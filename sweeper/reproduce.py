@@ -159,7 +159,7 @@ def choose_machine(env: Environment, dataset: str, device: str, precision: str) 
 def _announce(env: Environment, runs: Sequence[Planned]) -> None:
     recorded = sum(run.state is not None for run in runs)
     if recorded:
-        env.say(f"{recorded} of {counted(len(runs), 'run')} {'is' if recorded == 1 else 'are'} recorded already")
+        env.say(f"{recorded} of {counted(len(runs), 'run')} are recorded already")
     if aside := sum(run.set_aside for run in runs):
         env.warn(f"{counted(aside, 'recorded run')} of another recipe: set aside in the journal, to be trained anew")
 

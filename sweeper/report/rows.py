@@ -95,9 +95,11 @@ def _is_of(events: Sequence[Mapping[str, Any]], protocol: Protocol, arm: str, se
 
 def _events(folder: Path) -> list[dict[str, Any]]:
     try:
-        return read_events(folder)
-    except (OSError, ValueError):  # not a journal
+        events = read_events(folder)
+    except (OSError, ValueError):
         return []
+    whole = all(isinstance(event, dict) for event in events) and events and events[0].get("event") == "start"
+    return events if whole else []  # else it is no journal
 
 
 def _run_id(folder: Path) -> str | None:
