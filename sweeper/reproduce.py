@@ -79,10 +79,10 @@ class ArmProgress(Progress):
 
 
 class Missing:
-    """The runs of a plan that are not recorded, as a source. Nothing is asked: all are known beforehand."""
+    """The runs of a plan that are not recorded, as a source."""
 
     def __init__(self, runs: Sequence[Planned]) -> None:
-        self._runs = runs
+        self._waiting = (Trial(number, run.config) for number, run in enumerate(runs) if run.state is None)
         self._finished = sum(run.state is not None for run in runs)
         self.failed: dict[int, str] = {}
 
@@ -91,12 +91,12 @@ class Missing:
         return self._finished
 
     def unfinished(self) -> Iterator[Trial]:
-        """The missing runs, in their order; the number of a run is its place in the plan."""
-        return (Trial(number, run.config) for number, run in enumerate(self._runs) if run.state is None)
+        """None: what an earlier command left running is among the missing."""
+        return iter(())
 
-    def ask(self) -> Trial:
-        """Never: the target is what is finished already."""
-        raise AssertionError("a plan has no further runs")
+    def ask(self) -> Trial | None:
+        """The next missing run; its number is its place in the plan."""
+        return next(self._waiting, None)
 
     def report(self, number: int, step: int, value: float) -> bool:
         """Nothing is pruned."""
@@ -110,7 +110,7 @@ class Missing:
         """It diverged: that is an outcome."""
         self._finished += 1
 
-    def fail(self, number: int, reason: str) -> None:
+    def fail(self, number: int, reason: str, details: str = "") -> None:
         """Keep the reason; the others go on."""
         self.failed[number] = reason
 
@@ -212,7 +212,7 @@ def _train(
         else ProcessEngine(images, min(options.workers, len(missing)), threads)
     )
     try:
-        Driver(source, engine, tracker, describe, view).run(source.finished())
+        Driver(source, engine, tracker, describe, view).run(len(runs))
     finally:
         view.close()
         engine.close()
