@@ -60,47 +60,61 @@ PROTOCOLS: Final[dict[ProtocolName, Protocol]] = {
 # In this order arms are trained, the longest first, and after that those next to each other that are compared.
 ARMS: Final[dict[str, Arm]] = {
     "exp8": Arm(EXPERIMENT_TITLES[8], 8),
-    "large-both": Arm("6 with the large network", 6, {"model": "large"}),
-    "large-none": Arm("6 with the large network, without BatchNorm and Dropout", 6,
-                      {"model": "large", "placement": "none"}),
+    "large-both": Arm("experiment 6 with the large network", 6, {"model": "large"}),
+    "large-none": Arm(
+        "experiment 6 with the large network, without BatchNorm and Dropout", 6, {"model": "large", "placement": "none"}
+    ),
     "exp2": Arm(EXPERIMENT_TITLES[2], 2),
-    "bn-constant": Arm("4 without its schedule", 4, {"schedule": "constant"}),
-    "none-cosine": Arm("2 with the schedule of 4", 2, {"schedule": "cosine"}),
+    "bn-constant": Arm("experiment 4 without its schedule", 4, {"schedule": "constant"}),
+    "none-cosine": Arm("experiment 2 with the schedule of 4", 2, {"schedule": "cosine"}),
     "exp4": Arm(EXPERIMENT_TITLES[4], 4),
     "exp5": Arm(EXPERIMENT_TITLES[5], 5),
     "exp6": Arm(EXPERIMENT_TITLES[6], 6),
-    "dropout-bn": Arm("6 with Dropout before BatchNorm", 6, {"placement": "dropout-bn"}),
-    "ic": Arm("6 with both before each weight layer", 6, {"placement": "ic"}),
-    "bn-head-dropout": Arm("6 with Dropout in the head only", 6, {"placement": "bn-head-dropout"}),
-    "both-low": Arm("6 with lower Dropout rates", 6, {"conv_dropout": 0.05, "head_dropout": 0.15}),
-    "both-high": Arm("6 with higher Dropout rates", 6, {"conv_dropout": 0.3, "head_dropout": 0.5}),
+    "dropout-bn": Arm("experiment 6 with Dropout before BatchNorm", 6, {"placement": "dropout-bn"}),
+    "ic": Arm("experiment 6 with both before each weight layer", 6, {"placement": "ic"}),
+    "bn-head-dropout": Arm("experiment 6 with Dropout in the head only", 6, {"placement": "bn-head-dropout"}),
+    "both-low": Arm("experiment 6 with lower Dropout rates", 6, {"conv_dropout": 0.05, "head_dropout": 0.15}),
+    "both-high": Arm("experiment 6 with higher Dropout rates", 6, {"conv_dropout": 0.3, "head_dropout": 0.5}),
     "exp3": Arm(EXPERIMENT_TITLES[3], 3),
     "exp7": Arm(EXPERIMENT_TITLES[7], 7),
-    "none-aug": Arm("7 without BatchNorm and Dropout", 7, {"placement": "none"}),
-    "bn-aug": Arm("7 without Dropout", 7, {"placement": "bn"}),
-    "dropout-aug": Arm("7 without BatchNorm", 7, {"placement": "dropout"}),
-    "batch-32": Arm("6 with batches of 32", 6, {"batch_size": 32}),
-    "batch-512": Arm("6 with batches of 512", 6, {"batch_size": 512}),
-    "none-lr-3e-3": Arm("2 at learning rate 0.003", 2, {"lr": 3e-3}),
-    "bn-lr-3e-3": Arm("4 without its schedule, at learning rate 0.003", 4, {"schedule": "constant", "lr": 3e-3}),
-    "none-lr-1e-2": Arm("2 at learning rate 0.01", 2, {"lr": 1e-2}),
-    "bn-lr-1e-2": Arm("4 without its schedule, at learning rate 0.01", 4, {"schedule": "constant", "lr": 1e-2}),
-    "none-lr-3e-2": Arm("2 at learning rate 0.03", 2, {"lr": 3e-2}),
-    "bn-lr-3e-2": Arm("4 without its schedule, at learning rate 0.03", 4, {"schedule": "constant", "lr": 3e-2}),
+    "none-aug": Arm("experiment 7 without BatchNorm and Dropout", 7, {"placement": "none"}),
+    "bn-aug": Arm("experiment 7 without Dropout", 7, {"placement": "bn"}),
+    "dropout-aug": Arm("experiment 7 without BatchNorm", 7, {"placement": "dropout"}),
+    "batch-32": Arm("experiment 6 with batches of 32", 6, {"batch_size": 32}),
+    "batch-512": Arm("experiment 6 with batches of 512", 6, {"batch_size": 512}),
+    "none-lr-3e-3": Arm("experiment 2 at learning rate 0.003", 2, {"lr": 3e-3}),
+    "bn-lr-3e-3": Arm(
+        "experiment 4 without its schedule, at learning rate 0.003", 4, {"schedule": "constant", "lr": 3e-3}
+    ),
+    "none-lr-1e-2": Arm("experiment 2 at learning rate 0.01", 2, {"lr": 1e-2}),
+    "bn-lr-1e-2": Arm(
+        "experiment 4 without its schedule, at learning rate 0.01", 4, {"schedule": "constant", "lr": 1e-2}
+    ),
+    "none-lr-3e-2": Arm("experiment 2 at learning rate 0.03", 2, {"lr": 3e-2}),
+    "bn-lr-3e-2": Arm(
+        "experiment 4 without its schedule, at learning rate 0.03", 4, {"schedule": "constant", "lr": 3e-2}
+    ),
     "exp1": Arm(EXPERIMENT_TITLES[1], 1),
-    "exp1-long": Arm("1, twice the epochs", 1, length=2),
-    "small-none": Arm("6 with the small network, without BatchNorm and Dropout", 6,
-                      {"model": "small", "placement": "none"}),
-    "small-bn": Arm("6 with the small network, without Dropout", 6, {"model": "small", "placement": "bn"}),
-    "small-dropout": Arm("6 with the small network, without BatchNorm", 6, {"model": "small", "placement": "dropout"}),
-    "small-both": Arm("6 with the small network", 6, {"model": "small"}),
-    "small-none-aug": Arm("7 with the small network, without BatchNorm and Dropout", 7,
-                          {"model": "small", "placement": "none"}),
-    "small-bn-aug": Arm("7 with the small network, without Dropout", 7, {"model": "small", "placement": "bn"}),
-    "small-dropout-aug": Arm("7 with the small network, without BatchNorm", 7,
-                             {"model": "small", "placement": "dropout"}),
-    "small-both-aug": Arm("7 with the small network", 7, {"model": "small"}),
-}  # fmt: skip
+    "exp1-long": Arm("experiment 1, twice the epochs", 1, length=2),
+    "small-none": Arm(
+        "experiment 6 with the small network, without BatchNorm and Dropout", 6, {"model": "small", "placement": "none"}
+    ),
+    "small-bn": Arm("experiment 6 with the small network, without Dropout", 6, {"model": "small", "placement": "bn"}),
+    "small-dropout": Arm(
+        "experiment 6 with the small network, without BatchNorm", 6, {"model": "small", "placement": "dropout"}
+    ),
+    "small-both": Arm("experiment 6 with the small network", 6, {"model": "small"}),
+    "small-none-aug": Arm(
+        "experiment 7 with the small network, without BatchNorm and Dropout", 7, {"model": "small", "placement": "none"}
+    ),
+    "small-bn-aug": Arm(
+        "experiment 7 with the small network, without Dropout", 7, {"model": "small", "placement": "bn"}
+    ),
+    "small-dropout-aug": Arm(
+        "experiment 7 with the small network, without BatchNorm", 7, {"model": "small", "placement": "dropout"}
+    ),
+    "small-both-aug": Arm("experiment 7 with the small network", 7, {"model": "small"}),
+}
 
 
 def arm_config(name: str, protocol: Protocol, seed: int, **fields: Any) -> RunConfig:
