@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from sweeper import __version__
-from sweeper.errors import Interrupted, SweeperError, UsageError
+from sweeper.errors import Interrupted, StudyIncomplete, SweeperError, UsageError
 
 if TYPE_CHECKING:
     from sweeper.environment import Environment
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PLACEMENTS: Final = ("none", "bn", "dropout", "bn-dropout", "dropout-bn", "bn-head-dropout", "ic")
 MAX_TRIALS: Final = 1_000_000
 MAX_WORKERS: Final = 1_024
+MAX_SEEDS: Final = 1_000
 # How long torch's threads spin at a barrier. The default spins for milliseconds, and a second
 # process on the same cores then makes training up to ten times slower (docs/log.md).
 SPIN_COUNT: Final = "10000"
@@ -74,6 +75,25 @@ class Experiment(click.ParamType[Any]):
         return "1-8"
 
 
+class Experiments(click.ParamType[Any]):
+    """Some of the study's eight experiments, such as 1,6-8."""
+
+    name = "experiments"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """The numbers in ascending order; anything else is answered with a list of the eight."""
+        from sweeper.arms import parse_experiments
+
+        try:
+            return parse_experiments(str(value))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """As --help shows it."""
+        return "1,6-8"
+
+
 class Commands(click.Group):
     """A group that suggests the command that was meant."""
 
@@ -100,7 +120,14 @@ def cli(debug: bool) -> None:
 
 
 def shared(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of every command that trains."""
+    """The options of a command that trains one configuration, or what is derived from one."""
+    seed = click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True,
+                        help="Seeds weights, data order, augmentation, Dropout, and the search.")  # fmt: skip
+    return machine(seed(tracked(command)))
+
+
+def machine(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that trains: on what, and where."""
     options = [
         click.option("--dataset", type=click.Choice(["auto", "fashion-mnist", "sample"]), default="auto",
                      show_default=True, help="auto: FashionMNIST, found or downloaded, else the sample."),
@@ -111,10 +138,6 @@ def shared(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Where to train."),
         click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True,
                      help="auto: bf16 where it is faster than fp32."),
-        click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True,
-                     help="Seeds weights, data order, augmentation, Dropout, and the search."),
-        tracking_option,
-        json_option,
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -131,6 +154,11 @@ storage_option = click.option(
     help="Study database, sqlite or PostgreSQL. [env: SWEEPER_STORAGE; default: sweeper.db in SWEEPER_HOME]",
 )  # fmt: skip
 json_option = click.option("--json", "json_output", is_flag=True, help="Print one JSON object as the last line.")
+
+
+def tracked(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that records runs."""
+    return tracking_option(json_option(command))
 
 
 def overrides(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -315,6 +343,78 @@ def optimize(exp: int, **options: Any) -> None:
 
 
 @cli.command()
+@click.option(
+    "--exp",
+    type=OrAuto(Experiments()),
+    default="auto",
+    show_default=True,
+    help="Experiments of the study, by number; auto: all.",
+)
+@click.option(
+    "--seeds",
+    type=OrAuto(click.IntRange(1, MAX_SEEDS)),
+    default="auto",
+    show_default=True,
+    help="Seeds 0, 1, ... of each arm; auto: those of the protocol.",
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["full", "quick"]),
+    default="full",
+    show_default=True,
+    help="full: all training images; quick: 12,000 of them and 6 epochs.",
+)
+@click.option(
+    "--arms",
+    type=OrAuto(click.Choice(["all", "experiments"])),
+    default="auto",
+    show_default=True,
+    help="experiments: the study's own; all: also their variants, which the claims compare; "
+    "auto: all, but with --exp experiments.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, MAX_WORKERS),
+    default=1,
+    show_default=True,
+    help="Worker processes, which share the cores.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be trained, and how long it takes; train nothing.")
+@click.option("--offline", is_flag=True, help="The same as --tracking-uri offline.")
+@machine
+@tracked
+def reproduce(**options: Any) -> None:
+    """Train the study's experiments with several seeds; what is recorded is not trained again.
+
+    The same command again continues a reproduction that was stopped.
+    """
+    from sweeper.environment import OFFLINE
+
+    if options["offline"] or options["dry_run"]:
+        options["tracking_uri"] = OFFLINE
+    env = make_environment(options)
+    from sweeper import reproduce as reproduction
+    from sweeper.plan import Options
+
+    only = options["arms"] == "experiments" or (options["arms"] is None and options["exp"] is not None)
+    asked = Options(options["protocol"], options["exp"] or (), only, options["seeds"], options["workers"])
+    chosen = reproduction.choose_machine(env, options["dataset"], options["device"], options["precision"])
+    if options["dry_run"]:
+        _print_json(env, reproduction.dry_run(env, chosen, asked))
+        return
+    result = reproduction.reproduce(env, chosen, asked)
+    _say_arms(env, result)
+    _say_where(env, None)
+    _print_json(env, result)
+    if failed := result["failed"]:
+        shown = "; ".join(f"{run} ({reason[:120]})" for run, reason in list(failed.items())[:3])
+        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
+        raise StudyIncomplete(
+            f"{len(failed)} of {result['runs']} runs failed: {shown}{more}; the same command tries again"
+        )
+
+
+@cli.command()
 @click.argument("study", required=False)
 @storage_option
 @json_option
@@ -427,6 +527,15 @@ def _say_best(env: Environment, result: dict[str, Any]) -> None:
         env.say(
             f"test accuracy of the best, retrained on train + validation: {test['test/accuracy']:.4f} (evaluated once)"
         )
+
+
+def _say_arms(env: Environment, result: dict[str, Any]) -> None:
+    from sweeper.report.rows import ArmSummary, table
+
+    env.say(f"{result['recorded']} of {result['runs']} runs are recorded; {result['added']} added now")
+    for line in table([ArmSummary(**row) for row in result["arms"]]):
+        env.say(line)
+    env.say(f"what the study claims is judged with: sweeper verify --protocol {result['protocol']}")
 
 
 def _say_where(env: Environment, run_id: str | None) -> None:

@@ -21,6 +21,7 @@ from pydantic_core.core_schema import ValidationInfo
 from sweeper.errors import ConfigError
 
 MAX_BATCH_SIZE: Final = 60_000
+MAX_TRAIN_IMAGES: Final = 60_000
 MAX_EPOCHS: Final = 10_000
 DEVICE: Final = r"(cpu|cuda(:\d{1,3})?)"
 NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
@@ -98,6 +99,13 @@ class RunConfig(BaseModel):
         "holdout: hold out stratified training images; folds: stratified cross-validation.",
     )
     folds: int = Field(0, ge=0, le=100, description="Number of folds when split is folds, else 0.")
+    train_images: int = Field(
+        0,
+        ge=0,
+        le=MAX_TRAIN_IMAGES,
+        description="Number of images to train on, of those that the split leaves: stratified, the same for every "
+        "seed; 0 for all of them.",
+    )
     device: str = Field("cpu", pattern=f"^{DEVICE}$", description="cpu, cuda, or cuda:N.")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Arithmetic of convolutions and products.")
 
@@ -170,9 +178,15 @@ class RunConfig(BaseModel):
                 return placement
 
     @property
+    def later_fields_unused(self) -> set[str]:
+        """Fields younger than the first recorded runs, where they change nothing: hashes and settings leave them
+        out, so that what was recorded without them is still recognised."""
+        return set() if self.train_images else {"train_images"}
+
+    @property
     def key(self) -> str:
         """A hash equal for two configurations exactly when they train the same network the same way."""
-        fields = self.model_dump(mode="json", exclude={"experiment"})
+        fields = self.model_dump(mode="json", exclude={"experiment", *self.later_fields_unused})
         fields["placement"] = self.network_placement.value
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -184,8 +198,11 @@ def _conflicts(fields: Mapping[str, Any]) -> Iterator[str]:
         yield f"folds={folds}: cross-validation needs 2 or more folds"
     if split is not None and split != "folds" and folds:
         yield f"folds={folds}: allowed with split=folds only"
-    if fields.get("batch_size") == 1 and placement is not None and placement.has_batch_norm:
+    batch_size, train_images = fields.get("batch_size"), fields.get("train_images")
+    if batch_size == 1 and placement is not None and placement.has_batch_norm:
         yield f"batch_size=1 with placement={placement.value}: BatchNorm needs 2 or more images in a batch"
+    if batch_size is not None and train_images and batch_size > train_images:
+        yield f"batch_size={batch_size}: larger than train_images={train_images}"
 
 
 def _explain_all(error: ValidationError, given: Mapping[str, Any]) -> Iterator[str]:
@@ -194,7 +211,9 @@ def _explain_all(error: ValidationError, given: Mapping[str, Any]) -> Iterator[s
     yield from (_explain(detail) for detail in details)
     refused = {detail["loc"][0] for detail in details if detail["loc"]}
     if refused:
-        kinds: dict[str, Callable[[Any], Any]] = {"split": str, "folds": int, "batch_size": int, "placement": Placement}
+        kinds: dict[str, Callable[[Any], Any]] = {
+            "split": str, "folds": int, "batch_size": int, "train_images": int, "placement": Placement,
+        }  # fmt: skip
         values = {name: given.get(name, RunConfig.model_fields[name].default) for name in kinds}
         yield from _conflicts({name: kinds[name](value) for name, value in values.items() if name not in refused})
 

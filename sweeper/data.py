@@ -328,14 +328,20 @@ def load(config: RunConfig, folder: Path) -> list[Data]:
     """The data of a run: one `Data`, or one for each fold when `config.split` is folds.
 
     Only `split="blog"` reads the test images, and calls them validation, as the study does.
+
+    Raises:
+        ConfigError: a batch, or `config.train_images`, is more than the images there are to train on.
+        DataError: the files cannot be read, or are not what they should be.
     """
     manifest = MANIFESTS[config.dataset]
     train = _load(manifest.train, folder)
     if config.split == "blog":
-        return [check_batch(config, Data(train, _load(manifest.test, folder)))]
-    if config.split == "holdout":
-        return [check_batch(config, holdout(train, manifest.holdout))]
-    return [check_batch(config, fold(train, k, config.folds)) for k in range(config.folds)]
+        parts = [Data(train, _load(manifest.test, folder))]
+    elif config.split == "holdout":
+        parts = [holdout(train, manifest.holdout)]
+    else:
+        parts = [fold(train, k, config.folds) for k in range(config.folds)]
+    return [check_batch(config, _limited(config, part)) for part in parts]
 
 
 def load_test(config: RunConfig, folder: Path) -> Data:
@@ -355,6 +361,28 @@ def fold(images: Images, k: int, folds: int) -> Data:
     order = _stratified_order(images.labels)
     part = _rank_in_class(images.labels[order]) % folds == k
     return Data(images[order[~part].sort().values], images[order[part].sort().values])
+
+
+def subset(images: Images, size: int) -> Images:
+    """`size` of the images, classes in equal shares, always the same ones; a smaller subset lies in a larger one."""
+    order = _stratified_order(images.labels)
+    return images[order[:size].sort().values]
+
+
+def _limited(config: RunConfig, data: Data) -> Data:
+    """`data` with the number of training images that `config` asks for.
+
+    Raises:
+        ConfigError: there are not that many.
+    """
+    if not config.train_images:
+        return data
+    if config.train_images > len(data.train):
+        raise ConfigError(
+            f"train_images={config.train_images}: split={config.split} of {config.dataset} leaves {len(data.train)} to "
+            "train on; use fewer, or 0 for all"
+        )
+    return Data(subset(data.train, config.train_images), data.val)
 
 
 def _stratified_order(labels: Tensor) -> Tensor:

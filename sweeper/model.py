@@ -83,6 +83,17 @@ def _head(config: RunConfig, features: int) -> Iterator[nn.Module]:
     yield nn.Linear(width, len(CLASSES))
 
 
+def multiply_adds(size: str) -> int:
+    """Multiply-adds of a forward pass for one image, of the convolutions and the head."""
+    total, channels, side = 0, 1, SIDE
+    for stage in STAGES[size]:
+        for width in stage:
+            total += side * side * 9 * channels * width
+            channels = width
+        side //= 2
+    return total + HEAD[size] * (channels * side * side + len(CLASSES))
+
+
 def parameter_count(model: nn.Module) -> int:
     """Number of trained values."""
     return sum(p.numel() for p in model.parameters())

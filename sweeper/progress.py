@@ -72,14 +72,25 @@ class Progress:
         if outcome == "complete" and value is not None and (self.best is None or value > self.best[0]):
             self.best = value, trial.number
 
+    def label(self, trial: Trial) -> str:
+        """A trial in a few words."""
+        return label(trial)
+
+    def word(self, outcome: str) -> str:
+        """What an outcome is called here."""
+        return outcome
+
     def seconds_left(self) -> float | None:
         """Expected time to the last trial, from the pace so far; None before there is one."""
         fractions = [line.last.epoch / line.trial.config.epochs for line in self.running.values() if line.last]
         done = self.finished - self.at_start + sum(fractions)
         if done <= 0:
             return None
-        elapsed = time.monotonic() - self.since
-        return max(0.0, (self.target - self.finished - sum(fractions)) * elapsed / done)
+        return max(0.0, (self.target - self.finished - sum(fractions)) * self.elapsed() / done)
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.since
 
     def summary(self) -> str:
         """One line: how far, how good, how long."""
@@ -111,7 +122,7 @@ class PlainView:
         """Say nothing: most trials end soon enough."""
         self._progress.started(trial)
         if self._progress.target == 1:
-            self._say(label(trial))
+            self._say(self._progress.label(trial))
 
     def epoch(self, trial: Trial, result: EpochResult) -> None:
         """A line an epoch, for a single run."""
@@ -124,7 +135,8 @@ class PlainView:
         self._progress.ended(trial, outcome, value)
         if self._progress.target > 1:
             shown = "" if value is None else f" {value:.4f}"
-            self._say(f"trial {trial.number}: {outcome}{shown}  [{label(trial)}]  {self._progress.summary()}")
+            what = f"{self._progress.unit} {trial.number}: {self._progress.word(outcome)}{shown}"
+            self._say(f"{what}  [{self._progress.label(trial)}]  {self._progress.summary()}")
 
     def tick(self) -> None:
         """Lines do not tick."""
@@ -172,7 +184,8 @@ class LiveView:
         if self._progress.target > 1:
             style = {"complete": "green", "pruned": "yellow"}.get(outcome, "red")
             shown = "" if value is None else f" {value:.4f}"
-            self._live.console.print(f"trial {trial.number:>3} [{style}]{outcome:<8}[/]{shown}  {label(trial)}")
+            what = f"{self._progress.unit} {trial.number:>3} [{style}]{self._progress.word(outcome):<8}[/]{shown}"
+            self._live.console.print(f"{what}  {self._progress.label(trial)}")
         self._draw()
 
     def tick(self) -> None:
@@ -195,10 +208,20 @@ class LiveView:
         from rich.table import Table
 
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-        for column in ("trial", "configuration", "epoch", "val accuracy", "val loss", "images/s", "running"):
+        for column in (
+            self._progress.unit,
+            "configuration",
+            "epoch",
+            "val accuracy",
+            "val loss",
+            "images/s",
+            "running",
+        ):
             table.add_column(column, justify="left" if column == "configuration" else "right")
         for number, line in sorted(self._progress.running.items()):
-            table.add_row(str(number), label(line.trial), *_cells(line), duration(time.monotonic() - line.since))
+            table.add_row(
+                str(number), self._progress.label(line.trial), *_cells(line), duration(time.monotonic() - line.since)
+            )
         foot = Table.grid(padding=(0, 2))
         bar = ProgressBar(total=self._progress.target, completed=self._progress.finished, width=30)
         foot.add_row(bar, self._progress.summary())

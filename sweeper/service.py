@@ -137,7 +137,7 @@ def train_one(env: Environment, chosen: Chosen, run_id: str | None) -> dict[str,
     def describe(trial: Trial) -> RunInfo:
         name = f"exp{trial.config.experiment} seed{trial.config.seed}"
         return replace(
-            _describe(chosen, trial.config, images, kind="run", threads=cores()),
+            describe_run(chosen, trial.config, images, kind="run", threads=cores()),
             key=uuid.uuid4().hex, name=name, folder=folder, run_id=run_id,
         )  # fmt: skip
 
@@ -162,7 +162,7 @@ def train_one(env: Environment, chosen: Chosen, run_id: str | None) -> dict[str,
     }
 
 
-def _describe(chosen: Chosen, config: RunConfig, images: Sequence[Data], *, kind: str, threads: int) -> RunInfo:
+def describe_run(chosen: Chosen, config: RunConfig, images: Sequence[Data], *, kind: str, threads: int) -> RunInfo:
     """The record of a run, but for its key, name and folder."""
     counts = {"train_images": len(images[0].train), "val_images": len(images[0].val)}
     tags = {
@@ -317,6 +317,7 @@ def _check_space(space: Space, chosen: Chosen) -> None:
         "holdout": images - chosen.manifest.holdout,
         "folds": images - -(-images // max(chosen.config.folds, 1)),
     }[chosen.config.split]
+    smallest = min(smallest, chosen.config.train_images or smallest)
     sizes = space.dimensions["batch_size"].extremes() if "batch_size" in space.dimensions else ()
     for size in (*sizes, chosen.config.batch_size):
         if size > smallest:
@@ -345,7 +346,7 @@ def _run_trials(
     view = make_view(progress, json_output=env.json_output)
 
     def describe(trial: Trial) -> RunInfo:
-        info = _describe(chosen, trial.config, images, kind="trial", threads=threads)
+        info = describe_run(chosen, trial.config, images, kind="trial", threads=threads)
         tags = {**info.tags, "sweeper.study": study.name, "sweeper.trial": str(trial.number)}
         return replace(info, key=f"{study.uid}/{trial.number}", name=f"{trial.number:03d} {trial.config.placement}",
                        folder=f"{study.name}/{trial.number:04d}", tags=tags)  # fmt: skip
@@ -427,12 +428,12 @@ def _champion(
 
     The test images take no part in anything but that one evaluation, after the last epoch.
     """
-    config = best.config.derive(split="blog", folds=0)
+    config = best.config.derive(split="blog", folds=0, train_images=0)
     folder = f"{study.name}/champion-{best.number:04d}"
     if (earlier := _recorded_test(env, folder, study.uid)) is not None:
         return earlier
     watched, test = retraining_data(config, chosen.folder)
-    info = _describe(chosen, config, [watched], kind="champion", threads=cores())
+    info = describe_run(chosen, config, [watched], kind="champion", threads=cores())
     tags = {**info.tags, "sweeper.study": study.name, "sweeper.trial": str(best.number), "sweeper.test": "once"}
     words = (
         f"The best configuration of study **{study.name}** (trial {best.number}), retrained on all "

@@ -68,7 +68,8 @@ class StudySettings:
 
     def describe(self) -> dict[str, Any]:
         """The settings as plain values, by name; devices and thread counts are not among them."""
-        base = self.base.model_dump(mode="json", exclude={"device", "experiment"})
+        unused = self.base.later_fields_unused
+        base = self.base.model_dump(mode="json", exclude={"device", "experiment", *unused})
         return {
             "direction": "maximize val/accuracy",
             "sampler": self.sampler,

@@ -43,8 +43,8 @@ class Source(Protocol):
     def unfinished(self) -> Iterator[Trial]:
         """Trials that an earlier driver left running."""
 
-    def ask(self) -> Trial:
-        """A new trial."""
+    def ask(self) -> Trial | None:
+        """A new trial, or None where there are no more, as in a list some of which failed."""
 
     def report(self, number: int, step: int, value: float) -> bool:
         """Record an intermediate value; True asks to prune."""
@@ -161,13 +161,14 @@ class Driver:
         self._describe, self._view = describe, view
         self._keep_results, self._deadline, self._retries = keep_results, deadline, retries
         self._target = 0
+        self._exhausted = False
         self._running: dict[int, _Running] = {}
         self._errors: list[str] = []
         self._outcome = Outcome(0)
         self._signals = signals or Signals()
 
     def run(self, target: int) -> Outcome:
-        """Finish exactly `target` trials, counting those that were finished before.
+        """Finish exactly `target` trials, counting those that were finished before, or all that the source has.
 
         Trials that an earlier driver left running come first; those beyond `target` are ended as failed.
 
@@ -190,14 +191,18 @@ class Driver:
         while True:
             self._tracker.check()
             while self._engine.free() and self._wants_more():
-                self._submit(waiting.pop(0) if waiting else self._source.ask())
+                trial = waiting.pop(0) if waiting else self._source.ask()
+                if trial is None:
+                    self._exhausted = True
+                    break
+                self._submit(trial)
             if not self._running:
                 self._signals.check()
                 break
             for event in self._next_events():
                 self._handle(event)
             self._view.tick()
-        if self._source.finished() < self._target:
+        if self._source.finished() < self._target and not self._exhausted:
             raise StudyIncomplete(f"{self._source.finished()} of {self._target} trials finished before --timeout")
         for trial in waiting:
             self._drop(trial)

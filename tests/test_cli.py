@@ -143,6 +143,17 @@ BAD_OPTIMIZE: dict[str, dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 
+BAD_REPRODUCE: dict[str, dict[str, tuple[str, ...]]] = {
+    "--exp": dict.fromkeys(("0", "9", "1,9", "abc", "", "8-6", "1,,2", "1-999999999"), (*EIGHT, "6-8")),
+    "--seeds": {v: (v,) for v in ("0", "-1", "1.5", "x", "1001")},
+    "--protocol": {"slow": ("slow", "quick")},
+    "--arms": {"some": ("some", "experiments")},
+    "--tracking-uri": BAD_TRAIN["--tracking-uri"] | {"none": ("none", "offline")},
+    **{option: BAD_TRAIN[option] for option in ("--device", "--precision", "--dataset")},
+    "--workers": BAD_OPTIMIZE["--workers"],
+}
+
+
 def rows(command: str, table: dict[str, dict[str, tuple[str, ...]]]) -> list[Any]:
     return [
         pytest.param(command, option, value, words, id=f"{command} {option} {value[:20]!r}")
@@ -152,7 +163,8 @@ def rows(command: str, table: dict[str, dict[str, tuple[str, ...]]]) -> list[Any
 
 
 @pytest.mark.parametrize(
-    ("command", "option", "value", "words"), [*rows("train", BAD_TRAIN), *rows("optimize", BAD_OPTIMIZE)]
+    ("command", "option", "value", "words"),
+    [*rows("train", BAD_TRAIN), *rows("optimize", BAD_OPTIMIZE), *rows("reproduce", BAD_REPRODUCE)],
 )
 def test_a_bad_value_is_refused_in_one_line_that_says_what_is_allowed(
     refused: Callable[..., str], command: str, option: str, value: str, words: tuple[str, ...]
@@ -186,7 +198,7 @@ def test_a_batch_larger_than_the_training_set_is_refused(refused: Callable[..., 
     ("argv", "hint"),
     [
         (["trian"], "did you mean 'train'?"),
-        (["frobnicate"], "the commands are optimize, status, sync, train"),
+        (["frobnicate"], "the commands are optimize, reproduce, status, sync, train"),
         (["train", "--epoch", "1"], "'--epochs'"),
         (["optimize", "--trails", "3"], "'--trials'"),
         (["optimize", "--final=no"], "--final"),
@@ -241,7 +253,7 @@ def bad_data(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", ["train", "optimize"])
+@pytest.mark.parametrize("command", ["train", "optimize", "reproduce"])
 def test_a_data_folder_that_cannot_be_read_fails_before_anything_is_created(
     refused: Callable[..., str], bad_data: Path, command: str
 ):
@@ -427,6 +439,7 @@ def probe(argv: tuple[str, ...], cwd: Path, env: dict[str, str]) -> tuple[subpro
         (("train", "--exp", "9"), 2),
         (("train", "--batch-size", "1"), 2),
         (("optimize", "--study", "../x"), 2),
+        (("reproduce", "--exp", "9"), 2),
     ],
     ids=spelled,
 )

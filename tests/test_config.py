@@ -66,6 +66,9 @@ def refusal(**fields: Any) -> str:
         ("lr", "inf", "finite number"),
         ("weight_decay", -1, "greater than or equal to 0"),
         ("seed", -1, "greater than or equal to 0"),
+        ("train_images", -1, "greater than or equal to 0"),
+        ("train_images", 60_001, "less than or equal to 60000"),
+        ("train_images", "some", "valid integer"),
         ("experiment", 9, "less than or equal to 8"),
         ("model", "huge", "'small', 'medium' or 'large'"),
         ("placement", "bn-bn", ", ".join(f"'{p}'" for p in list(Placement)[:-1])),
@@ -108,6 +111,11 @@ def test_folds_without_cross_validation_are_refused():
     assert "folds=5: allowed with split=folds only" in refusal(split="holdout", folds=5)
 
 
+def test_a_batch_larger_than_the_images_to_train_on_is_refused():
+    assert RunConfig(train_images=128).train_images == 128
+    assert "batch_size=128: larger than train_images=127" in refusal(train_images=127)
+
+
 def test_an_unknown_field_is_refused_and_the_fields_are_listed():
     message = refusal(droput=0.1)
     assert "'droput'" in message
@@ -126,6 +134,7 @@ def test_all_bad_fields_are_in_one_message():
         {"epochs": 0, "folds": 3},
         {"lr": -1, "batch_size": 1, "placement": "bn"},
         {"split": "folds", "folds": 1, "batch_size": 1, "placement": "bn"},
+        {"epochs": 0, "train_images": 100, "batch_size": 101},
     ],
     ids=lambda bad: "+".join(bad),
 )
@@ -245,6 +254,7 @@ def configs(draw: st.DrawFn) -> RunConfig:
         dataset=draw(st.sampled_from(["fashion-mnist", "sample"])),
         split=split,
         folds=draw(st.integers(2, 100)) if split == "folds" else 0,
+        train_images=draw(st.sampled_from([0, 60_000])),
         device=draw(st.from_regex(r"cpu|cuda(:[0-9]{1,3})?", fullmatch=True)),
         precision=draw(st.sampled_from(["fp32", "bf16"])),
     )
@@ -259,6 +269,11 @@ def test_a_configuration_survives_mlflows_string_parameters_exactly(config: RunC
     rebuilt = RunConfig.from_params(params | {"a parameter of someone else": "1"})
     assert rebuilt == config
     assert rebuilt.key == config.key
+
+
+def test_parameters_recorded_before_there_was_a_number_of_training_images_rebuild_their_configuration():
+    params = {name: value for name, value in experiment(6).to_params().items() if name != "train_images"}
+    assert RunConfig.from_params(params) == experiment(6)
 
 
 # --- the key ---------------------------------------------------------------------------------------
@@ -310,12 +325,17 @@ def test_the_number_of_an_experiment_does_not_change_its_key():
         {"split": "blog"},
         {"split": "folds", "folds": 5},
         {"precision": "bf16"},
+        {"train_images": 12_000},
         *({"placement": p} for p in HOLDS if p != "bn-dropout"),
     ],
     ids=str,
 )
 def test_another_network_or_training_has_another_key(change: dict[str, Any]):
     assert RunConfig().derive(**change).key != RunConfig().key
+
+
+def test_keys_are_as_in_every_version_before():
+    assert (RunConfig().key, experiment(8).key) == ("d60df9aaf2d7d3f1", "beee2fa491ac4423")
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ from sweeper.data import (
     normalize,
     read_idx,
     resolve,
+    subset,
 )
 from sweeper.errors import ConfigError, DataError
 from sweeper.sample import cut
@@ -417,6 +418,43 @@ def test_a_batch_larger_than_the_training_set_is_refused(folder: Path, split: di
     assert load(SMALL.derive(batch_size=images, **split), folder)
     message = refusal(load, SMALL.derive(batch_size=images + 1, **split), folder, error=ConfigError)
     assert f"batch_size={images + 1}: larger than the {images} training images" in message
+
+
+# --- fewer images to train on --------------------------------------------------------------------------
+
+SPLITS = pytest.mark.parametrize(
+    "split", [{"split": "holdout"}, {"split": "folds", "folds": 4}, {"split": "blog"}], ids=str
+)
+
+
+@SPLITS
+def test_fewer_images_to_train_on_are_some_of_those_that_the_split_leaves(folder: Path, split: dict[str, Any]):
+    whole, fewer = (load(SMALL.derive(train_images=n, **split), folder) for n in (0, 20))
+    for all_of_it, part in zip(whole, fewer, strict=True):
+        assert torch.equal(part.val.pixels, all_of_it.val.pixels)
+        assert torch.bincount(part.train.labels).tolist() == [2] * 10
+        known = [image.tolist() for image in all_of_it.train.pixels]
+        assert all(image.tolist() in known for image in part.train.pixels)
+
+
+@SPLITS
+def test_more_images_than_there_are_to_train_on_are_refused(folder: Path, split: dict[str, Any]):
+    left = 40 if split["split"] == "blog" else 30
+    assert len(load(SMALL.derive(train_images=left, **split), folder)[0].train) == left
+    message = refusal(load, SMALL.derive(train_images=left + 1, **split), folder, error=ConfigError)
+    assert f"train_images={left + 1}: split={split['split']} of fashion-mnist leaves {left}" in message
+
+
+def test_a_subset_never_changes_keeps_labels_and_lies_in_a_larger_one():
+    images = numbered(700)
+    torch.manual_seed(1)
+    small, large = subset(images, 50), subset(images, 100)
+    torch.manual_seed(2)
+    assert torch.equal(subset(images, 50).pixels, small.pixels)
+    assert torch.bincount(small.labels).tolist() == [5] * 10
+    assert torch.equal(small.labels, images.labels[numbers(small.pixels)])
+    assert set(numbers(small.pixels).tolist()) < set(numbers(large.pixels).tolist())
+    assert numbers(small.pixels)[:8].tolist() == [8, 15, 18, 32, 33, 47, 72, 74]  # as in every version before
 
 
 def test_data_can_be_moved_to_shared_memory():

@@ -176,6 +176,14 @@ def test_a_choice_in_another_order_is_another_space(url: str) -> None:
     assert "space.batch_size was [32, 64], is [64, 32]" in message
 
 
+def test_settings_stored_before_there_was_a_number_of_training_images_are_continued(url: str) -> None:
+    assert "train_images" not in SETTINGS.describe()  # so that what was stored is equal to what is asked for
+    open_study("demo", SETTINGS, url).close()
+    fewer = replace(SETTINGS, base=SETTINGS.base.derive(train_images=1_000))
+    message = refusal(lambda: open_study("demo", fewer, url), StudyConflict)
+    assert "(train_images was None, is 1000)" in message
+
+
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 def test_a_study_that_sweeper_did_not_make_is_refused_and_left_alone(url: str, direction: str) -> None:
     theirs = optuna.create_study(storage=url, study_name="theirs", direction=direction)

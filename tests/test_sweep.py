@@ -580,6 +580,14 @@ def test_a_configuration_that_fails_ends_the_list(script: Script):
     assert recorder.named("end")[-1][2] == FAILED
 
 
+def test_a_list_that_has_no_more_ends_though_some_of_it_failed():
+    recorder = Recorder({1: [FAILS]})
+    ask = recorder.ask
+    recorder.ask = lambda: ask() if recorder.count("ask") < 3 else None  # type: ignore[method-assign]
+    assert recorder.drive(3) == 2
+    assert recorder.count("ask") == 3
+
+
 def test_a_driver_needs_neither_tracking_nor_a_terminal(capsys: pytest.CaptureFixture[str]):
     recorder = Recorder()
     view = PlainView(Progress(target=2), sys.stdout)

@@ -1,0 +1,162 @@
+"""What a reproduction consists of: its runs in their order, which are recorded, and how long the others take."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from sweeper.arms import ARMS, PROTOCOLS, Protocol, ProtocolName, arm_config, select, trained_as
+from sweeper.config import RunConfig
+from sweeper.data import Manifest
+from sweeper.engine.base import cores
+from sweeper.environment import Environment
+from sweeper.errors import StudyConflict
+from sweeper.journal import read_events
+from sweeper.model import multiply_adds
+from sweeper.progress import counted
+from sweeper.report.rows import COMPLETE, outcome
+from sweeper.service import Chosen
+
+# Seconds of an image's training are (OVERHEAD + multiply-adds) / SPEED: what docs/log.md has of the medium and the
+# large network on 2 cores in fp32 fits it. Its evaluation costs a third.
+OVERHEAD: Final = 5e6
+SPEED: Final = 2.05e10  # a second and core
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `sweeper reproduce` was asked for."""
+
+    protocol: ProtocolName
+    experiments: tuple[int, ...] = ()  # none: all
+    only_experiments: bool = False
+    seeds: int | None = None  # None: the protocol's
+    workers: int = 1
+
+
+class Planned(NamedTuple):
+    """One run of the plan: its record's key and folder, and what is recorded of it already."""
+
+    arm: str
+    config: RunConfig
+    key: str
+    folder: str
+    state: str | None  # complete, diverged, or None: to be trained
+    set_aside: bool  # its folder holds a finished run of another recipe
+
+
+def order(arms: Sequence[str], seeds: int) -> Iterator[tuple[str, int]]:
+    """Arms and seeds as they are trained: all arms with one seed, then with the next.
+
+    The large networks come first, so that no worker is left alone with one at the end. The others follow in
+    the order of `ARMS`, each seed beginning elsewhere, so that no arm always runs beside the same others.
+    """
+    large = [arm for arm in arms if ARMS[arm].base == 8 or ARMS[arm].fields.get("model") == "large"]
+    others = [arm for arm in arms if arm not in large]
+    for seed in range(seeds):
+        first = 7 * seed % max(len(others), 1)
+        yield from ((arm, seed) for arm in (*large, *others[first:], *others[:first]))
+
+
+def make_plan(env: Environment, chosen: Chosen, options: Options) -> list[Planned]:
+    """Every run that was asked for, in the order of training.
+
+    Raises:
+        UsageError: no arm of the protocol is among them.
+        StudyConflict: the journal holds runs of another data set, precision or kind of device.
+    """
+    protocol = PROTOCOLS[options.protocol]
+    asked = select(protocol, options.experiments, options.only_experiments)
+    first = trained_as(protocol)
+    arms = [arm for arm in first.values() if arm in {first[name] for name in asked}]
+    machine = _machine(chosen, protocol)
+    _check_same(env.journal, protocol, machine)
+    seeds = options.seeds or protocol.seeds
+    return [
+        _planned(env.journal, protocol, arm, arm_config(arm, protocol, seed, **machine))
+        for arm, seed in order(list(dict.fromkeys(arms)), seeds)
+    ]
+
+
+def _machine(chosen: Chosen, protocol: Protocol) -> dict[str, Any]:
+    """Fields of every run: what the machine and the data set decide. A small data set is used whole."""
+    fields = chosen.config.model_dump(include={"dataset", "device", "precision"})
+    return fields | {"train_images": protocol.train_images if _images(chosen.manifest) > protocol.train_images else 0}
+
+
+def _images(manifest: Manifest) -> int:
+    return manifest.train[1].shape[0]
+
+
+def _planned(journal: Path, protocol: Protocol, arm: str, config: RunConfig) -> Planned:
+    folder = f"{protocol.folder}/{arm}/seed-{config.seed}"
+    recipe = config.derive(device=_kind(config.device)).key
+    events = read_events(journal / folder)
+    known = events[0]["key"] if events else ""
+    same = known.endswith(f"/{recipe}")
+    done = outcome(events)
+    return Planned(
+        arm, config, folder=folder, key=known if same else f"{uuid.uuid4().hex}/{recipe}",
+        state=done if same else None, set_aside=done is not None and not same,
+    )  # fmt: skip
+
+
+def _kind(device: str) -> str:
+    """The kind, cpu or cuda: which GPU it is changes nothing."""
+    return device.partition(":")[0]
+
+
+def _check_same(journal: Path, protocol: Protocol, machine: Mapping[str, Any]) -> None:
+    """Refuse to mix runs that cannot be compared, or to set aside what took hours for a mistyped option.
+
+    Raises:
+        StudyConflict: one line that says what differs.
+    """
+    folder = journal / protocol.folder
+    wanted = {"dataset": machine["dataset"], "precision": machine["precision"], "device": _kind(machine["device"])}
+    for path in sorted(folder.glob("*/seed-*/events.jsonl")):
+        events = read_events(path.parent)
+        if outcome(events) is None or "." in path.parent.name:  # unfinished, or set aside
+            continue
+        params = events[0]["params"]
+        found = {name: _kind(params.get(name, "")) for name in wanted}
+        if found != wanted:
+            changes = "; ".join(f"{k} was {found[k]!r}, is {v!r}" for k, v in wanted.items() if found[k] != v)
+            raise StudyConflict(
+                f"{folder} holds runs of another kind ({changes}); continue with the old options, or choose another "
+                "SWEEPER_HOME"
+            )
+
+
+# --- how long it takes -----------------------------------------------------------------------------------
+
+
+def cost(config: RunConfig, manifest: Manifest) -> float:
+    """Work of a run on the split `blog`, in multiply-adds of training; only its ratio to others means anything."""
+    train = config.train_images or _images(manifest)
+    judged = manifest.test[1].shape[0]
+    images = train + (judged + min(judged, train)) / 3
+    return config.epochs * images * (OVERHEAD + multiply_adds(config.model))
+
+
+def forecast(env: Environment, runs: Sequence[Planned], manifest: Manifest) -> tuple[float | None, str]:
+    """Seconds that the missing runs will take on all cores, and what that is taken from."""
+    missing = sum(cost(run.config, manifest) for run in runs if run.state is None)
+    recorded = [run for run in runs if run.state == COMPLETE]
+    timed = [(cost(run.config, manifest), _core_seconds(env.journal / run.folder)) for run in recorded]
+    if timed:
+        pace = sum(work for work, _ in timed) / sum(seconds for _, seconds in timed)
+        return missing / (pace * cores()), f"at the pace of the {counted(len(timed), 'recorded run')}"
+    if any(_kind(run.config.device) != "cpu" for run in runs):
+        return None, "no run on this kind of device is recorded to estimate from"
+    return missing / (SPEED * cores()), f"at {SPEED / 1e9:.1f} G multiply-adds a second and core, as in docs/log.md"
+
+
+def _core_seconds(folder: Path) -> float:
+    """Seconds from the last start of a run to its end, times its threads."""
+    events = read_events(folder)
+    start = [e for e in events if e["event"] == "start"][-1]
+    return float((events[-1]["time"] - start["time"]) / 1000 * int(start["tags"].get("sweeper.threads", 1)))

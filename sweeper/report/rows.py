@@ -1,0 +1,155 @@
+"""The runs of the reproduction as its journals record them: from folders to tuples.
+
+    journal/reproduce-quick/exp6/seed-3/events.jsonl
+
+A run that has not finished, one of an earlier recipe, and a folder of somebody else are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any, Final, NamedTuple, cast
+
+from sweeper.arms import ARMS, PROTOCOLS, Protocol, ProtocolName, arm_config, trained_as
+from sweeper.config import RunConfig
+from sweeper.errors import ConfigError
+from sweeper.journal import FINISHED, history, read_events
+
+SEED: Final = re.compile(r"seed-(\d{1,9})")
+COMPLETE, DIVERGED = "complete", "diverged"
+
+
+class ArmRun(NamedTuple):
+    """One finished run of one arm. Losses are in nats, accuracies in [0, 1], times in seconds."""
+
+    arm: str
+    seed: int
+    state: str  # complete or diverged
+    epochs: list[dict[str, float]]  # one an epoch: its number under "epoch", and EpochResult.metrics()
+    final: dict[str, float]  # metrics of the end: "final/…", "best/…"
+    folder: Path
+    history_sha256: str  # of a run that diverged: empty
+    run_id: str | None  # in MLflow, if it was carried there
+
+
+class ArmSummary(NamedTuple):
+    """The runs of one arm in a line. Means are over the seeds that are complete, of the last epoch."""
+
+    arm: str
+    complete: int
+    diverged: int
+    val_accuracy: float | None  # None without a complete run
+    val_accuracy_sd: float | None  # sample standard deviation; None below two complete runs
+    val_loss: float | None
+    epoch_s: float | None  # median over the epochs of a run, mean over runs
+
+
+def read_runs(root: Path, protocol: str) -> dict[str, list[ArmRun]]:
+    """The finished runs of each arm of `protocol` in the journal at `root`, by seed; arms without one are absent.
+
+    Arms that train the same network the same way share their runs.
+    """
+    chosen = PROTOCOLS[cast("ProtocolName", protocol)]
+    recorded: dict[str, list[ArmRun]] = {}
+    for name in set(trained_as(chosen).values()):
+        folders = (root / chosen.folder / name).glob("seed-*")
+        runs = [run for folder in folders if (run := read_run(folder, chosen, name)) is not None]
+        recorded[name] = sorted(runs, key=lambda run: run.seed)
+    found = {name: recorded[first] for name, first in trained_as(chosen).items() if recorded[first]}
+    return {name: [run._replace(arm=name) for run in found[name]] for name in ARMS if name in found}
+
+
+def read_run(folder: Path, protocol: Protocol, arm: str) -> ArmRun | None:
+    """The run of `arm` in `folder`, or None if there is none, or none that has finished, or one of another recipe."""
+    match = SEED.fullmatch(folder.name)
+    events = _events(folder) if match else []
+    if not match or (state := outcome(events)) is None or not _is_of(events, protocol, arm, int(match[1])):
+        return None
+    end = events[-1]
+    return ArmRun(
+        arm, int(match[1]), state, history(events), end["metrics"], folder,
+        history_sha256=end["tags"].get("sweeper.history_sha256", ""), run_id=_run_id(folder),
+    )  # fmt: skip
+
+
+def outcome(events: Sequence[Mapping[str, Any]]) -> str | None:
+    """What the events of a run end in: complete, diverged, or None, where it has to be trained (again)."""
+    if not events or events[-1]["event"] != "end" or events[-1]["status"] != FINISHED:
+        return None
+    return {"complete": COMPLETE, "pruned": DIVERGED}.get(events[-1]["tags"].get("sweeper.state", ""))
+
+
+def _is_of(events: Sequence[Mapping[str, Any]], protocol: Protocol, arm: str, seed: int) -> bool:
+    """Whether the recipe that was trained is what the arm is now, on whatever data set and machine."""
+    try:
+        trained = RunConfig.from_params(events[0]["params"])
+        given = trained.model_dump(include={"dataset", "train_images", "device", "precision"})
+        return trained.key == arm_config(arm, protocol, seed, **given).key
+    except ConfigError:  # of a version with other fields
+        return False
+
+
+def _events(folder: Path) -> list[dict[str, Any]]:
+    try:
+        events = read_events(folder)
+    except (OSError, ValueError):
+        return []
+    whole = all(isinstance(event, dict) for event in events) and events and events[0].get("event") == "start"
+    return events if whole else []  # else it is no journal
+
+
+def _run_id(folder: Path) -> str | None:
+    """Where the uploader carried the run to (tracking.py)."""
+    try:
+        run_id: str | None = json.loads((folder / "upload.json").read_bytes())["run_id"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return run_id
+
+
+# --- in a table ----------------------------------------------------------------------------------------
+
+
+def summarise(runs: Mapping[str, Sequence[ArmRun]]) -> list[ArmSummary]:
+    """A line for each arm, in the order of `runs`."""
+    return [_summary(arm, of_arm) for arm, of_arm in runs.items()]
+
+
+def _summary(arm: str, runs: Sequence[ArmRun]) -> ArmSummary:
+    complete = [run for run in runs if run.state == COMPLETE]
+    accuracies = [run.final["final/val_accuracy"] for run in complete]
+    seconds = [median(epoch["time/epoch_s"] for epoch in run.epochs) for run in complete]
+    return ArmSummary(
+        arm=arm,
+        complete=len(complete),
+        diverged=len(runs) - len(complete),
+        val_accuracy=fmean(accuracies) if complete else None,
+        val_accuracy_sd=stdev(accuracies) if len(complete) > 1 else None,
+        val_loss=fmean(run.final["final/val_loss"] for run in complete) if complete else None,
+        epoch_s=fmean(seconds) if complete else None,
+    )
+
+
+def table(rows: Sequence[ArmSummary]) -> list[str]:
+    """The summaries as lines of text with aligned columns, ASCII only."""
+    head = ("arm", "seeds", "val accuracy", "sd", "val NLL", "s/epoch", "diverged")
+    cells = [head, *(_cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
+    return [
+        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
+        for line in cells
+    ]
+
+
+def _cells(row: ArmSummary) -> tuple[str, ...]:
+    def shown(value: float | None, digits: int) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    return (
+        row.arm, str(row.complete), shown(row.val_accuracy, 4), shown(row.val_accuracy_sd, 4), shown(row.val_loss, 4),
+        shown(row.epoch_s, 2), str(row.diverged or ""),
+    )  # fmt: skip

@@ -1,0 +1,288 @@
+"""The reproduction: every arm of the study with several seeds, each run trained once, whatever stops the command.
+
+A run is recorded when its journal says so: nothing else is kept. The same command again trains what
+is missing. A run that failed or was killed is trained again; one that diverged is an outcome.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import filelock
+
+from sweeper import data as datasets
+from sweeper.arms import ARMS, PROTOCOLS, Protocol
+from sweeper.data import Data
+from sweeper.engine.base import Engine, cores
+from sweeper.engine.processes import ProcessEngine, start_server
+from sweeper.engine.serial import SerialEngine
+from sweeper.environment import NONE, Environment
+from sweeper.errors import Interrupted, StudyConflict, SweeperError, UsageError
+from sweeper.journal import RunInfo, Tracker
+from sweeper.plan import Options, Planned, cost, forecast, make_plan
+from sweeper.progress import Progress, counted, duration, make_view
+from sweeper.report.rows import DIVERGED, read_runs, summarise
+from sweeper.service import Chosen, choose, describe_run, tracking
+from sweeper.study import Trial
+from sweeper.sweep import Driver, Signals
+from sweeper.tracking import MlflowTracker
+
+NAME_LENGTH: Final = 18  # MLflow shows no more of a run's name
+LOCK: Final = ".lock"
+
+
+@dataclass
+class ArmProgress(Progress):
+    """Progress over runs of unequal length: a run is its arm and seed, and weighs what it costs."""
+
+    costs: Mapping[int, float] = field(default_factory=dict)  # of the runs that were missing at the start
+    arms: Mapping[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._left = dict(self.costs)
+
+    def label(self, trial: Trial) -> str:
+        """Arm and seed."""
+        return f"{self.arms[trial.number]} seed {trial.config.seed}"
+
+    def word(self, outcome: str) -> str:
+        """Nothing is pruned here: what ended early has diverged."""
+        return DIVERGED if outcome == "pruned" else outcome
+
+    def ended(self, trial: Trial, outcome: str, value: float | None) -> None:
+        """A run is over."""
+        super().ended(trial, outcome, value)
+        if outcome != "lost":  # which is tried again at once
+            self._left.pop(trial.number, None)
+
+    def seconds_left(self) -> float | None:
+        """Expected time to the last run, from the pace so far; None before there is one."""
+        parts = [
+            self.costs[number] * line.last.epoch / line.trial.config.epochs
+            for number, line in self.running.items()
+            if line.last
+        ]
+        left = sum(self._left.values()) - sum(parts)
+        done = sum(self.costs.values()) - left
+        return None if done <= 0 else max(0.0, left * self.elapsed() / done)
+
+    def summary(self) -> str:
+        """One line: how far, what went wrong, how long."""
+        return super().summary().replace(" pruned", f" {DIVERGED}")
+
+
+# --- running it --------------------------------------------------------------------------------------------
+
+
+class Missing:
+    """The runs of a plan that are not recorded, as a source."""
+
+    def __init__(self, runs: Sequence[Planned]) -> None:
+        self._waiting = (Trial(number, run.config) for number, run in enumerate(runs) if run.state is None)
+        self._finished = sum(run.state is not None for run in runs)
+        self.failed: dict[int, str] = {}
+
+    def finished(self) -> int:
+        """Number of runs that are complete or have diverged, those recorded before included."""
+        return self._finished
+
+    def unfinished(self) -> Iterator[Trial]:
+        """None: what an earlier command left running is among the missing."""
+        return iter(())
+
+    def ask(self) -> Trial | None:
+        """The next missing run; its number is its place in the plan."""
+        return next(self._waiting, None)
+
+    def report(self, number: int, step: int, value: float) -> bool:
+        """Nothing is pruned."""
+        return False
+
+    def complete(self, number: int, accuracy: float, loss: float) -> None:
+        """Count it."""
+        self._finished += 1
+
+    def prune(self, number: int, reason: str) -> None:
+        """It diverged: that is an outcome."""
+        self._finished += 1
+
+    def fail(self, number: int, reason: str, details: str = "") -> None:
+        """Keep the reason; the others go on."""
+        self.failed[number] = reason
+
+
+def reproduce(env: Environment, chosen: Chosen, options: Options) -> dict[str, Any]:
+    """Train the runs that are not recorded yet.
+
+    Returns:
+        What `--json` prints: counts, the runs that failed, with why, and a summary of each arm.
+
+    Raises:
+        UsageError, StudyConflict: something is wrong, or another command trains the same; nothing was created.
+        StudyIncomplete: too many runs failed.
+    """
+    if env.tracking_uri == NONE:
+        raise UsageError("--tracking-uri none: the runs of a reproduction are told from their records; use offline")
+    runs = make_plan(env, chosen, options)
+    images = datasets.load(runs[0].config, chosen.folder)
+    start_server()  # before the uploader's thread, which needs the variables that workers must not have
+    for run in runs:
+        datasets.check_batch(run.config, images[0])
+    with _held(env.journal / PROTOCOLS[options.protocol].folder):
+        runs = make_plan(env, chosen, options)
+        _announce(env, runs)
+        source = Missing(runs)
+        try:
+            with Signals() as signals, tracking(env, signals) as tracker:
+                tracker.reconcile(PROTOCOLS[options.protocol].folder)
+                if isinstance(tracker, MlflowTracker):
+                    tracker.catch_up(PROTOCOLS[options.protocol].folder)
+                if any(run.state is None for run in runs):
+                    _train(env, chosen, options, runs, source, tracker, images, signals)
+        except Interrupted:
+            env.warn("the reproduction was interrupted; the same command continues it")
+            raise
+    return _result(env, options, runs, source)
+
+
+def choose_machine(env: Environment, dataset: str, device: str, precision: str) -> Chosen:
+    """Data set, device and precision for all arms.
+
+    Raises:
+        ConfigError, DataError: a value is wrong, or the data set is not there.
+    """
+    return choose(env, 1, dataset, device, precision, {})
+
+
+def _announce(env: Environment, runs: Sequence[Planned]) -> None:
+    recorded = sum(run.state is not None for run in runs)
+    if recorded:
+        env.say(f"{recorded} of {counted(len(runs), 'run')} are recorded already")
+    if aside := sum(run.set_aside for run in runs):
+        env.warn(f"{counted(aside, 'recorded run')} of another recipe: set aside in the journal, to be trained anew")
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep other commands from training into the folder; the operating system drops the lock with its holder.
+
+    Raises:
+        StudyConflict: another command does.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / LOCK)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise StudyConflict(f"{folder} is being written by another process; wait for it, or stop it") from None
+    except OSError as error:
+        raise SweeperError(f"{folder}: cannot be written ({error.strerror})") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _train(
+    env: Environment, chosen: Chosen, options: Options, runs: Sequence[Planned], source: Missing, tracker: Tracker,
+    images: Sequence[Data], signals: Signals,
+) -> None:  # fmt: skip
+    missing = [number for number, run in enumerate(runs) if run.state is None]
+    threads = max(1, cores() // options.workers)  # however few runs are left, so that times stay comparable
+    progress = ArmProgress(
+        target=len(runs),
+        unit="run",
+        finished=source.finished(),
+        at_start=source.finished(),
+        pruned=sum(run.state == DIVERGED for run in runs),
+        costs={number: cost(runs[number].config, chosen.manifest) for number in missing},
+        arms={number: run.arm for number, run in enumerate(runs)},
+    )
+    view = make_view(progress, json_output=env.json_output)
+
+    def describe(trial: Trial) -> RunInfo:
+        info = describe_run(chosen, trial.config, images, kind="run", threads=threads)
+        return _arm_info(runs[trial.number], PROTOCOLS[options.protocol], info)
+
+    engine: Engine = (
+        SerialEngine(images, threads)
+        if options.workers == 1
+        else ProcessEngine(images, min(options.workers, len(missing)), threads)
+    )
+    try:
+        Driver(source, engine, tracker, describe, view, signals=signals).run(len(runs))
+    finally:
+        view.close()
+        engine.close()
+
+
+def _arm_info(run: Planned, protocol: Protocol, info: RunInfo) -> RunInfo:
+    """The record of a run as one of an arm."""
+    seed = f" s{run.config.seed}"
+    tags = {
+        "sweeper.protocol": protocol.name,
+        "sweeper.arm": run.arm,
+        "sweeper.seed": str(run.config.seed),
+        "mlflow.source.name": "sweeper reproduce",
+    }
+    words = f"Arm **{run.arm}** ({ARMS[run.arm].title}) of the reproduction, protocol {protocol.name}. "
+    return replace(
+        info, key=run.key, name=run.arm[: NAME_LENGTH - len(seed)] + seed, folder=run.folder,
+        tags={**info.tags, **tags}, description=words + info.description,
+    )  # fmt: skip
+
+
+def _result(env: Environment, options: Options, runs: Sequence[Planned], source: Missing) -> dict[str, Any]:
+    arms = {run.arm for run in runs}
+    found = {arm: of_arm for arm, of_arm in read_runs(env.journal, options.protocol).items() if arm in arms}
+    recorded = sum(run.state is not None for run in runs)
+    return {
+        "protocol": options.protocol,
+        "runs": len(runs),
+        "recorded": source.finished(),
+        "added": source.finished() - recorded,
+        "failed": {_name(runs[number]): reason for number, reason in source.failed.items()},
+        "arms": [row._asdict() for row in summarise(found)],
+        "journal": str(env.journal / PROTOCOLS[options.protocol].folder),
+    }
+
+
+def _name(run: Planned) -> str:
+    return f"{run.arm} seed {run.config.seed}"
+
+
+# --- looking before it is run --------------------------------------------------------------------------------
+
+
+def dry_run(env: Environment, chosen: Chosen, options: Options) -> dict[str, Any]:
+    """What `reproduce` would do: says it, and returns what `--json` prints.
+
+    Raises:
+        UsageError, StudyConflict: it would be refused.
+    """
+    runs = make_plan(env, chosen, options)
+    protocol = PROTOCOLS[options.protocol]
+    seconds, source = forecast(env, runs, chosen.manifest)
+    by_arm = {arm: [run for run in runs if run.arm == arm] for arm in dict.fromkeys(run.arm for run in runs)}
+    recorded = sum(run.state is not None for run in runs)
+    env.say(f"protocol {protocol.name}: {protocol.title}")
+    for arm, of_arm in by_arm.items():
+        done = sum(run.state is not None for run in of_arm)
+        env.say(
+            f"{arm:<17}  {done}/{len(of_arm)} seeds recorded  {of_arm[0].config.epochs:>2} epochs  {ARMS[arm].title}"
+        )
+    _announce(env, runs)
+    left = "" if seconds is None else f"about {duration(seconds)} "
+    env.say(f"{len(by_arm)} arms, {counted(len(runs), 'run')}, {len(runs) - recorded} to train: {left}({source})")
+    return {
+        "protocol": protocol.name,
+        "runs": len(runs),
+        "recorded": recorded,
+        "seconds": seconds,
+        "plan": [{"arm": run.arm, "seed": run.config.seed, "state": run.state} for run in runs],
+        "options": asdict(options),
+    }
