@@ -497,7 +497,7 @@ def test_a_reproduction_that_is_killed_trains_no_finished_run_again_and_imports_
     events = home.events("exp1/seed-1")
     assert events[: len(left)] == left
     assert [e["step"] for e in events if e["event"] == "epoch"] == list(range(1, 7))
-    assert [e["event"] for e in events if e["event"] != "epoch"] == ["start", "start", "end"]
+    assert [e["event"] for e in events if e["event"] != "epoch"] == ["start", "end", "start", "end"]  # killed, again
     assert [run.seed for run in read_runs(home.home / "journal", "quick")["exp1"]] == [0, 1]
     imported = set(again.stderr.splitlines()[-1].split())
     assert "torch" in imported
