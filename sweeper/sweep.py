@@ -290,11 +290,13 @@ class Driver:
         if result.weights:
             run.log.artifact("model/state.safetensors", result.weights_file())
         run.log.artifact("evaluation/confusion.csv", result.evaluation.confusion_csv())
+        for name, content in (result.xray.files() if result.xray else {}).items():
+            run.log.artifact(name, content)
         tags = {
             "sweeper.state": "complete",
             "sweeper.history_sha256": result.history_sha256,
             "sweeper.weights_sha256": result.weights_sha256,
-        }
+        } | ({"sweeper.xray_failure": result.xray_failure} if result.xray_failure else {})
         run.log.end(FINISHED, result.metrics(), tags)
         last = result.history[-1]
         self._source.complete(run.trial.number, last.val_accuracy, last.val_loss)

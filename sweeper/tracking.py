@@ -53,6 +53,7 @@ OUTCOME_TAGS: Final = {"sweeper.state", "sweeper.reason", "sweeper.traceback"}
 KEY_TAG: Final = "sweeper.key"
 UPLOAD: Final = "upload.json"
 UPLOADER: Final = ".uploader"  # locked while a process uploads the run
+XRAY: Final = "diagnostics/xray.json"
 PREFLIGHT_SECONDS: Final = 5
 SYNC_PATIENCE: Final = 120.0  # seconds
 LONGEST_PAUSE: Final = 10.0  # seconds between two tries while the server is away
@@ -322,6 +323,7 @@ class Uploader:
 
         if epochs and "val/loss" in epochs[0]:
             write_whole(folder / ARTIFACTS / "curves" / "loss_accuracy.png", self._draw(epochs, name))
+        _draw_xray(folder / ARTIFACTS / XRAY, name)
         if (folder / ARTIFACTS).is_dir() and any((folder / ARTIFACTS).iterdir()):
             self.client.log_artifacts(run_id, str(folder / ARTIFACTS))
         self.client.log_batch(
@@ -392,6 +394,14 @@ def sync(root: Path, uri: str, home: Path, draw: Draw, warn: Warn) -> int:
     if refused:
         raise SweeperError(f"{len(waiting) - len(refused)} runs were carried, {len(refused)} were refused")
     return len(waiting)
+
+
+def _draw_xray(source: Path, title: str) -> None:
+    """Draw the X-ray of a run that has one, beside its file."""
+    if source.exists():
+        from sweeper.report import xray  # matplotlib is loaded already: the curves are drawn first
+
+        write_whole(source.with_suffix(".png"), xray.figure(json.loads(source.read_bytes()), title))
 
 
 def run_id_of(root: Path, folder: str, uri: str) -> str | None:

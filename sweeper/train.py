@@ -18,7 +18,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from time import perf_counter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import safetensors.torch
 import torch
@@ -29,11 +29,14 @@ from sweeper.config import DEVICE, RunConfig
 from sweeper.data import CLASSES, Data, Images, batch_sizes, batches, normalize
 from sweeper.errors import ConfigError, Diverged, OutOfMemory, TrainingError, UsageError
 from sweeper.model import build_model
+from sweeper.stability import GRAD_NORM_EVERY, Recorder, Stability
+
+if TYPE_CHECKING:
+    from sweeper.xray import XRay
 
 EVAL_BATCH: Final = 500  # on a CPU the activations of more would leave its caches
 ECE_BINS: Final = 15
 RUNAWAY_LOSS: Final = 20 * math.log(len(CLASSES))  # twenty times the loss of a uniform guess, in nats
-GRAD_NORM_EVERY: Final = 8  # steps
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,17 @@ class EpochResult:
 class Evaluation:
     """A model on labelled images: mean NLL in nats, accuracy, expected calibration error, confusion.
 
-    `confusion` is int64 `(10, 10)`: rows are true classes, columns predicted ones.
+    `confusion` is int64 `(10, 10)`: rows are true classes, columns predicted ones. `brier` is the mean over
+    images of the squared distance between the ten probabilities and the truth, 0 to 2 (Brier 1950);
+    `error_confidence` the mean confidence on wrong predictions, NaN if there is none.
     """
 
     loss: float
     accuracy: float
     ece: float
     confusion: Tensor
+    brier: float = math.nan
+    error_confidence: float = math.nan
 
     @property
     def per_class_accuracy(self) -> list[float]:
@@ -104,13 +111,17 @@ class TrainResult:
     """A finished run: its epochs, the weights after the last one, and what they reach on `val`.
 
     In cross-validation the history is the mean over folds, the confusion their sum, the weights
-    are empty, and `fold_accuracies` has one value a fold.
+    are empty, and `fold_accuracies` has one value a fold; there is no `stability` and no `xray`.
+    `diagnostics.start` adds the `xray`, or in `xray_failure` one line on why it could not be taken.
     """
 
     history: tuple[EpochResult, ...]
     weights: dict[str, Tensor]
     evaluation: Evaluation
     fold_accuracies: tuple[float, ...] = ()
+    stability: Stability | None = None
+    xray: XRay | None = None
+    xray_failure: str = ""
 
     def metrics(self) -> dict[str, float]:
         """Final and best values under their names in MLflow; best is the highest validation accuracy."""
@@ -126,7 +137,7 @@ class TrainResult:
         if self.fold_accuracies:
             accuracies = torch.tensor(self.fold_accuracies, dtype=torch.float64)
             values["final/val_accuracy_fold_sd"] = float(accuracies.std())
-        return values
+        return values | (self.xray.metrics() if self.xray else {})
 
     def weights_file(self) -> bytes:
         """The weights in the format of safetensors."""
@@ -164,35 +175,38 @@ def train(config: RunConfig, data: Data) -> Training:
     """
     device = torch.device(config.device)
     images, val = data.train.to(device), data.val.to(device)
-    clean = _subset(images, len(val))
-    with _seeded(config, epoch=0):
+    clean = subset(images, len(val))
+    with seeded(config, epoch=0):
         model = build_model(config)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = _optimizer(model, config)
     steps = len(batch_sizes(len(images), config.batch_size))
     history: list[EpochResult] = []
+    recorder = Recorder(steps, device)
 
     for epoch in range(1, config.epochs + 1):
-        with _seeded(config, epoch) as generator:
+        with seeded(config, epoch) as generator:
             model.train()
             start = perf_counter()
-            total_loss = torch.zeros((), device=device)
             total_norm = torch.zeros((), device=device)
             for step, (pixels, labels) in enumerate(batches(images, config, generator)):
                 lr = learning_rate(config, (epoch - 1) * steps + step, config.epochs * steps)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                with _autocast(config):
-                    logits = model(_to_input(pixels))  # (B, 10)
+                with autocast(config):
+                    logits = model(to_input(pixels))  # (B, 10)
                 loss = F.cross_entropy(logits.float(), labels)
                 loss.backward()
                 if step % GRAD_NORM_EVERY == 0:
-                    total_norm += nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+                    norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+                    total_norm += norm
+                    recorder.norms[step // GRAD_NORM_EVERY] = norm
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-                total_loss += loss.detach()
-            running_loss = total_loss.item() / steps  # waits for the device: the timer may stop
+                recorder.losses[step] = loss.detach()
+            running_loss = recorder.losses.mean().item()  # waits for the device: the timer may stop
             seconds = perf_counter() - start
+            recorder.end_epoch()
 
         _check_converging(config, epoch, lr, running_loss)
         on_train, on_val = evaluate(model, clean, config), evaluate(model, val, config)
@@ -214,7 +228,7 @@ def train(config: RunConfig, data: Data) -> Training:
         yield history[-1]
 
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    return TrainResult(tuple(history), weights, on_val)
+    return TrainResult(tuple(history), weights, on_val, stability=recorder.stability)
 
 
 def cross_validate(config: RunConfig, folds: Sequence[Data]) -> Training:
@@ -269,8 +283,8 @@ def evaluate(model: nn.Module, images: Images, config: RunConfig) -> Evaluation:
     """Evaluate `model` in eval mode on `images`, which lie on its device."""
     model.eval()
     size = EVAL_BATCH if images.pixels.device.type == "cpu" else len(images)
-    with _autocast(config):
-        logits = [model(_to_input(pixels)).float() for pixels in images.pixels.split(size)]
+    with autocast(config):
+        logits = [model(to_input(pixels)).float() for pixels in images.pixels.split(size)]
     return score(torch.cat(logits), images.labels)
 
 
@@ -280,7 +294,8 @@ def score(logits: Tensor, labels: Tensor) -> Evaluation:
     The calibration error is that of Guo et al. 2017 (arXiv 1706.04599), with 15 equal bins of confidence:
     the mean over bins, weighted by their share of images, of |accuracy - mean confidence|.
     """
-    confidence, predicted = logits.softmax(1).max(1)
+    probabilities = logits.softmax(1)
+    confidence, predicted = probabilities.max(1)
     correct = predicted == labels
     classes = logits.shape[1]
     confusion = torch.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
@@ -291,6 +306,8 @@ def score(logits: Tensor, labels: Tensor) -> Evaluation:
         accuracy=correct.float().mean(dtype=torch.float64).item(),
         ece=surplus.abs().sum().item() / len(labels),
         confusion=confusion.cpu(),
+        brier=(probabilities - F.one_hot(labels, classes)).square().sum(1).mean().item(),
+        error_confidence=confidence[~correct].mean().item(),
     )
 
 
@@ -360,7 +377,8 @@ def resolve_precision(name: str, device: str) -> str:
     return "bf16" if cpu.get("amx_bf16") or (cpu.get("avx512_bf16") and amd) else "fp32"
 
 
-def _autocast(config: RunConfig) -> torch.autocast:
+def autocast(config: RunConfig) -> torch.autocast:
+    """The context in which the networks of `config` compute."""
     device = torch.device(config.device).type
     return torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16", cache_enabled=True)
 
@@ -369,7 +387,7 @@ def _autocast(config: RunConfig) -> torch.autocast:
 
 
 @contextmanager
-def _seeded(config: RunConfig, epoch: int) -> Iterator[torch.Generator]:
+def seeded(config: RunConfig, epoch: int) -> Iterator[torch.Generator]:
     """Seed torch from (seed, epoch) for the block, yield a CPU generator of its own, restore afterwards."""
     digest = hashlib.sha256(f"{config.seed}/{epoch}".encode()).digest()
     device = torch.device(config.device)
@@ -389,11 +407,12 @@ def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.lr, fused=True)
 
 
-def _to_input(pixels: Tensor) -> Tensor:
+def to_input(pixels: Tensor) -> Tensor:
+    """uint8 `(B, 28, 28)` as the networks take it: standardised float32 `(B, 1, 28, 28)`, channels last."""
     return normalize(pixels).to(memory_format=torch.channels_last)
 
 
-def _subset(images: Images, size: int) -> Images:
+def subset(images: Images, size: int) -> Images:
     """`size` images spread evenly over `images`, or all of them."""
     if len(images) <= size:
         return images

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import json
 import shutil
 import socket
 import threading
@@ -509,3 +510,16 @@ def test_files_of_a_new_attempt_survive_the_upload_of_the_last_one(home: Home, m
         assert tracker.flush(LONG)
         run_id = run_id_of(home.journal, "demo/k", home.uri)
         assert "model" in [file.path for file in client.list_artifacts(run_id)]
+
+
+def test_a_run_with_an_xray_gets_its_figure(home: Home, tmp_path: Path) -> None:
+    """Drawn when the run is carried, from the file in the journal, so that no trial waits for it."""
+    side = {"mean": 0.0, "variance": 1.0, "dead": 0.0, "low": -4.0, "high": 4.0, "shares": [0.25] * 4}
+    layer = {"position": "after conv 1", "ratio": 1.2, "signed": -0.2, "spread": [1.1, 1.3], "floor": 1.02,
+             "closed_form": None, "before": side, "after": side}  # fmt: skip
+    log = JournalTracker(home.journal).start(info())
+    log.artifact("diagnostics/xray.json", json.dumps({"layers": [layer]}).encode())
+    write(log)
+    assert home.sync() == 1
+    (figure,) = home.folder.glob("mlartifacts/**/diagnostics/xray.png")
+    assert figure.read_bytes().startswith(b"\x89PNG")

@@ -175,7 +175,8 @@ def _work(pipe: Connection, data: Sequence[Data], threads: int) -> None:
 
 
 def _train(pipe: Connection, config: RunConfig, data: Sequence[Data]) -> None:
-    from sweeper.train import explain, start
+    from sweeper.diagnostics import start
+    from sweeper.train import explain
 
     training = start(config, data)
     message: Any

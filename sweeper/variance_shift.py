@@ -1,0 +1,113 @@
+"""The formulas of the X-ray, on tensors: variances, what Dropout does to them, and how far two are apart.
+
+Everywhere `(C,)` is a value a channel, `(K, C)` one a batch and channel, and a variance is unbiased, as BN's running
+variance is. docs/xray.md has the derivations.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Shift(NamedTuple):
+    """How far a variance r is from m, over the channels that are counted: those in which both are above BN's eps.
+
+    Below it BN does not scale by the variance but by the eps, and a channel that is constant has no ratio.
+    """
+
+    ratio: float  # mean of max(r/m, m/r)
+    signed: float  # mean of log(r/m)
+    spread: tuple[float, float]  # 10 % and 90 % quantiles of max(r/m, m/r)
+    left_out: int  # channels
+
+
+def shift(r: Tensor, m: Tensor, eps: float) -> Shift:
+    """Compare the variances `r` and `m`, both `(C,)`, as Li et al. 2019 (arXiv 1801.05134); NaN if none is counted."""
+    which = counted(r, m, eps)
+    log = (r[which].double() / m[which].double()).log()
+    if not len(log):
+        return Shift(math.nan, math.nan, (math.nan, math.nan), len(r))
+    ratio = log.abs().exp()
+    low, high = ratio.quantile(torch.tensor([0.1, 0.9], dtype=ratio.dtype, device=ratio.device)).tolist()
+    return Shift(ratio.mean().item(), log.mean().item(), (low, high), len(r) - len(log))
+
+
+def counted(r: Tensor, m: Tensor, eps: float) -> Tensor:
+    """Which channels have a ratio, bool `(C,)`."""
+    return (r > eps) & (m > eps) & r.isfinite() & m.isfinite()
+
+
+def by_channel(x: Tensor) -> Tensor:
+    """`(B, C)` or `(B, C, H, W)` as float `(n, C)`; no copy where x is channels last."""
+    return x.float().movedim(1, -1).flatten(0, -2)
+
+
+def moments(values: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the columns of `values` `(n, C)`; `near` `(C,)` is a guess of the means.
+
+    Two sums are ten times as fast on a CPU as `torch.var_mean`; measured from `near`, they cancel little.
+    """
+    values = values - near
+    mean, square = values.mean(0), values.square().mean(0)
+    return mean + near, (square - mean.square()).clamp(min=0) * (len(values) / max(1, len(values) - 1))
+
+
+def dropped_variance(
+    mean: Tensor, square: Tensor, image_square: Tensor, keep: float, images: int, values: int
+) -> Tensor:
+    """The batch variance to expect of x once Dropout has zeroed some of it and divided the rest by p, `(C,)`.
+
+    With c and v the mean and variance of x, the variance over all images is (c² + v)/p - c², whether the values of
+    an image share a mask or not. A batch of N images does not see the part of it that moves its own mean. Where
+    one mask holds for a whole channel of an image, that part is ((c² + u)/p - c²)/N, with u the variance of the
+    image's mean. A value an image, as in the head, has u = v, and no part is left out.
+
+    Args:
+        mean: c, `(C,)`.
+        square: the mean of x², c² + v, `(C,)`.
+        image_square: the mean over images of the square of an image's mean, c² + u, `(C,)`.
+        keep: p.
+        images: N.
+        values: of one channel in a batch.
+    """
+    hidden = (image_square / keep - mean.square()) / images
+    return (square / keep - mean.square() - hidden) * (values / (values - 1))
+
+
+def variation(variances: Tensor) -> Tensor:
+    """Coefficient of variation over batches of `variances` `(K, C)`, `(C,)`; NaN for one batch.
+
+    The deviation of few values is too small on average; dividing by c4 corrects it for normal ones.
+    """
+    count = len(variances)
+    if count < 2:
+        return torch.full_like(variances[0], math.nan)
+    c4 = math.sqrt(2 / (count - 1)) * math.exp(math.lgamma(count / 2) - math.lgamma((count - 1) / 2))
+    return variances.std(0) / c4 / variances.mean(0)
+
+
+def noise_floor(training: Tensor, evaluation: Tensor, momentum: float, batches: int) -> Tensor:
+    """The max(r/m, m/r) to expect, `(C,)`, if nothing but the noise of batches kept r from m.
+
+    m is a running average that forgets with `momentum` a: its variance is a/(2 - a) of a batch's. r is a mean of
+    `batches`. With s the deviation of log(r/m), the mean of exp|log(r/m)| is 2 exp(s²/2) Φ(s).
+
+    Args:
+        training: coefficient of variation of the batch variance in training mode, `(C,)`.
+        evaluation: the same in eval mode.
+        momentum: a.
+        batches: that r was taken from.
+    """
+    s = (training.square() * momentum / (2 - momentum) + evaluation.square() / batches).sqrt()
+    floor: Tensor = 2 * (s.square() / 2).exp() * torch.special.ndtr(s)
+    return floor
+
+
+def mean_of(values: Tensor, which: Tensor) -> float:
+    """Mean of the finite ones of `values[which]`, both `(C,)`; NaN if there is none."""
+    kept = values[which & values.isfinite()]
+    return kept.mean().item() if len(kept) else math.nan
