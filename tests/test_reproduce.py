@@ -242,7 +242,9 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_tried_again(place: Pla
     breaks(monkeypatch)
     result = place.reproduce(1, 2, seeds=3)
     assert (result["recorded"], result["added"], result["failed"]) == (6, 2, {})
-    assert place.events("exp1/seed-1")[-1]["status"] == FINISHED
+    events = place.events("exp1/seed-1")
+    assert [e["event"] for e in events] == ["start", "end", "start", "epoch", "end"]  # of one run
+    assert (events[0]["key"], events[-1]["status"]) == (events[2]["key"], FINISHED)
 
 
 def test_where_nothing_works_the_command_gives_up(place: Place, monkeypatch: pytest.MonkeyPatch):
