@@ -38,6 +38,7 @@ class Protocol:
     train_images: int = 0  # 0: all
     epochs: int | None = None  # None: those of the arm's experiment
     without: frozenset[str] = frozenset()
+    at_most: Mapping[str, int] = field(default_factory=dict)  # seeds of an arm that would cost as much as all others
 
     @property
     def folder(self) -> str:
@@ -54,6 +55,7 @@ PROTOCOLS: Final[dict[ProtocolName, Protocol]] = {
         train_images=12_000,
         epochs=6,
         without=frozenset({"large-none", "large-both"}),
+        at_most={"exp8": 2},
     ),
 }
 

@@ -65,7 +65,6 @@ def make_plan(env: Environment, chosen: Chosen, options: Options) -> list[Planne
     """Every run that was asked for, in the order of training.
 
     Raises:
-        UsageError: no arm of the protocol is among them.
         StudyConflict: the journal holds runs of another data set, precision or kind of device.
     """
     protocol = PROTOCOLS[options.protocol]
@@ -78,6 +77,7 @@ def make_plan(env: Environment, chosen: Chosen, options: Options) -> list[Planne
     return [
         _planned(env.journal, protocol, arm, arm_config(arm, protocol, seed, **machine))
         for arm, seed in order(list(dict.fromkeys(arms)), seeds)
+        if seed < protocol.at_most.get(arm, seeds)
     ]
 
 

@@ -129,9 +129,10 @@ def reproduce(env: Environment, chosen: Chosen, options: Options) -> dict[str, A
         raise UsageError("--tracking-uri none: the runs of a reproduction are told from their records; use offline")
     runs = make_plan(env, chosen, options)
     images = datasets.load(runs[0].config, chosen.folder)
-    start_server()  # before the uploader's thread, which needs the variables that workers must not have
     for run in runs:
         datasets.check_batch(run.config, images[0])
+    if options.workers > 1:
+        start_server()  # before the uploader's thread, which needs the variables that workers must not have
     with _held(env.journal / PROTOCOLS[options.protocol].folder):
         runs = make_plan(env, chosen, options)
         _announce(env, runs)

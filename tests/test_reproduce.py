@@ -20,16 +20,16 @@ import pytest
 from sweeper import cli, plan, reproduce
 from sweeper.arms import ARMS, PROTOCOLS, Arm, Protocol, arm_config, select
 from sweeper.config import RunConfig
-from sweeper.data import FULL, SAMPLE
+from sweeper.data import FULL, SAMPLE, SAMPLE_DIR, load
 from sweeper.environment import NONE, OFFLINE, Environment
 from sweeper.errors import ConfigError, StudyConflict, StudyIncomplete, TrainingError, UsageError
-from sweeper.journal import FAILED, FINISHED, RunInfo, read_events
+from sweeper.journal import FAILED, FINISHED, KILLED, RunInfo, read_events
 from sweeper.plan import Options, cost, order
 from sweeper.report.rows import read_runs
 from sweeper.reproduce import ArmProgress, choose_machine, dry_run
 from sweeper.study import Trial
 from sweeper.tracking import EXPERIMENT
-from sweeper.train import EpochResult, Training, start
+from sweeper.train import EpochResult, Training, finish, start
 
 pytest_plugins = ["mlflow_store"]
 
@@ -137,9 +137,6 @@ def test_the_result_has_a_line_for_each_arm_as_the_journal_has_it(place: Place):
 
 
 def test_a_run_gives_what_training_alone_gives(place: Place):
-    from sweeper.data import SAMPLE_DIR, load
-    from sweeper.train import finish
-
     place.reproduce(1, seeds=1)
     config = arm_config("exp1", TINY, 0, dataset="sample")
     (run,) = read_runs(place.home / "journal", "quick")["exp1"]
@@ -200,6 +197,13 @@ def test_runs_are_trained_in_that_order(place: Place, trained: list[RunConfig]):
     assert [(names[config.key], config.seed) for config in trained] == list(order(["exp2", "exp4", "exp1"], 2))
 
 
+def test_workers_train_the_same_runs(place: Place):
+    assert place.reproduce(1, 2, seeds=1, workers=2)["added"] == 2
+    config = arm_config("exp2", TINY, 0, dataset="sample")
+    (run,) = read_runs(place.home / "journal", "quick")["exp2"]
+    assert run.history_sha256 == finish(start(config, load(config, SAMPLE_DIR))).history_sha256
+
+
 # --- what is recorded is not trained again -----------------------------------------------------------------
 
 
@@ -242,7 +246,9 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_tried_again(place: Pla
     breaks(monkeypatch)
     result = place.reproduce(1, 2, seeds=3)
     assert (result["recorded"], result["added"], result["failed"]) == (6, 2, {})
-    assert place.events("exp1/seed-1")[-1]["status"] == FINISHED
+    events = place.events("exp1/seed-1")
+    assert [e["event"] for e in events] == ["start", "end", "start", "epoch", "end"]  # of one run
+    assert (events[0]["key"], events[-1]["status"]) == (events[2]["key"], FINISHED)
 
 
 def test_where_nothing_works_the_command_gives_up(place: Place, monkeypatch: pytest.MonkeyPatch):
@@ -497,7 +503,8 @@ def test_a_reproduction_that_is_killed_trains_no_finished_run_again_and_imports_
     events = home.events("exp1/seed-1")
     assert events[: len(left)] == left
     assert [e["step"] for e in events if e["event"] == "epoch"] == list(range(1, 7))
-    assert [e["event"] for e in events if e["event"] != "epoch"] == ["start", "end", "start", "end"]  # killed, again
+    others = [(e["event"], e.get("status")) for e in events if e["event"] != "epoch"]
+    assert others == [("start", None), ("end", KILLED), ("start", None), ("end", FINISHED)]
     assert [run.seed for run in read_runs(home.home / "journal", "quick")["exp1"]] == [0, 1]
     imported = set(again.stderr.splitlines()[-1].split())
     assert "torch" in imported

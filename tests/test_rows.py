@@ -69,7 +69,14 @@ def test_a_run_that_diverged_is_one_and_has_no_hash(write: Callable[..., Path], 
 
 @pytest.mark.parametrize(
     ("status", "state"),
-    [(None, ""), (FAILED, "failed"), (FAILED, "lost"), (KILLED, "killed"), (FINISHED, "unheard-of")],
+    [
+        (None, ""),
+        (FAILED, "failed"),
+        (FAILED, "lost"),
+        (KILLED, "killed"),
+        (FAILED, "complete"),
+        (FINISHED, "unheard-of"),
+    ],
 )
 def test_a_run_that_has_not_finished_is_left_out(
     write: Callable[..., Path], tmp_path: Path, status: str | None, state: str
