@@ -489,7 +489,7 @@ def make_environment(options: dict[str, Any], *, check_tracking: bool = True) ->
     home = environment.check_home(Path(os.environ.get("SWEEPER_HOME") or "."))
     json_output = bool(options.get("json_output"))
     uri, storage = options.get("tracking_uri"), options.get("storage")
-    uri = environment.tracking_url(home) if uri is None else uri
+    uri = environment.tracking_url(home) if uri is None else tracking.store_uri(uri)
     if os.environ.get("SWEEPER_OFFLINE") == "1":
         uri = environment.OFFLINE
     if check_tracking and "tracking_uri" in options and uri not in (environment.OFFLINE, environment.NONE):

@@ -113,6 +113,7 @@ class Study:
     settings: StudySettings
     _optuna: optuna.Study
     _lock: Lock
+    _resources: contextlib.ExitStack
     continued: bool
     _live: dict[int, optuna.Trial] = field(default_factory=dict)
 
@@ -231,8 +232,8 @@ class Study:
             ) from None
 
     def close(self) -> None:
-        """Let another driver hold the study."""
-        self._lock.release()
+        """Close the database, and let another driver hold the study."""
+        self._resources.close()
 
 
 def best_row(rows: list[TrialRow]) -> TrialRow | None:
@@ -260,18 +261,24 @@ def importances(study: optuna.Study) -> list[tuple[str, float]]:
 # --- opening -----------------------------------------------------------------------------------
 
 
-def _storage(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
+@contextlib.contextmanager
+def _storage(url: sqlalchemy.URL) -> Iterator[optuna.storages.RDBStorage]:
+    """The database of `url`; its connections are closed at the end of the block."""
     sqlite = url.get_backend_name() == "sqlite"
     options = {"timeout": 60} if sqlite else {"connect_timeout": CONNECT_SECONDS}
     shown = url.render_as_string(hide_password=True)
     try:
-        return optuna.storages.RDBStorage(
+        storage = optuna.storages.RDBStorage(
             url.render_as_string(hide_password=False), engine_kwargs={"connect_args": options, "pool_pre_ping": True}
         )
     except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ImportError) as error:
         reason = " ".join(str(getattr(error, "orig", error)).split())[:160].replace(url.password or "\0", "***")
         kind = SweeperError if sqlite else ServiceUnreachable
         raise kind(f"storage {shown}: {reason}") from None
+    try:
+        yield storage
+    finally:
+        storage.engine.dispose()
 
 
 def open_study(name: str, settings: StudySettings, storage_url: str) -> Study:
@@ -284,9 +291,10 @@ def open_study(name: str, settings: StudySettings, storage_url: str) -> Study:
     """
     check_name(name)
     url = database_url(storage_url)
-    lock = acquire(url, name)
-    try:
-        storage = _storage(url)
+    with contextlib.ExitStack() as resources:
+        lock = acquire(url, name)
+        resources.callback(lock.release)
+        storage = resources.enter_context(_storage(url))
         known = name in [s.study_name for s in storage.get_all_studies()]
         if known:
             _check_settings(name, storage, settings)
@@ -300,10 +308,7 @@ def open_study(name: str, settings: StudySettings, storage_url: str) -> Study:
         if "settings" not in study.user_attrs:
             study.set_user_attr("uid", uuid.uuid4().hex)
             study.set_user_attr("settings", settings.describe())
-    except BaseException:
-        lock.release()
-        raise
-    return Study(name, settings, study, lock, continued=known)
+        return Study(name, settings, study, lock, resources.pop_all(), continued=known)
 
 
 def _check_settings(name: str, storage: optuna.storages.BaseStorage, settings: StudySettings) -> None:
@@ -345,19 +350,19 @@ def read_study(name: str | None, storage_url: str) -> StudyView:
         raise UsageError(
             f"storage {url.database}: no such file; run `sweeper optimize` first, or name it with --storage"
         )
-    storage = _storage(url)
-    names = [s.study_name for s in storage.get_all_studies()]
-    if not names or (name is not None and name not in names):
-        raise UsageError(f"study {name!r}: not in {url.database}, which holds: {', '.join(names) or 'no study'}")
-    study = optuna.load_study(study_name=name or names[-1], storage=storage)
-    attrs = study.user_attrs
-    return StudyView(
-        name=study.study_name,
-        target=int(attrs.get("target", 0)),
-        workers=int(attrs.get("workers", 1)),
-        rows=[_row(frozen) for frozen in study.get_trials(deepcopy=False)],
-        importances=importances(study),
-    )
+    with _storage(url) as storage:
+        names = [s.study_name for s in storage.get_all_studies()]
+        if not names or (name is not None and name not in names):
+            raise UsageError(f"study {name!r}: not in {url.database}, which holds: {', '.join(names) or 'no study'}")
+        study = optuna.load_study(study_name=name or names[-1], storage=storage)
+        attrs = study.user_attrs
+        return StudyView(
+            name=study.study_name,
+            target=int(attrs.get("target", 0)),
+            workers=int(attrs.get("workers", 1)),
+            rows=[_row(frozen) for frozen in study.get_trials(deepcopy=False)],
+            importances=importances(study),
+        )
 
 
 def _row(frozen: FrozenTrial) -> TrialRow:

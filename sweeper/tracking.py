@@ -157,7 +157,7 @@ class Uploader:
     """Carries run folders to one MLflow store."""
 
     def __init__(self, uri: str, home: Path, draw: Draw, warn: Warn) -> None:
-        self.uri = re.sub(r"^postgres://", "postgresql://", uri)
+        self.uri = store_uri(uri)
         self._home = home
         self._draw = draw
         self._warn = warn
@@ -421,7 +421,7 @@ def fetch(uri: str, run_id: str) -> Record:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    client = MlflowClient(tracking_uri=re.sub(r"^postgres://", "postgresql://", uri))
+    client = MlflowClient(tracking_uri=store_uri(uri))
     try:
         run = client.get_run(run_id)
         if KEY_TAG not in run.data.tags:
@@ -548,6 +548,11 @@ def _preflight_postgresql(uri: str) -> None:
     except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
         reason = _one_line(getattr(error, "orig", None) or error)[:150]
     raise ServiceUnreachable(f"tracking database {hide_password(uri)} does not answer ({hide_password(reason)})")
+
+
+def store_uri(uri: str) -> str:
+    """`uri` as MLflow knows it: `postgres://` is `postgresql://`."""
+    return re.sub(r"^postgres://", "postgresql://", uri)
 
 
 def sqlite_file(uri: str) -> Path:
