@@ -198,7 +198,7 @@ def test_a_batch_larger_than_the_training_set_is_refused(refused: Callable[..., 
     ("argv", "hint"),
     [
         (["trian"], "did you mean 'train'?"),
-        (["frobnicate"], "the commands are optimize, reproduce, status, sync, train"),
+        (["frobnicate"], f"the commands are {', '.join(sorted(cli.commands))}"),
         (["train", "--epoch", "1"], "'--epochs'"),
         (["optimize", "--trails", "3"], "'--trials'"),
         (["optimize", "--final=no"], "--final"),

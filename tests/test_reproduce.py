@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -153,6 +153,14 @@ def test_all_of_a_protocol_is_planned_with_its_seeds_and_names_fit_into_mlflow(p
     names = [reproduce._arm_info(run, TINY, blank).name for run in everything]
     assert max(map(len, names)) == 18
     assert len(set(names)) == len(names)
+
+
+def test_an_arm_may_have_fewer_seeds_than_are_asked_for(place: Place, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(PROTOCOLS, "quick", replace(TINY, at_most={"exp1": 2}))
+    result = place.reproduce(1, 2, seeds=3, command=dry_run)
+    assert sorted((run["arm"], run["seed"]) for run in result["plan"]) == [
+        ("exp1", 0), ("exp1", 1), ("exp2", 0), ("exp2", 1), ("exp2", 2),
+    ]  # fmt: skip
 
 
 def test_two_arms_of_one_recipe_are_trained_once(place: Place, trained: list[RunConfig], monkeypatch: Any):
