@@ -196,7 +196,7 @@ class Driver:
                     self._exhausted = True
                     break
                 self._submit(trial)
-            if not self._running:
+            if not self._running and not self._wants_more():  # else a worker is closing a training
                 self._signals.check()
                 break
             for event in self._next_events():
