@@ -208,7 +208,7 @@ class Driver:
             self._drop(trial)
 
     def _wants_more(self) -> bool:
-        if self._deadline is not None and time.monotonic() > self._deadline:
+        if self._exhausted or (self._deadline is not None and time.monotonic() > self._deadline):
             return False
         return self._source.finished() + len(self._running) < self._target
 
