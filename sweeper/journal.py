@@ -183,7 +183,7 @@ class JournalLog:
             self._lock = _hold(folder)
             earlier = []
         (folder / ARTIFACTS).mkdir(parents=True, exist_ok=True)
-        remove_parts(folder)
+        remove_parts(folder / ARTIFACTS)
         self._steps = {e["step"] for e in earlier if e["event"] == "epoch"}
         attempt = 1 + sum(e["event"] == "start" for e in earlier)
         self._append("start", key=run.key, name=run.name, params=dict(run.params), description=run.description,

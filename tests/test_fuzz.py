@@ -15,6 +15,7 @@ import numpy as np
 import optuna
 import pytest
 import yaml
+from faults.tools.tally import note
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -34,7 +35,12 @@ def fuzz(examples: int, *strategies: Any) -> Callable[[Callable[..., None]], Non
     """Check a property on `examples` examples."""
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
     limits = settings(max_examples=examples, deadline=None, suppress_health_check=checks, print_blob=True)
-    return lambda holds: limits(given(*strategies)(holds))()
+
+    def check(holds: Callable[..., None]) -> None:
+        limits(given(*strategies)(holds))()
+        note({"examples": examples})
+
+    return check
 
 
 def attempt(kind: type[SweeperError], call: Callable[[], Any]) -> Any:
