@@ -283,7 +283,14 @@ def as_markdown() -> str:
         kinds.setdefault((-row.code, row.what), []).append(row)
     lines = ["| what is wrong | exit code | rows | for example | the line says |", "|---|---|---|---|---|"]
     for (code, what), rows in sorted(kinds.items(), key=lambda item: item[0][0] != -2):
-        example = " ".join(repr(a)[1:-1] or "''" for a in rows[0].argv if a not in SAMPLE)
-        cells = [what, str(-code), str(len(rows)), f"`sweeper {example}`", rows[0].says[-1]]
+        cells = [what, str(-code), str(len(rows)), f"`{_example(rows[0])}`", rows[0].says[-1]]
         lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     return "\n".join(lines)
+
+
+def _example(row: Row) -> str:
+    """The command of a row, or the start of its search space."""
+    if row.given == "space":
+        return " ".join(row.kind[:60].split()).replace("\0", "\\0") or "(nothing)"
+    argv = row.argv[:1] + row.argv[3:] if row.argv[1:3] == SAMPLE else row.argv
+    return " ".join(["sweeper", *(repr(word)[1:-1] or "''" for word in argv)])

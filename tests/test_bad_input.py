@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from bad_input_table import CANARY, EIGHT, ROWS, Row
+from faults.tools.tally import note
 from faults.tools.tmpfs import mounted
 
 from sweeper.cli import main
@@ -265,7 +267,17 @@ def test_bad_input_is_refused_in_one_line(row: Row, given: Given, request: pytes
 
 @pytest.mark.parametrize("row", rows(process=True))
 def test_bad_input_is_refused_by_a_process(row: Row, given: Given, alone: dict[str, str]):
-    check(row, given, lambda given, argv: in_its_own(given, argv, alone))
+    seconds = 0.0
+
+    def run(given: Given, argv: list[str]) -> Answer:
+        nonlocal seconds
+        began = time.monotonic()
+        answer = in_its_own(given, argv, alone)
+        seconds = time.monotonic() - began
+        return answer
+
+    check(row, given, run)
+    note({"row": row.id, "code": row.code, "seconds": seconds})
 
 
 def test_the_table_names_the_eight_experiments():

@@ -68,6 +68,7 @@ right: dict[str, st.SearchStrategy[Any]] = {
     "augmentation": st.sampled_from(["none", "crop-flip", "crop-flip-erase"]),
     "epochs": st.integers(1, MAX_EPOCHS),
     "batch_size": st.integers(1, 60_000),
+    "train_images": st.sampled_from([0, 60_000]),
     "lr": st.floats(0, exclude_min=True, allow_infinity=False),
     "weight_decay": st.floats(0, allow_infinity=False),
     "schedule": st.sampled_from(["constant", "cosine", "onecycle"]),
@@ -78,6 +79,7 @@ right: dict[str, st.SearchStrategy[Any]] = {
     "device": st.sampled_from(["cpu", "cuda", "cuda:7"]),
     "precision": st.sampled_from(["fp32", "bf16"]),
 }
+assert right.keys() == RunConfig.model_fields.keys()
 mostly_right = st.fixed_dictionaries({}, optional={name: values | junk for name, values in right.items()})
 
 
