@@ -421,6 +421,8 @@ def fetch(uri: str, run_id: str) -> Record:
         ServiceUnreachable: the server does not answer.
     """
     preflight(uri)
+    if uri.startswith("sqlite") and not sqlite_file(uri).exists():
+        raise UsageError(f"run {run_id[:60]!r}: no folder of a journal, and there is no {sqlite_file(uri)} to look in")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 

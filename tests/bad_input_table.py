@@ -205,6 +205,11 @@ STUDY: Final = (
     Row("nothing there yet", words("status --storage sqlite:///nowhere/x.db"), 2, ("nowhere/x.db",)),
     Row("no journal", words("sync"), 1, ("journal",)),
     Row("no journal", words("sync elsewhere"), 1, ("elsewhere",)),
+    Row("no such run", words("replay nowhere"), 2, ("nowhere",)),
+    Row("no such run", words("replay nowhere --tracking-uri offline"), 2, ("nowhere",)),
+    Row("no such run", words("replay ."), 2, ("holds no run",)),
+    Row("no such run", words("replay 0123456789abcdef0123456789abcdef --tracking-uri sqlite:///nowhere/x.db"), 1,
+        ("nowhere/x.db",)),
     Row("a journal is carried nowhere", words("sync --tracking-uri offline"), 2, ("offline",), given="journal"),
     Row("a journal is carried nowhere", words("sync --tracking-uri none"), 2, ("none",), given="journal"),
 )  # fmt: skip
@@ -259,6 +264,7 @@ WRONG_PASSWORD: Final = ("password authentication failed",)
 SERVICES: Final = (
     Row("no tracking server", on_sample(f"train --tracking-uri http://{AT_PORT_1}"), 4, (UNREACHABLE,), process=True),
     Row("no tracking server", words(f"sync --tracking-uri http://{AT_PORT_1}"), 4, (UNREACHABLE,), given="journal"),
+    Row("no tracking server", words(f"replay 0123456789 --tracking-uri http://{AT_PORT_1}"), 4, (UNREACHABLE,)),
     Row("silent tracking server", on_sample(f"train --tracking-uri http://{AT_SILENT}"), 4, ("{silent}",),
         given="silent", slow=True),
     Row("no tracking database", on_sample(f"optimize --tracking-uri postgresql://{AT_PORT_1}/mlflow"), 4,
