@@ -7,7 +7,7 @@ INSTALL := $(PIP) install --constraint constraints.txt
 DEMO := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs bench clean
+.PHONY: help setup demo test faults check docs bench clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -36,15 +36,21 @@ demo: .venv/installed  ## Run a 50-trial sweep on the embedded data, and say whe
 test: .venv/installed-dev  ## Pass the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+faults: .venv/installed-dev  ## Run the long fault suite and write docs/reliability.md (about 40 minutes)
+	@mkdir -p build && rm -f build/faults.jsonl
+	@FAULTS_TALLY=$(CURDIR)/build/faults.jsonl $(BIN)/python -m pytest tests/faults tests/test_bad_input.py tests/test_fuzz.py \
+		-m 'slow or not slow' --numprocesses 2 --dist worksteal; status=$$?; \
+		PYTHONPATH=tests $(BIN)/python -m faults.tools.tally build/faults.jsonl docs/reliability.md && exit $$status
+
 check: .venv/installed-dev  ## Lint, types, who imports whom, generated pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/cog --check -r docs/cli.md docs/reproduction.md README.md
+	$(BIN)/cog --check -r docs/cli.md docs/reliability.md docs/reproduction.md README.md
 
 docs: .venv/installed-dev  ## Write the generated parts of the documentation again
-	$(BIN)/cog -r docs/cli.md docs/reproduction.md README.md
+	$(BIN)/cog -r docs/cli.md docs/reliability.md docs/reproduction.md README.md
 
 bench: .venv/installed-dev  ## Run the benchmarks (about 40 minutes on 2 quiet cores)
 	$(BIN)/python -m benchmarks.train_throughput

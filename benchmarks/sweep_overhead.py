@@ -54,14 +54,14 @@ def _pss(pid: int) -> float:
     return total / 2**20
 
 
-def trial_seconds(home: Path) -> tuple[list[float], float]:
+def trial_seconds(home: Path, study: str = "bench") -> tuple[list[float], float]:
     """Seconds of training and evaluation in each trial, and the UNIX time of the last trial's end.
 
     The epochs of a trial follow one another without a pause, so that its seconds are those between its first
     and last epoch's end, plus its first epoch, which is taken to last as long as the mean of the others.
     """
     seconds, last = [], 0.0
-    for file in sorted((home / "journal" / "bench").glob("[0-9]*/events.jsonl")):
+    for file in sorted((home / "journal" / study).glob("[0-9]*/events.jsonl")):
         events = [json.loads(line) for line in file.read_text().splitlines()]
         ends = [e["time"] / 1000 for e in events if e["event"] == "epoch"]
         per_epoch = (ends[-1] - ends[0]) / (len(ends) - 1)

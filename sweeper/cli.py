@@ -608,6 +608,8 @@ def _usage(error: click.ClickException) -> str:
 
 def _explain(error: Exception) -> str:
     text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:  # of the disk, or what the user named
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     known = isinstance(error, SweeperError) or hasattr(error, "exit_code")
     return text if known else f"{type(error).__name__}: {text or 'no message'} (sweeper --debug … shows where)"
 

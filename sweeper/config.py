@@ -212,10 +212,15 @@ def _explain_all(error: ValidationError, given: Mapping[str, Any]) -> Iterator[s
     refused = {detail["loc"][0] for detail in details if detail["loc"]}
     if refused:
         kinds: dict[str, Callable[[Any], Any]] = {
-            "split": str, "folds": int, "batch_size": int, "train_images": int, "placement": Placement,
+            "split": str, "folds": _whole, "batch_size": _whole, "train_images": _whole, "placement": Placement,
         }  # fmt: skip
         values = {name: given.get(name, RunConfig.model_fields[name].default) for name in kinds}
         yield from _conflicts({name: kinds[name](value) for name, value in values.items() if name not in refused})
+
+
+def _whole(number: Any) -> int:
+    """An integer that pydantic has taken, as a number or as text: `"0.0"` is one."""
+    return int(float(number))
 
 
 def _explain(detail: ErrorDetails) -> str:

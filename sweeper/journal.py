@@ -183,6 +183,7 @@ class JournalLog:
             self._lock = _hold(folder)
             earlier = []
         (folder / ARTIFACTS).mkdir(parents=True, exist_ok=True)
+        remove_parts(folder / ARTIFACTS)
         self._steps = {e["step"] for e in earlier if e["event"] == "epoch"}
         attempt = 1 + sum(e["event"] == "start" for e in earlier)
         self._append("start", key=run.key, name=run.name, params=dict(run.params), description=run.description,
@@ -237,6 +238,13 @@ def write_whole(path: Path, content: bytes) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what other processes, which were killed, have written aside and not renamed."""
+    for part in folder.glob("**/.*.part"):
+        if not part.name.endswith(f".{os.getpid()}.part"):
+            part.unlink(missing_ok=True)
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:

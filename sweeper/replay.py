@@ -15,7 +15,7 @@ from typing import Any, Final
 from sweeper import data as datasets
 from sweeper.config import RunConfig
 from sweeper.data import Data
-from sweeper.environment import Environment
+from sweeper.environment import NONE, OFFLINE, Environment
 from sweeper.errors import DataError, UsageError
 from sweeper.journal import Record, read_record
 from sweeper.service import THREADS_TAG, environment_tags, retraining_data
@@ -70,6 +70,8 @@ def find(env: Environment, run: str) -> Record:
     for folder in (Path(run), env.journal / run):
         if folder.is_dir():
             return read_record(folder)
+    if env.tracking_uri in (OFFLINE, NONE):
+        raise UsageError(f"run {run[:60]!r}: no folder of a journal; --tracking-uri says where else to look")
     return fetch(env.tracking_uri, run)
 
 

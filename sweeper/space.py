@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ import yaml
 from sweeper.config import Placement, RunConfig
 from sweeper.errors import ConfigError, SpaceError
 
-MAX_FILE_BYTES: Final = 64 * 1024
+MAX_FILE_BYTES: Final = 16 * 1024
 MAX_DEPTH: Final = 10
 PAIRED: Final = ("placement", "batch_size")  # BatchNorm does not take every batch size
 SEARCHABLE: Final = (
@@ -182,8 +183,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """As SafeLoader does it, after a look at the keys."""
-        keys = [key.value for key, _ in node.value]
-        if twice := [key for key in keys if keys.count(key) > 1]:
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := [key for key, times in keys.items() if times > 1]:
             raise ValueError(f"{twice[0]!r} is given twice")
         return super().construct_mapping(node, deep)
 

@@ -196,7 +196,7 @@ class Driver:
                     self._exhausted = True
                     break
                 self._submit(trial)
-            if not self._running:
+            if not self._running and not self._wants_more():  # else a worker is closing a training
                 self._signals.check()
                 break
             for event in self._next_events():
@@ -208,7 +208,7 @@ class Driver:
             self._drop(trial)
 
     def _wants_more(self) -> bool:
-        if self._deadline is not None and time.monotonic() > self._deadline:
+        if self._exhausted or (self._deadline is not None and time.monotonic() > self._deadline):
             return False
         return self._source.finished() + len(self._running) < self._target
 

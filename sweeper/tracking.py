@@ -38,6 +38,7 @@ from sweeper.journal import (
     end_abandoned,
     history,
     read_events,
+    remove_parts,
     run_folders,
     write_whole,
 )
@@ -54,6 +55,7 @@ KEY_TAG: Final = "sweeper.key"
 UPLOAD: Final = "upload.json"
 UPLOADER: Final = ".uploader"  # locked while a process uploads the run
 XRAY: Final = "diagnostics/xray.json"
+SQLITE: Final = b"SQLite format 3\0"  # how such a file begins (sqlite.org/fileformat.html)
 PREFLIGHT_SECONDS: Final = 5
 SYNC_PATIENCE: Final = 120.0  # seconds
 LONGEST_PAUSE: Final = 10.0  # seconds between two tries while the server is away
@@ -321,6 +323,7 @@ class Uploader:
     def _end(self, folder: Path, run_id: str, event: dict[str, Any], epochs: list[dict[str, float]], name: str) -> None:
         from mlflow.entities import Metric, RunTag
 
+        remove_parts(folder)
         if epochs and "val/loss" in epochs[0]:
             write_whole(folder / ARTIFACTS / "curves" / "loss_accuracy.png", self._draw(epochs, name))
         _draw_xray(folder / ARTIFACTS / XRAY, name)
@@ -418,6 +421,8 @@ def fetch(uri: str, run_id: str) -> Record:
         ServiceUnreachable: the server does not answer.
     """
     preflight(uri)
+    if uri.startswith("sqlite") and not sqlite_file(uri).exists():
+        raise UsageError(f"run {run_id[:60]!r}: no folder of a journal, and there is no {sqlite_file(uri)} to look in")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -511,6 +516,14 @@ def _preflight_sqlite(uri: str) -> None:
     present = file.exists()
     if not file.parent.is_dir() or not os.access(file.parent, os.W_OK) or (present and not os.access(file, os.W_OK)):
         raise SweeperError(f"tracking database {file}: cannot be written; its folder must exist and be writable")
+    if present and not _is_sqlite(file):
+        raise SweeperError(f"tracking database {file}: not a database of sqlite; name another file with --tracking-uri")
+
+
+def _is_sqlite(file: Path) -> bool:
+    """Whether the file is a database of sqlite, or empty, which is to become one."""
+    with file.open("rb") as stream:
+        return stream.read(len(SQLITE)) in (SQLITE, b"")
 
 
 def _preflight_http(uri: str) -> None:
@@ -546,7 +559,7 @@ def _preflight_postgresql(uri: str) -> None:
         with engine.connect():
             return
     except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
-        reason = _one_line(getattr(error, "orig", None) or error)[:150]
+        reason = _one_line(getattr(error, "orig", None) or error)[:250]
     raise ServiceUnreachable(f"tracking database {hide_password(uri)} does not answer ({hide_password(reason)})")
 
 

@@ -403,3 +403,7 @@ def test_batch_norm_stands_before_dropout_as_the_study_advises(number: int):
 
 def test_fields_replace_those_of_an_experiment():
     assert experiment(6, epochs=1, seed=3).to_params() == experiment(6).to_params() | {"epochs": "1", "seed": "3"}
+
+
+def test_a_whole_number_written_as_a_decimal_is_no_obstacle_to_an_error_message():
+    assert "lr='x'" in refusal(lr="x", folds="0.0", batch_size="64.0")

@@ -294,6 +294,15 @@ def test_an_artifact_lies_under_its_name_and_replaces_an_earlier_one(folder: Pat
     assert files == {Path("model/state.bin"): b"two"}
 
 
+def test_a_file_that_a_killed_process_had_half_written_is_gone_at_the_next_start(folder: Path) -> None:
+    JournalTracker(folder.parents[1]).start(RUN).artifact("model/weights", b"whole")
+    (folder / ARTIFACTS / "model/.weights.1.part").write_bytes(b"ha")
+    (folder / ARTIFACTS / f"model/.weights.{os.getpid()}.part").write_bytes(b"being written")
+    JournalTracker(folder.parents[1]).start(RUN)
+    left = {path.name for path in (folder / ARTIFACTS / "model").iterdir()}
+    assert left == {"weights", f".weights.{os.getpid()}.part"}
+
+
 def test_the_history_of_an_ended_run_lies_beside_it_as_csv(folder: Path) -> None:
     log = JournalLog(folder, RUN)
     log.epoch(2, {"loss": 0.5, "accuracy": 0.75})

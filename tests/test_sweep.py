@@ -64,10 +64,11 @@ class Recorder:
     def __post_init__(self) -> None:
         self._running: dict[int, list[Any]] = {}
         self._attempts: dict[int, int] = {}
+        self._closing: set[int] = set()  # cancelled, and as in a worker process not gone before the next wait()
 
     # the engine
     def free(self) -> int:
-        return self.slots - len(self._running)
+        return self.slots - len(self._running) - len(self._closing)
 
     def submit(self, key: int, config: RunConfig) -> None:
         assert self.free() > 0
@@ -79,6 +80,7 @@ class Recorder:
 
     def wait(self, timeout: float) -> list[Event]:
         events = []
+        self._closing.clear()
         for key in list(self._running):
             what = self._running[key].pop(0)
             if not isinstance(what, EpochResult | TrainResult | SweeperError):
@@ -92,6 +94,7 @@ class Recorder:
     def cancel(self, key: int) -> None:
         self.calls.append(("cancel", key))
         del self._running[key]
+        self._closing.add(key)
 
     def close(self) -> None:
         self.calls.append(("close",))
@@ -423,6 +426,12 @@ def test_trials_left_running_that_are_not_wanted_are_ended(target: int, trained:
     assert recorder.drive(target) == target
     assert [call[1] for call in recorder.named("submit")] == trained
     assert [call[1] for call in recorder.named("fail")] == [n for n in range(2) if n not in trained]
+    assert recorder.count("ask") == 0
+
+
+def test_a_trial_left_running_waits_for_a_worker_that_is_closing_another():
+    recorder = Recorder(left=[Trial(n, BASE.derive(seed=n)) for n in (0, 1)], prunes={0: 1})
+    assert recorder.drive(2) == 2
     assert recorder.count("ask") == 0
 
 

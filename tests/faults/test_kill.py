@@ -7,96 +7,19 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from faults.tools.place import PATIENCE, Place
 from sweeper.journal import KILLED, read_events
-from sweeper.study import TrialRow, read_study
-from sweeper.tracking import EXPERIMENT
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
 
 pytest_plugins = ["mlflow_store"]
 # MLflow's own use of SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
-
-PATIENCE = 300  # seconds, for a command that takes twenty
-
-
-@dataclass(frozen=True)
-class Place:
-    """A folder that commands run in."""
-
-    home: Path
-    env: dict[str, str]
-
-    def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
-        command = [sys.executable, "-m", "sweeper", *argv]
-        return subprocess.run(
-            command, cwd=self.home, env=self.env, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
-
-    @contextmanager
-    def begin(self, *argv: str) -> Iterator[subprocess.Popen[str]]:
-        """Start a command in a process group of its own, of which nothing is left after the block."""
-        command = [sys.executable, "-m", "sweeper", *argv]
-        with (
-            (self.home.parent / "said").open("w+") as said,
-            subprocess.Popen(
-                command, cwd=self.home, env=self.env, stdout=subprocess.DEVNULL, stderr=said, text=True,
-                start_new_session=True,
-            ) as process,
-        ):  # fmt: skip
-            try:
-                yield process
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-
-    @property
-    def said(self) -> str:
-        """What the command that was begun last has written on stderr."""
-        return (self.home.parent / "said").read_text()
-
-    def measured(self, run: str) -> bool:
-        """Whether the run of that folder has an epoch in the journal."""
-        return any(e["event"] == "epoch" for e in read_events(self.home / "journal/sweep" / run))
-
-    def rows(self) -> list[TrialRow]:
-        return read_study("sweep", f"sqlite:///{self.home / 'sweeper.db'}").rows
-
-    def runs(self, kind: str = "trial") -> dict[int, Run]:
-        """MLflow's runs of trials by their number; there is one each."""
-        found = [run for run in self.all_runs() if run.data.tags["sweeper.kind"] == kind]
-        runs = {int(run.data.tags["sweeper.trial"]): run for run in found}
-        assert len(runs) == len(found)
-        return runs
-
-    def all_runs(self) -> list[Run]:
-        from mlflow import MlflowClient
-
-        client = MlflowClient(tracking_uri=f"sqlite:///{self.home / 'mlflow.db'}")
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        assert experiment is not None
-        return list(client.search_runs([experiment.experiment_id], run_view_type=3))
-
-    def points(self, name: str) -> dict[int, list[tuple[int, float]]]:
-        """(step, value) of every point of a metric of each trial."""
-        from mlflow import MlflowClient
-
-        client = MlflowClient(tracking_uri=f"sqlite:///{self.home / 'mlflow.db'}")
-        return {
-            number: [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, name)]
-            for number, run in self.runs().items()
-        }
 
 
 def results(place: Place) -> list[tuple[Any, ...]]:

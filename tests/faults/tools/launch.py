@@ -1,0 +1,208 @@
+"""The `sweeper` command with stubs for training and figures, and with faults that strike at an event, never at a time.
+
+    FAULTS='{…}' python -m faults.tools.launch optimize --trials 6 …
+
+FAULTS is a JSON object; everything in it may be left out:
+
+    marks      a folder in which all processes of the command count the events together
+    strikes    a list of {at, nth, signal, whom}: when event `at` happens for the nth time, counted from 1, the process
+               in which it does sends that signal to itself, its parent, or its group (whom: self, parent, group)
+    gate       {at, file}: the process waits in event `at` until `file` exists
+    outcomes   {n: nan | runaway | memory | exit | fails | wrong}: what the nth training to begin comes to, not a result
+    pace       seconds that an epoch takes; 0
+    weights    bytes of the weights; 1,000
+
+An event is a call of a function of the driver or of the stub, at its beginning or after it:
+`EVENTS` lists them. `marks/EVENT` has a byte for each time it happened.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pathlib
+import random
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import sweeper.train
+from sweeper.config import RunConfig
+from sweeper.data import Data
+from sweeper.train import EpochResult, Evaluation, Training, TrainResult
+
+FAULTS: dict[str, Any] = json.loads(os.environ.get("FAULTS", "{}"))
+
+EVENTS = {
+    "asked": "a trial was asked for, and nothing is done with it yet",
+    "submitted": "a worker was given a trial",
+    "training": "a worker is in the middle of a training",
+    "reporting": "an epoch has arrived in the driver, and is recorded nowhere",
+    "telling": "a trial's outcome is in the journal, and not in the study",
+    "appending": "half a line of the journal is written",
+    "renaming": "a file is written aside, and not in its place yet",
+    "uploading": "MLflow is about to be sent a batch",
+    "noting": "MLflow has acknowledged a batch, and no note of it is written",
+}
+
+
+def happened(event: str) -> None:
+    """Count the event, and strike if it is time to."""
+    if "marks" not in FAULTS:
+        return
+    mark = os.open(f"{FAULTS['marks']}/{event}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(mark, b".")  # the offset after an append is the number of this event, whichever process wrote it
+    nth = os.lseek(mark, 0, os.SEEK_CUR)
+    os.close(mark)
+    for strike in FAULTS.get("strikes", []):
+        if (strike["at"], strike["nth"]) == (event, nth):
+            pathlib.Path(FAULTS["marks"], "struck").touch()
+            signum = signal.Signals[strike["signal"]]
+            send = {"self": os.getpid(), "parent": os.getppid(), "group": 0}
+            os.kill(send[strike.get("whom", "self")], signum)
+    gate = FAULTS.get("gate", {})
+    while gate.get("at") == event and not os.path.exists(gate["file"]):  # noqa: PTH110 - Path is patched
+        time.sleep(0.01)
+
+
+def before(owner: Any, name: str, event: str, only: Callable[..., bool] = lambda *_, **__: True) -> None:
+    """Let `event` happen when the function `owner.name` is called, with arguments that `only` takes."""
+    inner = getattr(owner, name)
+
+    @functools.wraps(inner)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if only(*args, **kwargs):
+            happened(event)
+        return inner(*args, **kwargs)
+
+    setattr(owner, name, wrapped)
+
+
+def after(owner: Any, name: str, event: str) -> None:
+    """Let `event` happen when the function `owner.name` has returned."""
+    inner = getattr(owner, name)
+
+    @functools.wraps(inner)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        result = inner(*args, **kwargs)
+        happened(event)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+# --- training ------------------------------------------------------------------------------------------
+
+
+def train(config: RunConfig, data: Data) -> Training:
+    """What a training would yield, made up from the configuration: the same for the same, and in no time."""
+    numbers = random.Random(config.key)
+    ceiling = numbers.uniform(0.6, 0.9)
+    outcome = next_outcome()
+    history = []
+    for epoch in range(1, config.epochs + 1):
+        time.sleep(FAULTS.get("pace", 0))
+        happened("training")
+        come_to(outcome, config)
+        accuracy = ceiling * (1 - numbers.uniform(0.4, 0.6) ** epoch)
+        loss = 2.3 * (1 - accuracy)
+        history.append(EpochResult(epoch, loss, accuracy, loss, accuracy, 0.1, config.lr, 1.0, 0.001, 6e6))
+        yield history[-1]
+    evaluation = Evaluation(loss, accuracy, 0.1, torch.eye(10, dtype=torch.int64))
+    weights = torch.full((FAULTS.get("weights", 1_000),), config.seed % 256, dtype=torch.uint8)
+    return TrainResult(tuple(history), {"weights": weights}, evaluation)
+
+
+def next_outcome() -> str | None:
+    """What the training that begins now shall come to."""
+    if not FAULTS.get("outcomes"):
+        return None
+    begun = os.open(f"{FAULTS['marks']}/begun", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(begun, b".")
+    nth = os.lseek(begun, 0, os.SEEK_CUR)
+    os.close(begun)
+    outcome: str | None = FAULTS["outcomes"].get(str(nth))
+    return outcome
+
+
+def come_to(outcome: str | None, config: RunConfig) -> None:
+    """End the training as `outcome` says, by what really raises such an error."""
+    match outcome:
+        case "nan":
+            sweeper.train._check_converging(config, 1, config.lr, float("nan"))
+        case "runaway":
+            sweeper.train._check_converging(config, 1, config.lr, 1e9)
+        case "memory":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        case "exit":
+            os._exit(9)
+        case "fails":
+            raise ValueError("expected more than 1 value per channel when training")
+        case "wrong":
+            config.derive(batch_size=0)
+
+
+sweeper.train.train = train  # in a worker too: it imports this module before it works
+sweeper.train.start = lambda config, data: train(config, data[0])
+
+
+# --- the driver ----------------------------------------------------------------------------------------
+
+
+def is_part(path: pathlib.Path, *_: Any) -> bool:
+    """Whether a file written aside is being renamed."""
+    return path.name.endswith(".part")
+
+
+def is_note(path: pathlib.Path, *_: Any) -> bool:
+    """Whether it is the uploader's note that is being written."""
+    return path.name == "upload.json"
+
+
+def tear(inner: Callable[[pathlib.Path, bytes], None]) -> Callable[[pathlib.Path, bytes], None]:
+    """`_append_line`, in two halves with an event between them."""
+
+    def append_in_halves(path: pathlib.Path, line: bytes) -> None:
+        with path.open("ab") as stream:
+            stream.write(line[: len(line) // 2])
+        happened("appending")
+        with path.open("r+b") as stream:
+            stream.truncate(path.stat().st_size - len(line) // 2)
+        inner(path, line)
+
+    return append_in_halves
+
+
+def arm(events: set[str]) -> None:
+    """Let the driver's events happen; those that slow it down only if they are asked for."""
+    from sweeper import journal, service, tracking
+    from sweeper.engine.processes import ProcessEngine
+    from sweeper.study import Study
+
+    service._draw = lambda *_: b""
+    service._study_artifacts = lambda *_: iter(())
+    after(Study, "ask", "asked")
+    after(ProcessEngine, "submit", "submitted")
+    before(Study, "report", "reporting")
+    before(Study, "complete", "telling")
+    before(Study, "prune", "telling")
+    before(pathlib.Path, "replace", "renaming", is_part)
+    before(tracking, "write_whole", "noting", is_note)
+    if "appending" in events:
+        journal._append_line = tear(journal._append_line)
+    if "uploading" in events:
+        from mlflow import MlflowClient
+
+        before(MlflowClient, "log_batch", "uploading")
+
+
+if __name__ == "__main__":
+    from sweeper.cli import main
+
+    if "marks" in FAULTS:
+        arm({fault["at"] for fault in [*FAULTS.get("strikes", []), FAULTS.get("gate", {"at": ""})]})
+    main()

@@ -1,0 +1,144 @@
+"""A folder in which commands run, and what they leave there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeper.journal import read_events
+from sweeper.study import TrialRow, read_study
+from sweeper.tracking import EXPERIMENT
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+TESTS = Path(__file__).parents[2]
+PATIENCE = 300  # seconds, for a command that takes twenty
+SWEEP = ("optimize", "--exp", "1", "--dataset", "sample", "--no-final")
+OFFLINE = ("--tracking-uri", "offline")
+
+
+@dataclass
+class Place:
+    """A folder that commands run in; with `faults`, faults.tools.launch runs them, with stub training.
+
+    Two places of one `home` at a time need different names.
+    """
+
+    home: Path
+    env: dict[str, str]
+    faults: dict[str, Any] | None = None
+    name: str = ""
+    aside: Path | None = None  # for what the tests note; by default beside `home`
+    _begun: int = field(default=0)
+
+    def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        self._begun += 1
+        return subprocess.run(
+            self._command(argv), cwd=self.home, env=self._env(), capture_output=True, text=True, timeout=PATIENCE,
+            check=False,
+        )  # fmt: skip
+
+    @contextmanager
+    def begin(self, *argv: str) -> Iterator[subprocess.Popen[str]]:
+        """Start a command in a process group of its own, of which nothing is left after the block."""
+        self._begun += 1
+        with (
+            self._said().open("w+") as said,
+            subprocess.Popen(
+                self._command(argv), cwd=self.home, env=self._env(), stdout=subprocess.DEVNULL, stderr=said, text=True,
+                start_new_session=True,
+            ) as process,
+        ):  # fmt: skip
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+
+    def _command(self, argv: tuple[str, ...]) -> list[str]:
+        module = "sweeper" if self.faults is None else "faults.tools.launch"
+        return [sys.executable, "-m", module, *argv]
+
+    def _env(self) -> dict[str, str]:
+        """The environment of the command; each has marks of its own."""
+        if self.faults is None:
+            return self.env
+        self.marks.mkdir(parents=True, exist_ok=True)
+        path = os.pathsep.join([str(TESTS), str(TESTS.parent), self.env.get("PYTHONPATH", "")])
+        return self.env | {"PYTHONPATH": path, "FAULTS": json.dumps(self.faults | {"marks": str(self.marks)})}
+
+    def _said(self) -> Path:
+        return (self.aside or self.home.parent) / f"said{self.name}-{self._begun}"
+
+    @property
+    def said(self) -> str:
+        """What the command that was begun last has written on stderr."""
+        return self._said().read_text()
+
+    @property
+    def marks(self) -> Path:
+        """Where the events of the present commands are counted."""
+        return (self.aside or self.home.parent) / f"marks{self.name}-{self._begun}"
+
+    def count(self, event: str) -> int:
+        """How often an event has happened in the present commands."""
+        mark = self.marks / event
+        return mark.stat().st_size if mark.exists() else 0
+
+    @property
+    def struck(self) -> bool:
+        """Whether a fault has struck the command."""
+        return (self.marks / "struck").exists()
+
+    def stopped_by(self, signum: signal.Signals, *argv: str) -> str:
+        """Run a command to the signal that a fault sends it; what it said.
+
+        It is verified that the fault struck, and that the signal ended the command.
+        """
+        with self.begin(*argv) as process:
+            code = process.wait(PATIENCE)
+        assert self.struck, self.said
+        assert code in (-signum, 128 + signum), self.said
+        return self.said
+
+    def measured(self, run: str) -> bool:
+        """Whether the run of that folder has an epoch in the journal."""
+        return any(e["event"] == "epoch" for e in read_events(self.home / "journal/sweep" / run))
+
+    def rows(self) -> list[TrialRow]:
+        return read_study("sweep", f"sqlite:///{self.home / 'sweeper.db'}").rows
+
+    def runs(self, kind: str = "trial") -> dict[int, Run]:
+        """MLflow's runs of trials by their number; there is one each."""
+        found = [run for run in self.all_runs() if run.data.tags["sweeper.kind"] == kind]
+        runs = {int(run.data.tags["sweeper.trial"]): run for run in found}
+        assert len(runs) == len(found)
+        return runs
+
+    def all_runs(self) -> list[Run]:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=f"sqlite:///{self.home / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        assert experiment is not None
+        return list(client.search_runs([experiment.experiment_id], run_view_type=3))
+
+    def points(self, name: str) -> dict[int, list[tuple[int, float]]]:
+        """(step, value) of every point of a metric of each trial."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=f"sqlite:///{self.home / 'mlflow.db'}")
+        return {
+            number: [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, name)]
+            for number, run in self.runs().items()
+        }

@@ -1,0 +1,104 @@
+"""What the fault suite has done, as lines of JSON in the file that FAULTS_TALLY names; and the page written from it.
+
+python -m faults.tools.tally TALLY docs/reliability.md
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import re
+import statistics
+import sys
+from collections import Counter
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+PROMISES: Final = {
+    "G1": "exactly N: `--trials N` ends with N finished trials, complete or pruned, whatever dies",
+    "G2": "no metric is lost or doubled",
+    "G3": "nothing stays RUNNING for ever, in the study or in MLflow",
+    "G4": "running the same command again continues",
+    "G5": "a second driver on one study refuses, at once and in one line",
+    "G6": "an outage of the tracking server stops nothing and loses nothing",
+    "G7": "a bad trial is a recorded fact",
+    "G8": "files are whole or absent",
+    "G9": "SIGINT and SIGTERM end within 10 s, with the right exit code, and leave nothing RUNNING",
+}
+BEGIN, END = "<!-- counts: written by make faults -->", "<!-- end of counts -->"
+PROMPT_SECONDS: Final = 2.0
+
+
+def note(entry: dict[str, Any]) -> None:
+    """Add an entry, if anybody counts."""
+    if "FAULTS_TALLY" in os.environ:
+        with Path(os.environ["FAULTS_TALLY"]).open("a") as stream:
+            stream.write(json.dumps(entry) + "\n")
+
+
+def page(entries: list[dict[str, Any]]) -> str:
+    """The counts as Markdown."""
+    return "\n\n".join([_circumstances(), _promises(entries), _commands(entries), _fuzz(entries)])
+
+
+def _circumstances() -> str:
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("mlflow", "optuna", "torch"))
+    return (
+        f"Counted on {datetime.datetime.now(datetime.UTC).date().isoformat()}, {_processor()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, {versions}."
+    )
+
+
+def _processor() -> str:
+    found = (
+        re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
+    )
+    return found.group(1) if found else platform.processor()
+
+
+def _promises(entries: list[dict[str, Any]]) -> str:
+    lines = ["| | promise | what was done | lost |", "|---|---|---|---|"]
+    for promise, words in PROMISES.items():
+        ours = [entry for entry in entries if entry.get("promise") == promise]
+        done, lost = Counter(), Counter()
+        for entry in ours:
+            done.update(entry["done"])
+            lost.update(entry["lost"])
+        failed = len({entry["test"] for entry in ours if not entry["passed"]})
+        shown = f"{failed} tests failed; " * bool(failed) + "; ".join(f"{name}: {n}" for name, n in lost.items())
+        lines.append(f"| {promise} | {words} | {'; '.join(f'{name}: {n:,}' for name, n in done.items())} | {shown} |")
+    return "\n".join(lines)
+
+
+def _commands(entries: list[dict[str, Any]]) -> str:
+    seconds = {entry["row"]: entry["seconds"] for entry in entries if "row" in entry}
+    if not seconds:
+        return "No command with bad input was timed."
+    late = {row: s for row, s in seconds.items() if s > PROMPT_SECONDS}
+    slowest = max(seconds, key=seconds.__getitem__)
+    return (
+        f"Bad input: {len(seconds)} commands, each in a process of its own, two at a time: median "
+        f"{statistics.median(seconds.values()):.1f} s from its start to its end, {len(late)} of them above "
+        f"{PROMPT_SECONDS:.0f} s, the slowest {seconds[slowest]:.1f} s (`{slowest}`)."
+    )
+
+
+def _fuzz(entries: list[dict[str, Any]]) -> str:
+    examples = [entry["examples"] for entry in entries if "examples" in entry]
+    return f"Fuzz: {sum(examples):,} examples of {len(examples)} properties, each of which held."
+
+
+def main() -> None:
+    """Write the counts of the file of the first argument into the page of the second."""
+    tally, path = (Path(argument) for argument in sys.argv[1:])
+    entries = [json.loads(line) for line in tally.read_text().splitlines()]
+    text = path.read_text()
+    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
+    path.write_text(f"{before}{BEGIN}\n\n{page(entries)}\n\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()
