@@ -62,7 +62,8 @@ def examine(config: RunConfig, result: TrainResult, data: Data) -> XRay:
     layers: tuple[BatchNormLayer, ...] = ()
     gain = math.nan, math.nan
     with train.seeded(config, config.epochs + 1) as generator:
-        subject = Subject.rebuild(config, result.weights, train.subset(data.train, size), generator)
+        drawn = torch.randperm(len(data.train), generator=generator)[:size]  # others for each seed: their bias averages
+        subject = Subject.rebuild(config, result.weights, data.train[drawn], generator)
         if subject.norms:
             layers = _examine_layers(subject)
             gain = _recalibration_gain(subject, result, data)

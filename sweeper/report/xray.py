@@ -167,13 +167,13 @@ def _draw_activations(axes: Axes, layer: Mapping[str, Any]) -> None:
     axes.set_ylim(0, height([value for side in shown for value in side.density]))
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     if any(side.dead for side in shown):
-        text = "\n".join(f"{100 * side.dead:.0f}% dead" if side.dead else "" for side in shown)
-        add_note(axes, text, (1, 1), (-2, -2), "axes fraction", ha="right", va="top", fontsize=7.5, color=SOFT_INK)
+        text = "dead: " + " \N{RIGHTWARDS ARROW} ".join(f"{100 * side.dead:.1f}%" for side in shown)
+        add_note(axes, text, (1, 1), (0, 4), "axes fraction", ha="right", va="bottom", fontsize=8, color=SOFT_INK)
 
 
 def _add_legend(canvas: Figure, rows: Sequence[Row]) -> None:
     entries: list[tuple[Line2D | Patch, str, bool]] = [
-        (dot("o", BLUE, "white", 7), "measured, 80% of channels", True),
+        (dot("o", BLUE, "white", 7), "measured (line: 80% of channels)", True),
         (dot("D", "none", VERMILLION, 8), "closed form", any(math.isfinite(row.closed_form) for row in rows)),
         (Patch(color=GRID), "noise alone", True),
         (Patch(facecolor=ORANGE, alpha=0.5), "before BN", True),
