@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 
+from sweeper import diagnostics
 from sweeper.config import RunConfig
 from sweeper.data import SAMPLE, SAMPLE_DIR, Data, load, read_idx
 from sweeper.engine.base import Engine, Event
@@ -113,6 +114,18 @@ def test_training_in_an_engine_gives_the_bits_of_training_without(
         assert results[key].history_sha256 == plain[key].history_sha256
         assert results[key].weights_sha256 == plain[key].weights_sha256
     assert results[0].history_sha256 != results[1].history_sha256
+
+
+def test_a_result_carries_its_xray(engine: Engine, until: Any, split: list[Data]):
+    config = quick(placement="dropout-bn", epochs=1, batch_size=16)
+    (*_, end) = train_all(engine, until, {3: config})
+    alone = finish(diagnostics.start(config, split))
+    assert isinstance(end.what, TrainResult)
+    assert end.what.xray is not None
+    assert alone.xray is not None
+    assert end.what.xray_failure == ""
+    assert end.what.xray.csv() == alone.xray.csv()
+    assert end.what.metrics() == alone.metrics()
 
 
 @pytest.mark.parametrize("gone_on", [False, True], ids=["after-an-epoch", "in-an-epoch"])
