@@ -338,6 +338,7 @@ def optimize(exp: int, **options: Any) -> None:
     }
     result = service.optimize(env, chosen, service.SweepOptions(space=space, **asked))
     _say_best(env, result)
+    env.say(f"report: {result['report']}")
     _say_where(env, None)
     _print_json(env, result)
 
@@ -430,6 +431,26 @@ def status(study: str | None, **options: Any) -> None:
             env.say(line)
     trials = [row._asdict() | {"params": dict(row.params)} for row in view.rows]
     _print_json(env, {"study": view.name, "target": view.target, "trials": trials})
+
+
+@cli.command()
+@click.argument("study", required=False)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Where to write it. [default: report/STUDY.html in SWEEPER_HOME]")  # fmt: skip
+@storage_option
+@json_option
+def report(study: str | None, output: Path | None, **options: Any) -> None:
+    """Write the report of a sweep, by default the newest: one HTML file that needs no network."""
+    from sweeper.study import read_record
+
+    env = make_environment(options)
+    record = read_record(study, env.storage)
+    from sweeper import service
+
+    path = output or service.report_path(env, record.name)
+    size = len(service.write_report(env, record, path))
+    env.say(f"report of study {record.name!r}: {path} ({size / 1e6:.1f} MB)")
+    _print_json(env, {"study": record.name, "report": str(path), "bytes": size})
 
 
 @cli.command()

@@ -48,9 +48,14 @@ PALETTE: Final = {
     "green": (GREEN, "#2CC295"),
     "pink": (PINK, "#DF9CC2"),
     "sky": (SKY, "#8CCFF5"),
+    "ramp-0": ("#BCCBDA", "#33475A"),  # of accuracies, the worst, as parallel.RAMP
+    "ramp-1": ("#7DBBE2", "#3A75A3"),
+    "ramp-2": ("#0072B3", "#56B0E6"),  # blue, but for the key that page.js finds it by
+    "ramp-3": ("#002B45", "#D8EFFD"),
 }
 COLORWAY: Final = (BLUE, VERMILLION, GREEN, ORANGE, PINK, SKY, INK, GREY)
 FONT: Final = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+AXIS_WIDTH: Final = 110  # pixels, at least, from one parallel axis to the next
 CHART_HEIGHT: Final = 420  # pixels, where a figure does not say
 NOTHING: Final = "\N{EN DASH}"
 
@@ -69,7 +74,7 @@ class Cell(NamedTuple):
     order: float | str | None
 
 
-Value: TypeAlias = "str | int | float | Markup | Cell | None"
+Value: TypeAlias = str | int | float | Markup | Cell | None
 
 
 def page(title: str, lead: str, sections: Sequence[Section]) -> bytes:
@@ -80,11 +85,11 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> bytes:
         lead: the sentences below it: what the page says, in short.
         sections: in their order; their titles are its table of contents.
     """
-    scripts = [_asset("page.js")]
-    if any("data-chart" in section.html for section in sections):
-        scripts.insert(0, get_plotlyjs())
+    html = Markup().join(section.html for section in sections)
+    needed = {"data-chart": get_plotlyjs, "data-parallel": lambda: _asset("parallel.js")}
+    scripts = [*(script() for mark, script in needed.items() if f" {mark} " in html), _asset("page.js")]
     names = _anchors(section.title for section in sections)
-    html = _templates().get_template("page.html").render(
+    whole = _templates().get_template("page.html").render(
         title=title,
         lead=lead,
         sections=list(zip(names, sections, strict=True)),
@@ -95,7 +100,7 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> bytes:
         dark=json.dumps(dict(PALETTE.values())),
         version=__version__,
     )  # fmt: skip
-    return html.encode()
+    return whole.encode()
 
 
 def table(
@@ -130,7 +135,7 @@ def png(content: bytes, alt: str) -> Markup:
     return _fragment("png", uri=_data_uri(content, "image/png"), alt=alt, width=width, height=height)
 
 
-def chart(figure: go.Figure, caption: str = "") -> Markup:
+def chart(figure: go.Figure, caption: str = "", *, least_width: int = 0) -> Markup:
     """A chart that can be explored, in the page's colours.
 
     Colours of `PALETTE` change with the reader's light or dark; the figure's title is left to the page.
@@ -138,11 +143,37 @@ def chart(figure: go.Figure, caption: str = "") -> Markup:
     Args:
         figure: `layout.height` is its height in pixels.
         caption: what it shows; below it, and for those who do not see it.
+        least_width: in pixels; where the page is narrower, the chart scrolls.
     """
     drawn = go.Figure(figure)
     height = drawn.layout.height or CHART_HEIGHT
     drawn.update_layout(template=_template(), height=height)
-    return _fragment("chart", json=_within_script(str(drawn.to_json())), caption=caption, height=height)
+    json_text = _within_script(str(drawn.to_json()))
+    return _fragment("chart", json=json_text, caption=caption, height=height, width=least_width)
+
+
+class Axis(NamedTuple):
+    """One axis of parallel coordinates, which stands from 0 to 1."""
+
+    name: str
+    ticks: Sequence[tuple[float, str]]  # height and label, upwards
+
+
+class Line(NamedTuple):
+    """One line of parallel coordinates."""
+
+    shares: Sequence[float]  # its height on each axis; the last one also gives its colour
+    text: str  # what the pointer shows
+
+
+def parallel_lines(axes: Sequence[Axis], lines: Sequence[Line], caption: str) -> Markup:
+    """Lines through parallel axes, which the reader can brush; the last line is the best."""
+    drawn = {
+        "axes": [axis._asdict() for axis in axes],
+        "lines": [{"shares": [round(share, 4) for share in line.shares], "text": line.text} for line in lines],
+    }
+    json_text = _within_script(json.dumps(drawn))
+    return _fragment("parallel", json=json_text, caption=caption, width=AXIS_WIDTH * (len(axes) + 1))
 
 
 def facts(pairs: Iterable[tuple[str, Value]]) -> Markup:
@@ -259,9 +290,9 @@ def _asset(name: str) -> str:
 def _template() -> go.layout.Template:
     """What all charts share."""
     axis = {
-        "gridcolor": GRID, "linecolor": GREY, "zerolinecolor": GRID, "tickcolor": GREY, "ticks": "outside",
-        "ticklen": 4, "tickfont": {"color": SOFT_INK}, "title": {"font": {"color": SOFT_INK}, "standoff": 8},
-        "automargin": True,
+        "gridcolor": GRID, "linecolor": GREY, "zerolinecolor": GRID, "automargin": True,
+        "tickcolor": GREY, "ticks": "outside", "ticklen": 4, "tickfont": {"color": SOFT_INK},
+        "title": {"font": {"color": SOFT_INK, "size": 13}, "standoff": 8},
     }  # fmt: skip
     return go.layout.Template(
         layout={
@@ -273,7 +304,8 @@ def _template() -> go.layout.Template:
             "xaxis": axis,
             "yaxis": axis,
             "coloraxis": {"colorbar": {"outlinewidth": 0, "thickness": 12}},
-            "legend": {"orientation": "h", "y": -0.18, "yanchor": "top", "x": 0, "font": {"color": SOFT_INK}},
+            "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom",
+                       "font": {"color": SOFT_INK}},
             "hoverlabel": {"bgcolor": PAPER, "bordercolor": GREY, "font": {"color": INK}, "align": "left"},
             "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": BLUE},
         }
