@@ -87,7 +87,7 @@ def curves(ranked: Sequence[SweptTrial], pruned: Sequence[SweptTrial], metric: s
     for trial in best[:1]:
         xs, ys, texts = _joined([trial], metric)
         figure.add_scatter(x=xs, y=ys, text=texts, mode="lines+markers", line={"color": VERMILLION, "width": 3},
-                           marker={"size": 6}, name=f"trial {trial.number}, the best",
+                           marker={"size": 6}, name=f"best, {trial.number}",
                            hovertemplate=_hover(metric))  # fmt: skip
     figure.update_xaxes(title="epoch", tickformat="d")
     figure.update_yaxes(title=METRIC_TITLES[metric], range=_curve_range(best, metric))
@@ -256,7 +256,7 @@ def confusion(champion: Champion) -> go.Figure:
                    textfont={"color": INK, "size": 11}, **shared),
     ])  # fmt: skip
     figure.update_xaxes(title="predicted class", showgrid=False, ticks="", tickangle=-40)
-    figure.update_yaxes(title="true class", showgrid=False, ticks="", autorange="reversed")
+    figure.update_yaxes(title="true class", showgrid=False, ticks="", autorange="reversed", ticklabelstandoff=4)
     figure.update_layout(height=520)
     return figure
 

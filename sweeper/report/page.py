@@ -123,8 +123,13 @@ def table(
     return _fragment("table", headers=headers, rows=cells, numeric=numeric, caption=caption, sortable=sortable)
 
 
-def png(content: bytes, alt: str) -> Markup:
+def png(content: bytes, alt: str, *, least_width: int = 0) -> Markup:
     """A picture in the page itself.
+
+    Args:
+        content: a PNG.
+        alt: what it shows, for those who do not see it.
+        least_width: in pixels; where the page is narrower, the picture scrolls.
 
     Raises:
         ValueError: `content` is no PNG.
@@ -132,7 +137,8 @@ def png(content: bytes, alt: str) -> Markup:
     if content[:8] != b"\x89PNG\r\n\x1a\n":
         raise ValueError("not a PNG")
     width, height = struct.unpack(">II", content[16:24])
-    return _fragment("png", uri=_data_uri(content, "image/png"), alt=alt, width=width, height=height)
+    return _fragment("png", uri=_data_uri(content, "image/png"), alt=alt, width=width, height=height,
+                     least_width=least_width)  # fmt: skip
 
 
 def chart(figure: go.Figure, caption: str = "", *, least_width: int = 0) -> Markup:
@@ -304,8 +310,8 @@ def _template() -> go.layout.Template:
             "xaxis": axis,
             "yaxis": axis,
             "coloraxis": {"colorbar": {"outlinewidth": 0, "thickness": 12}},
-            "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom",
-                       "font": {"color": SOFT_INK}},
+            "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "entrywidth": 104,
+                       "font": {"color": SOFT_INK, "size": 12}},
             "hoverlabel": {"bgcolor": PAPER, "bordercolor": GREY, "font": {"color": INK}, "align": "left"},
             "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": BLUE},
         }

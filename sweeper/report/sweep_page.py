@@ -25,10 +25,11 @@ from sweeper.report.page import (
     text,
 )
 from sweeper.report.parallel import parallel_coordinates
-from sweeper.report.sweep_rows import Champion, Sweep, SweptTrial
+from sweeper.report.sweep_rows import Champion, Sweep, SweptTrial, distinct
 from sweeper.report.sweep_tables import all_trials, lead, leaderboard, share, stopped, summary
 
 MAP_WIDTH: Final = 420  # pixels, at least, of a heat map whose cells hold words
+ERRORS_WIDTH: Final = 720  # and of the images with their classes
 RATES: Final = ("conv_dropout", "head_dropout")
 
 
@@ -56,7 +57,7 @@ def _sections(sweep: Sweep, pictures: Mapping[str, bytes]) -> Iterator[tuple[str
     if ranked:
         yield "Leaderboard", leaderboard(sweep, ranked)
     if ranked or pruned:
-        yield "Curves", _curves(ranked, pruned)
+        yield "Curves", _curves(distinct(ranked), pruned)
         yield "History", chart(charts.history(sweep.trials), _history_words(sweep, ranked))
     if ranked:
         yield "Importance", _importance(sweep)
@@ -190,7 +191,8 @@ def _champion(champion: Champion) -> Markup:
         )
     if champion.errors:
         html += heading("The errors it was surest of")
-        html += png(champion.errors, "Test images, each with its true and its predicted class")
+        words = "Test images, each with its true and its predicted class"
+        html += png(champion.errors, words, least_width=ERRORS_WIDTH)
     return html
 
 

@@ -102,6 +102,14 @@ def read_sweep(record: StudyRecord, journal: Path) -> Sweep:
     )
 
 
+def distinct(trials: Sequence[SweptTrial]) -> list[SweptTrial]:
+    """The trials without those that repeat the parameters of one before them."""
+    first: dict[tuple[tuple[str, Any], ...], SweptTrial] = {}
+    for trial in trials:
+        first.setdefault(tuple(sorted(trial.params.items())), trial)
+    return list(first.values())
+
+
 def _events(folder: Path, key: str) -> list[dict[str, Any]]:
     """The events of the run `key` in `folder`; none where there is no such run."""
     events = read_events(folder)

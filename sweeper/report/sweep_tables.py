@@ -13,7 +13,7 @@ from markupsafe import Markup
 from sweeper.report.charts import shown
 from sweeper.report.figure import counted, percent
 from sweeper.report.page import NOTHING, Cell, Value, download, facts, figures, folded, table, text
-from sweeper.report.sweep_rows import Sweep, SweptTrial
+from sweeper.report.sweep_rows import Sweep, SweptTrial, distinct
 
 LEADERS: Final = 50
 MOST_ROWS: Final = 1_000
@@ -103,28 +103,20 @@ def dimension(described: Any) -> str:
 
 def leaderboard(sweep: Sweep, ranked: Sequence[SweptTrial]) -> Markup:
     """The best trials, of which there is at least one, and how far they can be told apart."""
-    names, distinct = sweep.parameters, _distinct(ranked)
+    names, leaders = sweep.parameters, distinct(ranked)
     headers = ["Rank", "Trial", "Val accuracy", "Val loss", "Gap", *names, "Seconds"]
     rows: list[list[Value]] = [
         [rank, trial.number, share(trial.value), fixed(trial.loss, 4), share(_gap(trial)), *_params(trial, names),
-         fixed(trial.seconds, 1)] for rank, trial in enumerate(distinct[:LEADERS], 1)
+         fixed(trial.seconds, 1)] for rank, trial in enumerate(leaders[:LEADERS], 1)
     ]  # fmt: skip
-    which = f"The best {LEADERS} of {len(ranked):,} complete trials" if len(distinct) > LEADERS else "Complete trials"
-    repeated = len(ranked) - len(distinct)
+    which = f"The best {LEADERS} of {len(ranked):,} complete trials" if len(leaders) > LEADERS else "Complete trials"
+    repeated = len(ranked) - len(leaders)
     caption = f"{which}, by validation accuracy, then loss. Gap: train accuracy minus validation accuracy." + (
         f" {counted(repeated, 'trial')} with the parameters of another {'is' if repeated == 1 else 'are'} left out."
         if repeated
         else ""
     )
-    return text(_noise(sweep, distinct)) + table(headers, rows, caption=caption)
-
-
-def _distinct(ranked: Sequence[SweptTrial]) -> list[SweptTrial]:
-    """The trials without those that repeat the parameters of one before them."""
-    first: dict[tuple[tuple[str, Any], ...], SweptTrial] = {}
-    for trial in ranked:
-        first.setdefault(tuple(sorted(trial.params.items())), trial)
-    return list(first.values())
+    return text(_noise(sweep, leaders)) + table(headers, rows, caption=caption)
 
 
 def _noise(sweep: Sweep, ranked: Sequence[SweptTrial]) -> str:
