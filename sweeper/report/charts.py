@@ -137,9 +137,8 @@ def _curve_range(trials: Sequence[SweptTrial], metric: str) -> list[float] | Non
 def history(trials: Sequence[SweptTrial]) -> go.Figure:
     """Validation accuracy by trial, with the best so far. At least one trial is complete or pruned, with a value."""
     figure = go.Figure()
-    groups = {
-        state: [t for t in trials if t.state == state and t.value is not None] for state in ("pruned", "complete")
-    }
+    drawn = [t for t in trials if math.isfinite(t.accuracy)]
+    groups = {state: [t for t in drawn if t.state == state] for state in ("pruned", "complete")}
     for state, group in groups.items():
         done = state == "complete"
         marker = {"size": 8, "color": [color_of(t) for t in group] if done else PAPER,
