@@ -57,7 +57,8 @@ def _circumstances(sweep: Sweep) -> Iterator[tuple[str, Value]]:
     """What was run, on what, and when."""
     settings, tags = sweep.settings, sweep.tags
     if sweep.began and sweep.ended:
-        yield "Ran", f"{sweep.began:%Y-%m-%d %H:%M} to {sweep.ended:%Y-%m-%d %H:%M}"
+        end = "%H:%M" if sweep.began.date() == sweep.ended.date() else "%Y-%m-%d %H:%M"
+        yield "Ran", f"{sweep.began:%Y-%m-%d %H:%M} to {sweep.ended.strftime(end)}"
     yield "Data set", tags.get("sweeper.dataset") or settings.get("dataset")
     yield "SHA-256 of the data set", f"{settings.get('dataset_sha256', '')[:16]}\N{HORIZONTAL ELLIPSIS}"
     if sweep.images:
