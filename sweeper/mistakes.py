@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy.typing as npt
 import torch
@@ -10,7 +10,8 @@ from torch import nn
 
 from sweeper.data import CLASSES, Images, normalize
 
-BATCH = 1_000
+BATCH: Final = 1_000
+MOST_ERRORS: Final = 32  # in a picture
 
 
 class Mistake(NamedTuple):

@@ -21,17 +21,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sweeper import data as datasets
+from sweeper import reports
 from sweeper.config import EXPERIMENT_TITLES, RunConfig, experiment
 from sweeper.data import Data, Images, Manifest
 from sweeper.engine.base import Engine, cores
 from sweeper.engine.processes import ProcessEngine, start_server
 from sweeper.engine.serial import SerialEngine
 from sweeper.environment import NONE, OFFLINE, Environment, Say
-from sweeper.errors import ConfigError, Interrupted, SpaceError, SweeperError, TrainingError
-from sweeper.journal import FINISHED, KILLED, JournalTracker, NullTracker, RunInfo, Tracker, read_events, write_whole
+from sweeper.errors import ConfigError, Interrupted, SpaceError, TrainingError
+from sweeper.journal import FINISHED, KILLED, JournalTracker, NullTracker, RunInfo, Tracker, read_events
+from sweeper.mistakes import MOST_ERRORS, confident_mistakes
 from sweeper.progress import Progress, counted, make_view
 from sweeper.space import Space
-from sweeper.study import Study, StudyRecord, StudySettings, Trial, best_row, open_study
+from sweeper.study import Study, StudySettings, Trial, best_row, open_study
 from sweeper.sweep import RETRIES, Driver, Fixed, Signals
 from sweeper.tracking import MlflowTracker, preflight, run_id_of
 from sweeper.train import (
@@ -50,7 +52,6 @@ if TYPE_CHECKING:
 
 THREADS_TAG: Final = "sweeper.threads"
 PACKAGES: Final = ("sweeper", "torch", "numpy")
-REPORTS: Final = "report"  # of SWEEPER_HOME
 FLUSH_SECONDS: Final = 60.0  # how long a command waits at its end for what MLflow has not yet
 SHORT_FLUSH_SECONDS: Final = 5.0  # the same after an error or a signal
 
@@ -376,8 +377,8 @@ def _summarise(env: Environment, chosen: Chosen, study: Study, tracker: Tracker)
                                            "params": dict(best.params)},
     }  # fmt: skip
     log = tracker.start(_study_run(chosen, study))
-    for name, content in _study_artifacts(env, study):
-        log.artifact(name, content)
+    for name, content in reports.sweep_artifacts(env, study.record()).items():
+        log.artifact(f"study/{name}", content)
     log.artifact("study/summary.json", json.dumps(summary, indent=2).encode())
     metrics = {f"study/{state}": float(states.count(state)) for state in ("complete", "pruned", "failed")}
     if best is not None and best.value is not None:
@@ -402,49 +403,14 @@ def _study_run(chosen: Chosen, study: Study) -> RunInfo:
     )  # fmt: skip
 
 
-def _study_artifacts(env: Environment, study: Study) -> Iterator[tuple[str, bytes]]:
-    from sweeper.report.sweep_page import prints
-    from sweeper.report.sweep_rows import read_sweep
-    from sweeper.report.sweep_tables import trials_csv
-
-    sweep = read_sweep(study.record(), env.journal)
-    for name, content in prints(sweep).items():
-        yield f"study/{name}", content
-    yield "study/trials.csv", trials_csv(sweep)
-
-
 def _report(env: Environment, chosen: Chosen, study: Study, tracker: Tracker) -> str:
     """Write the study's report, and record it in the study's own run; where it lies."""
-    record = study.record()
-    path = report_path(env, study.name)
-    html = write_report(env, record, path)
+    path, page = reports.report_path(env, study.name), reports.sweep_report(env, study.record())
+    reports.write_report(path, page)
     log = tracker.start(_study_run(chosen, study))
-    log.artifact("report.html", html)
+    log.artifact("report.html", page)
     log.end(FINISHED, {}, {"sweeper.state": "complete"})
     return str(path)
-
-
-def report_path(env: Environment, study: str) -> Path:
-    """Where the report of a study lies where no other place is named."""
-    return env.home / REPORTS / f"{study}.html"
-
-
-def write_report(env: Environment, record: StudyRecord, path: Path) -> bytes:
-    """Write the report of a study, from what it and the journal hold, to `path`, whole; the page.
-
-    Raises:
-        SweeperError: it cannot be written there.
-    """
-    from sweeper.report.sweep_page import prints, sweep_page
-    from sweeper.report.sweep_rows import read_sweep
-
-    sweep = read_sweep(record, env.journal)
-    html = sweep_page(sweep, prints(sweep))
-    try:
-        write_whole(path, html)
-    except OSError as error:
-        raise SweeperError(f"report {path}: {error.strerror}; name another place with --output") from None
-    return html
 
 
 def _champion(
@@ -479,7 +445,7 @@ def _champion(
     log.artifact("config.json", config.model_dump_json(indent=2).encode())
     log.artifact("model/state.safetensors", result.weights_file())
     log.artifact("evaluation/confusion.csv", verdict.confusion_csv())
-    log.artifact("evaluation/errors.png", _errors(model, test))
+    log.artifact("evaluation/errors.png", reports.errors_picture(confident_mistakes(model, test, MOST_ERRORS)))
     log.end(FINISHED, metrics, {"sweeper.state": "complete", "sweeper.weights_sha256": result.weights_sha256})
     if isinstance(tracker, MlflowTracker):
         with signals.raised():
@@ -492,14 +458,6 @@ def retraining_data(config: RunConfig, folder: Path) -> tuple[Data, Images]:
     """All training images, judged on the first of themselves; and the test images, for after the last epoch."""
     everything = datasets.load_test(config, folder)
     return Data(everything.train, everything.train.first(len(everything.val))), everything.val
-
-
-def _errors(model: nn.Module, test: Images) -> bytes:
-    """The test images that the champion gets wrong and is surest of."""
-    from sweeper.mistakes import confident_mistakes
-    from sweeper.report.errors import MOST_ERRORS, errors
-
-    return errors(confident_mistakes(model, test, MOST_ERRORS), "The champion's errors")
 
 
 def _advance(

@@ -136,7 +136,7 @@ def test_report_writes_one_file_and_says_where_and_how_large(sweeper: Callable[.
     result = json.loads(answer.out)
     path = copied / "report/sweep.html"
     assert result == {"study": "sweep", "report": str(path.relative_to(copied)), "bytes": path.stat().st_size}
-    assert answer.err == f"report of study 'sweep': report/sweep.html ({result['bytes'] / 1e6:.1f} MB)\n"
+    assert answer.err == f"report of 'sweep': report/sweep.html ({result['bytes'] / 1e6:.1f} MB)\n"
     page = path.read_text()
     assert page.startswith("<!doctype html>")
     assert "The errors it was surest of" in page

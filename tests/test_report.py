@@ -341,7 +341,7 @@ class Shown:
     pixels, truth, predicted, confidence = np.eye(28, dtype=np.uint8) * 255, "Coat", "$Shirt", 0.99
 
 
-@pytest.mark.parametrize(("count", "rows"), [(1, 1), (8, 1), (9, 2), (40, 4)])
+@pytest.mark.parametrize(("count", "rows"), [(1, 1), (8, 1), (9, 2), (32, 4)])
 def test_errors_are_drawn_in_rows_of_eight(count: int, rows: int) -> None:
     content = errors([Shown()] * count, "errors")  # type: ignore[list-item]
     with Image.open(io.BytesIO(content)) as image:
