@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +13,7 @@ from sweeper.journal import write_whole
 
 if TYPE_CHECKING:
     from sweeper.mistakes import Mistake
+    from sweeper.report.page import Section
     from sweeper.report.sweep_rows import Sweep
     from sweeper.study import StudyRecord
 
@@ -65,8 +67,8 @@ def errors_picture(mistakes: list[Mistake]) -> bytes:
     return errors(mistakes, "The champion's errors")
 
 
-def reproduction_report(env: Environment, protocol: ProtocolName) -> bytes:
-    """The report of the reproduction.
+def reproduction_report(env: Environment, protocol: ProtocolName, ledger: Sequence[Section] = ()) -> bytes:
+    """The report of the reproduction; `ledger` judges the study's claims, where they have been judged.
 
     Raises:
         UsageError: no run of `protocol` has finished.
@@ -80,4 +82,4 @@ def reproduction_report(env: Environment, protocol: ProtocolName) -> bytes:
             f"{env.journal / PROTOCOLS[protocol].folder}: no finished run of protocol {protocol}; run "
             f"`sweeper reproduce --protocol {protocol}` first"
         )
-    return study_page(runs, PROTOCOLS[protocol])
+    return study_page(runs, PROTOCOLS[protocol], ledger)

@@ -159,6 +159,11 @@ def test_a_report_that_cannot_be_written_is_refused(
     assert words in refused(["report", *argv], code)
 
 
+def test_a_reproduction_that_has_not_begun_has_no_report(refused: Callable[..., str]):
+    message = refused(["report", "reproduce", "--protocol", "full"], 2)
+    assert "sweeper reproduce --protocol full" in message
+
+
 def test_an_optimize_leaves_its_report_here_and_in_mlflow(finished_sweep: Any):
     here = finished_sweep.home / "report/sweep.html"
     assert finished_sweep.result["report"] == str(here.relative_to(finished_sweep.home))

@@ -99,6 +99,8 @@ def _summary(runs: Runs, protocol: Protocol) -> Markup:
     ]
     diverged = sum(len(of_arm) - len(complete(of_arm)) for of_arm in runs.values())
     words = [DECLARED, "Accuracies are those of the last epoch on the 10,000 test images, as the study reads them."]
+    if protocol.train_images or protocol.epochs:
+        words.append("The study trained on all images, and for longer than this protocol does.")
     return (
         (figures(numbers) if numbers else Markup())
         + text(" ".join(words))
