@@ -17,6 +17,7 @@ from sweeper import __version__
 from sweeper.errors import Interrupted, StudyIncomplete, SweeperError, UsageError
 
 if TYPE_CHECKING:
+    from sweeper.arms import ProtocolName
     from sweeper.environment import Environment
 
 PLACEMENTS: Final = ("none", "bn", "dropout", "bn-dropout", "dropout-bn", "bn-head-dropout", "ic")
@@ -338,6 +339,7 @@ def optimize(exp: int, **options: Any) -> None:
     }
     result = service.optimize(env, chosen, service.SweepOptions(space=space, **asked))
     _say_best(env, result)
+    env.say(f"report: {result['report']}")
     _say_where(env, None)
     _print_json(env, result)
 
@@ -430,6 +432,34 @@ def status(study: str | None, **options: Any) -> None:
             env.say(line)
     trials = [row._asdict() | {"params": dict(row.params)} for row in view.rows]
     _print_json(env, {"study": view.name, "target": view.target, "trials": trials})
+
+
+@cli.command()
+@click.argument("study", required=False)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Where to write it. [default: report/STUDY.html in SWEEPER_HOME]")  # fmt: skip
+@click.option("--protocol", type=click.Choice(["quick", "full"]), default="quick", show_default=True,
+              help="Of the reproduction.")  # fmt: skip
+@storage_option
+@json_option
+def report(study: str | None, output: Path | None, protocol: ProtocolName, **options: Any) -> None:
+    """Write the report of a sweep, by default the newest: one HTML file that needs no network.
+
+    STUDY is a sweep, or the word reproduce, for what sweeper reproduce has trained.
+    """
+    from sweeper import reports
+    from sweeper.study import read_record
+
+    env = make_environment(options)
+    if study == "reproduce":
+        name, page = f"reproduce-{protocol}", reports.reproduction_report(env, protocol)
+    else:
+        record = read_record(study, env.storage)
+        name, page = record.name, reports.sweep_report(env, record)
+    path = output or reports.report_path(env, name)
+    reports.write_report(path, page)
+    env.say(f"report of {name!r}: {path} ({len(page) / 1e6:.1f} MB)")
+    _print_json(env, {"study": name, "report": str(path), "bytes": len(page)})
 
 
 @cli.command()
