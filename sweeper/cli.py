@@ -6,6 +6,8 @@ import difflib
 import json
 import math
 import os
+import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from sweeper.errors import Interrupted, StudyIncomplete, SweeperError, UsageErro
 if TYPE_CHECKING:
     from sweeper.arms import ProtocolName
     from sweeper.environment import Environment
+    from sweeper.report.ledger import Ledger
 
 PLACEMENTS: Final = ("none", "bn", "dropout", "bn-dropout", "dropout-bn", "bn-head-dropout", "ic")
 MAX_TRIALS: Final = 1_000_000
@@ -93,6 +96,23 @@ class Experiments(click.ParamType[Any]):
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """As --help shows it."""
         return "1,6-8"
+
+
+class Duration(click.ParamType[Any]):
+    """A time such as 90s, 30m or 2h, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds; a number alone is seconds."""
+        match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smh]?)", str(value))
+        if match is None:
+            self.fail(f"{value!r}: a time such as 90s, 30m or 2h", param, ctx)
+        return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """As --help shows it."""
+        return "TIME"
 
 
 class Commands(click.Group):
@@ -417,6 +437,65 @@ def reproduce(**options: Any) -> None:
 
 
 @cli.command()
+@click.option(
+    "--protocol",
+    type=click.Choice(["full", "quick"]),
+    default="full",
+    show_default=True,
+    help="Of the runs that are judged, as sweeper reproduce trains them.",
+)
+@click.option(
+    "--journal",
+    type=OrAuto(click.Path(path_type=Path)),
+    default="auto",
+    show_default=True,
+    metavar="auto|DIR",
+    help="Where they are recorded; auto: SWEEPER_HOME/journal.",
+)
+@click.option(
+    "--plan",
+    "settle",
+    is_flag=True,
+    help="Train what settles the claims that are nearest to being settled, then judge again.",
+)
+@click.option(
+    "--budget",
+    type=Duration(),
+    default="30m",
+    show_default=True,
+    help="Time for --plan, such as 90s, 30m or 2h; 0: only say what it would train.",
+)
+@click.option(
+    "--data-dir",
+    type=OrAuto(click.Path(path_type=Path)),
+    default="auto",
+    show_default=True,
+    metavar="auto|DIR",
+    help="Folder of the FashionMNIST files, for --plan.",
+)
+@tracking_option
+@json_option
+def verify(protocol: str, journal: Path | None, settle: bool, budget: float, **options: Any) -> None:
+    """Judge the study's 28 claims by the runs of sweeper reproduce, and write the ledger of verdicts.
+
+    It is written to report/PROTOCOL in SWEEPER_HOME, as ledger.html, .md, .png and .json.
+    """
+    if journal is not None and settle:
+        raise click.UsageError("--plan trains into SWEEPER_HOME/journal: set SWEEPER_HOME in place of --journal")
+    if not settle:
+        options["tracking_uri"] = options["tracking_uri"] or "offline"  # MLflow is asked for links only
+    env = make_environment(options)
+    from sweeper import verify as verification
+
+    found = verification.verify(journal or env.journal, protocol)
+    if settle:
+        found = verification.settle(env, found, budget)
+    ledger, result = verification.publish(env, found)
+    _say_ledger(env, ledger, result)
+    _print_json(env, result)
+
+
+@cli.command()
 @click.argument("study", required=False)
 @storage_option
 @json_option
@@ -568,6 +647,17 @@ def _say_arms(env: Environment, result: dict[str, Any]) -> None:
     env.say(f"what the study claims is judged with: sweeper verify --protocol {result['protocol']}")
 
 
+def _say_ledger(env: Environment, ledger: Ledger, result: dict[str, Any]) -> None:
+    """The table of verdicts, as wide as the terminal."""
+    from sweeper.report.ledger import counts, provenance_line, text_table
+
+    if not env.json_output:
+        for line in text_table(ledger, shutil.get_terminal_size((100, 24)).columns):
+            env.say(line)
+    env.say(f"{counts(ledger)}. {provenance_line(ledger)}")
+    env.say(f"ledger: {result['report']}/ledger.html")
+
+
 def _say_where(env: Environment, run_id: str | None) -> None:
     """Where the runs are, and how to look at them."""
     from sweeper.environment import NONE, OFFLINE
@@ -587,8 +677,6 @@ def _say_where(env: Environment, run_id: str | None) -> None:
 
 def _mlflow() -> str:
     """The mlflow command of this environment, by a path if it is not the one on PATH."""
-    import shutil
-
     ours = Path(sys.executable).parent / "mlflow"
     found = shutil.which("mlflow")
     active = "VIRTUAL_ENV" in os.environ or "CONDA_PREFIX" in os.environ

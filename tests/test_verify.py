@@ -1,0 +1,206 @@
+"""What the ledger is written as, what is recorded of a look, and what a plan costs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from worlds import World
+
+from sweeper.claims import claims
+from sweeper.environment import Environment
+from sweeper.ledger import ALPHA, holm
+from sweeper.report.ledger import Ledger, favouring, forest, interval, markdown, number, p_value, text_table
+from sweeper.report.ledger_page import html
+from sweeper.settle import affordable, seconds, steps
+from sweeper.verify import Verified, describe, fingerprint, judge_runs, looks_file, publish, read_looks, record_look
+
+ARMS = sorted({arm for claim in claims("quick") for arm in claim.question.arms})
+WORLD = (
+    World()
+    .but("exp2", accuracy=0.97, nll=0.18)
+    .but("bn-constant", accuracy=0.93)
+    .but("exp5", nll=0.255)
+    .but("exp8", accuracy=0.953)
+)
+
+
+def verified(home: Path, seeds: int = 5, world: World = WORLD) -> Verified:
+    runs = world.draw(ARMS, seeds, np.random.default_rng(0))
+    return judge_runs(home / "journal", "quick", runs)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Verified:
+    return verified(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def ledger(found: Verified) -> Ledger:
+    return describe(found, links={})
+
+
+def environment(home: Path, said: list[str]) -> Environment:
+    return Environment(home, "offline", "", None, json_output=False, warn=said.append, say=said.append)
+
+
+# --- JSON -----------------------------------------------------------------------------------------------------
+
+
+def test_the_verdicts_can_be_redone_from_the_json(tmp_path: Path) -> None:
+    _, result = publish(environment(tmp_path, []), verified(tmp_path))
+    written = json.loads((tmp_path / "report/quick/ledger.json").read_text())
+    assert written == {k: v for k, v in result.items() if k != "report"}
+    p = [
+        min([1.0, *(look[side] / look["share_of_alpha"] for look in claim["looks"])])
+        for claim in written["claims"]
+        for side in ("support", "contradict")
+    ]
+    adjusted = holm(p)
+    for claim, support, contradict in zip(written["claims"], adjusted[::2], adjusted[1::2], strict=True):
+        verdict = "supported" if support <= ALPHA else "contradicted" if contradict <= ALPHA else "inconclusive"
+        assert claim["verdict"] == (verdict if claim["looks"] else "untestable"), claim
+    verdicts = {claim["verdict"] for claim in written["claims"]}
+    assert verdicts == {"supported", "contradicted", "inconclusive", "untestable"}
+
+
+def test_the_json_names_every_run_and_every_test(found: Verified, ledger: Ledger, tmp_path: Path) -> None:
+    _, result = publish(environment(tmp_path, []), found)
+    run = result["runs"]["exp2"][3]
+    assert run == {"seed": 3, "state": "complete", "journal": "exp2/seed-3", "history_sha256": "exp23", "run_id": None}
+    third = result["claims"][2]
+    assert [test["label"] for test in third["tests"]] == ["accuracy, exp2 - exp1", "NLL, exp2 - exp1"]
+    assert third["tests"][0]["n"] == {"exp2": 5, "exp1": 5}
+    assert third["seeds_needed"] is None
+    assert all(claim["verdict"] != "inconclusive" or claim["reason"] for claim in result["claims"])
+
+
+# --- texts ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_the_table_fits_the_terminal(ledger: Ledger, width: int) -> None:
+    lines = text_table(ledger, width)
+    assert len(lines) == 29
+    assert max(map(len, lines)) <= width
+    assert all(line.isascii() for line in lines)
+    assert all(line.endswith("  5") for line in lines[1:])
+
+
+def test_every_table_says_where_it_holds(ledger: Ledger) -> None:
+    text = markdown(ledger).decode()
+    tables = re.findall(r"(.*)\n\n\| ", text)
+    assert len(tables) == 3
+    assert all(
+        line.startswith("Under our declared instantiation") and "hardware" in line and "seeds" in line
+        for line in tables
+    )
+    assert text.count("contradicts itself") == 1
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert {line.replace("\\|", "").count("|") for line in rows} <= {9, 6, 5}
+
+
+def test_the_page_escapes_what_it_shows_and_links_runs(ledger: Ledger) -> None:
+    evil = "<script>alert(1)</script>"
+    arms = [ledger.arms[0]._replace(arm=evil, runs=((0, "abc"), (1, None)))]
+    page = html(ledger._replace(arms=arms, links={"abc": "http://127.0.0.1:5000/#/x/abc"})).decode()
+    assert evil not in page
+    assert "&lt;script&gt;" in page
+    assert '<a href="http://127.0.0.1:5000/#/x/abc">seed 0</a> seed 1' in page
+    assert "Content-Security-Policy" in page
+    assert "Under our declared instantiation" in page
+    assert all(entry.question.replace("<", "&lt;").replace(">", "&gt;").replace("'", "&#39;") in page
+               for entry in ledger.entries)  # fmt: skip
+
+
+def test_the_figure_is_the_same_each_time(ledger: Ledger) -> None:
+    assert forest(ledger)[:8] == b"\x89PNG\r\n\x1a\n"
+    assert forest(ledger) == forest(ledger)
+    assert len(forest(ledger._replace(entries=[]))) < len(forest(ledger))
+
+
+def test_right_of_zero_favours_a_claim(ledger: Ledger) -> None:
+    lower = next(e for e in ledger.entries if e.number == 11)
+    assert lower.direction < 0
+    low, middle, high = favouring(lower)
+    assert low < middle < high
+    assert middle == pytest.approx(-lower.estimate)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [(0.0031, "points", "+0.31"), (-0.00001, "points", "+0.00"), (np.log(1.07), "ratio", "+7"), (0.4, "share", "40"),
+     (-0.0123, "nats", "-0.012"), (float("nan"), "nats", "-")],
+)  # fmt: skip
+def test_numbers(value: float, unit: str, text: str) -> None:
+    assert number(value, unit) == text
+
+
+def test_p_values() -> None:
+    shown = [p_value(p) for p in (1.0, 0.25, 0.0512, 0.00123, 3.1e-5, 1e-12, float("nan"))]
+    assert shown == ["1.00", "0.25", "0.051", "0.001", "3.1e-5", "1.0e-12", "-"]
+
+
+def test_an_interval_that_cannot_be_had(ledger: Ledger) -> None:
+    assert interval(ledger.entries[16]) == "-"  # claim 17, of protocol full
+
+
+# --- looks ----------------------------------------------------------------------------------------------------
+
+
+def test_a_look_at_the_same_runs_is_recorded_once(tmp_path: Path) -> None:
+    three, five = verified(tmp_path, 3), verified(tmp_path, 5)
+    assert [record_look(three), record_look(three), record_look(five), record_look(five)] == [True, False, True, False]
+    looks = list(read_looks(looks_file(five)))
+    assert [look["runs"] for look in looks] == [fingerprint(three.runs), fingerprint(five.runs)]
+    assert [look["claims"][2]["looks"] for look in looks] == [[3], [3, 5]]
+    assert [look["claims"][2]["alpha_spent"] for look in looks] == [1 / 16, 1 / 2]
+    assert looks_file(five) == tmp_path / "journal/reproduce-quick.looks.jsonl"
+
+
+def test_a_look_that_cannot_be_recorded_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "journal").write_text("not a folder")
+    said: list[str] = []
+    publish(environment(tmp_path, said), verified(tmp_path))
+    assert len(said) == 1
+    assert "verdicts do not depend on it" in said[0]
+
+
+# --- plan -----------------------------------------------------------------------------------------------------
+
+
+def test_the_cheapest_claim_comes_first_and_pays_for_the_next(found: Verified) -> None:
+    plan = steps(found.judged, found.details, found.runs)
+    assert plan
+    pairs = [pair for step in plan for pair in step.runs]
+    assert len(pairs) == len(set(pairs))
+    alone = [
+        step.seconds for pair in zip(found.judged, found.details, strict=True) for step in steps(*zip(pair), found.runs)
+    ]
+    assert plan[0].seconds == min(alone)
+    assert sum(step.seconds for step in plan) < sum(alone)
+    inconclusive = {e.claim.number for e in found.judged if e.verdict == "inconclusive"}
+    assert {step.claim for step in plan} <= inconclusive
+    for step in plan:
+        detail = found.details[step.claim - 1]
+        assert detail is not None
+        assert step.seeds == detail.seeds_needed
+    first = plan[0]
+    assert first.seconds == pytest.approx(sum(seconds(found.runs[arm][0]) for arm, _ in first.runs), rel=0.1)
+
+
+def test_a_plan_spends_no_more_than_its_budget(found: Verified) -> None:
+    plan = steps(found.judged, found.details, found.runs)
+    assert affordable(plan, 0) == []
+    assert affordable(plan, plan[0].seconds) == plan[:1]
+    assert affordable(plan, 1e9) == plan
+
+
+def test_before_the_first_look_a_plan_goes_to_it(tmp_path: Path) -> None:
+    early = verified(tmp_path, 1)
+    plan = steps(early.judged, early.details, early.runs)
+    assert {step.seeds for step in plan} == {3}
+    assert {pair for step in plan for pair in step.runs} == {(arm, seed) for arm in ARMS for seed in (1, 2)}
