@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
+from sweeper.arms import PROTOCOLS, ProtocolName, arm_config
 from sweeper.measures import (
     ACCURACY,
     ECE,
@@ -51,7 +52,6 @@ from sweeper.report.rows import ArmRun
 MARGIN: Final = 0.003  # of accuracy: what is not worth a difference
 MARGIN_NLL: Final = 0.01  # nats
 STUDY_ACCURACY: Final = 0.948
-EPOCHS: Final = {"full": 20, "quick": 6}
 FAST: Final = {"full": 0.90, "quick": 0.853}  # of accuracy; 0.853 is 90 % of the study's 0.948
 RATES: Final = ("1e-3", "3e-3", "1e-2", "3e-2")
 
@@ -81,7 +81,7 @@ class Claim:
     needs_full: str = ""  # why the protocol quick cannot judge it
 
 
-def claims(protocol: str) -> tuple[Claim, ...]:
+def claims(protocol: ProtocolName) -> tuple[Claim, ...]:
     """The 28 claims, as `protocol` can judge them."""
     return (*_experiments(protocol), *_mechanisms(protocol))
 
@@ -90,17 +90,18 @@ def _onset_is_early(run: ArmRun) -> bool | None:
     return onset(run) < 0.5 if run.epochs and run.state == "complete" else None
 
 
-def _overfits(arm: str, protocol: str) -> Question:
+def _overfits(arm: str, protocol: ProtocolName) -> Question:
     """Whether some epoch before the last has a lower expected validation NLL.
 
     The lowest NLL of a run is below its last by chance alone, so that `last - lowest` cannot be tested against 0.
     Here each epoch is compared by itself, within runs, with Bonferroni's correction for their number.
     """
-    each = any_of(*(mean_above(since(epoch), arm, 0.0) for epoch in range(1, EPOCHS[protocol])))
+    epochs = arm_config(arm, PROTOCOLS[protocol], seed=0).epochs
+    each = any_of(*(mean_above(since(epoch), arm, 0.0) for epoch in range(1, epochs)))
     return replace(each, words=f"NLL, last epoch - some earlier epoch, {arm} > 0 nats")
 
 
-def _experiments(protocol: str) -> tuple[Claim, ...]:
+def _experiments(protocol: ProtocolName) -> tuple[Claim, ...]:
     batch_norm = {"exp4": 0.5, "bn-constant": 0.5, "none-cosine": -0.5, "exp2": -0.5}
     main = "main effect of BatchNorm"
     return (
@@ -215,7 +216,7 @@ OVERFIT_NOTE: Final = (
 )
 
 
-def _mechanisms(protocol: str) -> tuple[Claim, ...]:
+def _mechanisms(protocol: ProtocolName) -> tuple[Claim, ...]:
     grid = ["exp2", *(f"none-lr-{rate}" for rate in RATES[1:])]
     grid_bn = ["bn-constant", *(f"bn-lr-{rate}" for rate in RATES[1:])]
     fast = epochs_to(FAST[protocol])

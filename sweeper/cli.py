@@ -473,9 +473,18 @@ def reproduce(**options: Any) -> None:
     metavar="auto|DIR",
     help="Folder of the FashionMNIST files, for --plan.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1, MAX_WORKERS),
+    default=1,
+    show_default=True,
+    help="Worker processes for --plan, as sweeper reproduce had.",
+)
 @tracking_option
 @json_option
-def verify(protocol: str, journal: Path | None, settle: bool, budget: float, **options: Any) -> None:
+def verify(
+    protocol: ProtocolName, journal: Path | None, settle: bool, budget: float, workers: int, **options: Any
+) -> None:
     """Judge the study's 28 claims by the runs of sweeper reproduce, and write the ledger of verdicts.
 
     It is written to report/PROTOCOL in SWEEPER_HOME, as ledger.html, .md, .png and .json.
@@ -489,7 +498,7 @@ def verify(protocol: str, journal: Path | None, settle: bool, budget: float, **o
 
     found = verification.verify(journal or env.journal, protocol)
     if settle:
-        found = verification.settle(env, found, budget)
+        found = verification.settle(env, found, budget, workers)
     ledger, result = verification.publish(env, found)
     _say_ledger(env, ledger, result)
     _print_json(env, result)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from sweeper.journal import read_events
 from sweeper.ledger import FIRST_LOOK, Detail, Judged, Runs
+from sweeper.progress import counted, duration
 from sweeper.report.rows import ArmRun
 
 
@@ -56,11 +57,12 @@ def _target(judged: Judged, detail: Detail) -> int | None:
 
 
 def _step(judged: Judged, target: int, runs: Runs, cost: Mapping[str, float], planned: set[tuple[str, int]]) -> Step:
+    recorded = {arm: {run.seed for run in runs[arm]} for arm in judged.claim.question.arms}
     missing = [
         (arm, seed)
+        for seed in range(target)  # the arms of one seed one after the other: their times are compared
         for arm in judged.claim.question.arms
-        for seed in sorted(set(range(target)) - {run.seed for run in runs[arm]})
-        if (arm, seed) not in planned
+        if (arm, seed) not in planned and seed not in recorded[arm]
     ]
     claim = judged.claim
     return Step(claim.number, claim.says, target, tuple(missing), sum(cost[arm] for arm, _ in missing))
@@ -70,6 +72,16 @@ def affordable(steps: Sequence[Step], budget: float) -> list[Step]:
     """The first steps, as far as `budget` seconds go; of what was left when a step did not fit, it was the cheapest."""
     total = accumulate(step.seconds for step in steps)
     return [step for step, so_far in zip(steps, total, strict=True) if so_far <= budget]
+
+
+def lines(steps: Sequence[Step], affordable: int) -> list[str]:
+    """The steps in words; the first `affordable` of them are trained."""
+    said = []
+    for index, step in enumerate(steps):
+        what = f"{counted(len(step.runs), 'run')} more" if step.runs else "with the runs above"
+        mark = "" if index < affordable else "  (beyond the budget)"
+        said.append(f"claim {step.claim:>2} to {step.seeds} seeds: {what}, {duration(step.seconds)}{mark}  {step.says}")
+    return said
 
 
 def seconds(run: ArmRun) -> float:

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from sweeper.arms import ProtocolName
 from sweeper.claims import CONTRADICTIONS, claims
 from sweeper.environment import NONE, OFFLINE, Environment
 from sweeper.errors import SweeperError
@@ -18,8 +19,12 @@ from sweeper.journal import read_events, write_whole
 from sweeper.ledger import ALPHA, POWER, Detail, Judged, Runs, details, judge, look_at, reason, spent
 from sweeper.report.ledger import ArmRow, Entry, Ledger
 from sweeper.report.rows import ArmRun, read_runs
+from sweeper.settle import affordable, lines, steps
 from sweeper.statistics.base import Test
 from sweeper.statistics.combine import Shown
+
+if TYPE_CHECKING:
+    from sweeper.service import Chosen
 
 REPORT: Final = "report"
 METHOD: Final = (
@@ -36,13 +41,13 @@ class Verified:
     """The runs of a protocol, judged."""
 
     journal: Path
-    protocol: str
+    protocol: ProtocolName
     runs: Runs
     judged: list[Judged]
     details: list[Detail | None]
 
 
-def verify(journal: Path, protocol: str) -> Verified:
+def verify(journal: Path, protocol: ProtocolName) -> Verified:
     """Judge the claims by the runs in `journal`.
 
     Raises:
@@ -56,7 +61,7 @@ def verify(journal: Path, protocol: str) -> Verified:
     return judge_runs(journal, protocol, runs)
 
 
-def judge_runs(journal: Path, protocol: str, runs: Runs) -> Verified:
+def judge_runs(journal: Path, protocol: ProtocolName, runs: Runs) -> Verified:
     """Judge the claims by `runs`, which `journal` holds."""
     judged = judge(look_at(claims(protocol), runs, protocol))
     return Verified(journal, protocol, runs, judged, details(judged, runs))
@@ -86,9 +91,45 @@ def publish(env: Environment, found: Verified) -> tuple[Ledger, dict[str, Any]]:
     return shown, result | {"report": str(folder)}
 
 
-def settle(env: Environment, found: Verified, budget: float) -> Verified:
-    """Train what settles the claims that are nearest to being settled, within `budget` seconds, and judge again."""
-    raise NotImplementedError
+def settle(env: Environment, found: Verified, budget: float, workers: int) -> Verified:
+    """Train what settles the claims that are nearest to being settled, and judge again.
+
+    Args:
+        env: its journal is that of `found`.
+        found: what was judged before.
+        budget: seconds; the forecast of what is trained is within it, and nothing is begun after it.
+        workers: processes that share the cores; with others than before, times are not comparable.
+
+    Raises:
+        SweeperError: the recorded runs are of more than one data set, device or precision.
+    """
+    from sweeper import reproduce as reproduction
+    from sweeper.plan import Options
+    from sweeper.progress import duration
+
+    plan = steps(found.judged, found.details, found.runs)
+    chosen = affordable(plan, budget * workers)
+    for line in lines(plan, len(chosen)):
+        env.say(line)
+    runs = tuple(run for step in chosen for run in step.runs)
+    if not runs:
+        env.say("nothing is trained" + (f": the first would take {duration(plan[0].seconds)}" if plan else ""))
+        return found
+    options = Options(found.protocol, workers=workers, runs=runs, seconds=budget)
+    reproduction.reproduce(env, _machine(env, found), options)
+    return verify(found.journal, found.protocol)
+
+
+def _machine(env: Environment, found: Verified) -> Chosen:
+    """The data set, device and precision of the recorded runs."""
+    from sweeper import reproduce as reproduction
+
+    params = [start["params"] for runs in found.runs.values() for run in runs if (start := _start(run)) is not None]
+    kinds = {(p["dataset"], p["device"].partition(":")[0], p["precision"]) for p in params}
+    if len(kinds) != 1:
+        shown = "; ".join(" ".join(kind) for kind in sorted(kinds)) or "none"
+        raise SweeperError(f"{found.journal}: runs of several kinds ({shown}): --plan continues those of one kind")
+    return reproduction.choose_machine(env, *kinds.pop())
 
 
 # --- what is shown --------------------------------------------------------------------------------------

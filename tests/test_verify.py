@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from worlds import World
 
+from sweeper import reproduce, verify
+from sweeper.arms import ARMS, PROTOCOLS, Arm, Protocol, arm_config
 from sweeper.claims import claims
+from sweeper.cli import main
 from sweeper.environment import Environment
-from sweeper.ledger import ALPHA, holm
+from sweeper.errors import SweeperError
+from sweeper.ledger import ALPHA, Runs, holm
+from sweeper.plan import Options
 from sweeper.report.ledger import Ledger, favouring, forest, interval, markdown, number, p_value, text_table
 from sweeper.report.ledger_page import html
 from sweeper.settle import affordable, seconds, steps
 from sweeper.verify import Verified, describe, fingerprint, judge_runs, looks_file, publish, read_looks, record_look
 
-ARMS = sorted({arm for claim in claims("quick") for arm in claim.question.arms})
+NAMES = sorted({arm for claim in claims("quick") for arm in claim.question.arms})
 WORLD = (
     World()
     .but("exp2", accuracy=0.97, nll=0.18)
@@ -29,7 +37,7 @@ WORLD = (
 
 
 def verified(home: Path, seeds: int = 5, world: World = WORLD) -> Verified:
-    runs = world.draw(ARMS, seeds, np.random.default_rng(0))
+    runs = world.draw(NAMES, seeds, np.random.default_rng(0))
     return judge_runs(home / "journal", "quick", runs)
 
 
@@ -203,4 +211,133 @@ def test_before_the_first_look_a_plan_goes_to_it(tmp_path: Path) -> None:
     early = verified(tmp_path, 1)
     plan = steps(early.judged, early.details, early.runs)
     assert {step.seeds for step in plan} == {3}
-    assert {pair for step in plan for pair in step.runs} == {(arm, seed) for arm in ARMS for seed in (1, 2)}
+    assert {pair for step in plan for pair in step.runs} == {(arm, seed) for arm in NAMES for seed in (1, 2)}
+
+
+TINY = Protocol("quick", "for tests", seeds=2, train_images=512, epochs=2)
+
+
+def test_a_plan_is_trained_and_judged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROTOCOLS, "quick", TINY)
+    monkeypatch.setitem(ARMS, "exp2", Arm("", 2, {"model": "small", "lr": 2e-3}))
+    said: list[str] = []
+    env = environment(tmp_path, said)
+    chosen = reproduce.choose_machine(env, "sample", "cpu", "fp32")
+    two = tuple((arm, seed) for seed in (0, 1) for arm in ("exp1", "exp2"))
+    reproduce.reproduce(env, chosen, Options("quick", runs=two))
+    before = verify.verify(env.journal, "quick")
+    assert verify.settle(env, before, budget=0, workers=1) is before
+    after = verify.settle(env, before, budget=600, workers=1)
+    seeds = {arm: [run.seed for run in runs] for arm, runs in after.runs.items()}
+    assert seeds == {"exp2": [0, 1, 2], "exp1": [0, 1, 2]}
+    third = after.judged[2]
+    assert [look.seeds for look in third.looked.looks] == [3]
+    assert {run.history_sha256 for run in before.runs["exp1"]} < {run.history_sha256 for run in after.runs["exp1"]}
+    words = [line[: line.index(",")] for line in said if line.startswith("claim")][-2:]
+    assert words == ["claim  2 to 3 seeds: 1 run more", "claim  3 to 3 seeds: 1 run more"]
+
+
+def test_runs_of_two_kinds_are_not_continued(tmp_path: Path) -> None:
+    found = written(tmp_path, verified(tmp_path, 5).runs, ["exp1", "exp2"])
+    start = json.loads((found / "exp1/seed-0/events.jsonl").read_text().splitlines()[0])
+    start["params"]["precision"] = "bf16"
+    (found / "exp1/seed-0/events.jsonl").write_text(
+        "\n".join([json.dumps(start), *(found / "exp1/seed-0/events.jsonl").read_text().splitlines()[1:]]) + "\n"
+    )
+    env = environment(tmp_path, [])
+    judged = verify.verify(env.journal, "quick")
+    with pytest.raises(SweeperError, match="several kinds"):
+        verify._machine(env, judged)
+
+
+# --- the command ----------------------------------------------------------------------------------------------
+
+
+def written(home: Path, runs: Runs, arms: list[str]) -> Path:
+    """The journals of `runs`, as `sweeper reproduce` would have left them."""
+    root = home / "journal/reproduce-quick"
+    for arm in arms:
+        for run in runs[arm]:
+            params = arm_config(arm, PROTOCOLS["quick"], run.seed).to_params()
+            tags = {"sweeper.hardware": "a machine", "sweeper.versions": "sweeper 0", "sweeper.threads": "2",
+                    "sweeper.dataset": "fashion-mnist"}  # fmt: skip
+            epochs = [{k: v for k, v in epoch.items() if k != "epoch"} for epoch in run.epochs]
+            events = [
+                {"event": "start", "time": 0, "key": "k", "params": params, "tags": tags},
+                *({"event": "epoch", "time": 1000 * i, "step": i, "metrics": e} for i, e in enumerate(epochs, 1)),
+                {"event": "end", "time": 9000, "status": "FINISHED", "metrics": run.final,
+                 "tags": {"sweeper.state": "complete", "sweeper.history_sha256": run.history_sha256}},
+            ]  # fmt: skip
+            folder = root / arm / f"seed-{run.seed}"
+            folder.mkdir(parents=True)
+            (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    return root
+
+
+@pytest.fixture
+def sweeper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command in this process, in an empty folder."""
+    for name in [n for n in os.environ if n.startswith(("SWEEPER_", "MLFLOW_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*argv: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sweeper", *argv])
+        with pytest.raises(SystemExit) as done:
+            main()
+        return int(done.value.code or 0), *capsys.readouterr()
+
+    return call
+
+
+def test_the_command_prints_the_table_and_writes_the_ledger(
+    tmp_path: Path, found: Verified, sweeper: Callable[..., tuple[int, str, str]]
+) -> None:
+    written(tmp_path, found.runs, NAMES)
+    code, out, err = sweeper("verify", "--protocol", "quick")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert re.match(r" 3  exp 2 beats .*supported +\S+ \[.*\] (pt|nats) +\d\.\de-\d+  5$", lines[3])
+    assert max(map(len, lines[:29])) <= 80
+    assert "hardware: a machine" in out
+    assert sorted(path.name for path in (tmp_path / "report/quick").iterdir()) == [
+        "ledger.html", "ledger.json", "ledger.md", "ledger.png"
+    ]  # fmt: skip
+    code, out, err = sweeper("verify", "--protocol", "quick", "--journal", str(tmp_path / "journal"), "--json")
+    result = json.loads(out.splitlines()[-1])
+    assert [claim["verdict"] for claim in result["claims"]] == [entry.verdict for entry in found.judged]
+    assert len(list(read_looks(tmp_path / "journal/reproduce-quick.looks.jsonl"))) == 1
+
+
+def test_a_plan_without_a_budget_only_says_what_it_would_train(
+    tmp_path: Path, found: Verified, sweeper: Callable[..., tuple[int, str, str]]
+) -> None:
+    written(tmp_path, found.runs, NAMES)
+    code, out, _ = sweeper("verify", "--protocol", "quick", "--plan", "--budget", "0", "--tracking-uri", "offline")
+    assert code == 0
+    assert re.search(r"^claim +\d+ to \d+ seeds: \d+ runs more, \w+  \(beyond the budget\)", out, re.M)
+    assert "nothing is trained: the first would take" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "says"),
+    [
+        ((), 1, "no run of protocol full is recorded in .*; run sweeper reproduce --protocol full"),
+        (("--protocol", "quick", "--journal", "nowhere"), 1, "no run of protocol quick is recorded in nowhere"),
+        (("--protocol", "half"), 2, "'half' is not one of 'full', 'quick'"),
+        (("--plan", "--budget", "soon"), 2, "'soon': a time such as 90s, 30m or 2h"),
+        (("--plan", "--journal", "x"), 2, "set SWEEPER_HOME in place of --journal"),
+    ],
+)
+def test_what_is_refused(
+    argv: tuple[str, ...], code: int, says: str, tmp_path: Path, sweeper: Callable[..., tuple[int, str, str]]
+) -> None:
+    answer = sweeper("verify", *argv)
+    assert answer[0] == code
+    assert re.search(says, answer[2]), answer
+    assert answer[2].count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
