@@ -8,19 +8,19 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from worlds import World
 
-from sweeper import reproduce, verify
+from sweeper import verify
 from sweeper.arms import ARMS, PROTOCOLS, Arm, Protocol, arm_config
 from sweeper.claims import claims
 from sweeper.cli import main
 from sweeper.environment import Environment
 from sweeper.errors import SweeperError
 from sweeper.ledger import ALPHA, Runs, holm
-from sweeper.plan import Options
 from sweeper.report.ledger import Ledger, favouring, forest, interval, markdown, number, p_value, text_table
 from sweeper.report.ledger_page import html
 from sweeper.settle import affordable, seconds, steps
@@ -125,9 +125,10 @@ def test_the_page_escapes_what_it_shows_and_links_runs(ledger: Ledger) -> None:
 
 
 def test_the_figure_is_the_same_each_time(ledger: Ledger) -> None:
-    assert forest(ledger)[:8] == b"\x89PNG\r\n\x1a\n"
-    assert forest(ledger) == forest(ledger)
-    assert len(forest(ledger._replace(entries=[]))) < len(forest(ledger))
+    drawn = forest(ledger)
+    assert drawn[:8] == b"\x89PNG\r\n\x1a\n"
+    assert drawn == forest(ledger)
+    assert len(forest(ledger._replace(entries=[]))) < len(drawn)
 
 
 def test_right_of_zero_favours_a_claim(ledger: Ledger) -> None:
@@ -220,18 +221,15 @@ TINY = Protocol("quick", "for tests", seeds=2, train_images=512, epochs=2)
 def test_a_plan_is_trained_and_judged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PROTOCOLS, "quick", TINY)
     monkeypatch.setitem(ARMS, "exp2", Arm("", 2, {"model": "small", "lr": 2e-3}))
+    written(tmp_path, WORLD.draw(["exp1", "exp2"], 2, np.random.default_rng(0)), ["exp1", "exp2"], dataset="sample")
     said: list[str] = []
     env = environment(tmp_path, said)
-    chosen = reproduce.choose_machine(env, "sample", "cpu", "fp32")
-    two = tuple((arm, seed) for seed in (0, 1) for arm in ("exp1", "exp2"))
-    reproduce.reproduce(env, chosen, Options("quick", runs=two))
     before = verify.verify(env.journal, "quick")
     assert verify.settle(env, before, budget=0, workers=1) is before
     after = verify.settle(env, before, budget=600, workers=1)
     seeds = {arm: [run.seed for run in runs] for arm, runs in after.runs.items()}
     assert seeds == {"exp2": [0, 1, 2], "exp1": [0, 1, 2]}
-    third = after.judged[2]
-    assert [look.seeds for look in third.looked.looks] == [3]
+    assert [look.seeds for look in after.judged[2].looked.looks] == [3]
     assert {run.history_sha256 for run in before.runs["exp1"]} < {run.history_sha256 for run in after.runs["exp1"]}
     words = [line[: line.index(",")] for line in said if line.startswith("claim")][-2:]
     assert words == ["claim  2 to 3 seeds: 1 run more", "claim  3 to 3 seeds: 1 run more"]
@@ -253,12 +251,12 @@ def test_runs_of_two_kinds_are_not_continued(tmp_path: Path) -> None:
 # --- the command ----------------------------------------------------------------------------------------------
 
 
-def written(home: Path, runs: Runs, arms: list[str]) -> Path:
+def written(home: Path, runs: Runs, arms: list[str], **fields: Any) -> Path:
     """The journals of `runs`, as `sweeper reproduce` would have left them."""
     root = home / "journal/reproduce-quick"
     for arm in arms:
         for run in runs[arm]:
-            params = arm_config(arm, PROTOCOLS["quick"], run.seed).to_params()
+            params = arm_config(arm, PROTOCOLS["quick"], run.seed, **fields).to_params()
             tags = {"sweeper.hardware": "a machine", "sweeper.versions": "sweeper 0", "sweeper.threads": "2",
                     "sweeper.dataset": "fashion-mnist"}  # fmt: skip
             epochs = [{k: v for k, v in epoch.items() if k != "epoch"} for epoch in run.epochs]

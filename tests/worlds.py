@@ -89,7 +89,8 @@ class World:
             ArmRun(
                 arm, seed, "complete",
                 [{"epoch": i + 1, **{name: values[seed][i] for name, values in lists.items()}} for i in range(epochs)],
-                {"xray/error_confidence": float(x["confidence"][seed]), "xray/variance_shift": float(x["shift"][seed]),
+                {"final/val_accuracy": lists["val/accuracy"][seed][-1], "final/val_loss": lists["val/loss"][seed][-1],
+                 "xray/error_confidence": float(x["confidence"][seed]), "xray/variance_shift": float(x["shift"][seed]),
                  "xray/spikes": float(spikes[seed])},
                 Path(f"{arm}/seed-{seed}"), f"{arm}{seed}", None,
             )
