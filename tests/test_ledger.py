@@ -184,7 +184,7 @@ def test_planted_effects_by_the_thousand(level: str) -> None:
     for number in PLANTED:
         claim, random = QUICK[number - 1], np.random.default_rng(number)
         base = NOTHING.but("exp5", accuracy=0.945) if number == 10 else NOTHING
-        world = plant(claim, base, LEVELS[level], random, draws=400)
+        world = plant(claim, base, LEVELS[level], random, draws=2000)
         draws = (Table(world.draw(claim.question.arms, 5, random)) for _ in range(1000))
         found[number] = np.mean([claim.question.ask(draw).p_support <= LEVELS[level] for draw in draws])
     assert min(found.values()) >= 0.8 - 2.5 * math.sqrt(0.8 * 0.2 / 1000), found
