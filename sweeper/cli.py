@@ -491,9 +491,7 @@ def verify(
     """
     if journal is not None and settle:
         raise click.UsageError("--plan trains into SWEEPER_HOME/journal: set SWEEPER_HOME in place of --journal")
-    if not settle:
-        options["tracking_uri"] = options["tracking_uri"] or "offline"  # MLflow is asked for links only
-    env = make_environment(options)
+    env = make_environment(options, check_tracking=settle)
     from sweeper import verify as verification
 
     found = verification.verify(journal or env.journal, protocol)

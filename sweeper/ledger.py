@@ -16,7 +16,6 @@ untestable claims included with p = 1. It supposes nothing about their dependenc
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
@@ -218,17 +217,21 @@ def reason(detail: Detail | None, judged: Judged) -> str:
     match judged.verdict:
         case "untestable":
             return looked.why_not
-        case "supported" | "contradicted":
-            side = judged.verdict == "supported"
-            settled = next(
-                look.seeds
-                for look in looked.looks
-                if math.isclose((look.support if side else look.contradict) / spent(look.seeds),
-                                looked.p.support if side else looked.p.contradict)
-            )  # fmt: skip
-            return f"settled at {settled} seeds"
-        case "inconclusive" if looked.seeds < FIRST_LOOK:
-            return f"n={looked.seeds}: the first look is at {FIRST_LOOK} seeds of each arm"
-        case _:
-            needed = detail.seeds_needed if detail else None
-            return f"would take {needed:,} seeds" if needed else f"would take more than {MOST_SEEDS:,} seeds"
+        case "supported":
+            return f"settled at {_settled(looked, 'support')} seeds"
+        case "contradicted":
+            return f"settled at {_settled(looked, 'contradict')} seeds"
+    if looked.seeds < FIRST_LOOK:
+        return f"n={looked.seeds}: the first look is at {FIRST_LOOK} seeds of each arm"
+    if detail is None:
+        return ""
+    for test, _, _ in detail.leaves:
+        if few := [arm for arm, count in test.counts.items() if count < 2]:
+            return f"fewer than two runs of {few[0]} have {test.quantity}"
+    needed = detail.seeds_needed
+    return f"would take {needed:,} seeds" if needed else f"would take more than {MOST_SEEDS:,} seeds"
+
+
+def _settled(looked: Looked, side: Literal["support", "contradict"]) -> int:
+    """The look with the smallest p / share."""
+    return min(looked.looks, key=lambda look: getattr(look, side) / spent(look.seeds)).seeds

@@ -190,14 +190,21 @@ def _start(run: ArmRun) -> dict[str, Any] | None:
 
 
 def _links(env: Environment, runs: Runs) -> dict[str, str]:
-    """Where MLflow's UI shows the runs that it has."""
+    """Where MLflow's UI shows the runs that were carried there; nothing where MLflow does not answer."""
     known = [run.run_id for of_arm in runs.values() for run in of_arm if run.run_id]
     if not known or env.tracking_uri in (NONE, OFFLINE):
         return {}
-    from sweeper.tracking import hide_password, ui_link
+    from sweeper.tracking import hide_password, preflight, sqlite_file, ui_link
 
-    base = hide_password(env.tracking_uri) if env.tracking_uri.startswith("http") else "http://127.0.0.1:5000"
-    first = ui_link(base, env.tracking_uri, known[0])
+    uri = env.tracking_uri
+    if uri.startswith("sqlite") and not sqlite_file(uri).exists():
+        return {}
+    try:
+        preflight(uri)
+    except SweeperError as error:
+        env.warn(f"the ledger has no links to MLflow: {error}")
+        return {}
+    first = ui_link(hide_password(uri) if uri.startswith("http") else "http://127.0.0.1:5000", uri, known[0])
     return {run_id: first.replace(known[0], run_id) for run_id in known} if known[0] in first else {}
 
 

@@ -11,7 +11,7 @@ import pytest
 from worlds import ALMOST, NOTHING, World
 
 from sweeper.claims import Claim, claims
-from sweeper.ledger import ALPHA, Judged, details, first_seeds, judge, look_at, look_times, seeds_needed, spent
+from sweeper.ledger import ALPHA, Judged, details, first_seeds, judge, look_at, look_times, reason, seeds_needed, spent
 from sweeper.measures import ACCURACY
 from sweeper.questions import Table
 from sweeper.report.rows import ArmRun
@@ -237,6 +237,15 @@ def test_without_an_arm_a_claim_is_untestable_and_says_which() -> None:
     entry = one(3, runs)
     assert entry.verdict == "untestable"
     assert entry.looked.why_not == "no run of exp2; run sweeper reproduce --protocol quick"
+
+
+def test_a_measure_of_one_run_only_has_no_spread() -> None:
+    runs = World().draw(["both-low", "exp6", "both-high"], 5, np.random.default_rng(0))
+    runs["exp6"][1:] = [run._replace(final={}) for run in runs["exp6"][1:]]
+    judged = judge(look_at(QUICK[24:25], runs, "quick"))
+    assert judged[0].verdict == "inconclusive"
+    words = reason(details(judged, runs)[0], judged[0])
+    assert words == "fewer than two runs of exp6 have variance shift"
 
 
 def test_what_only_the_full_protocol_can_judge_says_so() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,10 @@ from sweeper.ledger import ALPHA, Runs, holm
 from sweeper.report.ledger import Ledger, favouring, forest, interval, markdown, number, p_value, text_table
 from sweeper.report.ledger_page import html
 from sweeper.settle import affordable, seconds, steps
+from sweeper.tracking import EXPERIMENT
 from sweeper.verify import Verified, describe, fingerprint, judge_runs, looks_file, publish, read_looks, record_look
+
+pytest_plugins = ["mlflow_store"]
 
 NAMES = sorted({arm for claim in claims("quick") for arm in claim.question.arms})
 WORLD = (
@@ -176,6 +181,37 @@ def test_a_look_that_cannot_be_recorded_is_a_warning(tmp_path: Path) -> None:
     publish(environment(tmp_path, said), verified(tmp_path))
     assert len(said) == 1
     assert "verdicts do not depend on it" in said[0]
+
+
+# --- links ----------------------------------------------------------------------------------------------------
+
+
+def test_runs_that_mlflow_has_are_linked(tmp_path: Path, empty_store: Path) -> None:
+    from mlflow import MlflowClient
+
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.create_experiment(EXPERIMENT)
+    run_id = client.create_run(experiment).info.run_id
+    runs = WORLD.draw(["exp1"], 2, np.random.default_rng(0))
+    runs["exp1"][1] = runs["exp1"][1]._replace(run_id=run_id)
+    env = replace(environment(tmp_path, []), tracking_uri=uri)
+    link = f"http://127.0.0.1:5000/#/experiments/{experiment}/runs/{run_id}"
+    assert verify._links(env, runs) == {run_id: link}
+    shown = describe(judge_runs(tmp_path, "quick", runs), {run_id: link})
+    assert f"| exp1 | 2 | 0 | 0 [1]({link}) |" in markdown(shown).decode()
+    absent = replace(env, tracking_uri=f"sqlite:///{tmp_path / 'other.db'}")
+    assert verify._links(absent, runs) == {}
+    assert not (tmp_path / "other.db").exists()
+
+
+def test_a_server_that_is_away_costs_the_links_alone(tmp_path: Path) -> None:
+    runs = {"exp1": [WORLD.draw(["exp1"], 1, np.random.default_rng(0))["exp1"][0]._replace(run_id="abc")]}
+    said: list[str] = []
+    away = replace(environment(tmp_path, said), tracking_uri="http://127.0.0.1:1")  # nothing listens on port 1
+    assert verify._links(away, runs) == {}
+    assert said[0].startswith("the ledger has no links to MLflow: ")
 
 
 # --- plan -----------------------------------------------------------------------------------------------------
