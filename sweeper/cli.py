@@ -538,7 +538,10 @@ def report(study: str | None, output: Path | None, protocol: ProtocolName, **opt
 
     env = make_environment(options)
     if study == "reproduce":
-        name, page = f"reproduce-{protocol}", reports.reproduction_report(env, protocol)
+        from sweeper.verify import sections
+
+        name = f"reproduce-{protocol}"
+        page = reports.reproduction_report(env, protocol, sections(env, protocol))
     else:
         record = read_record(study, env.storage)
         name, page = record.name, reports.sweep_report(env, record)

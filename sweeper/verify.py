@@ -24,6 +24,7 @@ from sweeper.statistics.base import Test
 from sweeper.statistics.combine import Shown
 
 if TYPE_CHECKING:
+    from sweeper.report.page import Section
     from sweeper.service import Chosen
 
 REPORT: Final = "report"
@@ -72,6 +73,9 @@ def publish(env: Environment, found: Verified) -> tuple[Ledger, dict[str, Any]]:
 
     Returns:
         What the pages show, and what `--json` prints.
+
+    Raises:
+        SweeperError: it cannot be written there.
     """
     from sweeper.report import ledger as texts
     from sweeper.report.ledger_page import html
@@ -80,15 +84,30 @@ def publish(env: Environment, found: Verified) -> tuple[Ledger, dict[str, Any]]:
     result = as_json(found, shown)
     folder = env.home / REPORT / found.protocol
     picture = texts.forest(shown)
-    write_whole(folder / "ledger.json", (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
-    write_whole(folder / "ledger.md", texts.markdown(shown))
-    write_whole(folder / "ledger.png", picture)
-    write_whole(folder / "ledger.html", html(shown, picture))
+    files = {
+        "ledger.json": (json.dumps(result, indent=2, allow_nan=False) + "\n").encode(),
+        "ledger.md": texts.markdown(shown),
+        "ledger.png": picture,
+        "ledger.html": html(shown, picture),
+    }
+    try:
+        for name, content in files.items():
+            write_whole(folder / name, content)
+    except OSError as error:
+        raise SweeperError(f"{folder}: the ledger cannot be written ({error.strerror}); set SWEEPER_HOME") from None
     try:
         record_look(found)
     except OSError as error:
         env.warn(f"the look is not recorded in {looks_file(found)}: {error.strerror}; verdicts do not depend on it")
     return shown, result | {"report": str(folder)}
+
+
+def sections(env: Environment, protocol: ProtocolName) -> list[Section]:
+    """The ledger as sections of the report of the reproduction; none where no run is recorded."""
+    from sweeper.report.ledger_page import ledger_sections
+
+    runs = read_runs(env.journal, protocol)
+    return ledger_sections(describe(judge_runs(env.journal, protocol, runs), links={})) if runs else []
 
 
 def settle(env: Environment, found: Verified, budget: float, workers: int) -> Verified:

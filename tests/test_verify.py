@@ -183,6 +183,13 @@ def test_a_look_that_cannot_be_recorded_is_a_warning(tmp_path: Path) -> None:
     assert "verdicts do not depend on it" in said[0]
 
 
+def test_a_ledger_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path) -> None:
+    (tmp_path / "report").write_text("not a folder")
+    with pytest.raises(SweeperError, match=r"report/quick: the ledger cannot be written \(.*\); set SWEEPER_HOME$"):
+        publish(environment(tmp_path, []), verified(tmp_path))
+    assert not (tmp_path / "journal").exists()
+
+
 # --- links ----------------------------------------------------------------------------------------------------
 
 
@@ -345,6 +352,17 @@ def test_the_command_prints_the_table_and_writes_the_ledger(
     result = json.loads(out.splitlines()[-1])
     assert [claim["verdict"] for claim in result["claims"]] == [entry.verdict for entry in found.judged]
     assert len(list(read_looks(tmp_path / "journal/reproduce-quick.looks.jsonl"))) == 1
+
+
+def test_the_report_of_the_reproduction_judges_the_claims(
+    tmp_path: Path, found: Verified, sweeper: Callable[..., tuple[int, str, str]]
+) -> None:
+    written(tmp_path, found.runs, NAMES)
+    code, _, err = sweeper("report", "reproduce", "--protocol", "quick")
+    assert (code, err) == (0, "")
+    page = (tmp_path / "report/reproduce-quick.html").read_text()
+    assert "Experiment 8 reaches an accuracy of 0.948" in page
+    assert page.index("Verdicts") < page.index("All arms")
 
 
 def test_a_plan_without_a_budget_only_says_what_it_would_train(

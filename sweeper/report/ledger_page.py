@@ -26,16 +26,23 @@ VERDICT_ORDER = ("supported", "contradicted", "inconclusive", "untestable")
 
 def html(ledger: Ledger, picture: bytes | None = None) -> bytes:
     """The page; `picture` is the forest plot, drawn if it is not given."""
+    parts = [
+        *ledger_sections(ledger, picture),
+        Section("Where it holds", facts(ledger.provenance.items())),
+        Section("Runs", table(*_runs(ledger), caption=provenance_line(ledger))),
+    ]
+    return page(f"The study's claims, protocol {ledger.protocol}", summary_words(ledger), parts)
+
+
+def ledger_sections(ledger: Ledger, picture: bytes | None = None) -> list[Section]:
+    """The sections that judge the claims, also of another page."""
     where = provenance_line(ledger)
-    sections = [
+    return [
         Section("Verdicts", Markup("").join([table(*_verdicts(ledger), caption=where), text(ledger.method)])),
         Section("Differences", png(picture or forest(ledger), f"Forest plot: {counts(ledger)}.")),
         Section("What counts as supported", Markup("").join([text(where), *_questions(ledger)])),
         Section("Where the study contradicts itself", Markup("").join(map(text, ledger.contradictions))),
-        Section("Where it holds", facts(ledger.provenance.items())),
-        Section("Runs", table(*_runs(ledger), caption=where)),
     ]
-    return page(f"The study's claims, protocol {ledger.protocol}", summary_words(ledger), sections)
 
 
 def _verdicts(ledger: Ledger) -> tuple[Sequence[str], Iterator[Sequence[Value]]]:
