@@ -7,23 +7,27 @@
   };
   const PRINTED_WIDTH = 680; // pixels: a page of A4 within its margins
   const dark = matchMedia("(prefers-color-scheme: dark)");
+  let isDark = dark.matches; // read once: in Chromium, reading it while it changes loses the event
   const toDark = JSON.parse(document.getElementById("dark").textContent);
   const charts = [...document.querySelectorAll("[data-chart]")];
 
-  function themed(json, isDark) {
+  function themed(json, inDark) {
     const replace = (color) => toDark[color.toUpperCase()] ?? color;
-    return JSON.parse(isDark ? json.replace(/#[0-9a-f]{6}\b/gi, replace) : json);
+    return JSON.parse(inDark ? json.replace(/#[0-9a-f]{6}\b/gi, replace) : json);
   }
 
-  function draw(div, isDark, width) {
-    const { data, layout } = themed(div.nextElementSibling.textContent, isDark);
+  function draw(div, inDark, width) {
+    const { data, layout } = themed(div.nextElementSibling.textContent, inDark);
     return Plotly.react(div, data, width ? { ...layout, width } : layout, OPTIONS);
   }
 
-  // One chart at a time, so that the page answers while it is being drawn.
+  // One chart at a time, so that the page answers while it is being drawn, and one round after the other.
+  let round = Promise.resolve();
+  const redraw = () => (round = round.then(drawAll));
+
   async function drawAll() {
     for (const div of charts) {
-      await draw(div, dark.matches);
+      await draw(div, isDark);
       await new Promise((resolve) => setTimeout(resolve));
     }
     document.documentElement.dataset.drawn = charts.length;
@@ -61,9 +65,12 @@
   }
 
   if (charts.length) {
-    drawAll();
-    dark.addEventListener("change", drawAll);
+    redraw();
+    dark.addEventListener("change", (event) => {
+      isDark = event.matches;
+      redraw();
+    });
     addEventListener("beforeprint", () => charts.forEach((div) => draw(div, false, PRINTED_WIDTH)));
-    addEventListener("afterprint", () => charts.forEach((div) => draw(div, dark.matches)));
+    addEventListener("afterprint", redraw);
   }
 })();
