@@ -310,8 +310,8 @@ def _template() -> go.layout.Template:
             "xaxis": axis,
             "yaxis": axis,
             "coloraxis": {"colorbar": {"outlinewidth": 0, "thickness": 12}},
-            "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "entrywidth": 104,
-                       "font": {"color": SOFT_INK, "size": 12}},
+            "legend": {"orientation": "h", "xref": "container", "x": 0, "yref": "container", "y": 0,
+                       "yanchor": "bottom", "entrywidth": 93, "font": {"color": SOFT_INK, "size": 11}},
             "hoverlabel": {"bgcolor": PAPER, "bordercolor": GREY, "font": {"color": INK}, "align": "left"},
             "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": BLUE},
         }
