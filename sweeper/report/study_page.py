@@ -133,7 +133,7 @@ def _numbers(runs: Runs) -> Markup:
         "SD",
         "Val loss",
         "Gap",
-        "Gap in loss",
+        "Loss gap",
     ]
     experiments = _experiments(runs)
     rows: list[list[Value]] = []
