@@ -214,7 +214,12 @@ def test_a_table_names_its_columns_and_rows() -> None:
 def test_columns_of_numbers_stand_right() -> None:
     html = str(table(["Name", "Count", "Mixed", "Empty"], [["a", 1, 1, None], ["b", None, "x", None]]))
     classes = [a.get("class") for a in Elements(html.encode()).named("th")][:4]
-    assert classes == [None, "number", None, None]
+    assert classes == [None, "number", None, "number"]
+
+
+def test_a_long_text_is_broken_into_lines() -> None:
+    html = str(table(["Name", "Why"], [["a", "short"], ["b", "long " * 20]]))
+    assert [a.get("class") for a in Elements(html.encode()).named("td")] == [None, "wrap"]
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def _by_placement(trials: Iterable[SweptTrial]) -> dict[str, list[SweptTrial]]:
     groups: dict[str, list[SweptTrial]] = {}
     for trial in trials:
         groups.setdefault(str(trial.params.get("placement", "complete")), []).append(trial)
-    return groups
+    return {name: groups[name] for name in sorted(groups, key=placement_order)}
 
 
 def _joined(trials: Iterable[SweptTrial], metric: str) -> tuple[list[Any], list[Any], list[str]]:
@@ -201,7 +201,7 @@ def time_accuracy(trials: Sequence[SweptTrial]) -> go.Figure:
     """Accuracy against the seconds of training, with the front of those that no faster trial reaches."""
     figure = go.Figure()
     timed = [t for t in trials if t.seconds]
-    for placement, group in sorted(_by_placement(timed).items(), key=lambda item: placement_order(item[0])):
+    for placement, group in _by_placement(timed).items():
         marker = {"size": 8, "color": color_of(group[0]), "line": {"width": 0.8, "color": PAPER}}
         figure.add_scatter(x=[t.seconds for t in group], y=[t.value for t in group], text=[describe(t) for t in group],
                            mode="markers", name=placement, marker=marker,

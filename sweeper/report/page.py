@@ -56,6 +56,7 @@ PALETTE: Final = {
 COLORWAY: Final = (BLUE, VERMILLION, GREEN, ORANGE, PINK, SKY, INK, GREY)
 FONT: Final = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 AXIS_WIDTH: Final = 110  # pixels, at least, from one parallel axis to the next
+LONGEST_LINE: Final = 26  # characters of a cell that is not broken
 CHART_HEIGHT: Final = 420  # pixels, where a figure does not say
 NOTHING: Final = "\N{EN DASH}"
 
@@ -116,11 +117,11 @@ def table(
     """
     cells = [[_cell(value) for value in row] for row in rows]
     numeric = [
-        any(row[i].order is not None for row in cells)
-        and all(isinstance(row[i].order, int | float | None) for row in cells)
-        for i in range(len(headers))
+        bool(cells) and all(isinstance(row[i].order, int | float | None) for row in cells) for i in range(len(headers))
     ]
-    return _fragment("table", headers=headers, rows=cells, numeric=numeric, caption=caption, sortable=sortable)
+    return _fragment(
+        "table", headers=headers, rows=cells, numeric=numeric, caption=caption, sortable=sortable, longest=LONGEST_LINE
+    )
 
 
 def png(content: bytes, alt: str, *, least_width: int = 0) -> Markup:
@@ -310,8 +311,8 @@ def _template() -> go.layout.Template:
             "xaxis": axis,
             "yaxis": axis,
             "coloraxis": {"colorbar": {"outlinewidth": 0, "thickness": 12}},
-            "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "entrywidth": 104,
-                       "font": {"color": SOFT_INK, "size": 12}},
+            "legend": {"orientation": "h", "xref": "container", "x": 0, "yref": "container", "y": 0,
+                       "yanchor": "bottom", "entrywidth": 93, "font": {"color": SOFT_INK, "size": 11}},
             "hoverlabel": {"bgcolor": PAPER, "bordercolor": GREY, "font": {"color": INK}, "align": "left"},
             "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": BLUE},
         }

@@ -133,14 +133,14 @@ def _numbers(runs: Runs) -> Markup:
         "SD",
         "Val loss",
         "Gap",
-        "Gap in loss",
+        "Loss gap",
     ]
     experiments = _experiments(runs)
     rows: list[list[Value]] = []
     for number, published in PUBLISHED.items():
         of_arm = experiments.get(number, [])
         rows.append([
-            _wrapped(f"{number}: {EXPERIMENT_TITLES[number]}"), _wrapped(published.words),
+            f"{number}: {EXPERIMENT_TITLES[number]}", published.words,
             None if published.accuracy is None else Cell(f"{published.accuracy:.3f}", published.accuracy),
             len(of_arm), _mean(of_arm), _spread(of_arm), _final(of_arm, "val/loss", 4),
             _final(of_arm, "gap/accuracy", 4), _final(of_arm, "gap/loss", 4),
@@ -162,10 +162,6 @@ def _gain(experiments: dict[int, list[ArmRun]]) -> str:
         f"The study reports a gain of +0.001 in experiment 6. Here its mean is {means[6] - means[better]:+.4f} against "
         f"experiment {better}, the better of 4 and 5."
     )
-
-
-def _wrapped(words: str) -> Cell:
-    return Cell(Markup('<span class="wrap">{}</span>').format(words), words)
 
 
 def _mean(runs: Sequence[ArmRun]) -> Cell:
@@ -214,7 +210,7 @@ def _arms(runs: Runs) -> Markup:
     if (best := PUBLISHED[8].accuracy) is not None and runs.get("exp8"):
         charts.mark(drawn, best, "the study's experiment 8")
     rows: list[list[Value]] = [
-        [name, _wrapped(ARMS[name].title), len(complete(of_arm)), len(of_arm) - len(complete(of_arm)), _mean(of_arm),
+        [name, ARMS[name].title, len(complete(of_arm)), len(of_arm) - len(complete(of_arm)), _mean(of_arm),
          _spread(of_arm), _final(complete(of_arm), "val/loss", 4)]
         for name, of_arm in runs.items()
     ]  # fmt: skip

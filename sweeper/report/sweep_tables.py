@@ -185,10 +185,9 @@ def fixed(value: float | None, digits: int) -> Cell:
     return Cell(NOTHING, None) if value is None else Cell(f"{value:,.{digits}f}", value)
 
 
-def note(trial: SweptTrial) -> Cell:
+def note(trial: SweptTrial) -> str:
     """What there is to say of a trial: why it ended early, or whose result it has."""
-    words = trial.reason or ("" if trial.copy_of is None else f"the same network as trial {trial.copy_of}")
-    return Cell(Markup('<span class="wrap">{}</span>').format(words) if words else "", words)
+    return trial.reason or ("" if trial.copy_of is None else f"the same network as trial {trial.copy_of}")
 
 
 def _params(trial: SweptTrial, names: Sequence[str]) -> list[Value]:
