@@ -30,7 +30,7 @@ from sweeper.report.figure import (
 DECLARED: Final = "Under our declared instantiation of the study (docs/reproduction.md)."
 COLORS: Final = {"supported": BLUE, "contradicted": VERMILLION, "inconclusive": GREY}
 PANELS: Final = (("points", "points of accuracy or confidence"), ("nats", "nats"))
-LEAST_CLAIM: Final = 12  # columns of a terminal that the words of a claim get at least
+LEAST_CLAIM: Final = 9  # columns of a terminal that the words of a claim get at least
 
 
 class Entry(NamedTuple):
@@ -51,6 +51,7 @@ class Entry(NamedTuple):
     p: float  # of the nearer verdict, before Holm
     p_holm: float
     seeds: int  # of each arm
+    takes: str  # seeds that would settle it
     detectable: float  # two-sided 5 %, power 80 %
     detectable_here: float  # at the level that the ledger asks
     notes: tuple[str, ...]
@@ -99,7 +100,7 @@ def number(value: float, unit: str, *, signed: bool = True) -> str:
             return f"{value:{sign}z.2f}"
 
 
-UNITS: Final = {"points": "pt", "ratio": "%", "share": "%", "nats/epoch": "/epoch", "grid steps": "steps"}
+UNITS: Final = {"points": "pt", "ratio": "%", "share": "%", "nats/epoch": "/ep", "grid steps": "steps"}
 
 
 def interval(entry: Entry) -> str:
@@ -122,13 +123,14 @@ def p_value(p: float) -> str:
 
 
 def text_table(ledger: Ledger, width: int) -> list[str]:
-    """The ledger in lines of at most `width` characters, ASCII only."""
-    head = ("#", "claim", "verdict", "difference [95 %]", "p Holm", "n")
+    """The ledger in lines of at most `width` characters, ASCII only; `takes` is the seeds that would settle a claim."""
+    head = ("#", "claim", "verdict", "difference [95 %]", "p Holm", "n", "takes")
     rows = [
-        (str(e.number), e.says.replace("Experiment ", "exp "), e.verdict, interval(e), p_value(e.p_holm), str(e.seeds))
+        (str(e.number), e.says.replace("Experiment ", "exp "), e.verdict, interval(e), p_value(e.p_holm), str(e.seeds),
+         e.takes)
         for e in ledger.entries
-    ]
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(6)]
+    ]  # fmt: skip
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     room = width - 2 * (len(widths) - 1) - (sum(widths) - widths[1])
     widths[1] = max(LEAST_CLAIM, min(widths[1], room))
     return [_line(row, widths)[:width].rstrip() for row in (head, *rows)]
@@ -136,7 +138,7 @@ def text_table(ledger: Ledger, width: int) -> list[str]:
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     cells = [row[0].rjust(widths[0]), _cut(row[1], widths[1]), row[2].ljust(widths[2]), row[3].ljust(widths[3])]
-    return "  ".join([*cells, row[4].rjust(widths[4]), row[5].rjust(widths[5])])
+    return "  ".join([*cells, *(cell.rjust(room) for cell, room in zip(row[4:], widths[4:], strict=True))])
 
 
 def _cut(text: str, width: int) -> str:

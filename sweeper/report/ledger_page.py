@@ -46,7 +46,18 @@ def ledger_sections(ledger: Ledger, picture: bytes | None = None) -> list[Sectio
 
 
 def _verdicts(ledger: Ledger) -> tuple[Sequence[str], Iterator[Sequence[Value]]]:
-    head = ("#", "claim", "verdict", "difference [95 %]", "p, Holm", "n", "decided by", "reason", "p, before Holm")
+    head = (
+        "#",
+        "claim",
+        "verdict",
+        "difference [95 %]",
+        "p, Holm",
+        "n",
+        "takes seeds",
+        "decided by",
+        "reason",
+        "p, before Holm",
+    )
     return head, (_verdict(entry) for entry in ledger.entries)
 
 
@@ -55,7 +66,7 @@ def _verdict(e: Entry) -> Sequence[Value]:
     estimate = None if math.isnan(e.estimate) else e.direction * (e.estimate - e.bound)
     return (
         e.number, e.says, Cell(Markup("<strong>{}</strong>").format(e.verdict), order), Cell(interval(e), estimate),
-        _p(e.p_holm), e.seeds, e.label, e.reason, _p(e.p),
+        _p(e.p_holm), e.seeds, Cell(e.takes, int(e.takes.strip(">")) if e.takes else None), e.label, e.reason, _p(e.p),
     )  # fmt: skip
 
 
