@@ -21,7 +21,7 @@ from sweeper.report.ledger import ArmRow, Entry, Ledger
 from sweeper.report.rows import ArmRun, read_runs
 from sweeper.settle import affordable, lines, steps
 from sweeper.statistics.base import Test
-from sweeper.statistics.combine import Shown
+from sweeper.statistics.combine import Shown, facts
 
 if TYPE_CHECKING:
     from sweeper.report.page import Section
@@ -181,6 +181,7 @@ def _entry(judged: Judged, detail: Detail | None) -> Entry:
         p=min(judged.looked.p) if tested else math.nan, p_holm=min(judged.p_holm) if tested else math.nan,
         seeds=judged.looked.seeds, takes=_takes(judged, detail), detectable=shown.detectable,
         detectable_here=detail.detectable if detail else math.nan, notes=claim.notes,
+        also=facts(detail.evidence) if detail else {},
     )  # fmt: skip
 
 
@@ -273,6 +274,7 @@ def _claim_json(entry: Entry, judged: Judged, detail: Detail | None) -> dict[str
         "p_sequential": looked.p._asdict(),
         "p_holm": judged.p_holm._asdict(),
         "seeds_needed": detail.seeds_needed if detail else None,
+        "also": {name: _finite(value) for name, value in entry.also.items()},
         "tests": [_test_json(leaf.test, leaf.alpha, leaf.power) for leaf in detail.leaves] if detail else [],
         "notes": list(entry.notes),
     }  # fmt: skip

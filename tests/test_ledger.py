@@ -257,6 +257,15 @@ def test_what_only_the_full_protocol_can_judge_says_so() -> None:
     assert judge(look_at(claims("full")[16:17], low, "full"))[0].verdict == "contradicted"
 
 
+def test_without_equal_accuracy_claim_7_has_no_verdict() -> None:
+    names, random = ["exp4", "exp5"], np.random.default_rng(0)
+    calm = World().but("exp5", nll=0.15, confidence=0.3, ece=0.001)
+    assert one(7, calm.draw(names, 5, random)).verdict == "supported"
+    assert one(7, calm.but("exp5", nll=0.15, accuracy=0.90).draw(names, 5, random)).verdict == "inconclusive"
+    wild = World().but("exp5", nll=0.35, accuracy=0.90)
+    assert one(7, wild.draw(names, 5, random)).verdict == "inconclusive"
+
+
 def test_without_its_measure_a_claim_is_untestable() -> None:
     runs = World().draw(["both-low", "exp6", "both-high"], 5, np.random.default_rng(0))
     bare = {arm: [run._replace(final={}) for run in of_arm] for arm, of_arm in runs.items()}

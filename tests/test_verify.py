@@ -88,6 +88,7 @@ def test_the_json_names_every_run_and_every_test(found: Verified, ledger: Ledger
     assert [test["label"] for test in third["tests"]] == ["accuracy, exp2 - exp1", "NLL, exp2 - exp1"]
     assert third["tests"][0]["n"] == {"exp2": 5, "exp1": 5}
     assert third["seeds_needed"] is None
+    assert list(result["claims"][12]["also"]) == [f"P(rank 1) in {name}" for name in ("accuracy", "NLL", "gap in NLL")]
     assert all(claim["verdict"] != "inconclusive" or claim["reason"] for claim in result["claims"])
 
 

@@ -55,6 +55,7 @@ class Entry(NamedTuple):
     detectable: float  # two-sided 5 %, power 80 %
     detectable_here: float  # at the level that the ledger asks
     notes: tuple[str, ...]
+    also: Mapping[str, float]  # what else is told of it
 
 
 class ArmRow(NamedTuple):
@@ -176,8 +177,8 @@ def _markdown(ledger: Ledger) -> Iterator[str]:
     yield from _markdown_table(
         ledger,
         ("#", "supported if", "detectable at 5 %", "detectable here", "notes"),
-        [(str(e.number), e.question, detectable(e, e.detectable), detectable(e, e.detectable_here), " ".join(e.notes))
-         for e in ledger.entries],
+        [(str(e.number), e.question, detectable(e, e.detectable), detectable(e, e.detectable_here),
+          told(e) + " ".join(e.notes)) for e in ledger.entries],
     )  # fmt: skip
     yield f"\n{ledger.method}\n"
     yield "## Where the study contradicts itself\n"
@@ -255,6 +256,11 @@ def favouring(entry: Entry) -> tuple[float, float, float]:
     scale = entry.direction * (100 if entry.unit == "points" else 1)
     ends = [scale * (value - entry.bound) for value in (entry.low, entry.estimate, entry.high)]
     return min(ends[0], ends[2]), ends[1], max(ends[0], ends[2])
+
+
+def told(entry: Entry) -> str:
+    """What else is told of a claim, in words."""
+    return "".join(f"{name}: {value:.3f}. " for name, value in entry.also.items())
 
 
 def summary_words(ledger: Ledger) -> str:

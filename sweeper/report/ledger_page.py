@@ -78,7 +78,7 @@ def _questions(ledger: Ledger) -> Iterator[Markup]:
     """For each claim what opens on demand: what counts, what could be found, and what to know."""
     for e in ledger.entries:
         numbers = facts([("detectable at 5 %", detectable(e, e.detectable)),
-                         ("detectable here", detectable(e, e.detectable_here))])  # fmt: skip
+                         ("detectable here", detectable(e, e.detectable_here)), *e.also.items()])  # fmt: skip
         words = [text(f"Supported if: {e.question}."), numbers, *map(text, e.notes)]
         yield folded(f"{e.number} \N{MIDDLE DOT} {e.says}", Markup("").join(words))
 
