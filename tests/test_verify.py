@@ -23,7 +23,7 @@ from sweeper.cli import main
 from sweeper.environment import Environment
 from sweeper.errors import SweeperError
 from sweeper.ledger import ALPHA, Runs, holm
-from sweeper.report.ledger import Ledger, favouring, forest, interval, markdown, number, p_value, text_table
+from sweeper.report.ledger import Ledger, favouring, forest, interval, markdown, number, p_value, text_table, untestable
 from sweeper.report.ledger_page import html
 from sweeper.settle import affordable, seconds, steps
 from sweeper.tracking import EXPERIMENT
@@ -103,6 +103,18 @@ def test_the_table_fits_the_terminal(ledger: Ledger, width: int) -> None:
     assert all(line.isascii() for line in lines)
     assert all(re.search(r"  5(  +>?\d+)?$", line) for line in lines[1:]), lines
     assert all(re.search(r"  5  +>?\d+$", line) for line in lines[1:] if "inconclusive" in line)
+
+
+def test_why_claims_are_untestable(ledger: Ledger) -> None:
+    def unlike(count: int) -> Ledger:
+        entries = [e._replace(verdict="untestable", reason=f"reason {e.number % count}") for e in ledger.entries]
+        return ledger._replace(entries=entries)
+
+    assert untestable(ledger, 200) == [f"untestable 17: {ledger.entries[16].reason}"]
+    assert untestable(unlike(14), 80)[:2] == ["untestable 1, 15: reason 1", "untestable 2, 16: reason 2"]
+    assert untestable(unlike(14), 80)[4:] == ["and 10 more reasons, in ledger.html"]
+    assert len(untestable(unlike(5), 80)) == 5
+    assert max(map(len, untestable(unlike(2), 30))) == 30
 
 
 def test_every_table_says_where_it_holds(ledger: Ledger) -> None:

@@ -137,6 +137,17 @@ def text_table(ledger: Ledger, width: int) -> list[str]:
     return [_line(row, widths)[:width].rstrip() for row in (head, *rows)]
 
 
+def untestable(ledger: Ledger, width: int) -> list[str]:
+    """Why claims cannot be tested, a line a reason, of at most `width` characters; the first four."""
+    reasons: dict[str, list[str]] = {}
+    for entry in ledger.entries:
+        if entry.verdict == "untestable":
+            reasons.setdefault(entry.reason, []).append(str(entry.number))
+    lines = [f"untestable {', '.join(numbers)}: {reason}" for reason, numbers in reasons.items()]
+    more = [f"and {len(lines) - 4} more reasons, in ledger.html"] if len(lines) > 5 else lines[4:]
+    return [line if len(line) <= width else line[: width - 2] + ".." for line in [*lines[:4], *more]]
+
+
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     cells = [row[0].rjust(widths[0]), _cut(row[1], widths[1]), row[2].ljust(widths[2]), row[3].ljust(widths[3])]
     return "  ".join([*cells, *(cell.rjust(room) for cell, room in zip(row[4:], widths[4:], strict=True))])
