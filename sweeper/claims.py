@@ -193,7 +193,7 @@ def _experiments(protocol: ProtocolName) -> tuple[Claim, ...]:
         ),
         Claim(
             15,
-            "Experiment 7: train accuracy is above validation accuracy by a tiny difference",
+            "Experiment 7: train accuracy is above val by a tiny difference",
             all_of(mean_above(GAP_ACCURACY, "exp7", 0.0), mean_below(GAP_ACCURACY, "exp7", 0.01)),
             ("Tiny is read as less than 1 point.",),
         ),

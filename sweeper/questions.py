@@ -231,7 +231,7 @@ def given(premise: Question, question: Question) -> Question:
         return Given((question.ask(table),), gate=lambda: premise.ask(table).p_contradict > 0.025)
 
     arms = tuple(dict.fromkeys((*question.arms, *premise.arms)))
-    return Question(arms, f"{question.words}; unless it is shown against ({premise.words})", ask)
+    return Question(arms, f"{question.words}; no verdict where this premise is shown to fail: {premise.words}", ask)
 
 
 def ranks_first(measures: Mapping[Measure, int], arm: str, others: Sequence[str], least: float) -> Question:

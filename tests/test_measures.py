@@ -98,6 +98,8 @@ def test_what_the_second_half_gains_in_train_accuracy() -> None:
 def test_the_first_epoch_takes_no_part_in_its_time() -> None:
     assert math.exp(LOG_SECONDS(run(s=[60.0, 2.0, 3.0, 4.0]))) == pytest.approx(3)
     assert math.exp(LOG_SECONDS(run(s=[60.0]))) == pytest.approx(60)
+    assert math.isnan(LOG_SECONDS(run(s=[0.0, 0.0])))
+    assert math.isnan(LOG_SECONDS(run()))
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,8 @@ def test_every_table_says_where_it_holds(ledger: Ledger) -> None:
     tables = re.findall(r"(.*)\n\n\| ", text)
     assert len(tables) == 3
     assert all(
-        line.startswith("Under our declared instantiation") and "hardware" in line and "seeds" in line
+        line.startswith("Under our declared instantiation")
+        and all(word in line for word in ("Protocol: quick", "hardware", "seeds", "versions"))
         for line in tables
     )
     assert text.count("contradicts itself") == 1

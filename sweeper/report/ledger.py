@@ -166,7 +166,8 @@ def counts(ledger: Ledger) -> str:
 
 def provenance_line(ledger: Ledger) -> str:
     """What every table says of where it holds."""
-    return f"{DECLARED} " + "; ".join(f"{name}: {value}" for name, value in ledger.provenance.items()) + "."
+    told = {"Protocol": ledger.protocol, **ledger.provenance}
+    return f"{DECLARED} " + "; ".join(f"{name}: {value}" for name, value in told.items()) + "."
 
 
 def markdown(ledger: Ledger) -> bytes:
