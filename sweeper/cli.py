@@ -659,10 +659,11 @@ def _say_arms(env: Environment, result: dict[str, Any]) -> None:
 
 def _say_ledger(env: Environment, ledger: Ledger, result: dict[str, Any]) -> None:
     """The table of verdicts, as wide as the terminal."""
-    from sweeper.report.ledger import counts, provenance_line, text_table
+    from sweeper.report.ledger import counts, provenance_line, text_table, untestable
 
+    width = shutil.get_terminal_size((100, 24)).columns
     if not env.json_output:
-        for line in text_table(ledger, shutil.get_terminal_size((100, 24)).columns):
+        for line in (*text_table(ledger, width), *untestable(ledger, width)):
             env.say(line)
     env.say(f"{counts(ledger)}. {provenance_line(ledger)}")
     env.say(f"ledger: {result['report']}/ledger.html")

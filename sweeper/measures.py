@@ -91,7 +91,8 @@ def _gain_by_doubling(run: ArmRun) -> float:
 def _log_seconds(run: ArmRun) -> float:
     """Log of the median seconds of an epoch, without the first, in which memory is laid out."""
     values = series(run, "time/epoch_s")
-    return math.log(median(values[1:] or values))
+    typical = median(values[1:] or values or [math.nan])
+    return math.log(typical) if typical > 0 else math.nan
 
 
 def since(epoch: int) -> Measure:

@@ -16,7 +16,7 @@ import numpy as np
 from sweeper.measures import LOG_SECONDS, Measure, is_stable
 from sweeper.report.rows import ArmRun
 from sweeper.statistics.base import Array, Sample, Test
-from sweeper.statistics.combine import All, AnyOf, Evidence
+from sweeper.statistics.combine import All, AnyOf, Evidence, Given
 from sweeper.statistics.exact import Ranks, Share
 from sweeper.statistics.means import Contrast, Reached
 from sweeper.statistics.spread import Importance, VarianceRatio
@@ -224,6 +224,16 @@ def _combined(
     return Question(arms, words, lambda table: combine(tuple(question.ask(table) for question in questions)))
 
 
+def given(premise: Question, question: Question) -> Question:
+    """`question`, unless its premise is shown not to hold (one-sided 2.5 %): there is then no verdict."""
+
+    def ask(table: Table) -> Evidence:
+        return Given((question.ask(table),), gate=lambda: premise.ask(table).p_contradict > 0.025)
+
+    arms = tuple(dict.fromkeys((*question.arms, *premise.arms)))
+    return Question(arms, f"{question.words}; no verdict where this premise is shown to fail: {premise.words}", ask)
+
+
 def ranks_first(measures: Mapping[Measure, int], arm: str, others: Sequence[str], least: float) -> Question:
     """Whether `arm` is the best of all, in each measure, highest (+1) or lowest (-1).
 
@@ -235,7 +245,11 @@ def ranks_first(measures: Mapping[Measure, int], arm: str, others: Sequence[str]
 
     def ask(table: Table) -> Evidence:
         probabilities = _RankOne(table, measures, arm, others)
-        return All(tuple(pair.ask(table) for pair in pairs), gate=lambda: min(probabilities.found) >= least)
+        return All(
+            tuple(pair.ask(table) for pair in pairs),
+            gate=lambda: min(probabilities.found.values()) >= least,
+            tells=lambda: probabilities.found,
+        )
 
     names = ", ".join(f"{'highest' if d > 0 else 'lowest'} {m.name}" for m, d in measures.items())
     words = f"{arm} has the {names} of {', '.join((arm, *others))}; bootstrap P(rank 1) >= {least:g} in each"
@@ -250,12 +264,14 @@ class _RankOne:
     others: Sequence[str]
 
     @cached_property
-    def found(self) -> list[float]:
+    def found(self) -> dict[str, float]:
         """For each measure."""
-        return [
-            rank_one([sign * self.table.sample(arm, measure).values for arm in (self.arm, *self.others)])
+        return {
+            f"P(rank 1) in {measure.name}": rank_one(
+                [sign * self.table.sample(arm, measure).values for arm in (self.arm, *self.others)]
+            )
             for measure, sign in self.measures.items()
-        ]
+        }
 
 
 def rank_one(samples: Sequence[Array]) -> float:

@@ -16,12 +16,12 @@ from sweeper.claims import CONTRADICTIONS, claims
 from sweeper.environment import NONE, OFFLINE, Environment
 from sweeper.errors import SweeperError
 from sweeper.journal import read_events, write_whole
-from sweeper.ledger import ALPHA, POWER, Detail, Judged, Runs, details, judge, look_at, reason, spent
+from sweeper.ledger import ALPHA, MOST_SEEDS, POWER, Detail, Judged, Runs, details, judge, look_at, reason, spent
 from sweeper.report.ledger import ArmRow, Entry, Ledger
 from sweeper.report.rows import ArmRun, read_runs
 from sweeper.settle import affordable, lines, steps
 from sweeper.statistics.base import Test
-from sweeper.statistics.combine import Shown
+from sweeper.statistics.combine import Shown, facts
 
 if TYPE_CHECKING:
     from sweeper.report.page import Section
@@ -179,9 +179,17 @@ def _entry(judged: Judged, detail: Detail | None) -> Entry:
         reason=reason(detail, judged), label=shown.label, unit=shown.unit, direction=shown.direction,
         bound=shown.null, estimate=shown.estimate, low=shown.low, high=shown.high,
         p=min(judged.looked.p) if tested else math.nan, p_holm=min(judged.p_holm) if tested else math.nan,
-        seeds=judged.looked.seeds, detectable=shown.detectable,
+        seeds=judged.looked.seeds, takes=_takes(judged, detail), detectable=shown.detectable,
         detectable_here=detail.detectable if detail else math.nan, notes=claim.notes,
+        also=facts(detail.evidence) if detail else {},
     )  # fmt: skip
+
+
+def _takes(judged: Judged, detail: Detail | None) -> str:
+    """The seeds that would settle an inconclusive claim, in few characters."""
+    if judged.verdict != "inconclusive" or detail is None:
+        return ""
+    return str(detail.seeds_needed or f">{MOST_SEEDS}")
 
 
 def provenance(runs: Runs) -> dict[str, str]:
@@ -266,6 +274,7 @@ def _claim_json(entry: Entry, judged: Judged, detail: Detail | None) -> dict[str
         "p_sequential": looked.p._asdict(),
         "p_holm": judged.p_holm._asdict(),
         "seeds_needed": detail.seeds_needed if detail else None,
+        "also": {name: _finite(value) for name, value in entry.also.items()},
         "tests": [_test_json(leaf.test, leaf.alpha, leaf.power) for leaf in detail.leaves] if detail else [],
         "notes": list(entry.notes),
     }  # fmt: skip

@@ -14,7 +14,7 @@ from statsmodels.stats.weightstats import ttost_ind
 from sweeper.ledger import holm
 from sweeper.questions import rank_one
 from sweeper.statistics.base import Sample, Test
-from sweeper.statistics.combine import All, AnyOf, leaves, shown
+from sweeper.statistics.combine import All, AnyOf, Given, facts, leaves, shown
 from sweeper.statistics.exact import Ranks, Share
 from sweeper.statistics.means import Contrast, Reached
 from sweeper.statistics.spread import Importance, VarianceRatio
@@ -114,6 +114,9 @@ def test_a_value_above_the_prediction_interval_is_not_reached() -> None:
     assert reached(A.mean() + 1.01 * half).p_support == 1
     assert reached(A.mean() + 1.01 * half).p_contradict < 0.025 < reached(A.mean() + 0.99 * half).p_contradict
     assert reached(0.93).p_support < 0.05 < reached(0.938).p_support
+    told = facts(All((reached(0.93), contrast(A, B)), tells=lambda: {"more": 1.0}))
+    assert told.pop("more") == 1
+    assert list(told.values()) == pytest.approx([A.mean() - half, A.mean() + half])
 
 
 # --- shares and counts --------------------------------------------------------------------------------------
@@ -199,7 +202,7 @@ def test_the_detectable_share_of_variance_is_found_in_four_of_five() -> None:
 # --- combined -----------------------------------------------------------------------------------------------
 
 
-class Given(Test):
+class Known(Test):
     """A test whose p-values are given."""
 
     def __init__(self, p_support: float, p_contradict: float = 1.0, unit: str = "points") -> None:
@@ -221,13 +224,13 @@ class Given(Test):
 
 
 def test_all_takes_the_largest_p_and_any_the_smallest_times_their_number() -> None:
-    parts = Given(0.01, 0.9), Given(0.04, 0.02)
+    parts = Known(0.01, 0.9), Known(0.04, 0.02)
     assert (All(parts).p_support, All(parts).p_contradict) == (0.04, 0.04)
     assert (AnyOf(parts).p_support, AnyOf(parts).p_contradict) == (0.02, 0.9)
 
 
 def test_the_power_of_a_combination_is_bounded_by_bonferroni() -> None:
-    parts = Given(0.01), Given(0.04)
+    parts = Known(0.01), Known(0.04)
     assert All(parts).power(5, 0.01, support=True) == pytest.approx(0.8)
     assert All(parts).power(5, 0.01, support=False) == pytest.approx(0.2)
     assert AnyOf(parts).power(5, 0.01, support=True) == pytest.approx(0.9)
@@ -235,12 +238,20 @@ def test_the_power_of_a_combination_is_bounded_by_bonferroni() -> None:
 
 
 def test_a_gate_withholds_support_and_gives_none() -> None:
-    assert All((Given(0.001),), gate=lambda: False).p_support == 1
-    assert All((Given(0.5),), gate=lambda: True).p_support == 0.5
+    assert All((Known(0.001),), gate=lambda: False).p_support == 1
+    assert All((Known(0.5),), gate=lambda: True).p_support == 0.5
+
+
+def test_without_its_premise_there_is_no_verdict() -> None:
+    for p in ((0.001, 1.0), (1.0, 0.001)):
+        closed = Given((Known(*p),), gate=lambda: False)
+        assert (closed.p_support, closed.p_contradict) == (1, 1)
+        opened = Given((Known(*p),), gate=lambda: True)
+        assert (opened.p_support, opened.p_contradict) == p
 
 
 def test_levels_and_powers_of_the_tests_within() -> None:
-    nested = All((AnyOf((Given(0.1), Given(0.2))), Given(0.3)))
+    nested = All((AnyOf((Known(0.1), Known(0.2))), Known(0.3)))
     found = [(leaf.alpha, round(leaf.power, 3)) for leaf in leaves(nested, 0.02, 0.8)]
     assert found == [(0.01, 0.9), (0.01, 0.9), (0.02, 0.9)]
 
@@ -258,10 +269,10 @@ def test_above_the_better_of_two_is_the_smaller_difference() -> None:
 
 
 def test_what_is_shown_decides() -> None:
-    parts = Given(0.01, 0.9, "points"), Given(0.04, 0.8, "nats")
+    parts = Known(0.01, 0.9, "points"), Known(0.04, 0.8, "nats")
     assert shown(All(parts), 0.025, 0.8).unit == "nats"
     assert shown(AnyOf(parts), 0.025, 0.8).unit == "points"
-    against = Given(0.9, 0.01, "points"), Given(0.8, 0.04, "nats")
+    against = Known(0.9, 0.01, "points"), Known(0.8, 0.04, "nats")
     assert shown(All(against), 0.025, 0.8).unit == "points"
     assert shown(AnyOf(against), 0.025, 0.8).unit == "nats"
 

@@ -23,7 +23,7 @@ from sweeper.cli import main
 from sweeper.environment import Environment
 from sweeper.errors import SweeperError
 from sweeper.ledger import ALPHA, Runs, holm
-from sweeper.report.ledger import Ledger, favouring, forest, interval, markdown, number, p_value, text_table
+from sweeper.report.ledger import Ledger, favouring, forest, interval, markdown, number, p_value, text_table, untestable
 from sweeper.report.ledger_page import html
 from sweeper.settle import affordable, seconds, steps
 from sweeper.tracking import EXPERIMENT
@@ -88,6 +88,7 @@ def test_the_json_names_every_run_and_every_test(found: Verified, ledger: Ledger
     assert [test["label"] for test in third["tests"]] == ["accuracy, exp2 - exp1", "NLL, exp2 - exp1"]
     assert third["tests"][0]["n"] == {"exp2": 5, "exp1": 5}
     assert third["seeds_needed"] is None
+    assert list(result["claims"][12]["also"]) == [f"P(rank 1) in {name}" for name in ("accuracy", "NLL", "gap in NLL")]
     assert all(claim["verdict"] != "inconclusive" or claim["reason"] for claim in result["claims"])
 
 
@@ -100,7 +101,20 @@ def test_the_table_fits_the_terminal(ledger: Ledger, width: int) -> None:
     assert len(lines) == 29
     assert max(map(len, lines)) <= width
     assert all(line.isascii() for line in lines)
-    assert all(line.endswith("  5") for line in lines[1:])
+    assert all(re.search(r"  5(  +>?\d+)?$", line) for line in lines[1:]), lines
+    assert all(re.search(r"  5  +>?\d+$", line) for line in lines[1:] if "inconclusive" in line)
+
+
+def test_why_claims_are_untestable(ledger: Ledger) -> None:
+    def unlike(count: int) -> Ledger:
+        entries = [e._replace(verdict="untestable", reason=f"reason {e.number % count}") for e in ledger.entries]
+        return ledger._replace(entries=entries)
+
+    assert untestable(ledger, 200) == [f"untestable 17: {ledger.entries[16].reason}"]
+    assert untestable(unlike(14), 80)[:2] == ["untestable 1, 15: reason 1", "untestable 2, 16: reason 2"]
+    assert untestable(unlike(14), 80)[4:] == ["and 10 more reasons, in ledger.html"]
+    assert len(untestable(unlike(5), 80)) == 5
+    assert max(map(len, untestable(unlike(2), 30))) == 30
 
 
 def test_every_table_says_where_it_holds(ledger: Ledger) -> None:
@@ -108,7 +122,8 @@ def test_every_table_says_where_it_holds(ledger: Ledger) -> None:
     tables = re.findall(r"(.*)\n\n\| ", text)
     assert len(tables) == 3
     assert all(
-        line.startswith("Under our declared instantiation") and "hardware" in line and "seeds" in line
+        line.startswith("Under our declared instantiation")
+        and all(word in line for word in ("Protocol: quick", "hardware", "seeds", "versions"))
         for line in tables
     )
     assert text.count("contradicts itself") == 1
@@ -342,7 +357,7 @@ def test_the_command_prints_the_table_and_writes_the_ledger(
     code, out, err = sweeper("verify", "--protocol", "quick")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert re.match(r" 3  exp 2 beats .*supported +\S+ \[.*\] (pt|nats) +\d\.\de-\d+  5$", lines[3])
+    assert re.match(r" 3  exp 2 b.*supported +\S+ \[.*\] (pt|nats) +\d\.\de-\d+  5$", lines[3]), lines[3]
     assert max(map(len, lines[:29])) <= 80
     assert "hardware: a machine" in out
     assert sorted(path.name for path in (tmp_path / "report/quick").iterdir()) == [

@@ -30,7 +30,7 @@ from sweeper.report.figure import (
 DECLARED: Final = "Under our declared instantiation of the study (docs/reproduction.md)."
 COLORS: Final = {"supported": BLUE, "contradicted": VERMILLION, "inconclusive": GREY}
 PANELS: Final = (("points", "points of accuracy or confidence"), ("nats", "nats"))
-LEAST_CLAIM: Final = 12  # columns of a terminal that the words of a claim get at least
+LEAST_CLAIM: Final = 9  # columns of a terminal that the words of a claim get at least
 
 
 class Entry(NamedTuple):
@@ -51,9 +51,11 @@ class Entry(NamedTuple):
     p: float  # of the nearer verdict, before Holm
     p_holm: float
     seeds: int  # of each arm
+    takes: str  # seeds that would settle it
     detectable: float  # two-sided 5 %, power 80 %
     detectable_here: float  # at the level that the ledger asks
     notes: tuple[str, ...]
+    also: Mapping[str, float]  # what else is told of it
 
 
 class ArmRow(NamedTuple):
@@ -99,7 +101,7 @@ def number(value: float, unit: str, *, signed: bool = True) -> str:
             return f"{value:{sign}z.2f}"
 
 
-UNITS: Final = {"points": "pt", "ratio": "%", "share": "%", "nats/epoch": "/epoch", "grid steps": "steps"}
+UNITS: Final = {"points": "pt", "ratio": "%", "share": "%", "nats/epoch": "/ep", "grid steps": "steps"}
 
 
 def interval(entry: Entry) -> str:
@@ -122,21 +124,33 @@ def p_value(p: float) -> str:
 
 
 def text_table(ledger: Ledger, width: int) -> list[str]:
-    """The ledger in lines of at most `width` characters, ASCII only."""
-    head = ("#", "claim", "verdict", "difference [95 %]", "p Holm", "n")
+    """The ledger in lines of at most `width` characters, ASCII only; `takes` is the seeds that would settle a claim."""
+    head = ("#", "claim", "verdict", "difference [95 %]", "p Holm", "n", "takes")
     rows = [
-        (str(e.number), e.says.replace("Experiment ", "exp "), e.verdict, interval(e), p_value(e.p_holm), str(e.seeds))
+        (str(e.number), e.says.replace("Experiment ", "exp "), e.verdict, interval(e), p_value(e.p_holm), str(e.seeds),
+         e.takes)
         for e in ledger.entries
-    ]
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(6)]
+    ]  # fmt: skip
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     room = width - 2 * (len(widths) - 1) - (sum(widths) - widths[1])
     widths[1] = max(LEAST_CLAIM, min(widths[1], room))
     return [_line(row, widths)[:width].rstrip() for row in (head, *rows)]
 
 
+def untestable(ledger: Ledger, width: int) -> list[str]:
+    """Why claims cannot be tested, a line a reason, of at most `width` characters; the first four."""
+    reasons: dict[str, list[str]] = {}
+    for entry in ledger.entries:
+        if entry.verdict == "untestable":
+            reasons.setdefault(entry.reason, []).append(str(entry.number))
+    lines = [f"untestable {', '.join(numbers)}: {reason}" for reason, numbers in reasons.items()]
+    more = [f"and {len(lines) - 4} more reasons, in ledger.html"] if len(lines) > 5 else lines[4:]
+    return [line if len(line) <= width else line[: width - 2] + ".." for line in [*lines[:4], *more]]
+
+
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     cells = [row[0].rjust(widths[0]), _cut(row[1], widths[1]), row[2].ljust(widths[2]), row[3].ljust(widths[3])]
-    return "  ".join([*cells, row[4].rjust(widths[4]), row[5].rjust(widths[5])])
+    return "  ".join([*cells, *(cell.rjust(room) for cell, room in zip(row[4:], widths[4:], strict=True))])
 
 
 def _cut(text: str, width: int) -> str:
@@ -152,7 +166,8 @@ def counts(ledger: Ledger) -> str:
 
 def provenance_line(ledger: Ledger) -> str:
     """What every table says of where it holds."""
-    return f"{DECLARED} " + "; ".join(f"{name}: {value}" for name, value in ledger.provenance.items()) + "."
+    told = {"Protocol": ledger.protocol, **ledger.provenance}
+    return f"{DECLARED} " + "; ".join(f"{name}: {value}" for name, value in told.items()) + "."
 
 
 def markdown(ledger: Ledger) -> bytes:
@@ -174,8 +189,8 @@ def _markdown(ledger: Ledger) -> Iterator[str]:
     yield from _markdown_table(
         ledger,
         ("#", "supported if", "detectable at 5 %", "detectable here", "notes"),
-        [(str(e.number), e.question, detectable(e, e.detectable), detectable(e, e.detectable_here), " ".join(e.notes))
-         for e in ledger.entries],
+        [(str(e.number), e.question, detectable(e, e.detectable), detectable(e, e.detectable_here),
+          told(e) + " ".join(e.notes)) for e in ledger.entries],
     )  # fmt: skip
     yield f"\n{ledger.method}\n"
     yield "## Where the study contradicts itself\n"
@@ -253,6 +268,11 @@ def favouring(entry: Entry) -> tuple[float, float, float]:
     scale = entry.direction * (100 if entry.unit == "points" else 1)
     ends = [scale * (value - entry.bound) for value in (entry.low, entry.estimate, entry.high)]
     return min(ends[0], ends[2]), ends[1], max(ends[0], ends[2])
+
+
+def told(entry: Entry) -> str:
+    """What else is told of a claim, in words."""
+    return "".join(f"{name}: {value:.3f}. " for name, value in entry.also.items())
 
 
 def summary_words(ledger: Ledger) -> str:

@@ -46,7 +46,18 @@ def ledger_sections(ledger: Ledger, picture: bytes | None = None) -> list[Sectio
 
 
 def _verdicts(ledger: Ledger) -> tuple[Sequence[str], Iterator[Sequence[Value]]]:
-    head = ("#", "claim", "verdict", "difference [95 %]", "p, Holm", "n", "decided by", "reason", "p, before Holm")
+    head = (
+        "#",
+        "claim",
+        "verdict",
+        "difference [95 %]",
+        "p, Holm",
+        "n",
+        "takes seeds",
+        "decided by",
+        "reason",
+        "p, before Holm",
+    )
     return head, (_verdict(entry) for entry in ledger.entries)
 
 
@@ -55,7 +66,7 @@ def _verdict(e: Entry) -> Sequence[Value]:
     estimate = None if math.isnan(e.estimate) else e.direction * (e.estimate - e.bound)
     return (
         e.number, e.says, Cell(Markup("<strong>{}</strong>").format(e.verdict), order), Cell(interval(e), estimate),
-        _p(e.p_holm), e.seeds, e.label, e.reason, _p(e.p),
+        _p(e.p_holm), e.seeds, Cell(e.takes, int(e.takes.strip(">")) if e.takes else None), e.label, e.reason, _p(e.p),
     )  # fmt: skip
 
 
@@ -67,7 +78,7 @@ def _questions(ledger: Ledger) -> Iterator[Markup]:
     """For each claim what opens on demand: what counts, what could be found, and what to know."""
     for e in ledger.entries:
         numbers = facts([("detectable at 5 %", detectable(e, e.detectable)),
-                         ("detectable here", detectable(e, e.detectable_here))])  # fmt: skip
+                         ("detectable here", detectable(e, e.detectable_here)), *e.also.items()])  # fmt: skip
         words = [text(f"Supported if: {e.question}."), numbers, *map(text, e.notes)]
         yield folded(f"{e.number} \N{MIDDLE DOT} {e.says}", Markup("").join(words))
 

@@ -102,6 +102,10 @@ class Test(ABC):
         """Of the null hypothesis that what is claimed is so."""
         return self.p_below if self.direction > 0 else self.p_above
 
+    def facts(self) -> dict[str, float]:
+        """What else is told of it, by name."""
+        return {}
+
     def excess(self, *, support: bool) -> float:
         """How far the estimate lies beyond `null`, on the side that supports or contradicts."""
         return (1 if support else -1) * self.direction * (self.estimate - self.null)

@@ -86,10 +86,11 @@ class Combined(ABC):
 class All(Combined):
     """Each of the parts.
 
-    `gate` can withhold support, never give it.
+    `gate` can withhold support, never give it; `tells` is what else is told.
     """
 
     gate: Callable[[], bool] = lambda: True
+    tells: Callable[[], dict[str, float]] = dict
 
     @cached_property
     def p_support(self) -> float:
@@ -105,6 +106,17 @@ class All(Combined):
     def power(self, n: int, alpha: float, *, support: bool) -> float:
         """As of the base."""
         return (self._each if support else self._one)(n, alpha, support=support)
+
+
+@dataclass(frozen=True, eq=False)
+class Given(All):
+    """Each of the parts, under a premise: while `gate` is closed there is neither support nor contradiction."""
+
+    @property
+    def p_contradict(self) -> float:
+        """As of all parts, or 1."""
+        p = self.least_p[1]
+        return p if p > 0.025 or self.gate() else 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +154,14 @@ def leaves(evidence: Evidence, alpha: float, power: float) -> Iterator[Leaf]:
     levels = (alpha, 1 - (1 - power) / k) if isinstance(evidence, All) else (alpha / k, power)
     for part in evidence.parts:
         yield from leaves(part, *levels)
+
+
+def facts(evidence: Evidence) -> dict[str, float]:
+    """What else is told of a claim, by name."""
+    if not isinstance(evidence, Combined):
+        return evidence.facts()
+    told = evidence.tells() if isinstance(evidence, All) else {}
+    return {name: value for part in evidence.parts for name, value in facts(part).items()} | told
 
 
 def shown(evidence: Evidence, alpha: float, power: float) -> Shown:

@@ -121,6 +121,14 @@ class Reached(Contrast):
         n = len(self.samples[0])
         return (self.value - self.estimate) / math.sqrt(self.variances[0] * (1 + 1 / n))
 
+    def facts(self) -> dict[str, float]:
+        """The prediction interval of 95 %."""
+        if not self._varies:
+            return {}
+        n = len(self.samples[0])
+        half = -float(special.stdtrit(self.df, 0.025)) * math.sqrt(self.variances[0] * (1 + 1 / n))
+        return {"prediction interval, low": self.estimate - half, "prediction interval, high": self.estimate + half}
+
     @property
     def p_support(self) -> float:
         """Of a mean of at most `null`; 1 while `value` is above the prediction interval of 95 %."""
