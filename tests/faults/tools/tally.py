@@ -68,7 +68,8 @@ def _promises(entries: list[dict[str, Any]]) -> str:
         for entry in ours:
             done.update(entry["done"])
             lost.update(entry["lost"])
-        shown = "; ".join(f"{name}: {n}" for name, n in lost.items())
+        some = "; ".join(f"{name}: {n}" for name, n in lost.items() if n)
+        shown = some or f"0 ({', '.join(lost)})"
         lines.append(f"| {promise} | {words} | {'; '.join(f'{name}: {n:,}' for name, n in done.items())} | {shown} |")
     return "\n".join(lines)
 
