@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from urllib.parse import urlsplit
 
 import filelock
@@ -59,6 +59,8 @@ SQLITE: Final = b"SQLite format 3\0"  # how such a file begins (sqlite.org/filef
 KEPT: Final = "evaluation"  # of a run's files, in the journal
 PREFLIGHT_SECONDS: Final = 5
 SYNC_PATIENCE: Final = 120.0  # seconds
+FIRST_PAUSE: Final = 0.1  # seconds before the second try
+AWAY_AFTER: Final = 5  # failures in a row: a second and a half
 LONGEST_PAUSE: Final = 10.0  # seconds between two tries while the server is away
 
 T = TypeVar("T")
@@ -166,6 +168,7 @@ class Uploader:
         self._warn = warn
         self._client: MlflowClient | None = None
         self._experiment_id = ""
+        self._failures = 0
         self._away = False
 
     @property
@@ -230,18 +233,20 @@ class Uploader:
 
     def upload(self, folder: Path, wait: Callable[[float], None]) -> None:
         """Carry what is new in `folder` to MLflow, trying again for as long as the server is away."""
+        self._calls = cast("MlflowClient", _Patient(self.client, self._report, wait))
         _retrying(lambda: self._upload_new(folder), self._report, wait)
 
     def _report(self, error: Exception | None) -> None:
-        """Say once that the server went away, and once that it is back."""
-        if error is not None and not self._away:
+        """Say once that the server went away, and once that it is back; a few refusals are not worth a word."""
+        self._failures = 0 if error is None else self._failures + 1
+        if error is not None and self._failures >= AWAY_AFTER and not self._away:
             self._warn(
                 f"tracking server {hide_password(self.uri)} does not answer ({_one_line(error)[:120]}); "
                 "training goes on, the journal keeps everything until it is back"
             )
         elif error is None and self._away:
             self._warn(f"tracking server {hide_password(self.uri)} is back")
-        self._away = error is not None
+        self._away = error is not None and (self._away or self._failures >= AWAY_AFTER)
 
     def _upload_new(self, folder: Path) -> None:
         with filelock.FileLock(folder / UPLOADER):  # a driver and `sweeper sync` may both be at it
@@ -263,7 +268,7 @@ class Uploader:
             first = next(e for e in events if e["event"] == "start")
             self._end(folder, state["run_id"], last, history(events), first["name"])
         elif starts:
-            self.client.update_run(state["run_id"], status="RUNNING")
+            self._calls.update_run(state["run_id"], status="RUNNING")
         write_whole(folder / UPLOAD, json.dumps(state | {"events": len(events)}).encode())
 
     def tidy(self, folder: Path) -> None:
@@ -280,23 +285,23 @@ class Uploader:
         from mlflow.entities import Param, RunTag
 
         run_id = event["run_id"] or known or self._find_run(event["key"]) or self._create_run(event)
-        run = self.client.get_run(run_id)
+        run = self._calls.get_run(run_id)
         for outdated in OUTCOME_TAGS & run.data.tags.keys():  # of an earlier attempt
             self.client.delete_tag(run_id, outdated)
         tags = {**event["tags"], KEY_TAG: event["key"], "mlflow.note.content": event["description"]}
-        self.client.log_batch(
+        self._calls.log_batch(
             run_id,
             params=[Param(k, v) for k, v in _new_params(run, event["params"]).items()],
             tags=[RunTag(k, v) for k, v in tags.items()],
         )
         if event["run_id"]:
-            self.client.update_run(run_id, name=event["name"])
+            self._calls.update_run(run_id, name=event["name"])
         if event["dataset"] and not (run.inputs and run.inputs.dataset_inputs):
             self._log_dataset(run_id, event["dataset"])
         return run_id
 
     def _find_run(self, key: str) -> str | None:
-        runs = self.client.search_runs([self._experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+        runs = self._calls.search_runs([self._experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
         return str(runs[0].info.run_id) if runs else None
 
     def _create_run(self, event: dict[str, Any]) -> str:
@@ -316,14 +321,14 @@ class Uploader:
             profile=json.dumps(dataset["profile"]),
         )
         context = InputTag("mlflow.data.context", "training")
-        self.client.log_inputs(run_id, [DatasetInput(entity, [context])])
+        self._calls.log_inputs(run_id, [DatasetInput(entity, [context])])
 
     def _metrics(self, run_id: str, epochs: list[dict[str, Any]]) -> None:
         from mlflow.entities import Metric
 
         points = [Metric(k, v, e["time"], e.get("step", 0)) for e in epochs for k, v in e["metrics"].items()]
         for first in range(0, len(points), 1000):  # MLflow's limit for a batch
-            self.client.log_batch(run_id, metrics=points[first : first + 1000])
+            self._calls.log_batch(run_id, metrics=points[first : first + 1000])
 
     def _end(self, folder: Path, run_id: str, event: dict[str, Any], epochs: list[dict[str, float]], name: str) -> None:
         from mlflow.entities import Metric, RunTag
@@ -333,13 +338,19 @@ class Uploader:
             write_whole(folder / ARTIFACTS / "curves" / "loss_accuracy.png", self._draw(epochs, name))
         _draw_xray(folder / ARTIFACTS / XRAY, name)
         if (folder / ARTIFACTS).is_dir() and any((folder / ARTIFACTS).iterdir()):
-            self.client.log_artifacts(run_id, str(folder / ARTIFACTS))
-        self.client.log_batch(
+            self._artifacts(run_id, folder / ARTIFACTS)
+        self._calls.log_batch(
             run_id,
             metrics=[Metric(k, v, event["time"], 0) for k, v in event["metrics"].items()],  # step 0: a bar, not a curve
             tags=[RunTag(k, v) for k, v in event["tags"].items()],
         )
-        self.client.set_terminated(run_id, event["status"], event["time"])
+        self._calls.set_terminated(run_id, event["status"], event["time"])
+
+    def _artifacts(self, run_id: str, root: Path) -> None:
+        """Each file by itself, so that a server that refuses one is asked for that one again."""
+        for path in sorted(p for p in root.rglob("*") if p.is_file()):
+            folder = path.parent.relative_to(root).as_posix()
+            self._calls.log_artifact(run_id, str(path), None if folder == "." else folder)
 
     def log_model(self, folder: Path, model: nn.Module, example: Any, registered_name: str, alias: str) -> str:
         """Log `model` to the run of `folder` with an input example, register it, and give it `alias`.
@@ -473,7 +484,7 @@ def _new_params(run: Run, params: dict[str, str]) -> dict[str, str]:
 
 def _retrying(call: Callable[[], T], report: Callable[[Exception | None], None], wait: Callable[[float], None]) -> T:
     """Call until the server answers. What it answers, good or bad, is passed on."""
-    pause = 0.5
+    pause = FIRST_PAUSE
     while True:
         try:
             result = call()
@@ -486,6 +497,22 @@ def _retrying(call: Callable[[], T], report: Callable[[Exception | None], None],
         else:
             report(None)
             return result
+
+
+class _Patient:
+    """A client each call of which is repeated until the server answers, where repeating it changes nothing.
+
+    The others are repeated with the whole upload, which first looks what is there.
+    """
+
+    def __init__(
+        self, client: MlflowClient, report: Callable[[Exception | None], None], wait: Callable[[float], None]
+    ) -> None:
+        self._client, self._report, self._wait = client, report, wait
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        call = getattr(self._client, name)
+        return lambda *given, **named: _retrying(lambda: call(*given, **named), self._report, self._wait)
 
 
 def _passing(error: Exception) -> bool:

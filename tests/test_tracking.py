@@ -370,7 +370,7 @@ class Flaky:
 @pytest.mark.parametrize("lost", ["request", "answer"])
 @pytest.mark.parametrize(
     "method",
-    ["search_runs", "create_run", "get_run", "log_batch", "log_inputs", "log_artifacts", "set_terminated"],
+    ["search_runs", "create_run", "get_run", "log_batch", "log_inputs", "log_artifact", "set_terminated"],
 )
 def test_whatever_is_lost_on_the_way_arrives_once_in_the_end(
     home: Home, monkeypatch: pytest.MonkeyPatch, method: str, lost: str
@@ -385,7 +385,7 @@ def test_whatever_is_lost_on_the_way_arrives_once_in_the_end(
     assert flaky.failed
     assert len(pauses) == 1
     assert home.steps() == {"k": [1, 2, 3, 4]}
-    assert [message.rpartition("/")[2] for message in home.warned][1:] == ["mlflow.db is back"]
+    assert home.warned == []  # one refusal is not worth a word
     run = flaky.get_run(run_id_of(home.journal, "demo/k", home.uri))
     assert (run.info.status, run.data.tags["sweeper.state"]) == (FINISHED, "complete")
     assert len(run.inputs.dataset_inputs) == 1
@@ -401,13 +401,13 @@ def test_the_pauses_between_tries_grow_to_a_limit_and_the_outage_is_reported_onc
     pauses: list[float] = []
 
     def away(*args: Any, **kwargs: Any) -> Any:
-        if len(pauses) < 8:
+        if len(pauses) < 10:
             raise ConnectionError("refused")
         return real(*args, **kwargs)
 
     monkeypatch.setattr(uploader.client, "search_runs", away)
     uploader.upload(home.journal / "demo/k", pauses.append)
-    assert pauses == [0.5, 1, 2, 4, 8, 10, 10, 10]
+    assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10, 10])
     assert ["does not answer" in message for message in home.warned] == [True, False]
     assert home.steps() == {"k": [1, 2, 3, 4]}
 
