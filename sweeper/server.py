@@ -34,7 +34,7 @@ from sweeper.supervisor import Group, clean_environment
 
 READY_SECONDS: Final = 300.0  # for what takes about ten; a loaded machine is slow, not broken
 PROBE_SECONDS: Final = 5.0
-STATE, LOCK, SECRETS, ARTIFACTS, DATA = "serve.json", "serve.lock", "secrets", "mlartifacts", "postgres"
+STATE, LOCK, SECRETS, ARTIFACTS, DATA = "serve.json", "serve.lock", "secrets", "artifacts", "postgres"
 ADMIN: Final = "admin"
 SECRET_BYTES: Final = 24  # 32 characters
 WILDCARDS: Final = ("0.0.0.0", "::")  # noqa: S104 -- names of addresses, nothing is bound
@@ -167,6 +167,8 @@ def serve(home: Path, options: ServeOptions, say: Say, started: Any = lambda _: 
     options.check()
     if options.dashboard_port is not None:
         package_folder("optuna_dashboard")
+    if options.auth:
+        package_folder("flask_wtf")  # of mlflow[auth]
     password = external(options.database_url).password if options.database_url else ""
     with held(home, "serve"), Group(home / "log", [password]) as group:
         _check_ports(options)

@@ -146,7 +146,7 @@ def test_the_two_lines_are_all_that_a_sweep_needs(served: Served):
     )
     assert status == 200
     assert [s["study_name"] for s in json.loads(studies)["study_summaries"]] == ["sweep"]
-    assert list((served.home / "mlartifacts").rglob("loss_accuracy.png"))
+    assert list((served.home / "artifacts").rglob("loss_accuracy.png"))
 
 
 @pytest.mark.parametrize("host", STRANGERS)
@@ -239,7 +239,7 @@ def test_a_backup_is_restored_whole(served: Served, backed_up: Path, restored: P
     before = contents(Embedded(served.home / "postgres").databases)
     assert after == before
     assert {name: len(rows) > 0 for name, rows in after.items()} == dict.fromkeys(after, True)
-    assert files(restored / "mlartifacts") == files(served.home / "mlartifacts")
+    assert files(restored / "artifacts") == files(served.home / "artifacts")
     assert files(restored / "secrets") == {}
 
 
@@ -249,7 +249,7 @@ def test_a_backup_is_not_written_over(backed_up: Path, served: Served):
 
 
 def test_a_home_in_use_is_not_restored_into(backed_up: Path, restored: Path):
-    with pytest.raises(SweeperError, match=r"has postgres, mlartifacts, .*restore into a new home"):
+    with pytest.raises(SweeperError, match=r"has postgres, artifacts, .*restore into a new home"):
         backups.restore(restored, backed_up)
 
 
@@ -307,7 +307,7 @@ def test_a_killed_server_leaves_no_process_and_a_clean_database(
     until(lambda: not any(part.is_running() for part in served.parts), "every process to end")
     assert not (served.home / "postgres" / "postmaster.pid").exists()
     again = backups.backup(served.home, tmp_path / "again.tar")  # it starts
-    assert again["artifacts"] == len(files(served.home / "mlartifacts"))
+    assert again["artifacts"] == len(files(served.home / "artifacts"))
 
 
 # --- a server for other machines ---------------------------------------------------------------------
