@@ -174,7 +174,7 @@ def serve(home: Path, options: ServeOptions, say: Say, started: Any = lambda _: 
         _check_ports(options)
         databases = start_databases(group, home, options.database_url)
         databases.create()
-        _bring_schemas_up(databases, options.upgrade)
+        bring_schemas_up(databases, options.upgrade)
         databases.let_dashboard_read()
         _start_mlflow(group, home, options, databases)
         if options.dashboard_port is not None:
@@ -222,8 +222,12 @@ def _check_ports(options: ServeOptions) -> None:
             ) from None
 
 
-def _bring_schemas_up(databases: Databases, upgrade: bool) -> None:
-    """Make Optuna's tables if there are none, and refuse or upgrade the schema of an older release."""
+def bring_schemas_up(databases: Databases, upgrade: bool) -> None:
+    """Make Optuna's tables if there are none, and refuse or upgrade the schema of an older release.
+
+    Raises:
+        SweeperError: a schema is old and `upgrade` is false, or of a newer release; or its upgrade failed.
+    """
     old = [name for name in (MLFLOW, OPTUNA) if databases.outdated(name)]
     if old and not upgrade:
         raise SweeperError(

@@ -24,7 +24,7 @@ import pytest
 from sweeper import backup as backups
 from sweeper.errors import ServiceUnreachable, SweeperError, UsageError
 from sweeper.postgres import MLFLOW, OPTUNA, Databases, Embedded
-from sweeper.server import ServeOptions, serve
+from sweeper.server import ServeOptions, bring_schemas_up, serve
 from sweeper.supervisor import Group
 
 pytest_plugins = ["postgres"]
@@ -295,6 +295,11 @@ def test_an_old_schema_is_refused_until_it_is_upgraded(restored: Path, tmp_path:
     ):
         serve(home, options, print)
     assert not (home / "postgres" / "postmaster.pid").exists()  # it was stopped
+    with Group(home / "log") as group:
+        databases = Embedded(home / "postgres").start(group)
+        bring_schemas_up(databases, upgrade=True)
+        assert not databases.outdated(OPTUNA)
+        assert databases.revision(OPTUNA) != "v3.0.0.d"
 
 
 def test_a_killed_server_leaves_no_process_and_a_clean_database(
