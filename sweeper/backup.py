@@ -53,10 +53,11 @@ def backup(home: Path, file: Path, database_url: str | None = None) -> dict[str,
         SweeperError: the file exists, or cannot be written; the home has no databases, or is being restored.
         ServiceUnreachable: the PostgreSQL of `database_url` does not answer.
     """
+    home, file = home.resolve(), file.resolve()  # the programs of PostgreSQL run in another folder
     if file.exists():
         raise SweeperError(f"{file}: exists; name another file")
     if database_url is None and not (home / DATA).exists():
-        raise SweeperError(f"{home.resolve()}: nothing was served from here; name the home with --home or SWEEPER_HOME")
+        raise SweeperError(f"{home}: nothing was served from here; name the home with --home or SWEEPER_HOME")
     partial = file.with_name(f".{file.name}.partial")
     dumps = file.with_name(f".{file.name}.dumps")
     try:
@@ -71,7 +72,7 @@ def backup(home: Path, file: Path, database_url: str | None = None) -> dict[str,
         partial.unlink(missing_ok=True)
         shutil.rmtree(dumps, ignore_errors=True)
     artifacts = sum(name.startswith(f"{ARTIFACTS}/") for name in manifest["sha256"])
-    return {"file": str(file.resolve()), "bytes": file.stat().st_size, "artifacts": artifacts}
+    return {"file": str(file), "bytes": file.stat().st_size, "artifacts": artifacts}
 
 
 @contextlib.contextmanager
@@ -131,12 +132,13 @@ def restore(home: Path, file: Path, database_url: str | None = None) -> dict[str
         SweeperError: the home is in use or not fresh, or the file is not a whole backup; nothing is left behind.
         ServiceUnreachable: the PostgreSQL of `database_url` does not answer.
     """
+    home, file = home.resolve(), file.resolve()
     if not file.is_file():
         raise SweeperError(f"{file}: no such file")
     partial = home / "restore.partial"
     with held(home, "restore"):
         if present := [name for name in (DATA, ARTIFACTS, SECRETS) if (home / name).exists()]:
-            raise SweeperError(f"{home.resolve()}: has {', '.join(present)} already; restore into a new home")
+            raise SweeperError(f"{home}: has {', '.join(present)} already; restore into a new home")
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(mode=0o700)
@@ -150,7 +152,7 @@ def restore(home: Path, file: Path, database_url: str | None = None) -> dict[str
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     artifacts = sum(name.startswith(f"{ARTIFACTS}/") for name in manifest["sha256"])
-    return {"home": str(home.resolve()), "artifacts": artifacts}
+    return {"home": str(home), "artifacts": artifacts}
 
 
 def _unpack(file: Path, folder: Path) -> dict[str, Any]:

@@ -106,9 +106,11 @@ class Databases:
                 for role in sorted({MLFLOW, OPTUNA, DASHBOARD} - roles):
                     connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
             for name in sorted(missing):
-                owner = sql.Identifier(name if self.embedded else self.server.username or SUPERUSER)
+                statement = sql.SQL(
+                    "CREATE DATABASE {name} OWNER {name}" if self.embedded else "CREATE DATABASE {name}"
+                )
                 try:
-                    connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), owner))
+                    connection.execute(statement.format(name=sql.Identifier(name)))
                 except psycopg.Error as error:
                     raise SweeperError(
                         f"database {name!r}: {' '.join(str(error).split())}; create it, or name a user who may"
@@ -294,10 +296,11 @@ def run_tool(
         SweeperError: it failed; the message has the end of what it said.
     """
     identity: dict[str, Any] = {} if user is None else {"user": user, "group": user, "extra_groups": []}
-    passed = {name: value for name, value in os.environ.items() if name.startswith("PG")}
+    variables = {name: value for name, value in os.environ.items() if name.startswith("PG")}
+    variables |= {"PGPASSWORD": password} if password else {}
     done = subprocess.run(
         [str(binaries(version) / program), *map(str, arguments)], check=False, capture_output=True, text=True, cwd="/",
-        env=clean_environment(passed | ({"PGPASSWORD": password} if password else {})), **identity,
+        env=clean_environment(variables), start_new_session=True, **identity,
     )  # fmt: skip
     if done.returncode != 0:
         said = " | ".join([line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()][-4:])

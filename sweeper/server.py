@@ -132,11 +132,17 @@ def write_state(home: Path, state: dict[str, Any]) -> None:
 
 
 def read_state(home: Path) -> dict[str, Any] | None:
-    """What `write_state` wrote, if there is such a process; else None."""
+    """What the process that holds this home wrote with `write_state`; None if nobody holds it."""
+    try:
+        with filelock.FileLock(home / LOCK, timeout=0):
+            return None
+    except filelock.Timeout:
+        pass
+    except OSError:
+        return None
     try:
         state: dict[str, Any] = json.loads((home / STATE).read_text())
-        os.kill(state["pid"], 0)
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # it is about to write it
         return None
     return state
 
@@ -175,8 +181,10 @@ def serve(home: Path, options: ServeOptions, say: Say, started: Any = lambda _: 
         databases = start_databases(group, home, options.database_url)
         databases.create()
         bring_schemas_up(databases, options.upgrade)
+        _start_mlflow(group, home, options, databases)  # which makes its tables itself
+        if databases.revision(OPTUNA) is None:
+            _python(MAKE_TABLES, databases.url(OPTUNA), "making the tables of Optuna")
         databases.let_dashboard_read()
-        _start_mlflow(group, home, options, databases)
         if options.dashboard_port is not None:
             _start_dashboard(group, options.dashboard_port, databases)
         found = _addresses(options, databases)
@@ -223,7 +231,7 @@ def _check_ports(options: ServeOptions) -> None:
 
 
 def bring_schemas_up(databases: Databases, upgrade: bool) -> None:
-    """Make Optuna's tables if there are none, and refuse or upgrade the schema of an older release.
+    """Refuse or upgrade the schema of an older release.
 
     Raises:
         SweeperError: a schema is old and `upgrade` is false, or of a newer release; or its upgrade failed.
@@ -236,13 +244,11 @@ def bring_schemas_up(databases: Databases, upgrade: bool) -> None:
         )
     for name in old:
         _python(UPGRADE[name], databases.url(name), f"the upgrade of database {name!r}")
-    if databases.revision(OPTUNA) is None:
-        _python(MAKE_TABLES, databases.url(OPTUNA), "making the tables of Optuna")
 
 
 def _python(code: str, url: str, what: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], env=clean_environment(_libpq() | {"DATABASE_URL": url}),
-                          check=False, capture_output=True, text=True)  # fmt: skip
+                          check=False, capture_output=True, text=True, start_new_session=True)  # fmt: skip
     if done.returncode != 0:
         raise SweeperError(f"{what} failed: {' '.join(done.stderr.split())[-400:]}")
 

@@ -45,8 +45,12 @@ for one in $all; do case $one in TERM:*) kill -s KILL -- "${one#*:}" 2>/dev/null
 
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables of a child: the few that every program needs, and `extra`."""
-    return {name: os.environ[name] for name in PASSED_ON if name in os.environ} | dict(extra or {})
+    """The variables of a child: the few that every program needs, and `extra`.
+
+    Python does not import from the folder it runs in.
+    """
+    passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    return passed | {"PYTHONSAFEPATH": "1"} | dict(extra or {})
 
 
 @dataclass(frozen=True)

@@ -224,10 +224,12 @@ def backed_up(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def restored(backed_up: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home that was made of the backup."""
+def restored(backed_up: Path, tmp_path_factory: pytest.TempPathFactory, alone: dict[str, str]) -> Path:
+    """A home that was made of the backup, by a command in that home."""
     home = tmp_path_factory.mktemp("restored")
-    backups.restore(home, backed_up)
+    command = [sys.executable, "-m", "sweeper", "restore", os.path.relpath(backed_up, home), "--json"]
+    done = subprocess.run(command, cwd=home, env=alone, capture_output=True, text=True)
+    assert (done.returncode, json.loads(done.stdout)["home"]) == (0, str(home)), done.stderr
     return home
 
 
@@ -311,8 +313,11 @@ def test_a_killed_server_leaves_no_process_and_a_clean_database(
     served.process.wait()
     until(lambda: not any(part.is_running() for part in served.parts), "every process to end")
     assert not (served.home / "postgres" / "postmaster.pid").exists()
-    again = backups.backup(served.home, tmp_path / "again.tar")  # it starts
-    assert again["artifacts"] == len(files(served.home / "artifacts"))
+    command = [sys.executable, "-m", "sweeper", "backup", "again.tar", "--home", str(served.home), "--json"]
+    again = subprocess.run(command, cwd=tmp_path, env=served.env, capture_output=True, text=True)  # starts PostgreSQL
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["artifacts"] == len(files(served.home / "artifacts"))
+    assert [path.name for path in tmp_path.iterdir()] == ["again.tar"]
 
 
 # --- a server for other machines ---------------------------------------------------------------------
