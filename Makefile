@@ -47,10 +47,10 @@ check: .venv/installed-dev  ## Lint, types, who imports whom, generated pages
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/cog --check -r docs/cli.md docs/reliability.md docs/reproduction.md README.md
+	$(BIN)/cog --check -r docs/cli.md docs/reliability.md docs/reproduction.md docs/verify.md README.md
 
 docs: .venv/installed-dev  ## Write the generated parts of the documentation again
-	$(BIN)/cog -r docs/cli.md docs/reliability.md docs/reproduction.md README.md
+	$(BIN)/cog -r docs/cli.md docs/reliability.md docs/reproduction.md docs/verify.md README.md
 
 bench: .venv/installed-dev  ## Run the benchmarks (about 40 minutes on 2 quiet cores)
 	$(BIN)/python -m benchmarks.train_throughput

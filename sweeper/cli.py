@@ -6,6 +6,8 @@ import difflib
 import json
 import math
 import os
+import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,9 @@ from sweeper.cli_serve import backup, restore, serve
 from sweeper.errors import Interrupted, StudyIncomplete, SweeperError, UsageError
 
 if TYPE_CHECKING:
+    from sweeper.arms import ProtocolName
     from sweeper.environment import Environment
+    from sweeper.report.ledger import Ledger
 
 PLACEMENTS: Final = ("none", "bn", "dropout", "bn-dropout", "dropout-bn", "bn-head-dropout", "ic")
 MAX_TRIALS: Final = 1_000_000
@@ -93,6 +97,23 @@ class Experiments(click.ParamType[Any]):
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """As --help shows it."""
         return "1,6-8"
+
+
+class Duration(click.ParamType[Any]):
+    """A time such as 90s, 30m or 2h, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds; a number alone is seconds."""
+        match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smh]?)", str(value))
+        if match is None:
+            self.fail(f"{value!r}: a time such as 90s, 30m or 2h", param, ctx)
+        return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """As --help shows it."""
+        return "TIME"
 
 
 class Commands(click.Group):
@@ -339,6 +360,7 @@ def optimize(exp: int, **options: Any) -> None:
     }
     result = service.optimize(env, chosen, service.SweepOptions(space=space, **asked))
     _say_best(env, result)
+    env.say(f"report: {result['report']}")
     _say_where(env, None)
     _print_json(env, result)
 
@@ -416,6 +438,72 @@ def reproduce(**options: Any) -> None:
 
 
 @cli.command()
+@click.option(
+    "--protocol",
+    type=click.Choice(["full", "quick"]),
+    default="full",
+    show_default=True,
+    help="Of the runs that are judged, as sweeper reproduce trains them.",
+)
+@click.option(
+    "--journal",
+    type=OrAuto(click.Path(path_type=Path)),
+    default="auto",
+    show_default=True,
+    metavar="auto|DIR",
+    help="Where they are recorded; auto: SWEEPER_HOME/journal.",
+)
+@click.option(
+    "--plan",
+    "settle",
+    is_flag=True,
+    help="Train what settles the claims that are nearest to being settled, then judge again.",
+)
+@click.option(
+    "--budget",
+    type=Duration(),
+    default="30m",
+    show_default=True,
+    help="Time for --plan, such as 90s, 30m or 2h; 0: only say what it would train.",
+)
+@click.option(
+    "--data-dir",
+    type=OrAuto(click.Path(path_type=Path)),
+    default="auto",
+    show_default=True,
+    metavar="auto|DIR",
+    help="Folder of the FashionMNIST files, for --plan.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, MAX_WORKERS),
+    default=1,
+    show_default=True,
+    help="Worker processes for --plan, as sweeper reproduce had.",
+)
+@tracking_option
+@json_option
+def verify(
+    protocol: ProtocolName, journal: Path | None, settle: bool, budget: float, workers: int, **options: Any
+) -> None:
+    """Judge the study's 28 claims by the runs of sweeper reproduce, and write the ledger of verdicts.
+
+    It is written to report/PROTOCOL in SWEEPER_HOME, as ledger.html, .md, .png and .json.
+    """
+    if journal is not None and settle:
+        raise click.UsageError("--plan trains into SWEEPER_HOME/journal: set SWEEPER_HOME in place of --journal")
+    env = make_environment(options, check_tracking=settle)
+    from sweeper import verify as verification
+
+    found = verification.verify(journal or env.journal, protocol)
+    if settle:
+        found = verification.settle(env, found, budget, workers)
+    ledger, result = verification.publish(env, found)
+    _say_ledger(env, ledger, result)
+    _print_json(env, result)
+
+
+@cli.command()
 @click.argument("study", required=False)
 @storage_option
 @json_option
@@ -431,6 +519,37 @@ def status(study: str | None, **options: Any) -> None:
             env.say(line)
     trials = [row._asdict() | {"params": dict(row.params)} for row in view.rows]
     _print_json(env, {"study": view.name, "target": view.target, "trials": trials})
+
+
+@cli.command()
+@click.argument("study", required=False)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Where to write it. [default: report/STUDY.html in SWEEPER_HOME]")  # fmt: skip
+@click.option("--protocol", type=click.Choice(["quick", "full"]), default="quick", show_default=True,
+              help="Of the reproduction.")  # fmt: skip
+@storage_option
+@json_option
+def report(study: str | None, output: Path | None, protocol: ProtocolName, **options: Any) -> None:
+    """Write the report of a sweep, by default the newest: one HTML file that needs no network.
+
+    STUDY is a sweep, or the word reproduce, for what sweeper reproduce has trained.
+    """
+    from sweeper import reports
+    from sweeper.study import read_record
+
+    env = make_environment(options)
+    if study == "reproduce":
+        from sweeper.verify import sections
+
+        name = f"reproduce-{protocol}"
+        page = reports.reproduction_report(env, protocol, sections(env, protocol))
+    else:
+        record = read_record(study, env.storage)
+        name, page = record.name, reports.sweep_report(env, record)
+    path = output or reports.report_path(env, name)
+    reports.write_report(path, page)
+    env.say(f"report of {name!r}: {path} ({len(page) / 1e6:.1f} MB)")
+    _print_json(env, {"study": name, "report": str(path), "bytes": len(page)})
 
 
 @cli.command()
@@ -543,6 +662,18 @@ def _say_arms(env: Environment, result: dict[str, Any]) -> None:
     env.say(f"what the study claims is judged with: sweeper verify --protocol {result['protocol']}")
 
 
+def _say_ledger(env: Environment, ledger: Ledger, result: dict[str, Any]) -> None:
+    """The table of verdicts, as wide as the terminal."""
+    from sweeper.report.ledger import counts, provenance_line, text_table, untestable
+
+    width = shutil.get_terminal_size((100, 24)).columns
+    if not env.json_output:
+        for line in (*text_table(ledger, width), *untestable(ledger, width)):
+            env.say(line)
+    env.say(f"{counts(ledger)}. {provenance_line(ledger)}")
+    env.say(f"ledger: {result['report']}/ledger.html")
+
+
 def _say_where(env: Environment, run_id: str | None) -> None:
     """Where the runs are, and how to look at them."""
     from sweeper.environment import NONE, OFFLINE
@@ -562,8 +693,6 @@ def _say_where(env: Environment, run_id: str | None) -> None:
 
 def _mlflow() -> str:
     """The mlflow command of this environment, by a path if it is not the one on PATH."""
-    import shutil
-
     ours = Path(sys.executable).parent / "mlflow"
     found = shutil.which("mlflow")
     active = "VIRTUAL_ENV" in os.environ or "CONDA_PREFIX" in os.environ

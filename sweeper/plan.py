@@ -35,6 +35,8 @@ class Options:
     only_experiments: bool = False
     seeds: int | None = None  # None: the protocol's
     workers: int = 1
+    runs: tuple[tuple[str, int], ...] = ()  # only these arms and seeds, in this order; none: what the others say
+    seconds: float | None = None  # nothing is begun after so many
 
 
 class Planned(NamedTuple):
@@ -74,10 +76,13 @@ def make_plan(env: Environment, chosen: Chosen, options: Options) -> list[Planne
     machine = _machine(chosen, protocol)
     _check_same(env.journal, protocol, machine)
     seeds = options.seeds or protocol.seeds
+    everything = order(list(dict.fromkeys(arms)), seeds)
+    asked_for = [(first[arm], seed) for arm, seed in options.runs] or [
+        (arm, seed) for arm, seed in everything if seed < protocol.at_most.get(arm, seeds)
+    ]
     return [
         _planned(env.journal, protocol, arm, arm_config(arm, protocol, seed, **machine))
-        for arm, seed in order(list(dict.fromkeys(arms)), seeds)
-        if seed < protocol.at_most.get(arm, seeds)
+        for arm, seed in dict.fromkeys(asked_for)
     ]
 
 

@@ -7,6 +7,7 @@ is missing. A run that failed or was killed is trained again; one that diverged 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -214,8 +215,9 @@ def _train(
         if options.workers == 1
         else ProcessEngine(images, min(options.workers, len(missing)), threads)
     )
+    deadline = None if options.seconds is None else time.monotonic() + options.seconds
     try:
-        Driver(source, engine, tracker, describe, view, signals=signals).run(len(runs))
+        Driver(source, engine, tracker, describe, view, deadline=deadline, signals=signals).run(len(runs))
     finally:
         view.close()
         engine.close()

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import csv
 import getpass
-import io
 import json
 import os
 import platform
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sweeper import data as datasets
+from sweeper import reports
 from sweeper.config import EXPERIMENT_TITLES, RunConfig, experiment
 from sweeper.data import Data, Images, Manifest
 from sweeper.engine.base import Engine, cores
@@ -31,9 +30,10 @@ from sweeper.engine.serial import SerialEngine
 from sweeper.environment import NONE, OFFLINE, Environment, Say
 from sweeper.errors import ConfigError, Interrupted, SpaceError, TrainingError
 from sweeper.journal import FINISHED, KILLED, JournalTracker, NullTracker, RunInfo, Tracker, read_events
+from sweeper.mistakes import MOST_ERRORS, confident_mistakes
 from sweeper.progress import Progress, counted, make_view
 from sweeper.space import Space
-from sweeper.study import Study, StudySettings, Trial, TrialRow, best_row, open_study
+from sweeper.study import Study, StudySettings, Trial, best_row, open_study
 from sweeper.sweep import RETRIES, Driver, Fixed, Signals
 from sweeper.tracking import MlflowTracker, preflight, run_id_of
 from sweeper.train import (
@@ -301,6 +301,7 @@ def _optimize(
     best = study.best()
     if best is not None and options.final:
         summary["test"] = _champion(env, chosen, study, best, tracker, signals)
+    summary["report"] = _report(env, chosen, study, tracker)
     return summary | {"added": study.finished() - before}
 
 
@@ -375,19 +376,9 @@ def _summarise(env: Environment, chosen: Chosen, study: Study, tracker: Tracker)
         "best": None if best is None else {"trial": best.number, "val_accuracy": best.value, "val_loss": best.loss,
                                            "params": dict(best.params)},
     }  # fmt: skip
-    info = RunInfo(
-        key=f"{study.uid}/study", name=f"study {study.name}"[:18], folder=f"{study.name}/study",
-        params={k: str(v) for k, v in study.settings.describe().items()},
-        tags={"sweeper.kind": "study", "sweeper.study": study.name, "sweeper.dataset": chosen.manifest.name,
-              "sweeper.dataset_sha256": chosen.manifest.digest, **_git_tags()},
-        description=f"Summary of study **{study.name}**: {summary['finished']} trials finished, "
-                    f"{summary['pruned']} of them pruned. The trials are the runs with the tag "
-                    f"`sweeper.study` = {study.name} and `sweeper.kind` = trial.",
-        run_id=os.environ.get("MLFLOW_RUN_ID"),  # of `mlflow run -e optimize`
-    )  # fmt: skip
-    log = tracker.start(info)
-    for name, content in _study_artifacts(study, rows):
-        log.artifact(name, content)
+    log = tracker.start(_study_run(chosen, study))
+    for name, content in reports.sweep_artifacts(env, study.record()).items():
+        log.artifact(f"study/{name}", content)
     log.artifact("study/summary.json", json.dumps(summary, indent=2).encode())
     metrics = {f"study/{state}": float(states.count(state)) for state in ("complete", "pruned", "failed")}
     if best is not None and best.value is not None:
@@ -396,29 +387,30 @@ def _summarise(env: Environment, chosen: Chosen, study: Study, tracker: Tracker)
     return summary | {"journal": str(env.journal / study.name)}
 
 
-def _study_artifacts(study: Study, rows: list[TrialRow]) -> Iterator[tuple[str, bytes]]:
-    from sweeper.report import plots
-    from sweeper.report.figure import TrialPoint
-    from sweeper.report.parallel import parallel_coordinates
+def _study_run(chosen: Chosen, study: Study) -> RunInfo:
+    """The record of the study's own run."""
+    states = [row.state for row in study.rows()]
+    pruned = states.count("pruned")
+    return RunInfo(
+        key=f"{study.uid}/study", name=f"study {study.name}"[:18], folder=f"{study.name}/study",
+        params={k: str(v) for k, v in study.settings.describe().items()},
+        tags={"sweeper.kind": "study", "sweeper.study": study.name, "sweeper.dataset": chosen.manifest.name,
+              "sweeper.dataset_sha256": chosen.manifest.digest, **_git_tags()},
+        description=f"Summary of study **{study.name}**: {states.count('complete') + pruned} trials finished, "
+                    f"{pruned} of them pruned. The trials are the runs with the tag "
+                    f"`sweeper.study` = {study.name} and `sweeper.kind` = trial.",
+        run_id=os.environ.get("MLFLOW_RUN_ID"),  # of `mlflow run -e optimize`
+    )  # fmt: skip
 
-    points = [TrialPoint(r.number, r.state, r.value, r.params) for r in rows]
-    title = f"study {study.name}"
-    yield "study/history.png", plots.history(points, title)
-    yield "study/importance.png", plots.importance(study.importances(), title)
-    yield "study/parallel_coordinates.png", parallel_coordinates(points, title)
-    yield "study/placements.png", plots.placements(points, title)
-    yield "study/trials.csv", _trials_csv(rows)
 
-
-def _trials_csv(rows: list[TrialRow]) -> bytes:
-    names = sorted({name for row in rows for name in row.params})
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "state", "val_accuracy", "val_loss", "epochs", "seconds", *names, "reason"])
-    for r in rows:
-        params = [r.params.get(name, "") for name in names]
-        writer.writerow([r.number, r.state, r.value, r.loss, r.epochs, r.seconds, *params, r.reason])
-    return text.getvalue().encode()
+def _report(env: Environment, chosen: Chosen, study: Study, tracker: Tracker) -> str:
+    """Write the study's report, and record it in the study's own run; where it lies."""
+    path, page = reports.report_path(env, study.name), reports.sweep_report(env, study.record())
+    reports.write_report(path, page)
+    log = tracker.start(_study_run(chosen, study))
+    log.artifact("report.html", page)
+    log.end(FINISHED, {}, {"sweeper.state": "complete"})
+    return str(path)
 
 
 def _champion(
@@ -453,6 +445,7 @@ def _champion(
     log.artifact("config.json", config.model_dump_json(indent=2).encode())
     log.artifact("model/state.safetensors", result.weights_file())
     log.artifact("evaluation/confusion.csv", verdict.confusion_csv())
+    log.artifact("evaluation/errors.png", reports.errors_picture(confident_mistakes(model, test, MOST_ERRORS)))
     log.end(FINISHED, metrics, {"sweeper.state": "complete", "sweeper.weights_sha256": result.weights_sha256})
     if isinstance(tracker, MlflowTracker):
         with signals.raised():

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+import random
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -30,6 +31,7 @@ from sweeper.space import Space
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPESampler's `group`
 
+RESAMPLES: Final = 100  # of the trials, for the intervals of importances
 FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -231,6 +233,10 @@ class Study:
                 f"the database of study {self.name!r} went away ({reason}); the same command continues it"
             ) from None
 
+    def record(self) -> StudyRecord:
+        """All that the study holds, for a report."""
+        return _record(self._optuna)
+
     def close(self) -> None:
         """Close the database, and let another driver hold the study."""
         self._resources.close()
@@ -345,6 +351,24 @@ def read_study(name: str | None, storage_url: str) -> StudyView:
     Raises:
         UsageError: there is no such study.
     """
+    with _loaded(name, storage_url) as study:
+        attrs = study.user_attrs
+        return StudyView(
+            name=study.study_name,
+            target=int(attrs.get("target", 0)),
+            workers=int(attrs.get("workers", 1)),
+            rows=[_row(frozen) for frozen in study.get_trials(deepcopy=False)],
+            importances=importances(study),
+        )
+
+
+@contextlib.contextmanager
+def _loaded(name: str | None, storage_url: str) -> Iterator[optuna.Study]:
+    """The study `name`, or the one created last, to be read.
+
+    Raises:
+        UsageError: there is no such study.
+    """
     url = database_url(storage_url)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
         raise UsageError(
@@ -354,15 +378,7 @@ def read_study(name: str | None, storage_url: str) -> StudyView:
         names = [s.study_name for s in storage.get_all_studies()]
         if not names or (name is not None and name not in names):
             raise UsageError(f"study {name!r}: not in {url.database}, which holds: {', '.join(names) or 'no study'}")
-        study = optuna.load_study(study_name=name or names[-1], storage=storage)
-        attrs = study.user_attrs
-        return StudyView(
-            name=study.study_name,
-            target=int(attrs.get("target", 0)),
-            workers=int(attrs.get("workers", 1)),
-            rows=[_row(frozen) for frozen in study.get_trials(deepcopy=False)],
-            importances=importances(study),
-        )
+        yield optuna.load_study(study_name=name or names[-1], storage=storage)
 
 
 def _row(frozen: FrozenTrial) -> TrialRow:
@@ -382,3 +398,82 @@ def _row(frozen: FrozenTrial) -> TrialRow:
         seconds=(end - started).total_seconds() if started else None,
         reason=str(frozen.user_attrs.get("reason", "")),
     )
+
+
+# --- reading, for a report -------------------------------------------------------------------------
+
+
+class Importance(NamedTuple):
+    """The share of the accuracy's variance that a parameter explains, with its bootstrap interval."""
+
+    parameter: str
+    share: float
+    low: float  # 2.5 % of the resampled shares lie below
+    high: float  # and 2.5 % above
+
+
+class StudyRecord(NamedTuple):
+    """A study with all that it holds."""
+
+    name: str
+    uid: str
+    settings: Mapping[str, Any]
+    rows: list[TrialRow]
+    curves: Mapping[int, Mapping[int, float]]  # validation accuracy by trial and epoch
+    importances: list[Importance]
+    began: dt.datetime | None  # in the time of the machine that drove it
+    ended: dt.datetime | None
+
+
+def read_record(name: str | None, storage_url: str) -> StudyRecord:
+    """Read all of a study, by default of the one created last, without holding it.
+
+    Raises:
+        UsageError: there is no such study.
+    """
+    with _loaded(name, storage_url) as study:
+        return _record(study)
+
+
+def _record(study: optuna.Study) -> StudyRecord:
+    trials = study.get_trials(deepcopy=False)
+    attrs = study.user_attrs
+    return StudyRecord(
+        name=study.study_name,
+        uid=str(attrs.get("uid", "")),
+        settings=attrs.get("settings", {}),
+        rows=[_row(frozen) for frozen in trials],
+        curves={frozen.number: frozen.intermediate_values for frozen in trials},
+        importances=importance_intervals(study),
+        began=min((t.datetime_start for t in trials if t.datetime_start), default=None),
+        ended=max((t.datetime_complete for t in trials if t.datetime_complete), default=None),
+    )
+
+
+def importance_intervals(study: optuna.Study, resamples: int = RESAMPLES) -> list[Importance]:
+    """The importances, largest first, each with the interval that holds 95 % of those of `resamples` bootstrap
+    samples of the complete trials (percentile method, Efron 1979); the samples are the same each time."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    draw = random.Random(0)  # noqa: S311 - resampling, no secret
+    samples = [
+        dict(importances(_Resampled(study, draw.choices(trials, k=len(trials))))) for _ in range(resamples) if trials
+    ]
+    found = []
+    for parameter, share in importances(study):
+        shares = sorted(sample.get(parameter, 0.0) for sample in samples if sample)
+        edge = round(0.025 * (len(shares) - 1))
+        low, high = (shares[edge], shares[-1 - edge]) if shares else (share, share)
+        found.append(Importance(parameter, share, low, high))
+    return found
+
+
+class _Resampled(optuna.Study):
+    """A study with other trials than those in its storage."""
+
+    def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
+        self.__dict__.update(study.__dict__)
+        self._trials = list(trials)
+
+    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+        """The trials that were given, which are all complete."""
+        return self._trials

@@ -56,6 +56,7 @@ UPLOAD: Final = "upload.json"
 UPLOADER: Final = ".uploader"  # locked while a process uploads the run
 XRAY: Final = "diagnostics/xray.json"
 SQLITE: Final = b"SQLite format 3\0"  # how such a file begins (sqlite.org/fileformat.html)
+KEPT: Final = "evaluation"  # of a run's files, in the journal
 PREFLIGHT_SECONDS: Final = 5
 SYNC_PATIENCE: Final = 120.0  # seconds
 LONGEST_PAUSE: Final = 10.0  # seconds between two tries while the server is away
@@ -265,10 +266,13 @@ class Uploader:
         write_whole(folder / UPLOAD, json.dumps(state | {"events": len(events)}).encode())
 
     def tidy(self, folder: Path) -> None:
-        """Remove the files of a run that has ended and arrived whole, once nobody writes to it: MLflow has them."""
+        """Remove the files of a run that has ended and arrived whole, once nobody writes to it: MLflow has them.
+
+        Those in `KEPT` stay, for `sweeper report`: they are small.
+        """
         events = read_events(folder)
         if events and events[-1]["event"] == "end" and len(events) == _read_state(folder, self.uri)["events"]:
-            shutil.rmtree(folder / ARTIFACTS, ignore_errors=True)
+            _empty(folder / ARTIFACTS)
 
     def _begin(self, event: dict[str, Any], known: str | None) -> str:
         """Find or create the run, and give it its parameters, tags and data set."""
@@ -360,6 +364,15 @@ class Uploader:
         version = str(info.registered_model_version)
         self.client.set_registered_model_alias(registered_name, alias, version)
         return version
+
+
+def _empty(artifacts: Path) -> None:
+    """Remove the files of a run but those in `KEPT`."""
+    for path in artifacts.glob("*"):
+        if path.name != KEPT:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # something was kept
+        artifacts.rmdir()
 
 
 def sync(root: Path, uri: str, home: Path, draw: Draw, warn: Warn) -> int:

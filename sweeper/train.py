@@ -208,9 +208,9 @@ def train(config: RunConfig, data: Data) -> Training:
             seconds = perf_counter() - start
             recorder.end_epoch()
 
-        _check_converging(config, epoch, lr, running_loss)
+        check_converging(config, epoch, lr, running_loss)
         on_train, on_val = evaluate(model, clean, config), evaluate(model, val, config)
-        _check_converging(config, epoch, lr, on_train.loss, on_val.loss)
+        check_converging(config, epoch, lr, on_train.loss, on_val.loss)
         history.append(
             EpochResult(
                 epoch=epoch,
@@ -389,14 +389,28 @@ def autocast(config: RunConfig) -> torch.autocast:
 @contextmanager
 def seeded(config: RunConfig, epoch: int) -> Iterator[torch.Generator]:
     """Seed torch from (seed, epoch) for the block, yield a CPU generator of its own, restore afterwards."""
-    digest = hashlib.sha256(f"{config.seed}/{epoch}".encode()).digest()
+    digest = _digest(config, epoch)
     device = torch.device(config.device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(int.from_bytes(digest[:7]))
         if device.type == "cuda":
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(int.from_bytes(digest[:7]))
-        yield torch.Generator().manual_seed(int.from_bytes(digest[7:14]))
+        yield order_generator(config, epoch)
+
+
+def order_generator(config: RunConfig, epoch: int) -> torch.Generator:
+    """The generator that an epoch's order and augmentation are drawn from, on the CPU."""
+    return torch.Generator().manual_seed(int.from_bytes(_digest(config, epoch)[7:14]))
+
+
+def mask_generator(config: RunConfig, epoch: int, device: torch.device) -> torch.Generator:
+    """A generator that gives what torch's own gives to Dropout within `seeded`."""
+    return torch.Generator(device).manual_seed(int.from_bytes(_digest(config, epoch)[:7]))
+
+
+def _digest(config: RunConfig, epoch: int) -> bytes:
+    return hashlib.sha256(f"{config.seed}/{epoch}".encode()).digest()
 
 
 def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
@@ -420,7 +434,12 @@ def subset(images: Images, size: int) -> Images:
     return images[index]
 
 
-def _check_converging(config: RunConfig, epoch: int, lr: float, *losses: float) -> None:
+def check_converging(config: RunConfig, epoch: int, lr: float, *losses: float) -> None:
+    """Return if a training may go on.
+
+    Raises:
+        Diverged: one of `losses` is not finite, or above `RUNAWAY_LOSS`.
+    """
     worst = next((x for x in losses if not math.isfinite(x)), max(losses))
     if not math.isfinite(worst) or worst > RUNAWAY_LOSS:
         raise Diverged(

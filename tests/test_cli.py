@@ -131,6 +131,47 @@ def test_status_shows_a_sweep_from_another_terminal(sweeper: Callable[..., Answe
     assert len(lines) == 2 + 5
 
 
+def test_report_writes_one_file_and_says_where_and_how_large(sweeper: Callable[..., Answer], copied: Path):
+    answer = sweeper("report", "--json")
+    result = json.loads(answer.out)
+    path = copied / "report/sweep.html"
+    assert result == {"study": "sweep", "report": str(path.relative_to(copied)), "bytes": path.stat().st_size}
+    assert answer.err == f"report of 'sweep': report/sweep.html ({result['bytes'] / 1e6:.1f} MB)\n"
+    page = path.read_text()
+    assert page.startswith("<!doctype html>")
+    assert "The errors it was surest of" in page
+    assert sweeper("report", "sweep", "--output", "elsewhere/a.html").code == 0
+    assert (copied / "elsewhere/a.html").read_text() == page
+    assert [path.name for path in (copied / "elsewhere").iterdir()] == ["a.html"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["nope"], 2, "holds: sweep"),
+        (["--output", "journal"], 2, "journal"),
+        (["--output", "sweeper.db/a.html"], 1, "a.html"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_refused(
+    refused: Callable[..., str], copied: Path, argv: list[str], code: int, words: str
+):
+    assert words in refused(["report", *argv], code)
+
+
+def test_a_reproduction_that_has_not_begun_has_no_report(refused: Callable[..., str]):
+    message = refused(["report", "reproduce", "--protocol", "full"], 2)
+    assert "sweeper reproduce --protocol full" in message
+
+
+def test_an_optimize_leaves_its_report_here_and_in_mlflow(finished_sweep: Any):
+    here = finished_sweep.home / "report/sweep.html"
+    assert finished_sweep.result["report"] == str(here.relative_to(finished_sweep.home))
+    (there,) = finished_sweep.home.glob("mlartifacts/*/artifacts/report.html")
+    assert there.read_bytes() == here.read_bytes()
+    assert [path.name for path in here.parent.iterdir()] == ["sweep.html"]
+
+
 # --- output --------------------------------------------------------------------------------------------
 
 
@@ -155,7 +196,7 @@ def test_json_is_one_object_and_nothing_else_on_stdout(
 
 def test_json_of_a_whole_sweep_is_one_line_and_the_words_go_to_stderr(finished_sweep: Any):
     assert len(finished_sweep.stdout.splitlines()) == 1
-    keys = {"study", "finished", "complete", "pruned", "failed", "best", "journal", "test", "added"}
+    keys = {"study", "finished", "complete", "pruned", "failed", "best", "journal", "test", "report", "added"}
     assert set(finished_sweep.result) == keys
     assert (finished_sweep.result["finished"], finished_sweep.result["added"]) == (6, 6)
     assert "trial 5: complete" in finished_sweep.stderr

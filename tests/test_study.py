@@ -24,7 +24,9 @@ from sweeper.study import (
     Trial,
     TrialRow,
     best_row,
+    importance_intervals,
     open_study,
+    read_record,
     read_study,
 )
 
@@ -477,3 +479,48 @@ def test_a_study_that_is_not_there_is_refused_with_those_that_are(url: str) -> N
 def test_reading_a_file_that_is_not_there_creates_none(tmp_path: Path, url: str) -> None:
     assert "no such file" in refusal(lambda: read_study(None, url), UsageError)
     assert list(tmp_path.iterdir()) == []
+
+
+# --- reading all of it ----------------------------------------------------------------------------
+
+
+def test_a_record_holds_all_of_a_study(url: str) -> None:
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        train(study, study.ask())
+        study.ask()
+        record = read_record(None, url)
+        assert (record.name, record.uid, record.rows[0]) == ("demo", study.uid, study.rows()[0])
+        assert record.settings["space.batch_size"] == SETTINGS.describe()["space.batch_size"]
+        assert record.curves[0] == dict(study._optuna.trials[0].intermediate_values)
+        assert record.began is not None
+        assert record.ended is not None
+        assert record.began <= record.ended
+
+
+def test_a_study_without_trials_has_a_record() -> None:
+    with closing(open_study("demo", SETTINGS, MEMORY)) as study:
+        record = study.record()
+    assert (record.rows, record.importances, record.began, record.ended) == ([], [], None, None)
+
+
+def decided(count: int) -> optuna.Study:
+    """A study whose accuracy is its `head_dropout`; `conv_dropout` decides nothing."""
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(0))
+    study.optimize(lambda t: t.suggest_float("head_dropout", 0, 1) + 0 * t.suggest_float("conv_dropout", 0, 1), count)
+    return study
+
+
+def test_importances_come_with_the_interval_of_their_resamples() -> None:
+    found = importance_intervals(decided(60), resamples=40)
+    assert [row.parameter for row in found] == ["head_dropout", "conv_dropout"]
+    first, second = found
+    assert first.low > second.high  # what decides all and what decides nothing are told apart
+    assert 0 <= second.low <= second.high <= first.low <= first.high <= 1
+    assert first.low < first.high
+    assert importance_intervals(decided(60), resamples=40) == found
+
+
+def test_few_trials_leave_importances_open() -> None:
+    first, second = importance_intervals(decided(8), resamples=40)
+    assert first.low < second.high  # the order is not settled
+    assert importance_intervals(decided(3)) == []

@@ -18,7 +18,7 @@ import pytest
 
 from sweeper import tracking
 from sweeper.errors import ServiceUnreachable, SweeperError, UsageError
-from sweeper.journal import FINISHED, JournalTracker, RunInfo, RunLog, read_events
+from sweeper.journal import ARTIFACTS, FINISHED, JournalTracker, RunInfo, RunLog, read_events
 from sweeper.report.plots import curves
 from sweeper.tracking import (
     EXPERIMENT,
@@ -523,3 +523,13 @@ def test_a_run_with_an_xray_gets_its_figure(home: Home, tmp_path: Path) -> None:
     assert home.sync() == 1
     (figure,) = home.folder.glob("mlartifacts/**/diagnostics/xray.png")
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_of_the_files_that_mlflow_has_a_report_needs_a_few_still(home: Home) -> None:
+    with home.tracker() as tracker:
+        log = tracker.start(info())
+        log.artifact("evaluation/confusion.csv", b"a,b")
+        log.artifact("model/state.safetensors", b"weights")
+        write(log)
+    artifacts = home.journal / "demo/k" / ARTIFACTS
+    assert [str(path.relative_to(artifacts)) for path in artifacts.rglob("*.*")] == ["evaluation/confusion.csv"]

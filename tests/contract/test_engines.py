@@ -17,9 +17,11 @@ import psutil
 import pytest
 import torch
 
+from sweeper import diagnostics
 from sweeper.config import RunConfig
 from sweeper.data import SAMPLE, SAMPLE_DIR, Data, load, read_idx
 from sweeper.engine.base import Engine, Event
+from sweeper.engine.fused import FusedEngine
 from sweeper.engine.processes import ProcessEngine
 from sweeper.engine.serial import SerialEngine
 from sweeper.errors import Diverged, TrainingError, WorkerLost
@@ -55,7 +57,13 @@ def two_workers(split: list[Data]) -> Iterator[ProcessEngine]:
         yield made
 
 
-@pytest.fixture(scope="module", params=["serial", "one_worker", "two_workers"])
+@pytest.fixture(scope="module")
+def fused(split: list[Data]) -> Iterator[FusedEngine]:
+    with closing(FusedEngine(split, THREADS, 2)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=["serial", "one_worker", "two_workers", "fused"])
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each kind of engine in turn; a test leaves it idle."""
     made: Engine = request.getfixturevalue(request.param)
@@ -110,9 +118,24 @@ def test_training_in_an_engine_gives_the_bits_of_training_without(
     plain = {key: finish(start(config, split)) for key, config in configs.items()}
     results = {e.key: e.what for e in train_all(engine, until, configs) if isinstance(e.what, TrainResult)}
     for key in configs:
+        if isinstance(engine, FusedEngine) and not changes:  # stacked: up to rounding; test_members.py says how far
+            assert results[key].history[-1].val_loss == pytest.approx(plain[key].history[-1].val_loss, abs=1e-3)
+            continue
         assert results[key].history_sha256 == plain[key].history_sha256
         assert results[key].weights_sha256 == plain[key].weights_sha256
     assert results[0].history_sha256 != results[1].history_sha256
+
+
+def test_a_result_carries_its_xray(engine: Engine, until: Any, split: list[Data]):
+    config = quick(placement="dropout-bn", epochs=1, batch_size=16)
+    (*_, end) = train_all(engine, until, {3: config})
+    alone = finish(diagnostics.start(config, split))
+    assert isinstance(end.what, TrainResult)
+    assert end.what.xray is not None
+    assert alone.xray is not None
+    assert end.what.xray_failure == ""
+    assert end.what.xray.csv() == alone.xray.csv()
+    assert end.what.metrics() == alone.metrics()
 
 
 @pytest.mark.parametrize("gone_on", [False, True], ids=["after-an-epoch", "in-an-epoch"])

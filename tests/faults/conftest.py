@@ -34,8 +34,11 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
         assert {what: n for what, n in lost.items() if n} == {}
 
     yield count
+    passed = getattr(request.node, "passed", False)
     for entry in entries:
-        note(entry | {"test": request.node.nodeid, "passed": getattr(request.node, "passed", False)})
+        note(entry | {"test": request.node.nodeid, "passed": passed})
+    if not passed:
+        note({"failed": request.node.nodeid})
 
 
 @pytest.hookimpl(wrapper=True)

@@ -44,7 +44,7 @@ def is_whole(path: Path) -> bool:
         case ".json":
             return bool(json.loads(path.read_bytes()))
         case ".jsonl":
-            return bool(read_events(path.parent))
+            return isinstance(read_events(path.parent), list)  # the readable lines; none, if the first was torn
         case ".csv":
             text = path.read_text()
             return text.endswith("\n") and len({line.count(",") for line in text.splitlines()}) == 1

@@ -41,14 +41,15 @@ def note(entry: dict[str, Any]) -> None:
 
 def page(entries: list[dict[str, Any]]) -> str:
     """The counts as Markdown."""
-    return "\n\n".join([_circumstances(), _promises(entries), _commands(entries), _fuzz(entries)])
+    return "\n\n".join([_circumstances(), _promises(entries), _signals(entries), _commands(entries), _fuzz(entries),
+                        _failures(entries)]).strip()  # fmt: skip
 
 
 def _circumstances() -> str:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("mlflow", "optuna", "torch"))
     return (
         f"Counted on {datetime.datetime.now(datetime.UTC).date().isoformat()}, {_processor()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, {versions}."
+        f"Python {platform.python_version()}, {versions}; load average at the end {os.getloadavg()[2]:.1f}."
     )
 
 
@@ -67,10 +68,20 @@ def _promises(entries: list[dict[str, Any]]) -> str:
         for entry in ours:
             done.update(entry["done"])
             lost.update(entry["lost"])
-        failed = len({entry["test"] for entry in ours if not entry["passed"]})
-        shown = f"{failed} tests failed; " * bool(failed) + "; ".join(f"{name}: {n}" for name, n in lost.items())
+        some = "; ".join(f"{name}: {n}" for name, n in lost.items() if n)
+        shown = some or f"0 ({', '.join(lost)})"
         lines.append(f"| {promise} | {words} | {'; '.join(f'{name}: {n:,}' for name, n in done.items())} | {shown} |")
     return "\n".join(lines)
+
+
+def _signals(entries: list[dict[str, Any]]) -> str:
+    seconds = [entry["ended_s"] for entry in entries if "ended_s" in entry]
+    if not seconds:
+        return "No end after a signal was timed."
+    return (
+        f"From the signal to the end of the command: median {statistics.median(seconds):.1f} s, the slowest of "
+        f"{len(seconds)} {max(seconds):.1f} s."
+    )
 
 
 def _commands(entries: list[dict[str, Any]]) -> str:
@@ -88,7 +99,14 @@ def _commands(entries: list[dict[str, Any]]) -> str:
 
 def _fuzz(entries: list[dict[str, Any]]) -> str:
     examples = [entry["examples"] for entry in entries if "examples" in entry]
+    if not examples:
+        return "No property was fuzzed."
     return f"Fuzz: {sum(examples):,} examples of {len(examples)} properties, each of which held."
+
+
+def _failures(entries: list[dict[str, Any]]) -> str:
+    failed = [entry["failed"] for entry in entries if "failed" in entry]
+    return f"{len(failed)} tests failed: {', '.join(f'`{name}`' for name in failed)}." if failed else ""
 
 
 def main() -> None:

@@ -1,0 +1,262 @@
+"""Many trainings as one: networks of one shape, stacked, each with its own weights, images, masks and rates.
+
+Members differ in seed, Dropout rates, learning rate and its schedule, weight decay and augmentation. Tensors carry
+the members in front, `(K, …)`; activations of convolutions side by side, `(B, K·C, H, W)`, so that a grouped
+convolution, and BatchNorm's statistics per channel, keep them apart. A member draws what its training alone
+would draw (on a CPU), and reaches the same weights up to rounding: `train.train` is the slow reference.
+
+On a GPU the Dropout masks of all members come from one stream.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from time import perf_counter
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sweeper import train
+from sweeper.config import RunConfig
+from sweeper.data import Data, Images, batch_sizes, batches
+from sweeper.errors import Diverged
+from sweeper.model import build_model
+from sweeper.stability import GRAD_NORM_EVERY, Recorder
+from sweeper.train import EpochResult, Evaluation, TrainResult
+
+BETAS: Final = (0.9, 0.999)  # of AdamW, as torch has them
+EPSILON: Final = 1e-8
+OWN_FIELDS: Final = {
+    "experiment", "placement", "conv_dropout", "head_dropout", "augmentation", "lr", "weight_decay", "schedule", "seed",
+}  # fmt: skip
+
+Step = dict[int, EpochResult | Diverged]
+Training = Generator[Step, frozenset[int], dict[int, TrainResult]]
+
+
+def signature(config: RunConfig) -> str:
+    """Equal for configurations that can be trained as one."""
+    fields = config.model_dump(mode="json", exclude=OWN_FIELDS)
+    return repr((config.network_placement.value, sorted(fields.items())))
+
+
+class Stack:
+    """The networks of K configurations of one signature, as one.
+
+    Attributes:
+        members: which of the configurations are still in it, by their place in the list.
+        values: parameters and running statistics by their name in a solo network, `(K, …)`.
+    """
+
+    def __init__(self, configs: Sequence[RunConfig], device: torch.device) -> None:
+        self.configs = list(configs)
+        self.members = list(range(len(configs)))
+        self.device = device
+        solo = []
+        for config in configs:
+            with train.seeded(config, epoch=0):
+                solo.append(build_model(config))
+        self.layers = list(solo[0].named_children())
+        parameters = {name for name, _ in solo[0].named_parameters()}
+        self.values = {
+            name: torch.stack([model.state_dict()[name] for model in solo]).to(device) for name in solo[0].state_dict()
+        }
+        self.parameters = {n: v.requires_grad_() for n, v in self.values.items() if n in parameters}
+        self.first = {name: torch.zeros_like(v) for name, v in self.parameters.items()}
+        self.second = {name: torch.zeros_like(v) for name, v in self.parameters.items()}
+        self.steps = 0
+
+    def keep(self, members: Sequence[int]) -> None:
+        """Let go of all but these members."""
+        rows = torch.tensor([self.members.index(m) for m in members], dtype=torch.int64, device=self.device)
+        for tensors in (self.values, self.first, self.second):
+            for name in tensors:
+                tensors[name] = tensors[name].detach().index_select(0, rows)
+        self.parameters = {name: self.values[name].requires_grad_() for name in self.parameters}
+        self.members = list(members)
+
+    def forward(self, x: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
+        """Standardised images `(B, K, 28, 28)`, one channel a member, to logits `(K, B, 10)`.
+
+        With a generator for each member the networks are in training mode, without in eval mode.
+        """
+        count = len(self.members)
+        for name, layer in self.layers:
+            match layer:
+                case nn.Conv2d():
+                    x = F.conv2d(x, self._of(name, "weight").flatten(0, 1), self._bias(name), padding=layer.padding,
+                                 groups=count)  # fmt: skip
+                case nn.Flatten():
+                    x = x.unflatten(1, (count, -1)).flatten(2).transpose(0, 1)  # (K, B, F)
+                case nn.Linear():
+                    x = torch.baddbmm(self._of(name, "bias")[:, None], x, self._of(name, "weight").transpose(1, 2))
+                case nn.BatchNorm2d():
+                    x = self._normalise(name, layer, x, training=generators is not None)
+                case nn.BatchNorm1d():
+                    side_by_side = x.transpose(0, 1).flatten(1)  # (B, K·F)
+                    side_by_side = self._normalise(name, layer, side_by_side, training=generators is not None)
+                    x = side_by_side.unflatten(1, (count, -1)).transpose(0, 1)
+                case nn.Dropout2d() | nn.Dropout():
+                    x = x if generators is None else x * self._mask(x, generators)
+                case _:
+                    x = layer(x)
+        return x
+
+    def _of(self, layer: str, what: str) -> Tensor:
+        return self.values[f"{layer}.{what}"]
+
+    def _bias(self, layer: str) -> Tensor | None:
+        bias = self.values.get(f"{layer}.bias")
+        return None if bias is None else bias.flatten()
+
+    def _normalise(self, name: str, layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor, *, training: bool) -> Tensor:
+        mean, var = self._of(name, "running_mean").view(-1), self._of(name, "running_var").view(-1)
+        if training:
+            self.values[f"{name}.num_batches_tracked"] += 1
+        weight, bias = self._of(name, "weight").flatten(), self._of(name, "bias").flatten()
+        return F.batch_norm(x, mean, var, weight, bias, training, layer.momentum or 0.0, layer.eps)
+
+    def _mask(self, x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """What Dropout multiplies `x` with: 0 or 1 / (1 - rate), for each channel of an image or for each feature.
+
+        In the order of memory of a solo network, so that each generator gives what it would have given there.
+        """
+        count = len(self.members)
+        channels = x.dim() == 4
+        rates = [getattr(self.configs[m], "conv_dropout" if channels else "head_dropout") for m in self.members]
+        size = (x.shape[0], x.shape[1] // count) if channels else tuple(x.shape[1:])
+        if x.device.type == "cpu":
+            drawn = [self._draw(size, rate, g, x) for rate, g in zip(rates, generators, strict=True)]
+            mask = torch.stack(drawn, dim=1 if channels else 0)
+        else:
+            keep = 1 - torch.tensor(rates, device=x.device, dtype=x.dtype)
+            keep = keep[None, :, None] if channels else keep[:, None, None]
+            shape = (size[0], count, size[1]) if channels else (count, *size)
+            mask = (torch.rand(shape, device=x.device, generator=generators[0]) < keep).to(x.dtype) / keep
+        return mask.flatten(1)[:, :, None, None] if channels else mask
+
+    @staticmethod
+    def _draw(size: tuple[int, ...], rate: float, generator: torch.Generator, like: Tensor) -> Tensor:
+        if rate == 0:  # as torch does it: nothing is drawn
+            return like.new_ones(size)
+        return like.new_empty(size).bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+
+    @torch.no_grad()
+    def step(self, rates: Tensor) -> None:
+        """One step of AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101) at the members' learning rates `(K,)`;
+        biases and BatchNorm's parameters do not decay."""
+        self.steps += 1
+        first, second = (1 - beta**self.steps for beta in BETAS)
+        decay = torch.tensor([self.configs[m].weight_decay for m in self.members], device=self.device)
+        for name, value in self.parameters.items():
+            gradient, shape = value.grad, (-1, *[1] * (value.dim() - 1))
+            assert gradient is not None
+            if value.dim() > 2:
+                value.mul_(1 - (rates * decay).view(shape))
+            self.first[name].lerp_(gradient, 1 - BETAS[0])
+            self.second[name].mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+            spread = self.second[name].sqrt().div_(math.sqrt(second)).add_(EPSILON)
+            value.addcmul_(self.first[name] / spread, (-rates / first).view(shape))
+            value.grad = None
+
+    def gradient_norms(self) -> Tensor:
+        """The L2 norm of each member's gradient, `(K,)`."""
+        squares = [v.grad.flatten(1).square().sum(1) for v in self.parameters.values() if v.grad is not None]
+        return torch.stack(squares).sum(0).sqrt()
+
+    def weights(self, member: int) -> dict[str, Tensor]:
+        """The state of one member's network, as a solo training returns it."""
+        row = self.members.index(member)
+        return {name: value[row].detach().cpu().contiguous().clone() for name, value in self.values.items()}
+
+    @torch.inference_mode()
+    def evaluate(self, images: Images) -> list[Evaluation]:
+        """Each member in eval mode on the same images."""
+        count = len(self.members)
+        size = max(1, train.EVAL_BATCH // count) if self.device.type == "cpu" else train.EVAL_BATCH
+        with train.autocast(self.configs[0]):
+            parts = [
+                self.forward(train.to_input(pixels).expand(-1, count, -1, -1), None).float()
+                for pixels in images.pixels.split(size)
+            ]
+        return [train.score(logits, images.labels) for logits in torch.cat(parts, dim=1)]
+
+
+def train_members(configs: Sequence[RunConfig], data: Data) -> Training:
+    """Train `configs`, all of one signature, in step.
+
+    Yields:
+        For each epoch, what each member came to, by its place in `configs`: an `EpochResult`, or `Diverged`, which
+        ends it. Send the members to be let go of. The generator's value holds the results of those that are left.
+    """
+    device = torch.device(configs[0].device)
+    images, val = data.train.to(device), data.val.to(device)
+    clean = train.subset(images, len(val))
+    stack = Stack(configs, device)
+    steps = len(batch_sizes(len(images), configs[0].batch_size))
+    recorders = [Recorder(steps, device) for _ in configs]
+    histories: list[list[EpochResult]] = [[] for _ in configs]
+    judged: dict[int, Evaluation] = {}
+    for epoch in range(1, configs[0].epochs + 1):
+        seconds, rates = _train_epoch(stack, images, epoch, steps, recorders)
+        on_train, on_val = stack.evaluate(clean), stack.evaluate(val)
+        results: Step = {}
+        for row, member in enumerate(stack.members):
+            recorder = recorders[member]
+            recorder.end_epoch()
+            norms = recorder.norms.mean().item()
+            result = EpochResult(
+                epoch, on_train[row].loss, on_train[row].accuracy, on_val[row].loss, on_val[row].accuracy,
+                on_val[row].ece, rates[row], norms, seconds / len(stack.members),
+                len(images) * len(stack.members) / seconds,
+            )  # fmt: skip
+            try:
+                running = recorder.losses.mean().item()
+                train.check_converging(configs[member], epoch, rates[row], running, result.train_loss, result.val_loss)
+            except Diverged as error:
+                results[member] = error
+            else:
+                results[member] = result
+                histories[member].append(result)
+                judged[member] = on_val[row]
+        let_go = yield results
+        ended = {m for m, result in results.items() if isinstance(result, Diverged)} | (let_go or frozenset())
+        if ended:
+            stack.keep([m for m in stack.members if m not in ended])
+        if not stack.members:
+            return {}
+    return {
+        m: TrainResult(tuple(histories[m]), stack.weights(m), judged[m], stability=recorders[m].stability)
+        for m in stack.members
+    }
+
+
+def _train_epoch(
+    stack: Stack, images: Images, epoch: int, steps: int, recorders: Sequence[Recorder]
+) -> tuple[float, list[float]]:
+    """One epoch of every member; the seconds it took, and their learning rates at its last step."""
+    configs = [stack.configs[m] for m in stack.members]
+    masks = [train.mask_generator(config, epoch, stack.device) for config in configs]
+    orders = [batches(images, config, train.order_generator(config, epoch)) for config in configs]
+    start = perf_counter()
+    for step, parts in enumerate(zip(*orders, strict=True)):
+        rates = [train.learning_rate(c, (epoch - 1) * steps + step, c.epochs * steps) for c in configs]
+        pixels = torch.cat([train.to_input(pixels) for pixels, _ in parts], dim=1)  # (B, K, 28, 28)
+        labels = torch.stack([labels for _, labels in parts])  # (K, B)
+        with train.autocast(configs[0]):
+            logits = stack.forward(pixels.to(memory_format=torch.channels_last), masks)
+        losses = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")
+        losses = losses.view(labels.shape).mean(1)  # (K,)
+        losses.sum().backward()
+        losses = losses.detach()
+        norms = stack.gradient_norms() if step % GRAD_NORM_EVERY == 0 else None
+        for row, member in enumerate(stack.members):
+            recorders[member].losses[step] = losses[row]
+            if norms is not None:
+                recorders[member].norms[step // GRAD_NORM_EVERY] = norms[row]
+        stack.step(torch.tensor(rates, device=stack.device))
+    losses.cpu()  # waits for the device: the timer may stop
+    return perf_counter() - start, rates

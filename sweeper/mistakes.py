@@ -1,0 +1,41 @@
+"""The images that a model gets wrong and is surest of: the first place to look for what it has not learned."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from sweeper.data import CLASSES, Images, normalize
+
+BATCH: Final = 1_000
+MOST_ERRORS: Final = 32  # in a picture
+
+
+class Mistake(NamedTuple):
+    """An image that was taken for what it is not."""
+
+    pixels: npt.NDArray[Any]  # uint8 (28, 28), 0 is background
+    truth: str
+    predicted: str
+    confidence: float  # the softmax probability of the predicted class
+
+
+@torch.inference_mode()
+def confident_mistakes(model: nn.Module, images: Images, most: int) -> list[Mistake]:
+    """The errors of `model`, in eval mode and on the CPU as `images` are, the surest first, at most `most`."""
+    logits = torch.cat([model(normalize(pixels)).float() for pixels in images.pixels.split(BATCH)])
+    confidence, predicted = logits.softmax(1).max(1)
+    wrong = (predicted != images.labels).nonzero().flatten()
+    surest = wrong[confidence[wrong].argsort(descending=True, stable=True)][:most].tolist()
+    return [
+        Mistake(
+            pixels=images.pixels[i].reshape(images.pixels.shape[-2:]).numpy(),
+            truth=CLASSES[images.labels[i]],
+            predicted=CLASSES[predicted[i]],
+            confidence=confidence[i].item(),
+        )
+        for i in surest
+    ]

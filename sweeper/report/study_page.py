@@ -1,0 +1,243 @@
+"""The report of the reproduction: the study's eight figures, its numbers against ours, and what lies beneath them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import fmean, stdev
+from typing import Final, NamedTuple
+
+from markupsafe import Markup
+
+from sweeper.arms import ARMS, Protocol
+from sweeper.config import EXPERIMENT_TITLES
+from sweeper.journal import read_events
+from sweeper.report import study_charts as charts
+from sweeper.report.figure import counted, percent
+from sweeper.report.page import NOTHING, Cell, Section, Value, beside, chart, facts, figures, heading, page, table, text
+from sweeper.report.rows import ArmRun
+from sweeper.report.study_charts import Runs, complete, seed_values
+
+ACCURACY: Final = "final/val_accuracy"
+DECLARED: Final = (
+    "The study gives neither architectures nor rates, epochs, optimizer, schedule, batch size or augmentations: all of "
+    "these are our declared instantiation of it, and what is found holds for that."
+)
+
+
+class Published(NamedTuple):
+    """What the study reports of one of its experiments."""
+
+    figure: int
+    words: str
+    accuracy: float | None = None
+
+
+PUBLISHED: Final = {
+    1: Published(4, "at its capacity; more training widens the gap"),
+    2: Published(5, "overfits quickly, still better than 1"),
+    3: Published(6, "better than 2; generalises"),
+    4: Published(7, "accuracy and loss improve; still overfits"),
+    5: Published(8, "accuracy about as 4, loss better, overfits more slowly"),
+    6: Published(9, "accuracy +0.001, loss much better, overfits again"),
+    7: Published(10, "best so far; losses fall to the last epoch; tiny gap"),
+    8: Published(11, "best: 0.948", 0.948),
+}
+XRAY: Final = {
+    "xray/variance_shift": ("Variance shift", 4),
+    "xray/recalibration_gain_accuracy": ("Recalibration, accuracy", 5),
+    "xray/recalibration_gain_loss": ("Recalibration, nats", 5),
+    "xray/batch_noise": ("Batch noise", 4),
+    "xray/brier": ("Brier", 4),
+    "xray/error_confidence": ("Confidence on errors", 4),
+    "xray/grad_norm_cv": ("Gradient norm, CV", 3),
+    "xray/spikes": ("Spikes", 1),
+    "xray/onset": ("Onset, epoch", 1),
+}
+
+
+def study_page(runs: Runs, protocol: Protocol, ledger: Sequence[Section] = ()) -> bytes:
+    """The report, as one HTML file in UTF-8.
+
+    Args:
+        runs: the finished runs of each arm, of at least one; `rows.read_runs` reads them.
+        protocol: that they were trained by.
+        ledger: the sections that judge the study's claims, which follow its numbers.
+    """
+    sections = [Section("Summary", _summary(runs, protocol))]
+    experiments = _experiments(runs)
+    if experiments:
+        sections.append(Section("Against the study's numbers", _numbers(runs)))
+    sections += ledger
+    if experiments:
+        sections.append(Section("Figures 4 to 11", _figures(experiments)))
+    sections.append(Section("All arms", _arms(runs)))
+    if any(name in run.final for of_arm in runs.values() for run in of_arm for name in XRAY):
+        sections.append(Section("X-ray", _xray(runs)))
+    return page("The study, reproduced", _lead(runs, protocol), sections)
+
+
+def _experiments(runs: Runs) -> dict[int, list[ArmRun]]:
+    """The complete runs of those of the eight experiments that have one."""
+    found = {number: complete(runs.get(f"exp{number}", [])) for number in PUBLISHED}
+    return {number: of_arm for number, of_arm in found.items() if of_arm}
+
+
+def _lead(runs: Runs, protocol: Protocol) -> str:
+    total = sum(map(len, runs.values()))
+    return (
+        f"Batch Normalization and Dropout in eight experiments on FashionMNIST, protocol {protocol.name}: "
+        f"{protocol.title}. {counted(total, 'run')} of {counted(len(runs), 'arm')}."
+    )
+
+
+def _summary(runs: Runs, protocol: Protocol) -> Markup:
+    experiments = _experiments(runs)
+    numbers: list[tuple[str, Value]] = [
+        (f"experiment {number}, {counted(len(experiments[number]), 'seed')}", _mean(experiments[number]))
+        for number in (4, 5, 6, 7, 8)
+        if number in experiments
+    ]
+    diverged = sum(len(of_arm) - len(complete(of_arm)) for of_arm in runs.values())
+    words = [DECLARED, "Accuracies are those of the last epoch on the 10,000 test images, as the study reads them."]
+    if protocol.train_images or protocol.epochs:
+        words.append("The study trained on all images, and for longer than this protocol does.")
+    return (
+        (figures(numbers) if numbers else Markup())
+        + text(" ".join(words))
+        + facts([("Protocol", protocol.name), ("Arms", len(runs)), ("Diverged runs", diverged), *_circumstances(runs)])
+    )
+
+
+def _circumstances(runs: Runs) -> Iterator[tuple[str, Value]]:
+    """What the runs were made with, as the first of them recorded it."""
+    first = next(run for of_arm in runs.values() for run in of_arm)
+    events = read_events(first.folder)
+    tags = events[0]["tags"] if events else {}
+    for name in ("dataset", "hardware", "threads", "versions"):
+        if f"sweeper.{name}" in tags:
+            yield ("Data set" if name == "dataset" else name.capitalize()), tags[f"sweeper.{name}"]
+    if commit := tags.get("mlflow.source.git.commit"):
+        yield "Commit", commit[:12]
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def _numbers(runs: Runs) -> Markup:
+    headers = [
+        "Experiment",
+        "The study says",
+        "Published",
+        "Seeds",
+        "Val accuracy",
+        "SD",
+        "Val loss",
+        "Gap",
+        "Loss gap",
+    ]
+    experiments = _experiments(runs)
+    rows: list[list[Value]] = []
+    for number, published in PUBLISHED.items():
+        of_arm = experiments.get(number, [])
+        rows.append([
+            f"{number}: {EXPERIMENT_TITLES[number]}", published.words,
+            None if published.accuracy is None else Cell(f"{published.accuracy:.3f}", published.accuracy),
+            len(of_arm), _mean(of_arm), _spread(of_arm), _final(of_arm, "val/loss", 4),
+            _final(of_arm, "gap/accuracy", 4), _final(of_arm, "gap/loss", 4),
+        ])  # fmt: skip
+    caption = (
+        "Means over seeds at the last epoch; SD is the standard deviation of the accuracy, in points. Gap: train "
+        "accuracy minus validation accuracy; validation loss minus train loss. Of most, the study gives no number."
+    )
+    return text(_gain(experiments)) + table(headers, rows, caption=caption)
+
+
+def _gain(experiments: dict[int, list[ArmRun]]) -> str:
+    """Experiment 6 against the better of 4 and 5, of which the study says +0.001."""
+    if not {4, 5, 6} <= experiments.keys():
+        return "The study's +0.001 is the gain of experiment 6 over 4 and 5, which are not all here."
+    means = {number: fmean(seed_values(experiments[number], ACCURACY)) for number in (4, 5, 6)}
+    better = max((4, 5), key=lambda number: means[number])
+    return (
+        f"The study reports a gain of +0.001 in experiment 6. Here its mean is {means[6] - means[better]:+.4f} against "
+        f"experiment {better}, the better of 4 and 5."
+    )
+
+
+def _mean(runs: Sequence[ArmRun]) -> Cell:
+    values = seed_values(runs, ACCURACY)
+    return Cell(percent(fmean(values)), fmean(values)) if values else Cell(NOTHING, None)
+
+
+def _spread(runs: Sequence[ArmRun]) -> Cell:
+    values = seed_values(runs, ACCURACY)
+    return Cell(f"{100 * stdev(values):.2f}", stdev(values)) if len(values) > 1 else Cell(NOTHING, None)
+
+
+def _final(runs: Sequence[ArmRun], metric: str, digits: int) -> Cell:
+    """The mean over `runs` of a metric of the last epoch."""
+    if not runs:
+        return Cell(NOTHING, None)
+    value = fmean(run.epochs[-1][metric] for run in runs)
+    return Cell(f"{value:.{digits}f}", value)
+
+
+# --- charts ---------------------------------------------------------------------------------------
+
+
+def _figures(experiments: dict[int, list[ArmRun]]) -> Markup:
+    ranges = charts.common_ranges(list(experiments.values()))
+    cards = [
+        heading(f"Figure {PUBLISHED[number].figure}: experiment {number}")
+        + chart(charts.figure(of_arm, ranges), _caption(number, of_arm))
+        for number, of_arm in experiments.items()
+    ]
+    words = (
+        "Each line is the mean over the seeds, within their range; train values are clean: eval mode, no augmentation. "
+        "All figures have the same axes, which leave out the outliers of the first epochs."
+    )
+    return text(words) + beside(*cards)
+
+
+def _caption(number: int, runs: Sequence[ArmRun]) -> str:
+    title = EXPERIMENT_TITLES[number]
+    return f"{title[0].upper()}{title[1:]}; {counted(len(runs), 'seed')}. The study says: {PUBLISHED[number].words}."
+
+
+def _arms(runs: Runs) -> Markup:
+    values = {name: seed_values(of_arm, ACCURACY) for name, of_arm in runs.items()}
+    drawn = charts.arms(runs, values, "validation accuracy", shares=True)
+    if (best := PUBLISHED[8].accuracy) is not None and runs.get("exp8"):
+        charts.mark(drawn, best, "the study's experiment 8")
+    rows: list[list[Value]] = [
+        [name, ARMS[name].title, len(complete(of_arm)), len(of_arm) - len(complete(of_arm)), _mean(of_arm),
+         _spread(of_arm), _final(complete(of_arm), "val/loss", 4)]
+        for name, of_arm in runs.items()
+    ]  # fmt: skip
+    headers = ["Arm", "What", "Seeds", "Diverged", "Val accuracy", "SD", "Val loss"]
+    caption = "Means over seeds at the last epoch; the standard deviation is in points."
+    words = "Validation accuracy of every arm at the last epoch: a dot for each seed, a bar at the mean."
+    return chart(drawn, words) + table(headers, rows, caption=caption)
+
+
+def _xray(runs: Runs) -> Markup:
+    found = {name: of_arm for name, of_arm in runs.items() if any(seed_values(of_arm, metric) for metric in XRAY)}
+    rows: list[list[Value]] = [
+        [name, *(_xray_cell(of_arm, metric) for metric in XRAY)] for name, of_arm in found.items()
+    ]
+    caption = "Means over seeds, of the weights after the last epoch; a dash where the network has no BatchNorm."
+    words = (
+        "Variance shift is how far the variance that a BatchNorm layer meets in eval mode lies from the one that it "
+        "recorded in training, as the mean ratio, 1 for none; recalibration is what re-estimating the statistics with "
+        "Dropout off gains; onset is the epoch of the lowest validation loss."
+    )
+    html = text(words)
+    shift = {name: seed_values(of_arm, "xray/variance_shift") for name, of_arm in found.items()}
+    if any(shift.values()):
+        html += chart(charts.arms(found, shift, "variance shift", shares=False), "Variance shift by arm.")
+    return html + table(["Arm", *(title for title, _ in XRAY.values())], rows, caption=caption)
+
+
+def _xray_cell(runs: Sequence[ArmRun], metric: str) -> Cell:
+    values = seed_values(runs, metric)
+    return Cell(f"{fmean(values):.{XRAY[metric][1]}f}", fmean(values)) if values else Cell(NOTHING, None)

@@ -1,0 +1,349 @@
+"""`sweeper verify`: from the journal to the ledger, its files, and the record of looks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from sweeper.arms import ProtocolName
+from sweeper.claims import CONTRADICTIONS, claims
+from sweeper.environment import NONE, OFFLINE, Environment
+from sweeper.errors import SweeperError
+from sweeper.journal import read_events, write_whole
+from sweeper.ledger import ALPHA, MOST_SEEDS, POWER, Detail, Judged, Runs, details, judge, look_at, reason, spent
+from sweeper.report.ledger import ArmRow, Entry, Ledger
+from sweeper.report.rows import ArmRun, read_runs
+from sweeper.settle import affordable, lines, steps
+from sweeper.statistics.base import Test
+from sweeper.statistics.combine import Shown, facts
+
+if TYPE_CHECKING:
+    from sweeper.report.page import Section
+    from sweeper.service import Chosen
+
+REPORT: Final = "report"
+METHOD: Final = (
+    "A claim is supported or contradicted if its p-value is at most 0.05 after Holm's correction over the 56 p-values "
+    "of the ledger and the correction for looking at 3, 5, 10, 20, ... seeds; docs/verify.md says how. The interval is "
+    "that of 95 %, without these corrections. Detectable at 5 % is the distance from the bound that a single two-sided "
+    "test at 5 % finds with power 80 %; detectable here, the one that this ledger finds with power 80 %."
+)
+UNSEEN: Final = Shown("", "", "", 1, 0.0, math.nan, math.nan, math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The runs of a protocol, judged."""
+
+    journal: Path
+    protocol: ProtocolName
+    runs: Runs
+    judged: list[Judged]
+    details: list[Detail | None]
+
+
+def verify(journal: Path, protocol: ProtocolName) -> Verified:
+    """Judge the claims by the runs in `journal`.
+
+    Raises:
+        SweeperError: there is no run.
+    """
+    runs = read_runs(journal, protocol)
+    if not runs:
+        raise SweeperError(
+            f"no run of protocol {protocol} is recorded in {journal}; run sweeper reproduce --protocol {protocol}"
+        )
+    return judge_runs(journal, protocol, runs)
+
+
+def judge_runs(journal: Path, protocol: ProtocolName, runs: Runs) -> Verified:
+    """Judge the claims by `runs`, which `journal` holds."""
+    judged = judge(look_at(claims(protocol), runs, protocol))
+    return Verified(journal, protocol, runs, judged, details(judged, runs))
+
+
+def publish(env: Environment, found: Verified) -> tuple[Ledger, dict[str, Any]]:
+    """Write the ledger to SWEEPER_HOME/report/PROTOCOL, and record the look.
+
+    Returns:
+        What the pages show, and what `--json` prints.
+
+    Raises:
+        SweeperError: it cannot be written there.
+    """
+    from sweeper.report import ledger as texts
+    from sweeper.report.ledger_page import html
+
+    shown = describe(found, _links(env, found.runs))
+    result = as_json(found, shown)
+    folder = env.home / REPORT / found.protocol
+    picture = texts.forest(shown)
+    files = {
+        "ledger.json": (json.dumps(result, indent=2, allow_nan=False) + "\n").encode(),
+        "ledger.md": texts.markdown(shown),
+        "ledger.png": picture,
+        "ledger.html": html(shown, picture),
+    }
+    try:
+        for name, content in files.items():
+            write_whole(folder / name, content)
+    except OSError as error:
+        raise SweeperError(f"{folder}: the ledger cannot be written ({error.strerror}); set SWEEPER_HOME") from None
+    try:
+        record_look(found)
+    except OSError as error:
+        env.warn(f"the look is not recorded in {looks_file(found)}: {error.strerror}; verdicts do not depend on it")
+    return shown, result | {"report": str(folder)}
+
+
+def sections(env: Environment, protocol: ProtocolName) -> list[Section]:
+    """The ledger as sections of the report of the reproduction; none where no run is recorded."""
+    from sweeper.report.ledger_page import ledger_sections
+
+    runs = read_runs(env.journal, protocol)
+    return ledger_sections(describe(judge_runs(env.journal, protocol, runs), links={})) if runs else []
+
+
+def settle(env: Environment, found: Verified, budget: float, workers: int) -> Verified:
+    """Train what settles the claims that are nearest to being settled, and judge again.
+
+    Args:
+        env: its journal is that of `found`.
+        found: what was judged before.
+        budget: seconds; the forecast of what is trained is within it, and nothing is begun after it.
+        workers: processes that share the cores; with others than before, times are not comparable.
+
+    Raises:
+        SweeperError: the recorded runs are of more than one data set, device or precision.
+    """
+    from sweeper import reproduce as reproduction
+    from sweeper.plan import Options
+    from sweeper.progress import duration
+
+    plan = steps(found.judged, found.details, found.runs)
+    chosen = affordable(plan, budget * workers)
+    for line in lines(plan, len(chosen)):
+        env.say(line)
+    runs = tuple(run for step in chosen for run in step.runs)
+    if not runs:
+        env.say("nothing is trained" + (f": the first would take {duration(plan[0].seconds)}" if plan else ""))
+        return found
+    options = Options(found.protocol, workers=workers, runs=runs, seconds=budget)
+    reproduction.reproduce(env, _machine(env, found), options)
+    return verify(found.journal, found.protocol)
+
+
+def _machine(env: Environment, found: Verified) -> Chosen:
+    """The data set, device and precision of the recorded runs."""
+    from sweeper import reproduce as reproduction
+
+    params = [start["params"] for runs in found.runs.values() for run in runs if (start := _start(run)) is not None]
+    kinds = {(p["dataset"], p["device"].partition(":")[0], p["precision"]) for p in params}
+    if len(kinds) != 1:
+        shown = "; ".join(" ".join(kind) for kind in sorted(kinds)) or "none"
+        raise SweeperError(f"{found.journal}: runs of several kinds ({shown}): --plan continues those of one kind")
+    return reproduction.choose_machine(env, *kinds.pop())
+
+
+# --- what is shown --------------------------------------------------------------------------------------
+
+
+def describe(found: Verified, links: Mapping[str, str]) -> Ledger:
+    """The ledger as its pages show it."""
+    pairs = zip(found.judged, found.details, strict=True)
+    return Ledger(
+        protocol=found.protocol,
+        provenance=provenance(found.runs),
+        entries=[_entry(judged, detail) for judged, detail in pairs],
+        arms=[
+            ArmRow(arm, tuple((run.seed, run.run_id) for run in runs), sum(run.state == "diverged" for run in runs))
+            for arm, runs in found.runs.items()
+        ],
+        contradictions=CONTRADICTIONS,
+        links=links,
+        method=METHOD,
+    )
+
+
+def _entry(judged: Judged, detail: Detail | None) -> Entry:
+    claim, shown = judged.claim, detail.shown if detail else UNSEEN
+    tested = bool(judged.looked.looks)
+    return Entry(
+        number=claim.number, says=claim.says, question=claim.question.words, verdict=judged.verdict,
+        reason=reason(detail, judged), label=shown.label, unit=shown.unit, direction=shown.direction,
+        bound=shown.null, estimate=shown.estimate, low=shown.low, high=shown.high,
+        p=min(judged.looked.p) if tested else math.nan, p_holm=min(judged.p_holm) if tested else math.nan,
+        seeds=judged.looked.seeds, takes=_takes(judged, detail), detectable=shown.detectable,
+        detectable_here=detail.detectable if detail else math.nan, notes=claim.notes,
+        also=facts(detail.evidence) if detail else {},
+    )  # fmt: skip
+
+
+def _takes(judged: Judged, detail: Detail | None) -> str:
+    """The seeds that would settle an inconclusive claim, in few characters."""
+    if judged.verdict != "inconclusive" or detail is None:
+        return ""
+    return str(detail.seeds_needed or f">{MOST_SEEDS}")
+
+
+def provenance(runs: Runs) -> dict[str, str]:
+    """Seeds, data set, device, hardware and versions, as the runs' records have them."""
+    starts = [start for of_arm in runs.values() for run in of_arm if (start := _start(run)) is not None]
+
+    def each(pick: Callable[[dict[str, Any]], str]) -> str:
+        return " / ".join(sorted({text for start in starts if (text := pick(start))})) or "not recorded"
+
+    sizes = sorted({len(of_arm) for of_arm in runs.values()})
+    return {
+        "seeds of an arm": f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}",
+        "runs": str(sum(len(of_arm) for of_arm in runs.values())),
+        "data set": each(lambda start: str(start["tags"].get("sweeper.dataset", ""))),
+        "device": each(lambda start: f"{start['params'].get('device', '')} {start['params'].get('precision', '')}"),
+        "hardware": each(lambda start: str(start["tags"].get("sweeper.hardware", ""))),
+        "threads": each(lambda start: str(start["tags"].get("sweeper.threads", ""))),
+        "versions": each(lambda start: str(start["tags"].get("sweeper.versions", ""))),
+    }
+
+
+def _start(run: ArmRun) -> dict[str, Any] | None:
+    events = read_events(run.folder)
+    return events[0] if events else None
+
+
+def _links(env: Environment, runs: Runs) -> dict[str, str]:
+    """Where MLflow's UI shows the runs that were carried there; nothing where MLflow does not answer."""
+    known = [run.run_id for of_arm in runs.values() for run in of_arm if run.run_id]
+    if not known or env.tracking_uri in (NONE, OFFLINE):
+        return {}
+    from sweeper.tracking import hide_password, preflight, sqlite_file, ui_link
+
+    uri = env.tracking_uri
+    if uri.startswith("sqlite") and not sqlite_file(uri).exists():
+        return {}
+    try:
+        preflight(uri)
+    except SweeperError as error:
+        env.warn(f"the ledger has no links to MLflow: {error}")
+        return {}
+    first = ui_link(hide_password(uri) if uri.startswith("http") else "http://127.0.0.1:5000", uri, known[0])
+    return {run_id: first.replace(known[0], run_id) for run_id in known} if known[0] in first else {}
+
+
+# --- JSON -----------------------------------------------------------------------------------------------
+
+
+def as_json(found: Verified, shown: Ledger) -> dict[str, Any]:
+    """Everything that is needed to redo the verdicts; values that cannot be had are null."""
+    pairs = zip(shown.entries, found.judged, found.details, strict=True)
+    return {
+        "protocol": found.protocol,
+        "declared": "under our declared instantiation of the study, docs/reproduction.md",
+        "provenance": dict(shown.provenance),
+        "alpha": ALPHA,
+        "power": POWER,
+        "method": shown.method,
+        "claims": [_claim_json(*pair) for pair in pairs],
+        "contradictions": list(shown.contradictions),
+        "runs": {arm: [_run_json(run) for run in runs] for arm, runs in found.runs.items()},
+    }
+
+
+def _claim_json(entry: Entry, judged: Judged, detail: Detail | None) -> dict[str, Any]:
+    looked = judged.looked
+    return {
+        "claim": entry.number,
+        "says": entry.says,
+        "supported_if": entry.question,
+        "verdict": entry.verdict,
+        "reason": entry.reason,
+        "arms": list(judged.claim.question.arms),
+        "seeds": entry.seeds,
+        "decided_by": None if detail is None else {
+            "label": entry.label, "unit": entry.unit, "claimed": "above" if entry.direction > 0 else "below",
+            "bound": entry.bound, "estimate": _finite(entry.estimate),
+            "interval_95": [_finite(entry.low), _finite(entry.high)],
+            "detectable_two_sided_5": _finite(entry.detectable), "detectable_in_ledger": _finite(entry.detectable_here),
+        },
+        "looks": [look._asdict() | {"share_of_alpha": spent(look.seeds)} for look in looked.looks],
+        "p_sequential": looked.p._asdict(),
+        "p_holm": judged.p_holm._asdict(),
+        "seeds_needed": detail.seeds_needed if detail else None,
+        "also": {name: _finite(value) for name, value in entry.also.items()},
+        "tests": [_test_json(leaf.test, leaf.alpha, leaf.power) for leaf in detail.leaves] if detail else [],
+        "notes": list(entry.notes),
+    }  # fmt: skip
+
+
+def _test_json(test: Test, alpha: float, power: float) -> dict[str, Any]:
+    low, high = test.interval(ALPHA / 2)
+    return {
+        "test": type(test).__name__,
+        "label": test.label,
+        "unit": test.unit,
+        "claimed": "above" if test.direction > 0 else "below",
+        "bound": test.null,
+        "n": dict(test.counts),
+        "estimate": _finite(test.estimate),
+        "interval_95": [_finite(low), _finite(high)],
+        "p_support": test.p_support,
+        "p_contradict": test.p_contradict,
+        "detectable": {"alpha": alpha, "power": power, "distance": _finite(test.detectable(alpha, power))},
+    }
+
+
+def _run_json(run: ArmRun) -> dict[str, Any]:
+    return {"seed": run.seed, "state": run.state, "journal": str(run.folder), "history_sha256": run.history_sha256,
+            "run_id": run.run_id}  # fmt: skip
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+# --- the record of looks ----------------------------------------------------------------------------------
+
+
+def looks_file(found: Verified) -> Path:
+    """Beside the protocol's runs."""
+    return found.journal / f"reproduce-{found.protocol}.looks.jsonl"
+
+
+def record_look(found: Verified) -> bool:
+    """Append what was looked at, and what it came to; the same runs again are the same look, and add nothing."""
+    runs = fingerprint(found.runs)
+    earlier = list(read_looks(looks_file(found)))
+    if earlier and earlier[-1]["runs"] == runs:
+        return False
+    line = {
+        "time": time.time_ns() // 1_000_000,
+        "runs": runs,
+        "number_of_runs": sum(map(len, found.runs.values())),
+        "claims": [
+            {"claim": entry.claim.number, "verdict": entry.verdict, "seeds": entry.looked.seeds,
+             "looks": [look.seeds for look in entry.looked.looks],
+             "alpha_spent": sum(spent(look.seeds) for look in entry.looked.looks),
+             "p_sequential": entry.looked.p._asdict(), "p_holm": entry.p_holm._asdict()}
+            for entry in found.judged
+        ],
+    }  # fmt: skip
+    text = "".join(json.dumps(look, allow_nan=False) + "\n" for look in (*earlier, line))
+    write_whole(looks_file(found), text.encode())
+    return True
+
+
+def read_looks(path: Path) -> Iterator[dict[str, Any]]:
+    """The looks that are recorded, oldest first."""
+    if path.exists():
+        yield from (json.loads(line) for line in path.read_text().splitlines())
+
+
+def fingerprint(runs: Runs) -> str:
+    """A hash of what was looked at: equal only for the same runs with the same histories."""
+    lines = sorted(f"{arm} {run.seed} {run.state} {run.history_sha256}" for arm, of in runs.items() for run in of)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,159 @@
+"""The report in a browser: drawn without a complaint of its policy, sorted by mouse and keyboard, on any screen."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from swept import CHAMPION, IMPORTANCES, picture, searched, sweep, trial
+
+from sweeper.report.sweep_page import sweep_page
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+         "--disable-sync"]  # fmt: skip
+CANARY = "<img src=x onerror=console.error('canary')>"
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+
+class Opened(NamedTuple):
+    """A page in the browser, and everything that it complained of or asked a network for."""
+
+    page: Any
+    complaints: list[str]
+    requests: list[str]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    trials = [*searched(30), trial(30, 0.3, state="pruned", reason=CANARY)]
+    found = sweep(*trials, importances=IMPORTANCES, champion=CHAMPION._replace(errors=picture(1500, 400)))
+    path = tmp_path_factory.mktemp("report") / "demo.html"
+    path.write_bytes(sweep_page(found, {"history.png": picture(1500, 675)}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def opened(browser: Any, report: Path) -> Callable[..., Any]:
+    """`with opened(width, scheme) as …`: the report on a screen, once its charts are drawn."""
+
+    @contextmanager
+    def at(width: int = 1280, scheme: str = "light") -> Iterator[Opened]:
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        found = Opened(page, [], [])
+        page.on("console", lambda m: found.complaints.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: found.complaints.append(str(error)))
+        page.on("request", lambda request: found.requests.append(request.url))
+        page.goto(report.as_uri())
+        page.wait_for_selector("html[data-drawn]")
+        yield found
+        page.close()
+
+    return at
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_the_report_is_drawn_without_a_complaint_and_without_a_network(
+    opened: Callable[..., Any], report: Path, width: int, scheme: str
+) -> None:
+    with opened(width, scheme) as (page, complaints, requests):
+        assert complaints == []
+        assert [url for url in requests if not url.startswith("data:")] == [report.as_uri()]
+        charts = page.locator("[data-chart]")
+        assert charts.count() == 10
+        for i in range(charts.count()):
+            assert charts.nth(i).locator("svg.main-svg").count() >= 1
+        assert page.locator("[data-parallel] path").count() == 30
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.locator("img[src=x]").count() == 0
+
+
+def test_the_page_and_its_charts_follow_the_readers_light_and_dark(
+    opened: Callable[..., Any], until: Callable[..., Any]
+) -> None:
+    label = "getComputedStyle(document.querySelector('[data-chart] .xtick text')).fill"
+    paper = "getComputedStyle(document.body).backgroundColor"
+    with opened() as (page, complaints, _):
+        light = page.evaluate(label), page.evaluate(paper)
+        page.emulate_media(color_scheme="dark")
+        until(lambda: page.evaluate(label) != light[0], "dark charts")
+        assert page.evaluate(paper) != light[1]
+        page.emulate_media(color_scheme="light")
+        until(lambda: page.evaluate(label) == light[0], "light charts")
+        assert complaints == []
+
+
+def column(page: Any, number: int) -> list[str]:
+    """The texts of a column of the leaderboard."""
+    cells = page.locator(f"#leaderboard tbody tr > :nth-child({number})")
+    return [text.strip() for text in cells.all_inner_texts()]
+
+
+def test_a_table_sorts_by_a_click(opened: Callable[..., Any]) -> None:
+    with opened() as (page, _, _):
+        header = page.locator("#leaderboard thead th").nth(2)
+        assert header.inner_text().startswith("Val accuracy")
+        assert header.get_attribute("aria-sort") is None
+        best_first = column(page, 3)
+        header.locator("button").click()
+        assert header.get_attribute("aria-sort") == "ascending"
+        assert column(page, 3) == best_first[::-1]
+        header.locator("button").click()
+        assert header.get_attribute("aria-sort") == "descending"
+        assert column(page, 3) == best_first
+
+
+def test_a_table_sorts_by_the_keyboard_and_what_is_missing_comes_last(opened: Callable[..., Any]) -> None:
+    with opened() as (page, _, _):
+        headers = page.locator("#leaderboard thead th")
+        names = [name.strip() for name in headers.all_inner_texts()]
+        place = next(i for i, name in enumerate(names) if name.startswith("conv_dropout"))
+        headers.nth(place - 1).locator("button").focus()
+        page.keyboard.press("Tab")
+        for key in ("Enter", "Space"):
+            page.keyboard.press(key)
+            shown = column(page, place + 1)
+            numbers = [float(text) for text in shown if text != "\N{EN DASH}"]
+            assert shown[len(numbers) :] == ["\N{EN DASH}"]  # of bn, which has no rate
+            assert numbers == sorted(numbers, reverse=key == "Space")
+        assert [h for h in (headers.nth(i).get_attribute("aria-sort") for i in range(len(names))) if h] == [
+            "descending"
+        ]
+
+
+def test_brushing_an_axis_keeps_the_lines_that_pass_there(opened: Callable[..., Any]) -> None:
+    with opened() as (page, _, _):
+        area = page.locator("[data-parallel] .area").last
+        area.scroll_into_view_if_needed()
+        box = area.bounding_box()
+        x, middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        page.mouse.move(x, middle)
+        page.mouse.down()
+        page.mouse.move(x, box["y"] + 1, steps=4)
+        page.mouse.up()
+        kept = page.locator("[data-parallel] path:not(.out)").count()
+        assert 0 < kept < 30
+        assert page.locator("[role=status]").inner_text() == f"{kept} of 30 trials pass."
+        page.mouse.click(x, middle)
+        assert page.locator("[data-parallel] path:not(.out)").count() == 30
+
+
+def test_it_prints_on_paper_in_light_colours(opened: Callable[..., Any]) -> None:
+    with opened(1280, "dark") as (page, complaints, _):
+        assert page.pdf(format="A4").startswith(b"%PDF")
+        assert complaints == []

@@ -1,0 +1,164 @@
+"""The report of the reproduction: the study's figures and numbers beside ours, from the runs of the arms."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper import reports
+from sweeper.arms import PROTOCOLS, arm_config
+from sweeper.environment import Environment
+from sweeper.journal import FINISHED, JournalTracker, RunInfo
+from sweeper.report import study_charts as charts
+from sweeper.report.page import Section, text
+from sweeper.report.rows import ArmRun
+from sweeper.report.study_page import PUBLISHED, study_page
+
+QUICK = PROTOCOLS["quick"]
+NOWHERE = Path("nowhere")
+
+
+def run(arm: str, seed: int = 0, accuracy: float = 0.9, state: str = "complete", **final: float) -> ArmRun:
+    """A run of three epochs that ends at `accuracy`, 0.05 below its train accuracy."""
+    epochs = [
+        {"epoch": float(e), "val/accuracy": accuracy - 0.1 * (3 - e), "train/accuracy": accuracy + 0.05 - 0.1 * (3 - e),
+         "val/loss": 1.0 / e, "train/loss": 0.9 / e, "gap/accuracy": 0.05, "gap/loss": 0.1 / e}
+        for e in (1, 2, 3)
+    ]  # fmt: skip
+    metrics = {"final/val_accuracy": accuracy, "final/val_loss": 1 / 3, **final}
+    return ArmRun(arm, seed, state, epochs, metrics, NOWHERE, "", None)
+
+
+def eight(**accuracies: float) -> dict[str, list[ArmRun]]:
+    """Two seeds of each experiment, 0.02 apart around `accuracies`."""
+    return {
+        f"exp{n}": [run(f"exp{n}", s, accuracies.get(f"exp{n}", 0.9) + (0.01 if s else -0.01)) for s in (0, 1)]
+        for n in PUBLISHED
+    }
+
+
+def body(runs: dict[str, list[ArmRun]], *ledger: Section) -> str:
+    whole = study_page(runs, QUICK, ledger).decode()
+    return whole[: whole.rindex("</main>")]
+
+
+def titles(page: str) -> list[str]:
+    known = ("Summary", "Against the study's numbers", "Verdicts", "Figures 4 to 11", "All arms", "X-ray")
+    return [title for title in known if f">{title.replace(chr(39), '&#39;')}</a>" in page]
+
+
+# --- tuples ---------------------------------------------------------------------------------------
+
+
+def test_a_curve_is_the_mean_of_its_seeds_within_their_range() -> None:
+    found = charts.curve([run("exp1", 0, 0.8), run("exp1", 1, 0.9)], "val/accuracy")
+    assert found.epochs == [1, 2, 3]
+    assert (found.mean[-1], found.low[-1], found.high[-1]) == (pytest.approx(0.85), 0.8, 0.9)
+
+
+def test_all_figures_share_axes_that_hold_every_curve() -> None:
+    runs = [[run("exp1", 0, 0.7)], [run("exp2", 0, 0.95), run("exp2", 1, 0.1, state="diverged")]]
+    ranges = charts.common_ranges(runs)
+    assert ranges.accuracy[0] < 0.5 < 1.0 < ranges.accuracy[1]
+    assert ranges.accuracy[0] > 0.4  # what diverged has no part in it
+    assert ranges.epochs[0] < 1 < 3 < ranges.epochs[1]
+    figures = [charts.figure(charts.complete(of_arm), ranges) for of_arm in runs]
+    assert figures[0].layout.yaxis.range == figures[1].layout.yaxis.range
+    assert figures[0].layout.yaxis2.range == figures[1].layout.yaxis2.range
+    assert figures[0].layout.xaxis.range == figures[1].layout.xaxis2.range
+
+
+def test_an_arm_is_a_dot_for_each_complete_seed_and_a_bar_at_their_mean() -> None:
+    runs = {"exp6": [run("exp6", 0, 0.8), run("exp6", 1, 0.1, state="diverged"), run("exp6", 2, 0.9)]}
+    values = {"exp6": charts.seed_values(runs["exp6"], "final/val_accuracy")}
+    dots, bars = charts.arms(runs, values, "accuracy", shares=True).data
+    assert (list(dots.x), list(dots.y)) == ([0.8, 0.9], ["exp6", "exp6"])
+    assert dots.text[1] == "exp6, seed 2: 90.00%"
+    assert list(bars.x) == [pytest.approx(0.85)]
+
+
+@pytest.mark.parametrize("final", [{}, {"xray/spikes": math.nan}])
+def test_a_metric_that_a_run_lacks_is_not_averaged_over_the_others(final: Any) -> None:
+    runs = [run("exp6", 0, **{"xray/spikes": 2.0}), run("exp6", 1, **final)]
+    assert charts.seed_values(runs, "xray/spikes") == []
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def test_the_eight_figures_stand_beside_one_another() -> None:
+    page = body(eight())
+    assert titles(page) == ["Summary", "Against the study's numbers", "Figures 4 to 11", "All arms"]
+    assert [f"Figure {n}: experiment {n - 3}</h3>" in page for n in range(4, 12)] == [True] * 8
+    assert page.count("data-chart") == 9
+    assert "our declared instantiation" in page
+    assert "for longer than this protocol does" in page
+
+
+def test_ours_stand_beside_the_published_numbers() -> None:
+    page = body(eight(exp4=0.91, exp5=0.92, exp6=0.925, exp8=0.94))
+    assert "its mean is +0.0050 against experiment 5, the better of 4 and 5" in page
+    row = page[page.index("8: large CNN") :]
+    row = row[: row.index("</tr>")]
+    assert [words in row for words in (">0.948<", ">94.00%<", ">1.41<")] == [True] * 3  # 1.41: 0.01 * sqrt 2, in points
+
+
+def test_the_gain_is_not_said_where_an_experiment_lacks() -> None:
+    runs = eight()
+    del runs["exp5"]
+    page = body(runs)
+    assert "which are not all here" in page
+    assert "Figure 8: experiment 5" not in page
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        {"exp6": [run("exp6")]},
+        {"ic": [run("ic")]},
+        {"bn-lr-3e-2": [run("bn-lr-3e-2", state="diverged")]},
+        {"exp6": [run("exp6", state="diverged")], "ic": [run("ic")]},
+    ],
+)
+def test_a_few_runs_have_a_page_all_the_same(runs: dict[str, list[ArmRun]]) -> None:
+    assert "All arms" in titles(body(runs))
+
+
+def test_the_ledger_follows_the_numbers() -> None:
+    page = body(eight(), Section("Verdicts", text("Claim 10 is inconclusive.")))
+    assert titles(page)[1:4] == ["Against the study's numbers", "Verdicts", "Figures 4 to 11"]
+    assert page.index("Claim 10 is inconclusive.") < page.index("Figure 4: experiment 1")
+
+
+def test_the_xray_is_shown_where_the_runs_have_one() -> None:
+    shift = {"xray/variance_shift": 1.25, "xray/spikes": 2.0}
+    page = body({"exp6": [run("exp6", **shift)], "exp2": [run("exp2", **{"xray/spikes": 4.0})], "exp3": [run("exp3")]})
+    assert titles(page)[-1] == "X-ray"
+    table = page[page.index('id="x-ray"') :]
+    assert ">1.2500<" in table
+    assert table.count('scope="row"') == 2  # experiment 3 was not looked into
+
+
+def test_the_report_is_made_from_the_journals_of_the_arms(tmp_path: Path) -> None:
+    params = arm_config("exp6", QUICK, 3).to_params()
+    info = RunInfo("key", "run", params, {"sweeper.versions": "torch 9"}, "", "reproduce-quick/exp6/seed-3")
+    log = JournalTracker(tmp_path / "journal").start(info)
+    made = run("exp6", 3, 0.875)
+    for epoch in made.epochs:
+        log.epoch(int(epoch["epoch"]), {name: value for name, value in epoch.items() if name != "epoch"})
+    log.end(FINISHED, made.final, {"sweeper.state": "complete"})
+    environment = Environment(tmp_path, "none", "", None, False, str, str)
+    page = reports.reproduction_report(environment, "quick").decode()
+    assert (">87.50%<" in page, "torch 9" in page, "1 run of 1 arm." in page) == (True, True, True)
+
+
+def test_what_a_journal_says_is_escaped(tmp_path: Path) -> None:
+    canary = "<script>alert('canary')</script>"
+    tags = {f"sweeper.{name}": canary for name in ("dataset", "hardware", "threads", "versions")}
+    JournalTracker(tmp_path).start(RunInfo("key", "run", {}, tags, "", "run"))
+    page = body({"exp6": [run("exp6")._replace(folder=tmp_path / "run")]})
+    assert canary not in page
+    assert page.count("&lt;script&gt;alert") == 4

@@ -1,0 +1,410 @@
+"""What the ledger is written as, what is recorded of a look, and what a plan costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from worlds import World
+
+from sweeper import verify
+from sweeper.arms import ARMS, PROTOCOLS, Arm, Protocol, arm_config
+from sweeper.claims import claims
+from sweeper.cli import main
+from sweeper.environment import Environment
+from sweeper.errors import SweeperError
+from sweeper.ledger import ALPHA, Runs, holm
+from sweeper.report.ledger import Ledger, favouring, forest, interval, markdown, number, p_value, text_table, untestable
+from sweeper.report.ledger_page import html
+from sweeper.settle import affordable, seconds, steps
+from sweeper.tracking import EXPERIMENT
+from sweeper.verify import Verified, describe, fingerprint, judge_runs, looks_file, publish, read_looks, record_look
+
+pytest_plugins = ["mlflow_store"]
+
+NAMES = sorted({arm for claim in claims("quick") for arm in claim.question.arms})
+WORLD = (
+    World()
+    .but("exp2", accuracy=0.97, nll=0.18)
+    .but("bn-constant", accuracy=0.93)
+    .but("exp5", nll=0.255)
+    .but("exp8", accuracy=0.953)
+)
+
+
+def verified(home: Path, seeds: int = 5, world: World = WORLD) -> Verified:
+    runs = world.draw(NAMES, seeds, np.random.default_rng(0))
+    return judge_runs(home / "journal", "quick", runs)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Verified:
+    return verified(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def ledger(found: Verified) -> Ledger:
+    return describe(found, links={})
+
+
+def environment(home: Path, said: list[str]) -> Environment:
+    return Environment(home, "offline", "", None, json_output=False, warn=said.append, say=said.append)
+
+
+# --- JSON -----------------------------------------------------------------------------------------------------
+
+
+def test_the_verdicts_can_be_redone_from_the_json(tmp_path: Path) -> None:
+    _, result = publish(environment(tmp_path, []), verified(tmp_path))
+    written = json.loads((tmp_path / "report/quick/ledger.json").read_text())
+    assert written == {k: v for k, v in result.items() if k != "report"}
+    p = [
+        min([1.0, *(look[side] / look["share_of_alpha"] for look in claim["looks"])])
+        for claim in written["claims"]
+        for side in ("support", "contradict")
+    ]
+    adjusted = holm(p)
+    for claim, support, contradict in zip(written["claims"], adjusted[::2], adjusted[1::2], strict=True):
+        verdict = "supported" if support <= ALPHA else "contradicted" if contradict <= ALPHA else "inconclusive"
+        assert claim["verdict"] == (verdict if claim["looks"] else "untestable"), claim
+    verdicts = {claim["verdict"] for claim in written["claims"]}
+    assert verdicts == {"supported", "contradicted", "inconclusive", "untestable"}
+
+
+def test_the_json_names_every_run_and_every_test(found: Verified, ledger: Ledger, tmp_path: Path) -> None:
+    _, result = publish(environment(tmp_path, []), found)
+    run = result["runs"]["exp2"][3]
+    assert run == {"seed": 3, "state": "complete", "journal": "exp2/seed-3", "history_sha256": "exp23", "run_id": None}
+    third = result["claims"][2]
+    assert [test["label"] for test in third["tests"]] == ["accuracy, exp2 - exp1", "NLL, exp2 - exp1"]
+    assert third["tests"][0]["n"] == {"exp2": 5, "exp1": 5}
+    assert third["seeds_needed"] is None
+    assert list(result["claims"][12]["also"]) == [f"P(rank 1) in {name}" for name in ("accuracy", "NLL", "gap in NLL")]
+    assert all(claim["verdict"] != "inconclusive" or claim["reason"] for claim in result["claims"])
+
+
+# --- texts ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_the_table_fits_the_terminal(ledger: Ledger, width: int) -> None:
+    lines = text_table(ledger, width)
+    assert len(lines) == 29
+    assert max(map(len, lines)) <= width
+    assert all(line.isascii() for line in lines)
+    assert all(re.search(r"  5(  +>?\d+)?$", line) for line in lines[1:]), lines
+    assert all(re.search(r"  5  +>?\d+$", line) for line in lines[1:] if "inconclusive" in line)
+
+
+def test_why_claims_are_untestable(ledger: Ledger) -> None:
+    def unlike(count: int) -> Ledger:
+        entries = [e._replace(verdict="untestable", reason=f"reason {e.number % count}") for e in ledger.entries]
+        return ledger._replace(entries=entries)
+
+    assert untestable(ledger, 200) == [f"untestable 17: {ledger.entries[16].reason}"]
+    assert untestable(unlike(14), 80)[:2] == ["untestable 1, 15: reason 1", "untestable 2, 16: reason 2"]
+    assert untestable(unlike(14), 80)[4:] == ["and 10 more reasons, in ledger.html"]
+    assert len(untestable(unlike(5), 80)) == 5
+    assert max(map(len, untestable(unlike(2), 30))) == 30
+
+
+def test_every_table_says_where_it_holds(ledger: Ledger) -> None:
+    text = markdown(ledger).decode()
+    tables = re.findall(r"(.*)\n\n\| ", text)
+    assert len(tables) == 3
+    assert all(
+        line.startswith("Under our declared instantiation")
+        and all(word in line for word in ("Protocol: quick", "hardware", "seeds", "versions"))
+        for line in tables
+    )
+    assert text.count("contradicts itself") == 1
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert {line.replace("\\|", "").count("|") for line in rows} <= {9, 6, 5}
+
+
+def test_the_page_escapes_what_it_shows_and_links_runs(ledger: Ledger) -> None:
+    evil = "<script>alert(1)</script>"
+    arms = [ledger.arms[0]._replace(arm=evil, runs=((0, "abc"), (1, None)))]
+    page = html(ledger._replace(arms=arms, links={"abc": "http://127.0.0.1:5000/#/x/abc"})).decode()
+    assert evil not in page
+    assert "&lt;script&gt;" in page
+    assert '<a href="http://127.0.0.1:5000/#/x/abc">seed 0</a> seed 1' in page
+    assert "Content-Security-Policy" in page
+    assert "Under our declared instantiation" in page
+    assert all(entry.question.replace("<", "&lt;").replace(">", "&gt;").replace("'", "&#39;") in page
+               for entry in ledger.entries)  # fmt: skip
+
+
+def test_the_figure_is_the_same_each_time(ledger: Ledger) -> None:
+    drawn = forest(ledger)
+    assert drawn[:8] == b"\x89PNG\r\n\x1a\n"
+    assert drawn == forest(ledger)
+    assert len(forest(ledger._replace(entries=[]))) < len(drawn)
+
+
+def test_right_of_zero_favours_a_claim(ledger: Ledger) -> None:
+    lower = next(e for e in ledger.entries if e.number == 11)
+    assert lower.direction < 0
+    low, middle, high = favouring(lower)
+    assert low < middle < high
+    assert middle == pytest.approx(-lower.estimate)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [(0.0031, "points", "+0.31"), (-0.00001, "points", "+0.00"), (np.log(1.07), "ratio", "+7"), (0.4, "share", "40"),
+     (-0.0123, "nats", "-0.012"), (float("nan"), "nats", "-")],
+)  # fmt: skip
+def test_numbers(value: float, unit: str, text: str) -> None:
+    assert number(value, unit) == text
+
+
+def test_p_values() -> None:
+    shown = [p_value(p) for p in (1.0, 0.25, 0.0512, 0.00123, 3.1e-5, 1e-12, float("nan"))]
+    assert shown == ["1.00", "0.25", "0.051", "0.001", "3.1e-5", "1.0e-12", "-"]
+
+
+def test_an_interval_that_cannot_be_had(ledger: Ledger) -> None:
+    assert interval(ledger.entries[16]) == "-"  # claim 17, of protocol full
+
+
+# --- looks ----------------------------------------------------------------------------------------------------
+
+
+def test_a_look_at_the_same_runs_is_recorded_once(tmp_path: Path) -> None:
+    three, five = verified(tmp_path, 3), verified(tmp_path, 5)
+    assert [record_look(three), record_look(three), record_look(five), record_look(five)] == [True, False, True, False]
+    looks = list(read_looks(looks_file(five)))
+    assert [look["runs"] for look in looks] == [fingerprint(three.runs), fingerprint(five.runs)]
+    assert [look["claims"][2]["looks"] for look in looks] == [[3], [3, 5]]
+    assert [look["claims"][2]["alpha_spent"] for look in looks] == [1 / 16, 1 / 2]
+    assert looks_file(five) == tmp_path / "journal/reproduce-quick.looks.jsonl"
+
+
+def test_a_look_that_cannot_be_recorded_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "journal").write_text("not a folder")
+    said: list[str] = []
+    publish(environment(tmp_path, said), verified(tmp_path))
+    assert len(said) == 1
+    assert "verdicts do not depend on it" in said[0]
+
+
+def test_a_ledger_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path) -> None:
+    (tmp_path / "report").write_text("not a folder")
+    with pytest.raises(SweeperError, match=r"report/quick: the ledger cannot be written \(.*\); set SWEEPER_HOME$"):
+        publish(environment(tmp_path, []), verified(tmp_path))
+    assert not (tmp_path / "journal").exists()
+
+
+# --- links ----------------------------------------------------------------------------------------------------
+
+
+def test_runs_that_mlflow_has_are_linked(tmp_path: Path, empty_store: Path) -> None:
+    from mlflow import MlflowClient
+
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.create_experiment(EXPERIMENT)
+    run_id = client.create_run(experiment).info.run_id
+    runs = WORLD.draw(["exp1"], 2, np.random.default_rng(0))
+    runs["exp1"][1] = runs["exp1"][1]._replace(run_id=run_id)
+    env = replace(environment(tmp_path, []), tracking_uri=uri)
+    link = f"http://127.0.0.1:5000/#/experiments/{experiment}/runs/{run_id}"
+    assert verify._links(env, runs) == {run_id: link}
+    shown = describe(judge_runs(tmp_path, "quick", runs), {run_id: link})
+    assert f"| exp1 | 2 | 0 | 0 [1]({link}) |" in markdown(shown).decode()
+    absent = replace(env, tracking_uri=f"sqlite:///{tmp_path / 'other.db'}")
+    assert verify._links(absent, runs) == {}
+    assert not (tmp_path / "other.db").exists()
+
+
+def test_a_server_that_is_away_costs_the_links_alone(tmp_path: Path) -> None:
+    runs = {"exp1": [WORLD.draw(["exp1"], 1, np.random.default_rng(0))["exp1"][0]._replace(run_id="abc")]}
+    said: list[str] = []
+    away = replace(environment(tmp_path, said), tracking_uri="http://127.0.0.1:1")  # nothing listens on port 1
+    assert verify._links(away, runs) == {}
+    assert said[0].startswith("the ledger has no links to MLflow: ")
+
+
+# --- plan -----------------------------------------------------------------------------------------------------
+
+
+def test_the_cheapest_claim_comes_first_and_pays_for_the_next(found: Verified) -> None:
+    plan = steps(found.judged, found.details, found.runs)
+    assert plan
+    pairs = [pair for step in plan for pair in step.runs]
+    assert len(pairs) == len(set(pairs))
+    alone = [
+        step.seconds for pair in zip(found.judged, found.details, strict=True) for step in steps(*zip(pair), found.runs)
+    ]
+    assert plan[0].seconds == min(alone)
+    assert sum(step.seconds for step in plan) < sum(alone)
+    inconclusive = {e.claim.number for e in found.judged if e.verdict == "inconclusive"}
+    assert {step.claim for step in plan} <= inconclusive
+    for step in plan:
+        detail = found.details[step.claim - 1]
+        assert detail is not None
+        assert step.seeds == detail.seeds_needed
+    first = plan[0]
+    assert first.seconds == pytest.approx(sum(seconds(found.runs[arm][0]) for arm, _ in first.runs), rel=0.1)
+
+
+def test_a_plan_spends_no_more_than_its_budget(found: Verified) -> None:
+    plan = steps(found.judged, found.details, found.runs)
+    assert affordable(plan, 0) == []
+    assert affordable(plan, plan[0].seconds) == plan[:1]
+    assert affordable(plan, 1e9) == plan
+
+
+def test_before_the_first_look_a_plan_goes_to_it(tmp_path: Path) -> None:
+    early = verified(tmp_path, 1)
+    plan = steps(early.judged, early.details, early.runs)
+    assert {step.seeds for step in plan} == {3}
+    assert {pair for step in plan for pair in step.runs} == {(arm, seed) for arm in NAMES for seed in (1, 2)}
+
+
+TINY = Protocol("quick", "for tests", seeds=2, train_images=512, epochs=2)
+
+
+def test_a_plan_is_trained_and_judged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROTOCOLS, "quick", TINY)
+    monkeypatch.setitem(ARMS, "exp2", Arm("", 2, {"model": "small", "lr": 2e-3}))
+    written(tmp_path, WORLD.draw(["exp1", "exp2"], 2, np.random.default_rng(0)), ["exp1", "exp2"], dataset="sample")
+    said: list[str] = []
+    env = environment(tmp_path, said)
+    before = verify.verify(env.journal, "quick")
+    assert verify.settle(env, before, budget=0, workers=1) is before
+    after = verify.settle(env, before, budget=600, workers=1)
+    seeds = {arm: [run.seed for run in runs] for arm, runs in after.runs.items()}
+    assert seeds == {"exp2": [0, 1, 2], "exp1": [0, 1, 2]}
+    assert [look.seeds for look in after.judged[2].looked.looks] == [3]
+    assert {run.history_sha256 for run in before.runs["exp1"]} < {run.history_sha256 for run in after.runs["exp1"]}
+    words = [line[: line.index(",")] for line in said if line.startswith("claim")][-2:]
+    assert words == ["claim  2 to 3 seeds: 1 run more", "claim  3 to 3 seeds: 1 run more"]
+
+
+def test_runs_of_two_kinds_are_not_continued(tmp_path: Path) -> None:
+    found = written(tmp_path, verified(tmp_path, 5).runs, ["exp1", "exp2"])
+    start = json.loads((found / "exp1/seed-0/events.jsonl").read_text().splitlines()[0])
+    start["params"]["precision"] = "bf16"
+    (found / "exp1/seed-0/events.jsonl").write_text(
+        "\n".join([json.dumps(start), *(found / "exp1/seed-0/events.jsonl").read_text().splitlines()[1:]]) + "\n"
+    )
+    env = environment(tmp_path, [])
+    judged = verify.verify(env.journal, "quick")
+    with pytest.raises(SweeperError, match="several kinds"):
+        verify._machine(env, judged)
+
+
+# --- the command ----------------------------------------------------------------------------------------------
+
+
+def written(home: Path, runs: Runs, arms: list[str], **fields: Any) -> Path:
+    """The journals of `runs`, as `sweeper reproduce` would have left them."""
+    root = home / "journal/reproduce-quick"
+    for arm in arms:
+        for run in runs[arm]:
+            params = arm_config(arm, PROTOCOLS["quick"], run.seed, **fields).to_params()
+            tags = {"sweeper.hardware": "a machine", "sweeper.versions": "sweeper 0", "sweeper.threads": "2",
+                    "sweeper.dataset": "fashion-mnist"}  # fmt: skip
+            epochs = [{k: v for k, v in epoch.items() if k != "epoch"} for epoch in run.epochs]
+            events = [
+                {"event": "start", "time": 0, "key": "k", "params": params, "tags": tags},
+                *({"event": "epoch", "time": 1000 * i, "step": i, "metrics": e} for i, e in enumerate(epochs, 1)),
+                {"event": "end", "time": 9000, "status": "FINISHED", "metrics": run.final,
+                 "tags": {"sweeper.state": "complete", "sweeper.history_sha256": run.history_sha256}},
+            ]  # fmt: skip
+            folder = root / arm / f"seed-{run.seed}"
+            folder.mkdir(parents=True)
+            (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    return root
+
+
+@pytest.fixture
+def sweeper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command in this process, in an empty folder."""
+    for name in [n for n in os.environ if n.startswith(("SWEEPER_", "MLFLOW_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*argv: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sweeper", *argv])
+        with pytest.raises(SystemExit) as done:
+            main()
+        return int(done.value.code or 0), *capsys.readouterr()
+
+    return call
+
+
+def test_the_command_prints_the_table_and_writes_the_ledger(
+    tmp_path: Path, found: Verified, sweeper: Callable[..., tuple[int, str, str]]
+) -> None:
+    written(tmp_path, found.runs, NAMES)
+    code, out, err = sweeper("verify", "--protocol", "quick")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert re.match(r" 3  exp 2 b.*supported +\S+ \[.*\] (pt|nats) +\d\.\de-\d+  5$", lines[3]), lines[3]
+    assert max(map(len, lines[:29])) <= 80
+    assert "hardware: a machine" in out
+    assert sorted(path.name for path in (tmp_path / "report/quick").iterdir()) == [
+        "ledger.html", "ledger.json", "ledger.md", "ledger.png"
+    ]  # fmt: skip
+    code, out, err = sweeper("verify", "--protocol", "quick", "--journal", str(tmp_path / "journal"), "--json")
+    result = json.loads(out.splitlines()[-1])
+    assert [claim["verdict"] for claim in result["claims"]] == [entry.verdict for entry in found.judged]
+    assert len(list(read_looks(tmp_path / "journal/reproduce-quick.looks.jsonl"))) == 1
+
+
+def test_the_report_of_the_reproduction_judges_the_claims(
+    tmp_path: Path, found: Verified, sweeper: Callable[..., tuple[int, str, str]]
+) -> None:
+    written(tmp_path, found.runs, NAMES)
+    code, _, err = sweeper("report", "reproduce", "--protocol", "quick")
+    assert (code, err) == (0, "")
+    page = (tmp_path / "report/reproduce-quick.html").read_text()
+    assert "Experiment 8 reaches an accuracy of 0.948" in page
+    assert page.index("Verdicts") < page.index("All arms")
+
+
+def test_a_plan_without_a_budget_only_says_what_it_would_train(
+    tmp_path: Path, found: Verified, sweeper: Callable[..., tuple[int, str, str]]
+) -> None:
+    written(tmp_path, found.runs, NAMES)
+    code, out, _ = sweeper("verify", "--protocol", "quick", "--plan", "--budget", "0", "--tracking-uri", "offline")
+    assert code == 0
+    assert re.search(r"^claim +\d+ to \d+ seeds: \d+ runs more, \w+  \(beyond the budget\)", out, re.M)
+    assert "nothing is trained: the first would take" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "says"),
+    [
+        ((), 1, "no run of protocol full is recorded in .*; run sweeper reproduce --protocol full"),
+        (("--protocol", "quick", "--journal", "nowhere"), 1, "no run of protocol quick is recorded in nowhere"),
+        (("--protocol", "half"), 2, "'half' is not one of 'full', 'quick'"),
+        (("--plan", "--budget", "soon"), 2, "'soon': a time such as 90s, 30m or 2h"),
+        (("--plan", "--journal", "x"), 2, "set SWEEPER_HOME in place of --journal"),
+    ],
+)
+def test_what_is_refused(
+    argv: tuple[str, ...], code: int, says: str, tmp_path: Path, sweeper: Callable[..., tuple[int, str, str]]
+) -> None:
+    answer = sweeper("verify", *argv)
+    assert answer[0] == code
+    assert re.search(says, answer[2]), answer
+    assert answer[2].count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
