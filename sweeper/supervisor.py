@@ -32,6 +32,7 @@ PASSED_ON: Final = (
     "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV",
 )  # fmt: skip
 # Reads lines "SIGNAL TARGET" until one says "done"; without it, the writer died, and the targets are signalled.
+# What is left of them after 5 seconds is killed, but for a database.
 WATCHDOG: Final = """
 trap '' INT TERM HUP
 while read -r name target; do
@@ -39,7 +40,14 @@ while read -r name target; do
   all="$all $name:$target"
 done
 for one in $all; do kill -s "${one%%:*}" -- "${one#*:}" 2>/dev/null; done
-sleep 5
+turn=0
+while [ $turn -lt 50 ]; do
+  left=
+  for one in $all; do kill -s 0 -- "${one#*:}" 2>/dev/null && left=1; done
+  [ "$left" ] || exit 0
+  sleep 0.1
+  turn=$((turn + 1))
+done
 for one in $all; do case $one in TERM:*) kill -s KILL -- "${one#*:}" 2>/dev/null;; esac; done
 """
 
