@@ -256,8 +256,9 @@ class Uploader:
         starts = [e for e in new if e["event"] == "start"]
         if starts:
             state["run_id"] = self._begin({**starts[-1], "time": starts[0]["time"]}, state["run_id"])
-        self._metrics(state["run_id"], [e for e in new if e["event"] == "epoch"])
         last = new[-1]
+        measured = [e for e in new if e["event"] == "epoch" or (e["event"] == "end" and e is not last)]
+        self._metrics(state["run_id"], measured)
         if last["event"] == "end":
             first = next(e for e in events if e["event"] == "start")
             self._end(folder, state["run_id"], last, history(events), first["name"])
@@ -320,7 +321,7 @@ class Uploader:
     def _metrics(self, run_id: str, epochs: list[dict[str, Any]]) -> None:
         from mlflow.entities import Metric
 
-        points = [Metric(k, v, e["time"], e["step"]) for e in epochs for k, v in e["metrics"].items()]
+        points = [Metric(k, v, e["time"], e.get("step", 0)) for e in epochs for k, v in e["metrics"].items()]
         for first in range(0, len(points), 1000):  # MLflow's limit for a batch
             self.client.log_batch(run_id, metrics=points[first : first + 1000])
 

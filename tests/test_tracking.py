@@ -308,6 +308,18 @@ def test_files_go_beside_the_store(home: Home) -> None:
     assert experiment.artifact_location == (home.folder / "mlartifacts").as_uri()
 
 
+def test_the_values_of_an_end_that_another_attempt_followed_arrive_as_well(home: Home) -> None:
+    journal = JournalTracker(home.journal)
+    write(journal.start(info()))
+    journal.start(info()).end(FINISHED, {}, {"sweeper.state": "complete"})  # before anything was sent
+    assert home.sync() == 1
+    from mlflow import MlflowClient
+
+    run = MlflowClient(tracking_uri=home.uri).get_run(run_id_of(home.journal, "demo/k", home.uri) or "")
+    assert run.data.metrics["final/val_loss"] == 1 / len(EPOCHS)
+    assert run.info.status == FINISHED
+
+
 def test_a_deleted_experiment_is_an_error_that_says_how_to_restore_it(home: Home) -> None:
     uploader = home.uploader()
     uploader.connect()
