@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from sweeper import __version__
+from sweeper.cli_serve import backup, restore, serve
 from sweeper.errors import Interrupted, StudyIncomplete, SweeperError, UsageError
 
 if TYPE_CHECKING:
@@ -596,6 +597,10 @@ def replay(run: str, **options: Any) -> None:
     _print_json(env, done.describe())
     if not done.identical:
         raise click.exceptions.Exit(1)
+
+
+for _command in (serve, backup, restore):
+    cli.add_command(_command)
 
 
 # --- from options to an environment, and from results to words ---------------------------------------
