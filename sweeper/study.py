@@ -228,7 +228,7 @@ class Study:
             yield
         except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError) as error:
             cause = error.__cause__ or error
-            reason = " ".join(str(getattr(cause, "orig", cause)).split())[:160]
+            reason = " ".join(str(getattr(cause, "orig", cause)).split())[:300]
             raise ServiceUnreachable(
                 f"the database of study {self.name!r} went away ({reason}); the same command continues it"
             ) from None
@@ -278,7 +278,7 @@ def _storage(url: sqlalchemy.URL) -> Iterator[optuna.storages.RDBStorage]:
             url.render_as_string(hide_password=False), engine_kwargs={"connect_args": options, "pool_pre_ping": True}
         )
     except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ImportError) as error:
-        reason = " ".join(str(getattr(error, "orig", error)).split())[:160].replace(url.password or "\0", "***")
+        reason = " ".join(str(getattr(error, "orig", error)).split())[:300].replace(url.password or "\0", "***")
         kind = SweeperError if sqlite else ServiceUnreachable
         raise kind(f"storage {shown}: {reason}") from None
     try:
