@@ -511,8 +511,9 @@ class _Patient:
         self._client, self._report, self._wait = client, report, wait
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        call = getattr(self._client, name)
-        return lambda *given, **named: _retrying(lambda: call(*given, **named), self._report, self._wait)
+        return lambda *given, **named: _retrying(
+            lambda: getattr(self._client, name)(*given, **named), self._report, self._wait
+        )
 
 
 def _passing(error: Exception) -> bool:
