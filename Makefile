@@ -34,7 +34,7 @@ demo: .venv/installed  ## Run a 50-trial sweep on the embedded data, and say whe
 		--epochs 6 --workers 2 --dataset sample
 
 test: .venv/installed-dev  ## Pass the tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 15
 
 faults: .venv/installed-dev  ## Run the long fault suite and write docs/reliability.md (about 40 minutes)
 	@mkdir -p build && rm -f build/faults.jsonl
