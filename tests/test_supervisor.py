@@ -45,11 +45,13 @@ def test_a_child_that_does_not_end_is_killed(
     tmp_path: Path, until: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(supervisor, "TERM_SECONDS", 0.1)
+    others = psutil.Process().children()  # of earlier tests
     with Group(tmp_path / "log") as group:
         group.start("stubborn", shell(STUBBORN, tmp_path / "up"), {})
         until((tmp_path / "up").exists, "the child to start")
-        child = psutil.Process().children()[-1]
-    assert not child.is_running()
+        mine = [child for child in psutil.Process().children() if child not in others]
+        assert mine
+    until(lambda: not any(child.is_running() for child in mine), "the child to be killed")
 
 
 def test_a_child_that_dies_is_named_with_the_end_of_its_log(tmp_path: Path):
