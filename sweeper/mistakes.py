@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 import numpy.typing as npt
-import torch
-from torch import nn
+from torch import Tensor
 
-from sweeper.data import CLASSES, Images, normalize
+from sweeper.data import CLASSES, Images
 
-BATCH: Final = 1_000
 MOST_ERRORS: Final = 32  # in a picture
 
 
@@ -23,10 +21,8 @@ class Mistake(NamedTuple):
     confidence: float  # the softmax probability of the predicted class
 
 
-@torch.inference_mode()
-def confident_mistakes(model: nn.Module, images: Images, most: int) -> list[Mistake]:
-    """The errors of `model`, in eval mode and on the CPU as `images` are, the surest first, at most `most`."""
-    logits = torch.cat([model(normalize(pixels)).float() for pixels in images.pixels.split(BATCH)])
+def confident_mistakes(logits: Tensor, images: Images, most: int) -> list[Mistake]:
+    """The errors in `logits` `(N, 10)` for `images`, both on the CPU, the surest first, at most `most`."""
     confidence, predicted = logits.softmax(1).max(1)
     wrong = (predicted != images.labels).nonzero().flatten()
     surest = wrong[confidence[wrong].argsort(descending=True, stable=True)][:most].tolist()

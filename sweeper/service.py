@@ -39,10 +39,11 @@ from sweeper.tracking import MlflowTracker, preflight, run_id_of
 from sweeper.train import (
     Training,
     TrainResult,
-    evaluate_weights,
     hardware,
+    predict_weights,
     resolve_device,
     resolve_precision,
+    score,
     train,
     use_threads,
 )
@@ -440,17 +441,16 @@ def _champion(
     except BaseException:
         log.end(KILLED, {}, {"sweeper.state": "killed"})
         raise
-    model, verdict = evaluate_weights(config, result.weights, test)
+    model, logits = predict_weights(config, result.weights, test)
+    verdict = score(logits, test.labels)
     metrics = {"test/accuracy": verdict.accuracy, "test/loss": verdict.loss, "test/ece": verdict.ece}
     log.artifact("config.json", config.model_dump_json(indent=2).encode())
     log.artifact("model/state.safetensors", result.weights_file())
     log.artifact("evaluation/confusion.csv", verdict.confusion_csv())
-    log.artifact("evaluation/errors.png", reports.errors_picture(confident_mistakes(model, test, MOST_ERRORS)))
+    log.artifact("evaluation/errors.png", reports.errors_picture(confident_mistakes(logits, test, MOST_ERRORS)))
     log.end(FINISHED, metrics, {"sweeper.state": "complete", "sweeper.weights_sha256": result.weights_sha256})
     if isinstance(tracker, MlflowTracker):
-        with signals.raised():
-            arrived = tracker.flush(FLUSH_SECONDS)
-        _register(env, tracker, study.name, folder, model, test, arrived=arrived)
+        _register(env, tracker, study.name, folder, model, test, signals)
     return {"trial": best.number, **metrics}
 
 
@@ -491,10 +491,11 @@ def _register(
     folder: str,
     model: nn.Module,
     images: Images,
-    *,
-    arrived: bool,
+    signals: Signals,
 ) -> None:
     """Log the champion as an MLflow model and register it; a server that is away costs the model, not the sweep."""
+    with signals.raised():
+        arrived = tracker.flush(FLUSH_SECONDS)
     if not arrived:
         env.warn("the champion was not registered: MLflow has not answered; its weights are in the journal")
         return

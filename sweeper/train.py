@@ -269,23 +269,29 @@ def use_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def evaluate_weights(config: RunConfig, weights: dict[str, Tensor], images: Images) -> tuple[nn.Module, Evaluation]:
-    """The network of `config` with `weights`, in eval mode on the CPU, and what it reaches on `images`."""
+def predict_weights(config: RunConfig, weights: dict[str, Tensor], images: Images) -> tuple[nn.Module, Tensor]:
+    """The network of `config` with `weights`, in eval mode on the CPU, and its logits `(N, 10)` for `images`."""
     model = build_model(config)
     model.load_state_dict(weights)
     device = torch.device(config.device)
-    verdict = evaluate(model.to(device), images.to(device), config)
-    return model.cpu().eval(), verdict
+    logits = predict(model.to(device), images.to(device), config)
+    return model.cpu().eval(), logits.cpu()
 
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, images: Images, config: RunConfig) -> Evaluation:
     """Evaluate `model` in eval mode on `images`, which lie on its device."""
+    return score(predict(model, images, config), images.labels)
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, images: Images, config: RunConfig) -> Tensor:
+    """Logits `(N, 10)`, float32, of `model` in eval mode for `images`, which lie on its device."""
     model.eval()
     size = EVAL_BATCH if images.pixels.device.type == "cpu" else len(images)
     with autocast(config):
         logits = [model(to_input(pixels)).float() for pixels in images.pixels.split(size)]
-    return score(torch.cat(logits), images.labels)
+    return torch.cat(logits)
 
 
 def score(logits: Tensor, labels: Tensor) -> Evaluation:

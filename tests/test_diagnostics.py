@@ -187,7 +187,8 @@ def test_the_gain_is_what_recalibration_makes_of_the_validation_images(sample: D
     config = small(placement="bn", epochs=1)
     good = finish(train.train(config, sample))
     weights = {n: v / 50 if n.endswith("running_var") else v for n, v in good.weights.items()}
-    _, verdict = train.evaluate_weights(config, weights, sample.val)
+    _, logits = train.predict_weights(config, weights, sample.val)
+    verdict = train.score(logits, sample.val.labels)
     bad = replace(good, weights=weights, evaluation=verdict)
     found = examine(config, bad, sample)
     assert found.recalibration_gain_loss == pytest.approx(verdict.loss - good.evaluation.loss, abs=0.1)
@@ -200,7 +201,7 @@ def test_with_many_validation_images_the_gain_compares_the_same_ones(sample: Dat
     config = small(placement="bn", epochs=1)
     result = untrained(config)
     found = examine(config, result, sample)
-    model, _ = train.evaluate_weights(config, result.weights, sample.val)
+    model, _ = train.predict_weights(config, result.weights, sample.val)
     before = evaluate(model, subset(sample.val, 200), config)
     assert 0 < before.loss - found.recalibration_gain_loss < 3
     assert abs(found.recalibration_gain_accuracy) < 0.5
@@ -287,7 +288,7 @@ def test_activations_are_those_that_the_network_computes(precision: str, tiny: D
     result = finish(train.train(config, tiny))
     result.weights["5.weight"][::2] *= -1  # of some channels the largest values then come from the smallest
     result.weights["5.bias"][:4] -= 1
-    model, _ = train.evaluate_weights(config, result.weights, tiny.val)
+    model, _ = train.predict_weights(config, result.weights, tiny.val)
     with torch.inference_mode(), train.autocast(config):
         before = model[:5](normalize(tiny.train.pixels))
         after = model[5](before.clone()).float()

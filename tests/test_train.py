@@ -23,11 +23,11 @@ from sweeper.train import (
     TrainResult,
     cross_validate,
     evaluate,
-    evaluate_weights,
     explain,
     finish,
     learning_rate,
     out_of_memory,
+    predict_weights,
     resolve_device,
     resolve_precision,
     score,
@@ -164,7 +164,8 @@ def test_the_last_epoch_judges_the_weights_that_are_returned(tiny: Data):
     config = quick()
     result = finish(train(config, tiny))
     weights = safetensors.torch.load(result.weights_file())
-    model, on_val = evaluate_weights(config, weights, tiny.val)
+    model, logits = predict_weights(config, weights, tiny.val)
+    on_val = score(logits, tiny.val.labels)
     last = result.history[-1]
     assert on_val.loss == pytest.approx(last.val_loss, abs=1e-5)
     assert (on_val.accuracy, result.evaluation.accuracy) == (last.val_accuracy, last.val_accuracy)
