@@ -91,6 +91,9 @@ class Tracker(Protocol):
     def reconcile(self, below: str) -> None:
         """End, as killed, the runs below a folder that processes which are gone left without an end."""
 
+    def catch_up(self, below: str) -> None:
+        """Let arrive what earlier processes recorded below a folder and could not bring where it belongs."""
+
     def check(self) -> None:
         """Raise if nothing that is recorded can ever arrive."""
 
@@ -125,6 +128,9 @@ class NullTracker:
     def reconcile(self, below: str) -> None:
         """Nothing was left."""
 
+    def catch_up(self, below: str) -> None:
+        """Nothing was recorded."""
+
     def check(self) -> None:
         """Nothing can go wrong."""
 
@@ -148,15 +154,14 @@ class JournalTracker:
         events = read_events(self.root / folder)
         if not events or events[-1]["event"] != "end" or events[-1]["status"] != FINISHED:
             return None
-        epochs = {e["step"]: e["metrics"] for e in events if e["event"] == "epoch"}
-        return Recorded(epochs, events[-1]["metrics"], events[-1]["tags"])
+        return Recorded(_by_step(events), events[-1]["metrics"], events[-1]["tags"])
 
     def reconcile(self, below: str) -> None:
         """End, in the journal, what processes that are gone left without an end."""
-        self._end_abandoned(below)
+        end_all_abandoned(self.root / below)
 
-    def _end_abandoned(self, below: str) -> list[Path]:
-        return [folder for folder in run_folders(self.root / below) if end_abandoned(folder)]
+    def catch_up(self, below: str) -> None:
+        """Everything is where it belongs."""
 
     def check(self) -> None:
         """Nothing is sent, so nothing can fail to arrive."""
@@ -208,9 +213,13 @@ class JournalLog:
         self._lock.release()
 
     def _append(self, event: str, **fields: Any) -> None:
-        line = json.dumps({"event": event, "time": time.time_ns() // 1_000_000, **fields}, allow_nan=False)
-        _append_line(self.folder / EVENTS, line.encode() + b"\n")
+        _append_event(self.folder, event, **fields)
         self._written(self.folder)
+
+
+def _append_event(folder: Path, event: str, **fields: Any) -> None:
+    line = json.dumps({"event": event, "time": time.time_ns() // 1_000_000, **fields}, allow_nan=False)
+    _append_line(folder / EVENTS, line.encode() + b"\n")
 
 
 def _append_line(path: Path, line: bytes) -> None:
@@ -266,7 +275,11 @@ def read_record(folder: Path) -> Record:
     if not events:
         raise UsageError(f"{folder}: holds no run; name an MLflow run, or a folder below SWEEPER_HOME/journal")
     tags = {name: value for event in events for name, value in event.get("tags", {}).items()}
-    return Record(events[0]["params"], tags, {e["step"]: e["metrics"] for e in events if e["event"] == "epoch"})
+    return Record(events[0]["params"], tags, _by_step(events))
+
+
+def _by_step(events: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
+    return {e["step"]: e["metrics"] for e in events if e["event"] == "epoch"}
 
 
 def _cut_torn_line(path: Path) -> None:
@@ -303,11 +316,15 @@ def end_abandoned(folder: Path, reason: str = "the process that trained it is go
             if read_events(folder)[-1]["event"] == "end":
                 return False
             tags = {"sweeper.state": "killed", "sweeper.reason": reason}
-            line = {"event": "end", "time": time.time_ns() // 1_000_000, "status": KILLED, "metrics": {}, "tags": tags}
-            _append_line(folder / EVENTS, json.dumps(line).encode() + b"\n")
+            _append_event(folder, "end", status=KILLED, metrics={}, tags=tags)
     except filelock.Timeout:
         return False
     return True
+
+
+def end_all_abandoned(root: Path) -> list[Path]:
+    """End every run below `root` whose process is gone without having ended it; the folders of those."""
+    return [folder for folder in run_folders(root) if end_abandoned(folder)]
 
 
 def _hold(folder: Path) -> filelock.FileLock:

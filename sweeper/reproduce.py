@@ -30,7 +30,6 @@ from sweeper.report.rows import DIVERGED, read_runs, summarise
 from sweeper.service import Chosen, choose, describe_run, tracking
 from sweeper.study import Trial
 from sweeper.sweep import Driver, Signals
-from sweeper.tracking import MlflowTracker
 
 NAME_LENGTH: Final = 18  # MLflow shows no more of a run's name
 LOCK: Final = ".lock"
@@ -141,8 +140,7 @@ def reproduce(env: Environment, chosen: Chosen, options: Options) -> dict[str, A
         try:
             with Signals() as signals, tracking(env, signals) as tracker:
                 tracker.reconcile(PROTOCOLS[options.protocol].folder)
-                if isinstance(tracker, MlflowTracker):
-                    tracker.catch_up(PROTOCOLS[options.protocol].folder)
+                tracker.catch_up(PROTOCOLS[options.protocol].folder)
                 if any(run.state is None for run in runs):
                     _train(env, chosen, options, runs, source, tracker, images, signals)
         except Interrupted:

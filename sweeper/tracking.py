@@ -35,7 +35,7 @@ from sweeper.journal import (
     JournalTracker,
     Record,
     RunInfo,
-    end_abandoned,
+    end_all_abandoned,
     history,
     read_events,
     remove_parts,
@@ -111,7 +111,7 @@ class MlflowTracker(JournalTracker):
 
     def reconcile(self, below: str) -> None:
         """End what processes that are gone left without an end, also in MLflow if it was meant for this store."""
-        for folder in self._end_abandoned(below):
+        for folder in end_all_abandoned(self.root / below):
             if read_events(folder)[0].get("store") == hide_password(self.uploader.uri):
                 self._notify(folder)
 
@@ -399,8 +399,7 @@ def sync(root: Path, uri: str, home: Path, draw: Draw, warn: Warn) -> int:
     preflight(uri)
     uploader = Uploader(uri, home, draw, warn)
     uploader.connect()
-    for folder in run_folders(root):
-        end_abandoned(folder)
+    end_all_abandoned(root)
     waiting = [f for f in run_folders(root) if len(read_events(f)) > _read_state(f, uri)["events"]]
     deadline = time.monotonic() + SYNC_PATIENCE
 

@@ -31,7 +31,7 @@ from sweeper.errors import WorkerLost
 WORD_SECONDS: Final = 0.25  # how long a worker waits after an epoch to hear whether to go on
 GO_ON, CLOSE = True, False
 SECRETIVE: Final = ("MLFLOW_", "SWEEPER_", "PG", "AWS_", "AZURE_", "GOOGLE_")  # variables that a worker has no need of
-PRELOADED: Final = ["sweeper.engine.processes", "sweeper.train"]  # by the server that workers are forked from
+PRELOADED: Final = ["sweeper.engine.processes", "sweeper.diagnostics"]  # by the server that workers are forked from
 
 
 @dataclass
