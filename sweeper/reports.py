@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -37,21 +37,21 @@ def write_report(path: Path, page: bytes) -> None:
         raise SweeperError(f"report {path}: {error.strerror}; name another place with --output") from None
 
 
-def sweep_report(env: Environment, record: StudyRecord) -> bytes:
-    """The report of a sweep."""
-    from sweeper.report.sweep_page import prints, sweep_page
+def sweep_report(env: Environment, record: StudyRecord, prints: Mapping[str, bytes] | None = None) -> bytes:
+    """The report of a sweep; `prints` are its figures for print, where they have been drawn already."""
+    from sweeper.report import sweep_page
 
     sweep = _sweep(env, record)
-    return sweep_page(sweep, prints(sweep))
+    return sweep_page.sweep_page(sweep, sweep_page.prints(sweep) if prints is None else prints)
 
 
-def sweep_artifacts(env: Environment, record: StudyRecord) -> dict[str, bytes]:
-    """The figures of a sweep for print, and its table, by the names of their files."""
+def sweep_prints(env: Environment, record: StudyRecord) -> tuple[dict[str, bytes], bytes]:
+    """The figures of a sweep for print, by the names of their files, and the table of its trials as CSV."""
     from sweeper.report.sweep_page import prints
     from sweeper.report.sweep_tables import trials_csv
 
     sweep = _sweep(env, record)
-    return prints(sweep) | {"trials.csv": trials_csv(sweep)}
+    return prints(sweep), trials_csv(sweep)
 
 
 def _sweep(env: Environment, record: StudyRecord) -> Sweep:

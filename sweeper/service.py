@@ -12,7 +12,7 @@ import platform
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -290,19 +290,21 @@ def _optimize(
 ) -> dict[str, Any]:
     before = study.finished()
     tracker.reconcile(study.name)
-    if isinstance(tracker, MlflowTracker):
-        tracker.catch_up(study.name)
+    tracker.catch_up(study.name)
     if study.continued:
         env.say(f"study {study.name!r} exists with the same settings: continuing, {before} trials are finished")
     study.set_target(options.trials, options.workers)
     if before < options.trials or study.running():
         _run_trials(env, chosen, options, study, tracker, images, signals)
     signals.check()
-    summary = _summarise(env, chosen, study, tracker)
+    record = study.record()
+    prints, table = reports.sweep_prints(env, record)
+    files = {**prints, "trials.csv": table}
+    summary = _summarise(env, chosen, study, tracker, files)
     best = study.best()
     if best is not None and options.final:
         summary["test"] = _champion(env, chosen, study, best, tracker, signals)
-    summary["report"] = _report(env, chosen, study, tracker)
+    summary["report"] = _report(env, chosen, study, tracker, reports.sweep_report(env, record, prints))
     return summary | {"added": study.finished() - before}
 
 
@@ -363,8 +365,10 @@ def _run_trials(
         engine.close()
 
 
-def _summarise(env: Environment, chosen: Chosen, study: Study, tracker: Tracker) -> dict[str, Any]:
-    """Record the study's own run: its table, its figures, and its best trial."""
+def _summarise(
+    env: Environment, chosen: Chosen, study: Study, tracker: Tracker, files: Mapping[str, bytes]
+) -> dict[str, Any]:
+    """Record the study's own run: its table and its figures, which are `files`, and its best trial."""
     rows = study.rows()
     best = best_row(rows)
     states = [row.state for row in rows]
@@ -378,7 +382,7 @@ def _summarise(env: Environment, chosen: Chosen, study: Study, tracker: Tracker)
                                            "params": dict(best.params)},
     }  # fmt: skip
     log = tracker.start(_study_run(chosen, study))
-    for name, content in reports.sweep_artifacts(env, study.record()).items():
+    for name, content in files.items():
         log.artifact(f"study/{name}", content)
     log.artifact("study/summary.json", json.dumps(summary, indent=2).encode())
     metrics = {f"study/{state}": float(states.count(state)) for state in ("complete", "pruned", "failed")}
@@ -404,9 +408,9 @@ def _study_run(chosen: Chosen, study: Study) -> RunInfo:
     )  # fmt: skip
 
 
-def _report(env: Environment, chosen: Chosen, study: Study, tracker: Tracker) -> str:
+def _report(env: Environment, chosen: Chosen, study: Study, tracker: Tracker, page: bytes) -> str:
     """Write the study's report, and record it in the study's own run; where it lies."""
-    path, page = reports.report_path(env, study.name), reports.sweep_report(env, study.record())
+    path = reports.report_path(env, study.name)
     reports.write_report(path, page)
     log = tracker.start(_study_run(chosen, study))
     log.artifact("report.html", page)

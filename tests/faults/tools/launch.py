@@ -179,12 +179,13 @@ def tear(inner: Callable[[pathlib.Path, bytes], None]) -> Callable[[pathlib.Path
 
 def arm(events: set[str]) -> None:
     """Let the driver's events happen; those that slow it down only if they are asked for."""
-    from sweeper import journal, service, tracking
+    from sweeper import journal, reports, service, tracking
     from sweeper.engine.processes import ProcessEngine
     from sweeper.study import Study
 
     service._draw = lambda *_: b""
-    service._study_artifacts = lambda *_: iter(())
+    reports.sweep_prints = lambda *_: ({}, b"")
+    reports.sweep_report = lambda *_: b""
     after(Study, "ask", "asked")
     after(ProcessEngine, "submit", "submitted")
     before(Study, "report", "reporting")
