@@ -12,42 +12,28 @@ import json
 import random
 import uuid
 import warnings
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import optuna
 import sqlalchemy
-from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.config import RunConfig, check_name, finite
 from sweeper.environment import database_url
 from sweeper.errors import ServiceUnreachable, StudyConflict, SweeperError, UsageError
 from sweeper.lock import CONNECT_SECONDS, Lock, acquire
+from sweeper.samplers import make_sampler
 from sweeper.space import Space
+from sweeper.trials import FINISHED, Kept, Shown, read_trials
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPESampler's `group`
 
 RESAMPLES: Final = 100  # of the trials, for the intervals of importances
-FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
-
-
-def make_sampler(name: str, seed: int, number: int) -> BaseSampler:
-    """The sampler that asks trial `number`: tpe, gp, qmc or random."""
-    own = (seed * 1_000_003 + number) % 2**32
-    match name:
-        case "tpe":
-            return TPESampler(seed=own, multivariate=True, group=True, constant_liar=True)
-        case "gp":
-            return GPSampler(seed=own, warn_independent_sampling=False)
-        case "qmc":  # one sequence for the whole study: its seed must not change
-            return QMCSampler(seed=seed, scramble=True, independent_sampler=RandomSampler(own),
-                              warn_independent_sampling=False)  # fmt: skip
-        case _:
-            return RandomSampler(own)
 
 
 PRUNERS: Final[dict[str, Callable[[], optuna.pruners.BasePruner]]] = {
@@ -112,35 +98,37 @@ class Study:
     """An open study, held by this process until `close`."""
 
     name: str
+    uid: str  # outlives the name: a deleted and recreated study is another one
     settings: StudySettings
-    _optuna: optuna.Study
+    continued: bool
+    _optuna: optuna.Study  # in the database
+    _kept: Kept
     _lock: Lock
     _resources: contextlib.ExitStack
-    continued: bool
     _live: dict[int, optuna.Trial] = field(default_factory=dict)
+    _trained: dict[str, int] = field(default_factory=dict)  # the first complete trial of each key
 
-    @property
-    def uid(self) -> str:
-        """An identity that outlives the name: a deleted and recreated study is another one."""
-        return str(self._optuna.user_attrs["uid"])
+    def __post_init__(self) -> None:
+        for frozen in self._kept.having(TrialState.COMPLETE):
+            self._remember(frozen)
 
     def finished(self) -> int:
         """Number of trials that are complete or pruned."""
-        return len(self._optuna.get_trials(deepcopy=False, states=FINISHED))
+        return len(self._kept.having(*FINISHED))
 
     def failed(self) -> int:
         """Number of trials that failed for good."""
-        return len(self._optuna.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
+        return len(self._kept.having(TrialState.FAIL))
 
     def running(self) -> int:
         """Number of trials that a driver has begun, this one or an earlier one, and not ended."""
-        return len(self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+        return len(self._kept.having(TrialState.RUNNING))
 
     def unfinished(self) -> Iterator[Trial]:
         """The trials that an earlier driver left running, with the parameters they were given."""
-        for frozen in self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self._optuna.sampler = self._sampler(frozen.number)
-            yield self._suggest(optuna.Trial(self._optuna, frozen._trial_id))
+        for frozen in self._kept.having(TrialState.RUNNING):
+            self._kept.study.sampler = self._sampler(frozen.number)
+            yield self._suggest(optuna.Trial(self._kept.study, frozen.number))
 
     def ask(self) -> Trial:
         """A new trial.
@@ -149,52 +137,48 @@ class Study:
             ServiceUnreachable: the database is away, or this process does not hold the study any more.
         """
         self._lock.check()
-        number = len(self._optuna.get_trials(deepcopy=False))
-        self._optuna.sampler = self._sampler(number)
-        return self._suggest(self._optuna.ask())
+        self._kept.study.sampler = self._sampler(len(self._kept))
+        return self._suggest(self._kept.study.ask())
 
     def _sampler(self, number: int) -> BaseSampler:
         return make_sampler(self.settings.sampler, self.settings.seed, number)
 
     def _suggest(self, trial: optuna.Trial) -> Trial:
-        self._live[trial.number] = trial
         config = self.settings.space.suggest(self.settings.base, trial)
         trial.set_user_attr("key", config.key)
-        return Trial(trial.number, config, self._twin(config.key))
+        self._kept.add(trial.number)
+        self._live[trial.number] = trial
+        return Trial(trial.number, config, self._trained.get(config.key))
 
-    def _twin(self, key: str) -> int | None:
-        complete = self._optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return next((t.number for t in complete if t.user_attrs.get("key") == key), None)
+    def _remember(self, frozen: FrozenTrial) -> None:
+        key = frozen.user_attrs.get("key")
+        if key is not None:
+            self._trained[key] = min(frozen.number, self._trained.get(key, frozen.number))
 
     def report(self, number: int, step: int, value: float) -> bool:
-        """Record an intermediate value; True asks to prune the trial."""
+        """Record an intermediate value; True asks to prune the trial.
+
+        A continued trial reports the same steps again: the first report stands.
+        """
         trial = self._live[number]
-        with warnings.catch_warnings():  # a continued trial reports the same steps again: the first report stands
-            warnings.simplefilter("ignore")
-            trial.report(value, step)
+        self._kept.report(trial, step, value)
         return trial.should_prune()
 
     def complete(self, number: int, accuracy: float, loss: float) -> None:
         """A trial reached its end; `loss` breaks ties."""
         if not (finite(accuracy) and finite(loss)):
             raise ValueError(f"trial {number}: accuracy {accuracy}, loss {loss}: not finite")
-        trial = self._live.pop(number)
-        trial.set_user_attr("val_loss", loss)
-        self._optuna.tell(trial, accuracy)
+        self._kept.tell(self._live.pop(number), TrialState.COMPLETE, accuracy, {"val_loss": loss})
+        self._remember(self._kept.trial(number))
 
     def prune(self, number: int, reason: str) -> None:
         """A trial was stopped early: by the pruner, or because it diverged."""
-        trial = self._live.pop(number)
-        trial.set_user_attr("reason", reason)
-        self._optuna.tell(trial, state=TrialState.PRUNED)
+        self._kept.tell(self._live.pop(number), TrialState.PRUNED, None, {"reason": reason})
 
     def fail(self, number: int, reason: str, details: str = "") -> None:
         """A trial could not be trained; it does not count towards the number that was asked for."""
-        trial = self._live.pop(number)
-        trial.set_user_attr("reason", reason)
-        if details:
-            trial.set_user_attr("traceback", details)
-        self._optuna.tell(trial, state=TrialState.FAIL)
+        attrs = {"reason": reason} | ({"traceback": details} if details else {})
+        self._kept.tell(self._live.pop(number), TrialState.FAIL, None, attrs)
 
     def set_target(self, trials: int, workers: int) -> None:
         """Record how many trials are wanted, for whoever watches."""
@@ -203,7 +187,7 @@ class Study:
 
     def rows(self) -> list[TrialRow]:
         """Every trial so far."""
-        return [_row(frozen) for frozen in self._optuna.get_trials(deepcopy=False)]
+        return [_row(frozen) for frozen in self._kept.study.get_trials(deepcopy=False)]
 
     def best(self) -> Trial | None:
         """The complete trial of highest accuracy, ties by loss, or None."""
@@ -215,7 +199,7 @@ class Study:
 
     def importances(self) -> list[tuple[str, float]]:
         """Share of the accuracy's variance that each parameter explains (PED-ANOVA), largest first."""
-        return importances(self._optuna)
+        return importances(self._kept.study)
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
@@ -235,7 +219,7 @@ class Study:
 
     def record(self) -> StudyRecord:
         """All that the study holds, for a report."""
-        return _record(self._optuna)
+        return _record(self._kept.read())
 
     def close(self) -> None:
         """Close the database, and let another driver hold the study."""
@@ -314,7 +298,8 @@ def open_study(name: str, settings: StudySettings, storage_url: str) -> Study:
         if "settings" not in study.user_attrs:
             study.set_user_attr("uid", uuid.uuid4().hex)
             study.set_user_attr("settings", settings.describe())
-        return Study(name, settings, study, lock, resources.pop_all(), continued=known)
+        uid, kept = str(study.user_attrs["uid"]), Kept(storage, study)
+        return Study(name, uid, settings, known, study, kept, lock, resources.pop_all())
 
 
 def _check_settings(name: str, storage: optuna.storages.BaseStorage, settings: StudySettings) -> None:
@@ -342,7 +327,6 @@ class StudyView(NamedTuple):
     target: int
     workers: int
     rows: list[TrialRow]
-    importances: list[tuple[str, float]]
 
 
 def read_study(name: str | None, storage_url: str) -> StudyView:
@@ -358,7 +342,6 @@ def read_study(name: str | None, storage_url: str) -> StudyView:
             target=int(attrs.get("target", 0)),
             workers=int(attrs.get("workers", 1)),
             rows=[_row(frozen) for frozen in study.get_trials(deepcopy=False)],
-            importances=importances(study),
         )
 
 
@@ -378,7 +361,8 @@ def _loaded(name: str | None, storage_url: str) -> Iterator[optuna.Study]:
         names = [s.study_name for s in storage.get_all_studies()]
         if not names or (name is not None and name not in names):
             raise UsageError(f"study {name!r}: not in {url.database}, which holds: {', '.join(names) or 'no study'}")
-        yield optuna.load_study(study_name=name or names[-1], storage=storage)
+        study = optuna.load_study(study_name=name or names[-1], storage=storage)
+        yield Shown(study, read_trials(storage, study))
 
 
 def _row(frozen: FrozenTrial) -> TrialRow:
@@ -455,9 +439,7 @@ def importance_intervals(study: optuna.Study, resamples: int = RESAMPLES) -> lis
     samples of the complete trials (percentile method, Efron 1979); the samples are the same each time."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     draw = random.Random(0)  # noqa: S311 - resampling, no secret
-    samples = [
-        dict(importances(_Resampled(study, draw.choices(trials, k=len(trials))))) for _ in range(resamples) if trials
-    ]
+    samples = [dict(importances(Shown(study, draw.choices(trials, k=len(trials))))) for _ in range(resamples) if trials]
     found = []
     for parameter, share in importances(study):
         shares = sorted(sample.get(parameter, 0.0) for sample in samples if sample)
@@ -465,15 +447,3 @@ def importance_intervals(study: optuna.Study, resamples: int = RESAMPLES) -> lis
         low, high = (shares[edge], shares[-1 - edge]) if shares else (share, share)
         found.append(Importance(parameter, share, low, high))
     return found
-
-
-class _Resampled(optuna.Study):
-    """A study with other trials than those in its storage."""
-
-    def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
-        self.__dict__.update(study.__dict__)
-        self._trials = list(trials)
-
-    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
-        """The trials that were given, which are all complete."""
-        return self._trials

@@ -255,7 +255,7 @@ def row(number: int, state: str, value: float | None, seconds: float | None = 10
 
 
 def view(*rows: TrialRow, target: int = 10, workers: int = 1) -> StudyView:
-    return StudyView("demo", target, workers, list(rows), [])
+    return StudyView("demo", target, workers, list(rows))
 
 
 def test_the_status_of_a_study_counts_its_trials_and_shows_the_running_ones():
