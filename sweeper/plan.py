@@ -12,6 +12,7 @@ from sweeper.arms import ARMS, PROTOCOLS, Protocol, ProtocolName, arm_config, se
 from sweeper.config import RunConfig
 from sweeper.data import Manifest
 from sweeper.engine.base import cores
+from sweeper.engines import ONE_WORKER, EngineChoice
 from sweeper.environment import Environment
 from sweeper.errors import StudyConflict
 from sweeper.journal import read_events
@@ -34,7 +35,7 @@ class Options:
     experiments: tuple[int, ...] = ()  # none: all
     only_experiments: bool = False
     seeds: int | None = None  # None: the protocol's
-    workers: int = 1
+    engine: EngineChoice = ONE_WORKER
     runs: tuple[tuple[str, int], ...] = ()  # only these arms and seeds, in this order; none: what the others say
     seconds: float | None = None  # nothing is begun after so many
 

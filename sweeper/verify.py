@@ -123,6 +123,7 @@ def settle(env: Environment, found: Verified, budget: float, workers: int) -> Ve
         SweeperError: the recorded runs are of more than one data set, device or precision.
     """
     from sweeper import reproduce as reproduction
+    from sweeper.engines import EngineChoice
     from sweeper.plan import Options
     from sweeper.progress import duration
 
@@ -134,7 +135,7 @@ def settle(env: Environment, found: Verified, budget: float, workers: int) -> Ve
     if not runs:
         env.say("nothing is trained" + (f": the first would take {duration(plan[0].seconds)}" if plan else ""))
         return found
-    options = Options(found.protocol, workers=workers, runs=runs, seconds=budget)
+    options = Options(found.protocol, engine=EngineChoice(workers=workers), runs=runs, seconds=budget)
     reproduction.reproduce(env, _machine(env, found), options)
     return verify(found.journal, found.protocol)
 
