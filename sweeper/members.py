@@ -24,11 +24,10 @@ from sweeper.config import RunConfig
 from sweeper.data import Data, Images, batch_sizes, batches
 from sweeper.errors import Diverged
 from sweeper.model import build_model
+from sweeper.optimizer import BETAS, EPSILON
 from sweeper.stability import GRAD_NORM_EVERY, Recorder
 from sweeper.train import EpochResult, Evaluation, TrainResult
 
-BETAS: Final = (0.9, 0.999)  # of AdamW, as torch has them
-EPSILON: Final = 1e-8
 OWN_FIELDS: Final = {
     "experiment", "placement", "conv_dropout", "head_dropout", "augmentation", "lr", "weight_decay", "schedule", "seed",
 }  # fmt: skip

@@ -29,6 +29,7 @@ from sweeper.config import DEVICE, RunConfig
 from sweeper.data import CLASSES, Data, Images, batch_sizes, batches, normalize
 from sweeper.errors import ConfigError, Diverged, OutOfMemory, TrainingError, UsageError
 from sweeper.model import build_model
+from sweeper.optimizer import AdamW
 from sweeper.stability import GRAD_NORM_EVERY, Recorder, Stability
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def train(config: RunConfig, data: Data) -> Training:
     with seeded(config, epoch=0):
         model = build_model(config)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = _optimizer(model, config)
+    optimizer = AdamW(model, config.weight_decay)
     steps = len(batch_sizes(len(images), config.batch_size))
     history: list[EpochResult] = []
     recorder = Recorder(steps, device)
@@ -192,8 +193,6 @@ def train(config: RunConfig, data: Data) -> Training:
             total_norm = torch.zeros((), device=device)
             for step, (pixels, labels) in enumerate(batches(images, config, generator)):
                 lr = learning_rate(config, (epoch - 1) * steps + step, config.epochs * steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
                 with autocast(config):
                     logits = model(to_input(pixels))  # (B, 10)
                 loss = F.cross_entropy(logits.float(), labels)
@@ -202,8 +201,8 @@ def train(config: RunConfig, data: Data) -> Training:
                     norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
                     total_norm += norm
                     recorder.norms[step // GRAD_NORM_EVERY] = norm
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+                optimizer.step(lr)
+                optimizer.zero_grad()
                 recorder.losses[step] = loss.detach()
             running_loss = recorder.losses.mean().item()  # waits for the device: the timer may stop
             seconds = perf_counter() - start
@@ -418,14 +417,6 @@ def mask_generator(config: RunConfig, epoch: int, device: torch.device) -> torch
 
 def _digest(config: RunConfig, epoch: int) -> bytes:
     return hashlib.sha256(f"{config.seed}/{epoch}".encode()).digest()
-
-
-def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
-    """AdamW; biases and BatchNorm's parameters do not decay."""
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
 
 
 def to_input(pixels: Tensor) -> Tensor:
