@@ -21,14 +21,17 @@ FLAGS: Final = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "am
 PACKAGES: Final = ("sweeper", "torch", "torchvision", "pillow", "mlflow", "optuna")
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MATMUL_SIDE: Final = 2048  # three fp32 matrices of 16 MiB
+GPU_MATMUL_SIDE: Final = 8192
 MATMUL_SECONDS: Final = 1.0
 
 
-def describe(threads: int = THREADS) -> dict[str, Any]:
-    """The machine, the versions, the date, the load before the measurement, and the peaks of `threads` threads."""
+def describe(threads: int = THREADS, device: str = "cpu") -> dict[str, Any]:
+    """The machine, the versions, the date, the load before the measurement, and the peaks of `threads` threads, or of
+    the GPU `device`."""
     cpu = _cpuinfo()
     load = os.getloadavg()[0]
-    return {
+    gpu = {} if device == "cpu" else {"gpu": torch.cuda.get_device_name(device)}
+    return gpu | {
         "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
         "cpu_model": " ".join(cpu[name] for name in ("vendor_id", "cpu family", "model") if name in cpu),
         "cores": os.cpu_count(),
@@ -41,7 +44,7 @@ def describe(threads: int = THREADS) -> dict[str, Any]:
         "versions": {name: metadata.version(name) for name in PACKAGES},
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "threads": threads,
-        "matmul_gflops": {name: round(matmul_peak(dtype, threads), 1) for name, dtype in DTYPES.items()},
+        "matmul_gflops": {name: round(matmul_peak(dtype, threads, device), 1) for name, dtype in DTYPES.items()},
     }
 
 
@@ -50,25 +53,38 @@ def usable_cores() -> int | None:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def matmul_peak(dtype: torch.dtype, threads: int = THREADS) -> float:
+def no_gpu() -> str:
+    """Why a benchmark of a GPU cannot be run here; empty where it can."""
+    return "" if torch.cuda.is_available() else "no GPU here: torch sees no CUDA device"
+
+
+def matmul_peak(dtype: torch.dtype, threads: int = THREADS, device: str = "cpu") -> float:
     """GFLOP/s of the fastest product of two square matrices within a second, after one to warm up.
 
     A product of side n is counted as 2n³ operations. It is the practical peak that a network's
     convolutions and linear layers are compared with; the processor's theoretical one is higher.
     """
+    side = MATMUL_SIDE if device == "cpu" else GPU_MATMUL_SIDE
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        a, b = (torch.randn(MATMUL_SIDE, MATMUL_SIDE).to(dtype) for _ in range(2))
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
         out = a @ b
         times: list[float] = []
         while sum(times) < MATMUL_SECONDS:
+            _wait(device)
             start = perf_counter()
             torch.mm(a, b, out=out)
+            _wait(device)
             times.append(perf_counter() - start)
     finally:
         torch.set_num_threads(before)
-    return 2 * MATMUL_SIDE**3 / min(times) / 1e9
+    return 2 * side**3 / min(times) / 1e9
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize(device)
 
 
 class Others:

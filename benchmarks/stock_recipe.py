@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from time import perf_counter
 from typing import Final, NamedTuple
 
@@ -58,8 +59,24 @@ class InMemoryFashionMNIST(FashionMNIST):
         self.data, self.targets = images.pixels, images.labels
 
 
-def run(config: RunConfig, data: Data, workers: int = WORKERS) -> StockResult:
-    """Train `config` on `data`, with two threads, evaluating after each epoch; `config.precision` is not used.
+class StockEpoch(NamedTuple):
+    """One epoch: losses in nats, accuracies in [0, 1], seconds of its two passes."""
+
+    train_loss: float  # while training: augmented, with Dropout
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    epoch_s: float  # of the training pass, start of the workers included
+    eval_s: float
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What a script logs."""
+        return {name: value for name, value in self._asdict().items() if not name.endswith("_s")}
+
+
+def epochs(config: RunConfig, data: Data, workers: int = WORKERS) -> Iterator[StockEpoch]:
+    """Train `config` on `data`, evaluating after each epoch; `config.precision` is not used.
 
     With 0 workers the images are transformed in this process.
 
@@ -67,21 +84,24 @@ def run(config: RunConfig, data: Data, workers: int = WORKERS) -> StockResult:
         ValueError: the configuration asks for something that this recipe does not do.
     """
     _check(config)
-    torch.set_num_threads(THREADS)
     torch.manual_seed(config.seed)
-    train_loader, val_loader = _loaders(config, data, workers)
+    train_loader, val_loader = loaders(config, data, workers)
     model = build_model(config)
     loss_fn = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-    epoch_s, eval_s, accuracy = [], 0.0, 0.0
     for _ in range(config.epochs):
         start = perf_counter()
-        _train_epoch(model, train_loader, loss_fn, optimizer)
+        train_loss, train_accuracy = _train_epoch(model, train_loader, loss_fn, optimizer)
         trained = perf_counter()
-        accuracy = _evaluate(model, val_loader, loss_fn)
-        epoch_s.append(trained - start)
-        eval_s += perf_counter() - trained
-    return StockResult(epoch_s, eval_s, accuracy)
+        val_loss, val_accuracy = _evaluate(model, val_loader, loss_fn)
+        yield StockEpoch(train_loss, train_accuracy, val_loss, val_accuracy, trained - start, perf_counter() - trained)
+
+
+def run(config: RunConfig, data: Data, workers: int = WORKERS) -> StockResult:
+    """All epochs, with two threads."""
+    torch.set_num_threads(THREADS)
+    results = list(epochs(config, data, workers))
+    return StockResult([e.epoch_s for e in results], sum(e.eval_s for e in results), results[-1].val_accuracy)
 
 
 def _check(config: RunConfig) -> None:
@@ -90,7 +110,8 @@ def _check(config: RunConfig) -> None:
         raise ValueError(f"the stock recipe does not do {', '.join(wrong)}; it does {KNOWN}")
 
 
-def _loaders(config: RunConfig, data: Data, workers: int) -> tuple[DataLoader, DataLoader]:
+def loaders(config: RunConfig, data: Data, workers: int = WORKERS) -> tuple[DataLoader, DataLoader]:
+    """Of the training and the validation images."""
     plain = [transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))]
     augment = [transforms.RandomCrop(SIDE, padding=PADDING), transforms.RandomHorizontalFlip()]
     train_set = InMemoryFashionMNIST(data.train, transforms.Compose(augment + plain))
@@ -121,8 +142,8 @@ def _train_epoch(
 
 
 @torch.no_grad()
-def _evaluate(model: nn.Module, loader: DataLoader, loss_fn: nn.Module) -> float:
-    """Accuracy on the images of `loader`; the loss is computed as well, as a script would print it."""
+def _evaluate(model: nn.Module, loader: DataLoader, loss_fn: nn.Module) -> tuple[float, float]:
+    """Mean loss and accuracy on the images of `loader`."""
     model.eval()
     total_loss, correct, seen = 0.0, 0, 0
     for images, labels in loader:
@@ -130,7 +151,7 @@ def _evaluate(model: nn.Module, loader: DataLoader, loss_fn: nn.Module) -> float
         total_loss += loss_fn(logits, labels).item() * len(labels)
         correct += (logits.argmax(1) == labels).sum().item()
         seen += len(labels)
-    return correct / seen
+    return total_loss / seen, correct / seen
 
 
 def main() -> None:

@@ -14,44 +14,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-import psutil
-
 from benchmarks.hardware import describe
+from benchmarks.pages import ROOT
+from benchmarks.processes import Ran, run
 
 
-def run_sweep(home: Path, options: list[str], *, sample_memory: bool = False) -> tuple[float, float, float]:
-    """Run one sweep in `home`: wall seconds, UNIX time of its start, peak PSS in MiB."""
+def run_sweep(home: Path, options: list[str], *, sample_memory: bool = False) -> Ran:
+    """Run one sweep in `home`."""
     command = [sys.executable, "-m", "sweeper", "optimize", "--study", "bench", *options]
-    started, clock = time.time(), time.perf_counter()
-    env = os.environ | {"SWEEPER_HOME": str(home), "MLFLOW_TRACKING_URI": ""}
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
-    peak = 0.0
-    while process.poll() is None:
-        if sample_memory:
-            peak = max(peak, _pss(process.pid))
-        time.sleep(0.2)
-    if process.returncode:
-        raise SystemExit(f"the sweep failed with exit code {process.returncode}")
-    return time.perf_counter() - clock, started, peak
-
-
-def _pss(pid: int) -> float:
-    """Proportional set size of a process and its descendants, MiB."""
-    total = 0
-    try:
-        for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
-            total += process.memory_full_info().pss
-    except psutil.Error:
-        return 0.0
-    return total / 2**20
+    env = {"SWEEPER_HOME": str(home), "MLFLOW_TRACKING_URI": "", "PYTHONPATH": str(ROOT)}
+    return run(command, home, env, sample_memory=sample_memory)
 
 
 def trial_seconds(home: Path, study: str = "bench") -> tuple[list[float], float]:
@@ -78,11 +55,11 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
         with tempfile.TemporaryDirectory() as home:
             options = [*common, "--trials", str(args.trials), "--epochs", str(args.epochs)]
             options += ["--workers", str(args.workers), "--seed", str(number)]
-            wall, started, _ = run_sweep(Path(home), options)
+            ran = run_sweep(Path(home), options)
             seconds, last = trial_seconds(Path(home))
         pure = sum(seconds) / args.workers
-        rounds.append({"to_last_trial_s": last - started, "wall_s": wall, "pure_s": pure,
-                       "ratio": (last - started) / pure, "ratio_whole_command": wall / pure})  # fmt: skip
+        rounds.append({"to_last_trial_s": last - ran.started, "wall_s": ran.seconds, "pure_s": pure,
+                       "ratio": (last - ran.started) / pure, "ratio_whole_command": ran.seconds / pure})  # fmt: skip
         print(f"round {number + 1}/{args.rounds}: {rounds[-1]}", flush=True)
     ratios = [r["ratio"] for r in rounds]
     return {"question": "sweep_overhead", "trials": args.trials, "epochs": args.epochs, "model": args.model,
@@ -95,8 +72,13 @@ def measure_memory(args: argparse.Namespace) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as home:
         options = ["--exp", "7", "--dataset", "fashion-mnist", "--trials", str(args.workers), "--epochs", "1"]
         options += ["--workers", str(args.workers), "--no-final"]
-        wall, _, peak = run_sweep(Path(home), options, sample_memory=True)
-    return {"question": "sweep_memory", "workers": args.workers, "peak_pss_mib": round(peak), "wall_s": wall}
+        ran = run_sweep(Path(home), options, sample_memory=True)
+    return {
+        "question": "sweep_memory",
+        "workers": args.workers,
+        "peak_pss_mib": round(ran.peak_mib),
+        "wall_s": ran.seconds,
+    }
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.hardware import THREADS, Others, describe
+from benchmarks.pages import Spread, hardware_table, table, write
 from sweeper.config import Placement, RunConfig
 from sweeper.data import MANIFESTS, SIDE, Data, DatasetName, load, resolve
 from sweeper.errors import SweeperError
@@ -158,24 +159,6 @@ def _time_left(taken: dict[tuple[str, str], list[float]], seeds: int) -> str:
 
 
 # --- what they show ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median and range of repeated measurements."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of one or more values."""
-        return cls(statistics.median(values), min(values), max(values))
-
-    def show(self, digits: int, unit: str = "") -> str:
-        """`median [min-max]`."""
-        return f"{self.median:.{digits}f}{unit} [{self.low:.{digits}f}-{self.high:.{digits}f}]"
 
 
 @dataclass(frozen=True)
@@ -325,13 +308,6 @@ def _difference(c: Comparison) -> str:
     return f"{c.accuracy_difference:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns also line up in a terminal."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
-
-
 def command_line(args: argparse.Namespace) -> str:
     """The command that repeats the measurement."""
     names = ("seeds", "epochs", "dataset", "batch_size", "placement", "workers")
@@ -383,24 +359,6 @@ def _notes(args: argparse.Namespace, hardware: dict[str, Any]) -> str:
             "have disturbed the measurement.",
         ]
     )
-
-
-def hardware_table(hardware: dict[str, Any]) -> str:
-    facts = {name.replace("_", " "): value for name, value in hardware.items()}
-    versions, peaks = facts.pop("versions"), facts.pop("matmul gflops")
-    facts |= {f"{name} matmul peak, GFLOP/s": peak for name, peak in peaks.items()}
-    return table(["hardware and versions", ""], [[name, _cell(value)] for name, value in (facts | versions).items()])
-
-
-def _cell(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def write(path: Path, text: str) -> None:
-    """Write aside, then rename."""
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
 
 
 # --- the command ---------------------------------------------------------------------------------

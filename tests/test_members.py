@@ -15,6 +15,7 @@ from sweeper.data import Data
 from sweeper.errors import Diverged
 from sweeper.members import Stack, Step, signature, train_members
 from sweeper.model import build_model
+from sweeper.optimizer import AdamW
 from sweeper.train import EpochResult, TrainResult
 
 CPU = torch.device("cpu")
@@ -72,13 +73,13 @@ def test_each_member_takes_the_steps_it_takes_alone(placement: Placement, model:
     for row, config in enumerate(configs):
         with train.seeded(config, 0):
             alone = build_model(config)
-        optimizer = train._optimizer(alone, config)
+        optimizer = AdamW(alone, config.weight_decay)
         with train.seeded(config, 1):
             for x, y in zip(pixels[:, :, row, None], labels[:, row], strict=True):
                 optimizer.zero_grad()
                 F.cross_entropy(alone(x), y).backward()
                 norm = torch.nn.utils.get_total_norm([p.grad for p in alone.parameters() if p.grad is not None])
-                optimizer.step()
+                optimizer.step(config.lr)
         expected = alone.state_dict()
         found = stack.weights(row)
         assert found.keys() == expected.keys()

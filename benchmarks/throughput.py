@@ -1,0 +1,89 @@
+"""How many images a second does training take, and what share of the machine's matmul peak is that?
+
+    python -m benchmarks.throughput [--models small medium large] [--batch-sizes 64 128 256 512] [--devices cpu]
+        [--placement bn-dropout] [--epochs 3] [--rounds 3] [--save]
+
+`sweeper.train` on the embedded sample, in this process, shifted and mirrored images. The first epoch warms up; counted
+are the training passes of the others. A round takes each case once. The share is GFLOP/s of the convolutions and linear
+layers in a training pass, over the fastest product of two matrices in the same precision and with the same threads,
+measured at the begin of this run: what a case leaves of it went into everything else that a step does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from itertools import product
+
+import torch
+
+from benchmarks.hardware import THREADS, Others, describe
+from benchmarks.pages import Spread, add_save, conclude, head, table
+from benchmarks.train_throughput import training_flops
+from sweeper.config import Placement, RunConfig
+from sweeper.data import load, resolve
+from sweeper.train import finish, resolve_precision, train
+
+
+def cases(args: argparse.Namespace) -> list[RunConfig]:
+    """What is trained."""
+    base = RunConfig.create(
+        dataset=args.dataset, epochs=args.epochs, placement=args.placement, augmentation="crop-flip"
+    )
+    return [
+        base.derive(model=model, batch_size=size, device=device, precision=resolve_precision(args.precision, device))
+        for device, model, size in product(args.devices, args.models, args.batch_sizes)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=("small", "medium", "large"), default=["small", "medium"])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 128, 256, 512])
+    parser.add_argument("--devices", nargs="+", default=["cuda" if torch.cuda.is_available() else "cpu"])
+    parser.add_argument("--dataset", choices=("sample", "fashion-mnist"), default="sample")
+    parser.add_argument("--placement", choices=[p.value for p in Placement], default="bn-dropout")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    parser.add_argument("--epochs", type=int, default=3, help="at least 2: the first one warms up")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=THREADS)
+    add_save(parser)
+    args = parser.parse_args()
+    if args.epochs < 2:
+        parser.error(f"--epochs {args.epochs}: at least 2, the first one warms up")
+    hardware = {device: describe(args.threads, device) for device in args.devices}
+    torch.set_num_threads(args.threads)
+    [data] = load(cases(args)[0], resolve(args.dataset)[1])
+    rates: dict[RunConfig, list[float]] = {config: [] for config in cases(args)}
+    with Others() as others:
+        for number in range(args.rounds):
+            for config in rates:
+                epochs = finish(train(config, data)).history[1:]
+                rates[config].append(statistics.median(epoch.images_per_s for epoch in epochs))
+                print(f"round {number + 1}/{args.rounds}: {config.device} {config.model} {config.batch_size} "
+                      f"{config.precision}: {rates[config][-1]:,.0f} images/s", flush=True)  # fmt: skip
+    rows, record = [], []
+    for config, its in rates.items():
+        gflops = [rate * training_flops(config) / 1e9 for rate in its]
+        share = statistics.median(gflops) / hardware[config.device]["matmul_gflops"][config.precision]
+        rows.append([config.device, config.model, str(config.batch_size), config.precision, Spread.of(its).show(0),
+                     Spread.of(gflops).show(1), f"{share:.1%}"])  # fmt: skip
+        record.append({"device": config.device, "model": config.model, "batch_size": config.batch_size,
+                       "precision": config.precision, "images_per_s": its, "share": share})  # fmt: skip
+    line = (f"python -m benchmarks.throughput --models {' '.join(args.models)} --batch-sizes "
+            f"{' '.join(map(str, args.batch_sizes))} --devices {' '.join(args.devices)} --dataset {args.dataset} "
+            f"--placement {args.placement} --precision {args.precision} --epochs {args.epochs} --rounds {args.rounds} "
+            f"--threads {args.threads}")  # fmt: skip
+    what = (f"Medians [min-max], n = {args.rounds} rounds, in turn. Other processes kept {others.cores:.2f} cores busy "
+            "meanwhile.")  # fmt: skip
+    last = hardware[args.devices[-1]]
+    header = ["device", "model", "batch size", "precision", "images/s", "GFLOP/s", "of the matmul peak"]
+    parts = [
+        *head("Training throughput, and its distance to the machine's peak", last, what, line),
+        table(header, rows),
+    ]
+    conclude("throughput", last, parts, {"cases": record, "others": others.cores}, args.save)
+
+
+if __name__ == "__main__":
+    main()
