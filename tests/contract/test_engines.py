@@ -63,7 +63,21 @@ def fused(split: list[Data]) -> Iterator[FusedEngine]:
         yield made
 
 
-@pytest.fixture(scope="module", params=["serial", "one_worker", "two_workers", "fused"])
+@pytest.fixture(scope="module")
+def ray(split: list[Data]) -> Iterator[Engine]:
+    """Two slots on a local Ray, which was started while this process had passwords in its environment."""
+    pytest.importorskip("ray")
+    from sweeper.engine.ray import RayEngine
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_PASSWORD", "PGPASSWORD"):
+            patch.setenv(name, "canary")
+        made = RayEngine(split, 2)
+    with closing(made):
+        yield made
+
+
+@pytest.fixture(scope="module", params=["serial", "one_worker", "two_workers", "fused", "ray"])
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each kind of engine in turn; a test leaves it idle."""
     made: Engine = request.getfixturevalue(request.param)
