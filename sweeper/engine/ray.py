@@ -91,17 +91,17 @@ class RayEngine:
             held: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             if address is None and gpus > held.get("GPU", 0):
                 raise UsageError(f"gpus per trial {gpus:g}: Ray finds {held.get('GPU', 0):g} GPUs on this machine")
-            self.slots = slots or _room(held, cpus, gpus)
+            self.slots = _room(held, cpus, gpus) if slots is None else slots
             self._running: dict[int, ray.ObjectRefGenerator] = {}
             self._data = ray.put(arrays)
-            self._train = _train.options(
-                num_cpus=cpus,
-                num_gpus=gpus,
-                max_retries=0,
-                num_returns="streaming",
-                runtime_env=_without_secrets() if address else None,
-                _generator_backpressure_num_objects=AHEAD,
-            )
+            self._options = {
+                "num_cpus": cpus,
+                "num_gpus": gpus,
+                "max_retries": 0,
+                "num_returns": "streaming",
+                "runtime_env": _without_secrets() if address else None,
+                "_generator_backpressure_num_objects": AHEAD,
+            }
             self._threads = max(1, int(cpus))
             undo.pop_all()
 
@@ -111,7 +111,8 @@ class RayEngine:
 
     def submit(self, key: int, config: RunConfig) -> None:
         """Begin a training, or queue it until a node has room for it."""
-        self._running[key] = self._train.remote(config, self._data, self._threads)
+        task = _train.options(**self._options, name=f"trial {key}")
+        self._running[key] = task.remote(config, self._data, self._threads)
 
     def wait(self, timeout: float) -> list[Event]:
         """The next event of each training that has one."""
@@ -287,7 +288,7 @@ def _reach(address: str) -> None:
         host, port = parts.hostname, parts.port
     except ValueError:
         host = port = None
-    if parts.scheme not in ("", "ray") or not host or not port:
+    if parts.scheme not in ("", "ray") or not host or not port or "@" in address:
         raise UsageError(f"Ray address {_shown(address)!r}: expected auto, HOST:PORT or ray://HOST:PORT")
     try:
         socket.create_connection((host, port), REACH_SECONDS).close()
