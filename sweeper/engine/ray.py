@@ -19,6 +19,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -280,16 +281,26 @@ def _check(address: str) -> None:
 
 
 def _reach(address: str) -> None:
-    """Connect to the address, if it is one: a wrong one is then known at once."""
+    """Connect to the address, if it is one: a wrong one is then known at once.
+
+    Raises:
+        UsageError: it is none that a driver can join.
+        ServiceUnreachable: nobody listens there.
+    """
     if address == "auto":
         return
+    if address.startswith("ray://"):  # https://github.com/ray-project/ray/issues/43357: it will not be done
+        raise UsageError(
+            f"Ray address {_shown(address)!r}: Ray's client carries no streams; run the driver in the cluster: "
+            "ray job submit --address http://HOST:8265 -- sweeper optimize … --engine ray --address auto"
+        )
     try:
-        parts = urlsplit(address if "://" in address else f"//{address}")
+        parts = urlsplit(f"//{address}")
         host, port = parts.hostname, parts.port
     except ValueError:
         host = port = None
-    if parts.scheme not in ("", "ray") or not host or not port or "@" in address:
-        raise UsageError(f"Ray address {_shown(address)!r}: expected auto, HOST:PORT or ray://HOST:PORT")
+    if not host or not port or not re.fullmatch(r"[\w.:\[\]-]+", address):
+        raise UsageError(f"Ray address {_shown(address)!r}: expected auto or HOST:PORT")
     try:
         socket.create_connection((host, port), REACH_SECONDS).close()
     except OSError as error:
