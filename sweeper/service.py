@@ -29,7 +29,7 @@ from sweeper.engine.serial import SerialEngine
 from sweeper.engines import ONE_WORKER, Built, EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment, Say
 from sweeper.errors import ConfigError, Interrupted, SpaceError, TrainingError
-from sweeper.journal import FINISHED, KILLED, JournalTracker, NullTracker, RunInfo, Tracker, read_events
+from sweeper.journal import FINISHED, KILLED, THREADS_TAG, JournalTracker, NullTracker, RunInfo, Tracker, read_events
 from sweeper.mistakes import MOST_ERRORS, confident_mistakes
 from sweeper.progress import Progress, counted, make_view
 from sweeper.space import Draw, Space
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 LEARNING: Final = ("tpe", "gp")  # samplers that choose by the results of earlier trials
-THREADS_TAG: Final = "sweeper.threads"
 PACKAGES: Final = ("sweeper", "torch", "numpy")
 FLUSH_SECONDS: Final = 60.0  # how long a command waits at its end for what MLflow has not yet
 SHORT_FLUSH_SECONDS: Final = 5.0  # the same after an error or a signal
