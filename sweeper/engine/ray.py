@@ -37,6 +37,7 @@ import ray
 import ray.exceptions as failures
 from ray._private import ray_constants
 from ray._private import worker as ray_worker
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from sweeper.config import RunConfig
 from sweeper.data import Array, Data
@@ -222,6 +223,8 @@ def _started(cpus: int, store_bytes: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        Config.initialize("")  # else this process went on to ask for the token, also those who know of none
+        AuthenticationTokenLoader.instance().reset_cache()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -350,6 +353,7 @@ def _on_loopback() -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Ray as a library: it takes over neither SIGTERM nor stdout."""
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of tasks that nobody waits for any more
     ray_worker._worker_logs_enabled = False  # it prints the death of each worker, which the driver tells by itself
     logging.getLogger("ray").setLevel(logging.ERROR)
     main = threading.current_thread() is threading.main_thread()
