@@ -25,7 +25,7 @@ setup: .venv/installed  ## Make .venv and install sweeper into it
 
 .venv/installed-dev: .venv/installed
 	@echo "installing the tools for tests and checks into .venv"
-	$(INSTALL) --editable '.[dev,server]'
+	$(INSTALL) --editable '.[dev,ray,server]'
 	@touch $@
 
 demo: .venv/installed  ## Run a 50-trial sweep on the embedded data, and say where to look

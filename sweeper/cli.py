@@ -21,10 +21,12 @@ from sweeper.errors import Interrupted, StudyIncomplete, SweeperError, UsageErro
 
 if TYPE_CHECKING:
     from sweeper.arms import ProtocolName
+    from sweeper.engines import EngineChoice
     from sweeper.environment import Environment
     from sweeper.report.ledger import Ledger
 
 PLACEMENTS: Final = ("none", "bn", "dropout", "bn-dropout", "dropout-bn", "bn-head-dropout", "ic")
+ENGINES: Final = ("auto", "serial", "processes", "fused", "ray")
 MAX_TRIALS: Final = 1_000_000
 MAX_WORKERS: Final = 1_024
 MAX_SEEDS: Final = 1_000
@@ -205,6 +207,28 @@ def overrides(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a command that trains many configurations: how, and how many at a time."""
+    options = [
+        click.option("--workers", type=OrAuto(click.IntRange(1, MAX_WORKERS)), default="auto", show_default=True,
+                     help="Trainings at a time: worker processes, which share the cores, stacked trainings, or Ray's "
+                     "tasks. auto: one worker process, with which a sweep is the same each time; of the other engines "
+                     "what they can hold."),
+        click.option("--engine", "engine", type=click.Choice(ENGINES), metavar="|".join(ENGINES),
+                     help="serial: in this process; fused: trainings of one shape as one; auto: fused where a short "
+                     "calibration says that it pays, else processes. [default: processes, on a GPU auto]"),
+        click.option("--address", metavar="auto|ray://HOST:PORT", help="Ray cluster to join, for --engine ray. "
+                     "[default: one is started here]"),
+        click.option("--cpus-per-trial", type=Number(0, MAX_WORKERS, min_open=True), default=1, show_default=True,
+                     help="CPUs that Ray reserves for a training."),
+        click.option("--gpus-per-trial", type=Number(0, MAX_WORKERS), default=0, show_default=True,
+                     help="GPUs, or a part of one, that Ray reserves for a training."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 EXP_HELP: Final = (
     "The study's experiment: 1 small plain, 2 medium plain, 3 medium augmented, 4 BatchNorm, 5 Dropout, 6 both, "
     "7 both augmented, 8 large, both, augmented."
@@ -276,13 +300,7 @@ def train(exp: int, split: str | None, **options: Any) -> None:
     help="Of the training images.",
 )
 @click.option("--epochs", type=OrAuto(click.IntRange(1)), default="auto", show_default=True, help="Epochs of a trial.")
-@click.option(
-    "--workers",
-    type=click.IntRange(1, MAX_WORKERS),
-    default=1,
-    show_default=True,
-    help="Worker processes, which share the cores; with 1, a sweep is the same each time.",
-)
+@engine_options
 @click.option(
     "--folds",
     type=click.IntRange(0, 100),
@@ -355,10 +373,9 @@ def optimize(exp: int, **options: Any) -> None:
 
     chosen = service.choose(env, exp, options["dataset"], options["device"], options["precision"], fields)
     asked = {
-        name: options[name]
-        for name in ("study", "trials", "workers", "sampler", "pruner", "seed", "timeout", "retries", "final")
+        name: options[name] for name in ("study", "trials", "sampler", "pruner", "seed", "timeout", "retries", "final")
     }
-    result = service.optimize(env, chosen, service.SweepOptions(space=space, **asked))
+    result = service.optimize(env, chosen, service.SweepOptions(space=space, engine=_engine(options), **asked))
     _say_best(env, result)
     env.say(f"report: {result['report']}")
     _say_where(env, None)
@@ -395,13 +412,7 @@ def optimize(exp: int, **options: Any) -> None:
     help="experiments: the study's own; all: also their variants, which the claims compare; "
     "auto: all, but with --exp experiments.",
 )
-@click.option(
-    "--workers",
-    type=click.IntRange(1, MAX_WORKERS),
-    default=1,
-    show_default=True,
-    help="Worker processes, which share the cores.",
-)
+@engine_options
 @click.option("--dry-run", is_flag=True, help="Say what would be trained, and how long it takes; train nothing.")
 @click.option("--offline", is_flag=True, help="The same as --tracking-uri offline.")
 @machine
@@ -420,7 +431,7 @@ def reproduce(**options: Any) -> None:
     from sweeper.plan import Options
 
     only = options["arms"] == "experiments" or (options["arms"] is None and options["exp"] is not None)
-    asked = Options(options["protocol"], options["exp"] or (), only, options["seeds"], options["workers"])
+    asked = Options(options["protocol"], options["exp"] or (), only, options["seeds"], _engine(options))
     chosen = reproduction.choose_machine(env, options["dataset"], options["device"], options["precision"])
     if options["dry_run"]:
         _print_json(env, reproduction.dry_run(env, chosen, asked))
@@ -539,9 +550,10 @@ def report(study: str | None, output: Path | None, protocol: ProtocolName, **opt
 
     env = make_environment(options)
     if study == "reproduce":
+        from sweeper.arms import PROTOCOLS
         from sweeper.verify import sections
 
-        name = f"reproduce-{protocol}"
+        name = PROTOCOLS[protocol].folder
         page = reports.reproduction_report(env, protocol, sections(env, protocol))
     else:
         record = read_record(study, env.storage)
@@ -634,6 +646,13 @@ def make_environment(options: dict[str, Any], *, check_tracking: bool = True) ->
 def _given(options: dict[str, Any], *names: str) -> dict[str, Any]:
     """The options that were given a value, as fields of a run."""
     return {name: options[name] for name in names if options[name] is not None}
+
+
+def _engine(options: dict[str, Any]) -> EngineChoice:
+    from sweeper.engines import EngineChoice
+
+    return EngineChoice(options["engine"], options["workers"], options["address"], options["cpus_per_trial"],
+                        options["gpus_per_trial"])  # fmt: skip
 
 
 def _device(options: dict[str, Any]) -> dict[str, str]:

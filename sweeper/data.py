@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from sweeper.config import RunConfig
-from sweeper.errors import ConfigError, DataError
+from sweeper.errors import ConfigError, DataError, one_line
 
 SIDE: Final = 28
 CLASSES: Final = (
@@ -218,7 +218,7 @@ def download(folder: Path) -> Path:
                 (Path(part) / f"{file.name}.gz").replace(folder / f"{file.name}.gz")
     except (OSError, RuntimeError, HTTPException) as error:
         raise DataError(
-            f"FashionMNIST was not found, and could not be downloaded ({_one_line(error)}); name its folder with "
+            f"FashionMNIST was not found, and could not be downloaded ({one_line(error, 200)}); name its folder with "
             "--data-dir, install Debian's package dataset-fashion-mnist, or use --dataset sample"
         ) from None
     finally:
@@ -269,7 +269,7 @@ def read_idx(folder: Path, file: IdxFile) -> Tensor:
         with _open(path) as stream:
             content = stream.read(file.size + 1)  # never more, whatever the file claims
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {_one_line(error)}") from None
+        raise DataError(f"{path}: cannot be read: {one_line(error, 200)}") from None
     header = struct.pack(f">HBB{len(file.shape)}I", 0, 8, len(file.shape), *file.shape)
     if content[: len(header)] != header:
         raise DataError(f"{path}: the header is not that of {'x'.join(map(str, file.shape))} bytes in idx format")
@@ -308,10 +308,6 @@ def _require(folder: Path) -> Path:
     if missing:
         raise DataError(f"{folder}: holds no {' and no '.join(missing)}, raw or .gz")
     return folder
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _load(files: tuple[IdxFile, IdxFile], folder: Path) -> Images:

@@ -27,6 +27,7 @@ import filelock
 
 from sweeper.errors import SweeperError, UsageError
 
+THREADS_TAG: Final = "sweeper.threads"  # of a run: threads of its computations
 EVENTS: Final = "events.jsonl"
 ARTIFACTS: Final = "artifacts"
 WRITER: Final = ".writer"

@@ -89,7 +89,10 @@ def _gain_by_doubling(run: ArmRun) -> float:
 
 
 def _log_seconds(run: ArmRun) -> float:
-    """Log of the median seconds of an epoch, without the first, in which memory is laid out."""
+    """Log of the median seconds of an epoch, without the first, in which memory is laid out. Stacked trainings have
+    no time of their own."""
+    if any("stack/members" in epoch for epoch in run.epochs):
+        return math.nan
     values = series(run, "time/epoch_s")
     typical = median(values[1:] or values or [math.nan])
     return math.log(typical) if typical > 0 else math.nan

@@ -189,8 +189,9 @@ def train_members(configs: Sequence[RunConfig], data: Data) -> Training:
     """Train `configs`, all of one signature, in step.
 
     Yields:
-        For each epoch, what each member came to, by its place in `configs`: an `EpochResult`, or `Diverged`, which
-        ends it. Send the members to be let go of. The generator's value holds the results of those that are left.
+        For each epoch, what each member came to, by its place in `configs`: an `EpochResult`, whose `stack` says
+        how many were trained in it and which row was its own, or `Diverged`, which ends it. Send the members to be
+        let go of. The generator's value holds the results of those that are left.
     """
     device = torch.device(configs[0].device)
     images, val = data.train.to(device), data.val.to(device)
@@ -211,7 +212,7 @@ def train_members(configs: Sequence[RunConfig], data: Data) -> Training:
             result = EpochResult(
                 epoch, on_train[row].loss, on_train[row].accuracy, on_val[row].loss, on_val[row].accuracy,
                 on_val[row].ece, rates[row], norms, seconds / len(stack.members),
-                len(images) * len(stack.members) / seconds,
+                len(images) * len(stack.members) / seconds, (len(stack.members), row),
             )  # fmt: skip
             try:
                 running = recorder.losses.mean().item()

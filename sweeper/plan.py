@@ -12,9 +12,10 @@ from sweeper.arms import ARMS, PROTOCOLS, Protocol, ProtocolName, arm_config, se
 from sweeper.config import RunConfig
 from sweeper.data import Manifest
 from sweeper.engine.base import cores
+from sweeper.engines import ONE_WORKER, EngineChoice
 from sweeper.environment import Environment
 from sweeper.errors import StudyConflict
-from sweeper.journal import read_events
+from sweeper.journal import THREADS_TAG, read_events
 from sweeper.model import multiply_adds
 from sweeper.progress import counted
 from sweeper.report.rows import COMPLETE, outcome
@@ -34,7 +35,7 @@ class Options:
     experiments: tuple[int, ...] = ()  # none: all
     only_experiments: bool = False
     seeds: int | None = None  # None: the protocol's
-    workers: int = 1
+    engine: EngineChoice = ONE_WORKER
     runs: tuple[tuple[str, int], ...] = ()  # only these arms and seeds, in this order; none: what the others say
     seconds: float | None = None  # nothing is begun after so many
 
@@ -164,4 +165,4 @@ def _core_seconds(folder: Path) -> float:
     """Seconds from the last start of a run to its end, times its threads."""
     events = read_events(folder)
     start = [e for e in events if e["event"] == "start"][-1]
-    return float((events[-1]["time"] - start["time"]) / 1000 * int(start["tags"].get("sweeper.threads", 1)))
+    return float((events[-1]["time"] - start["time"]) / 1000 * int(start["tags"].get(THREADS_TAG, 1)))

@@ -1,7 +1,8 @@
 """Exact replay: train a recorded run again, and compare it bit by bit.
 
 Equal are the SHA-256 of the history and of the weights, where the run recorded them, and every
-metric of every recorded epoch but the times. With the same code, packages, processor and threads
+metric of every recorded epoch but the times. A run that was trained stacked with others is
+stacked again, with copies of itself. With the same code, packages, processor and threads
 the answer is `identical`, always.
 """
 
@@ -13,15 +14,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from sweeper import data as datasets
+from sweeper import diagnostics
 from sweeper.config import RunConfig
 from sweeper.data import Data
 from sweeper.environment import NONE, OFFLINE, Environment
-from sweeper.errors import DataError, UsageError
-from sweeper.journal import Record, read_record
-from sweeper.service import THREADS_TAG, environment_tags, retraining_data
+from sweeper.errors import DataError, Diverged, UsageError
+from sweeper.journal import THREADS_TAG, Record, read_record
+from sweeper.members import train_members
+from sweeper.service import environment_tags, retraining_data
 from sweeper.sweep import Signals
 from sweeper.tracking import fetch
-from sweeper.train import EpochResult, TrainResult, resolve_device, start, use_threads
+from sweeper.train import EpochResult, Training, TrainResult, resolve_device, start, use_threads
 
 NAMES: Final = {
     "mlflow.source.git.commit": "commit",
@@ -127,7 +130,7 @@ def _compare(
     env: Environment, record: Record, config: RunConfig, images: Sequence[Data], signals: Signals
 ) -> tuple[str, bool]:
     """Train and compare; the first difference in words, and whether the weights were compared."""
-    training = start(config, images)
+    training = _restacked(record, config, images) if _places(record) else start(config, images)
     last = max(record.epochs)
     while True:
         try:
@@ -142,6 +145,36 @@ def _compare(
         if epoch.epoch == last and last < config.epochs:
             training.close()
             return "", False
+
+
+def _places(record: Record) -> dict[int, tuple[int, int]]:
+    """For each epoch that was trained stacked with others: how many they were, and which place this one had."""
+    key = "stack/members"
+    return {n: (int(e[key]), int(e["stack/place"])) for n, e in record.epochs.items() if key in e}
+
+
+def _restacked(record: Record, config: RunConfig, images: Sequence[Data]) -> Training:
+    """The training in a stack as large as it was trained in, at its place; the others are copies of it.
+
+    How a sum is rounded depends on the size of the stack and on the place in it, not on what the others compute.
+    """
+    places = _places(record)
+    size, mine = places[1]
+    stacked, left = train_members([config] * size, images[0]), list(range(size))
+    step = next(stacked)
+    while True:
+        epoch = step[mine]
+        if isinstance(epoch, Diverged):
+            raise epoch
+        yield epoch
+        size, place = places.get(epoch.epoch + 1, (len(left), left.index(mine)))
+        before, after = left[: left.index(mine)], left[left.index(mine) + 1 :]
+        staying = [*before[:place], mine, *after[: size - 1 - place]]
+        try:
+            step = stacked.send(frozenset(left) - frozenset(staying))
+        except StopIteration as stop:
+            return diagnostics.examined(config, stop.value[mine], images[0])
+        left = staying
 
 
 def _compare_epoch(recorded: dict[str, float], epoch: EpochResult) -> str:

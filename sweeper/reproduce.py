@@ -16,14 +16,14 @@ from typing import Any, Final
 import filelock
 
 from sweeper import data as datasets
+from sweeper import engines
 from sweeper.arms import ARMS, PROTOCOLS, Protocol
 from sweeper.data import Data
-from sweeper.engine.base import Engine, cores
-from sweeper.engine.processes import ProcessEngine, start_server
-from sweeper.engine.serial import SerialEngine
+from sweeper.engines import Built
 from sweeper.environment import NONE, Environment
 from sweeper.errors import Interrupted, StudyConflict, SweeperError, UsageError
 from sweeper.journal import RunInfo, Tracker
+from sweeper.members import signature
 from sweeper.plan import Options, Planned, cost, forecast, make_plan
 from sweeper.progress import Progress, counted, duration, make_view
 from sweeper.report.rows import DIVERGED, read_runs, summarise
@@ -82,9 +82,13 @@ class Missing:
     """The runs of a plan that are not recorded, as a source."""
 
     def __init__(self, runs: Sequence[Planned]) -> None:
-        self._waiting = (Trial(number, run.config) for number, run in enumerate(runs) if run.state is None)
+        self._waiting = iter([Trial(number, run.config) for number, run in enumerate(runs) if run.state is None])
         self._finished = sum(run.state is not None for run in runs)
         self.failed: dict[int, str] = {}
+
+    def sort(self) -> None:
+        """Ask for runs that can be stacked one after the other."""
+        self._waiting = iter(sorted(self._waiting, key=lambda trial: signature(trial.config)))
 
     def finished(self) -> int:
         """Number of runs that are complete or have diverged, those recorded before included."""
@@ -131,18 +135,18 @@ def reproduce(env: Environment, chosen: Chosen, options: Options) -> dict[str, A
     images = datasets.load(runs[0].config, chosen.folder)
     for run in runs:
         datasets.check_batch(run.config, images[0])
-    if options.workers > 1:
-        start_server()  # before the uploader's thread, which needs the variables that workers must not have
+    engines.check(options.engine, runs[0].config)
+    engines.prepare(options.engine)
     with _held(env.journal / PROTOCOLS[options.protocol].folder):
         runs = make_plan(env, chosen, options)
         _announce(env, runs)
         source = Missing(runs)
         try:
-            with Signals() as signals, tracking(env, signals) as tracker:
+            with Signals() as signals, _engine(env, options, runs, images) as built, tracking(env, signals) as tracker:
                 tracker.reconcile(PROTOCOLS[options.protocol].folder)
                 tracker.catch_up(PROTOCOLS[options.protocol].folder)
-                if any(run.state is None for run in runs):
-                    _train(env, chosen, options, runs, source, tracker, images, signals)
+                if built:
+                    _train(env, chosen, options, runs, source, tracker, images, signals, built)
         except Interrupted:
             env.warn("the reproduction was interrupted; the same command continues it")
             raise
@@ -187,12 +191,27 @@ def _held(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def _engine(
+    env: Environment, options: Options, runs: Sequence[Planned], images: Sequence[Data]
+) -> Iterator[Built | None]:
+    """What trains the runs that are missing, or None if none is; closed at the end of the block."""
+    missing = sorted((run.config for run in runs if run.state is None), key=signature)
+    if not missing:
+        yield None
+        return
+    built = engines.build(options.engine, images, missing, len(missing), env.say, few=len(missing))
+    try:
+        yield built
+    finally:
+        built.engine.close()
+
+
 def _train(
     env: Environment, chosen: Chosen, options: Options, runs: Sequence[Planned], source: Missing, tracker: Tracker,
-    images: Sequence[Data], signals: Signals,
+    images: Sequence[Data], signals: Signals, built: Built,
 ) -> None:  # fmt: skip
     missing = [number for number, run in enumerate(runs) if run.state is None]
-    threads = max(1, cores() // options.workers)  # however few runs are left, so that times stay comparable
     progress = ArmProgress(
         target=len(runs),
         unit="run",
@@ -203,22 +222,18 @@ def _train(
         arms={number: run.arm for number, run in enumerate(runs)},
     )
     view = make_view(progress, json_output=env.json_output)
+    if built.name == "fused":
+        source.sort()
 
     def describe(trial: Trial) -> RunInfo:
-        info = describe_run(chosen, trial.config, images, kind="run", threads=threads)
+        info = describe_run(chosen, trial.config, images, kind="run", threads=built.threads, engine=built.name)
         return _arm_info(runs[trial.number], PROTOCOLS[options.protocol], info)
 
-    engine: Engine = (
-        SerialEngine(images, threads)
-        if options.workers == 1
-        else ProcessEngine(images, min(options.workers, len(missing)), threads)
-    )
     deadline = None if options.seconds is None else time.monotonic() + options.seconds
     try:
-        Driver(source, engine, tracker, describe, view, deadline=deadline, signals=signals).run(len(runs))
+        Driver(source, built.engine, tracker, describe, view, deadline=deadline, signals=signals).run(len(runs))
     finally:
         view.close()
-        engine.close()
 
 
 def _arm_info(run: Planned, protocol: Protocol, info: RunInfo) -> RunInfo:

@@ -21,18 +21,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sweeper import data as datasets
-from sweeper import reports
+from sweeper import engines, reports
 from sweeper.config import EXPERIMENT_TITLES, RunConfig, experiment
 from sweeper.data import Data, Images, Manifest
-from sweeper.engine.base import Engine, cores
-from sweeper.engine.processes import ProcessEngine, start_server
+from sweeper.engine.base import cores
 from sweeper.engine.serial import SerialEngine
+from sweeper.engines import ONE_WORKER, Built, EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment, Say
 from sweeper.errors import ConfigError, Interrupted, SpaceError, TrainingError
-from sweeper.journal import FINISHED, KILLED, JournalTracker, NullTracker, RunInfo, Tracker, read_events
+from sweeper.journal import FINISHED, KILLED, THREADS_TAG, JournalTracker, NullTracker, RunInfo, Tracker, read_events
 from sweeper.mistakes import MOST_ERRORS, confident_mistakes
 from sweeper.progress import Progress, counted, make_view
-from sweeper.space import Space
+from sweeper.space import Draw, Space
 from sweeper.study import Study, StudySettings, Trial, best_row, open_study
 from sweeper.sweep import RETRIES, Driver, Fixed, Signals
 from sweeper.tracking import MlflowTracker, preflight, run_id_of
@@ -51,7 +51,7 @@ from sweeper.train import (
 if TYPE_CHECKING:
     from torch import nn
 
-THREADS_TAG: Final = "sweeper.threads"
+LEARNING: Final = ("tpe", "gp")  # samplers that choose by the results of earlier trials
 PACKAGES: Final = ("sweeper", "torch", "numpy")
 FLUSH_SECONDS: Final = 60.0  # how long a command waits at its end for what MLflow has not yet
 SHORT_FLUSH_SECONDS: Final = 5.0  # the same after an error or a signal
@@ -163,7 +163,9 @@ def train_one(env: Environment, chosen: Chosen, run_id: str | None) -> dict[str,
     }
 
 
-def describe_run(chosen: Chosen, config: RunConfig, images: Sequence[Data], *, kind: str, threads: int) -> RunInfo:
+def describe_run(
+    chosen: Chosen, config: RunConfig, images: Sequence[Data], *, kind: str, threads: int, engine: str = "serial"
+) -> RunInfo:
     """The record of a run, but for its key, name and folder."""
     counts = {"train_images": len(images[0].train), "val_images": len(images[0].val)}
     tags = {
@@ -173,6 +175,7 @@ def describe_run(chosen: Chosen, config: RunConfig, images: Sequence[Data], *, k
         "sweeper.dataset_sha256": chosen.manifest.digest,
         "sweeper.config_key": config.key,
         THREADS_TAG: str(threads),
+        "sweeper.engine": engine,
         "mlflow.source.name": f"sweeper {'train' if kind == 'run' else 'optimize'}",
         "mlflow.source.type": "LOCAL",
         "mlflow.user": getpass.getuser(),
@@ -241,13 +244,13 @@ class SweepOptions:
 
     study: str
     trials: int
-    workers: int
     space: Space
     sampler: str
     pruner: str
     seed: int
     timeout: float | None
     final: bool
+    engine: EngineChoice = ONE_WORKER
     retries: int = RETRIES
 
 
@@ -262,16 +265,18 @@ def optimize(env: Environment, chosen: Chosen, options: SweepOptions) -> dict[st
         StudyIncomplete: the sweep ended early.
     """
     _check_space(options.space, chosen)
+    engines.check(options.engine, chosen.config)
     settings = StudySettings(chosen.config, options.space, chosen.manifest.digest, options.sampler, options.pruner,
                              options.seed)  # fmt: skip
     if env.tracking_uri not in (NONE, OFFLINE):
         preflight(env.tracking_uri)
     images = datasets.load(chosen.config, chosen.folder)
-    start_server()  # before the uploader's thread, which needs the variables that workers must not have
+    engines.prepare(options.engine)
     study = open_study(options.study, settings, env.storage)
+    sweep = _Sweep(env, chosen, options, images, study)
     try:
-        with Signals() as signals, study.answering(), tracking(env, signals) as tracker:
-            return _optimize(env, chosen, options, study, tracker, images, signals)
+        with Signals() as signals, study.answering(), sweep.engine() as built, tracking(env, signals) as tracker:
+            return _optimize(sweep, built, tracker, signals)
     except Interrupted:
         env.warn(f"study {study.name!r} was interrupted; the same command continues it")
         raise
@@ -279,32 +284,73 @@ def optimize(env: Environment, chosen: Chosen, options: SweepOptions) -> dict[st
         study.close()
 
 
-def _optimize(
-    env: Environment,
-    chosen: Chosen,
-    options: SweepOptions,
-    study: Study,
-    tracker: Tracker,
-    images: Sequence[Data],
-    signals: Signals,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Sweep:
+    """What all parts of a sweep need."""
+
+    env: Environment
+    chosen: Chosen
+    options: SweepOptions
+    images: Sequence[Data]
+    study: Study
+
+    @contextmanager
+    def engine(self) -> Iterator[Built | None]:
+        """What trains the trials that are missing, or None if none is; closed at the end of the block.
+
+        It is made before the tracker's thread, which needs the variables that workers must not have.
+        """
+        if self.study.finished() >= self.options.trials and not self.study.running():
+            yield None
+            return
+        missing = max(0, self.options.trials - self.study.finished())
+        learning = self.options.sampler in LEARNING
+        few = max(1, self.options.trials // 5) if learning and self.options.engine.workers is None else missing
+        built = engines.build(self.options.engine, self.images, self._alike(), missing, self.env.say, few=few)
+        if built.engine.slots == few < missing and built.name in engines.MANY:
+            self.env.say(
+                f"{few} trials at a time: sampler {self.options.sampler} learns from finished ones, and with more in "
+                "flight it would choose blindly; --workers sets another number, --sampler qmc needs no results"
+            )
+        try:
+            yield built
+        finally:
+            built.engine.close()
+
+    def _alike(self) -> list[RunConfig]:
+        """Configurations such as the search will ask for."""
+        draw = Draw(self.options.seed)
+        return [self.options.space.suggest(self.chosen.config, draw) for _ in range(max(engines.MEMBERS.values()))]
+
+    def describe(self, trial: Trial, built: Built) -> RunInfo:
+        """The record of a trial."""
+        info = describe_run(self.chosen, trial.config, self.images, kind="trial", threads=built.threads,
+                            engine=built.name)  # fmt: skip
+        study = self.study
+        tags = {**info.tags, "sweeper.study": study.name, "sweeper.trial": str(trial.number)}
+        return replace(info, key=f"{study.uid}/{trial.number}", name=f"{trial.number:03d} {trial.config.placement}",
+                       folder=f"{study.name}/{trial.number:04d}", tags=tags)  # fmt: skip
+
+
+def _optimize(sweep: _Sweep, built: Built | None, tracker: Tracker, signals: Signals) -> dict[str, Any]:
+    env, study, options = sweep.env, sweep.study, sweep.options
     before = study.finished()
     tracker.reconcile(study.name)
     tracker.catch_up(study.name)
     if study.continued:
         env.say(f"study {study.name!r} exists with the same settings: continuing, {before} trials are finished")
-    study.set_target(options.trials, options.workers)
-    if before < options.trials or study.running():
-        _run_trials(env, chosen, options, study, tracker, images, signals)
+    study.set_target(options.trials, built.engine.slots if built else 1)
+    if built:
+        _run_trials(sweep, built, tracker, signals)
     signals.check()
     record = study.record()
     prints, table = reports.sweep_prints(env, record)
     files = {**prints, "trials.csv": table}
-    summary = _summarise(env, chosen, study, tracker, files)
+    summary = _summarise(env, sweep.chosen, study, tracker, files)
     best = study.best()
     if best is not None and options.final:
-        summary["test"] = _champion(env, chosen, study, best, tracker, signals)
-    summary["report"] = _report(env, chosen, study, tracker, reports.sweep_report(env, record, prints))
+        summary["test"] = _champion(sweep, best, tracker, signals)
+    summary["report"] = _report(env, sweep.chosen, study, tracker, reports.sweep_report(env, record, prints))
     return summary | {"added": study.finished() - before}
 
 
@@ -330,39 +376,22 @@ def _check_space(space: Space, chosen: Chosen) -> None:
         raise ConfigError(f"folds={chosen.config.folds}: more than the {images} training images")
 
 
-def _run_trials(
-    env: Environment,
-    chosen: Chosen,
-    options: SweepOptions,
-    study: Study,
-    tracker: Tracker,
-    images: Sequence[Data],
-    signals: Signals,
-) -> None:
-    workers = max(0, min(options.workers, options.trials - study.finished()))
-    threads = max(1, cores() // max(1, workers))
-    engine: Engine = ProcessEngine(images, workers, threads)
+def _run_trials(sweep: _Sweep, built: Built, tracker: Tracker, signals: Signals) -> None:
+    study, options = sweep.study, sweep.options
     progress = Progress(target=options.trials, finished=study.finished(), at_start=study.finished())
     rows = study.rows()
     progress.pruned = sum(r.state == "pruned" for r in rows)
     if (best := best_row(rows)) is not None and best.value is not None:
         progress.best = best.value, best.number
-    view = make_view(progress, json_output=env.json_output)
-
-    def describe(trial: Trial) -> RunInfo:
-        info = describe_run(chosen, trial.config, images, kind="trial", threads=threads)
-        tags = {**info.tags, "sweeper.study": study.name, "sweeper.trial": str(trial.number)}
-        return replace(info, key=f"{study.uid}/{trial.number}", name=f"{trial.number:03d} {trial.config.placement}",
-                       folder=f"{study.name}/{trial.number:04d}", tags=tags)  # fmt: skip
-
+    view = make_view(progress, json_output=sweep.env.json_output)
     deadline = None if options.timeout is None else time.monotonic() + options.timeout
     try:
-        driver = Driver(study, engine, tracker, describe, view, deadline=deadline, retries=options.retries,
-                        signals=signals)  # fmt: skip
+        driver = Driver(study, built.engine, tracker, lambda trial: sweep.describe(trial, built), view,
+                        deadline=deadline, retries=options.retries, signals=signals)  # fmt: skip
         driver.run(options.trials)
     finally:
         view.close()
-        engine.close()
+        built.engine.close()  # nothing else is to be trained by it: its memory and its cores are free
 
 
 def _summarise(
@@ -418,13 +447,12 @@ def _report(env: Environment, chosen: Chosen, study: Study, tracker: Tracker, pa
     return str(path)
 
 
-def _champion(
-    env: Environment, chosen: Chosen, study: Study, best: Trial, tracker: Tracker, signals: Signals
-) -> dict[str, Any]:
+def _champion(sweep: _Sweep, best: Trial, tracker: Tracker, signals: Signals) -> dict[str, Any]:
     """Retrain the best configuration on all training images, and evaluate it once on the test images.
 
     The test images take no part in anything but that one evaluation, after the last epoch.
     """
+    env, chosen, study = sweep.env, sweep.chosen, sweep.study
     config = best.config.derive(split="blog", folds=0, train_images=0)
     folder = f"{study.name}/champion-{best.number:04d}"
     if (earlier := _recorded_test(env, folder, study.uid)) is not None:

@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import json
 import math
+import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -43,6 +44,23 @@ class Suggests(Protocol):
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
         """A value in [low, high]."""
+
+
+class Draw:
+    """Suggests at random, the same each time for a seed; no study knows of it."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)  # noqa: S311 - no secret
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        """One of `choices`."""
+        return self._random.choice(choices)
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """A value in [low, high], uniform, or uniform in the logarithm."""
+        if log:
+            return min(high, max(low, math.exp(self._random.uniform(math.log(low), math.log(high)))))
+        return self._random.uniform(low, high)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 
 import filelock
 
-from sweeper.errors import ServiceUnreachable, SweeperError, UsageError
+from sweeper.errors import ServiceUnreachable, SweeperError, UsageError, one_line
 from sweeper.journal import (
     ARTIFACTS,
     JournalLog,
@@ -639,7 +639,7 @@ def hide_password(text: str) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return hide_password(" ".join(str(error).split())[:300] or type(error).__name__)
+    return hide_password(one_line(error))
 
 
 def _pinned(package: str) -> str:

@@ -57,6 +57,7 @@ class EpochResult:
     grad_norm: float  # L2 over all parameters, mean over every 8th step
     epoch_s: float  # seconds of training, without evaluation
     images_per_s: float
+    stack: tuple[int, int] | None = None  # of stacked trainings: how many they were, and which place this one had
 
     def metrics(self) -> dict[str, float]:
         """The values under their names in MLflow."""
@@ -72,7 +73,7 @@ class EpochResult:
             "grad_norm": self.grad_norm,
             "time/epoch_s": self.epoch_s,
             "time/images_per_s": self.images_per_s,
-        }
+        } | ({} if self.stack is None else {"stack/members": self.stack[0], "stack/place": self.stack[1]})
 
 
 @dataclass(frozen=True)
@@ -456,7 +457,8 @@ def check_converging(config: RunConfig, epoch: int, lr: float, *losses: float) -
 
 def _mean(results: Sequence[EpochResult]) -> EpochResult:
     """The mean of each measured value; times add up."""
-    values = {f.name: sum(getattr(r, f.name) for r in results) / len(results) for f in fields(EpochResult)}
+    measured = [f.name for f in fields(EpochResult) if f.name != "stack"]
+    values = {name: sum(getattr(r, name) for r in results) / len(results) for name in measured}
     seconds = sum(r.epoch_s for r in results)
     return EpochResult(**values | {"epoch": results[0].epoch, "epoch_s": seconds})
 

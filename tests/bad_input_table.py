@@ -84,6 +84,17 @@ def of_all(command: str) -> Iterator[Row]:
     yield from values(command, "--dataset", "data set", "cifar", says=("sample",))
 
 
+def engines(command: str) -> Iterator[Row]:
+    """What the two commands that train many configurations refuse."""
+    yield from values(command, "--workers", "workers", "0", "-1", "1.5", "1000000")
+    yield from values(command, "--engine", "engine", "dask", says=("fused",))
+    yield from values(command, "--cpus-per-trial", "CPUs of a trial", "0", "-1", "nan", "x", more="--engine ray")
+    yield from values(command, "--gpus-per-trial", "GPUs of a trial", "-1", "inf", "x", more="--engine ray")
+    yield from values(command, "--address", "Ray without its engine", "auto", says=("--engine ray",))
+    yield from values(command, "--workers", "workers of the engine serial", "2", says=("processes",),
+                      more="--engine serial")  # fmt: skip
+
+
 TRAIN: Final = (
     *of_runs("train"),
     *values("train", "--batch-size", "batch size", "0", "-1", says=(">=1",)),
@@ -108,7 +119,7 @@ NAMES: Final = (
 OPTIMIZE: Final = (
     *of_runs("optimize"),
     *values("optimize", "--trials", "trials", "0", "-1", "abc", "1e3", "1000000000000", "2.5", ""),
-    *values("optimize", "--workers", "workers", "0", "-1", "1.5", "1000000"),
+    *engines("optimize"),
     *values("optimize", "--folds", "folds", "1", says=("2 or more",)),
     *values("optimize", "--folds", "folds", "-1", "101", "7001", says=("100",)),
     *values("optimize", "--study", "study name", *NAMES, says=("1 to 100 letters",)),
@@ -129,7 +140,7 @@ REPRODUCE: Final = (
     *values("reproduce", "--protocol", "protocol", "slow", says=("quick",)),
     *values("reproduce", "--arms", "arms", "some", says=("experiments",)),
     *values("reproduce", "--tracking-uri", "nothing recorded", "none", says=("offline",)),
-    *values("reproduce", "--workers", "workers", "0", "-1", "1.5", "1000000"),
+    *engines("reproduce"),
 )  # fmt: skip
 
 WORDS: Final = (

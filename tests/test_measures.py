@@ -37,6 +37,7 @@ def run(state: str = "complete", **series: list[float]) -> ArmRun:
         "acc": "val/accuracy",
         "train": "train/accuracy",
         "s": "time/epoch_s",
+        "members": "stack/members",
     }
     epochs = [
         {"epoch": i, **{names[name]: values[i - 1] for name, values in series.items()}}
@@ -108,3 +109,8 @@ def test_the_first_epoch_takes_no_part_in_its_time() -> None:
 )
 def test_what_is_stable(last: float, state: str, stable: bool) -> None:
     assert is_stable(run(state, val=[0.3, last])) is stable
+
+
+def test_a_stacked_training_has_no_time_of_its_own() -> None:
+    assert LOG_SECONDS(run(s=[9.0, 1.0, 1.0])) == 0.0
+    assert math.isnan(LOG_SECONDS(run(s=[9.0, 1.0, 1.0], members=[4.0, 4.0, 4.0])))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
 
@@ -127,3 +128,56 @@ def test_what_cannot_be_replayed_is_refused_in_one_line(home: Path, again: Calla
         again("sweep/study")
     with pytest.raises(UsageError, match="holds no run"):
         again("sweep")
+
+
+# --- trainings that were stacked ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of a fused sweep of one shape, pruned as it goes; its trials shared stacks that became smaller."""
+    from sweeper.config import Placement
+    from sweeper.engines import EngineChoice
+    from sweeper.service import SweepOptions, choose, optimize
+    from sweeper.space import Range, Space
+    from sweeper.study import PRUNERS
+
+    home = tmp_path_factory.mktemp("stacked")
+    threads, pruner = torch.get_num_threads(), PRUNERS["median"]
+    env = Environment(home, "offline", f"sqlite:///{home / 'sweeper.db'}", None, False, print, print)
+    fields = {"model": "small", "epochs": 3, "placement": Placement.BN_DROPOUT, "split": "holdout", "train_images": 600}
+    chosen = choose(env, 6, "sample", "cpu", "fp32", fields)
+    space = Space({"lr": Range(1e-4, 3e-2, log=True)})
+    PRUNERS["median"] = lambda: optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=0)
+    try:
+        engine = EngineChoice("fused", 4)
+        optimize(env, chosen, SweepOptions("stacked", 8, space, "random", "median", 0, None, False, engine))
+    finally:
+        PRUNERS["median"] = pruner
+        torch.set_num_threads(threads)
+    return home
+
+
+def test_a_training_that_was_stacked_comes_out_again_in_each_bit(stacked: Path):
+    threads = torch.get_num_threads()
+    env = Environment(stacked, "offline", "", None, False, print, print)
+    trials = sorted((stacked / "journal/stacked").glob("0*"))
+    sizes = {f.name: [e["stack/members"] for e in read_record(f).epochs.values()] for f in trials}
+    assert [of[0] for of in sizes.values()] == [4] * 8
+    assert any(of[-1] < 4 for of in sizes.values()), "no stack became smaller: the test shows nothing"
+    try:
+        done = {f.name: replay(env, str(f)) for f in trials}
+    finally:
+        torch.set_num_threads(threads)
+    assert {name: d.difference for name, d in done.items()} == dict.fromkeys(done, "")
+    assert sum(d.weights for d in done.values()) >= 1
+
+
+def test_a_training_that_was_stacked_is_another_alone(stacked: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sweeper.replay._places", lambda record: {})
+    threads = torch.get_num_threads()
+    env = Environment(stacked, "offline", "", None, False, print, print)
+    try:
+        assert any(not replay(env, str(f)).identical for f in (stacked / "journal/stacked").glob("0*"))
+    finally:
+        torch.set_num_threads(threads)

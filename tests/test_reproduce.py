@@ -17,10 +17,11 @@ from typing import Any
 import filelock
 import pytest
 
-from sweeper import cli, plan, reproduce
+from sweeper import cli, engines, plan, reproduce
 from sweeper.arms import ARMS, PROTOCOLS, Arm, Protocol, arm_config, select
 from sweeper.config import RunConfig
 from sweeper.data import FULL, SAMPLE, SAMPLE_DIR, load
+from sweeper.engines import EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment
 from sweeper.errors import ConfigError, StudyConflict, StudyIncomplete, TrainingError, UsageError
 from sweeper.journal import FAILED, FINISHED, KILLED, RunInfo, read_events
@@ -62,7 +63,10 @@ class Place:
         """Reproduce experiments, by default 1 alone, in this process."""
         precision = options.pop("precision", "fp32")
         chosen = choose_machine(self.environment, "sample", "cpu", precision)
-        asked = Options("quick", experiments or (1,), **({"only_experiments": True} | options))
+        engine = (
+            EngineChoice("serial") if (workers := options.pop("workers", 1)) == 1 else EngineChoice(workers=workers)
+        )
+        asked = Options("quick", experiments or (1,), **({"only_experiments": True, "engine": engine} | options))
         return command(self.environment, chosen, asked)
 
     def events(self, run: str) -> list[dict[str, Any]]:
@@ -78,7 +82,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setitem(PROTOCOLS, "quick", TINY)
     for name, arm in SMALL.items():
         monkeypatch.setitem(ARMS, name, arm)
-    for module in (reproduce, plan):
+    for module in (engines, plan):
         monkeypatch.setattr(module, "cores", lambda: 1)
     (tmp_path / "home").mkdir()
     return Place(tmp_path / "home")
@@ -212,13 +216,25 @@ def test_workers_train_the_same_runs(place: Place):
     assert run.history_sha256 == finish(start(config, load(config, SAMPLE_DIR))).history_sha256
 
 
+def test_the_seeds_of_an_arm_are_stacked_where_that_is_asked_for(place: Place):
+    result = place.reproduce(1, 2, seeds=3, engine=EngineChoice("fused", 3))
+    assert (result["added"], result["failed"]) == (6, {})
+    for arm in ("exp1", "exp2"):  # each seed in the stack of its arm, though seeds are planned arm after arm
+        of_arm = [place.events(f"{arm}/seed-{seed}") for seed in range(3)]
+        assert [events[0]["tags"]["sweeper.engine"] for events in of_arm] == ["fused"] * 3
+        stacks = [
+            event["metrics"]["stack/members"] for events in of_arm for event in events if event["event"] == "epoch"
+        ]
+        assert stacks == [3, 3, 3]
+
+
 # --- what is recorded is not trained again -----------------------------------------------------------------
 
 
 def test_the_same_again_trains_nothing_and_says_so(place: Place, monkeypatch: pytest.MonkeyPatch):
     before = place.reproduce(1, seeds=2)
     files = place.files()
-    monkeypatch.setattr(reproduce, "SerialEngine", lambda *_: pytest.fail("there is nothing to train"))
+    monkeypatch.setattr(engines, "build", lambda *_, **__: pytest.fail("there is nothing to train"))
     assert place.reproduce(1, seeds=2) == before | {"added": 0}
     assert place.files() == files
     assert place.said[-1] == "2 of 2 runs are recorded already"
@@ -421,7 +437,7 @@ def test_json_is_one_line(command: Callable[..., Any]):
 
 def test_a_failed_run_is_named_and_the_exit_code_is_3(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
     breaks(monkeypatch, "", "no luck")
-    code, out, err = command("--exp", "1", "--seeds", "3", "--json")
+    code, out, err = command("--exp", "1", "--seeds", "3", "--engine", "serial", "--json")
     assert code == 3
     assert json.loads(out)["failed"] == {"exp1 seed 1": "no luck"}
     assert err.splitlines()[-1] == ("error: 1 of 3 runs failed: exp1 seed 1 (no luck); the same command tries again")

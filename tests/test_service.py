@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import safetensors.torch
 
-from sweeper import data, service
+from sweeper import data, engines, service
 from sweeper.config import RunConfig
 from sweeper.data import SAMPLE, SAMPLE_DIR, IdxFile, load
 from sweeper.engine.serial import SerialEngine
+from sweeper.engines import EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment
 from sweeper.errors import DataError, SpaceError
 from sweeper.journal import read_events
@@ -247,10 +248,10 @@ def test_the_same_command_again_adds_nothing_and_tests_nothing_again(
     shutil.copytree(finished_sweep.home, tmp_path, dirs_exist_ok=True)
     place = Place(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
     kinds = place.kinds()
-    monkeypatch.setattr(service, "ProcessEngine", lambda *_: pytest.fail("there is nothing to train"))
+    monkeypatch.setattr(engines, "ProcessEngine", lambda *_: pytest.fail("there is nothing to train"))
     monkeypatch.setattr(data, "load_test", lambda *_: pytest.fail("there is nothing to test"))
     chosen = place.choose(epochs=2)
-    options = SweepOptions("sweep", 6, 1, default_space(), "tpe", "percentile", 0, None, final=True)
+    options = SweepOptions("sweep", 6, default_space(), "tpe", "percentile", 0, None, final=True)
     result = optimize(place.environment, chosen, options)
     assert result["added"] == 0
     assert result["test"] == finished_sweep.result["test"]
@@ -267,12 +268,12 @@ FEW = Space({"batch_size": Choice((512, 1024))})
 @pytest.fixture
 def sweep(place: Place, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """Runs a sweep in this process, offline."""
-    monkeypatch.setattr(service, "ProcessEngine", lambda images, workers, threads: SerialEngine(images, threads))
+    monkeypatch.setattr(engines, "ProcessEngine", lambda images, workers, threads: SerialEngine(images, threads))
 
     def run(
         space: Space = FEW, trials: int = 2, workers: int = 1, final: bool = False, **fields: Any
     ) -> dict[str, Any]:
-        options = SweepOptions("few", trials, workers, space, "random", "none", 0, None, final=final)
+        options = SweepOptions("few", trials, space, "random", "none", 0, None, final, EngineChoice(workers=workers))
         return optimize(place.environment, place.choose(**fields), options)
 
     return run
@@ -376,7 +377,7 @@ def test_no_more_workers_are_started_than_there_are_trials_to_train(
         started.append(workers)
         return SerialEngine(images, threads)
 
-    monkeypatch.setattr(service, "ProcessEngine", noted)
+    monkeypatch.setattr(engines, "ProcessEngine", noted)
     place.tracking_uri = NONE
     sweep(trials=1, workers=8)
     assert started == [1]

@@ -1,0 +1,113 @@
+"""Write the results of a finished reproduction into the documentation.
+
+    python docs/record_reproduction.py HOME PROTOCOL
+
+HOME is the SWEEPER_HOME in which `sweeper reproduce --protocol PROTOCOL` ran. Writes docs/results/PROTOCOL.md (the arms
+with n, mean and spread, and the ledger), PROTOCOL.json (the ledger), PROTOCOL.sha256 (of each run's journal), and,
+with Debian's chromium (another one by CHROMIUM=/path), pictures of the pages to docs/images/study-PROTOCOL-*.png.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from playwright.sync_api import Browser, sync_playwright
+from report_screenshots import CHROMIUM, FLAGS, IMAGES, open_report
+
+from sweeper.arms import PROTOCOLS
+from sweeper.environment import Environment
+from sweeper.journal import EVENTS, read_events
+from sweeper.report.rows import ArmRun, read_runs
+from sweeper.reports import reproduction_report
+from sweeper.verify import publish, sections, verify
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def environment(home: Path) -> Environment:
+    return Environment(home, "offline", "", None, False, print, print)
+
+
+def provenance(runs: Mapping[str, list[ArmRun]]) -> Iterator[str]:
+    """On what the runs were trained: each value with the number of runs that have it."""
+    starts = [read_events(run.folder)[0] for of_arm in runs.values() for run in of_arm]
+    ours = ("hardware", "threads", "versions", "dataset_sha256", "engine")
+    tags = (*(f"sweeper.{name}" for name in ours), "mlflow.source.git.commit")
+    for name in tags:
+        counts = Counter(start["tags"].get(name, "none") for start in starts)
+        yield f"- {name.rpartition('.')[2]}: " + "; ".join(f"{value} ({count} runs)" for value, count in counts.items())
+    for name in ("precision", "device", "train_images"):
+        counts = Counter(start["params"][name] for start in starts)
+        yield f"- {name}: " + "; ".join(f"{value} ({count} runs)" for value, count in counts.items())
+
+
+def arms(runs: Mapping[str, list[ArmRun]]) -> Iterator[str]:
+    """The arms as a table: at the last epoch, mean and standard deviation over seeds."""
+    yield "| arm | seeds | accuracy, % | sd | NLL, nats | sd | gap (NLL) | s an epoch |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for arm, of_arm in runs.items():
+        complete = [run for run in of_arm if run.epochs and run.state == "complete"]
+        if not complete:
+            yield f"| {arm} | 0 of {len(of_arm)} | | | | | | |"
+            continue
+        last = [run.epochs[-1] for run in complete]
+        columns = [[100 * e["val/accuracy"] for e in last], [e["val/loss"] for e in last]]
+        spread = [f"{statistics.fmean(c):.{d}f} | {statistics.stdev(c):.{d}f}" if len(c) > 1 else f"{c[0]:.{d}f} | "
+                  for c, d in zip(columns, (2, 4), strict=True)]  # fmt: skip
+        gap = statistics.fmean(e["gap/loss"] for e in last)
+        seconds = statistics.median(e["time/epoch_s"] for run in complete for e in run.epochs)
+        yield f"| {arm} | {len(complete)} | {spread[0]} | {spread[1]} | {gap:+.4f} | {seconds:.1f} |"
+
+
+def hashes(journal: Path, protocol: str) -> Iterator[str]:
+    """SHA-256 of each run's record, as sha256sum prints it."""
+    root = journal / PROTOCOLS[protocol].folder
+    for path in sorted(root.glob(f"*/seed-*/{EVENTS}")):
+        yield f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(journal)}"
+
+
+def photograph(browser: Browser, page_file: Path, name: str) -> None:
+    """The page at two widths, and its sections one by one."""
+    page = open_report(browser, page_file, 1280, 860, "light")
+    for section in page.locator("section").all():
+        anchor = section.get_attribute("id") or ""
+        section.scroll_into_view_if_needed()
+        section.screenshot(path=IMAGES / f"{name}-{anchor}.png")
+    open_report(browser, page_file, 390, 780, "dark").screenshot(path=IMAGES / f"{name}-mobile-dark.png")
+
+
+def main(home: Path, protocol: str) -> None:
+    env = environment(home)
+    runs = read_runs(env.journal, protocol)
+    _, result = publish(env, verify(env.journal, protocol))
+    folder = Path(result["report"])
+    RESULTS.mkdir(exist_ok=True)
+    IMAGES.mkdir(exist_ok=True)
+    ledger = (folder / "ledger.md").read_text()
+    said = f"Written by `docs/record_reproduction.py`: {PROTOCOLS[protocol].title}."
+    text = [f"# Results, protocol {protocol}", "", said, "",
+            "## Provenance", "", *provenance(runs), f"- journals: [{protocol}.sha256]({protocol}.sha256)", "",
+            "## Arms", "", "At the last epoch, on the 10,000 test images.", "", *arms(runs), "",
+            ledger.replace("\n# ", "\n## ").replace("# ", "## ", 1)]  # fmt: skip
+    (RESULTS / f"{protocol}.md").write_text("\n".join(text))
+    (RESULTS / f"{protocol}.json").write_bytes((folder / "ledger.json").read_bytes())
+    (RESULTS / f"{protocol}.sha256").write_text("\n".join(hashes(env.journal, protocol)) + "\n")
+    (IMAGES / f"study-{protocol}-forest.png").write_bytes((folder / "ledger.png").read_bytes())
+    report = folder.parent / f"{PROTOCOLS[protocol].folder}.html"
+    report.write_bytes(reproduction_report(env, protocol, sections(env, protocol)))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        photograph(browser, report, f"study-{protocol}")
+        page = browser.new_page(viewport={"width": 1280, "height": 860}, color_scheme="light")
+        page.goto((folder / "ledger.html").resolve().as_uri())
+        page.screenshot(path=IMAGES / f"study-{protocol}-ledger.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

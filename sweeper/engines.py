@@ -1,0 +1,199 @@
+"""Which engine trains, with how many slots and threads; and whether stacking trainings pays on this machine.
+
+    processes   worker processes; with one, a sweep is the same each time
+    serial      in this process, one at a time: breakpoints work
+    fused       trainings of one shape stacked into one, in this process
+    ray         tasks on a Ray cluster
+    auto        fused where a short calibration says that it pays, else processes
+
+Nothing but `auto` decides by a stopwatch, and on a CPU it has to be asked for: a search asks in batches of what is
+stacked, so that its trials depend on the engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from platformdirs import user_cache_path
+
+from sweeper.config import RunConfig
+from sweeper.data import Data
+from sweeper.engine.base import Engine, cores
+from sweeper.engine.fused import FusedEngine
+from sweeper.engine.processes import ProcessEngine, start_server
+from sweeper.engine.serial import SerialEngine
+from sweeper.environment import Say
+from sweeper.errors import ConfigError
+from sweeper.journal import write_whole
+from sweeper.members import signature, train_members
+from sweeper.train import EpochResult, finish, hardware, train, use_threads
+
+ENGINES: Final = ("auto", "serial", "processes", "fused", "ray")
+MANY: Final = ("fused", "ray")  # may hold many more trainings than there are cores
+PAYS: Final = 1.2  # stacked trainings must be so many times as fast: a calibration is short
+STEPS: Final = 6  # of an epoch of the calibration
+MEMBERS: Final = {"cpu": 8, "cuda": 64}  # stacked at most, unless --workers says how many
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """What the command line said. `workers` are trainings at a time; None leaves them to the engine."""
+
+    name: str | None = None  # None: auto on a GPU, processes on a CPU
+    workers: int | None = 1
+    address: str | None = None  # of a Ray cluster; None: one is started here
+    cpus: float = 1.0  # that Ray reserves for a training
+    gpus: float = 0.0
+
+
+ONE_WORKER: Final = EngineChoice()
+
+
+class Built(NamedTuple):
+    """An engine, its name, and the threads of one of its trainings."""
+
+    engine: Engine
+    name: str
+    threads: int
+
+    def tags(self) -> dict[str, str]:
+        """What a run's record says of the engine."""
+        return {"sweeper.engine": self.name}
+
+
+def check(choice: EngineChoice, config: RunConfig) -> None:
+    """Refuse a choice that cannot be.
+
+    Raises:
+        ConfigError: one line.
+    """
+    if choice.name == "serial" and (choice.workers or 1) > 1:
+        raise ConfigError(f"workers={choice.workers}: the engine serial trains one at a time; take processes")
+    if choice.name != "ray" and (choice.address is not None or choice.gpus or choice.cpus != 1):
+        raise ConfigError("address, cpus_per_trial and gpus_per_trial are for --engine ray")
+    if choice.name == "fused" and config.split == "folds":
+        raise ConfigError("engine='fused': cross-validation cannot be stacked; take processes")
+    if choice.name == "ray" and config.device != "cpu" and not choice.gpus:
+        raise ConfigError(f"gpus_per_trial=0: training on {config.device} in Ray needs a part of a GPU, such as 0.25")
+
+
+def build(
+    choice: EngineChoice, data: Sequence[Data], configs: Sequence[RunConfig], most: int, say: Say, *, few: int
+) -> Built:
+    """The engine that was chosen, for trainings such as `configs`, at which only `auto` looks.
+
+    It holds at most `most` at a time, and at most `few` where it could hold many more than there are cores.
+
+    Raises:
+        ConfigError: Ray is not installed.
+        ServiceUnreachable: the Ray cluster does not answer.
+    """
+    few = max(1, min(few, most))
+    kind = configs[0].device.partition(":")[0]
+    name = choice.name or ("processes" if kind == "cpu" else "auto")
+    members = min(choice.workers or MEMBERS[kind], few)
+    if name == "auto":
+        name = _fastest(data, configs, members, processes(choice), say)
+    match name:
+        case "serial":
+            return Built(SerialEngine(data, cores()), name, cores())
+        case "fused":
+            return Built(FusedEngine(data, cores(), members), name, cores())
+        case "ray":
+            return Built(_ray(choice, data, few), name, max(1, int(choice.cpus)))
+        case _:
+            return _processes(data, processes(choice), most)
+
+
+def processes(choice: EngineChoice) -> int:
+    """Worker processes that the choice asks for."""
+    return choice.workers or (cores() if choice.name == "auto" else 1)
+
+
+def _processes(data: Sequence[Data], workers: int, most: int) -> Built:
+    threads = max(1, cores() // workers)  # however few trainings are left, so that times stay comparable
+    return Built(ProcessEngine(data, max(0, min(workers, most)), threads), "processes", threads)
+
+
+def prepare(choice: EngineChoice) -> None:
+    """Start what workers are forked from; to be called before any thread needs a variable that holds a secret."""
+    if choice.name in (None, "auto", "processes"):
+        start_server()
+
+
+def _ray(choice: EngineChoice, data: Sequence[Data], few: int) -> Engine:
+    try:
+        from sweeper.engine.ray import RayEngine
+    except ImportError as error:
+        raise ConfigError(f"engine='ray': {error}; install it with: pip install 'sweeper[ray]'") from None
+    engine = RayEngine(data, choice.workers, address=choice.address, cpus=choice.cpus, gpus=choice.gpus)
+    engine.slots = max(1, min(engine.slots, few))
+    return engine
+
+
+# --- does stacking pay? ------------------------------------------------------------------------------------
+
+
+def _fastest(data: Sequence[Data], configs: Sequence[RunConfig], members: int, workers: int, say: Say) -> str:
+    """`fused` or `processes`, by the size of the groups that `configs` fall into, and a calibration at that size."""
+    groups = Counter(map(signature, configs[:members]))
+    size = len(configs[:members]) // len(groups)
+    if configs[0].split == "folds" or size < 2:
+        say("engine: processes (what is trained has too many shapes to be stacked)")
+        return "processes"
+    (most, _), *_ = groups.most_common(1)
+    typical = next(config for config in configs if signature(config) == most)
+    ratio = speedup(typical, data[0], size, workers)
+    name = "fused" if ratio >= PAYS else "processes"
+    apart = "worker processes" if workers > 1 else "worker process"
+    say(f"engine: {name} ({size} stacked trainings ran at {ratio:.2f} times the pace of {workers} {apart})")
+    return name
+
+
+def speedup(config: RunConfig, data: Data, members: int, workers: int) -> float:
+    """How many times as fast `members` stacked trainings are as `workers` processes: images a second over images a
+    second, on a few steps. Measured once on a machine, and kept in the user's cache folder."""
+    asked = [hardware(config.device), cores(), signature(config), members, workers, version("torch")]
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    path = user_cache_path("sweeper") / "calibration.json"
+    known = _read(path)
+    if key not in known:
+        known[key] = _measure(config, data, members, workers)
+        _write(path, known)
+    return known[key]
+
+
+def _measure(config: RunConfig, data: Data, members: int, workers: int) -> float:
+    images = min(len(data.train), STEPS * config.batch_size)
+    small = Data(data.train.first(images), data.val.first(min(len(data.val), config.batch_size)))
+    brief = config.derive(epochs=2, train_images=0)
+    use_threads(max(1, cores() // workers))
+    apart = finish(train(brief, small)).history[-1].images_per_s
+    use_threads(cores())
+    stack = train_members([brief.derive(seed=seed) for seed in range(members)], small)
+    stacked = [last.images_per_s for step in stack for last in step.values() if isinstance(last, EpochResult)][-1]
+    return stacked / (apart * (workers if config.device == "cpu" else 1))
+
+
+def _read(path: Path) -> dict[str, float]:
+    """The calibrations that are kept; none if the file is not what it should be."""
+    try:
+        known = json.loads(path.read_text())
+        return {key: float(ratio) for key, ratio in known.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _write(path: Path, known: dict[str, float]) -> None:
+    """Keep the calibrations where that can be done; else they are made again."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(known, indent=1).encode())

@@ -1,0 +1,141 @@
+"""Which engine is built, and when stacking trainings is said to pay."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sweeper import engines
+from sweeper.config import RunConfig
+from sweeper.data import Data
+from sweeper.engine.fused import FusedEngine
+from sweeper.engine.processes import ProcessEngine
+from sweeper.engine.serial import SerialEngine
+from sweeper.engines import Built, EngineChoice, build, check, speedup
+from sweeper.errors import ConfigError
+
+CONFIG = RunConfig.create(model="small", epochs=2, batch_size=64, dataset="sample")
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Two cores, and a cache of its own."""
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(engines, "cores", lambda: 2)
+    monkeypatch.setattr(engines, "user_cache_path", lambda name: tmp_path / name)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def make(tiny: Data) -> Iterator[Any]:
+    """`make(choice, configs, most, few)` builds an engine, which is closed after the test; what is said is on it."""
+    built: list[Built] = []
+
+    def call(choice: EngineChoice, configs: Any = (CONFIG,), most: int = 10, few: int = 10) -> Built:
+        built.append(build(choice, [tiny], configs, most, call.said.append, few=few))  # type: ignore[attr-defined]
+        return built[-1]
+
+    call.said = []  # type: ignore[attr-defined]
+    yield call
+    for made in built:
+        made.engine.close()
+
+
+@pytest.mark.parametrize(
+    ("choice", "kind", "slots", "threads"),
+    [
+        (EngineChoice(), ProcessEngine, 1, 2),
+        (EngineChoice(workers=None), ProcessEngine, 1, 2),
+        (EngineChoice(workers=2), ProcessEngine, 2, 1),
+        (EngineChoice("processes", 2), ProcessEngine, 2, 1),
+        (EngineChoice("serial", None), SerialEngine, 1, 2),
+        (EngineChoice("fused", None), FusedEngine, 4, 2),  # no more than `few`
+        (EngineChoice("fused", 3), FusedEngine, 3, 2),
+    ],
+)
+def test_a_choice_gives_its_engine(make: Any, choice: EngineChoice, kind: type, slots: int, threads: int):
+    built = make(choice, few=4)
+    assert type(built.engine) is kind
+    assert (built.engine.slots, built.threads) == (slots, threads)
+    assert built.name == {ProcessEngine: "processes", SerialEngine: "serial", FusedEngine: "fused"}[kind]
+
+
+def test_no_more_workers_than_trainings(make: Any):
+    built = make(EngineChoice(workers=2), most=1)
+    assert (built.engine.slots, built.threads) == (1, 1)  # the threads of two: times stay comparable
+
+
+@pytest.mark.parametrize(("ratio", "name"), [(1.0, "processes"), (1.19, "processes"), (1.2, "fused"), (3.0, "fused")])
+def test_auto_stacks_where_it_pays(make: Any, monkeypatch: pytest.MonkeyPatch, ratio: float, name: str):
+    monkeypatch.setattr(engines, "speedup", lambda config, data, members, workers: ratio)
+    built = make(EngineChoice("auto", None), [CONFIG.derive(seed=seed) for seed in range(10)])
+    assert built.name == name
+    pace = f"8 stacked trainings ran at {ratio:.2f} times the pace of 2 worker processes"
+    assert make.said == [f"engine: {name} ({pace})"]
+    assert built.engine.slots == (8 if name == "fused" else 2)
+
+
+def test_auto_does_not_stack_trainings_of_many_shapes(make: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(engines, "speedup", lambda *_: pytest.fail("nothing to measure"))
+    built = make(EngineChoice("auto", None), [CONFIG.derive(batch_size=16 * (1 + n)) for n in range(8)])
+    assert built.name == "processes"
+    assert "too many shapes" in make.said[0]
+
+
+def test_a_calibration_is_made_once_for_a_machine(tiny: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ratio = speedup(CONFIG, tiny, 3, 2)
+    assert ratio > 0
+    kept = json.loads((tmp_path / "sweeper/calibration.json").read_text())
+    assert list(kept.values()) == [ratio]
+    monkeypatch.setattr(engines, "_measure", lambda *_: pytest.fail("it is known"))
+    assert speedup(CONFIG.derive(seed=5, lr=0.1, conv_dropout=0.3), tiny, 3, 2) == ratio  # of the same shape
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"config": CONFIG.derive(batch_size=32)}, {"members": 4}, {"workers": 1}],
+    ids=lambda case: next(iter(case)),
+)
+def test_another_case_is_measured_anew(tiny: Data, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]):
+    answers = iter([2.0, 3.0])
+    monkeypatch.setattr(engines, "_measure", lambda *_: next(answers))
+    case: dict[str, Any] = {"config": CONFIG, "data": tiny, "members": 3, "workers": 2}
+    assert speedup(**case) == 2.0
+    assert speedup(**(case | changed)) == 3.0
+    assert speedup(**case) == 2.0
+
+
+@pytest.mark.parametrize("content", [b"", b"[1, 2]", b'{"a": "x"}', b"\xff", b'{"a": null}'])
+def test_a_damaged_cache_is_measured_over(tiny: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes):
+    monkeypatch.setattr(engines, "_measure", lambda *_: 2.0)
+    (tmp_path / "sweeper").mkdir()
+    (tmp_path / "sweeper/calibration.json").write_bytes(content)
+    assert speedup(CONFIG, tiny, 3, 2) == 2.0
+    assert list(json.loads((tmp_path / "sweeper/calibration.json").read_text()).values()) == [2.0]
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tiny: Data, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(engines, "user_cache_path", lambda name: Path("/dev/null") / name)
+    monkeypatch.setattr(engines, "_measure", lambda *_: 2.0)
+    assert speedup(CONFIG, tiny, 3, 2) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("choice", "config", "says"),
+    [
+        (EngineChoice("serial", 2), CONFIG, "one at a time"),
+        (EngineChoice("processes", address="auto"), CONFIG, "--engine ray"),
+        (EngineChoice(gpus=0.5), CONFIG, "--engine ray"),
+        (EngineChoice("fused"), CONFIG.derive(split="folds", folds=3), "cannot be stacked"),
+        (EngineChoice("ray"), CONFIG.model_copy(update={"device": "cuda"}), "part of a GPU"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_refused(choice: EngineChoice, config: RunConfig, says: str):
+    with pytest.raises(ConfigError, match=says):
+        check(choice, config)
