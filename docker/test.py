@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -35,7 +34,7 @@ TRIALS: Final = 4
 RUN_ON: Final = ("--workers", "1")  # on Ray: ("--engine", "ray", "--address", "auto")
 STUDY: Final = ("--study", "docker-test", "--dataset", "sample", "--model", "small", "--epochs", "1")
 SWEEP: Final = ("optimize", "--trials", str(TRIALS), "--json", *STUDY, *RUN_ON)
-HAS_RAY: Final = "ray" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+DRIVER: Final = ("--profile", "driver", "run", "--rm", "--no-deps", "-T", "driver")
 WORKERS: Final = 2
 STARTED: Final = time.monotonic()
 UNLIMITED: Final = 2**50  # bytes; how a control group of the first version says that it has no limit
@@ -114,7 +113,7 @@ def check(found: Engine, secrets: Path, url: str) -> None:
     values = {path.name: path.read_text() for path in secrets.iterdir()}
     check_host_secrets(secrets)
     running: dict[str, str] = {}
-    for service in ("postgres", "mlflow", *(("ray-head", "worker") if HAS_RAY else ())):
+    for service in ("postgres", "mlflow", "ray-head", "worker"):
         running |= start(found, service)
     check_strangers(url)
     result = sweep(found, values)
@@ -122,9 +121,9 @@ def check(found: Engine, secrets: Path, url: str) -> None:
     running |= start(found, "dashboard")  # which waits for the tables that the first sweep makes
     check_study(found, running["postgres 1"])
     check_runs(url, values["admin-password"])
-    if HAS_RAY:
-        check_ray(found, running["worker 1"])
-        check_walls(found, running)
+    check_project(found, url, values["admin-password"])
+    check_ray(found, running["worker 1"])
+    check_walls(found, running)
     for name, container in running.items():
         check_container(found, name, container, values)
     check_ports(found, running)
@@ -152,9 +151,11 @@ def check_host_secrets(secrets: Path) -> None:
         expect(done.returncode != 0 and not done.stdout, "another user of this machine cannot read the secrets")
 
 
-def ask(url: str, password: str = "", host: str = "") -> tuple[int, bytes]:
+def ask(url: str, password: str = "", host: str = "", data: bytes | None = None) -> tuple[int, bytes]:
     """The status and the body of an answer."""
-    request = urllib.request.Request(url)  # noqa: S310 -- loopback
+    request = urllib.request.Request(url, data)  # noqa: S310 -- loopback
+    if data is not None:
+        request.add_header("Content-Type", "application/json")
     if password:
         request.add_header("Authorization", f"Basic {base64.b64encode(f'admin:{password}'.encode()).decode()}")
     if host:
@@ -179,7 +180,7 @@ def check_strangers(url: str) -> None:
 
 def sweep(found: Engine, values: dict[str, str]) -> dict[str, Any]:
     """Run the sweep; look at its container while it runs. What `--json` printed."""
-    command = [*found.compose, "--profile", "driver", "run", "--rm", "--no-deps", "-T", "driver", *SWEEP]
+    command = [*found.compose, *DRIVER, *SWEEP]
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             command, cwd=ROOT, env=found.environment, stdout=subprocess.PIPE, stderr=errors, text=True
@@ -214,19 +215,29 @@ def check_study(found: Engine, postgres: str) -> None:
     expect("permission denied" in query("dashboard", "DELETE FROM trials"), "the dashboard's role changes nothing")
 
 
+def finished_runs(url: str, password: str, kind: str) -> list[dict[str, Any]]:
+    """The runs of our experiment with the tag `sweeper.kind`, which must all be finished."""
+    _, body = ask(f"{url}/api/2.0/mlflow/experiments/get-by-name?experiment_name=bn-dropout", password)
+    query = {"experiment_ids": [json.loads(body)["experiment"]["experiment_id"]]}
+    query["filter"] = f"tags.`sweeper.kind` = '{kind}'"
+    _, body = ask(f"{url}/api/2.0/mlflow/runs/search", password, data=json.dumps(query).encode())
+    runs: list[dict[str, Any]] = json.loads(body).get("runs", [])
+    states = {run["info"]["status"] for run in runs}
+    expect(states <= {"FINISHED"}, f"no {kind} in MLflow but finished ones")
+    return runs
+
+
+def check_project(found: Engine, url: str, password: str) -> None:
+    """`mlflow run` inside a container trains, and joins its run in MLflow."""
+    given = [word for pair in ("exp=1", "dataset=sample", "epochs=1") for word in ("-P", pair)]
+    found.composed(*DRIVER, "mlflow", "run", "/opt/sweeper", "--experiment-name", "bn-dropout", *given)
+    expect(len(finished_runs(url, password, "run")) == 1, "mlflow run in a container: 1 finished run")
+
+
 def check_runs(url: str, password: str) -> None:
     """Each trial is a run in MLflow, whose files the server hands out."""
-    _, body = ask(f"{url}/api/2.0/mlflow/experiments/get-by-name?experiment_name=bn-dropout", password)
-    experiment = json.loads(body)["experiment"]["experiment_id"]
-    query = {"experiment_ids": [experiment], "filter": "tags.`sweeper.kind` = 'trial'"}
-    request = urllib.request.Request(  # noqa: S310
-        f"{url}/api/2.0/mlflow/runs/search", json.dumps(query).encode(), {"Content-Type": "application/json"}
-    )
-    request.add_header("Authorization", f"Basic {base64.b64encode(f'admin:{password}'.encode()).decode()}")
-    with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
-        runs = json.loads(response.read())["runs"]
-    finished = [run for run in runs if run["info"]["status"] == "FINISHED"]
-    expect(len(finished) == len(runs) == TRIALS, f"{TRIALS} finished runs in MLflow")
+    runs = finished_runs(url, password, "trial")
+    expect(len(runs) == TRIALS, f"{TRIALS} finished runs in MLflow")
     for run in runs:
         wanted = f"get-artifact?run_uuid={run['info']['run_id']}&path=curves/history.csv"
         status, history = ask(f"{url}/{wanted}", password)
@@ -269,7 +280,7 @@ def check_ports(found: Engine, running: dict[str, str]) -> None:
     """What is published, and where."""
     for name, container in running.items():
         bindings = json.loads(found.run("inspect", "--format", "{{json .HostConfig.PortBindings}}", container)) or {}
-        addresses = {binding["HostIp"] for each in bindings.values() for binding in each}
+        addresses = {binding["HostIp"] for each in bindings.values() for binding in each or []}
         expected = {"127.0.0.1"} if name.startswith(("mlflow", "dashboard")) else set()
         expect(addresses == expected, f"{name}: published on {addresses or 'nothing'}")
 

@@ -113,6 +113,15 @@ def test_secrets_are_drawn_once_and_for_their_owner(tmp_path: Path) -> None:
 
 def test_only_what_the_images_need_is_sent_to_a_build() -> None:
     allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
-    copied = ["LICENSE", "README.md", "constraints.txt", "docker/entry", "docker/health", "pyproject.toml", "sweeper"]
+    copied = [
+        "LICENSE",
+        "MLproject",
+        "README.md",
+        "constraints.txt",
+        "docker/entry",
+        "docker/health",
+        "pyproject.toml",
+        "sweeper",
+    ]
     assert allowed == copied
     assert all(name in DOCKERFILE for name in copied)
