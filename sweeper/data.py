@@ -12,13 +12,15 @@ import hashlib
 import math
 import os
 import struct
+import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import Any, BinaryIO, Final, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +37,7 @@ PADDING: Final = 2  # pixels an augmented crop may shift by
 SPLIT_SEED: Final = 20190826  # the held-out images and the folds are the same for every run
 
 DatasetName = Literal["fashion-mnist", "sample"]
+Array = np.ndarray[Any, np.dtype[Any]]
 SYSTEM_DIR: Final = Path("/usr/share/datasets/fashion-mnist")
 SAMPLE_DIR: Final = Path(__file__).parent / "sample"
 
@@ -145,6 +148,18 @@ class Data:
             images.pixels.share_memory_()
             images.labels.share_memory_()
         return self
+
+    def arrays(self) -> list[Array]:
+        """The tensors as arrays of the same memory, in the order in which `from_arrays` takes them."""
+        return [t.numpy() for images in (self.train, self.val) for t in (images.pixels, images.labels)]
+
+    @classmethod
+    def from_arrays(cls, arrays: Sequence[Array]) -> Data:
+        """The data of `arrays`, of the same memory; they may be read-only, as nothing is ever written to data."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+            pixels, labels, *judging = (torch.from_numpy(array) for array in arrays)
+        return cls(Images(pixels, labels), Images(*judging))
 
 
 # --- finding and reading the files -------------------------------------------------------------

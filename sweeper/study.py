@@ -26,6 +26,7 @@ from sweeper.config import RunConfig, check_name, finite
 from sweeper.environment import database_url
 from sweeper.errors import ServiceUnreachable, StudyConflict, SweeperError, UsageError
 from sweeper.lock import CONNECT_SECONDS, Lock, acquire
+from sweeper.mirror import Mirror
 from sweeper.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -113,11 +114,15 @@ class Study:
 
     name: str
     settings: StudySettings
-    _optuna: optuna.Study
+    _mirror: Mirror
     _lock: Lock
     _resources: contextlib.ExitStack
     continued: bool
     _live: dict[int, optuna.Trial] = field(default_factory=dict)
+
+    @property
+    def _optuna(self) -> optuna.Study:
+        return self._mirror.study
 
     @property
     def uid(self) -> str:
@@ -151,7 +156,9 @@ class Study:
         self._lock.check()
         number = len(self._optuna.get_trials(deepcopy=False))
         self._optuna.sampler = self._sampler(number)
-        return self._suggest(self._optuna.ask())
+        trial = self._suggest(self._optuna.ask())
+        self._mirror.began(number)
+        return trial
 
     def _sampler(self, number: int) -> BaseSampler:
         return make_sampler(self.settings.sampler, self.settings.seed, number)
@@ -169,10 +176,17 @@ class Study:
     def report(self, number: int, step: int, value: float) -> bool:
         """Record an intermediate value; True asks to prune the trial."""
         trial = self._live[number]
-        with warnings.catch_warnings():  # a continued trial reports the same steps again: the first report stands
-            warnings.simplefilter("ignore")
+        if step not in self._frozen(number).intermediate_values:  # else it is continued: the first report stands
             trial.report(value, step)
+            self._mirror.reported(number, step, value)
         return trial.should_prune()
+
+    def settle(self) -> None:
+        """Write to the database what was reported since the last call."""
+        self._mirror.settle()
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self._optuna.get_trials(deepcopy=False)[number]
 
     def complete(self, number: int, accuracy: float, loss: float) -> None:
         """A trial reached its end; `loss` breaks ties."""
@@ -180,13 +194,13 @@ class Study:
             raise ValueError(f"trial {number}: accuracy {accuracy}, loss {loss}: not finite")
         trial = self._live.pop(number)
         trial.set_user_attr("val_loss", loss)
-        self._optuna.tell(trial, accuracy)
+        self._tell(trial, accuracy)
 
     def prune(self, number: int, reason: str) -> None:
         """A trial was stopped early: by the pruner, or because it diverged."""
         trial = self._live.pop(number)
         trial.set_user_attr("reason", reason)
-        self._optuna.tell(trial, state=TrialState.PRUNED)
+        self._tell(trial, state=TrialState.PRUNED)
 
     def fail(self, number: int, reason: str, details: str = "") -> None:
         """A trial could not be trained; it does not count towards the number that was asked for."""
@@ -194,12 +208,16 @@ class Study:
         trial.set_user_attr("reason", reason)
         if details:
             trial.set_user_attr("traceback", details)
-        self._optuna.tell(trial, state=TrialState.FAIL)
+        self._tell(trial, state=TrialState.FAIL)
+
+    def _tell(self, trial: optuna.Trial, value: float | None = None, state: TrialState | None = None) -> None:
+        self._optuna.tell(trial, value, state=state)
+        self._mirror.ended(trial.number)
 
     def set_target(self, trials: int, workers: int) -> None:
         """Record how many trials are wanted, for whoever watches."""
-        self._optuna.set_user_attr("target", trials)
-        self._optuna.set_user_attr("workers", workers)
+        self._mirror.set_user_attr("target", trials)
+        self._mirror.set_user_attr("workers", workers)
 
     def rows(self) -> list[TrialRow]:
         """Every trial so far."""
@@ -239,6 +257,8 @@ class Study:
 
     def close(self) -> None:
         """Close the database, and let another driver hold the study."""
+        with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):  # it is away, and has been told of already
+            self.settle()
         self._resources.close()
 
 
@@ -304,17 +324,12 @@ def open_study(name: str, settings: StudySettings, storage_url: str) -> Study:
         known = name in [s.study_name for s in storage.get_all_studies()]
         if known:
             _check_settings(name, storage, settings)
-        study = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            direction="maximize",
-            load_if_exists=True,
-            pruner=PRUNERS[settings.pruner](),
-        )
-        if "settings" not in study.user_attrs:
-            study.set_user_attr("uid", uuid.uuid4().hex)
-            study.set_user_attr("settings", settings.describe())
-        return Study(name, settings, study, lock, resources.pop_all(), continued=known)
+        optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        mirror = Mirror(storage, name, PRUNERS[settings.pruner]())
+        if "settings" not in mirror.study.user_attrs:
+            mirror.set_user_attr("uid", uuid.uuid4().hex)
+            mirror.set_user_attr("settings", settings.describe())
+        return Study(name, settings, mirror, lock, resources.pop_all(), continued=known)
 
 
 def _check_settings(name: str, storage: optuna.storages.BaseStorage, settings: StudySettings) -> None:

@@ -86,7 +86,8 @@ class MlflowTracker(JournalTracker):
 
     def start(self, run: RunInfo) -> JournalLog:
         """Begin, or continue, the run's folder, and upload what is written to it."""
-        return JournalLog(self.root / run.folder, run, self._notify, hide_password(self.uploader.uri))
+        store = hide_password(self.uploader.uri)
+        return JournalLog(self.root / run.folder, run, self._notify, store, self._postpone)
 
     def check(self) -> None:
         """Raise what makes every upload impossible, such as a deleted experiment."""
