@@ -25,6 +25,7 @@ from sweeper import engines, reports
 from sweeper.config import EXPERIMENT_TITLES, RunConfig, experiment
 from sweeper.data import Data, Images, Manifest
 from sweeper.engine.base import cores
+from sweeper.engine.secrecy import public
 from sweeper.engine.serial import SerialEngine
 from sweeper.engines import ONE_WORKER, Built, EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment, Say
@@ -224,12 +225,14 @@ def _versioned(package: str) -> str:
 @cache
 def _git_tags() -> dict[str, str]:
     """The commit of the code, and whether files were changed since, where it runs from a git checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+
+    def git(*command: str) -> str:
+        argv = ["git", "-C", str(Path(__file__).parent), *command]
+        done = subprocess.run(argv, env=public(), capture_output=True, text=True, timeout=5, check=True)
+        return done.stdout.strip()
+
     try:
-        commit, changes = (
-            subprocess.run([*git, *command], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
+        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return {}
     return {"mlflow.source.git.commit": commit} | ({"sweeper.git.changed": "true"} if changes else {})

@@ -42,7 +42,7 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 from sweeper.config import RunConfig
 from sweeper.data import Array, Data
 from sweeper.engine.base import Event, cores
-from sweeper.engine.secrecy import SECRETIVE, no_secrets, secretive
+from sweeper.engine.secrecy import no_secrets, public, secretive
 from sweeper.errors import OutOfMemory, ServiceUnreachable, TrainingError, UsageError, WorkerLost
 from sweeper.train import EpochResult, TrainResult
 
@@ -271,11 +271,10 @@ def _check(address: str) -> None:
         ServiceUnreachable: it cannot be joined within 10 s.
     """
     _reach(address)
-    env = {name: value for name, value in os.environ.items() if not name.startswith(SECRETIVE)}
     command = [sys.executable, "-c", PROBE]
     try:
         done = subprocess.run(
-            command, input=address, env=env, capture_output=True, text=True, timeout=JOIN_SECONDS, check=False
+            command, input=address, env=public(), capture_output=True, text=True, timeout=JOIN_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
         raise _unreachable(address, f"no answer within {JOIN_SECONDS:g} s") from None

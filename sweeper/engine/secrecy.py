@@ -1,4 +1,4 @@
-"""What of the driver's environment a worker must not have."""
+"""What of the driver's environment no worker, and no program that it calls, must have."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ SECRETIVE: Final = ("MLFLOW_", "SWEEPER_", "PG", "AWS_", "AZURE_", "GOOGLE_")  #
 def secretive() -> list[str]:
     """The variables of this process that may hold a secret, by name."""
     return [name for name in os.environ if name.startswith(SECRETIVE)]
+
+
+def public() -> dict[str, str]:
+    """The environment of this process, but for the variables that may hold a secret."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(SECRETIVE)}
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from descendants import descendants
 
 from sweeper import diagnostics
 from sweeper.config import RunConfig
@@ -269,16 +270,16 @@ def test_a_training_given_to_a_worker_that_died_idle_is_lost_not_forgotten(two_w
 # --- tasks on Ray --------------------------------------------------------------------------------------
 
 
-def ray_processes() -> list[psutil.Process]:
-    """Those of a local Ray, its workers among them."""
-    named = [(p, " ".join(p.cmdline())) for p in psutil.Process().children(recursive=True)]
-    ours = [(p, command) for p, command in named if "forkserver" not in command]  # which is told where Ray lies
-    return [p for p, command in ours if "site-packages/ray/" in command or command.startswith("ray::")]
+def ray_processes() -> dict[psutil.Process, str]:
+    """Those of a local Ray, its workers among them, each with its command."""
+    named = {process: " ".join(command).rstrip() for process, command in descendants().items()}
+    ours = {p: command for p, command in named.items() if "forkserver" not in command}  # which is told where Ray lies
+    return {p: command for p, command in ours.items() if "site-packages/ray/" in command or command.startswith("ray::")}
 
 
 def trainer(key: int) -> psutil.Process:
     """The worker that trains `key`: Ray names a process after its task."""
-    (found,) = [p for p in ray_processes() if p.cmdline()[0] == f"ray::trial {key}"]
+    (found,) = [p for p, command in ray_processes().items() if command == f"ray::trial {key}"]
     return found
 
 
@@ -307,7 +308,7 @@ def test_a_ray_training_waits_for_a_driver_that_stands_still(ray: Engine, until:
     waiting = trainer(1)
     until(lambda: idles(waiting), "the training to wait")
     ray.cancel(1)
-    until(lambda: all(p.cmdline()[0] != "ray::trial 1" for p in ray_processes()), "the task to end")
+    until(lambda: "ray::trial 1" not in ray_processes().values(), "the task to end")
     assert len(seen) == 1
     assert AHEAD == 2
 

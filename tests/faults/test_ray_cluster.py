@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from descendants import descendants
 
 from faults.conftest import Tally
 from sweeper.config import RunConfig
@@ -53,7 +54,7 @@ class Nodes:
 
     def worker(self, trial: int) -> psutil.Process:
         """The process that trains `trial`."""
-        named = [p for p in psutil.Process().children(recursive=True) if p.cmdline()[:1] == [f"ray::trial {trial}"]]
+        named = [p for p, command in descendants().items() if command[:1] == [f"ray::trial {trial}"]]
         assert len(named) == 1, f"{len(named)} processes train trial {trial}"
         return named[0]
 
@@ -176,7 +177,7 @@ def test_a_sweep_survives_a_killed_worker_and_a_removed_node(
         rows = study.rows()
     assert tracker.close(PATIENCE) == 0
     assert [len(killed), len(removed)] == [1, 1]
-    assert "OMP_NUM_THREADS" in environments[0]
+    assert "RAY_JOB_ID" in environments[0]
     assert "canary" not in str(environments)
     assert sorted(watch.lost) == sorted(killed + removed)
     assert [row.number for row in rows] == list(range(TRIALS))
