@@ -7,10 +7,10 @@ INSTALL := $(PIP) install --constraint constraints.txt
 DEMO := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults check docs bench clean
+.PHONY: help setup demo test faults docker-test check docs bench clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
 setup: .venv/installed  ## Make .venv and install sweeper into it
 
@@ -42,11 +42,15 @@ faults: .venv/installed-dev  ## Run the long fault suite and write docs/reliabil
 		-m 'slow or not slow' --numprocesses 2 --dist worksteal; status=$$?; \
 		PYTHONPATH=tests $(BIN)/python -m faults.tools.tally build/faults.jsonl docs/reliability.md && exit $$status
 
+docker-test:  ## Run a sweep in the containers, and check how they are closed (docs/operations.md; 10 to 30 minutes)
+	$(PYTHON) docker/test.py
+
 check: .venv/installed-dev  ## Lint, types, who imports whom, generated pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python docker/check.py
 	$(BIN)/cog --check -r docs/cli.md docs/reliability.md docs/reproduction.md docs/verify.md README.md
 
 docs: .venv/installed-dev  ## Write the generated parts of the documentation again

@@ -88,7 +88,7 @@ def main(home: Path, protocol: str) -> None:
     folder = Path(result["report"])
     RESULTS.mkdir(exist_ok=True)
     IMAGES.mkdir(exist_ok=True)
-    ledger = (folder / "ledger.md").read_text()
+    ledger = (folder / "ledger.md").read_text().replace("](ledger.png)", f"](../images/study-{protocol}-forest.png)")
     said = f"Written by `docs/record_reproduction.py`: {PROTOCOLS[protocol].title}."
     text = [f"# Results, protocol {protocol}", "", said, "",
             "## Provenance", "", *provenance(runs), f"- journals: [{protocol}.sha256]({protocol}.sha256)", "",

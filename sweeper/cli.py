@@ -550,9 +550,10 @@ def report(study: str | None, output: Path | None, protocol: ProtocolName, **opt
 
     env = make_environment(options)
     if study == "reproduce":
+        from sweeper.arms import PROTOCOLS
         from sweeper.verify import sections
 
-        name = f"reproduce-{protocol}"
+        name = PROTOCOLS[protocol].folder
         page = reports.reproduction_report(env, protocol, sections(env, protocol))
     else:
         record = read_record(study, env.storage)

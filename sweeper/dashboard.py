@@ -2,7 +2,8 @@
 
 The dashboard has no authentication. What protects it: it listens on loopback, it answers no other Host (a web page
 whose name is made to point at loopback has its own), it takes no request that writes, and the database lets it read
-only. Run as `python -m sweeper.dashboard PORT`, with the database in DATABASE_URL.
+only. Run as `python -m sweeper.dashboard PORT [ADDRESS]`, with the database in DATABASE_URL. In a container the address
+is 0.0.0.0, and the engine publishes the port on the loopback of the machine.
 """
 
 from __future__ import annotations
@@ -58,10 +59,10 @@ def main() -> None:
     from optuna.storages import RDBStorage
     from optuna_dashboard import wsgi  # type: ignore[import-untyped]
 
-    port = int(sys.argv[1])
+    port, address = int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else HOST
     storage = RDBStorage(os.environ.pop("DATABASE_URL"), skip_table_creation=True)
     application = guarded(wsgi(storage), port)
-    make_server(HOST, port, application, server_class=ThreadedServer, handler_class=QuietHandler).serve_forever()
+    make_server(address, port, application, server_class=ThreadedServer, handler_class=QuietHandler).serve_forever()
 
 
 if __name__ == "__main__":

@@ -12,18 +12,20 @@ import hashlib
 import math
 import os
 import struct
+import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import Any, BinaryIO, Final, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sweeper.config import RunConfig
-from sweeper.errors import ConfigError, DataError
+from sweeper.errors import ConfigError, DataError, one_line
 
 SIDE: Final = 28
 CLASSES: Final = (
@@ -35,6 +37,7 @@ PADDING: Final = 2  # pixels an augmented crop may shift by
 SPLIT_SEED: Final = 20190826  # the held-out images and the folds are the same for every run
 
 DatasetName = Literal["fashion-mnist", "sample"]
+Array = np.ndarray[Any, np.dtype[Any]]
 SYSTEM_DIR: Final = Path("/usr/share/datasets/fashion-mnist")
 SAMPLE_DIR: Final = Path(__file__).parent / "sample"
 
@@ -146,6 +149,18 @@ class Data:
             images.labels.share_memory_()
         return self
 
+    def arrays(self) -> list[Array]:
+        """The tensors as arrays of the same memory, in the order in which `from_arrays` takes them."""
+        return [t.numpy() for images in (self.train, self.val) for t in (images.pixels, images.labels)]
+
+    @classmethod
+    def from_arrays(cls, arrays: Sequence[Array]) -> Data:
+        """The data of `arrays`, of the same memory; they may be read-only, as nothing is ever written to data."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+            pixels, labels, *judging = (torch.from_numpy(array) for array in arrays)
+        return cls(Images(pixels, labels), Images(*judging))
+
 
 # --- finding and reading the files -------------------------------------------------------------
 
@@ -218,7 +233,7 @@ def download(folder: Path) -> Path:
                 (Path(part) / f"{file.name}.gz").replace(folder / f"{file.name}.gz")
     except (OSError, RuntimeError, HTTPException) as error:
         raise DataError(
-            f"FashionMNIST was not found, and could not be downloaded ({_one_line(error)}); name its folder with "
+            f"FashionMNIST was not found, and could not be downloaded ({one_line(error, 200)}); name its folder with "
             "--data-dir, install Debian's package dataset-fashion-mnist, or use --dataset sample"
         ) from None
     finally:
@@ -269,7 +284,7 @@ def read_idx(folder: Path, file: IdxFile) -> Tensor:
         with _open(path) as stream:
             content = stream.read(file.size + 1)  # never more, whatever the file claims
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {_one_line(error)}") from None
+        raise DataError(f"{path}: cannot be read: {one_line(error, 200)}") from None
     header = struct.pack(f">HBB{len(file.shape)}I", 0, 8, len(file.shape), *file.shape)
     if content[: len(header)] != header:
         raise DataError(f"{path}: the header is not that of {'x'.join(map(str, file.shape))} bytes in idx format")
@@ -308,10 +323,6 @@ def _require(folder: Path) -> Path:
     if missing:
         raise DataError(f"{folder}: holds no {' and no '.join(missing)}, raw or .gz")
     return folder
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _load(files: tuple[IdxFile, IdxFile], folder: Path) -> Images:

@@ -77,8 +77,14 @@ def check(choice: EngineChoice, config: RunConfig) -> None:
     """
     if choice.name == "serial" and (choice.workers or 1) > 1:
         raise ConfigError(f"workers={choice.workers}: the engine serial trains one at a time; take processes")
-    if choice.name != "ray" and (choice.address is not None or choice.gpus or choice.cpus != 1):
-        raise ConfigError("address, cpus_per_trial and gpus_per_trial are for --engine ray")
+    if choice.name != "ray":
+        for name, value, default in (
+            ("address", choice.address, None),
+            ("cpus_per_trial", choice.cpus, 1),
+            ("gpus_per_trial", choice.gpus, 0),
+        ):
+            if value != default:
+                raise ConfigError(f"{name}={value!r}: only Ray takes it; add --engine ray")
     if choice.name == "fused" and config.split == "folds":
         raise ConfigError("engine='fused': cross-validation cannot be stacked; take processes")
     if choice.name == "ray" and config.device != "cpu" and not choice.gpus:

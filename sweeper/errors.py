@@ -20,6 +20,11 @@ from __future__ import annotations
 import signal
 
 
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """What an error says, in one line of at most `limit` characters; its type, if it says nothing."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
 class SweeperError(Exception):
     """Base of all; `str()` is one line that names the bad value, what is allowed, and what to do."""
 

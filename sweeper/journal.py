@@ -12,13 +12,16 @@ The times in it are those of the events, so that replaying it gives the same met
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import io
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
@@ -27,9 +30,11 @@ import filelock
 
 from sweeper.errors import SweeperError, UsageError
 
+THREADS_TAG: Final = "sweeper.threads"  # of a run: threads of its computations
 EVENTS: Final = "events.jsonl"
 ARTIFACTS: Final = "artifacts"
 WRITER: Final = ".writer"
+FSYNCS: Final = 16  # at a time
 FAILED, FINISHED, KILLED = "FAILED", "FINISHED", "KILLED"  # MLflow's names
 
 
@@ -88,6 +93,12 @@ class Tracker(Protocol):
     def start(self, run: RunInfo) -> RunLog:
         """Begin, or continue, a run."""
 
+    def together(self) -> AbstractContextManager[None]:
+        """Within the block, the epochs of all runs may be recorded late, but not later than its end.
+
+        The end of a run, and a file, are recorded at once.
+        """
+
     def reconcile(self, below: str) -> None:
         """End, as killed, the runs below a folder that processes which are gone left without an end."""
 
@@ -125,6 +136,10 @@ class NullTracker:
         """A log that forgets everything."""
         return NullLog()
 
+    def together(self) -> AbstractContextManager[None]:
+        """Nothing is late."""
+        return contextlib.nullcontext()
+
     def reconcile(self, below: str) -> None:
         """Nothing was left."""
 
@@ -144,10 +159,30 @@ class JournalTracker:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._late: list[JournalLog] | None = None  # those to fsync at the end of a block
+        self._fsyncs = ThreadPoolExecutor(FSYNCS, "journal-fsync")  # starts no thread before it needs one
 
     def start(self, run: RunInfo) -> JournalLog:
         """Begin, or continue, the run's folder."""
-        return JournalLog(self.root / run.folder, run)
+        return JournalLog(self.root / run.folder, run, late=self._postpone)
+
+    def _postpone(self, log: JournalLog) -> bool:
+        if self._late is None:
+            return False
+        self._late.append(log)
+        return True
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Within the block, the fsyncs of epochs wait for its end; many at a time, the file system joins them."""
+        self._late = []
+        try:
+            yield
+        finally:
+            late, self._late = self._late, None
+            settled = self._fsyncs.map(JournalLog.settle, late) if len(late) > 1 else map(JournalLog.settle, late)
+            for _ in settled:
+                pass
 
     def recorded(self, folder: str) -> Recorded | None:
         """What the journal holds of the run in `folder`, if it finished."""
@@ -175,10 +210,16 @@ class JournalLog:
     """One run's folder, being written."""
 
     def __init__(
-        self, folder: Path, run: RunInfo, written: Callable[[Path], None] = lambda _: None, store: str | None = None
+        self,
+        folder: Path,
+        run: RunInfo,
+        written: Callable[[Path], None] = lambda _: None,
+        store: str | None = None,
+        late: Callable[[JournalLog], bool] = lambda _: False,
     ) -> None:
         self.folder = folder
         self._written = written
+        self._postpone, self._unsettled = late, False
         self._lock = _hold(folder)
         _cut_torn_line(folder / EVENTS)
         earlier = read_events(folder)
@@ -196,10 +237,23 @@ class JournalLog:
                      run_id=run.run_id, store=store)  # fmt: skip
 
     def epoch(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append the metrics of one epoch and fsync, unless the step is there already."""
-        if step not in self._steps:
+        """Append the metrics of one epoch and fsync, or let it be done later, unless the step is there already."""
+        if step in self._steps:
+            return
+        if self._postpone(self):
+            self._unsettled = True
+            _append_event(self.folder, "epoch", durable=False, step=step, metrics=dict(metrics))
+        else:
             self._append("epoch", step=step, metrics=dict(metrics))
-            self._steps.add(step)
+        self._steps.add(step)
+
+    def settle(self) -> None:
+        """Fsync what was appended late, if nothing has done it since."""
+        if self._unsettled:
+            with (self.folder / EVENTS).open("ab") as stream:
+                os.fsync(stream.fileno())
+            self._unsettled = False
+            self._written(self.folder)
 
     def artifact(self, name: str, content: bytes) -> None:
         """Write a file aside, fsync it, and rename it into place."""
@@ -214,22 +268,24 @@ class JournalLog:
 
     def _append(self, event: str, **fields: Any) -> None:
         _append_event(self.folder, event, **fields)
+        self._unsettled = False
         self._written(self.folder)
 
 
-def _append_event(folder: Path, event: str, **fields: Any) -> None:
+def _append_event(folder: Path, event: str, durable: bool = True, **fields: Any) -> None:
     line = json.dumps({"event": event, "time": time.time_ns() // 1_000_000, **fields}, allow_nan=False)
-    _append_line(folder / EVENTS, line.encode() + b"\n")
+    _append_line(folder / EVENTS, line.encode() + b"\n", durable)
 
 
-def _append_line(path: Path, line: bytes) -> None:
-    """Append all of `line` and fsync, or, on a full disk, nothing of it."""
+def _append_line(path: Path, line: bytes, durable: bool = True) -> None:
+    """Append all of `line`, and fsync if it is to be durable, or, on a full disk, append nothing of it."""
     with path.open("ab", buffering=0) as stream:
         before = stream.seek(0, os.SEEK_END)
         try:
             if stream.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         except OSError:
             stream.truncate(before)
             raise

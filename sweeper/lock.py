@@ -18,7 +18,7 @@ import filelock
 import psycopg
 import sqlalchemy
 
-from sweeper.errors import ServiceUnreachable, StudyConflict, SweeperError
+from sweeper.errors import ServiceUnreachable, StudyConflict, SweeperError, one_line
 
 CONNECT_SECONDS: Final = 5
 HOLDER: Final = """
@@ -119,7 +119,7 @@ class AdvisoryLock:
             )  # fmt: skip
             held = self._connection.execute("SELECT pg_try_advisory_lock(%s, %s)", numbers).fetchone()
         except psycopg.Error as error:
-            reason = " ".join(str(error).split())[:300].replace(url.password or "\0", "***")
+            reason = one_line(error).replace(url.password or "\0", "***")
             raise ServiceUnreachable(f"storage {self._shown}: {reason}") from None
         if held != (True,):
             holder = self._holder(numbers)

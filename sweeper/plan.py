@@ -15,7 +15,7 @@ from sweeper.engine.base import cores
 from sweeper.engines import ONE_WORKER, EngineChoice
 from sweeper.environment import Environment
 from sweeper.errors import StudyConflict
-from sweeper.journal import read_events
+from sweeper.journal import THREADS_TAG, read_events
 from sweeper.model import multiply_adds
 from sweeper.progress import counted
 from sweeper.report.rows import COMPLETE, outcome
@@ -165,4 +165,4 @@ def _core_seconds(folder: Path) -> float:
     """Seconds from the last start of a run to its end, times its threads."""
     events = read_events(folder)
     start = [e for e in events if e["event"] == "start"][-1]
-    return float((events[-1]["time"] - start["time"]) / 1000 * int(start["tags"].get("sweeper.threads", 1)))
+    return float((events[-1]["time"] - start["time"]) / 1000 * int(start["tags"].get(THREADS_TAG, 1)))

@@ -26,7 +26,7 @@ import sqlalchemy
 from psycopg import sql
 
 from sweeper.environment import database_url
-from sweeper.errors import ServiceUnreachable, SweeperError, UsageError
+from sweeper.errors import ServiceUnreachable, SweeperError, UsageError, one_line
 from sweeper.supervisor import Group, clean_environment
 
 CONNECT_SECONDS: Final = 5
@@ -77,7 +77,7 @@ class Databases:
                 url.render_as_string(hide_password=False), autocommit=True, connect_timeout=CONNECT_SECONDS
             )
         except psycopg.Error as error:
-            reason = " ".join(str(error).split())[:200].replace(self.password or "\0", "***")
+            reason = one_line(error, 200).replace(self.password or "\0", "***")
             raise ServiceUnreachable(f"database {url.render_as_string(hide_password=True)}: {reason}") from None
         with connection:
             yield connection

@@ -19,9 +19,9 @@ from sweeper.config import RunConfig
 from sweeper.data import Data
 from sweeper.environment import NONE, OFFLINE, Environment
 from sweeper.errors import DataError, Diverged, UsageError
-from sweeper.journal import Record, read_record
+from sweeper.journal import THREADS_TAG, Record, read_record
 from sweeper.members import train_members
-from sweeper.service import THREADS_TAG, environment_tags, retraining_data
+from sweeper.service import environment_tags, retraining_data
 from sweeper.sweep import Signals
 from sweeper.tracking import fetch
 from sweeper.train import EpochResult, Training, TrainResult, resolve_device, start, use_threads

@@ -106,6 +106,9 @@ class Missing:
         """Nothing is pruned."""
         return False
 
+    def settle(self) -> None:
+        """Nothing was kept."""
+
     def complete(self, number: int, accuracy: float, loss: float) -> None:
         """Count it."""
         self._finished += 1

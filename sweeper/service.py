@@ -25,11 +25,12 @@ from sweeper import engines, reports
 from sweeper.config import EXPERIMENT_TITLES, RunConfig, experiment
 from sweeper.data import Data, Images, Manifest
 from sweeper.engine.base import cores
+from sweeper.engine.secrecy import public
 from sweeper.engine.serial import SerialEngine
 from sweeper.engines import ONE_WORKER, Built, EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment, Say
 from sweeper.errors import ConfigError, Interrupted, SpaceError, TrainingError
-from sweeper.journal import FINISHED, KILLED, JournalTracker, NullTracker, RunInfo, Tracker, read_events
+from sweeper.journal import FINISHED, KILLED, THREADS_TAG, JournalTracker, NullTracker, RunInfo, Tracker, read_events
 from sweeper.mistakes import MOST_ERRORS, confident_mistakes
 from sweeper.progress import Progress, counted, make_view
 from sweeper.space import Draw, Space
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 LEARNING: Final = ("tpe", "gp")  # samplers that choose by the results of earlier trials
-THREADS_TAG: Final = "sweeper.threads"
 PACKAGES: Final = ("sweeper", "torch", "numpy")
 FLUSH_SECONDS: Final = 60.0  # how long a command waits at its end for what MLflow has not yet
 SHORT_FLUSH_SECONDS: Final = 5.0  # the same after an error or a signal
@@ -225,12 +225,14 @@ def _versioned(package: str) -> str:
 @cache
 def _git_tags() -> dict[str, str]:
     """The commit of the code, and whether files were changed since, where it runs from a git checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+
+    def git(*command: str) -> str:
+        argv = ["git", "-C", str(Path(__file__).parent), *command]
+        done = subprocess.run(argv, env=public(), capture_output=True, text=True, timeout=5, check=True)
+        return done.stdout.strip()
+
     try:
-        commit, changes = (
-            subprocess.run([*git, *command], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
+        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return {}
     return {"mlflow.source.git.commit": commit} | ({"sweeper.git.changed": "true"} if changes else {})

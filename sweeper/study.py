@@ -26,16 +26,15 @@ from sweeper.config import RunConfig, check_name, finite
 from sweeper.environment import database_url
 from sweeper.errors import ServiceUnreachable, StudyConflict, SweeperError, UsageError
 from sweeper.lock import CONNECT_SECONDS, Lock, acquire
+from sweeper.mirror import Mirror
 from sweeper.samplers import make_sampler
 from sweeper.space import Space
-from sweeper.trials import FINISHED, Kept, Shown, read_trials
+from sweeper.trials import FINISHED, Shown, read_trials
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPESampler's `group`
 
 RESAMPLES: Final = 100  # of the trials, for the intervals of importances
-
-
 PRUNERS: Final[dict[str, Callable[[], optuna.pruners.BasePruner]]] = {
     "percentile": lambda: optuna.pruners.PercentilePruner(75.0, n_startup_trials=5, n_warmup_steps=3),
     "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=3),
@@ -98,37 +97,46 @@ class Study:
     """An open study, held by this process until `close`."""
 
     name: str
-    uid: str  # outlives the name: a deleted and recreated study is another one
     settings: StudySettings
-    continued: bool
-    _optuna: optuna.Study  # in the database
-    _kept: Kept
+    _mirror: Mirror
     _lock: Lock
     _resources: contextlib.ExitStack
+    continued: bool
     _live: dict[int, optuna.Trial] = field(default_factory=dict)
     _trained: dict[str, int] = field(default_factory=dict)  # the first complete trial of each key
 
     def __post_init__(self) -> None:
-        for frozen in self._kept.having(TrialState.COMPLETE):
+        for frozen in self._optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             self._remember(frozen)
+
+    @property
+    def _optuna(self) -> optuna.Study:
+        return self._mirror.study
+
+    @property
+    def uid(self) -> str:
+        """An identity that outlives the name: a deleted and recreated study is another one."""
+        return str(self._optuna.user_attrs["uid"])
 
     def finished(self) -> int:
         """Number of trials that are complete or pruned."""
-        return len(self._kept.having(*FINISHED))
+        return len(self._optuna.get_trials(deepcopy=False, states=FINISHED))
 
     def failed(self) -> int:
         """Number of trials that failed for good."""
-        return len(self._kept.having(TrialState.FAIL))
+        return len(self._optuna.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
 
     def running(self) -> int:
         """Number of trials that a driver has begun, this one or an earlier one, and not ended."""
-        return len(self._kept.having(TrialState.RUNNING))
+        return len(self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
     def unfinished(self) -> Iterator[Trial]:
         """The trials that an earlier driver left running, with the parameters they were given."""
-        for frozen in self._kept.having(TrialState.RUNNING):
-            self._kept.study.sampler = self._sampler(frozen.number)
-            yield self._suggest(optuna.Trial(self._kept.study, frozen.number))
+        for frozen in self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self._optuna.sampler = self._sampler(frozen.number)
+            trial = self._suggest(optuna.Trial(self._optuna, frozen._trial_id))
+            self._mirror.resumed(frozen.number)
+            yield trial
 
     def ask(self) -> Trial:
         """A new trial.
@@ -137,17 +145,19 @@ class Study:
             ServiceUnreachable: the database is away, or this process does not hold the study any more.
         """
         self._lock.check()
-        self._kept.study.sampler = self._sampler(len(self._kept))
-        return self._suggest(self._kept.study.ask())
+        number = len(self._optuna.get_trials(deepcopy=False))
+        self._optuna.sampler = self._sampler(number)
+        trial = self._suggest(self._optuna.ask())
+        self._mirror.began(number)
+        return trial
 
     def _sampler(self, number: int) -> BaseSampler:
         return make_sampler(self.settings.sampler, self.settings.seed, number)
 
     def _suggest(self, trial: optuna.Trial) -> Trial:
+        self._live[trial.number] = trial
         config = self.settings.space.suggest(self.settings.base, trial)
         trial.set_user_attr("key", config.key)
-        self._kept.add(trial.number)
-        self._live[trial.number] = trial
         return Trial(trial.number, config, self._trained.get(config.key))
 
     def _remember(self, frozen: FrozenTrial) -> None:
@@ -156,38 +166,55 @@ class Study:
             self._trained[key] = min(frozen.number, self._trained.get(key, frozen.number))
 
     def report(self, number: int, step: int, value: float) -> bool:
-        """Record an intermediate value; True asks to prune the trial.
-
-        A continued trial reports the same steps again: the first report stands.
-        """
+        """Record an intermediate value; True asks to prune the trial."""
         trial = self._live[number]
-        self._kept.report(trial, step, value)
+        if step not in self._frozen(number).intermediate_values:  # else it is continued: the first report stands
+            trial.report(value, step)
+            self._mirror.reported(number, step, value)
         return trial.should_prune()
+
+    def settle(self) -> None:
+        """Write to the database what was reported since the last call."""
+        self._mirror.settle()
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self._optuna.get_trials(deepcopy=False)[number]
 
     def complete(self, number: int, accuracy: float, loss: float) -> None:
         """A trial reached its end; `loss` breaks ties."""
         if not (finite(accuracy) and finite(loss)):
             raise ValueError(f"trial {number}: accuracy {accuracy}, loss {loss}: not finite")
-        self._kept.tell(self._live.pop(number), TrialState.COMPLETE, accuracy, {"val_loss": loss})
-        self._remember(self._kept.trial(number))
+        trial = self._live.pop(number)
+        trial.set_user_attr("val_loss", loss)
+        self._tell(trial, accuracy)
+        self._remember(self._frozen(number))
 
     def prune(self, number: int, reason: str) -> None:
         """A trial was stopped early: by the pruner, or because it diverged."""
-        self._kept.tell(self._live.pop(number), TrialState.PRUNED, None, {"reason": reason})
+        trial = self._live.pop(number)
+        trial.set_user_attr("reason", reason)
+        self._tell(trial, state=TrialState.PRUNED)
 
     def fail(self, number: int, reason: str, details: str = "") -> None:
         """A trial could not be trained; it does not count towards the number that was asked for."""
-        attrs = {"reason": reason} | ({"traceback": details} if details else {})
-        self._kept.tell(self._live.pop(number), TrialState.FAIL, None, attrs)
+        trial = self._live.pop(number)
+        trial.set_user_attr("reason", reason)
+        if details:
+            trial.set_user_attr("traceback", details)
+        self._tell(trial, state=TrialState.FAIL)
+
+    def _tell(self, trial: optuna.Trial, value: float | None = None, state: TrialState | None = None) -> None:
+        self._optuna.tell(trial, value, state=state)
+        self._mirror.ended(trial.number)
 
     def set_target(self, trials: int, workers: int) -> None:
         """Record how many trials are wanted, for whoever watches."""
-        self._optuna.set_user_attr("target", trials)
-        self._optuna.set_user_attr("workers", workers)
+        self._mirror.set_user_attr("target", trials)
+        self._mirror.set_user_attr("workers", workers)
 
     def rows(self) -> list[TrialRow]:
         """Every trial so far."""
-        return [_row(frozen) for frozen in self._kept.study.get_trials(deepcopy=False)]
+        return [_row(frozen) for frozen in self._optuna.get_trials(deepcopy=False)]
 
     def best(self) -> Trial | None:
         """The complete trial of highest accuracy, ties by loss, or None."""
@@ -199,7 +226,7 @@ class Study:
 
     def importances(self) -> list[tuple[str, float]]:
         """Share of the accuracy's variance that each parameter explains (PED-ANOVA), largest first."""
-        return importances(self._kept.study)
+        return importances(self._optuna)
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
@@ -219,10 +246,12 @@ class Study:
 
     def record(self) -> StudyRecord:
         """All that the study holds, for a report."""
-        return _record(self._kept.read())
+        return _record(self._optuna)
 
     def close(self) -> None:
         """Close the database, and let another driver hold the study."""
+        with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):  # it is away, and has been told of already
+            self.settle()
         self._resources.close()
 
 
@@ -288,18 +317,12 @@ def open_study(name: str, settings: StudySettings, storage_url: str) -> Study:
         known = name in [s.study_name for s in storage.get_all_studies()]
         if known:
             _check_settings(name, storage, settings)
-        study = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            direction="maximize",
-            load_if_exists=True,
-            pruner=PRUNERS[settings.pruner](),
-        )
-        if "settings" not in study.user_attrs:
-            study.set_user_attr("uid", uuid.uuid4().hex)
-            study.set_user_attr("settings", settings.describe())
-        uid, kept = str(study.user_attrs["uid"]), Kept(storage, study)
-        return Study(name, uid, settings, known, study, kept, lock, resources.pop_all())
+        optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        mirror = Mirror(storage, name, PRUNERS[settings.pruner]())
+        if "settings" not in mirror.study.user_attrs:
+            mirror.set_user_attr("uid", uuid.uuid4().hex)
+            mirror.set_user_attr("settings", settings.describe())
+        return Study(name, settings, mirror, lock, resources.pop_all(), continued=known)
 
 
 def _check_settings(name: str, storage: optuna.storages.BaseStorage, settings: StudySettings) -> None:
@@ -362,7 +385,7 @@ def _loaded(name: str | None, storage_url: str) -> Iterator[optuna.Study]:
         if not names or (name is not None and name not in names):
             raise UsageError(f"study {name!r}: not in {url.database}, which holds: {', '.join(names) or 'no study'}")
         study = optuna.load_study(study_name=name or names[-1], storage=storage)
-        yield Shown(study, read_trials(storage, study))
+        yield Shown(study, read_trials(storage, study._study_id))
 
 
 def _row(frozen: FrozenTrial) -> TrialRow:

@@ -30,6 +30,7 @@ from sweeper.train import EpochResult, TrainResult
 
 RETRIES: Final = 2  # of the same parameters, after a worker died or memory ran out
 TICK_SECONDS: Final = 0.5
+ASKING_SECONDS: Final = 2.0  # how long trainings that run are left alone while others begin
 SAME_ERROR_FROM_THE_START: Final = 3
 TRACEBACK_CHARACTERS: Final = 4_000  # MLflow takes 8,000 in a tag
 
@@ -48,6 +49,9 @@ class Source(Protocol):
 
     def report(self, number: int, step: int, value: float) -> bool:
         """Record an intermediate value; True asks to prune."""
+
+    def settle(self) -> None:
+        """Make what was reported since the last call outlast this process."""
 
     def complete(self, number: int, accuracy: float, loss: float) -> None:
         """A trial reached its end."""
@@ -84,6 +88,9 @@ class Fixed:
     def report(self, number: int, step: int, value: float) -> bool:
         """Nothing is pruned."""
         return False
+
+    def settle(self) -> None:
+        """Nothing was kept."""
 
     def complete(self, number: int, accuracy: float, loss: float) -> None:
         """Count it."""
@@ -190,7 +197,8 @@ class Driver:
     def _run(self, waiting: list[Trial]) -> None:
         while True:
             self._tracker.check()
-            while self._engine.free() and self._wants_more():
+            until = time.monotonic() + ASKING_SECONDS
+            while self._engine.free() and self._wants_more() and time.monotonic() < until:
                 trial = waiting.pop(0) if waiting else self._source.ask()
                 if trial is None:
                     self._exhausted = True
@@ -199,8 +207,11 @@ class Driver:
             if not self._running and not self._wants_more():  # else a worker is closing a training
                 self._signals.check()
                 break
-            for event in self._next_events():
-                self._handle(event)
+            events = self._next_events()
+            with self._tracker.together():
+                for event in events:
+                    self._handle(event)
+            self._source.settle()
             self._view.tick()
         if self._source.finished() < self._target and not self._exhausted:
             raise StudyIncomplete(f"{self._source.finished()} of {self._target} trials finished before --timeout")

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 
 import filelock
 
-from sweeper.errors import ServiceUnreachable, SweeperError, UsageError
+from sweeper.errors import ServiceUnreachable, SweeperError, UsageError, one_line
 from sweeper.journal import (
     ARTIFACTS,
     JournalLog,
@@ -86,7 +86,8 @@ class MlflowTracker(JournalTracker):
 
     def start(self, run: RunInfo) -> JournalLog:
         """Begin, or continue, the run's folder, and upload what is written to it."""
-        return JournalLog(self.root / run.folder, run, self._notify, hide_password(self.uploader.uri))
+        store = hide_password(self.uploader.uri)
+        return JournalLog(self.root / run.folder, run, self._notify, store, self._postpone)
 
     def check(self) -> None:
         """Raise what makes every upload impossible, such as a deleted experiment."""
@@ -639,7 +640,7 @@ def hide_password(text: str) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return hide_password(" ".join(str(error).split())[:300] or type(error).__name__)
+    return hide_password(one_line(error))
 
 
 def _pinned(package: str) -> str:

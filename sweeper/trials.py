@@ -1,23 +1,18 @@
-"""A study's trials: read from its database in a few statements, and kept in memory by the driver that holds it.
-
-Optuna reads a trial through an object a row, 0.5 ms and more a trial, and looks at its database at each call.
-One driver holds a study, so what it has read once it only has to change as it goes: the sampler and the pruner look
-at a study in memory, and each change is written to the database as well.
-"""
+"""A study's trials, read from its database in a few statements; Optuna reads a trial through an object a row."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
 from collections import defaultdict
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from functools import cache
 from typing import Any, Final
 
 import optuna
 import sqlalchemy
 from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.storages import InMemoryStorage, RDBStorage
+from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 
@@ -40,85 +35,9 @@ class Shown(optuna.Study):
         return [t for t in self._shown if states is None or t.state in states]
 
 
-class Kept:
-    """The trials of a study, for the one driver that holds it; a trial's number is its id here.
-
-    Attributes:
-        study: in memory: what is asked of it, reported and told has to be written with `add`, `report` and `tell`.
-    """
-
-    def __init__(self, storage: RDBStorage, stored: optuna.Study) -> None:
-        self._storage, self._stored = storage, stored
-        self._memory = InMemoryStorage()
-        self.study = optuna.create_study(
-            storage=self._memory, study_name=stored.study_name, directions=stored.directions, pruner=stored.pruner
-        )
-        self._ids: list[int] = []  # in the database
-        self._attrs = storage.get_study_system_attrs(stored._study_id)  # how far a sampler's sequence is
-        for name, content in self._attrs.items():
-            self._memory.set_study_system_attr(self.study._study_id, name, content)
-        for frozen in read_trials(storage, stored):
-            self._memory.create_new_trial(self.study._study_id, template_trial=frozen)
-            self._ids.append(frozen._trial_id)
-
-    def __len__(self) -> int:
-        return self._memory.get_n_trials(self.study._study_id)
-
-    def having(self, *states: TrialState) -> list[FrozenTrial]:
-        """The trials in one of `states`, by number."""
-        return self.study.get_trials(deepcopy=False, states=states)
-
-    def trial(self, number: int) -> FrozenTrial:
-        """One trial as it is now."""
-        return self._memory.get_trial(number)
-
-    def read(self) -> Shown:
-        """The study as its database holds it."""
-        return Shown(self._stored, read_trials(self._storage, self._stored))
-
-    def add(self, number: int) -> None:
-        """Write a trial that was asked, with its parameters; of one that is there already, what it lacks."""
-        frozen = self.trial(number)
-        attrs = self._memory.get_study_system_attrs(self.study._study_id)
-        for name in [name for name in attrs if attrs[name] != self._attrs.get(name)]:
-            self._storage.set_study_system_attr(self._stored._study_id, name, attrs[name])
-            self._attrs[name] = attrs[name]
-        if number == len(self._ids):
-            self._ids.append(self._storage.create_new_trial(self._stored._study_id, template_trial=frozen))
-            return
-        there, trial_id = self._storage.get_trial(self._ids[number]), self._ids[number]
-        for name in frozen.params.keys() - there.params.keys():
-            distribution = frozen.distributions[name]
-            value = distribution.to_internal_repr(frozen.params[name])
-            self._storage.set_trial_param(trial_id, name, value, distribution)
-        for name in frozen.system_attrs.keys() - there.system_attrs.keys():
-            self._storage.set_trial_system_attr(trial_id, name, frozen.system_attrs[name])
-        for name in frozen.user_attrs.keys() - there.user_attrs.keys():
-            self._storage.set_trial_user_attr(trial_id, name, frozen.user_attrs[name])
-
-    def report(self, trial: optuna.Trial, step: int, value: float) -> None:
-        """Record an intermediate value; the first of a step stands."""
-        if step not in self.trial(trial.number).intermediate_values:
-            self._storage.set_trial_intermediate_value(self._ids[trial.number], step, value)
-            trial.report(value, step)
-
-    def tell(self, trial: optuna.Trial, state: TrialState, value: float | None, attrs: Mapping[str, Any]) -> None:
-        """End a trial; its attributes `attrs` say how."""
-        trial_id = self._ids[trial.number]
-        for name, content in attrs.items():
-            self._storage.set_trial_user_attr(trial_id, name, content)
-            trial.set_user_attr(name, content)
-        frozen = self.study.tell(trial, value, state=state)
-        self._storage.set_trial_state_values(trial_id, state, frozen.values)
-        self.trial(trial.number).datetime_complete = self._storage.get_trial(trial_id).datetime_complete
-
-
-# --- reading -------------------------------------------------------------------------------------
-
-
-def read_trials(storage: RDBStorage, study: optuna.Study) -> list[FrozenTrial]:
-    """What `study.get_trials(deepcopy=False)` returns of a study in `storage`, in a tenth of the time."""
-    trial, ours = models.TrialModel, models.TrialModel.study_id == study._study_id
+def read_trials(storage: RDBStorage, study_id: int) -> list[FrozenTrial]:
+    """What `storage.get_all_trials(study_id, deepcopy=False)` returns, in a tenth of the time."""
+    trial, ours = models.TrialModel, models.TrialModel.study_id == study_id
     with storage.engine.connect() as connection:
         read = _Reader(connection, ours)
         trials = connection.execute(sqlalchemy.select(trial.__table__).where(ours).order_by(trial.trial_id)).all()

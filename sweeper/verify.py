@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sweeper.arms import ProtocolName
+from sweeper.arms import PROTOCOLS, ProtocolName
 from sweeper.claims import CONTRADICTIONS, claims
 from sweeper.environment import NONE, OFFLINE, Environment
 from sweeper.errors import SweeperError
-from sweeper.journal import read_events, write_whole
+from sweeper.journal import THREADS_TAG, read_events, write_whole
 from sweeper.ledger import ALPHA, MOST_SEEDS, POWER, Detail, Judged, Runs, details, judge, look_at, reason, spent
 from sweeper.report.ledger import ArmRow, Entry, Ledger
 from sweeper.report.rows import ArmRun, read_runs
+from sweeper.reports import FOLDER
 from sweeper.settle import affordable, lines, steps
 from sweeper.statistics.base import Test
 from sweeper.statistics.combine import Shown, facts
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from sweeper.report.page import Section
     from sweeper.service import Chosen
 
-REPORT: Final = "report"
 METHOD: Final = (
     "A claim is supported or contradicted if its p-value is at most 0.05 after Holm's correction over the 56 p-values "
     "of the ledger and the correction for looking at 3, 5, 10, 20, ... seeds; docs/verify.md says how. The interval is "
@@ -82,7 +82,7 @@ def publish(env: Environment, found: Verified) -> tuple[Ledger, dict[str, Any]]:
 
     shown = describe(found, _links(env, found.runs))
     result = as_json(found, shown)
-    folder = env.home / REPORT / found.protocol
+    folder = env.home / FOLDER / found.protocol
     picture = texts.forest(shown)
     files = {
         "ledger.json": (json.dumps(result, indent=2, allow_nan=False) + "\n").encode(),
@@ -207,7 +207,7 @@ def provenance(runs: Runs) -> dict[str, str]:
         "data set": each(lambda start: str(start["tags"].get("sweeper.dataset", ""))),
         "device": each(lambda start: f"{start['params'].get('device', '')} {start['params'].get('precision', '')}"),
         "hardware": each(lambda start: str(start["tags"].get("sweeper.hardware", ""))),
-        "threads": each(lambda start: str(start["tags"].get("sweeper.threads", ""))),
+        "threads": each(lambda start: str(start["tags"].get(THREADS_TAG, ""))),
         "versions": each(lambda start: str(start["tags"].get("sweeper.versions", ""))),
     }
 
@@ -312,7 +312,7 @@ def _finite(value: float) -> float | None:
 
 def looks_file(found: Verified) -> Path:
     """Beside the protocol's runs."""
-    return found.journal / f"reproduce-{found.protocol}.looks.jsonl"
+    return found.journal / f"{PROTOCOLS[found.protocol].folder}.looks.jsonl"
 
 
 def record_look(found: Verified) -> bool:

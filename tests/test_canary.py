@@ -47,12 +47,17 @@ def watch(process: subprocess.Popen[bytes], trail: Trail) -> None:
     """Note the command lines of a command and its children, and what the children have in their environment."""
     while process.poll() is None:
         with contextlib.suppress(psutil.Error):
-            for child in psutil.Process(process.pid).children(recursive=True):
+            parent = psutil.Process(process.pid)
+            mine = parent.cmdline()
+            trail.add("ps", " ".join(mine))
+            for child in parent.children(recursive=True):
                 with contextlib.suppress(psutil.Error, OSError):
-                    trail.add("ps", " ".join(child.cmdline()))
-                    trail.add("environment of a worker", Path(f"/proc/{child.pid}/environ").read_bytes())
-        with contextlib.suppress(psutil.Error):
-            trail.add("ps", " ".join(psutil.Process(process.pid).cmdline()))
+                    command = child.cmdline()
+                    if command == mine:
+                        continue  # it was forked, and shows its parent's environment until it has its own program
+                    trail.add("ps", " ".join(command))
+                    if command[0] != "git":  # which MLflow calls, in the driver's name
+                        trail.add("environment of a worker", Path(f"/proc/{child.pid}/environ").read_bytes())
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.2)
 

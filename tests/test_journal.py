@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import io
@@ -112,6 +113,40 @@ def test_each_event_is_whole_on_disk_before_anybody_hears_of_it(folder: Path, mo
     assert [content.count(b"\n") for content in synced] == [1, 2, 3, 4]
     assert all(content.endswith(b"\n") for content in synced)
     assert heard == synced
+
+
+def test_epochs_of_a_block_are_on_disk_at_its_end_before_anybody_hears_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = JournalTracker(tmp_path)
+    synced: set[int] = set()  # inodes
+    heard: list[Path] = []
+
+    def hear(folder: Path) -> None:
+        assert (folder / EVENTS).stat().st_ino in synced
+        heard.append(folder)
+
+    folders = [tmp_path / str(number) for number in range(20)]
+    logs = [JournalLog(folder, RUN, hear_not, late=tracker._postpone) for folder in folders]
+    for log in logs:
+        log._written = hear
+    monkeypatch.setattr(journal.os, "fsync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino))
+    with contextlib.suppress(KeyError), tracker.together():
+        for log in logs:
+            log.epoch(1, {"loss": 1.0})
+        assert heard == []
+        assert synced == set()
+        logs[0].end(FINISHED, {}, {})  # not late: a study is told of it next
+        assert heard == folders[:1]
+        raise KeyError
+    assert sorted(heard) == sorted(folders)
+    assert all(history(read_events(folder)) == [{"epoch": 1, "loss": 1.0}] for folder in folders)
+    logs[1].epoch(2, {"loss": 0.5})
+    assert heard[20:] == folders[1:2]
+
+
+def hear_not(_: Path) -> None:
+    """The start of a run is of no interest."""
 
 
 def test_an_event_that_adds_nothing_tells_nobody(folder: Path) -> None:

@@ -289,13 +289,14 @@ def test_secrets_are_in_the_environment_of_those_alone_who_need_them(guarded: Se
     assert not [p for p in guarded.parts if password in " ".join(p.environ().values())]
 
 
-def test_a_part_that_dies_ends_all_and_is_named(guarded: Served, until: Callable[..., Any]):
-    """The last test of `guarded`, which it ends."""
-    next(p for p in guarded.parts if "server" in p.cmdline() and "mlflow" in p.cmdline()).kill()
-    assert guarded.process.wait(60) == 1
-    assert guarded.errors.startswith("error: mlflow stopped (killed by SIGKILL), so all parts were stopped; ")
-    assert len(guarded.errors.splitlines()) == 1
-    until(lambda: not any(part.is_running() for part in guarded.parts), "every process to end")
+def test_a_part_that_dies_ends_all_and_is_named(tmp_path: Path, alone: dict[str, str], until: Callable[..., Any]):
+    doomed = Served(tmp_path, alone)
+    next(p for p in doomed.parts if "server" in p.cmdline() and "mlflow" in p.cmdline()).kill()
+    doomed.process.communicate(timeout=60)
+    assert doomed.process.returncode == 1
+    assert doomed.errors.startswith("error: mlflow stopped (killed by SIGKILL), so all parts were stopped; ")
+    assert len(doomed.errors.splitlines()) == 1
+    until(lambda: not any(part.is_running() for part in doomed.parts), "every process to end")
 
 
 # --- what is refused, and the parts alone --------------------------------------------------------------

@@ -6,6 +6,7 @@ import math
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -116,6 +117,8 @@ class Recorder:
         self.calls.append(("report", number, step, value))
         return self.prunes.get(number) == step
 
+    def settle(self) -> None: ...
+
     def complete(self, number: int, accuracy: float, loss: float) -> None:
         self.calls.append(("complete", number, accuracy, loss))
 
@@ -132,6 +135,9 @@ class Recorder:
     def start(self, run: RunInfo) -> RunLog:
         self.calls.append(("start", int(run.key)))
         return RunLog(int(run.key), self.calls)
+
+    def together(self) -> nullcontext[None]:
+        return nullcontext()
 
     def check(self) -> None: ...
 

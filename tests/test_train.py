@@ -421,7 +421,9 @@ def test_cross_validation_is_the_mean_of_separate_trainings(three: list[Data]):
     assert result.history == tuple(yielded)
     for epoch, mean in enumerate(yielded):
         assert mean.epoch == epoch + 1
-        for name in (f.name for f in fields(EpochResult) if f.name not in ("epoch", "epoch_s", "images_per_s")):
+        for name in (
+            f.name for f in fields(EpochResult) if f.name not in ("epoch", "epoch_s", "images_per_s", "stack")
+        ):
             assert getattr(mean, name) == pytest.approx(sum(getattr(r.history[epoch], name) for r in apart) / 3), name
     assert result.fold_accuracies == tuple(r.evaluation.accuracy for r in apart)
     assert result.evaluation.accuracy == pytest.approx(sum(result.fold_accuracies) / 3)
@@ -468,7 +470,7 @@ def test_the_deviation_over_folds_is_that_of_a_sample():
     assert metrics["final/val_accuracy_fold_sd"] == pytest.approx(0.2 / math.sqrt(2))
 
 
-@pytest.mark.parametrize("name", [f.name for f in fields(EpochResult)])
+@pytest.mark.parametrize("name", [f.name for f in fields(EpochResult) if f.name != "stack"])
 def test_the_hash_of_a_history_is_of_every_value_but_the_times(name: str):
     one = result_of([0.5])
     changed = replace(one, history=(replace(one.history[0], **{name: 2 * getattr(one.history[0], name)}),))

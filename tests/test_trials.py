@@ -55,14 +55,14 @@ def test_trials_are_read_as_optuna_reads_them(url: str, storage: optuna.storages
         if state != TrialState.RUNNING:
             study.tell(trial, 1 / 3 if state == TrialState.COMPLETE else None, state=state)
     study.enqueue_trial({"batch_size": 64})
-    read = read_trials(storage, study)
+    read = read_trials(storage, study._study_id)
     assert read == study.get_trials(deepcopy=False)
     assert [t.datetime_complete for t in read] == [t.datetime_complete for t in study.trials]
     assert list(read[0].params) == list(study.trials[0].params)  # in the order of asking
 
 
 def test_a_study_without_trials_is_read(storage: optuna.storages.RDBStorage) -> None:
-    assert read_trials(storage, optuna.create_study(storage=storage)) == []
+    assert read_trials(storage, optuna.create_study(storage=storage)._study_id) == []
 
 
 # --- kept in memory --------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def test_a_trial_that_was_torn_while_it_was_asked_is_completed(url: str, storage
     with closing(open_study("demo", SETTINGS, url)) as study:
         first, second = study.unfinished()
     assert (first.number, first.config, second.number) == (0, asked.config, again.number)
-    written = read_trials(storage, torn)[1]
+    written = read_trials(storage, torn._study_id)[1]
     assert written.params["placement"] == second.config.placement.value
     assert written.user_attrs["key"] == second.config.key
 

@@ -26,11 +26,11 @@ from typing import Any, Final
 from sweeper.config import RunConfig
 from sweeper.data import Data
 from sweeper.engine.base import Event
+from sweeper.engine.secrecy import no_secrets
 from sweeper.errors import WorkerLost
 
 WORD_SECONDS: Final = 0.25  # how long a worker waits after an epoch to hear whether to go on
 GO_ON, CLOSE = True, False
-SECRETIVE: Final = ("MLFLOW_", "SWEEPER_", "PG", "AWS_", "AZURE_", "GOOGLE_")  # variables that a worker has no need of
 PRELOADED: Final = ["sweeper.engine.processes", "sweeper.diagnostics"]  # by the server that workers are forked from
 
 
@@ -124,7 +124,7 @@ def start_server() -> None:
     To be called before any thread needs a variable that holds a secret: for the moment of the start there is none.
     """
     mp.get_context("forkserver").set_forkserver_preload(PRELOADED)
-    with _no_secrets():
+    with no_secrets():
         resource_tracker.ensure_running()  # it would be started with the server, and unblock the signal
         with _ctrl_c_blocked():  # workers inherit it: Ctrl-C reaches the whole group, and the driver decides
             forkserver.ensure_running()
@@ -137,15 +137,6 @@ def _ctrl_c_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def _no_secrets() -> Iterator[None]:
-    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(SECRETIVE)}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
 
 
 def _cause_of_death(exit_code: int | None) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing as mp
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from descendants import descendants
 
 from sweeper import diagnostics
 from sweeper.config import RunConfig
@@ -24,7 +27,7 @@ from sweeper.engine.base import Engine, Event
 from sweeper.engine.fused import FusedEngine
 from sweeper.engine.processes import ProcessEngine
 from sweeper.engine.serial import SerialEngine
-from sweeper.errors import Diverged, TrainingError, WorkerLost
+from sweeper.errors import Diverged, ServiceUnreachable, TrainingError, UsageError, WorkerLost
 from sweeper.train import EpochResult, TrainResult, finish, start
 
 THREADS = 1
@@ -63,7 +66,22 @@ def fused(split: list[Data]) -> Iterator[FusedEngine]:
         yield made
 
 
-@pytest.fixture(scope="module", params=["serial", "one_worker", "two_workers", "fused"])
+@pytest.fixture(scope="module")
+def ray(split: list[Data], until: Any) -> Iterator[Engine]:
+    """Two slots on a local Ray, which was started while this process had passwords in its environment."""
+    pytest.importorskip("ray")
+    from sweeper.engine.ray import RayEngine
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_PASSWORD", "PGPASSWORD"):
+            patch.setenv(name, "canary")
+        made = RayEngine(split, 2)
+    with closing(made):
+        yield made
+    until(lambda: not ray_processes(), "the processes of a local Ray to end")
+
+
+@pytest.fixture(scope="module", params=["serial", "one_worker", "two_workers", "fused", "ray"])
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each kind of engine in turn; a test leaves it idle."""
     made: Engine = request.getfixturevalue(request.param)
@@ -247,6 +265,162 @@ def test_a_training_given_to_a_worker_that_died_idle_is_lost_not_forgotten(two_w
     assert event.key == 6
     assert isinstance(event.what, WorkerLost)
     assert [type(e.what) for e in train_all(two_workers, until, {6: quick(epochs=1)})] == [EpochResult, TrainResult]
+
+
+# --- tasks on Ray --------------------------------------------------------------------------------------
+
+
+def ray_processes() -> dict[psutil.Process, str]:
+    """Those of a local Ray, its workers among them, each with its command."""
+    named = {process: " ".join(command).rstrip() for process, command in descendants().items()}
+    ours = {p: command for p, command in named.items() if "forkserver" not in command}  # which is told where Ray lies
+    return {p: command for p, command in ours.items() if "site-packages/ray/" in command or command.startswith("ray::")}
+
+
+def trainer(key: int) -> psutil.Process:
+    """The worker that trains `key`: Ray names a process after its task."""
+    (found,) = [p for p, command in ray_processes().items() if command == f"ray::trial {key}"]
+    return found
+
+
+def test_a_killed_ray_worker_is_an_event_and_the_other_training_goes_on(ray: Engine, until: Any):
+    ray.submit(1, quick(epochs=ENDLESS))
+    ray.submit(2, quick(epochs=ENDLESS))
+    seen = events(ray, until, lambda seen: {e.key for e in seen} == {1, 2})
+    trainer(1).kill()
+    seen += events(ray, until, ends)
+    lost = [e for e in seen if not isinstance(e.what, EpochResult)]
+    assert [e.key for e in lost] == [1]
+    assert isinstance(lost[0].what, WorkerLost)
+    assert str(lost[0].what) == "the Ray worker process died; its node may be out of memory"
+    assert ray.free() == 1
+    last = max(e.what.epoch for e in seen if e.key == 2 and isinstance(e.what, EpochResult))
+    later = events(ray, until, lambda seen: len(seen) >= 3)
+    assert [e.what.epoch for e in later] == [last + 1, last + 2, last + 3]
+    ray.cancel(2)
+
+
+def test_a_ray_training_waits_for_a_driver_that_stands_still(ray: Engine, until: Any):
+    from sweeper.engine.ray import AHEAD
+
+    ray.submit(1, quick(epochs=ENDLESS))
+    seen = events(ray, until, bool)
+    waiting = trainer(1)
+    until(lambda: idles(waiting), "the training to wait")
+    ray.cancel(1)
+    until(lambda: "ray::trial 1" not in ray_processes().values(), "the task to end")
+    assert len(seen) == 1
+    assert AHEAD == 2
+
+
+def idles(process: psutil.Process) -> bool:
+    """Whether the process computes nothing for a while."""
+    before = process.cpu_times().user
+    return process.cpu_percent(0.3) < 20 and process.cpu_times().user - before < 0.1
+
+
+def test_a_local_ray_listens_on_loopback_alone_and_has_no_password(ray: Engine, until: Any):
+    ray.submit(1, quick(epochs=ENDLESS))
+    events(ray, until, bool)
+    processes = ray_processes()
+    assert {"gcs_server", "raylet", trainer(1).name()} <= {p.name() for p in processes}
+    listening = {c.laddr.ip for p in processes for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
+    assert listening
+    assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+    environments = [p.environ() for p in processes]
+    assert "canary" not in str(environments)
+    assert all(e.get("RAY_AUTH_TOKEN") for e in environments if "RAY_JOB_ID" in e)
+    assert "RAY_AUTH_TOKEN" not in os.environ
+    ray.cancel(1)
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "says"),
+    [
+        ("127.0.0.1:1", ServiceUnreachable, "Ray cluster 127.0.0.1:1 cannot be joined (Connection refused)"),
+        ("nohost.invalid:6379", ServiceUnreachable, "Ray cluster nohost.invalid:6379 cannot be joined ("),
+        ("me:canary@127.0.0.1:1", UsageError, "Ray address '127.0.0.1:1': expected auto or HOST:PORT"),
+        ("127.0.0.1", UsageError, "expected auto or HOST:PORT"),
+        ("127.0.0.1:x", UsageError, "expected auto or HOST:PORT"),
+        ("ray://127.0.0.1:10001", UsageError, "run the driver in the cluster: ray job submit"),
+    ],
+)
+def test_a_ray_cluster_that_cannot_be_joined_is_one_line(split: list[Data], address: str, error: type, says: str):
+    pytest.importorskip("ray")
+    from sweeper.engine.ray import RayEngine
+
+    with pytest.raises(error) as caught:
+        RayEngine(split, 1, address=address)
+    assert says in str(caught.value)
+    assert "canary" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_host_that_is_no_ray_cluster_is_given_up(split: list[Data], monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("ray")
+    from sweeper.engine import ray as engine
+
+    monkeypatch.setattr(engine, "JOIN_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ServiceUnreachable, match="no answer within"):
+        engine.RayEngine(split, 1, address=f"127.0.0.1:{silent.getsockname()[1]}")
+
+
+@pytest.mark.parametrize(
+    ("resources", "cpus", "gpus", "slots"),
+    [
+        ({"CPU": 12.0}, 1.0, 0.0, 12),
+        ({"CPU": 12.0}, 5.0, 0.0, 2),
+        ({"CPU": 12.0, "GPU": 1.0}, 1.0, 0.25, 4),
+        ({"CPU": 0.3}, 0.1, 0.0, 3),
+        ({"CPU": 12.0}, 1.0, 1.0, 1),
+        ({}, 0.0, 0.0, 1),
+    ],
+)
+def test_as_many_trainings_as_the_cluster_holds(resources: dict[str, float], cpus: float, gpus: float, slots: int):
+    pytest.importorskip("ray")
+    from sweeper.engine.ray import _room
+
+    assert _room(resources, cpus, gpus) == slots
+
+
+RAY_DRIVER = """
+import psutil, torch
+from sweeper.config import RunConfig
+from sweeper.data import Data, Images
+from sweeper.engine.ray import RayEngine
+
+images = Images(torch.zeros(64, 28, 28, dtype=torch.uint8), torch.arange(64) % 10)
+engine = RayEngine([Data(images, images)], 1)
+engine.submit(0, RunConfig(model="small", epochs=10_000))
+while not engine.wait(1):
+    pass
+names = "ray::trial 0", "raylet", "gcs_server"
+print(*(p.pid for p in psutil.Process().children(recursive=True) if p.cmdline()[0].endswith(names)), flush=True)
+while True:
+    engine.wait(1)
+"""
+
+
+def test_a_local_ray_dies_when_its_driver_is_killed(alone: dict[str, str], until: Any):
+    """Two helpers of Ray's own take a minute longer."""
+    pytest.importorskip("ray")
+    command = [sys.executable, "-c", RAY_DRIVER]
+    with (
+        tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder,  # a short path, for sockets
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=alone | {"TMPDIR": folder}
+        ) as driver,
+    ):
+        assert driver.stdout is not None
+        assert driver.stderr is not None
+        pids = [int(pid) for pid in driver.stdout.readline().split()]
+        alive = not any(map(gone, pids))
+        driver.kill()
+        assert driver.stdout.read() == ""
+        assert driver.stderr.read() == ""
+    assert alive
+    assert len(pids) == 3
+    until(lambda: all(map(gone, pids)), "Ray to end")
 
 
 DRIVER = """

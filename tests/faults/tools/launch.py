@@ -163,16 +163,16 @@ def is_note(path: pathlib.Path, *_: Any) -> bool:
     return path.name == "upload.json"
 
 
-def tear(inner: Callable[[pathlib.Path, bytes], None]) -> Callable[[pathlib.Path, bytes], None]:
+def tear(inner: Callable[[pathlib.Path, bytes, bool], None]) -> Callable[..., None]:
     """`_append_line`, in two halves with an event between them."""
 
-    def append_in_halves(path: pathlib.Path, line: bytes) -> None:
+    def append_in_halves(path: pathlib.Path, line: bytes, durable: bool = True) -> None:
         with path.open("ab") as stream:
             stream.write(line[: len(line) // 2])
         happened("appending")
         with path.open("r+b") as stream:
             stream.truncate(path.stat().st_size - len(line) // 2)
-        inner(path, line)
+        inner(path, line, durable)
 
     return append_in_halves
 

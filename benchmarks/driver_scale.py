@@ -1,0 +1,239 @@
+"""How many epoch results a second the driver handles, and how late, with as many trials in flight as a cluster trains.
+
+    python -m benchmarks.driver_scale [--in-flight 64 256 1024] [--seconds 30] [--tracking offline mlflow]
+
+Driver, journal (with fsync), Optuna study in SQLite and, with `mlflow`, the uploader and an MLflow store in SQLite are
+the real ones. The engine is a stub: each of its trainings comes to an epoch once a second, spread evenly over the
+second, whether or not the driver has taken the one before. So the load is one result a second and trial. The lag is
+the time from the moment at which an epoch is due to the one at which the driver has handled it. The figures are those
+of the seconds after `--warm-up`, in which the first trials are asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import heapq
+import json
+import statistics
+import tempfile
+from pathlib import Path
+from time import perf_counter, sleep, thread_time
+from typing import Any, Final
+
+import torch
+
+from benchmarks.hardware import Others, describe
+from sweeper.config import RunConfig
+from sweeper.engine.base import Event
+from sweeper.journal import JournalTracker, RunInfo, Tracker
+from sweeper.space import default_space
+from sweeper.study import StudySettings, Trial, open_study
+from sweeper.sweep import Driver
+from sweeper.tracking import MlflowTracker
+from sweeper.train import EpochResult, Evaluation, TrainResult
+
+PACE: Final = 1.0  # seconds an epoch
+ENDLESS: Final = 1_000_000  # trials
+EVALUATION: Final = Evaluation(0.5, 0.8, 0.1, torch.eye(10, dtype=torch.int64))
+WEIGHTS: Final = {"weights": torch.zeros(22_000)}  # as many as the small network has
+
+
+class Stub:
+    """An engine whose trainings are due by the clock."""
+
+    def __init__(self, slots: int, epochs: int) -> None:
+        self.slots = slots
+        self._epochs = epochs
+        self._due: list[tuple[float, int, int]] = []  # time, key, epoch
+        self._histories: dict[int, list[EpochResult]] = {}
+        self.due: dict[tuple[int, int], float] = {}
+        self._begun = 0
+
+    def free(self) -> int:
+        """Slots without a training."""
+        return self.slots - len(self._histories)
+
+    def submit(self, key: int, config: RunConfig) -> None:
+        """Begin a training, the first ones spread over a second."""
+        del config
+        spread = self._begun % self.slots / self.slots  # the first ones begin evenly over a second
+        self._begun += 1
+        self._histories[key] = []
+        heapq.heappush(self._due, (perf_counter() + PACE * (1 + spread * (self._begun <= self.slots)), key, 1))
+
+    def wait(self, timeout: float) -> list[Event]:
+        """What is due, at most one event a training."""
+        while self._due and self._due[0][1] not in self._histories:
+            heapq.heappop(self._due)
+        sleep(max(0.0, min(timeout, self._due[0][0] - perf_counter())) if self._due else timeout)
+        events: dict[int, Event] = {}
+        late = []
+        while self._due and self._due[0][0] <= perf_counter():
+            due, key, epoch = heapq.heappop(self._due)
+            if key in events:  # one event a training
+                late.append((due, key, epoch))
+            elif key in self._histories:
+                events[key] = self._event(due, key, epoch)
+        for each in late:
+            heapq.heappush(self._due, each)
+        return list(events.values())
+
+    def _event(self, due: float, key: int, epoch: int) -> Event:
+        history = self._histories[key]
+        if epoch > self._epochs:
+            del self._histories[key]
+            return Event(key, TrainResult(tuple(history), WEIGHTS, EVALUATION))
+        accuracy = 0.6 + key % 97 / 1_000 + 0.2 * epoch / self._epochs
+        history.append(EpochResult(epoch, 0.6, accuracy, 0.7, accuracy, 0.1, 1e-3, 2.0, PACE, 6_000.0))
+        self.due[key, epoch] = due
+        heapq.heappush(self._due, (due + (PACE if epoch < self._epochs else 0), key, epoch + 1))
+        return Event(key, history[-1])
+
+    def cancel(self, key: int) -> None:
+        """Forget the training."""
+        del self._histories[key]
+
+    def close(self) -> None:
+        """Forget all."""
+        self._histories.clear()
+
+
+class Over(Exception):
+    """The time of a measurement is over."""
+
+
+class Lags:
+    """A view that notes when each epoch was handled, and ends the sweep when its time is over."""
+
+    def __init__(self, engine: Stub, end: float) -> None:
+        self._engine, self._end = engine, end
+        self.handled: list[tuple[float, float]] = []  # time, lag
+        self.ends: list[float] = []
+        self.open_files = 0
+
+    def started(self, trial: Trial) -> None:
+        """Of no interest."""
+
+    def epoch(self, trial: Trial, result: EpochResult) -> None:
+        """Note when it was handled."""
+        now = perf_counter()
+        self.handled.append((now, now - self._engine.due.pop((trial.number, result.epoch))))
+
+    def ended(self, trial: Trial, outcome: str, value: float | None) -> None:
+        """Note when."""
+        if outcome != "killed":  # by the end of the measurement
+            self.ends.append(perf_counter())
+
+    def tick(self) -> None:
+        """End the sweep when its time is over."""
+        if perf_counter() > self._end:
+            self.open_files = open_files()
+            raise Over
+
+
+def memory_mb() -> float:
+    """Resident memory of this process, MB."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def open_files() -> int:
+    """Number of open files of this process."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def make_tracker(kind: str, root: Path) -> Tracker:
+    if kind == "offline":
+        return JournalTracker(root / "journal")
+    return MlflowTracker(root / "journal", f"sqlite:///{root / 'mlflow.db'}", lambda *_: b"", print)
+
+
+def measure(args: argparse.Namespace, in_flight: int, tracking: str, root: Path) -> dict[str, Any]:
+    """One sweep of `in_flight` trials at a time, cut off after its seconds."""
+    engine = Stub(in_flight, args.epochs)
+    base = RunConfig(model="small", epochs=args.epochs, dataset="sample")
+    settings = StudySettings(base, default_space(), "0" * 64, sampler=args.sampler, pruner=args.pruner)
+    study = open_study("scale", settings, f"sqlite:///{root / 'sweeper.db'}")
+    tracker = make_tracker(tracking, root)
+
+    def describe_run(trial: Trial) -> RunInfo:
+        return RunInfo(f"{study.uid}/{trial.number}", f"{trial.number:03d}", trial.config.to_params(),
+                       {"sweeper.trial": str(trial.number)}, "", f"scale/{trial.number:05d}")  # fmt: skip
+
+    began = perf_counter()
+    view = Lags(engine, began + args.warm_up + args.seconds)
+    cpu = thread_time()
+    with Others() as others, contextlib.suppress(Over):
+        Driver(study, engine, tracker, describe_run, view).run(ENDLESS)
+    cpu = thread_time() - cpu
+    wall = perf_counter() - began
+    memory = memory_mb()
+    behind = tracker.close(0)
+    study.close()
+    after = began + args.warm_up
+    lags = sorted(lag for time, lag in view.handled if time > after)
+    return {
+        "in_flight": in_flight,
+        "tracking": tracking,
+        "results_per_s": round(len(lags) / args.seconds, 1),
+        "trials_ended_per_s": round(sum(time > after for time in view.ends) / args.seconds, 2),
+        "lag_median_s": round(statistics.median(lags), 4) if lags else None,
+        "lag_p99_s": round(lags[int(0.99 * (len(lags) - 1))], 4) if lags else None,
+        "driver_thread_cores": round(cpu / wall, 2),
+        "memory_mb": round(memory),
+        "open_files": view.open_files,
+        "runs_not_in_mlflow_yet": behind,
+        "other_processes_cores": round(others.cores, 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--in-flight", type=int, nargs="+", default=[64, 256, 1024])
+    parser.add_argument("--tracking", nargs="+", choices=["offline", "mlflow"], default=["offline", "mlflow"])
+    parser.add_argument("--epochs", type=int, default=60, help="of a trial")
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--warm-up", type=float, default=30.0)
+    parser.add_argument("--sampler", default="random")
+    parser.add_argument("--pruner", default="percentile")
+    parser.add_argument("--folder", type=Path, default=Path(), help="where journal and databases are written")
+    parser.add_argument("--result", type=Path, help="a Markdown file to write the figures to")
+    args = parser.parse_args()
+    hardware = describe()
+    rows = []
+    for tracking in args.tracking:
+        for in_flight in args.in_flight:
+            with tempfile.TemporaryDirectory(dir=args.folder) as root:
+                rows.append(measure(args, in_flight, tracking, Path(root)))
+            print(rows[-1], flush=True)
+    if args.result:
+        args.result.write_text(page(args, rows, hardware))
+    print(json.dumps({"question": "driver_scale", "epochs": args.epochs, "seconds": args.seconds,
+                      "sampler": args.sampler, "pruner": args.pruner, "rows": rows, "hardware": hardware}))  # fmt: skip
+
+
+def page(args: argparse.Namespace, rows: list[dict[str, Any]], hardware: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    lines = [
+        f"# How many epoch results a second the driver handles, {hardware['date']}",
+        "",
+        f"`python -m benchmarks.driver_scale`: each trial in flight comes to an epoch a second, {args.epochs} epochs a",
+        f"trial; sampler {args.sampler}, pruner {args.pruner}; {args.seconds:g} s after {args.warm_up:g} s to warm up.",
+        f"Hardware: {hardware}.",
+        "",
+        "| in flight | tracking | results a second | lag, median s | lag, 99 % s | trials ended a second "
+        "| cores of the driver's thread | memory, MB | open files | runs not in MLflow yet | other processes, cores |",
+        "|" + "---|" * 11,
+    ]
+    lines += [
+        f"| {row['in_flight']:,} | {row['tracking']} | {row['results_per_s']:,} | {row['lag_median_s']} "
+        f"| {row['lag_p99_s']} | {row['trials_ended_per_s']} | {row['driver_thread_cores']} | {row['memory_mb']} "
+        f"| {row['open_files']:,} | {row['runs_not_in_mlflow_yet']} | {row['other_processes_cores']} |"
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""The container engines that `make docker-test` runs in: Docker, or podman with a store of its own.
+
+podman is set up for machines where little is there: its images, volumes and networks lie in one folder, without an
+overlay file system (vfs) and without systemd, run by runc. A base image that no registry gives is made by debootstrap.
+"""
+
+# ruff: noqa: T201
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+HERE: Final = Path(__file__).resolve().parent
+ROOT: Final = HERE.parent
+PODMAN_COMPOSE: Final = "podman-compose==1.6.0"
+HEALTHY_SECONDS: Final = 600  # for what takes about 30; a loaded machine is slow, not broken
+CONTAINERS_CONF: Final = """
+[containers]
+default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+runtime = "runc"
+static_dir = "{store}/libpod"
+tmp_dir = "{store}/tmp"
+volume_path = "{store}/volumes"
+[network]
+network_backend = "netavark"
+network_config_dir = "{store}/networks"
+"""
+STORAGE_CONF: Final = """
+[storage]
+driver = "vfs"
+graphroot = "{store}/images"
+runroot = "{store}/run"
+"""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A container engine: its program, how it is told of a compose file, and what a build and a `run` need besides."""
+
+    program: str
+    compose: tuple[str, ...]
+    building: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def run(self, *arguments: str, check: bool = True) -> str:
+        """What a command of the engine prints on stdout."""
+        return self._call((self.program, *arguments), check=check)
+
+    def composed(self, *arguments: str) -> str:
+        """What a command on the compose file prints on stdout."""
+        return self._call((*self.compose, *arguments), check=True)
+
+    def _call(self, command: tuple[str, ...], *, check: bool) -> str:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT, env=self.environment)
+        if check and done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def build(self, image: str, target: str, arguments: dict[str, str]) -> None:
+        """Build one target of our Dockerfile."""
+        given = [word for name, value in arguments.items() if value for word in ("--build-arg", f"{name}={value}")]
+        self.run(
+            "build", *self.building, *given, "--file", "docker/Dockerfile", "--target", target, "--tag", image, "."
+        )
+
+    def containers(self, project: str, service: str) -> list[str]:
+        """The ids of a service's containers that run."""
+        labels = (f"com.docker.compose.project={project}", f"com.docker.compose.service={service}")
+        return self.run("ps", "--quiet", "--no-trunc", *(f"--filter=label={label}" for label in labels)).split()
+
+    def wait_until_healthy(self, container: str) -> None:
+        """Ask the container's own health check, as nothing else does where podman finds no systemd."""
+        until = time.monotonic() + HEALTHY_SECONDS
+        while not self._is_healthy(container):
+            if time.monotonic() > until:
+                raise RuntimeError(f"{container} is not healthy:\n{self.run('logs', '--tail', '40', container)}")
+            time.sleep(1)
+
+    def _is_healthy(self, container: str) -> bool:
+        if self.program == "docker":
+            return self.run("inspect", "--format", "{{.State.Health.Status}}", container).strip() == "healthy"
+        asked = subprocess.run(
+            ["podman", "healthcheck", "run", container], check=False, capture_output=True, env=self.environment
+        )
+        return asked.returncode == 0
+
+
+@contextlib.contextmanager
+def engine(project: str, work: Path, variables: dict[str, str]) -> Iterator[Engine]:
+    """Docker where its engine and `docker compose` answer, else podman with everything below `work`.
+
+    Args:
+        project: the name of the project of the compose file.
+        work: an empty folder.
+        variables: what the compose file refers to, besides the variables of this process.
+
+    Raises:
+        RuntimeError: there is neither.
+    """
+    environment = {**os.environ, **variables}
+    file = ("--project-name", project, "--file", str(HERE / "compose.yaml"))
+    if all(_answers("docker", *words) for words in (["info"], ["compose", "version"])):
+        yield Engine("docker", ("docker", "compose", *file), (), environment)
+        return
+    if not all(shutil.which(program) for program in ("podman", "runc")):
+        raise RuntimeError("neither docker with compose, nor podman with runc, was found: install one of them")
+    for name, text in (("CONTAINERS_CONF", CONTAINERS_CONF), ("CONTAINERS_STORAGE_CONF", STORAGE_CONF)):
+        (work / name).write_text(text.format(store=work / "store"))
+        environment[name] = str(work / name)
+    # Docker mounts nothing in a read-only container that was not asked for.
+    command = (_podman_compose(work), *file, "--podman-run-args=--read-only-tmpfs=false")
+    podman = Engine("podman", command, tuple(_podman_build_options()), environment)
+    try:
+        yield podman
+    finally:
+        podman.run("rm", "--all", "--force", "--time", "5", check=False)
+        podman.run("network", "prune", "--force", check=False)
+        podman.run("rmi", "--all", "--force", check=False)
+
+
+def _answers(*command: str) -> bool:
+    try:
+        return subprocess.run(command, check=False, capture_output=True, timeout=60).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _podman_compose(work: Path) -> str:
+    if found := shutil.which("podman-compose"):
+        return found
+    subprocess.run([sys.executable, "-m", "venv", work / "venv"], check=True)
+    subprocess.run([work / "venv/bin/pip", "install", "--quiet", PODMAN_COMPOSE], check=True)
+    return str(work / "venv/bin/podman-compose")
+
+
+def _podman_build_options() -> Iterator[str]:
+    """A layer costs a copy of all files; and pip reaches its index in the build as it does on this machine."""
+    yield from ("--isolation", "chroot", "--network", "host", "--layers=false", "--format", "docker")
+    certificates = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE")
+    if certificates:
+        yield from ("--secret", f"id=ca,src={certificates}")
+    for folder in os.environ.get("PIP_FIND_LINKS", "").split():
+        if Path(folder).is_dir():
+            yield from ("--volume", f"{folder}:{folder}:ro")
+
+
+def base_images(found: Engine, work: Path, python: str, postgres: str) -> tuple[str, str]:
+    """The names of the two base images; of stand-ins for both where the registry does not give one.
+
+    Raises:
+        RuntimeError: neither a registry nor debootstrap is at hand.
+    """
+    if all(_pulls(found, image) for image in (python, postgres)):
+        return python, postgres
+    if found.program == "docker" or not shutil.which("debootstrap") or os.geteuid() != 0:
+        raise RuntimeError(f"{python} and {postgres} cannot be pulled; stand-ins need podman, debootstrap and root")
+    print("no registry gives the base images: making stand-ins of Debian's packages", flush=True)
+    made = "localhost/standin-python:3.11", "localhost/standin-postgres:15"
+    folder = work / "standin"
+    include = "--include=python3,python3-venv,ca-certificates"
+    subprocess.run(["debootstrap", "--variant=minbase", include, "bookworm", folder], check=True, capture_output=True)
+    subprocess.run(["tar", "-C", folder, "-cf", work / "standin.tar", "."], check=True)
+    found.run("import", str(work / "standin.tar"), made[0])
+    shutil.rmtree(folder)
+    (work / "standin.tar").unlink()
+    found.run("build", *found.building, "--build-arg", f"BASE={made[0]}", "--tag", made[1],
+              "--file", str(HERE / "standin/postgres.Dockerfile"), str(HERE / "standin"))  # fmt: skip
+    return made
+
+
+def _pulls(found: Engine, image: str) -> bool:
+    done = subprocess.run(
+        [found.program, "pull", image], check=False, capture_output=True, text=True, env=found.environment
+    )
+    if done.returncode != 0:
+        print(f"{image}: {done.stderr.strip().splitlines()[-1][:200]}", flush=True)
+    return done.returncode == 0

@@ -1,0 +1,99 @@
+"""A study in memory and the database behind it hold the same, at every moment at which the process may die."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+
+from sweeper.config import RunConfig
+from sweeper.errors import StudyConflict
+from sweeper.space import default_space
+from sweeper.study import Study, StudySettings, open_study, read_record
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+SETTINGS = StudySettings(RunConfig(dataset="sample", epochs=4), default_space(), "0" * 64, seed=3)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'sweeper.db'}"
+
+
+@pytest.fixture
+def far_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A time zone in which the day is another one for most of the day; Optuna stores times in UTC."""
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def stored(url: str) -> list[optuna.trial.FrozenTrial]:
+    """The trials as Optuna itself reads them from the database."""
+    storage = optuna.storages.RDBStorage(url)
+    try:
+        return storage.get_all_trials(storage.get_study_id_from_name("demo"))
+    finally:
+        storage.engine.dispose()
+
+
+def in_memory(study: Study) -> list[optuna.trial.FrozenTrial]:
+    return study._mirror.study.get_trials(deepcopy=True)
+
+
+def without_ids(trials: list[optuna.trial.FrozenTrial]) -> list[dict[str, object]]:
+    return [{k: v for k, v in vars(trial).items() if k != "_trial_id"} for trial in trials]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "qmc"])
+def test_optuna_reads_from_the_database_what_the_memory_holds(url: str, far_away: None, sampler: str):
+    with closing(open_study("demo", replace(SETTINGS, sampler=sampler), url)) as study:
+        for number in range(4):
+            study.ask()
+            assert without_ids(stored(url)) == without_ids(in_memory(study))
+            study.report(number, 1, 0.5)
+            study.settle()
+        study.report(2, 2, 0.6)  # not settled: its end writes it
+        study.complete(2, 0.6, 0.4)
+        study.prune(1, "worst")
+        study.fail(0, "no", "a traceback")
+        assert without_ids(stored(url)) == without_ids(in_memory(study))
+        assert read_record("demo", url).rows[:3] == study.record().rows[:3]  # the fourth still runs
+        before = without_ids(in_memory(study))
+        counters = study._mirror.study._storage.get_study_system_attrs(0)
+    with closing(open_study("demo", replace(SETTINGS, sampler=sampler), url)) as again:
+        assert without_ids(in_memory(again)) == before
+        assert again._mirror.study._storage.get_study_system_attrs(0) == counters
+        assert [trial.number for trial in again.unfinished()] == [3]
+        again.report(3, 1, 0.9)  # the first report stands
+        again.report(3, 2, 0.7)
+        again.complete(3, 0.7, 0.3)
+        assert stored(url)[3].intermediate_values == {1: 0.5, 2: 0.7}
+        assert without_ids(stored(url)) == without_ids(in_memory(again))
+
+
+def test_what_is_not_settled_is_written_when_the_study_is_closed(url: str):
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        study.ask()
+        study.report(0, 1, 0.5)
+        assert stored(url)[0].intermediate_values == {}
+    assert stored(url)[0].intermediate_values == {1: 0.5}
+
+
+def test_trials_of_another_writer_stop_the_sweep(url: str):
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        study.ask()
+        storage = optuna.storages.RDBStorage(url)
+        optuna.load_study(study_name="demo", storage=storage).ask()
+        storage.engine.dispose()
+        with pytest.raises(StudyConflict, match="2 trials where there should be 1"):
+            study.ask()
+    assert len(stored(url)) == 2
