@@ -53,10 +53,10 @@ def watch(process: subprocess.Popen[bytes], trail: Trail) -> None:
             for child in parent.children(recursive=True):
                 with contextlib.suppress(psutil.Error, OSError):
                     command = child.cmdline()
-                    if command == mine:
-                        continue  # it was forked, and shows its parent's environment until it has its own program
+                    if not command or command == mine:
+                        continue  # it is ending, or was forked and shows its parent's environment until its own program
                     trail.add("ps", " ".join(command))
-                    if command[0] != "git":  # which MLflow calls, in the driver's name
+                    if Path(command[0]).name != "git":  # which MLflow calls, in the driver's name
                         trail.add("environment of a worker", Path(f"/proc/{child.pid}/environ").read_bytes())
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.2)

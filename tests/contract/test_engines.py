@@ -395,7 +395,9 @@ engine.submit(0, RunConfig(model="small", epochs=10_000))
 while not engine.wait(1):
     pass
 names = "ray::trial 0", "raylet", "gcs_server"
-print(*(p.pid for p in psutil.Process().children(recursive=True) if p.cmdline()[0].endswith(names)), flush=True)
+mine = psutil.Process().children(recursive=True)
+commands = {p.pid: p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if p in mine and p.info["cmdline"]}
+print(*(pid for pid, command in commands.items() if command[0].endswith(names)), flush=True)
 while True:
     engine.wait(1)
 """
