@@ -149,5 +149,7 @@ class AdvisoryLock:
             ) from None
 
     def release(self) -> None:
-        """Let another driver hold the study."""
+        """Let another driver hold the study, at once: the server sees only later that the connection is closed."""
+        with contextlib.suppress(psycopg.Error):  # the connection is lost, and the lock with it
+            self._connection.execute("SELECT pg_advisory_unlock_all()")
         self._connection.close()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from sweeper.environment import database_url
@@ -73,6 +74,19 @@ def test_the_lock_of_a_process_that_was_killed_is_free(url: str, until: Callable
         return True
 
     until(free, "the lock to be free")
+
+
+def test_a_released_lock_is_free_before_the_server_sees_the_end_of_its_connection(
+    new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+):
+    url = database_url(new_database())
+    open_still: list[psycopg.Connection[Any]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(psycopg.Connection, "close", lambda connection: open_still.append(connection))
+        acquire(url, "demo").release()
+        acquire(url, "demo").release()
+    for connection in open_still:
+        connection.close()
 
 
 def test_a_lock_that_was_lost_with_its_connection_is_noticed(new_database: Callable[[], str], postgres_server: Any):
