@@ -1,6 +1,6 @@
 """What becomes of a sweep while its MLflow server is away, slow, or overloaded: training time, points, and the backlog.
 
-    python -m benchmarks.outage [--seconds 120] [--trials 60] [--epochs 6] [--rounds 3]
+    python -m benchmarks.outage [--seconds 120] [--trials 60] [--epochs 6] [--rounds 3] [--save]
 
 A sweep is run as a user runs it, against a real `mlflow server` behind a TCP proxy, in each round once in every mode:
 
@@ -21,7 +21,6 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,7 +30,8 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks.hardware import describe
+from benchmarks.hardware import Others, describe
+from benchmarks.pages import Spread, add_save, conclude, head, table
 from benchmarks.sweep_overhead import trial_seconds
 from sweeper.journal import read_events, run_folders
 from sweeper.tracking import run_id_of
@@ -116,7 +116,7 @@ def lost(journal: Path, uri: str, through: str) -> dict[str, float]:
     return {"points": points.total(), "lost": (points - stored).total(), "doubled": (stored - points).total()}
 
 
-def measure(args: argparse.Namespace) -> dict[str, object]:
+def measure(args: argparse.Namespace) -> list[dict[str, dict[str, float]]]:
     """Run the rounds, printing a line for each sweep."""
     rounds = []
     with tempfile.TemporaryDirectory() as folder:
@@ -128,19 +128,26 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
                 for mode in args.modes:
                     home = Path(folder) / f"{mode}-{number}"
                     home.mkdir()
-                    modes[mode] = run(server, mode, args, home, f"{mode}-{number}")
+                    with Others() as others:
+                        modes[mode] = run(server, mode, args, home, f"{mode}-{number}")
+                    modes[mode]["others"] = others.cores
                     print(f"round {number + 1}/{args.rounds}, {mode}: {modes[mode]}", flush=True)
                     shutil.rmtree(home)
                 rounds.append(modes)
         finally:
             server.stop()
-    ratios = {m: [r[m]["pure_s"] / r["none"]["pure_s"] for r in rounds] for m in args.modes if m != "none"}
-    return {"question": "outage", "seconds": args.seconds, "trials": args.trials, "epochs": args.epochs,
-            "rounds": rounds,
-            "ratio_median": {mode: statistics.median(values) for mode, values in ratios.items()},
-            "drained_s_max": max((r["away"]["drained_s"] for r in rounds if "away" in r), default=None),
-            "lost": sum(m["lost"] for r in rounds for m in r.values()),
-            "doubled": sum(m["doubled"] for r in rounds for m in r.values())}  # fmt: skip
+    return rounds
+
+
+def row(mode: str, rounds: list[dict[str, dict[str, float]]]) -> list[str]:
+    """What the table says of one mode."""
+    of_mode = [r[mode] for r in rounds]
+    ratio = [r[mode]["pure_s"] / r["none"]["pure_s"] for r in rounds] if "none" in rounds[0] else []
+    drained = [m["drained_s"] for m in of_mode if "drained_s" in m]
+    return [mode, Spread.of([m["pure_s"] for m in of_mode]).show(1), Spread.of(ratio).show(3) if ratio else "",
+            Spread.of([m["wall_s"] for m in of_mode]).show(1), Spread.of(drained).show(1) if drained else "",
+            *(f"{sum(m[name] for m in of_mode):.0f}" for name in ("points", "lost", "doubled")),
+            Spread.of([m["others"] for m in of_mode]).show(2)]  # fmt: skip
 
 
 def main() -> None:
@@ -150,9 +157,22 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
+    add_save(parser)
     args = parser.parse_args()
     hardware = describe()
-    print(json.dumps(measure(args) | {"hardware": hardware}))
+    rounds = measure(args)
+    what = (
+        f"`--exp 1` on the sample, {args.trials} trials of {args.epochs} epochs, 2 workers; an outage of "
+        f"{args.seconds:g} s. Medians [min-max], n = {args.rounds}; points are summed over the rounds. The targets: "
+        "`away` at most 1.05 of `none`, drained within 60 s, 0 lost."
+    )
+    numbers = f"--seconds {args.seconds:g} --trials {args.trials} --epochs {args.epochs} --rounds {args.rounds}"
+    line = f"python -m benchmarks.outage {numbers} --modes {' '.join(args.modes)}"
+    header = ["server", "pure training, s", "over none", "whole command, s", "drained after, s", "points", "lost",
+              "doubled", "others, cores"]  # fmt: skip
+    parts = [*head("A sweep while its MLflow server is away, slow or overloaded", hardware, what, line),
+             table(header, [row(mode, rounds) for mode in args.modes])]  # fmt: skip
+    conclude("outage", hardware, parts, {"rounds": rounds}, args.save)
 
 
 if __name__ == "__main__":
