@@ -74,9 +74,9 @@ class Place:
         root = self.home / "mlartifacts" / run.info.run_id / "artifacts"
         return {str(path.relative_to(root)): path for path in root.rglob("*") if path.is_file()}
 
-    def choose(self, **fields: Any) -> Chosen:
+    def choose(self, precision: str = "fp32", **fields: Any) -> Chosen:
         fields = {"split": "holdout", "epochs": 1, **fields}
-        return choose(self.environment, 1, "sample", "cpu", "fp32", fields)
+        return choose(self.environment, 1, "sample", "cpu", precision, fields)
 
 
 @pytest.fixture
@@ -250,7 +250,7 @@ def test_the_same_command_again_adds_nothing_and_tests_nothing_again(
     kinds = place.kinds()
     monkeypatch.setattr(engines, "ProcessEngine", lambda *_: pytest.fail("there is nothing to train"))
     monkeypatch.setattr(data, "load_test", lambda *_: pytest.fail("there is nothing to test"))
-    chosen = place.choose(epochs=2)
+    chosen = place.choose("auto", epochs=2)  # as the command chose it, which is not the same on every CPU
     options = SweepOptions("sweep", 6, default_space(), "tpe", "percentile", 0, None, final=True)
     result = optimize(place.environment, chosen, options)
     assert result["added"] == 0
