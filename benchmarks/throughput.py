@@ -22,7 +22,7 @@ from benchmarks.pages import Spread, add_save, conclude, head, table
 from benchmarks.train_throughput import training_flops
 from sweeper.config import Placement, RunConfig
 from sweeper.data import load, resolve
-from sweeper.train import finish, resolve_precision, train
+from sweeper.train import finish, resolve_precision, train, use_threads
 
 
 def cases(args: argparse.Namespace) -> list[RunConfig]:
@@ -52,7 +52,7 @@ def main() -> None:
     if args.epochs < 2:
         parser.error(f"--epochs {args.epochs}: at least 2, the first one warms up")
     hardware = {device: describe(args.threads, device) for device in args.devices}
-    torch.set_num_threads(args.threads)
+    use_threads(args.threads)
     [data] = load(cases(args)[0], resolve(args.dataset)[1])
     rates: dict[RunConfig, list[float]] = {config: [] for config in cases(args)}
     with Others() as others:

@@ -39,7 +39,7 @@ from sweeper.config import Placement, RunConfig
 from sweeper.data import MANIFESTS, SIDE, Data, DatasetName, load, resolve
 from sweeper.errors import SweeperError
 from sweeper.model import build_model
-from sweeper.train import finish, resolve_precision, train
+from sweeper.train import finish, resolve_precision, train, use_threads
 
 ROOT: Final = Path(__file__).parents[1]
 SIDES: Final = ("stock", "sweeper")
@@ -66,7 +66,6 @@ class Run:
 
 def train_once(side: str, config: RunConfig, workers: int) -> Run:
     """Train in this process; the clock starts when everything is imported and the images are in memory."""
-    torch.set_num_threads(THREADS)
     train_side = _import_side(side, workers)
     [data] = load(config, resolve(config.dataset)[1])
     _first_step()
@@ -80,7 +79,9 @@ TrainSide = Callable[[RunConfig, Data], tuple[Sequence[float], float]]  # to sec
 
 def _import_side(side: str, workers: int) -> TrainSide:
     if side == "sweeper":
+        use_threads(THREADS)  # as each process of ours that trains
         return _train_sweeper
+    torch.set_num_threads(THREADS)
     from benchmarks.stock_recipe import run  # imports torchvision, which only this side needs
 
     def train_stock(config: RunConfig, data: Data) -> tuple[Sequence[float], float]:

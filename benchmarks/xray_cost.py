@@ -18,13 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import torch
-
 from benchmarks.hardware import THREADS, Others, describe
 from sweeper.config import RunConfig
 from sweeper.data import Data, load, resolve
 from sweeper.diagnostics import examine
-from sweeper.train import finish, subset, train
+from sweeper.train import finish, subset, train, use_threads
 
 # Model, placement, augmentation: each has another share of BN layers, and what surrounds them.
 CASES: Final = (
@@ -69,7 +67,7 @@ class Case:
 
 def measure(args: argparse.Namespace) -> list[Case]:
     """Run the rounds of all cases in turn."""
-    torch.set_num_threads(args.threads)
+    use_threads(args.threads)
     base = RunConfig.create(dataset=args.dataset, split="blog", epochs=args.epochs, batch_size=args.batch_size)
     (data,) = load(base, resolve(args.dataset)[1])
     data = Data(subset(data.train, args.images), data.val)

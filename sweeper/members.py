@@ -24,6 +24,7 @@ from sweeper.config import RunConfig
 from sweeper.data import Data, Images, batch_sizes, batches
 from sweeper.errors import Diverged
 from sweeper.model import build_model
+from sweeper.norm import NarrowBatchNorm2d, narrow_batch_norm
 from sweeper.optimizer import BETAS, EPSILON
 from sweeper.stability import GRAD_NORM_EVERY, Recorder
 from sweeper.train import EpochResult, Evaluation, TrainResult
@@ -116,7 +117,8 @@ class Stack:
         if training:
             self.values[f"{name}.num_batches_tracked"] += 1
         weight, bias = self._of(name, "weight").flatten(), self._of(name, "bias").flatten()
-        return F.batch_norm(x, mean, var, weight, bias, training, layer.momentum or 0.0, layer.eps)
+        normalise = narrow_batch_norm if isinstance(layer, NarrowBatchNorm2d) else F.batch_norm
+        return normalise(x, mean, var, weight, bias, training, layer.momentum or 0.0, layer.eps)
 
     def _mask(self, x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """What Dropout multiplies `x` with: 0 or 1 / (1 - rate), for each channel of an image or for each feature.

@@ -20,6 +20,7 @@ from torch import nn
 
 from sweeper.config import Placement, RunConfig
 from sweeper.data import CLASSES, SIDE
+from sweeper.norm import batch_norm_2d
 
 STAGES: Final[dict[str, tuple[tuple[int, ...], ...]]] = {
     "small": ((8,), (16,)),
@@ -55,7 +56,7 @@ def _conv_layer(config: RunConfig, channels: int, width: int, *, first: bool, po
     """
     placement, rate = config.network_placement, config.conv_dropout
     if placement is Placement.IC and not first:
-        yield nn.BatchNorm2d(channels)
+        yield batch_norm_2d(channels)
         yield nn.Dropout2d(rate)
     norm_after = placement.has_batch_norm and placement is not Placement.IC
     norm_follows = norm_after and placement is not Placement.DROPOUT_BN
@@ -63,7 +64,7 @@ def _conv_layer(config: RunConfig, channels: int, width: int, *, first: bool, po
     if placement is Placement.DROPOUT_BN:
         yield nn.Dropout2d(rate)
     if norm_after:
-        yield nn.BatchNorm2d(width)
+        yield batch_norm_2d(width)
     if pool:
         yield nn.MaxPool2d(2)
     yield nn.ReLU(inplace=True)

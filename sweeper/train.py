@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from sweeper.config import DEVICE, RunConfig
 from sweeper.data import CLASSES, Data, Images, batch_sizes, batches, normalize
 from sweeper.errors import ConfigError, Diverged, OutOfMemory, TrainingError, UsageError
+from sweeper.memory import keep_freed
 from sweeper.model import build_model
 from sweeper.optimizer import AdamW
 from sweeper.stability import GRAD_NORM_EVERY, Recorder, Stability
@@ -265,8 +266,10 @@ def finish(training: Training) -> TrainResult:
 
 
 def use_threads(threads: int) -> None:
-    """Let the computations of this process use `threads` threads; results depend on it in the last bits."""
+    """Let the computations of this process use `threads` threads, on which results depend in the last bits, and keep
+    the memory that they free."""
     torch.set_num_threads(threads)
+    keep_freed()
 
 
 def predict_weights(config: RunConfig, weights: dict[str, Tensor], images: Images) -> tuple[nn.Module, Tensor]:

@@ -9,10 +9,12 @@ from torch import nn
 
 from sweeper.config import Placement, RunConfig
 from sweeper.model import build_model, parameter_count
+from sweeper.norm import NarrowBatchNorm2d
 
 WORDS = {
     nn.Conv2d: "conv",
     nn.BatchNorm2d: "bn",
+    NarrowBatchNorm2d: "bn",
     nn.Dropout2d: "drop",
     nn.MaxPool2d: "pool",
     nn.ReLU: "relu",
@@ -165,7 +167,8 @@ def test_a_network_computes_what_its_grammar_says(placement: str):
     """The network in eval mode against the plain order: ReLU first, then the pool, and no Dropout."""
     torch.manual_seed(0)
     model = network("small", placement).eval()
-    for norm in layers_of(model, nn.BatchNorm2d) + layers_of(model, nn.BatchNorm1d):
+    kinds = (nn.BatchNorm2d, NarrowBatchNorm2d, nn.BatchNorm1d)
+    for norm in [layer for kind in kinds for layer in layers_of(model, kind)]:
         nn.init.uniform_(norm.weight, -1, 1)  # also negative: the pool stands after BatchNorm
         nn.init.normal_(norm.running_mean)
     x = torch.randn(8, 1, 28, 28)
