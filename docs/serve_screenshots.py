@@ -56,12 +56,12 @@ def photograph(runs: str, trials: str) -> None:
         page.wait_for_url("**/experiments/*/**")
         experiment = page.url.partition("/experiments/")[2].partition("/")[0]
         table = f"{base}/#/experiments/{experiment}/runs?workflowType=machine_learning&{ORDER}"
-        open_page(page, f"{table}&searchFilter={quote(FILTER)}&startTime=ALL&lifecycleFilter=Active", "served")
+        open_page(page, f"{table}&searchFilter={quote(FILTER)}&startTime=ALL&lifecycleFilter=Active", "matching runs")
         show_columns(page, hide=("Dataset", "Source", "Models"), show=tuple(columns))
         page.screenshot(path=IMAGES / "serve-mlflow.png")
         open_page(page, trials, "served")
-        page.get_by_text("served").first.click()
-        page.get_by_text("History").first.wait_for()
+        page.get_by_text("1. served").click()
+        page.get_by_text("Timeline").first.wait_for()
         page.wait_for_timeout(8_000)  # charts are drawn one after another, and no event tells their end
         page.screenshot(path=IMAGES / "serve-dashboard.png")
         browser.close()
@@ -73,6 +73,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         home.chmod(0o755)  # under root, PostgreSQL runs as another user
+        for name in ("served", "own"):
+            (home / name).mkdir()
         ports = ("--port", "5055", "--dashboard-port", "8055")
         command = [*SWEEPER, "serve", "--home", str(home / "served"), *ports]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
