@@ -1,6 +1,6 @@
 """How many epoch results a second the driver handles, and how late, with as many trials in flight as a cluster trains.
 
-    python -m benchmarks.driver_scale [--in-flight 64 256 1024] [--seconds 30] [--tracking offline mlflow]
+    python -m benchmarks.driver_scale [--in-flight 64 256 1024] [--seconds 30] [--tracking offline mlflow] [--save]
 
 Driver, journal (with fsync), Optuna study in SQLite and, with `mlflow`, the uploader and an MLflow store in SQLite are
 the real ones. The engine is a stub: each of its trainings comes to an epoch once a second, spread evenly over the
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import heapq
-import json
 import statistics
 import tempfile
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any, Final
 import torch
 
 from benchmarks.hardware import Others, describe
+from benchmarks.pages import add_save, conclude, head, table
 from sweeper.config import RunConfig
 from sweeper.engine.base import Event
 from sweeper.journal import JournalTracker, RunInfo, Tracker
@@ -34,6 +34,12 @@ from sweeper.tracking import MlflowTracker
 from sweeper.train import EpochResult, Evaluation, TrainResult
 
 PACE: Final = 1.0  # seconds an epoch
+COLUMNS: Final = {
+    "in flight": "in_flight", "tracking": "tracking", "results a second": "results_per_s",
+    "lag, median s": "lag_median_s", "lag, 99 % s": "lag_p99_s", "trials ended a second": "trials_ended_per_s",
+    "cores of the driver's thread": "driver_thread_cores", "memory, MB": "memory_mb", "open files": "open_files",
+    "runs not in MLflow yet": "runs_not_in_mlflow_yet", "others, cores": "other_processes_cores",
+}  # fmt: skip
 ENDLESS: Final = 1_000_000  # trials
 EVALUATION: Final = Evaluation(0.5, 0.8, 0.1, torch.eye(10, dtype=torch.int64))
 WEIGHTS: Final = {"weights": torch.zeros(22_000)}  # as many as the small network has
@@ -198,7 +204,7 @@ def main() -> None:
     parser.add_argument("--sampler", default="random")
     parser.add_argument("--pruner", default="percentile")
     parser.add_argument("--folder", type=Path, default=Path(), help="where journal and databases are written")
-    parser.add_argument("--result", type=Path, help="a Markdown file to write the figures to")
+    add_save(parser)
     args = parser.parse_args()
     hardware = describe()
     rows = []
@@ -207,32 +213,16 @@ def main() -> None:
             with tempfile.TemporaryDirectory(dir=args.folder) as root:
                 rows.append(measure(args, in_flight, tracking, Path(root)))
             print(rows[-1], flush=True)
-    if args.result:
-        args.result.write_text(page(args, rows, hardware))
-    print(json.dumps({"question": "driver_scale", "epochs": args.epochs, "seconds": args.seconds,
-                      "sampler": args.sampler, "pruner": args.pruner, "rows": rows, "hardware": hardware}))  # fmt: skip
-
-
-def page(args: argparse.Namespace, rows: list[dict[str, Any]], hardware: dict[str, Any]) -> str:
-    """The figures as Markdown."""
-    lines = [
-        f"# How many epoch results a second the driver handles, {hardware['date']}",
-        "",
-        f"`python -m benchmarks.driver_scale`: each trial in flight comes to an epoch a second, {args.epochs} epochs a",
-        f"trial; sampler {args.sampler}, pruner {args.pruner}; {args.seconds:g} s after {args.warm_up:g} s to warm up.",
-        f"Hardware: {hardware}.",
-        "",
-        "| in flight | tracking | results a second | lag, median s | lag, 99 % s | trials ended a second "
-        "| cores of the driver's thread | memory, MB | open files | runs not in MLflow yet | other processes, cores |",
-        "|" + "---|" * 11,
-    ]
-    lines += [
-        f"| {row['in_flight']:,} | {row['tracking']} | {row['results_per_s']:,} | {row['lag_median_s']} "
-        f"| {row['lag_p99_s']} | {row['trials_ended_per_s']} | {row['driver_thread_cores']} | {row['memory_mb']} "
-        f"| {row['open_files']:,} | {row['runs_not_in_mlflow_yet']} | {row['other_processes_cores']} |"
-        for row in rows
-    ]
-    return "\n".join(lines) + "\n"
+    what = (
+        f"Each trial in flight comes to an epoch a second, {args.epochs} epochs a trial; sampler {args.sampler}, "
+        f"pruner {args.pruner}; {args.seconds:g} s after {args.warm_up:g} s to warm up, once each. "
+        "The target is 1,000 results a second."
+    )
+    line = (f"python -m benchmarks.driver_scale --in-flight {' '.join(map(str, args.in_flight))} "
+            f"--epochs {args.epochs} --seconds {args.seconds:g} --warm-up {args.warm_up:g} --tracking {' '.join(args.tracking)}")  # fmt: skip
+    parts = [*head("How many epoch results a second the driver handles", hardware, what, line),
+             table(list(COLUMNS), [[str(row[key]) for key in COLUMNS.values()] for row in rows])]  # fmt: skip
+    conclude("driver_scale", hardware, parts, {"rows": rows}, args.save)
 
 
 if __name__ == "__main__":
