@@ -218,8 +218,10 @@ def main() -> None:
         f"pruner {args.pruner}; {args.seconds:g} s after {args.warm_up:g} s to warm up, once each. "
         "The target is 1,000 results a second."
     )
-    line = (f"python -m benchmarks.driver_scale --in-flight {' '.join(map(str, args.in_flight))} "
-            f"--epochs {args.epochs} --seconds {args.seconds:g} --warm-up {args.warm_up:g} --tracking {' '.join(args.tracking)}")  # fmt: skip
+    line = (
+        f"python -m benchmarks.driver_scale --in-flight {' '.join(map(str, args.in_flight))} --epochs {args.epochs} "
+        f"--seconds {args.seconds:g} --warm-up {args.warm_up:g} --tracking {' '.join(args.tracking)}"
+    )
     parts = [*head("How many epoch results a second the driver handles", hardware, what, line),
              table(list(COLUMNS), [[str(row[key]) for key in COLUMNS.values()] for row in rows])]  # fmt: skip
     conclude("driver_scale", hardware, parts, {"rows": rows}, args.save)
