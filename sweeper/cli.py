@@ -17,7 +17,7 @@ import click
 
 from sweeper import __version__
 from sweeper.cli_serve import backup, restore, serve
-from sweeper.errors import Interrupted, StudyIncomplete, SweeperError, UsageError
+from sweeper.errors import Interrupted, SweeperError, UsageError
 
 if TYPE_CHECKING:
     from sweeper.arms import ProtocolName
@@ -440,12 +440,7 @@ def reproduce(**options: Any) -> None:
     _say_arms(env, result)
     _say_where(env, None)
     _print_json(env, result)
-    if failed := result["failed"]:
-        shown = "; ".join(f"{run} ({reason[:120]})" for run, reason in list(failed.items())[:3])
-        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
-        raise StudyIncomplete(
-            f"{len(failed)} of {result['runs']} runs failed: {shown}{more}; the same command tries again"
-        )
+    reproduction.check_failed(result)
 
 
 @cli.command()
@@ -512,6 +507,8 @@ def verify(
     ledger, result = verification.publish(env, found)
     _say_ledger(env, ledger, result)
     _print_json(env, result)
+    if found.incomplete:
+        raise found.incomplete
 
 
 @cli.command()

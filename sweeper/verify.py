@@ -7,14 +7,14 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sweeper.arms import PROTOCOLS, ProtocolName
 from sweeper.claims import CONTRADICTIONS, claims
 from sweeper.environment import NONE, OFFLINE, Environment
-from sweeper.errors import SweeperError
+from sweeper.errors import StudyIncomplete, SweeperError
 from sweeper.journal import THREADS_TAG, read_events, write_whole
 from sweeper.ledger import ALPHA, MOST_SEEDS, POWER, Detail, Judged, Runs, details, judge, look_at, reason, spent
 from sweeper.report.ledger import ArmRow, Entry, Ledger
@@ -46,6 +46,7 @@ class Verified:
     runs: Runs
     judged: list[Judged]
     details: list[Detail | None]
+    incomplete: StudyIncomplete | None = None  # why `settle` did not train all that it chose; time is no reason
 
 
 def verify(journal: Path, protocol: ProtocolName) -> Verified:
@@ -119,13 +120,16 @@ def settle(env: Environment, found: Verified, budget: float, workers: int) -> Ve
         budget: seconds; the forecast of what is trained is within it, and nothing is begun after it.
         workers: processes that share the cores; with others than before, times are not comparable.
 
+    Returns:
+        What the runs come to that are recorded now; not all that were chosen, where some failed or the time was over.
+
     Raises:
         SweeperError: the recorded runs are of more than one data set, device or precision.
     """
     from sweeper import reproduce as reproduction
     from sweeper.engines import EngineChoice
     from sweeper.plan import Options
-    from sweeper.progress import duration
+    from sweeper.progress import counted, duration
 
     plan = steps(found.judged, found.details, found.runs)
     chosen = affordable(plan, budget * workers)
@@ -136,8 +140,17 @@ def settle(env: Environment, found: Verified, budget: float, workers: int) -> Ve
         env.say("nothing is trained" + (f": the first would take {duration(plan[0].seconds)}" if plan else ""))
         return found
     options = Options(found.protocol, engine=EngineChoice(workers=workers), runs=runs, seconds=budget)
-    reproduction.reproduce(env, _machine(env, found), options)
-    return verify(found.journal, found.protocol)
+    incomplete = None
+    try:
+        result = reproduction.reproduce(env, _machine(env, found), options)
+        for run, why in result["failed"].items():
+            env.warn(f"{run} failed: {why}")
+        if result["recorded"] + len(result["failed"]) < len(runs):
+            env.warn(f"the time was enough for {result['recorded']} of {counted(len(runs), 'planned run')}")
+        reproduction.check_failed(result)
+    except StudyIncomplete as error:
+        incomplete = error
+    return replace(verify(found.journal, found.protocol), incomplete=incomplete)
 
 
 def _machine(env: Environment, found: Verified) -> Chosen:

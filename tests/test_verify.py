@@ -20,13 +20,16 @@ from sweeper import verify
 from sweeper.arms import ARMS, PROTOCOLS, Arm, Protocol, arm_config
 from sweeper.claims import claims
 from sweeper.cli import main
+from sweeper.config import RunConfig
+from sweeper.engines import EngineChoice
 from sweeper.environment import Environment
-from sweeper.errors import SweeperError
+from sweeper.errors import SweeperError, TrainingError
 from sweeper.ledger import ALPHA, Runs, holm
 from sweeper.report.ledger import Ledger, favouring, forest, interval, markdown, number, p_value, text_table, untestable
 from sweeper.report.ledger_page import html
 from sweeper.settle import affordable, seconds, steps
 from sweeper.tracking import EXPERIMENT
+from sweeper.train import Training, start
 from sweeper.verify import Verified, describe, fingerprint, judge_runs, looks_file, publish, read_looks, record_look
 
 pytest_plugins = ["mlflow_store"]
@@ -291,6 +294,50 @@ def test_a_plan_is_trained_and_judged_again(tmp_path: Path, monkeypatch: pytest.
     assert {run.history_sha256 for run in before.runs["exp1"]} < {run.history_sha256 for run in after.runs["exp1"]}
     words = [line[: line.index(",")] for line in said if line.startswith("claim")][-2:]
     assert words == ["claim  2 to 3 seeds: 1 run more", "claim  3 to 3 seeds: 1 run more"]
+
+
+@pytest.fixture
+def two_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with two seeds of exp1 and exp2; the third, which claim 3 asks for, is trained in a second."""
+    monkeypatch.setitem(PROTOCOLS, "quick", TINY)
+    monkeypatch.setitem(ARMS, "exp2", Arm("", 2, {"model": "small", "lr": 2e-3}))
+    written(tmp_path, WORLD.draw(["exp1", "exp2"], 2, np.random.default_rng(0)), ["exp1", "exp2"], dataset="sample")
+    return tmp_path
+
+
+def test_a_plan_whose_time_is_over_is_judged_all_the_same(
+    two_seeds: Path, monkeypatch: pytest.MonkeyPatch, sweeper: Callable[..., tuple[int, str, str]]
+) -> None:
+    monkeypatch.setattr(verify, "affordable", lambda plan, budget: plan)  # the forecast was too good
+    code, _, err = sweeper("verify", "--protocol", "quick", "--plan", "--budget", "0.001", "--tracking-uri", "offline")
+    assert code == 0, err
+    assert re.search(r"^warning: the time was enough for [01] of 2 planned runs$", err, re.M), err
+    assert (two_seeds / "report/quick/ledger.json").exists()
+    assert len(list(read_looks(two_seeds / "journal/reproduce-quick.looks.jsonl"))) == 1
+
+
+@pytest.mark.parametrize("broken", ["exp1", "all"])
+def test_a_plan_that_fails_is_judged_too_and_the_exit_code_is_3(
+    broken: str, two_seeds: Path, monkeypatch: pytest.MonkeyPatch, sweeper: Callable[..., tuple[int, str, str]]
+) -> None:
+    def failing(config: RunConfig, data: Any) -> Training:
+        if broken == "all" or config.experiment == 1:
+            raise TrainingError("no luck")
+        return (yield from start(config, data))
+
+    monkeypatch.setattr("sweeper.engine.serial.start", failing)
+    monkeypatch.setattr("sweeper.engines.EngineChoice", lambda **_: EngineChoice("serial"))
+    monkeypatch.setattr("sweeper.sweep.SAME_ERROR_FROM_THE_START", 2)
+    code, _, err = sweeper("verify", "--protocol", "quick", "--plan", "--tracking-uri", "offline")
+    assert code == 3
+    if broken == "exp1":
+        assert "warning: exp1 seed 2 failed: no luck" in err.splitlines()
+        assert "1 of 2 runs failed: exp1 seed 2 (no luck)" in err.splitlines()[-1]
+        assert "the time was enough" not in err
+    else:
+        assert err.splitlines()[-1] == "error: the first 2 trials failed alike: no luck"
+    result = json.loads((two_seeds / "report/quick/ledger.json").read_text())
+    assert len(result["runs"]["exp2"]) == (3 if broken == "exp1" else 2)
 
 
 def test_runs_of_two_kinds_are_not_continued(tmp_path: Path) -> None:
