@@ -25,7 +25,7 @@ import numpy as np
 from sweeper.claims import Claim
 from sweeper.questions import Table
 from sweeper.report.rows import ArmRun
-from sweeper.statistics.combine import Evidence, Leaf, Shown, leaves, shown
+from sweeper.statistics.combine import Evidence, Given, Leaf, Shown, leaves, shown
 
 ALPHA: Final = 0.05  # of a ledger
 POWER: Final = 0.8
@@ -175,6 +175,11 @@ class Detail:
     leaves: tuple[Leaf, ...]
     evidence: Evidence
 
+    @property
+    def without_premise(self) -> bool:
+        """Whether the claim's premise is shown not to hold, so that no number of seeds would settle it."""
+        return isinstance(self.evidence, Given) and not self.evidence.gate()
+
 
 def details(judged: Sequence[Judged], runs: Runs) -> list[Detail | None]:
     """What is told of each claim; None of those that cannot be tested."""
@@ -228,6 +233,8 @@ def reason(detail: Detail | None, judged: Judged) -> str:
     for test, _, _ in detail.leaves:
         if few := [arm for arm, count in test.counts.items() if count < 2]:
             return f"fewer than two runs of {few[0]} have {test.quantity}"
+    if detail.without_premise:
+        return "its premise is shown not to hold"
     needed = detail.seeds_needed
     return f"would take {needed:,} seeds" if needed else f"would take more than {MOST_SEEDS:,} seeds"
 

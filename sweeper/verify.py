@@ -201,7 +201,7 @@ def _entry(judged: Judged, detail: Detail | None) -> Entry:
 
 def _takes(judged: Judged, detail: Detail | None) -> str:
     """The seeds that would settle an inconclusive claim, in few characters."""
-    if judged.verdict != "inconclusive" or detail is None:
+    if judged.verdict != "inconclusive" or detail is None or detail.without_premise:
         return ""
     return str(detail.seeds_needed or f">{MOST_SEEDS}")
 

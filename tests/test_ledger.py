@@ -16,6 +16,7 @@ from sweeper.ledger import ALPHA, Judged, details, first_seeds, judge, look_at, 
 from sweeper.measures import ACCURACY
 from sweeper.questions import Table
 from sweeper.report.rows import ArmRun
+from sweeper.settle import steps
 from sweeper.statistics.base import Sample
 from sweeper.statistics.combine import leaves
 from sweeper.statistics.means import Contrast
@@ -266,6 +267,20 @@ def test_without_equal_accuracy_claim_7_has_no_verdict() -> None:
     assert one(7, calm.but("exp5", nll=0.15, accuracy=0.90).draw(names, 5, random)).verdict == "inconclusive"
     wild = World().but("exp5", nll=0.35, accuracy=0.90)
     assert one(7, wild.draw(names, 5, random)).verdict == "inconclusive"
+
+
+def test_a_claim_whose_premise_is_refuted_asks_for_no_seeds() -> None:
+    calm = World().but("exp5", nll=0.24, confidence=0.58, ece=0.018)
+    open_, closed = (
+        world.draw(["exp4", "exp5"], 5, np.random.default_rng(0)) for world in (calm, calm.but("exp5", accuracy=0.90))
+    )
+    for runs, seeds in ((open_, True), (closed, False)):
+        judged = judge(look_at(QUICK[6:7], runs, "quick"))
+        (detail,) = details(judged, runs)
+        assert judged[0].verdict == "inconclusive"
+        assert (detail.seeds_needed is not None) == seeds
+        assert bool(steps(judged, [detail], runs)) == seeds
+        assert (reason(detail, judged[0]) == "its premise is shown not to hold") != seeds
 
 
 def test_without_its_measure_a_claim_is_untestable() -> None:

@@ -118,6 +118,10 @@ class Given(All):
         p = self.least_p[1]
         return p if p > 0.025 or self.gate() else 1.0
 
+    def power(self, n: int, alpha: float, *, support: bool) -> float:
+        """As of all parts; none while the gate is closed, which more seeds close the tighter, were the truth as now."""
+        return super().power(n, alpha, support=support) if self.gate() else 0.0
+
 
 @dataclass(frozen=True, eq=False)
 class AnyOf(Combined):
