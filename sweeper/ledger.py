@@ -124,7 +124,7 @@ def _look_at(claim: Claim, runs: Runs, everything: Table, tables: dict[int, Tabl
 
 def _why_not(claim: Claim, runs: Runs, everything: Table, protocol: str) -> str:
     """Why a claim cannot be tested, or nothing."""
-    if claim.needs_full and protocol != "full":
+    if claim.needs_full and not (protocol == "full" and _on_all_images(claim, runs)):
         return claim.needs_full
     if missing := [arm for arm in claim.question.arms if not runs.get(arm)]:
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
@@ -134,6 +134,11 @@ def _why_not(claim: Claim, runs: Runs, everything: Table, protocol: str) -> str:
         if lacking := [arm for arm, count in test.counts.items() if not count]:
             return f"the runs of {lacking[0]} have no {test.quantity}"
     return ""
+
+
+def _on_all_images(claim: Claim, runs: Runs) -> bool:
+    """Whether no run of the claim's arms was trained on less: the embedded sample has any protocol."""
+    return all(run.all_images for arm in claim.question.arms for run in runs.get(arm, ()))
 
 
 def judge(looked: Sequence[Looked], alpha: float = ALPHA) -> list[Judged]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,10 +15,10 @@ from sweeper.arms import PROTOCOLS, ProtocolName
 from sweeper.claims import CONTRADICTIONS, claims
 from sweeper.environment import NONE, OFFLINE, Environment
 from sweeper.errors import StudyIncomplete, SweeperError
-from sweeper.journal import THREADS_TAG, read_events, write_whole
+from sweeper.journal import THREADS_TAG, write_whole
 from sweeper.ledger import ALPHA, MOST_SEEDS, POWER, Detail, Judged, Runs, details, judge, look_at, reason, spent
 from sweeper.report.ledger import ArmRow, Entry, Ledger
-from sweeper.report.rows import ArmRun, read_runs
+from sweeper.report.rows import ArmRun, each, images, read_runs, starts, tag
 from sweeper.reports import FOLDER
 from sweeper.settle import affordable, lines, steps
 from sweeper.statistics.base import Test
@@ -157,7 +157,7 @@ def _machine(env: Environment, found: Verified) -> Chosen:
     """The data set, device and precision of the recorded runs."""
     from sweeper import reproduce as reproduction
 
-    params = [start["params"] for runs in found.runs.values() for run in runs if (start := _start(run)) is not None]
+    params = [start["params"] for start in starts(found.runs)]
     kinds = {(p["dataset"], p["device"].partition(":")[0], p["precision"]) for p in params}
     if len(kinds) != 1:
         shown = "; ".join(" ".join(kind) for kind in sorted(kinds)) or "none"
@@ -208,26 +208,21 @@ def _takes(judged: Judged, detail: Detail | None) -> str:
 
 def provenance(runs: Runs) -> dict[str, str]:
     """Seeds, data set, device, hardware and versions, as the runs' records have them."""
-    starts = [start for of_arm in runs.values() for run in of_arm if (start := _start(run)) is not None]
-
-    def each(pick: Callable[[dict[str, Any]], str]) -> str:
-        return " / ".join(sorted({text for start in starts if (text := pick(start))})) or "not recorded"
-
+    recorded = starts(runs)
     sizes = sorted({len(of_arm) for of_arm in runs.values()})
+    picked = {
+        "data set": tag("sweeper.dataset"),
+        "images": images,
+        "device": lambda start: f"{start['params'].get('device', '')} {start['params'].get('precision', '')}",
+        "hardware": tag("sweeper.hardware"),
+        "threads": tag(THREADS_TAG),
+        "versions": tag("sweeper.versions"),
+    }
     return {
         "seeds of an arm": f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}",
         "runs": str(sum(len(of_arm) for of_arm in runs.values())),
-        "data set": each(lambda start: str(start["tags"].get("sweeper.dataset", ""))),
-        "device": each(lambda start: f"{start['params'].get('device', '')} {start['params'].get('precision', '')}"),
-        "hardware": each(lambda start: str(start["tags"].get("sweeper.hardware", ""))),
-        "threads": each(lambda start: str(start["tags"].get(THREADS_TAG, ""))),
-        "versions": each(lambda start: str(start["tags"].get("sweeper.versions", ""))),
+        **{name: each(recorded, pick) or "not recorded" for name, pick in picked.items()},
     }
-
-
-def _start(run: ArmRun) -> dict[str, Any] | None:
-    events = read_events(run.folder)
-    return events[0] if events else None
 
 
 def _links(env: Environment, runs: Runs) -> dict[str, str]:

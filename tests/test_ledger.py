@@ -256,6 +256,10 @@ def test_what_only_the_full_protocol_can_judge_says_so() -> None:
     assert "60,000" in one(17, runs).looked.why_not
     full = judge(look_at(claims("full")[16:17], runs, "full"))[0]
     assert full.verdict == "supported"
+    part = {"exp8": [runs["exp8"][0], runs["exp8"][1]._replace(all_images=False), *runs["exp8"][2:]]}
+    sample = judge(look_at(claims("full")[16:17], part, "full"))[0]  # as `--dataset auto` may have it
+    assert sample.verdict == "untestable"
+    assert "--dataset fashion-mnist" in sample.looked.why_not
     low = World().but("exp8", accuracy=0.93).draw(ARMS, 5, np.random.default_rng(0))
     assert judge(look_at(claims("full")[16:17], low, "full"))[0].verdict == "contradicted"
 

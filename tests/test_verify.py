@@ -126,7 +126,7 @@ def test_every_table_says_where_it_holds(ledger: Ledger) -> None:
     assert len(tables) == 3
     assert all(
         line.startswith("Under our declared instantiation")
-        and all(word in line for word in ("Protocol: quick", "hardware", "seeds", "versions"))
+        and all(word in line for word in ("Protocol: quick", "hardware", "images", "seeds", "versions"))
         for line in tables
     )
     assert text.count("contradicts itself") == 1
