@@ -32,7 +32,8 @@ METHOD: Final = (
     "A claim is supported or contradicted if its p-value is at most 0.05 after Holm's correction over the 56 p-values "
     "of the ledger and the correction for looking at 3, 5, 10, 20, ... seeds; docs/verify.md says how. The interval is "
     "that of 95 %, without these corrections. Detectable at 5 % is the distance from the bound that a single two-sided "
-    "test at 5 % finds with power 80 %; detectable here, the one that this ledger finds with power 80 %."
+    "test at 5 % finds with power 80 %; detectable here, the one that this ledger finds with power 80 %. Where a number "
+    "is claimed to lie between two bounds, it is how far from their middle it may lie to be shown so with power 80 %."
 )
 UNSEEN: Final = Shown("", "", "", 1, 0.0, math.nan, math.nan, math.nan, math.nan)
 
@@ -194,7 +195,7 @@ def _entry(judged: Judged, detail: Detail | None) -> Entry:
         bound=shown.null, estimate=shown.estimate, low=shown.low, high=shown.high,
         p=min(judged.looked.p) if tested else math.nan, p_holm=min(judged.p_holm) if tested else math.nan,
         seeds=judged.looked.seeds, takes=_takes(judged, detail), detectable=shown.detectable,
-        detectable_here=detail.detectable if detail else math.nan, notes=claim.notes,
+        detectable_here=detail.detectable if detail else math.nan, centre=shown.centre, notes=claim.notes,
         also=facts(detail.evidence) if detail else {},
     )  # fmt: skip
 
@@ -277,7 +278,7 @@ def _claim_json(entry: Entry, judged: Judged, detail: Detail | None) -> dict[str
             "label": entry.label, "unit": entry.unit, "claimed": "above" if entry.direction > 0 else "below",
             "bound": entry.bound, "estimate": _finite(entry.estimate),
             "interval_95": [_finite(entry.low), _finite(entry.high)],
-            "detectable_two_sided_5": _finite(entry.detectable), "detectable_in_ledger": _finite(entry.detectable_here),
+            **_found_json(entry),
         },
         "looks": [look._asdict() | {"share_of_alpha": spent(look.seeds)} for look in looked.looks],
         "p_sequential": looked.p._asdict(),
@@ -287,6 +288,14 @@ def _claim_json(entry: Entry, judged: Judged, detail: Detail | None) -> dict[str
         "tests": [_test_json(leaf.test, leaf.alpha, leaf.power) for leaf in detail.leaves] if detail else [],
         "notes": list(entry.notes),
     }  # fmt: skip
+
+
+def _found_json(entry: Entry) -> dict[str, Any]:
+    """What could have been found: a distance from the bound; of two bounds, from their centre, null for none."""
+    distances = {"two_sided_5": _finite(entry.detectable), "in_ledger": _finite(entry.detectable_here)}
+    if math.isfinite(entry.centre):
+        return {"centre": entry.centre} | {f"supportable_{level}": value for level, value in distances.items()}
+    return {f"detectable_{level}": value for level, value in distances.items()}
 
 
 def _test_json(test: Test, alpha: float, power: float) -> dict[str, Any]:

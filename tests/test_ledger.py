@@ -18,7 +18,7 @@ from sweeper.questions import Table
 from sweeper.report.rows import ArmRun
 from sweeper.settle import steps
 from sweeper.statistics.base import Sample
-from sweeper.statistics.combine import leaves
+from sweeper.statistics.combine import leaves, shown
 from sweeper.statistics.means import Contrast
 
 QUICK = claims("quick")
@@ -142,11 +142,15 @@ LEVERS = {
     "variance shift": ("shift", 1),
     "seconds an epoch": ("log_seconds", 1),
 }
-PLANTED = (1, 3, 4, 5, 7, 9, 10, 11, 14, 16, 19, 20, 22, 23, 25, 26, 27)
+EQUIVALENT = (8, 15)  # between two bounds
+PLANTED = (1, 3, 4, 5, 7, 8, 9, 10, 11, 14, 15, 16, 19, 20, 22, 23, 25, 26, 27)
+BASES = {10: NOTHING.but("exp5", accuracy=0.945)} | dict.fromkeys(EQUIVALENT, World(NOTHING.truth, noise=0.1))
 
 
 def plant(claim: Claim, world: World, alpha: float, random: np.random.Generator, draws: int = 40) -> World:
     """The world with each of the claim's numbers beyond its bound by what is stated to be detectable, on average."""
+    if claim.number in EQUIVALENT:
+        return plant_between(claim, world, alpha, random, draws)
     drawn = [
         list(leaves(claim.question.ask(Table(world.draw(claim.question.arms, 5, random))), alpha, 0.8))
         for _ in range(draws)
@@ -166,13 +170,24 @@ def plant(claim: Claim, world: World, alpha: float, random: np.random.Generator,
     return world
 
 
+def plant_between(claim: Claim, world: World, alpha: float, random: np.random.Generator, draws: int) -> World:
+    """The world with the claim's number as far from the middle of its bounds as is stated to be supportable."""
+    found = [
+        shown(claim.question.ask(Table(world.draw(claim.question.arms, 5, random))), alpha, 0.8) for _ in range(draws)
+    ]
+    far = float(np.mean([one.detectable for one in found]))
+    assert far > 0.25 * 0.003
+    arm, name = {8: ("exp5", "accuracy"), 15: ("exp7", "gap_accuracy")}[claim.number]
+    other = world.value("exp4", "accuracy") if claim.number == 8 else 0.0
+    return world.but(arm, **{name: other + found[0].centre + far})
+
+
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("number", PLANTED)
 def test_planted_effects_of_the_detectable_size_are_found(number: int, level: str) -> None:
     claim = QUICK[number - 1]
     random = np.random.default_rng(number)
-    base = NOTHING.but("exp5", accuracy=0.945) if number == 10 else NOTHING
-    world = plant(claim, base, LEVELS[level], random)
+    world = plant(claim, BASES.get(number, NOTHING), LEVELS[level], random)
     found = [
         claim.question.ask(Table(world.draw(claim.question.arms, 5, random))).p_support <= LEVELS[level]
         for _ in range(150)
@@ -186,12 +201,21 @@ def test_planted_effects_by_the_thousand(level: str) -> None:
     found = {}
     for number in PLANTED:
         claim, random = QUICK[number - 1], np.random.default_rng(number)
-        base = NOTHING.but("exp5", accuracy=0.945) if number == 10 else NOTHING
-        world = plant(claim, base, LEVELS[level], random, draws=2000)
+        world = plant(claim, BASES.get(number, NOTHING), LEVELS[level], random, draws=2000)
         draws = (Table(world.draw(claim.question.arms, 5, random)) for _ in range(1000))
         found[number] = np.mean([claim.question.ask(draw).p_support <= LEVELS[level] for draw in draws])
     assert min(found.values()) >= 0.8 - 2.5 * math.sqrt(0.8 * 0.2 / 1000), found
     assert np.mean(list(found.values())) >= 0.8, found
+
+
+def test_with_too_much_noise_no_equivalence_is_supportable() -> None:
+    random = np.random.default_rng(0)
+    loud = NOTHING.draw(["exp4", "exp5"], 5, random)
+    quiet = World(NOTHING.truth, noise=0.2).draw(["exp4", "exp5"], 5, random)
+    loud_here, quiet_here = (shown(QUICK[7].question.ask(Table(runs)), 4e-4, 0.8) for runs in (loud, quiet))
+    assert math.isnan(loud_here.detectable)
+    assert 0 < quiet_here.detectable < 0.003
+    assert loud_here.centre == quiet_here.centre == 0
 
 
 def test_overfitting_of_a_detectable_size_is_found() -> None:

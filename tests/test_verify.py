@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -25,12 +26,33 @@ from sweeper.engines import EngineChoice
 from sweeper.environment import Environment
 from sweeper.errors import SweeperError, TrainingError
 from sweeper.ledger import ALPHA, Runs, holm
-from sweeper.report.ledger import Ledger, favouring, forest, interval, markdown, number, p_value, text_table, untestable
+from sweeper.report.ledger import (
+    Ledger,
+    detectable,
+    favouring,
+    forest,
+    interval,
+    markdown,
+    number,
+    p_value,
+    text_table,
+    untestable,
+)
 from sweeper.report.ledger_page import html
 from sweeper.settle import affordable, seconds, steps
 from sweeper.tracking import EXPERIMENT
 from sweeper.train import Training, start
-from sweeper.verify import Verified, describe, fingerprint, judge_runs, looks_file, publish, read_looks, record_look
+from sweeper.verify import (
+    Verified,
+    as_json,
+    describe,
+    fingerprint,
+    judge_runs,
+    looks_file,
+    publish,
+    read_looks,
+    record_look,
+)
 
 pytest_plugins = ["mlflow_store"]
 
@@ -174,6 +196,17 @@ def test_numbers(value: float, unit: str, text: str) -> None:
 def test_p_values() -> None:
     shown = [p_value(p) for p in (1.0, 0.25, 0.0512, 0.00123, 3.1e-5, 1e-12, float("nan"))]
     assert shown == ["1.00", "0.25", "0.051", "0.001", "3.1e-5", "1.0e-12", "-"]
+
+
+def test_between_two_bounds_it_says_how_far_from_their_middle(found: Verified, ledger: Ledger) -> None:
+    eighth, fifteenth = (ledger.entries[number - 1] for number in (8, 15))
+    assert detectable(eighth, eighth.detectable_here) == "not supportable at this n"
+    assert detectable(fifteenth._replace(detectable=0.0021), 0.0021) == "within 0.21 pt of 0.50 pt"
+    assert detectable(ledger.entries[2], 0.0021) == "0.21 pt"
+    assert detectable(ledger.entries[16], math.nan) == "-"  # untestable
+    decided = as_json(found, ledger)["claims"][7]["decided_by"]
+    assert (decided["centre"], decided["supportable_in_ledger"]) == (0, None)
+    assert not any(name.startswith("detectable") for name in decided)
 
 
 def test_an_interval_that_cannot_be_had(ledger: Ledger) -> None:
