@@ -38,7 +38,7 @@ class Protocol:
     train_images: int = 0  # 0: all
     epochs: int | None = None  # None: those of the arm's experiment
     without: frozenset[str] = frozenset()
-    at_most: Mapping[str, int] = field(default_factory=dict)  # seeds of an arm that would cost as much as all others
+    at_most: Mapping[str, int] = field(default_factory=dict)  # seeds of costly arms, where no number is asked for
 
     @property
     def folder(self) -> str:

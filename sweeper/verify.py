@@ -32,8 +32,9 @@ METHOD: Final = (
     "A claim is supported or contradicted if its p-value is at most 0.05 after Holm's correction over the 56 p-values "
     "of the ledger and the correction for looking at 3, 5, 10, 20, ... seeds; docs/verify.md says how. The interval is "
     "that of 95 %, without these corrections. Detectable at 5 % is the distance from the bound that a single two-sided "
-    "test at 5 % finds with power 80 %; detectable here, the one that this ledger finds with power 80 %. Where a number "
-    "is claimed to lie between two bounds, it is how far from their middle it may lie to be shown so with power 80 %."
+    "test at 5 % finds with power 80 %; detectable here, the one that this ledger finds with power 80 %. Where a "
+    "number is claimed to lie between two bounds, it is how far from their middle it may lie to be "
+    "shown so with power 80 %."
 )
 UNSEEN: Final = Shown("", "", "", 1, 0.0, math.nan, math.nan, math.nan, math.nan)
 
