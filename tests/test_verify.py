@@ -18,7 +18,7 @@ import pytest
 from worlds import World
 
 from sweeper import verify
-from sweeper.arms import ARMS, PROTOCOLS, Arm, Protocol, arm_config
+from sweeper.arms import ARMS, PROTOCOLS, Arm, Protocol, ProtocolName, arm_config
 from sweeper.claims import claims
 from sweeper.cli import main
 from sweeper.config import RunConfig
@@ -389,12 +389,12 @@ def test_runs_of_two_kinds_are_not_continued(tmp_path: Path) -> None:
 # --- the command ----------------------------------------------------------------------------------------------
 
 
-def written(home: Path, runs: Runs, arms: list[str], **fields: Any) -> Path:
+def written(home: Path, runs: Runs, arms: list[str], protocol: ProtocolName = "quick", **fields: Any) -> Path:
     """The journals of `runs`, as `sweeper reproduce` would have left them."""
-    root = home / "journal/reproduce-quick"
+    root = home / "journal" / f"reproduce-{protocol}"
     for arm in arms:
         for run in runs[arm]:
-            params = arm_config(arm, PROTOCOLS["quick"], run.seed, **fields).to_params()
+            params = arm_config(arm, PROTOCOLS[protocol], run.seed, **fields).to_params()
             tags = {"sweeper.hardware": "a machine", "sweeper.versions": "sweeper 0", "sweeper.threads": "2",
                     "sweeper.dataset": "fashion-mnist"}  # fmt: skip
             epochs = [{k: v for k, v in epoch.items() if k != "epoch"} for epoch in run.epochs]
@@ -460,6 +460,21 @@ def test_the_report_of_the_reproduction_judges_the_claims(
     assert page.index("Verdicts") < page.index("All arms")
 
 
+def test_the_report_is_of_the_protocol_that_has_runs(
+    tmp_path: Path, found: Verified, sweeper: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, _, err = sweeper("report", "reproduce")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no finished run of protocol full" in err
+    reports = tmp_path / "report"
+    written(tmp_path, found.runs, ["exp1"])
+    assert sweeper("report", "reproduce")[0] == 0
+    assert [path.name for path in reports.iterdir()] == ["reproduce-quick.html"]
+    written(tmp_path, found.runs, ["exp1"], protocol="full")
+    assert sweeper("report", "reproduce")[0] == 0
+    assert sorted(path.name for path in reports.iterdir()) == ["reproduce-full.html", "reproduce-quick.html"]
+
+
 def test_a_plan_without_a_budget_only_says_what_it_would_train(
     tmp_path: Path, found: Verified, sweeper: Callable[..., tuple[int, str, str]]
 ) -> None:
@@ -478,6 +493,9 @@ def test_a_plan_without_a_budget_only_says_what_it_would_train(
         (("--protocol", "half"), 2, "'half' is not one of 'full', 'quick'"),
         (("--plan", "--budget", "soon"), 2, "'soon': a time such as 90s, 30m or 2h"),
         (("--plan", "--journal", "x"), 2, "set SWEEPER_HOME in place of --journal"),
+        (("--budget", "30m"), 2, "--budget: for --plan only, .*; add --plan"),
+        (("--workers", "1"), 2, "--workers: for --plan only"),
+        (("--data-dir", "auto"), 2, "--data-dir: for --plan only"),
     ],
 )
 def test_what_is_refused(
