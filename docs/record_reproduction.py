@@ -22,7 +22,7 @@ from report_screenshots import CHROMIUM, FLAGS, IMAGES, open_report
 from sweeper.arms import PROTOCOLS
 from sweeper.environment import Environment
 from sweeper.journal import EVENTS, read_events
-from sweeper.report.rows import ArmRun, read_runs
+from sweeper.report.rows import ArmRun, each, images, read_runs, starts
 from sweeper.reports import reproduction_report
 from sweeper.verify import publish, sections, verify
 
@@ -92,7 +92,7 @@ def main(home: Path, protocol: str) -> None:
     said = f"Written by `docs/record_reproduction.py`: {PROTOCOLS[protocol].title}."
     text = [f"# Results, protocol {protocol}", "", said, "",
             "## Provenance", "", *provenance(runs), f"- journals: [{protocol}.sha256]({protocol}.sha256)", "",
-            "## Arms", "", "At the last epoch, on the 10,000 test images.", "", *arms(runs), "",
+            "## Arms", "", f"At the last epoch; {each(starts(runs), images)}.", "", *arms(runs), "",
             ledger.replace("\n# ", "\n## ").replace("# ", "## ", 1)]  # fmt: skip
     (RESULTS / f"{protocol}.md").write_text("\n".join(text))
     (RESULTS / f"{protocol}.json").write_bytes((folder / "ledger.json").read_bytes())

@@ -38,7 +38,7 @@ class Protocol:
     train_images: int = 0  # 0: all
     epochs: int | None = None  # None: those of the arm's experiment
     without: frozenset[str] = frozenset()
-    at_most: Mapping[str, int] = field(default_factory=dict)  # seeds of an arm that would cost as much as all others
+    at_most: Mapping[str, int] = field(default_factory=dict)  # seeds of costly arms, where no number is asked for
 
     @property
     def folder(self) -> str:
@@ -47,10 +47,10 @@ class Protocol:
 
 
 PROTOCOLS: Final[dict[ProtocolName, Protocol]] = {
-    "full": Protocol("full", "all 60,000 training images, the epochs of the experiments", seeds=5),
+    "full": Protocol("full", "all training images, the epochs of the experiments", seeds=5),
     "quick": Protocol(
         "quick",
-        "12,000 training images, stratified and always the same; 6 epochs",
+        "at most 12,000 training images, stratified and always the same; 6 epochs",
         seeds=5,
         train_images=12_000,
         epochs=6,

@@ -34,6 +34,7 @@ from sweeper.questions import (
     all_of,
     any_of,
     below,
+    between,
     contrast,
     given,
     higher_stable_rate,
@@ -79,7 +80,7 @@ class Claim:
     says: str
     question: Question
     notes: tuple[str, ...] = ()
-    needs_full: str = ""  # why the protocol quick cannot judge it
+    needs_full: str = ""  # why neither the protocol quick nor the embedded sample can judge it
 
 
 def claims(protocol: ProtocolName) -> tuple[Claim, ...]:
@@ -194,7 +195,7 @@ def _experiments(protocol: ProtocolName) -> tuple[Claim, ...]:
         Claim(
             15,
             "Experiment 7: train accuracy is above val by a tiny difference",
-            all_of(mean_above(GAP_ACCURACY, "exp7", 0.0), mean_below(GAP_ACCURACY, "exp7", 0.01)),
+            between(mean_above(GAP_ACCURACY, "exp7", 0.0), mean_below(GAP_ACCURACY, "exp7", 0.01)),
             ("Tiny is read as less than 1 point.",),
         ),
         Claim(
@@ -210,7 +211,8 @@ def _experiments(protocol: ProtocolName) -> tuple[Claim, ...]:
             reaches(ACCURACY, "exp8", STUDY_ACCURACY, MARGIN),
             ("Reaching is read as a mean not 0.3 points below, and 0.948 not above the prediction interval of one "
              "further run. An interval that contains 0.948 because it is wide supports nothing.",),
-            needs_full="0.948 was reached on all 60,000 images; run sweeper reproduce --exp 8 --protocol full",
+            needs_full="0.948 was reached on all 60,000 images; run sweeper reproduce --exp 8 --protocol full "
+            "--dataset fashion-mnist",
         ),
     )  # fmt: skip
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
 from sweeper import __version__
 from sweeper.cli_serve import backup, restore, serve
-from sweeper.errors import Interrupted, StudyIncomplete, SweeperError, UsageError
+from sweeper.errors import Interrupted, SweeperError, UsageError
 
 if TYPE_CHECKING:
     from sweeper.arms import ProtocolName
@@ -440,12 +441,7 @@ def reproduce(**options: Any) -> None:
     _say_arms(env, result)
     _say_where(env, None)
     _print_json(env, result)
-    if failed := result["failed"]:
-        shown = "; ".join(f"{run} ({reason[:120]})" for run, reason in list(failed.items())[:3])
-        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
-        raise StudyIncomplete(
-            f"{len(failed)} of {result['runs']} runs failed: {shown}{more}; the same command tries again"
-        )
+    reproduction.check_failed(result)
 
 
 @cli.command()
@@ -501,6 +497,7 @@ def verify(
 
     It is written to report/PROTOCOL in SWEEPER_HOME, as ledger.html, .md, .png and .json.
     """
+    _refuse_without_plan(settle)
     if journal is not None and settle:
         raise click.UsageError("--plan trains into SWEEPER_HOME/journal: set SWEEPER_HOME in place of --journal")
     env = make_environment(options, check_tracking=settle)
@@ -512,6 +509,20 @@ def verify(
     ledger, result = verification.publish(env, found)
     _say_ledger(env, ledger, result)
     _print_json(env, result)
+    if found.incomplete:
+        raise found.incomplete
+
+
+def _refuse_without_plan(plan: bool) -> None:
+    """Options that only --plan reads shall not be passed over in silence."""
+    context = click.get_current_context()
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in ("budget", "workers", "data_dir")
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    if given and not plan:
+        raise click.UsageError(f"{given[0]}: for --plan only, which trains; add --plan, or leave it out")
 
 
 @cli.command()
@@ -536,11 +547,11 @@ def status(study: str | None, **options: Any) -> None:
 @click.argument("study", required=False)
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Where to write it. [default: report/STUDY.html in SWEEPER_HOME]")  # fmt: skip
-@click.option("--protocol", type=click.Choice(["quick", "full"]), default="quick", show_default=True,
-              help="Of the reproduction.")  # fmt: skip
+@click.option("--protocol", type=OrAuto(click.Choice(["full", "quick"])), default="auto", show_default=True,
+              help="Of the reproduction; auto: the one that has runs, full if both have.")  # fmt: skip
 @storage_option
 @json_option
-def report(study: str | None, output: Path | None, protocol: ProtocolName, **options: Any) -> None:
+def report(study: str | None, output: Path | None, protocol: ProtocolName | None, **options: Any) -> None:
     """Write the report of a sweep, by default the newest: one HTML file that needs no network.
 
     STUDY is a sweep, or the word reproduce, for what sweeper reproduce has trained.
@@ -553,6 +564,7 @@ def report(study: str | None, output: Path | None, protocol: ProtocolName, **opt
         from sweeper.arms import PROTOCOLS
         from sweeper.verify import sections
 
+        protocol = protocol or reports.recorded_protocol(env)
         name = PROTOCOLS[protocol].folder
         page = reports.reproduction_report(env, protocol, sections(env, protocol))
     else:

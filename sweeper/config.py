@@ -25,6 +25,7 @@ MAX_TRAIN_IMAGES: Final = 60_000
 MAX_EPOCHS: Final = 10_000
 DEVICE: Final = r"(cpu|cuda(:\d{1,3})?)"
 NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
+TAKEN: Final = re.compile(r"runs|reproduce(-.*)?")  # in the journal and among the reports, by others than studies
 
 
 class Placement(enum.StrEnum):
@@ -240,11 +241,16 @@ def check_name(name: str) -> str:
     """Return `name` if a study may have it.
 
     Raises:
-        ConfigError: it is empty, too long, or holds anything but letters, digits, `_`, `.` and `-`.
+        ConfigError: it is empty, too long, or holds anything but letters, digits, `_`, `.` and `-`; or others have it.
     """
     if not NAME.fullmatch(name):
         raise ConfigError(
             f"study name {name[:60]!r}: 1 to 100 letters, digits, '_', '.' or '-', beginning with a letter or digit"
+        )
+    if TAKEN.fullmatch(name):
+        raise ConfigError(
+            f"study name {name!r}: 'runs', 'reproduce' and what begins with 'reproduce-' name folders and reports of "
+            "other commands; choose another"
         )
     return name
 

@@ -12,6 +12,7 @@ SweeperError                 1   something failed; the message is one line
 │       ├── WorkerLost       1   the process that trained it died
 │       └── OutOfMemory      1   the device or the machine had no memory left
 ├── StudyIncomplete          3   a sweep ended before its number of trials was reached
+│   └── OutOfTime            3   ... because its time was over
 └── ServiceUnreachable       4   a tracking server or database does not answer
 """
 
@@ -79,6 +80,10 @@ class StudyIncomplete(SweeperError):
     """A sweep ended before its number of trials was reached."""
 
     exit_code = 3
+
+
+class OutOfTime(StudyIncomplete):
+    """A sweep ended because its time was over."""
 
 
 class Interrupted(BaseException):

@@ -25,7 +25,7 @@ import numpy as np
 from sweeper.claims import Claim
 from sweeper.questions import Table
 from sweeper.report.rows import ArmRun
-from sweeper.statistics.combine import Evidence, Leaf, Shown, leaves, shown
+from sweeper.statistics.combine import Evidence, Given, Leaf, Shown, leaves, shown
 
 ALPHA: Final = 0.05  # of a ledger
 POWER: Final = 0.8
@@ -124,7 +124,7 @@ def _look_at(claim: Claim, runs: Runs, everything: Table, tables: dict[int, Tabl
 
 def _why_not(claim: Claim, runs: Runs, everything: Table, protocol: str) -> str:
     """Why a claim cannot be tested, or nothing."""
-    if claim.needs_full and protocol != "full":
+    if claim.needs_full and not (protocol == "full" and _on_all_images(claim, runs)):
         return claim.needs_full
     if missing := [arm for arm in claim.question.arms if not runs.get(arm)]:
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
@@ -134,6 +134,11 @@ def _why_not(claim: Claim, runs: Runs, everything: Table, protocol: str) -> str:
         if lacking := [arm for arm, count in test.counts.items() if not count]:
             return f"the runs of {lacking[0]} have no {test.quantity}"
     return ""
+
+
+def _on_all_images(claim: Claim, runs: Runs) -> bool:
+    """Whether no run of the claim's arms was trained on less: the embedded sample has any protocol."""
+    return all(run.all_images for arm in claim.question.arms for run in runs.get(arm, ()))
 
 
 def judge(looked: Sequence[Looked], alpha: float = ALPHA) -> list[Judged]:
@@ -174,6 +179,11 @@ class Detail:
     seeds_needed: int | None  # of each arm, to settle the claim; None: settled, untestable, or more than MOST_SEEDS
     leaves: tuple[Leaf, ...]
     evidence: Evidence
+
+    @property
+    def without_premise(self) -> bool:
+        """Whether the claim's premise is shown not to hold, so that no number of seeds would settle it."""
+        return isinstance(self.evidence, Given) and not self.evidence.gate()
 
 
 def details(judged: Sequence[Judged], runs: Runs) -> list[Detail | None]:
@@ -228,6 +238,8 @@ def reason(detail: Detail | None, judged: Judged) -> str:
     for test, _, _ in detail.leaves:
         if few := [arm for arm, count in test.counts.items() if count < 2]:
             return f"fewer than two runs of {few[0]} have {test.quantity}"
+    if detail.without_premise:
+        return "its premise is shown not to hold"
     needed = detail.seeds_needed
     return f"would take {needed:,} seeds" if needed else f"would take more than {MOST_SEEDS:,} seeds"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ class Options:
     protocol: ProtocolName
     experiments: tuple[int, ...] = ()  # none: all
     only_experiments: bool = False
-    seeds: int | None = None  # None: the protocol's
+    seeds: int | None = None  # of every arm; None: the protocol's, of some arms fewer
     engine: EngineChoice = ONE_WORKER
     runs: tuple[tuple[str, int], ...] = ()  # only these arms and seeds, in this order; none: what the others say
     seconds: float | None = None  # nothing is begun after so many
@@ -59,8 +61,9 @@ def order(arms: Sequence[str], seeds: int) -> Iterator[tuple[str, int]]:
     """
     large = [arm for arm in arms if ARMS[arm].base == 8 or ARMS[arm].fields.get("model") == "large"]
     others = [arm for arm in arms if arm not in large]
+    step = next(step for step in itertools.count(7) if math.gcd(step, len(others)) == 1) if others else 0
     for seed in range(seeds):
-        first = 7 * seed % max(len(others), 1)
+        first = step * seed % max(len(others), 1)
         yield from ((arm, seed) for arm in (*large, *others[first:], *others[:first]))
 
 
@@ -77,9 +80,10 @@ def make_plan(env: Environment, chosen: Chosen, options: Options) -> list[Planne
     machine = _machine(chosen, protocol)
     _check_same(env.journal, protocol, machine)
     seeds = options.seeds or protocol.seeds
+    most = {} if options.seeds else protocol.at_most  # a number that was asked for holds for all arms
     everything = order(list(dict.fromkeys(arms)), seeds)
     asked_for = [(first[arm], seed) for arm, seed in options.runs] or [
-        (arm, seed) for arm, seed in everything if seed < protocol.at_most.get(arm, seeds)
+        (arm, seed) for arm, seed in everything if seed < most.get(arm, seeds)
     ]
     return [
         _planned(env.journal, protocol, arm, arm_config(arm, protocol, seed, **machine))

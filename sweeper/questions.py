@@ -16,7 +16,7 @@ import numpy as np
 from sweeper.measures import LOG_SECONDS, Measure, is_stable
 from sweeper.report.rows import ArmRun
 from sweeper.statistics.base import Array, Sample, Test
-from sweeper.statistics.combine import All, AnyOf, Evidence, Given
+from sweeper.statistics.combine import All, AnyOf, Between, Evidence, Given
 from sweeper.statistics.exact import Ranks, Share
 from sweeper.statistics.means import Contrast, Reached
 from sweeper.statistics.spread import Importance, VarianceRatio
@@ -90,8 +90,8 @@ def below(measure: Measure, first: str, second: str, by: float = 0.0) -> Questio
 
 
 def within(measure: Measure, first: str, second: str, margin: float) -> Question:
-    """Whether two means differ by less than `margin`: two one-sided tests (Schuirmann 1987)."""
-    return all_of(above(measure, first, second, -margin), below(measure, first, second, margin))
+    """Whether two means differ by less than `margin`."""
+    return between(above(measure, first, second, -margin), below(measure, first, second, margin))
 
 
 def mean_above(measure: Measure, arm: str, bound: float) -> Question:
@@ -209,6 +209,11 @@ def matters(measure: Measure, factor: str, arms: Sequence[str], margin: float) -
 def all_of(*questions: Question) -> Question:
     """Whether each is answered with yes: the intersection-union test."""
     return _combined(questions, "; and ", lambda parts: All(parts))
+
+
+def between(low: Question, high: Question) -> Question:
+    """Whether one number lies above the bound of `low` and below that of `high`: two one-sided tests."""
+    return _combined((low, high), "; and ", lambda parts: Between(parts))
 
 
 def any_of(*questions: Question) -> Question:

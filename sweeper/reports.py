@@ -67,6 +67,13 @@ def errors_picture(mistakes: list[Mistake]) -> bytes:
     return errors(mistakes, "The champion's errors")
 
 
+def recorded_protocol(env: Environment) -> ProtocolName:
+    """The protocol that has finished runs; full if both have, or neither."""
+    from sweeper.report.rows import read_runs
+
+    return next((name for name in PROTOCOLS if read_runs(env.journal, name)), "full")
+
+
 def reproduction_report(env: Environment, protocol: ProtocolName, ledger: Sequence[Section] = ()) -> bytes:
     """The report of the reproduction; `ledger` judges the study's claims, where they have been judged.
 

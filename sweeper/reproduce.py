@@ -21,7 +21,7 @@ from sweeper.arms import ARMS, PROTOCOLS, Protocol
 from sweeper.data import Data
 from sweeper.engines import Built
 from sweeper.environment import NONE, Environment
-from sweeper.errors import Interrupted, StudyConflict, SweeperError, UsageError
+from sweeper.errors import Interrupted, OutOfTime, StudyConflict, StudyIncomplete, SweeperError, UsageError
 from sweeper.journal import RunInfo, Tracker
 from sweeper.members import signature
 from sweeper.plan import Options, Planned, cost, forecast, make_plan
@@ -126,7 +126,8 @@ def reproduce(env: Environment, chosen: Chosen, options: Options) -> dict[str, A
     """Train the runs that are not recorded yet.
 
     Returns:
-        What `--json` prints: counts, the runs that failed, with why, and a summary of each arm.
+        What `--json` prints: counts, the runs that failed, with why, and a summary of each arm. Fewer runs are
+        recorded than were asked for where some failed, or where the time of the options was over.
 
     Raises:
         UsageError, StudyConflict: something is wrong, or another command trains the same; nothing was created.
@@ -234,7 +235,8 @@ def _train(
 
     deadline = None if options.seconds is None else time.monotonic() + options.seconds
     try:
-        Driver(source, built.engine, tracker, describe, view, deadline=deadline, signals=signals).run(len(runs))
+        with contextlib.suppress(OutOfTime):
+            Driver(source, built.engine, tracker, describe, view, deadline=deadline, signals=signals).run(len(runs))
     finally:
         view.close()
 
@@ -268,6 +270,20 @@ def _result(env: Environment, options: Options, runs: Sequence[Planned], source:
         "arms": [row._asdict() for row in summarise(found)],
         "journal": str(env.journal / PROTOCOLS[options.protocol].folder),
     }
+
+
+def check_failed(result: Mapping[str, Any]) -> None:
+    """Refuse to call a reproduction done that has runs which failed.
+
+    Raises:
+        StudyIncomplete: one line that names the first three, and why they failed.
+    """
+    if failed := result["failed"]:
+        shown = "; ".join(f"{run} ({reason[:120]})" for run, reason in list(failed.items())[:3])
+        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
+        raise StudyIncomplete(
+            f"{len(failed)} of {result['runs']} runs failed: {shown}{more}; the same command tries again"
+        )
 
 
 def _name(run: Planned) -> str:

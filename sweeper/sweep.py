@@ -23,7 +23,16 @@ from typing import Any, Final, Protocol
 
 from sweeper.config import RunConfig, finite
 from sweeper.engine.base import Engine, Event
-from sweeper.errors import Diverged, Interrupted, StudyIncomplete, SweeperError, TrainingError, Transient, UsageError
+from sweeper.errors import (
+    Diverged,
+    Interrupted,
+    OutOfTime,
+    StudyIncomplete,
+    SweeperError,
+    TrainingError,
+    Transient,
+    UsageError,
+)
 from sweeper.journal import FAILED, FINISHED, KILLED, Recorded, RunInfo, RunLog, Tracker
 from sweeper.study import Trial
 from sweeper.train import EpochResult, TrainResult
@@ -180,7 +189,7 @@ class Driver:
         Trials that an earlier driver left running come first; those beyond `target` are ended as failed.
 
         Raises:
-            StudyIncomplete: too many trials failed, or the deadline passed.
+            StudyIncomplete: too many trials failed; OutOfTime: the deadline passed.
             UsageError: a configuration that no trial can be trained with.
             Interrupted: SIGINT or SIGTERM; the trials that were running can be continued.
         """
@@ -214,7 +223,7 @@ class Driver:
             self._source.settle()
             self._view.tick()
         if self._source.finished() < self._target and not self._exhausted:
-            raise StudyIncomplete(f"{self._source.finished()} of {self._target} trials finished before --timeout")
+            raise OutOfTime(f"{self._source.finished()} of {self._target} trials finished before --timeout")
         for trial in waiting:
             self._drop(trial)
 

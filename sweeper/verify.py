@@ -6,19 +6,19 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sweeper.arms import PROTOCOLS, ProtocolName
 from sweeper.claims import CONTRADICTIONS, claims
 from sweeper.environment import NONE, OFFLINE, Environment
-from sweeper.errors import SweeperError
-from sweeper.journal import THREADS_TAG, read_events, write_whole
+from sweeper.errors import StudyIncomplete, SweeperError
+from sweeper.journal import THREADS_TAG, write_whole
 from sweeper.ledger import ALPHA, MOST_SEEDS, POWER, Detail, Judged, Runs, details, judge, look_at, reason, spent
 from sweeper.report.ledger import ArmRow, Entry, Ledger
-from sweeper.report.rows import ArmRun, read_runs
+from sweeper.report.rows import ArmRun, each, images, read_runs, starts, tag
 from sweeper.reports import FOLDER
 from sweeper.settle import affordable, lines, steps
 from sweeper.statistics.base import Test
@@ -32,7 +32,9 @@ METHOD: Final = (
     "A claim is supported or contradicted if its p-value is at most 0.05 after Holm's correction over the 56 p-values "
     "of the ledger and the correction for looking at 3, 5, 10, 20, ... seeds; docs/verify.md says how. The interval is "
     "that of 95 %, without these corrections. Detectable at 5 % is the distance from the bound that a single two-sided "
-    "test at 5 % finds with power 80 %; detectable here, the one that this ledger finds with power 80 %."
+    "test at 5 % finds with power 80 %; detectable here, the one that this ledger finds with power 80 %. Where a "
+    "number is claimed to lie between two bounds, it is how far from their middle it may lie to be "
+    "shown so with power 80 %."
 )
 UNSEEN: Final = Shown("", "", "", 1, 0.0, math.nan, math.nan, math.nan, math.nan)
 
@@ -46,6 +48,7 @@ class Verified:
     runs: Runs
     judged: list[Judged]
     details: list[Detail | None]
+    incomplete: StudyIncomplete | None = None  # why `settle` did not train all that it chose; time is no reason
 
 
 def verify(journal: Path, protocol: ProtocolName) -> Verified:
@@ -119,13 +122,16 @@ def settle(env: Environment, found: Verified, budget: float, workers: int) -> Ve
         budget: seconds; the forecast of what is trained is within it, and nothing is begun after it.
         workers: processes that share the cores; with others than before, times are not comparable.
 
+    Returns:
+        What the runs come to that are recorded now; not all that were chosen, where some failed or the time was over.
+
     Raises:
         SweeperError: the recorded runs are of more than one data set, device or precision.
     """
     from sweeper import reproduce as reproduction
     from sweeper.engines import EngineChoice
     from sweeper.plan import Options
-    from sweeper.progress import duration
+    from sweeper.progress import counted, duration
 
     plan = steps(found.judged, found.details, found.runs)
     chosen = affordable(plan, budget * workers)
@@ -136,15 +142,24 @@ def settle(env: Environment, found: Verified, budget: float, workers: int) -> Ve
         env.say("nothing is trained" + (f": the first would take {duration(plan[0].seconds)}" if plan else ""))
         return found
     options = Options(found.protocol, engine=EngineChoice(workers=workers), runs=runs, seconds=budget)
-    reproduction.reproduce(env, _machine(env, found), options)
-    return verify(found.journal, found.protocol)
+    incomplete = None
+    try:
+        result = reproduction.reproduce(env, _machine(env, found), options)
+        for run, why in result["failed"].items():
+            env.warn(f"{run} failed: {why}")
+        if result["recorded"] + len(result["failed"]) < len(runs):
+            env.warn(f"the time was enough for {result['recorded']} of {counted(len(runs), 'planned run')}")
+        reproduction.check_failed(result)
+    except StudyIncomplete as error:
+        incomplete = error
+    return replace(verify(found.journal, found.protocol), incomplete=incomplete)
 
 
 def _machine(env: Environment, found: Verified) -> Chosen:
     """The data set, device and precision of the recorded runs."""
     from sweeper import reproduce as reproduction
 
-    params = [start["params"] for runs in found.runs.values() for run in runs if (start := _start(run)) is not None]
+    params = [start["params"] for start in starts(found.runs)]
     kinds = {(p["dataset"], p["device"].partition(":")[0], p["precision"]) for p in params}
     if len(kinds) != 1:
         shown = "; ".join(" ".join(kind) for kind in sorted(kinds)) or "none"
@@ -181,40 +196,35 @@ def _entry(judged: Judged, detail: Detail | None) -> Entry:
         bound=shown.null, estimate=shown.estimate, low=shown.low, high=shown.high,
         p=min(judged.looked.p) if tested else math.nan, p_holm=min(judged.p_holm) if tested else math.nan,
         seeds=judged.looked.seeds, takes=_takes(judged, detail), detectable=shown.detectable,
-        detectable_here=detail.detectable if detail else math.nan, notes=claim.notes,
+        detectable_here=detail.detectable if detail else math.nan, centre=shown.centre, notes=claim.notes,
         also=facts(detail.evidence) if detail else {},
     )  # fmt: skip
 
 
 def _takes(judged: Judged, detail: Detail | None) -> str:
     """The seeds that would settle an inconclusive claim, in few characters."""
-    if judged.verdict != "inconclusive" or detail is None:
+    if judged.verdict != "inconclusive" or detail is None or detail.without_premise:
         return ""
     return str(detail.seeds_needed or f">{MOST_SEEDS}")
 
 
 def provenance(runs: Runs) -> dict[str, str]:
     """Seeds, data set, device, hardware and versions, as the runs' records have them."""
-    starts = [start for of_arm in runs.values() for run in of_arm if (start := _start(run)) is not None]
-
-    def each(pick: Callable[[dict[str, Any]], str]) -> str:
-        return " / ".join(sorted({text for start in starts if (text := pick(start))})) or "not recorded"
-
+    recorded = starts(runs)
     sizes = sorted({len(of_arm) for of_arm in runs.values()})
+    picked = {
+        "data set": tag("sweeper.dataset"),
+        "images": images,
+        "device": lambda start: f"{start['params'].get('device', '')} {start['params'].get('precision', '')}",
+        "hardware": tag("sweeper.hardware"),
+        "threads": tag(THREADS_TAG),
+        "versions": tag("sweeper.versions"),
+    }
     return {
         "seeds of an arm": f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}",
         "runs": str(sum(len(of_arm) for of_arm in runs.values())),
-        "data set": each(lambda start: str(start["tags"].get("sweeper.dataset", ""))),
-        "device": each(lambda start: f"{start['params'].get('device', '')} {start['params'].get('precision', '')}"),
-        "hardware": each(lambda start: str(start["tags"].get("sweeper.hardware", ""))),
-        "threads": each(lambda start: str(start["tags"].get(THREADS_TAG, ""))),
-        "versions": each(lambda start: str(start["tags"].get("sweeper.versions", ""))),
+        **{name: each(recorded, pick) or "not recorded" for name, pick in picked.items()},
     }
-
-
-def _start(run: ArmRun) -> dict[str, Any] | None:
-    events = read_events(run.folder)
-    return events[0] if events else None
 
 
 def _links(env: Environment, runs: Runs) -> dict[str, str]:
@@ -269,7 +279,7 @@ def _claim_json(entry: Entry, judged: Judged, detail: Detail | None) -> dict[str
             "label": entry.label, "unit": entry.unit, "claimed": "above" if entry.direction > 0 else "below",
             "bound": entry.bound, "estimate": _finite(entry.estimate),
             "interval_95": [_finite(entry.low), _finite(entry.high)],
-            "detectable_two_sided_5": _finite(entry.detectable), "detectable_in_ledger": _finite(entry.detectable_here),
+            **_found_json(entry),
         },
         "looks": [look._asdict() | {"share_of_alpha": spent(look.seeds)} for look in looked.looks],
         "p_sequential": looked.p._asdict(),
@@ -279,6 +289,14 @@ def _claim_json(entry: Entry, judged: Judged, detail: Detail | None) -> dict[str
         "tests": [_test_json(leaf.test, leaf.alpha, leaf.power) for leaf in detail.leaves] if detail else [],
         "notes": list(entry.notes),
     }  # fmt: skip
+
+
+def _found_json(entry: Entry) -> dict[str, Any]:
+    """What could have been found: a distance from the bound; of two bounds, from their centre, null for none."""
+    distances = {"two_sided_5": _finite(entry.detectable), "in_ledger": _finite(entry.detectable_here)}
+    if math.isfinite(entry.centre):
+        return {"centre": entry.centre} | {f"supportable_{level}": value for level, value in distances.items()}
+    return {f"detectable_{level}": value for level, value in distances.items()}
 
 
 def _test_json(test: Test, alpha: float, power: float) -> dict[str, Any]:

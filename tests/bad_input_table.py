@@ -123,6 +123,8 @@ OPTIMIZE: Final = (
     *values("optimize", "--folds", "folds", "1", says=("2 or more",)),
     *values("optimize", "--folds", "folds", "-1", "101", "7001", says=("100",)),
     *values("optimize", "--study", "study name", *NAMES, says=("1 to 100 letters",)),
+    *values("optimize", "--study", "study name of another command", "reproduce", "reproduce-quick", "runs",
+            says=("choose another",)),
     *values("optimize", "--storage", "storage URL", "", "foo", "://", says=("sqlite:///",)),
     *values("optimize", "--storage", "storage URL", "mysql://h/d", says=("postgresql://",)),
     *values("optimize", "--sampler", "sampler", "foo", says=("tpe",)),
@@ -130,7 +132,7 @@ OPTIMIZE: Final = (
     *values("optimize", "--model", "model", "huge", says=("large",)),
     *values("optimize", "--augmentation", "augmentation", "mixup", says=("crop-flip",)),
     *values("optimize", "--timeout", "timeout", "0", "-1", "x"),
-)
+)  # fmt: skip
 
 REPRODUCE: Final = (
     *of_all("reproduce"),
@@ -141,6 +143,12 @@ REPRODUCE: Final = (
     *values("reproduce", "--arms", "arms", "some", says=("experiments",)),
     *values("reproduce", "--tracking-uri", "nothing recorded", "none", says=("offline",)),
     *engines("reproduce"),
+)  # fmt: skip
+
+VERIFY: Final = (
+    *(Row("budget", ("verify", "--plan", "--budget", value), 2, (value, "30m")) for value in ("soon", "-1")),
+    *(Row("an option of --plan without it", ("verify", option, value), 2, (option, "--plan"))
+      for option, value in (("--budget", "30m"), ("--workers", "2"), ("--data-dir", "."))),
 )  # fmt: skip
 
 WORDS: Final = (
@@ -290,7 +298,7 @@ SERVICES: Final = (
     Row("wrong password", on_sample("train --tracking-uri {postgres}"), 4, WRONG_PASSWORD, given="postgres"),
 )  # fmt: skip
 
-ROWS: Final = (*TRAIN, *OPTIMIZE, *REPRODUCE, *WORDS, *SPACE, *STUDY, *DATA, *PLACES, *SERVICES)
+ROWS: Final = (*TRAIN, *OPTIMIZE, *REPRODUCE, *VERIFY, *WORDS, *SPACE, *STUDY, *DATA, *PLACES, *SERVICES)
 
 
 def as_markdown() -> str:

@@ -195,6 +195,15 @@ def test_a_study_may_not_have_a_name_that_could_harm(name: str):
     assert message.isprintable()
 
 
+@pytest.mark.parametrize(
+    "name", ["runs", "reproduce", "reproduce-quick", "reproduce-full", "reproduce-quick.looks.jsonl"]
+)
+def test_a_study_may_not_have_the_name_of_what_others_write(name: str):
+    with pytest.raises(ConfigError, match="choose another"):
+        check_name(name)
+    assert check_name(f"my-{name}") == f"my-{name}"
+
+
 # --- one immutable value ---------------------------------------------------------------------------
 
 

@@ -16,8 +16,9 @@ from sweeper.ledger import ALPHA, Judged, details, first_seeds, judge, look_at, 
 from sweeper.measures import ACCURACY
 from sweeper.questions import Table
 from sweeper.report.rows import ArmRun
+from sweeper.settle import steps
 from sweeper.statistics.base import Sample
-from sweeper.statistics.combine import leaves
+from sweeper.statistics.combine import leaves, shown
 from sweeper.statistics.means import Contrast
 
 QUICK = claims("quick")
@@ -141,11 +142,15 @@ LEVERS = {
     "variance shift": ("shift", 1),
     "seconds an epoch": ("log_seconds", 1),
 }
-PLANTED = (1, 3, 4, 5, 7, 9, 10, 11, 14, 16, 19, 20, 22, 23, 25, 26, 27)
+EQUIVALENT = (8, 15)  # between two bounds
+PLANTED = (1, 3, 4, 5, 7, 8, 9, 10, 11, 14, 15, 16, 19, 20, 22, 23, 25, 26, 27)
+BASES = {10: NOTHING.but("exp5", accuracy=0.945)} | dict.fromkeys(EQUIVALENT, World(NOTHING.truth, noise=0.1))
 
 
 def plant(claim: Claim, world: World, alpha: float, random: np.random.Generator, draws: int = 40) -> World:
     """The world with each of the claim's numbers beyond its bound by what is stated to be detectable, on average."""
+    if claim.number in EQUIVALENT:
+        return plant_between(claim, world, alpha, random, draws)
     drawn = [
         list(leaves(claim.question.ask(Table(world.draw(claim.question.arms, 5, random))), alpha, 0.8))
         for _ in range(draws)
@@ -165,13 +170,24 @@ def plant(claim: Claim, world: World, alpha: float, random: np.random.Generator,
     return world
 
 
+def plant_between(claim: Claim, world: World, alpha: float, random: np.random.Generator, draws: int) -> World:
+    """The world with the claim's number as far from the middle of its bounds as is stated to be supportable."""
+    found = [
+        shown(claim.question.ask(Table(world.draw(claim.question.arms, 5, random))), alpha, 0.8) for _ in range(draws)
+    ]
+    far = float(np.mean([one.detectable for one in found]))
+    assert far > 0.25 * 0.003
+    arm, name = {8: ("exp5", "accuracy"), 15: ("exp7", "gap_accuracy")}[claim.number]
+    other = world.value("exp4", "accuracy") if claim.number == 8 else 0.0
+    return world.but(arm, **{name: other + found[0].centre + far})
+
+
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("number", PLANTED)
 def test_planted_effects_of_the_detectable_size_are_found(number: int, level: str) -> None:
     claim = QUICK[number - 1]
     random = np.random.default_rng(number)
-    base = NOTHING.but("exp5", accuracy=0.945) if number == 10 else NOTHING
-    world = plant(claim, base, LEVELS[level], random)
+    world = plant(claim, BASES.get(number, NOTHING), LEVELS[level], random)
     found = [
         claim.question.ask(Table(world.draw(claim.question.arms, 5, random))).p_support <= LEVELS[level]
         for _ in range(150)
@@ -185,12 +201,21 @@ def test_planted_effects_by_the_thousand(level: str) -> None:
     found = {}
     for number in PLANTED:
         claim, random = QUICK[number - 1], np.random.default_rng(number)
-        base = NOTHING.but("exp5", accuracy=0.945) if number == 10 else NOTHING
-        world = plant(claim, base, LEVELS[level], random, draws=2000)
+        world = plant(claim, BASES.get(number, NOTHING), LEVELS[level], random, draws=2000)
         draws = (Table(world.draw(claim.question.arms, 5, random)) for _ in range(1000))
         found[number] = np.mean([claim.question.ask(draw).p_support <= LEVELS[level] for draw in draws])
     assert min(found.values()) >= 0.8 - 2.5 * math.sqrt(0.8 * 0.2 / 1000), found
     assert np.mean(list(found.values())) >= 0.8, found
+
+
+def test_with_too_much_noise_no_equivalence_is_supportable() -> None:
+    random = np.random.default_rng(0)
+    loud = NOTHING.draw(["exp4", "exp5"], 5, random)
+    quiet = World(NOTHING.truth, noise=0.2).draw(["exp4", "exp5"], 5, random)
+    loud_here, quiet_here = (shown(QUICK[7].question.ask(Table(runs)), 4e-4, 0.8) for runs in (loud, quiet))
+    assert math.isnan(loud_here.detectable)
+    assert 0 < quiet_here.detectable < 0.003
+    assert loud_here.centre == quiet_here.centre == 0
 
 
 def test_overfitting_of_a_detectable_size_is_found() -> None:
@@ -255,6 +280,10 @@ def test_what_only_the_full_protocol_can_judge_says_so() -> None:
     assert "60,000" in one(17, runs).looked.why_not
     full = judge(look_at(claims("full")[16:17], runs, "full"))[0]
     assert full.verdict == "supported"
+    part = {"exp8": [runs["exp8"][0], runs["exp8"][1]._replace(all_images=False), *runs["exp8"][2:]]}
+    sample = judge(look_at(claims("full")[16:17], part, "full"))[0]  # as `--dataset auto` may have it
+    assert sample.verdict == "untestable"
+    assert "--dataset fashion-mnist" in sample.looked.why_not
     low = World().but("exp8", accuracy=0.93).draw(ARMS, 5, np.random.default_rng(0))
     assert judge(look_at(claims("full")[16:17], low, "full"))[0].verdict == "contradicted"
 
@@ -266,6 +295,20 @@ def test_without_equal_accuracy_claim_7_has_no_verdict() -> None:
     assert one(7, calm.but("exp5", nll=0.15, accuracy=0.90).draw(names, 5, random)).verdict == "inconclusive"
     wild = World().but("exp5", nll=0.35, accuracy=0.90)
     assert one(7, wild.draw(names, 5, random)).verdict == "inconclusive"
+
+
+def test_a_claim_whose_premise_is_refuted_asks_for_no_seeds() -> None:
+    calm = World().but("exp5", nll=0.24, confidence=0.58, ece=0.018)
+    open_, closed = (
+        world.draw(["exp4", "exp5"], 5, np.random.default_rng(0)) for world in (calm, calm.but("exp5", accuracy=0.90))
+    )
+    for runs, seeds in ((open_, True), (closed, False)):
+        judged = judge(look_at(QUICK[6:7], runs, "quick"))
+        (detail,) = details(judged, runs)
+        assert judged[0].verdict == "inconclusive"
+        assert (detail.seeds_needed is not None) == seeds
+        assert bool(steps(judged, [detail], runs)) == seeds
+        assert (reason(detail, judged[0]) == "its premise is shown not to hold") != seeds
 
 
 def test_without_its_measure_a_claim_is_untestable() -> None:

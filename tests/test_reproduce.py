@@ -159,12 +159,16 @@ def test_all_of_a_protocol_is_planned_with_its_seeds_and_names_fit_into_mlflow(p
     assert len(set(names)) == len(names)
 
 
-def test_an_arm_may_have_fewer_seeds_than_are_asked_for(place: Place, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(PROTOCOLS, "quick", replace(TINY, at_most={"exp1": 2}))
-    result = place.reproduce(1, 2, seeds=3, command=dry_run)
+def test_an_arm_may_have_fewer_seeds_but_not_than_are_asked_for(place: Place, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(PROTOCOLS, "quick", replace(TINY, seeds=3, at_most={"exp1": 2}))
+    result = place.reproduce(1, 2, command=dry_run)
     assert sorted((run["arm"], run["seed"]) for run in result["plan"]) == [
         ("exp1", 0), ("exp1", 1), ("exp2", 0), ("exp2", 1), ("exp2", 2),
     ]  # fmt: skip
+    result = place.reproduce(1, 2, seeds=3, command=dry_run)
+    assert sorted((run["arm"], run["seed"]) for run in result["plan"]) == [
+        (arm, seed) for arm in ("exp1", "exp2") for seed in range(3)
+    ]
 
 
 def test_two_arms_of_one_recipe_are_trained_once(place: Place, trained: list[RunConfig], monkeypatch: Any):
@@ -201,6 +205,13 @@ def test_the_large_networks_come_first_and_the_others_begin_elsewhere_with_each_
     assert len({names[3] for names in of_seed}) == 5
     following = {names[names.index("exp4") + 1] for names in of_seed if names[-1] != "exp4"}
     assert following == {"exp5"}  # what is compared stays together
+
+
+@pytest.mark.parametrize("number", range(9))
+def test_any_number_of_arms_is_rotated(number: int):
+    arms = [name for name in select(PROTOCOLS["full"]) if not name.startswith(("exp8", "large"))][:number]
+    firsts = [next(arm for arm, s in order(arms, number) if s == seed) for seed in range(number)]
+    assert sorted(firsts) == sorted(arms)
 
 
 def test_runs_are_trained_in_that_order(place: Place, trained: list[RunConfig]):

@@ -11,7 +11,7 @@ import pytest
 
 from sweeper.arms import ARMS, PROTOCOLS, Arm, arm_config
 from sweeper.journal import FAILED, FINISHED, KILLED, JournalLog, RunInfo
-from sweeper.report.rows import ArmRun, ArmSummary, read_runs, summarise, table
+from sweeper.report.rows import ArmRun, ArmSummary, each, images, read_runs, summarise, table
 
 QUICK = PROTOCOLS["quick"]
 FINAL = {"final/val_accuracy": 0.75, "final/val_loss": 0.5, "best/epoch": 2.0}
@@ -46,7 +46,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 def test_a_finished_run_is_read_as_it_was_recorded(write: Callable[..., Path], tmp_path: Path):
     folder = write(seed=3)
     epochs = [{"epoch": 1, **metrics(2.0)}, {"epoch": 2, **metrics(4.0)}]
-    run = ArmRun("exp6", 3, "complete", epochs, FINAL, folder, "abc", None)
+    run = ArmRun("exp6", 3, "complete", epochs, FINAL, folder, "abc", None, all_images=False)
     assert read_runs(tmp_path, "quick") == {"exp6": [run]}
 
 
@@ -126,6 +126,28 @@ def test_a_run_of_another_recipe_is_left_out(write: Callable[..., Path], tmp_pat
     machine = {"dataset": "sample", "train_images": "0", "precision": "bf16", "device": "cuda:1"}
     write(seed=4, params=params | {"seed": "4"} | machine)  # another machine is no other recipe
     assert [run.seed for run in read_runs(tmp_path, "quick")["exp6"]] == [4]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "train_images", "everything"),
+    [("fashion-mnist", "0", True), ("fashion-mnist", "12000", False), ("sample", "0", False)],
+)
+def test_a_run_knows_whether_it_has_seen_all_images(
+    dataset: str, train_images: str, everything: bool, write: Callable[..., Path], tmp_path: Path
+):
+    params = arm_config("exp6", QUICK, 0).to_params()
+    write(params=params | {"dataset": dataset, "train_images": train_images})
+    (run,) = read_runs(tmp_path, "quick")["exp6"]
+    assert run.all_images == everything
+
+
+def test_how_many_images_there_were_is_what_the_runs_recorded():
+    def start(**profile: int) -> dict[str, Any]:
+        return {"dataset": {"profile": profile}}
+
+    sample, full = start(train_images=7_000, val_images=1_000), start(train_images=60_000, val_images=10_000)
+    shown = each([sample, full, sample, start(), {"tags": {}}], images)
+    assert shown == "trained on 60,000, judged on 10,000 / trained on 7,000, judged on 1,000"
 
 
 def test_arms_that_are_one_run_share_it(write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -119,6 +119,20 @@ def test_a_value_above_the_prediction_interval_is_not_reached() -> None:
     assert list(told.values()) == pytest.approx([A.mean() - half, A.mean() + half])
 
 
+def test_no_number_of_seeds_supports_what_will_lie_above_the_prediction_interval() -> None:
+    half = stats.t.ppf(0.975, 4) * A.std(ddof=1) * math.sqrt(1 + 1 / 5)
+
+    def powers(value: float) -> list[float]:
+        test = Reached("accuracy", "points", 1, value - 0.03, {}, (1.0,), (Sample(A),), value)
+        return [test.power(n, 0.001, support=True) for n in (5, 1000)]
+
+    assert powers(A.mean() + 1.01 * half) == [0, 0]
+    below_five_and_above_a_thousand = powers(A.mean() + 0.99 * half)  # with the same spread that interval is narrower
+    assert below_five_and_above_a_thousand[0] > 0.9
+    assert below_five_and_above_a_thousand[1] == 0
+    assert powers(A.mean() + 0.5 * half)[1] == pytest.approx(1)
+
+
 # --- shares and counts --------------------------------------------------------------------------------------
 
 
@@ -248,6 +262,13 @@ def test_without_its_premise_there_is_no_verdict() -> None:
         assert (closed.p_support, closed.p_contradict) == (1, 1)
         opened = Given((Known(*p),), gate=lambda: True)
         assert (opened.p_support, opened.p_contradict) == p
+
+
+def test_without_its_premise_no_number_of_seeds_will_do() -> None:
+    parts = (Known(0.001, 1.0),)
+    assert Given(parts, gate=lambda: True).power(10, 0.01, support=True) == 0.9
+    assert Given(parts, gate=lambda: True).power(10, 0.01, support=False) == 0.2
+    assert [Given(parts, gate=lambda: False).power(10, 0.01, support=side) for side in (True, False)] == [0, 0]
 
 
 def test_levels_and_powers_of_the_tests_within() -> None:

@@ -155,6 +155,27 @@ def test_the_report_is_made_from_the_journals_of_the_arms(tmp_path: Path) -> Non
     assert (">87.50%<" in page, "torch 9" in page, "1 run of 1 arm." in page) == (True, True, True)
 
 
+def test_all_machines_that_had_a_part_are_named(tmp_path: Path) -> None:
+    runs = []
+    for seed, (hardware, images) in enumerate([("Xeon", 7_000), ("M4", 60_000)]):
+        tags = {"sweeper.hardware": hardware, "mlflow.source.git.commit": f"{hardware}-" + 20 * "0"}
+        profile = {"train_images": images, "val_images": images // 6}
+        dataset = {"name": "", "sha256": "", "source": "", "profile": profile}
+        JournalTracker(tmp_path).start(RunInfo("key", "run", {}, tags, "", f"run-{seed}", dataset=dataset))
+        runs.append(run("exp6", seed)._replace(folder=tmp_path / f"run-{seed}"))
+    page = body({"exp6": runs})
+    assert "M4 / Xeon" in page
+    assert "M4-000000000 / Xeon-0000000" in page
+    assert "trained on 60,000, judged on 10,000 / trained on 7,000, judged on 1,166" in page
+
+
+def test_the_page_claims_no_images_that_were_not_seen() -> None:
+    part = run("exp8")._replace(all_images=False)
+    pages = [study_page({"exp8": [each]}, PROTOCOLS["full"]).decode() for each in (part, run("exp8"))]
+    assert ["these runs have seen a part" in page for page in pages] == [True, False]
+    assert not any("all 60,000 training images" in page or "10,000 test images" in page for page in pages)
+
+
 def test_what_a_journal_says_is_escaped(tmp_path: Path) -> None:
     canary = "<script>alert('canary')</script>"
     tags = {f"sweeper.{name}": canary for name in ("dataset", "hardware", "threads", "versions")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -17,17 +18,41 @@ import pytest
 from worlds import World
 
 from sweeper import verify
-from sweeper.arms import ARMS, PROTOCOLS, Arm, Protocol, arm_config
+from sweeper.arms import ARMS, PROTOCOLS, Arm, Protocol, ProtocolName, arm_config
 from sweeper.claims import claims
 from sweeper.cli import main
+from sweeper.config import RunConfig
+from sweeper.engines import EngineChoice
 from sweeper.environment import Environment
-from sweeper.errors import SweeperError
+from sweeper.errors import SweeperError, TrainingError
 from sweeper.ledger import ALPHA, Runs, holm
-from sweeper.report.ledger import Ledger, favouring, forest, interval, markdown, number, p_value, text_table, untestable
+from sweeper.report.ledger import (
+    Ledger,
+    detectable,
+    favouring,
+    forest,
+    interval,
+    markdown,
+    number,
+    p_value,
+    text_table,
+    untestable,
+)
 from sweeper.report.ledger_page import html
 from sweeper.settle import affordable, seconds, steps
 from sweeper.tracking import EXPERIMENT
-from sweeper.verify import Verified, describe, fingerprint, judge_runs, looks_file, publish, read_looks, record_look
+from sweeper.train import Training, start
+from sweeper.verify import (
+    Verified,
+    as_json,
+    describe,
+    fingerprint,
+    judge_runs,
+    looks_file,
+    publish,
+    read_looks,
+    record_look,
+)
 
 pytest_plugins = ["mlflow_store"]
 
@@ -123,7 +148,7 @@ def test_every_table_says_where_it_holds(ledger: Ledger) -> None:
     assert len(tables) == 3
     assert all(
         line.startswith("Under our declared instantiation")
-        and all(word in line for word in ("Protocol: quick", "hardware", "seeds", "versions"))
+        and all(word in line for word in ("Protocol: quick", "hardware", "images", "seeds", "versions"))
         for line in tables
     )
     assert text.count("contradicts itself") == 1
@@ -171,6 +196,17 @@ def test_numbers(value: float, unit: str, text: str) -> None:
 def test_p_values() -> None:
     shown = [p_value(p) for p in (1.0, 0.25, 0.0512, 0.00123, 3.1e-5, 1e-12, float("nan"))]
     assert shown == ["1.00", "0.25", "0.051", "0.001", "3.1e-5", "1.0e-12", "-"]
+
+
+def test_between_two_bounds_it_says_how_far_from_their_middle(found: Verified, ledger: Ledger) -> None:
+    eighth, fifteenth = (ledger.entries[number - 1] for number in (8, 15))
+    assert detectable(eighth, eighth.detectable_here) == "not supportable at this n"
+    assert detectable(fifteenth._replace(detectable=0.0021), 0.0021) == "within 0.21 pt of 0.50 pt"
+    assert detectable(ledger.entries[2], 0.0021) == "0.21 pt"
+    assert detectable(ledger.entries[16], math.nan) == "-"  # untestable
+    decided = as_json(found, ledger)["claims"][7]["decided_by"]
+    assert (decided["centre"], decided["supportable_in_ledger"]) == (0, None)
+    assert not any(name.startswith("detectable") for name in decided)
 
 
 def test_an_interval_that_cannot_be_had(ledger: Ledger) -> None:
@@ -293,6 +329,50 @@ def test_a_plan_is_trained_and_judged_again(tmp_path: Path, monkeypatch: pytest.
     assert words == ["claim  2 to 3 seeds: 1 run more", "claim  3 to 3 seeds: 1 run more"]
 
 
+@pytest.fixture
+def two_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with two seeds of exp1 and exp2; the third, which claim 3 asks for, is trained in a second."""
+    monkeypatch.setitem(PROTOCOLS, "quick", TINY)
+    monkeypatch.setitem(ARMS, "exp2", Arm("", 2, {"model": "small", "lr": 2e-3}))
+    written(tmp_path, WORLD.draw(["exp1", "exp2"], 2, np.random.default_rng(0)), ["exp1", "exp2"], dataset="sample")
+    return tmp_path
+
+
+def test_a_plan_whose_time_is_over_is_judged_all_the_same(
+    two_seeds: Path, monkeypatch: pytest.MonkeyPatch, sweeper: Callable[..., tuple[int, str, str]]
+) -> None:
+    monkeypatch.setattr(verify, "affordable", lambda plan, budget: plan)  # the forecast was too good
+    code, _, err = sweeper("verify", "--protocol", "quick", "--plan", "--budget", "0.001", "--tracking-uri", "offline")
+    assert code == 0, err
+    assert re.search(r"^warning: the time was enough for [01] of 2 planned runs$", err, re.M), err
+    assert (two_seeds / "report/quick/ledger.json").exists()
+    assert len(list(read_looks(two_seeds / "journal/reproduce-quick.looks.jsonl"))) == 1
+
+
+@pytest.mark.parametrize("broken", ["exp1", "all"])
+def test_a_plan_that_fails_is_judged_too_and_the_exit_code_is_3(
+    broken: str, two_seeds: Path, monkeypatch: pytest.MonkeyPatch, sweeper: Callable[..., tuple[int, str, str]]
+) -> None:
+    def failing(config: RunConfig, data: Any) -> Training:
+        if broken == "all" or config.experiment == 1:
+            raise TrainingError("no luck")
+        return (yield from start(config, data))
+
+    monkeypatch.setattr("sweeper.engine.serial.start", failing)
+    monkeypatch.setattr("sweeper.engines.EngineChoice", lambda **_: EngineChoice("serial"))
+    monkeypatch.setattr("sweeper.sweep.SAME_ERROR_FROM_THE_START", 2)
+    code, _, err = sweeper("verify", "--protocol", "quick", "--plan", "--tracking-uri", "offline")
+    assert code == 3
+    if broken == "exp1":
+        assert "warning: exp1 seed 2 failed: no luck" in err.splitlines()
+        assert "1 of 2 runs failed: exp1 seed 2 (no luck)" in err.splitlines()[-1]
+        assert "the time was enough" not in err
+    else:
+        assert err.splitlines()[-1] == "error: the first 2 trials failed alike: no luck"
+    result = json.loads((two_seeds / "report/quick/ledger.json").read_text())
+    assert len(result["runs"]["exp2"]) == (3 if broken == "exp1" else 2)
+
+
 def test_runs_of_two_kinds_are_not_continued(tmp_path: Path) -> None:
     found = written(tmp_path, verified(tmp_path, 5).runs, ["exp1", "exp2"])
     start = json.loads((found / "exp1/seed-0/events.jsonl").read_text().splitlines()[0])
@@ -309,12 +389,12 @@ def test_runs_of_two_kinds_are_not_continued(tmp_path: Path) -> None:
 # --- the command ----------------------------------------------------------------------------------------------
 
 
-def written(home: Path, runs: Runs, arms: list[str], **fields: Any) -> Path:
+def written(home: Path, runs: Runs, arms: list[str], protocol: ProtocolName = "quick", **fields: Any) -> Path:
     """The journals of `runs`, as `sweeper reproduce` would have left them."""
-    root = home / "journal/reproduce-quick"
+    root = home / "journal" / f"reproduce-{protocol}"
     for arm in arms:
         for run in runs[arm]:
-            params = arm_config(arm, PROTOCOLS["quick"], run.seed, **fields).to_params()
+            params = arm_config(arm, PROTOCOLS[protocol], run.seed, **fields).to_params()
             tags = {"sweeper.hardware": "a machine", "sweeper.versions": "sweeper 0", "sweeper.threads": "2",
                     "sweeper.dataset": "fashion-mnist"}  # fmt: skip
             epochs = [{k: v for k, v in epoch.items() if k != "epoch"} for epoch in run.epochs]
@@ -380,6 +460,21 @@ def test_the_report_of_the_reproduction_judges_the_claims(
     assert page.index("Verdicts") < page.index("All arms")
 
 
+def test_the_report_is_of_the_protocol_that_has_runs(
+    tmp_path: Path, found: Verified, sweeper: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, _, err = sweeper("report", "reproduce")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no finished run of protocol full" in err
+    reports = tmp_path / "report"
+    written(tmp_path, found.runs, ["exp1"])
+    assert sweeper("report", "reproduce")[0] == 0
+    assert [path.name for path in reports.iterdir()] == ["reproduce-quick.html"]
+    written(tmp_path, found.runs, ["exp1"], protocol="full")
+    assert sweeper("report", "reproduce")[0] == 0
+    assert sorted(path.name for path in reports.iterdir()) == ["reproduce-full.html", "reproduce-quick.html"]
+
+
 def test_a_plan_without_a_budget_only_says_what_it_would_train(
     tmp_path: Path, found: Verified, sweeper: Callable[..., tuple[int, str, str]]
 ) -> None:
@@ -398,6 +493,9 @@ def test_a_plan_without_a_budget_only_says_what_it_would_train(
         (("--protocol", "half"), 2, "'half' is not one of 'full', 'quick'"),
         (("--plan", "--budget", "soon"), 2, "'soon': a time such as 90s, 30m or 2h"),
         (("--plan", "--journal", "x"), 2, "set SWEEPER_HOME in place of --journal"),
+        (("--budget", "30m"), 2, "--budget: for --plan only, .*; add --plan"),
+        (("--workers", "1"), 2, "--workers: for --plan only"),
+        (("--data-dir", "auto"), 2, "--data-dir: for --plan only"),
     ],
 )
 def test_what_is_refused(

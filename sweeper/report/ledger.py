@@ -52,8 +52,9 @@ class Entry(NamedTuple):
     p_holm: float
     seeds: int  # of each arm
     takes: str  # seeds that would settle it
-    detectable: float  # two-sided 5 %, power 80 %
+    detectable: float  # two-sided 5 %, power 80 %; where there is a centre, the largest distance from it
     detectable_here: float  # at the level that the ledger asks
+    centre: float  # of the two bounds that the number is claimed to lie between
     notes: tuple[str, ...]
     also: Mapping[str, float]  # what else is told of it
 
@@ -217,10 +218,13 @@ def _markdown_table(ledger: Ledger, head: Sequence[str], rows: Sequence[Sequence
 
 
 def detectable(entry: Entry, distance: float) -> str:
-    """A detectable distance from the bound, in the entry's unit."""
+    """A detectable distance from the bound, or a supportable one from between two bounds, in the entry's unit."""
+    between = math.isfinite(entry.centre)
     if not math.isfinite(distance):
-        return "-"
-    return f"{number(distance, entry.unit, signed=False)} {UNITS.get(entry.unit, entry.unit)}"
+        return "not supportable at this n" if between else "-"
+    unit = UNITS.get(entry.unit, entry.unit)
+    shown = f"{number(distance, entry.unit, signed=False)} {unit}"
+    return f"within {shown} of {number(entry.centre, entry.unit, signed=False)} {unit}" if between else shown
 
 
 # --- the figure -----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any, Final, NamedTuple, cast
@@ -34,6 +34,7 @@ class ArmRun(NamedTuple):
     folder: Path
     history_sha256: str  # of a run that diverged: empty
     run_id: str | None  # in MLflow, if it was carried there
+    all_images: bool = True  # trained on all of FashionMNIST's 60,000; the embedded sample has fewer
 
 
 class ArmSummary(NamedTuple):
@@ -67,12 +68,16 @@ def read_run(folder: Path, protocol: Protocol, arm: str) -> ArmRun | None:
     """The run of `arm` in `folder`, or None if there is none, or none that has finished, or one of another recipe."""
     match = SEED.fullmatch(folder.name)
     events = _events(folder) if match else []
-    if not match or (state := outcome(events)) is None or not _is_of(events, protocol, arm, int(match[1])):
+    if not match or (state := outcome(events)) is None:
+        return None
+    config = _config(events, protocol, arm, int(match[1]))
+    if config is None:
         return None
     end = events[-1]
     return ArmRun(
         arm, int(match[1]), state, history(events), end["metrics"], folder,
         history_sha256=end["tags"].get("sweeper.history_sha256", ""), run_id=_run_id(folder),
+        all_images=config.dataset == "fashion-mnist" and config.train_images == 0,
     )  # fmt: skip
 
 
@@ -83,14 +88,14 @@ def outcome(events: Sequence[Mapping[str, Any]]) -> str | None:
     return {"complete": COMPLETE, "pruned": DIVERGED}.get(events[-1]["tags"].get("sweeper.state", ""))
 
 
-def _is_of(events: Sequence[Mapping[str, Any]], protocol: Protocol, arm: str, seed: int) -> bool:
-    """Whether the recipe that was trained is what the arm is now, on whatever data set and machine."""
+def _config(events: Sequence[Mapping[str, Any]], protocol: Protocol, arm: str, seed: int) -> RunConfig | None:
+    """What was trained, if its recipe is what the arm is now, on whatever data set and machine."""
     try:
         trained = RunConfig.from_params(events[0]["params"])
         given = trained.model_dump(include={"dataset", "train_images", "device", "precision"})
-        return trained.key == arm_config(arm, protocol, seed, **given).key
+        return trained if trained.key == arm_config(arm, protocol, seed, **given).key else None
     except ConfigError:  # of a version with other fields
-        return False
+        return None
 
 
 def _events(folder: Path) -> list[dict[str, Any]]:
@@ -109,6 +114,33 @@ def _run_id(folder: Path) -> str | None:
     except (OSError, ValueError, KeyError):
         return None
     return run_id
+
+
+# --- what they were made with ---------------------------------------------------------------------------
+
+
+def starts(runs: Mapping[str, Sequence[ArmRun]]) -> list[dict[str, Any]]:
+    """The first events of all runs whose journals are there: parameters, tags, data set."""
+    found = (read_events(run.folder) for of_arm in runs.values() for run in of_arm)
+    return [events[0] for events in found if events]
+
+
+def each(starts: Sequence[Mapping[str, Any]], pick: Callable[[Mapping[str, Any]], str]) -> str:
+    """The distinct values of what `pick` finds, or nothing."""
+    return " / ".join(sorted({value for start in starts if (value := pick(start))}))
+
+
+def tag(name: str) -> Callable[[Mapping[str, Any]], str]:
+    """Picks a tag."""
+    return lambda start: str(start["tags"].get(name, ""))
+
+
+def images(start: Mapping[str, Any]) -> str:
+    """How many images a run was trained and judged on, where it is recorded."""
+    counts = (start.get("dataset") or {}).get("profile", {})
+    if not {"train_images", "val_images"} <= counts.keys():
+        return ""
+    return f"trained on {counts['train_images']:,}, judged on {counts['val_images']:,}"
 
 
 # --- in a table ----------------------------------------------------------------------------------------

@@ -10,11 +10,10 @@ from markupsafe import Markup
 
 from sweeper.arms import ARMS, Protocol
 from sweeper.config import EXPERIMENT_TITLES
-from sweeper.journal import read_events
 from sweeper.report import study_charts as charts
 from sweeper.report.figure import counted, percent
 from sweeper.report.page import NOTHING, Cell, Section, Value, beside, chart, facts, figures, heading, page, table, text
-from sweeper.report.rows import ArmRun
+from sweeper.report.rows import ArmRun, each, images, starts, tag
 from sweeper.report.study_charts import Runs, complete, seed_values
 
 ACCURACY: Final = "final/val_accuracy"
@@ -98,9 +97,11 @@ def _summary(runs: Runs, protocol: Protocol) -> Markup:
         if number in experiments
     ]
     diverged = sum(len(of_arm) - len(complete(of_arm)) for of_arm in runs.values())
-    words = [DECLARED, "Accuracies are those of the last epoch on the 10,000 test images, as the study reads them."]
+    words = [DECLARED, "Accuracies are those of the last epoch on the test images, as the study reads them."]
     if protocol.train_images or protocol.epochs:
-        words.append("The study trained on all images, and for longer than this protocol does.")
+        words.append("The study trained on all 60,000 images, and for longer than this protocol does.")
+    elif not all(run.all_images for of_arm in runs.values() for run in of_arm):
+        words.append("The study trained on all 60,000 images, of which these runs have seen a part.")
     return (
         (figures(numbers) if numbers else Markup())
         + text(" ".join(words))
@@ -109,15 +110,19 @@ def _summary(runs: Runs, protocol: Protocol) -> Markup:
 
 
 def _circumstances(runs: Runs) -> Iterator[tuple[str, Value]]:
-    """What the runs were made with, as the first of them recorded it."""
-    first = next(run for of_arm in runs.values() for run in of_arm)
-    events = read_events(first.folder)
-    tags = events[0]["tags"] if events else {}
-    for name in ("dataset", "hardware", "threads", "versions"):
-        if f"sweeper.{name}" in tags:
-            yield ("Data set" if name == "dataset" else name.capitalize()), tags[f"sweeper.{name}"]
-    if commit := tags.get("mlflow.source.git.commit"):
-        yield "Commit", commit[:12]
+    """What the runs were made with, all that they recorded."""
+    recorded = starts(runs)
+    picked = {
+        "Data set": tag("sweeper.dataset"),
+        "Images": images,
+        "Hardware": tag("sweeper.hardware"),
+        "Threads": tag("sweeper.threads"),
+        "Versions": tag("sweeper.versions"),
+        "Commit": lambda start: tag("mlflow.source.git.commit")(start)[:12],
+    }
+    for name, pick in picked.items():
+        if values := each(recorded, pick):
+            yield name, values
 
 
 # --- numbers --------------------------------------------------------------------------------------

@@ -8,11 +8,14 @@ intersection-union test against. Both hold whatever the dependence of the parts,
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, TypeAlias
+
+from scipy.optimize import brentq
 
 from sweeper.statistics.base import Test
 
@@ -28,7 +31,8 @@ class Shown(NamedTuple):
     estimate: float
     low: float
     high: float
-    detectable: float  # distance from `null`
+    detectable: float  # distance from `null`; where there is a `centre`, the largest from it that is supportable
+    centre: float = math.nan  # of two bounds that the number is claimed to lie between
 
 
 class Leaf(NamedTuple):
@@ -118,6 +122,45 @@ class Given(All):
         p = self.least_p[1]
         return p if p > 0.025 or self.gate() else 1.0
 
+    def power(self, n: int, alpha: float, *, support: bool) -> float:
+        """As of all parts; none while the gate is closed, which more seeds close the tighter, were the truth as now."""
+        return super().power(n, alpha, support=support) if self.gate() else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Between(All):
+    """One number between two bounds, by two one-sided tests (Schuirmann 1987): above the first, below the second."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The lower and the upper."""
+        low, high = (part.null for part in self.parts if isinstance(part, Test))
+        return low, high
+
+    def supportable(self, alpha: float, power: float) -> float:
+        """How far from the middle of the bounds the number may lie, to be found between them with `power`.
+
+        The two tests together miss it, by Bonferroni's inequality, with at most 1 - `power`: of all ways to divide
+        that between them, the one whose two distances add up to that of the bounds. NaN where even the middle is
+        found too seldom.
+        """
+        low, high = self.bounds
+        above, below = (part for part in self.parts if isinstance(part, Test))
+        misses = 1 - power
+
+        def distances(miss: float) -> tuple[float, float]:
+            """From the far bound, that is missed with `miss`, and from the near one, that is missed with the rest."""
+            return above.detectable(alpha, 1 - miss), below.detectable(alpha, power + miss)
+
+        def beyond(miss: float) -> float:
+            return sum(distances(miss)) - (high - low)
+
+        if not beyond(misses / 2) <= 0:  # also where it cannot be had
+            return math.nan
+        least = misses / 1e4
+        miss = brentq(beyond, least, misses / 2) if beyond(least) > 0 else least
+        return (high - low) / 2 - distances(float(miss))[1]
+
 
 @dataclass(frozen=True, eq=False)
 class AnyOf(Combined):
@@ -184,6 +227,9 @@ def shown(evidence: Evidence, alpha: float, power: float) -> Shown:
     same = len({(part.quantity, part.unit, part.direction, part.null) for part in wide}) == 1
     if same and all(part.low == part.low for part in wide):  # none is NaN
         return _extreme(narrow, wide, smallest=is_all == (wide[0].direction > 0))
+    if isinstance(evidence, Between):
+        centre = sum(evidence.bounds) / 2
+        narrow = [part._replace(centre=centre, detectable=evidence.supportable(alpha, power)) for part in narrow]
     against = evidence.p_contradict < evidence.p_support
     p = [part.p_contradict if against else part.p_support for part in evidence.parts]
     decides = max if is_all != against else min

@@ -141,10 +141,10 @@ class Reached(Contrast):
         return float(special.stdtr(self.df, -self.prediction_t)) if self._varies else 1.0
 
     def power(self, n: int, alpha: float, *, support: bool) -> float:
-        """As of a mean; against, with the standard error of one further run."""
-        if support:
-            return super().power(n, alpha, support=True)
-        if not self._varies or self.value <= self.estimate:
+        """As of a mean, but none where `value` will lie above the prediction interval; against, of one further run."""
+        if not self._varies:
             return 0.0
-        spread = math.sqrt(self.variances[0] * (1 + 1 / n))
-        return _t_power(n - 1, alpha, (self.value - self.estimate) / spread)
+        away = (self.value - self.estimate) / math.sqrt(self.variances[0] * (1 + 1 / n))
+        if support:
+            return super().power(n, alpha, support=True) if special.stdtr(n - 1, -away) > 0.025 else 0.0
+        return _t_power(n - 1, alpha, away) if away > 0 else 0.0
