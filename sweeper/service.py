@@ -13,7 +13,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
@@ -29,7 +29,7 @@ from sweeper.engine.secrecy import public
 from sweeper.engine.serial import SerialEngine
 from sweeper.engines import ONE_WORKER, Built, EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment, Say
-from sweeper.errors import ConfigError, Interrupted, SpaceError, TrainingError
+from sweeper.errors import ConfigError, Interrupted, SpaceError, SweeperError, TrainingError
 from sweeper.journal import FINISHED, KILLED, THREADS_TAG, JournalTracker, NullTracker, RunInfo, Tracker, read_events
 from sweeper.mistakes import MOST_ERRORS, confident_mistakes
 from sweeper.progress import Progress, counted, make_view
@@ -93,6 +93,9 @@ def tracking(env: Environment, signals: Signals) -> Iterator[Tracker]:
     """The tracker that `env` asks for; at the end of the block, what has not arrived yet is waited for.
 
     After an error or a signal the wait is short.
+
+    Raises:
+        SweeperError: nothing that was recorded can ever arrive.
     """
     tracker: Tracker
     if env.tracking_uri == NONE:
@@ -107,12 +110,15 @@ def tracking(env: Environment, signals: Signals) -> Iterator[Tracker]:
         yield tracker
         with signals.raised():
             waiting = tracker.close(FLUSH_SECONDS)
+        tracker.check()
     finally:
         if waiting is None:
             waiting = tracker.close(SHORT_FLUSH_SECONDS)
         if waiting:
-            missing = counted(waiting, "run")
-            env.warn(f"not in MLflow yet: {missing}; carry there what is missing with: sweeper sync {env.journal}")
+            with suppress(SweeperError):  # which is the error of the command: it says what has to be done first
+                tracker.check()
+                missing = counted(waiting, "run")
+                env.warn(f"not in MLflow yet: {missing}; carry there what is missing with: sweeper sync {env.journal}")
 
 
 def _draw(epochs: list[dict[str, float]], title: str) -> bytes:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
 import shutil
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,12 +24,13 @@ from sweeper.data import SAMPLE, SAMPLE_DIR, IdxFile, load
 from sweeper.engine.serial import SerialEngine
 from sweeper.engines import EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment
-from sweeper.errors import DataError, SpaceError
-from sweeper.journal import read_events
+from sweeper.errors import DataError, SpaceError, SweeperError
+from sweeper.journal import FINISHED, RunInfo, read_events
 from sweeper.model import build_model
 from sweeper.service import Chosen, SweepOptions, choose, optimize, train_one
 from sweeper.space import Choice, Space, default_space
 from sweeper.study import read_study
+from sweeper.sweep import Signals
 from sweeper.tracking import EXPERIMENT
 from sweeper.train import finish, train
 
@@ -167,6 +170,22 @@ def test_the_weights_of_a_training_can_be_loaded_and_are_those_it_reports(traine
 def test_a_training_gives_what_training_alone_gives(trained: Trained, sample: data.Data):
     alone = finish(train(trained.config, sample))
     assert trained.result["history_sha256"] == alone.history_sha256
+
+
+def test_a_command_whose_runs_can_never_arrive_fails(place: Place, empty_store: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever the preflight overlooked, or happened since."""
+    place.tracking_uri = f"sqlite:///{shutil.copy(empty_store, place.home)}"
+    with contextlib.closing(sqlite3.connect(place.home / "mlflow.db")) as database, database:
+        database.execute("UPDATE experiments SET name = ?, lifecycle_stage = 'deleted'", [EXPERIMENT])
+    monkeypatch.setattr(service, "preflight", lambda _: None)
+    run = RunInfo("key", "name", {}, {}, "", "runs/one")
+    with (
+        pytest.raises(SweeperError, match="experiments restore"),
+        Signals() as signals,
+        service.tracking(place.environment, signals) as tracker,
+    ):
+        tracker.start(run).end(FINISHED, {}, {})
+    assert place.warned == []
 
 
 # --- the data set --------------------------------------------------------------------------------------
