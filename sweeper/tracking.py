@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from http.client import HTTPException
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
@@ -83,6 +84,7 @@ class MlflowTracker(JournalTracker):
         self._carried: set[Path] = set()
         self._wake = threading.Condition()
         self._closing = False
+        self._connected = False
         self._fatal: SweeperError | None = None
         self._thread = threading.Thread(target=self._run, name="mlflow-uploader", daemon=True)
         self._thread.start()
@@ -108,10 +110,10 @@ class MlflowTracker(JournalTracker):
         return len(self._pending) + len(self._refused)
 
     def flush(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds until everything written so far has arrived; whether it has."""
+        """Wait up to `timeout` seconds until MLflow answers and has everything written so far; whether it has."""
         with self._wake:
-            self._wake.wait_for(lambda: not self._pending or self._fatal, timeout)
-            return not self._pending and not self._refused
+            self._wake.wait_for(lambda: (self._connected and not self._pending) or self._fatal, timeout)
+            return self._connected and not self._pending and not self._refused
 
     def reconcile(self, below: str) -> None:
         """End what processes that are gone left without an end, also in MLflow if it was meant for this store."""
@@ -138,6 +140,9 @@ class MlflowTracker(JournalTracker):
                 self._fatal = error
                 self._wake.notify_all()
             return
+        with self._wake:
+            self._connected = True
+            self._wake.notify_all()
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._pending or self._closing)
@@ -351,30 +356,61 @@ class Uploader:
             folder = path.parent.relative_to(root).as_posix()
             self._calls.log_artifact(run_id, str(path), None if folder == "." else folder)
 
-    def log_model(self, folder: Path, model: nn.Module, example: Any, registered_name: str, alias: str) -> str:
-        """Log `model` to the run of `folder` with an input example, register it, and give it `alias`.
+    def registered(self, folder: Path) -> bool:
+        """Whether `register` has come to its end for the run of `folder`."""
+        return "registered" in _read_state(folder, self.uri)
+
+    def file(self, folder: Path, name: str) -> bytes:
+        """A file of a run that has arrived: from the journal, or where it is tidied up, from MLflow."""
+        path = folder / ARTIFACTS / name
+        if path.exists():
+            return path.read_bytes()
+        with TemporaryDirectory() as aside:
+            return Path(self.client.download_artifacts(self._run_id(folder), name, aside)).read_bytes()
+
+    def register(self, folder: Path, model: nn.Module, example: Any, name: str, alias: str) -> str:
+        """Register `model`, which the run of `folder` made, as a version of `name`, and give it `alias`.
+
+        A note of it is kept with the run. Calling it again after a crash registers nothing twice.
 
         Returns:
             The version that was registered.
         """
+        run_id = self._run_id(folder)
+        made = self.client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+        version = str(made[0].version) if made else self._log_model(run_id, model, example, name)
+        self.client.set_registered_model_alias(name, alias, version)
+        with filelock.FileLock(folder / UPLOADER):
+            write_whole(folder / UPLOAD, json.dumps(_read_state(folder, self.uri) | {"registered": version}).encode())
+        return version
+
+    def _log_model(self, run_id: str, model: nn.Module, example: Any, name: str) -> str:
+        """By `Model.log`, which takes a run that has ended: `mlflow.pytorch.log_model` wants it to be RUNNING again,
+        where a crash leaves it for ever."""
         import mlflow
         import mlflow.pytorch
+        from mlflow.models import Model
 
-        run_id = _read_state(folder, self.uri)["run_id"]
         mlflow.set_tracking_uri(self.uri)
+        run = self.client.get_run(run_id)
+        made = self.client.create_logged_model(run.info.experiment_id, "model", run_id, params=run.data.params)
         silence = io.StringIO()  # MLflow prints links and congratulations, to both
-        with redirect_stdout(silence), redirect_stderr(silence), mlflow.start_run(run_id=run_id):
-            info = mlflow.pytorch.log_model(
-                model,
-                name="model",
+        with redirect_stdout(silence), redirect_stderr(silence):
+            info = Model.log(
+                None,
+                mlflow.pytorch,
+                run_id=run_id,
+                model_id=made.model_id,
+                registered_model_name=name,
+                pytorch_model=model,
                 input_example=example,
                 serialization_format="pt2",
                 pip_requirements=[_pinned("torch"), _pinned("numpy")],
-                registered_model_name=registered_name,
             )
-        version = str(info.registered_model_version)
-        self.client.set_registered_model_alias(registered_name, alias, version)
-        return version
+        return str(info.registered_model_version)
+
+    def _run_id(self, folder: Path) -> str:
+        return str(_read_state(folder, self.uri)["run_id"])
 
 
 def _empty(artifacts: Path) -> None:
@@ -624,7 +660,7 @@ def _authorization() -> dict[str, str]:
     """The header of MLflow's own client; what the URL or ~/.netrc says, requests adds itself."""
     file = configparser.ConfigParser(interpolation=None)
     file.read(os.path.expanduser("~/.mlflow/credentials"))  # noqa: PTH111 - Path's refuses a user without a home
-    written = file["mlflow"] if "mlflow" in file else {}
+    written = {name.upper(): value for name, value in file.items("mlflow")} if file.has_section("mlflow") else {}
     user, password = (
         os.environ.get(name) or written.get(name, "")
         for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")

@@ -31,7 +31,7 @@ from sweeper.service import Chosen, SweepOptions, choose, optimize, train_one
 from sweeper.space import Choice, Space, default_space
 from sweeper.study import read_study
 from sweeper.sweep import Signals
-from sweeper.tracking import EXPERIMENT
+from sweeper.tracking import EXPERIMENT, Uploader
 from sweeper.train import finish, train
 
 if TYPE_CHECKING:
@@ -356,6 +356,34 @@ def test_the_champion_is_trained_on_everything_and_its_weights_are_in_the_journa
     assert end["metrics"] == {name: value for name, value in result["test"].items() if name != "trial"}
     weights = safetensors.torch.load_file(folder / "artifacts/model/state.safetensors")
     build_model(RunConfig.from_params(start["params"])).load_state_dict(weights)
+
+
+@pytest.mark.filterwarnings("ignore::Warning")  # of MLflow and of torch's export, which a command does not show
+def test_a_champion_that_mlflow_refuses_costs_no_sweep_and_is_registered_by_the_same_command(
+    sweep: Callable[..., dict[str, Any]], place: Place, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    def refuse(*_: Any) -> None:
+        raise MlflowException("no room for models")
+
+    place.tracking_uri = f"sqlite:///{shutil.copy(empty_store, place.home)}"
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_model_artifacts", refuse)
+        result = sweep(trials=1, final=True)
+    assert Path(result["report"]).is_file()
+    assert place.warned == ["the champion is not registered yet (no room for models); the same command tries again"]
+    (champion,) = (run for run in place.runs() if run.data.tags["sweeper.kind"] == "champion")
+    assert champion.info.status == FINISHED
+
+    assert sweep(trials=1, final=True)["test"] == result["test"]
+    version = place.client.get_model_version_by_alias("sweeper-few", "champion")
+    assert (int(version.version), version.run_id) == (1, champion.info.run_id)
+    assert place.client.get_run(champion.info.run_id).info.end_time == champion.info.end_time
+    monkeypatch.setattr(Uploader, "register", lambda *_: pytest.fail("it is registered"))
+    sweep(trials=1, final=True)
+    assert len(place.warned) == 1
 
 
 def test_a_study_made_anew_does_not_take_over_the_records_of_the_one_before(
