@@ -13,12 +13,14 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import safetensors.torch
 
 from sweeper import data as datasets
 from sweeper import engines, reports
@@ -29,14 +31,14 @@ from sweeper.engine.secrecy import public
 from sweeper.engine.serial import SerialEngine
 from sweeper.engines import ONE_WORKER, Built, EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment, Say
-from sweeper.errors import ConfigError, Interrupted, SpaceError, TrainingError
+from sweeper.errors import ConfigError, Interrupted, SpaceError, SweeperError, TrainingError, one_line
 from sweeper.journal import FINISHED, KILLED, THREADS_TAG, JournalTracker, NullTracker, RunInfo, Tracker, read_events
 from sweeper.mistakes import MOST_ERRORS, confident_mistakes
 from sweeper.progress import Progress, counted, make_view
 from sweeper.space import Draw, Space
 from sweeper.study import Study, StudySettings, Trial, best_row, open_study
 from sweeper.sweep import RETRIES, Driver, Fixed, Signals
-from sweeper.tracking import MlflowTracker, preflight, run_id_of
+from sweeper.tracking import MlflowTracker, hide_password, preflight, run_id_of
 from sweeper.train import (
     Training,
     TrainResult,
@@ -49,10 +51,8 @@ from sweeper.train import (
     use_threads,
 )
 
-if TYPE_CHECKING:
-    from torch import nn
-
 LEARNING: Final = ("tpe", "gp")  # samplers that choose by the results of earlier trials
+WEIGHTS: Final = "model/state.safetensors"
 PACKAGES: Final = ("sweeper", "torch", "numpy")
 FLUSH_SECONDS: Final = 60.0  # how long a command waits at its end for what MLflow has not yet
 SHORT_FLUSH_SECONDS: Final = 5.0  # the same after an error or a signal
@@ -93,6 +93,9 @@ def tracking(env: Environment, signals: Signals) -> Iterator[Tracker]:
     """The tracker that `env` asks for; at the end of the block, what has not arrived yet is waited for.
 
     After an error or a signal the wait is short.
+
+    Raises:
+        SweeperError: nothing that was recorded can ever arrive.
     """
     tracker: Tracker
     if env.tracking_uri == NONE:
@@ -107,12 +110,15 @@ def tracking(env: Environment, signals: Signals) -> Iterator[Tracker]:
         yield tracker
         with signals.raised():
             waiting = tracker.close(FLUSH_SECONDS)
+        tracker.check()
     finally:
         if waiting is None:
             waiting = tracker.close(SHORT_FLUSH_SECONDS)
         if waiting:
-            missing = counted(waiting, "run")
-            env.warn(f"not in MLflow yet: {missing}; carry there what is missing with: sweeper sync {env.journal}")
+            with suppress(SweeperError):  # which is the error of the command: it says what has to be done first
+                tracker.check()
+                missing = counted(waiting, "run")
+                env.warn(f"not in MLflow yet: {missing}; carry there what is missing with: sweeper sync {env.journal}")
 
 
 def _draw(epochs: list[dict[str, float]], title: str) -> bytes:
@@ -455,11 +461,19 @@ def _champion(sweep: _Sweep, best: Trial, tracker: Tracker, signals: Signals) ->
 
     The test images take no part in anything but that one evaluation, after the last epoch.
     """
-    env, chosen, study = sweep.env, sweep.chosen, sweep.study
+    env, study = sweep.env, sweep.study
     config = best.config.derive(split="blog", folds=0, train_images=0)
     folder = f"{study.name}/champion-{best.number:04d}"
-    if (earlier := _recorded_test(env, folder, study.uid)) is not None:
-        return earlier
+    result = _recorded_test(env, folder, study.uid) or _retrain(sweep, best, config, folder, tracker, signals)
+    if isinstance(tracker, MlflowTracker) and not tracker.uploader.registered(env.journal / folder):
+        _register(sweep, tracker, config, folder, signals)
+    return result
+
+
+def _retrain(
+    sweep: _Sweep, best: Trial, config: RunConfig, folder: str, tracker: Tracker, signals: Signals
+) -> dict[str, Any]:
+    env, chosen, study = sweep.env, sweep.chosen, sweep.study
     watched, test = retraining_data(config, chosen.folder)
     info = describe_run(chosen, config, [watched], kind="champion", threads=cores())
     tags = {**info.tags, "sweeper.study": study.name, "sweeper.trial": str(best.number), "sweeper.test": "once"}
@@ -476,16 +490,14 @@ def _champion(sweep: _Sweep, best: Trial, tracker: Tracker, signals: Signals) ->
     except BaseException:
         log.end(KILLED, {}, {"sweeper.state": "killed"})
         raise
-    model, logits = predict_weights(config, result.weights, test)
+    _, logits = predict_weights(config, result.weights, test)
     verdict = score(logits, test.labels)
     metrics = {"test/accuracy": verdict.accuracy, "test/loss": verdict.loss, "test/ece": verdict.ece}
     log.artifact("config.json", config.model_dump_json(indent=2).encode())
-    log.artifact("model/state.safetensors", result.weights_file())
+    log.artifact(WEIGHTS, result.weights_file())
     log.artifact("evaluation/confusion.csv", verdict.confusion_csv())
     log.artifact("evaluation/errors.png", reports.errors_picture(confident_mistakes(logits, test, MOST_ERRORS)))
     log.end(FINISHED, metrics, {"sweeper.state": "complete", "sweeper.weights_sha256": result.weights_sha256})
-    if isinstance(tracker, MlflowTracker):
-        _register(env, tracker, study.name, folder, model, test, signals)
     return {"trial": best.number, **metrics}
 
 
@@ -516,25 +528,25 @@ def _recorded_test(env: Environment, folder: str, uid: str) -> dict[str, Any] | 
     if not events or not events[0]["key"].startswith(uid):
         return None
     ends = [e for e in events if e["event"] == "end" and e["status"] == FINISHED]
-    return {"trial": int(folder[-4:]), **ends[-1]["metrics"]} if ends else None
+    return {"trial": int(folder.rpartition("-")[2]), **ends[-1]["metrics"]} if ends else None
 
 
-def _register(
-    env: Environment,
-    tracker: MlflowTracker,
-    study: str,
-    folder: str,
-    model: nn.Module,
-    images: Images,
-    signals: Signals,
-) -> None:
-    """Log the champion as an MLflow model and register it; a server that is away costs the model, not the sweep."""
+def _register(sweep: _Sweep, tracker: MlflowTracker, config: RunConfig, folder: str, signals: Signals) -> None:
+    """Register the champion as an MLflow model; a server that is away, or refuses it, does not cost the sweep."""
+    env, name = sweep.env, f"sweeper-{sweep.study.name}"
     with signals.raised():
         arrived = tracker.flush(FLUSH_SECONDS)
     if not arrived:
-        env.warn("the champion was not registered: MLflow has not answered; its weights are in the journal")
+        env.warn("the champion is not registered yet: MLflow has not answered; the same command does it")
         return
-    example = datasets.normalize(images.pixels[:2]).numpy()
-    name = f"sweeper-{study}"
-    number = tracker.uploader.log_model(env.journal / folder, model, example, name, "champion")
+    example = sweep.images[0].train.first(2)
+    try:
+        weights = safetensors.torch.load(tracker.uploader.file(env.journal / folder, WEIGHTS))
+        model, _ = predict_weights(config, weights, example)
+        pixels = datasets.normalize(example.pixels).numpy()
+        number = tracker.uploader.register(env.journal / folder, model, pixels, name, "champion")
+    except Exception as error:  # noqa: BLE001 - MLflow's own, or torch's where it cannot export the network
+        reason = hide_password(one_line(error))
+        env.warn(f"the champion is not registered yet ({reason}); the same command tries again")
+        return
     env.say(f"registered model {name!r}, version {number}, alias champion")

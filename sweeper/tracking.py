@@ -8,6 +8,8 @@ the upload and the note of it does no harm.
 
 from __future__ import annotations
 
+import base64
+import configparser
 import contextlib
 import io
 import json
@@ -23,8 +25,9 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from http.client import HTTPException
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import filelock
 
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 EXPERIMENT: Final = "bn-dropout"
+SQLITE_URI: Final = re.compile(r"sqlite:///(?!:memory:).")  # nobody could look at what is in memory
 HOST: Final = re.compile(r"[A-Za-z0-9_.:%-]+")
 OUTCOME_TAGS: Final = {"sweeper.state", "sweeper.reason", "sweeper.traceback"}
 KEY_TAG: Final = "sweeper.key"
@@ -80,6 +84,7 @@ class MlflowTracker(JournalTracker):
         self._carried: set[Path] = set()
         self._wake = threading.Condition()
         self._closing = False
+        self._connected = False
         self._fatal: SweeperError | None = None
         self._thread = threading.Thread(target=self._run, name="mlflow-uploader", daemon=True)
         self._thread.start()
@@ -105,10 +110,10 @@ class MlflowTracker(JournalTracker):
         return len(self._pending) + len(self._refused)
 
     def flush(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds until everything written so far has arrived; whether it has."""
+        """Wait up to `timeout` seconds until MLflow answers and has everything written so far; whether it has."""
         with self._wake:
-            self._wake.wait_for(lambda: not self._pending or self._fatal, timeout)
-            return not self._pending and not self._refused
+            self._wake.wait_for(lambda: (self._connected and not self._pending) or self._fatal, timeout)
+            return self._connected and not self._pending and not self._refused
 
     def reconcile(self, below: str) -> None:
         """End what processes that are gone left without an end, also in MLflow if it was meant for this store."""
@@ -135,6 +140,9 @@ class MlflowTracker(JournalTracker):
                 self._fatal = error
                 self._wake.notify_all()
             return
+        with self._wake:
+            self._connected = True
+            self._wake.notify_all()
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._pending or self._closing)
@@ -224,12 +232,7 @@ class Uploader:
                 found = self.client.get_experiment_by_name(EXPERIMENT)
                 if found is None:
                     raise
-        if found.lifecycle_stage == "deleted":
-            raise SweeperError(
-                f"MLflow experiment {EXPERIMENT!r} was deleted; restore it with: "
-                f"MLFLOW_TRACKING_URI={hide_password(self.uri)} mlflow experiments restore "
-                f"--experiment-id {found.experiment_id}"
-            )
+        _check_stage(self.uri, found.experiment_id, found.lifecycle_stage)
         return str(found.experiment_id)
 
     def upload(self, folder: Path, wait: Callable[[float], None]) -> None:
@@ -353,30 +356,61 @@ class Uploader:
             folder = path.parent.relative_to(root).as_posix()
             self._calls.log_artifact(run_id, str(path), None if folder == "." else folder)
 
-    def log_model(self, folder: Path, model: nn.Module, example: Any, registered_name: str, alias: str) -> str:
-        """Log `model` to the run of `folder` with an input example, register it, and give it `alias`.
+    def registered(self, folder: Path) -> bool:
+        """Whether `register` has come to its end for the run of `folder`."""
+        return "registered" in _read_state(folder, self.uri)
+
+    def file(self, folder: Path, name: str) -> bytes:
+        """A file of a run that has arrived: from the journal, or where it is tidied up, from MLflow."""
+        path = folder / ARTIFACTS / name
+        if path.exists():
+            return path.read_bytes()
+        with TemporaryDirectory() as aside:
+            return Path(self.client.download_artifacts(self._run_id(folder), name, aside)).read_bytes()
+
+    def register(self, folder: Path, model: nn.Module, example: Any, name: str, alias: str) -> str:
+        """Register `model`, which the run of `folder` made, as a version of `name`, and give it `alias`.
+
+        A note of it is kept with the run. Calling it again after a crash registers nothing twice.
 
         Returns:
             The version that was registered.
         """
+        run_id = self._run_id(folder)
+        made = self.client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+        version = str(made[0].version) if made else self._log_model(run_id, model, example, name)
+        self.client.set_registered_model_alias(name, alias, version)
+        with filelock.FileLock(folder / UPLOADER):
+            write_whole(folder / UPLOAD, json.dumps(_read_state(folder, self.uri) | {"registered": version}).encode())
+        return version
+
+    def _log_model(self, run_id: str, model: nn.Module, example: Any, name: str) -> str:
+        """By `Model.log`, which takes a run that has ended: `mlflow.pytorch.log_model` wants it to be RUNNING again,
+        where a crash leaves it for ever."""
         import mlflow
         import mlflow.pytorch
+        from mlflow.models import Model
 
-        run_id = _read_state(folder, self.uri)["run_id"]
         mlflow.set_tracking_uri(self.uri)
+        run = self.client.get_run(run_id)
+        made = self.client.create_logged_model(run.info.experiment_id, "model", run_id, params=run.data.params)
         silence = io.StringIO()  # MLflow prints links and congratulations, to both
-        with redirect_stdout(silence), redirect_stderr(silence), mlflow.start_run(run_id=run_id):
-            info = mlflow.pytorch.log_model(
-                model,
-                name="model",
+        with redirect_stdout(silence), redirect_stderr(silence):
+            info = Model.log(
+                None,
+                mlflow.pytorch,
+                run_id=run_id,
+                model_id=made.model_id,
+                registered_model_name=name,
+                pytorch_model=model,
                 input_example=example,
                 serialization_format="pt2",
                 pip_requirements=[_pinned("torch"), _pinned("numpy")],
-                registered_model_name=registered_name,
             )
-        version = str(info.registered_model_version)
-        self.client.set_registered_model_alias(registered_name, alias, version)
-        return version
+        return str(info.registered_model_version)
+
+    def _run_id(self, folder: Path) -> str:
+        return str(_read_state(folder, self.uri)["run_id"])
 
 
 def _empty(artifacts: Path) -> None:
@@ -532,15 +566,15 @@ def _passing(error: Exception) -> bool:
 
 
 def preflight(uri: str) -> None:
-    """Check, without importing MLflow, that there is a store behind `uri` or that one can be made.
+    """Check, without importing MLflow, that there is a store behind `uri` that takes our runs, or that one can be made.
 
     Raises:
-        UsageError: the URI is not one that MLflow tracks to.
-        ServiceUnreachable: the server does not answer within 5 seconds.
-        SweeperError: the folder of a sqlite file is missing or read-only.
+        UsageError: the URI is not one that MLflow tracks to, or the database is another program's.
+        ServiceUnreachable: the server does not answer within 5 seconds, or does not let us in.
+        SweeperError: the experiment was deleted, or the folder of a sqlite file is missing or read-only.
     """
     scheme = uri.partition(":")[0]
-    if scheme == "sqlite":
+    if SQLITE_URI.match(uri):
         _preflight_sqlite(uri)
     elif scheme in ("http", "https"):
         _preflight_http(uri)
@@ -560,6 +594,8 @@ def _preflight_sqlite(uri: str) -> None:
         raise SweeperError(f"tracking database {file}: cannot be written; its folder must exist and be writable")
     if present and not _is_sqlite(file):
         raise SweeperError(f"tracking database {file}: not a database of sqlite; name another file with --tracking-uri")
+    if present:
+        _preflight_database(uri, f"sqlite:///file:{quote(str(file.resolve()))}?mode=ro&uri=true", SweeperError)
 
 
 def _is_sqlite(file: Path) -> bool:
@@ -578,31 +614,111 @@ def _preflight_http(uri: str) -> None:
         raise UsageError(f"tracking URI {hide_password(uri)[:80]!r}: expected http://HOST:PORT")
     address = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
     request = urllib.request.Request(f"{parts.scheme}://{address}{parts.path.rstrip('/')}/health")  # noqa: S310 - checked
+    reason = ""
     try:
         with urllib.request.urlopen(request, timeout=PREFLIGHT_SECONDS):  # noqa: S310
-            return
+            pass
     except urllib.error.HTTPError as error:
-        if error.code < 500:  # somebody is there; what it thinks of us shows later
-            return
-        reason = str(error)
+        reason = str(error) if error.code >= 500 else ""  # else somebody is there
     except (OSError, ValueError, HTTPException) as error:
-        reason = str(getattr(error, "reason", error))
-    raise ServiceUnreachable(
+        reason = str(getattr(error, "reason", error)) or type(error).__name__
+    if reason:
+        raise _silent(uri, reason)
+    _preflight_experiment(uri)
+
+
+def _preflight_experiment(uri: str) -> None:
+    """Ask a server that is there for the experiment, as MLflow's client would."""
+    if os.environ.get("MLFLOW_TRACKING_AUTH") or os.environ.get("MLFLOW_TRACKING_AWS_SIGV4"):
+        return  # a plugin signs the requests, which only MLflow can load
+    import requests
+
+    where = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name"
+    try:
+        answer = requests.get(
+            where, {"experiment_name": EXPERIMENT}, headers=_authorization(), timeout=PREFLIGHT_SECONDS
+        )
+    except requests.RequestException as error:
+        raise _silent(uri, _one_line(error)[:120]) from None
+    if answer.status_code in (401, 403):
+        raise ServiceUnreachable(
+            f"tracking server {hide_password(uri)} does not let us in ({answer.status_code}); user and password go "
+            "into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    if answer.status_code == 429 or answer.status_code >= 500:
+        return  # it is busy: the uploader asks again
+    try:
+        content = answer.json()
+        found = content.get("experiment") or {}
+        stage = found.get("lifecycle_stage", "")
+    except (ValueError, AttributeError):
+        raise ServiceUnreachable(f"{hide_password(uri)} is no MLflow server ({answer.status_code})") from None
+    _check_stage(uri, found.get("experiment_id"), stage)
+
+
+def _authorization() -> dict[str, str]:
+    """The header of MLflow's own client; what the URL or ~/.netrc says, requests adds itself."""
+    file = configparser.ConfigParser(interpolation=None)
+    file.read(os.path.expanduser("~/.mlflow/credentials"))  # noqa: PTH111 - Path's refuses a user without a home
+    written = {name.upper(): value for name, value in file.items("mlflow")} if file.has_section("mlflow") else {}
+    user, password = (
+        os.environ.get(name) or written.get(name, "")
+        for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    )
+    if user and password:
+        return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _silent(uri: str, reason: str) -> ServiceUnreachable:
+    return ServiceUnreachable(
         f"tracking server {hide_password(uri)} does not answer ({reason}); start it, or use --tracking-uri offline"
     )
 
 
 def _preflight_postgresql(uri: str) -> None:
+    _preflight_database(uri, re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", uri), ServiceUnreachable)
+
+
+def _preflight_database(uri: str, url: str, unusable: type[SweeperError]) -> None:
+    """Look for the experiment in the database of `url`, which may be empty yet."""
     import sqlalchemy
 
-    url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", uri)
+    local = url.startswith("sqlite")
+    options = {"timeout": PREFLIGHT_SECONDS} if local else {"connect_timeout": PREFLIGHT_SECONDS}
+    named = sqlalchemy.text("SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = :name")
     try:
-        engine = sqlalchemy.create_engine(url, connect_args={"connect_timeout": PREFLIGHT_SECONDS})
-        with engine.connect():
-            return
+        engine = sqlalchemy.create_engine(url, connect_args=options, poolclass=sqlalchemy.NullPool)
+        with engine.connect() as connection:
+            tables = sqlalchemy.inspect(connection).get_table_names()
+            found = connection.execute(named, {"name": EXPERIMENT}).all() if "experiments" in tables else []
     except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
-        reason = _one_line(getattr(error, "orig", None) or error)[:250]
-    raise ServiceUnreachable(f"tracking database {hide_password(uri)} does not answer ({hide_password(reason)})")
+        reason = hide_password(_one_line(getattr(error, "orig", None) or error)[:250])
+        if "locked" in reason and local:
+            return  # it is busy: the uploader asks again
+        what = "cannot be read" if local else "does not answer"
+        raise unusable(f"tracking database {hide_password(uri)} {what} ({reason})") from None
+    if tables and "experiments" not in tables:
+        raise UsageError(
+            f"tracking database {hide_password(uri)}: another program's, with tables such as {tables[0]!r}; "
+            "name another one with --tracking-uri"
+        )
+    for number, stage in found:
+        _check_stage(uri, number, stage)
+
+
+def _check_stage(uri: str, number: object, stage: str) -> None:
+    """Refuse the experiment `number` if it was deleted.
+
+    Raises:
+        SweeperError: it was; the message says how to restore it.
+    """
+    if stage == "deleted":
+        raise SweeperError(
+            f"MLflow experiment {EXPERIMENT!r} was deleted; restore it with: "
+            f"MLFLOW_TRACKING_URI={hide_password(uri)} mlflow experiments restore --experiment-id {number}"
+        )
 
 
 def store_uri(uri: str) -> str:
@@ -612,7 +728,7 @@ def store_uri(uri: str) -> str:
 
 def sqlite_file(uri: str) -> Path:
     """The file of a sqlite URI."""
-    return Path(uri.partition("sqlite://")[2].removeprefix("/") or "mlflow.db")
+    return Path(uri.removeprefix("sqlite:///"))
 
 
 def ui_link(base: str, uri: str, run_id: str | None) -> str:

@@ -80,6 +80,7 @@ def of_all(command: str) -> Iterator[Row]:
     yield from values(command, "--device", "device", "foo", "", "meta", says=("cpu",))
     yield from values(command, "--device", "device that is not there", "cuda:9", says=("cuda:9",))
     yield from values(command, "--tracking-uri", "tracking URI", "", "mlruns", "ftp://host/x", "file:///tmp/mlruns", "://",
+                      "sqlite://", "sqlite:///", "sqlite:mlflow.db", "sqlite:///:memory:",
                       says=("http://HOST:PORT", "offline"))  # fmt: skip
     yield from values(command, "--dataset", "data set", "cifar", says=("sample",))
 
@@ -280,6 +281,23 @@ PLACES: Final = (
 AT_PORT_1: Final = f"user:{CANARY}@{UNREACHABLE}"
 AT_SILENT: Final = f"user:{CANARY}@{{silent}}"
 WRONG_PASSWORD: Final = ("password authentication failed",)
+RESTORE: Final = ("was deleted", "mlflow experiments restore --experiment-id 0")
+STORES: Final = (
+    *(
+        Row("a deleted MLflow experiment", on_sample(command), 1, RESTORE, given="deleted_experiment")
+        for command in ("train", "optimize", "reproduce")
+    ),
+    Row("a deleted MLflow experiment", words("sync"), 1, RESTORE, given="deleted_experiment"),
+    Row("a deleted MLflow experiment", on_sample("train --tracking-uri http://{server}"), 1, RESTORE,
+        given="server", kind="deleted"),
+    Row("another program's database", on_sample("train --tracking-uri sqlite:///sweeper.db"), 2,
+        ("another program's", "sqlite:///sweeper.db"), given="study"),
+    Row("a damaged database", on_sample("train --tracking-uri sqlite:///{file}"), 1, ("{file}", "cannot be read"),
+        given="damaged_database"),
+    Row("another program's server", on_sample("train --tracking-uri http://{server}"), 4, ("no MLflow server",),
+        given="server", kind="else"),
+)  # fmt: skip
+
 SERVICES: Final = (
     Row("no tracking server", on_sample(f"train --tracking-uri http://{AT_PORT_1}"), 4, (UNREACHABLE,), process=True),
     Row("no tracking server", words(f"sync --tracking-uri http://{AT_PORT_1}"), 4, (UNREACHABLE,), given="journal"),
@@ -296,9 +314,16 @@ SERVICES: Final = (
     Row("wrong password", words("status --storage {postgres}"), 4, WRONG_PASSWORD, given="postgres"),
     Row("wrong password", on_sample("optimize --storage {postgres}"), 4, WRONG_PASSWORD, given="postgres"),
     Row("wrong password", on_sample("train --tracking-uri {postgres}"), 4, WRONG_PASSWORD, given="postgres"),
+    *(
+        Row("wrong password", on_sample(f"{command} --tracking-uri http://user:{CANARY}@{{server}}"), 4,
+            ("MLFLOW_TRACKING_PASSWORD",), given="server", kind="401")
+        for command in ("train", "optimize", "reproduce")
+    ),
 )  # fmt: skip
 
-ROWS: Final = (*TRAIN, *OPTIMIZE, *REPRODUCE, *VERIFY, *WORDS, *SPACE, *STUDY, *DATA, *PLACES, *SERVICES)
+ROWS: Final = (
+    *TRAIN, *OPTIMIZE, *REPRODUCE, *VERIFY, *WORDS, *SPACE, *STUDY, *DATA, *PLACES, *STORES, *SERVICES,
+)  # fmt: skip
 
 
 def as_markdown() -> str:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import http.server
+import json
 import os
+import shutil
 import socket
+import sqlite3
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -23,8 +29,9 @@ from faults.tools.tmpfs import mounted
 from sweeper.cli import main
 from sweeper.config import EXPERIMENT_TITLES
 from sweeper.data import FULL, SYSTEM_DIR
+from sweeper.tracking import EXPERIMENT
 
-pytest_plugins = ["postgres"]
+pytest_plugins = ["mlflow_store", "postgres"]
 # MLflow's own use of SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
 
@@ -114,6 +121,41 @@ class Given:
         """The study, and a stdout that takes nothing."""
         self.study("")
         self.full_stdout("")
+
+    # --- MLflow
+
+    def deleted_experiment(self, _: str) -> None:
+        """An MLflow store whose experiment was deleted, and a journal."""
+        shutil.copy(self._request.getfixturevalue("empty_store"), self.home)
+        with contextlib.closing(sqlite3.connect(self.home / "mlflow.db")) as database, database:
+            database.execute("UPDATE experiments SET name = ?, lifecycle_stage = 'deleted'", [EXPERIMENT])
+        self.journal("")
+
+    def damaged_database(self, _: str) -> None:
+        """A file that begins as a database of sqlite does, and holds something else."""
+        self.words["file"] = str(self._folder / "file")
+        (self._folder / "file").write_bytes(b"SQLite format 3\0" + b"\xff" * 5_000)
+
+    def server(self, kind: str) -> None:
+        """A tracking server that lets nobody in, one whose experiment was deleted, or what is none at all."""
+        deleted = {"experiment": {"experiment_id": "0", "name": EXPERIMENT, "lifecycle_stage": "deleted"}}
+        answers = {"401": (401, "Who are you?"), "deleted": (200, json.dumps(deleted)), "else": (200, "<p>Hello</p>")}
+        status, body = answers[kind]
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                code, text = (200, "OK") if self.path == "/health" else (status, body)
+                self.send_response(code)
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        server = self._stack.enter_context(http.server.HTTPServer(("127.0.0.1", 0), Handler))
+        self._stack.callback(server.shutdown)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        self.words["server"] = f"127.0.0.1:{server.server_port}"
 
     def foreign_study(self, _: str) -> None:
         """A study that Optuna's own users have made."""

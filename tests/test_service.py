@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
 import shutil
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,13 +24,14 @@ from sweeper.data import SAMPLE, SAMPLE_DIR, IdxFile, load
 from sweeper.engine.serial import SerialEngine
 from sweeper.engines import EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment
-from sweeper.errors import DataError, SpaceError
-from sweeper.journal import read_events
+from sweeper.errors import DataError, SpaceError, SweeperError
+from sweeper.journal import FINISHED, RunInfo, read_events
 from sweeper.model import build_model
 from sweeper.service import Chosen, SweepOptions, choose, optimize, train_one
 from sweeper.space import Choice, Space, default_space
 from sweeper.study import read_study
-from sweeper.tracking import EXPERIMENT
+from sweeper.sweep import Signals
+from sweeper.tracking import EXPERIMENT, Uploader
 from sweeper.train import finish, train
 
 if TYPE_CHECKING:
@@ -167,6 +170,22 @@ def test_the_weights_of_a_training_can_be_loaded_and_are_those_it_reports(traine
 def test_a_training_gives_what_training_alone_gives(trained: Trained, sample: data.Data):
     alone = finish(train(trained.config, sample))
     assert trained.result["history_sha256"] == alone.history_sha256
+
+
+def test_a_command_whose_runs_can_never_arrive_fails(place: Place, empty_store: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever the preflight overlooked, or happened since."""
+    place.tracking_uri = f"sqlite:///{shutil.copy(empty_store, place.home)}"
+    with contextlib.closing(sqlite3.connect(place.home / "mlflow.db")) as database, database:
+        database.execute("UPDATE experiments SET name = ?, lifecycle_stage = 'deleted'", [EXPERIMENT])
+    monkeypatch.setattr(service, "preflight", lambda _: None)
+    run = RunInfo("key", "name", {}, {}, "", "runs/one")
+    with (
+        pytest.raises(SweeperError, match="experiments restore"),
+        Signals() as signals,
+        service.tracking(place.environment, signals) as tracker,
+    ):
+        tracker.start(run).end(FINISHED, {}, {})
+    assert place.warned == []
 
 
 # --- the data set --------------------------------------------------------------------------------------
@@ -337,6 +356,34 @@ def test_the_champion_is_trained_on_everything_and_its_weights_are_in_the_journa
     assert end["metrics"] == {name: value for name, value in result["test"].items() if name != "trial"}
     weights = safetensors.torch.load_file(folder / "artifacts/model/state.safetensors")
     build_model(RunConfig.from_params(start["params"])).load_state_dict(weights)
+
+
+@pytest.mark.filterwarnings("ignore::Warning")  # of MLflow and of torch's export, which a command does not show
+def test_a_champion_that_mlflow_refuses_costs_no_sweep_and_is_registered_by_the_same_command(
+    sweep: Callable[..., dict[str, Any]], place: Place, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    def refuse(*_: Any) -> None:
+        raise MlflowException("no room for models")
+
+    place.tracking_uri = f"sqlite:///{shutil.copy(empty_store, place.home)}"
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_model_artifacts", refuse)
+        result = sweep(trials=1, final=True)
+    assert Path(result["report"]).is_file()
+    assert place.warned == ["the champion is not registered yet (no room for models); the same command tries again"]
+    (champion,) = (run for run in place.runs() if run.data.tags["sweeper.kind"] == "champion")
+    assert champion.info.status == FINISHED
+
+    assert sweep(trials=1, final=True)["test"] == result["test"]
+    version = place.client.get_model_version_by_alias("sweeper-few", "champion")
+    assert (int(version.version), version.run_id) == (1, champion.info.run_id)
+    assert place.client.get_run(champion.info.run_id).info.end_time == champion.info.end_time
+    monkeypatch.setattr(Uploader, "register", lambda *_: pytest.fail("it is registered"))
+    sweep(trials=1, final=True)
+    assert len(place.warned) == 1
 
 
 def test_a_study_made_anew_does_not_take_over_the_records_of_the_one_before(

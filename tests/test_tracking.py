@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.server
 import json
@@ -209,6 +210,52 @@ def test_a_port_that_speaks_something_else_does_not_answer() -> None:
 def test_a_server_is_found_behind_a_user_and_a_password() -> None:
     with listening(answering(200)) as uri:
         preflight(uri.replace("//", "//user:secret@"))
+
+
+class Guarded(http.server.BaseHTTPRequestHandler):
+    """Lets in a user and a password, or a token."""
+
+    RIGHT = (f"Basic {base64.b64encode(b'user:secret').decode()}", "Bearer token")
+
+    def do_GET(self) -> None:
+        known = self.path == "/health" or self.headers["Authorization"] in self.RIGHT
+        self.send_response(200 if known else 401)
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("given", "lets_in"),
+    [
+        ({}, False),
+        ({"user": "user:secret@"}, True),
+        ({"user": "user:canary@"}, False),
+        ({"MLFLOW_TRACKING_USERNAME": "user", "MLFLOW_TRACKING_PASSWORD": "secret"}, True),
+        ({"MLFLOW_TRACKING_USERNAME": "user", "MLFLOW_TRACKING_PASSWORD": "canary"}, False),
+        ({"MLFLOW_TRACKING_TOKEN": "token"}, True),
+        ({"file": "[mlflow]\nmlflow_tracking_username = user\nmlflow_tracking_password = secret\n"}, True),
+        ({"MLFLOW_TRACKING_AUTH": "a plugin"}, True),
+    ],
+)
+def test_a_server_is_asked_with_the_credentials_that_mlflow_would_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], lets_in: bool
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".mlflow").mkdir()
+    (tmp_path / ".mlflow/credentials").write_text(given.get("file", ""))
+    for name in (n for n in given if n.isupper()):
+        monkeypatch.setenv(name, given[name])
+    with listening(Guarded) as server:
+        uri = server.replace("//", f"//{given.get('user', '')}")
+        if lets_in:
+            preflight(uri)
+        else:
+            message = refusal(lambda: preflight(uri), ServiceUnreachable)
+            assert "does not let us in (401)" in message
+            assert "canary" not in message
 
 
 def test_a_sqlite_file_may_be_there_or_its_folder(tmp_path: Path) -> None:

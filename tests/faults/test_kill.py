@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,36 @@ def test_each_trial_of_a_sweep_that_was_killed_is_one_finished_run_with_each_ste
     assert {tuple(step for step, _ in points) for points in killed.place.points("val/accuracy").values()} == {(1, 2)}
     attempts = {number: run.data.tags["sweeper.attempt"] for number, run in runs.items()}
     assert attempts == {number: "2" if killed.left[number:][:1] == ["running"] else "1" for number in range(6)}
+
+
+REGISTERING = """
+import os, signal
+from mlflow import MlflowClient
+from sweeper.cli import main
+
+MlflowClient.log_model_artifacts = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+main()
+"""
+
+
+def test_a_sweep_that_is_killed_while_its_champion_is_registered_leaves_nothing_running_and_registers_it_once(
+    tmp_path: Path, empty_store: Path, alone: dict[str, str]
+):
+    place = Place(tmp_path / "home", alone)
+    place.home.mkdir()
+    shutil.copy(empty_store, place.home)
+    command = ("optimize", "--trials", "1", "--exp", "1", "--dataset", "sample", "--epochs", "1")
+    killed = subprocess.run(
+        [sys.executable, "-c", REGISTERING, *command], cwd=place.home, env=alone, capture_output=True, text=True,
+        timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert {run.info.status for run in place.all_runs()} == {"FINISHED"}
+    again = place.run(*command)
+    assert again.returncode == 0, again.stderr
+    assert "registered model 'sweeper-sweep', version 1, alias champion" in again.stdout
+    assert "registered" not in place.run(*command).stdout
+    assert {run.info.status for run in place.all_runs()} == {"FINISHED"}
 
 
 # --- Ctrl-C, and a polite request ----------------------------------------------------------------------
