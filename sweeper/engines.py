@@ -106,8 +106,9 @@ def build(
     kind = configs[0].device.partition(":")[0]
     name = choice.name or ("processes" if kind == "cpu" else "auto")
     members = min(choice.workers or MEMBERS[kind], few)
+    workers = choice.workers or (cores() if name == "auto" else 1)
     if name == "auto":
-        name = _fastest(data, configs, members, processes(choice), say)
+        name = _fastest(data, configs, members, workers, say)
     match name:
         case "serial":
             return Built(SerialEngine(data, cores()), name, cores())
@@ -116,12 +117,7 @@ def build(
         case "ray":
             return Built(_ray(choice, data, few), name, max(1, int(choice.cpus)))
         case _:
-            return _processes(data, processes(choice), most)
-
-
-def processes(choice: EngineChoice) -> int:
-    """Worker processes that the choice asks for."""
-    return choice.workers or (cores() if choice.name == "auto" else 1)
+            return _processes(data, workers, most)
 
 
 def _processes(data: Sequence[Data], workers: int, most: int) -> Built:
@@ -149,18 +145,22 @@ def _ray(choice: EngineChoice, data: Sequence[Data], few: int) -> Engine:
 
 
 def _fastest(data: Sequence[Data], configs: Sequence[RunConfig], members: int, workers: int, say: Say) -> str:
-    """`fused` or `processes`, by the size of the groups that `configs` fall into, and a calibration at that size."""
+    """`fused` or `processes`, by the groups that `configs` fall into, and a calibration at the size that those of two
+    and more have on average; what is left alone goes on at the pace of the processes (Amdahl 1967)."""
     groups = Counter(map(signature, configs[:members]))
-    size = len(configs[:members]) // len(groups)
-    if configs[0].split == "folds" or size < 2:
+    stacks = [size for size in groups.values() if size > 1]
+    if configs[0].split == "folds" or not stacks:
         say("engine: processes (what is trained has too many shapes to be stacked)")
         return "processes"
+    size, share = sum(stacks) // len(stacks), sum(stacks) / groups.total()
     (most, _), *_ = groups.most_common(1)
     typical = next(config for config in configs if signature(config) == most)
     ratio = speedup(typical, data[0], size, workers)
-    name = "fused" if ratio >= PAYS else "processes"
+    overall = ratio / (share + ratio * (1 - share))
+    name = "fused" if overall >= PAYS else "processes"
     apart = "worker processes" if workers > 1 else "worker process"
-    say(f"engine: {name} ({size} stacked trainings ran at {ratio:.2f} times the pace of {workers} {apart})")
+    whole = "" if share == 1 else f"; {share:.0%} can be stacked: {overall:.2f} times"
+    say(f"engine: {name} ({size} stacked trainings ran at {ratio:.2f} times the pace of {workers} {apart}{whole})")
     return name
 
 

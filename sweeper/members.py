@@ -5,7 +5,7 @@ the members in front, `(K, …)`; activations of convolutions side by side, `(B,
 convolution, and BatchNorm's statistics per channel, keep them apart. A member draws what its training alone
 would draw (on a CPU), and reaches the same weights up to rounding: `train.train` is the slow reference.
 
-On a GPU the Dropout masks of all members come from one stream.
+On a GPU the Dropout masks of all members come from one stream, and no step waits for the device.
 """
 
 from __future__ import annotations
@@ -49,12 +49,14 @@ class Stack:
     Attributes:
         members: which of the configurations are still in it, by their place in the list.
         values: parameters and running statistics by their name in a solo network, `(K, …)`.
+        one_stream: draw the masks of all members as one tensor, in a few large operations; the default on a GPU.
     """
 
-    def __init__(self, configs: Sequence[RunConfig], device: torch.device) -> None:
+    def __init__(self, configs: Sequence[RunConfig], device: torch.device, *, one_stream: bool | None = None) -> None:
         self.configs = list(configs)
-        self.members = list(range(len(configs)))
         self.device = device
+        self.one_stream = device.type != "cpu" if one_stream is None else one_stream
+        self._let_in(range(len(configs)))
         solo = []
         for config in configs:
             with train.seeded(config, epoch=0):
@@ -76,12 +78,29 @@ class Stack:
             for name in tensors:
                 tensors[name] = tensors[name].detach().index_select(0, rows)
         self.parameters = {name: self.values[name].requires_grad_() for name in self.parameters}
+        self._let_in(members)
+
+    def _let_in(self, members: Sequence[int]) -> None:
+        """Set the members, and put what differs between them on the device, where no step then has to send it."""
         self.members = list(members)
+        self._places = torch.tensor(self.members, dtype=torch.int64, device=self.device)
+        configs = [self.configs[m] for m in members]
+        self._decay = torch.tensor([c.weight_decay for c in configs], device=self.device)
+        self._keep = {
+            name: 1 - torch.tensor([getattr(c, name) for c in configs], device=self.device)
+            for name in ("conv_dropout", "head_dropout")
+        }
+
+    def generators(self, epoch: int) -> list[torch.Generator]:
+        """What the masks of an epoch are drawn from: each member's own, or the one of the first configuration, also
+        when that member has gone, so that the others do not notice."""
+        configs = self.configs[:1] if self.one_stream else [self.configs[m] for m in self.members]
+        return [train.mask_generator(config, epoch, self.device) for config in configs]
 
     def forward(self, x: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
         """Standardised images `(B, K, 28, 28)`, one channel a member, to logits `(K, B, 10)`.
 
-        With a generator for each member the networks are in training mode, without in eval mode.
+        With the `generators` of an epoch the networks are in training mode, without in eval mode.
         """
         count = len(self.members)
         for name, layer in self.layers:
@@ -123,20 +142,21 @@ class Stack:
     def _mask(self, x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """What Dropout multiplies `x` with: 0 or 1 / (1 - rate), for each channel of an image or for each feature.
 
-        In the order of memory of a solo network, so that each generator gives what it would have given there.
+        In the order of memory of a solo network, so that each generator gives what it would have given there. In one
+        stream, rows are drawn for those too who have gone: the others keep theirs.
         """
-        count = len(self.members)
         channels = x.dim() == 4
-        rates = [getattr(self.configs[m], "conv_dropout" if channels else "head_dropout") for m in self.members]
-        size = (x.shape[0], x.shape[1] // count) if channels else tuple(x.shape[1:])
-        if x.device.type == "cpu":
-            drawn = [self._draw(size, rate, g, x) for rate, g in zip(rates, generators, strict=True)]
-            mask = torch.stack(drawn, dim=1 if channels else 0)
+        name, dim = ("conv_dropout", 1) if channels else ("head_dropout", 0)  # dim: that of the members
+        size = (x.shape[0], x.shape[1] // len(self.members)) if channels else tuple(x.shape[1:])
+        if self.one_stream:
+            shape = (*size[:dim], len(self.configs), *size[dim:])
+            drawn = torch.rand(shape, device=x.device, generator=generators[0]).index_select(dim, self._places)
+            keep = self._keep[name].view(-1, *[1] * (2 - dim))
+            mask = ((drawn < keep) / keep).to(x.dtype)
         else:
-            keep = 1 - torch.tensor(rates, device=x.device, dtype=x.dtype)
-            keep = keep[None, :, None] if channels else keep[:, None, None]
-            shape = (size[0], count, size[1]) if channels else (count, *size)
-            mask = (torch.rand(shape, device=x.device, generator=generators[0]) < keep).to(x.dtype) / keep
+            rates = [getattr(self.configs[m], name) for m in self.members]
+            each = [self._draw(size, rate, g, x) for rate, g in zip(rates, generators, strict=True)]
+            mask = torch.stack(each, dim=dim)
         return mask.flatten(1)[:, :, None, None] if channels else mask
 
     @staticmethod
@@ -151,12 +171,11 @@ class Stack:
         biases and BatchNorm's parameters do not decay."""
         self.steps += 1
         first, second = (1 - beta**self.steps for beta in BETAS)
-        decay = torch.tensor([self.configs[m].weight_decay for m in self.members], device=self.device)
         for name, value in self.parameters.items():
             gradient, shape = value.grad, (-1, *[1] * (value.dim() - 1))
             assert gradient is not None
             if value.dim() > 2:
-                value.mul_(1 - (rates * decay).view(shape))
+                value.mul_(1 - (rates * self._decay).view(shape))
             self.first[name].lerp_(gradient, 1 - BETAS[0])
             self.second[name].mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
             spread = self.second[name].sqrt().div_(math.sqrt(second)).add_(EPSILON)
@@ -186,8 +205,8 @@ class Stack:
         return [train.score(logits, images.labels) for logits in torch.cat(parts, dim=1)]
 
 
-def train_members(configs: Sequence[RunConfig], data: Data) -> Training:
-    """Train `configs`, all of one signature, in step.
+def train_members(configs: Sequence[RunConfig], data: Data, *, one_stream: bool | None = None) -> Training:
+    """Train `configs`, all of one signature, in step; `one_stream` as for a `Stack`.
 
     Yields:
         For each epoch, what each member came to, by its place in `configs`: an `EpochResult`, whose `stack` says
@@ -197,7 +216,7 @@ def train_members(configs: Sequence[RunConfig], data: Data) -> Training:
     device = torch.device(configs[0].device)
     images, val = data.train.to(device), data.val.to(device)
     clean = train.subset(images, len(val))
-    stack = Stack(configs, device)
+    stack = Stack(configs, device, one_stream=one_stream)
     steps = len(batch_sizes(len(images), configs[0].batch_size))
     recorders = [Recorder(steps, device) for _ in configs]
     histories: list[list[EpochResult]] = [[] for _ in configs]
@@ -241,24 +260,36 @@ def _train_epoch(
 ) -> tuple[float, list[float]]:
     """One epoch of every member; the seconds it took, and their learning rates at its last step."""
     configs = [stack.configs[m] for m in stack.members]
-    masks = [train.mask_generator(config, epoch, stack.device) for config in configs]
+    masks = stack.generators(epoch)
     orders = [batches(images, config, train.order_generator(config, epoch)) for config in configs]
     start = perf_counter()
+    rates = _learning_rates(configs, epoch, steps)
+    rates_there = torch.tensor(rates, device=stack.device)  # (steps, K)
+    losses = torch.zeros(steps, len(configs), device=stack.device)
+    norms = torch.zeros(math.ceil(steps / GRAD_NORM_EVERY), len(configs), device=stack.device)
     for step, parts in enumerate(zip(*orders, strict=True)):
-        rates = [train.learning_rate(c, (epoch - 1) * steps + step, c.epochs * steps) for c in configs]
         pixels = torch.cat([train.to_input(pixels) for pixels, _ in parts], dim=1)  # (B, K, 28, 28)
         labels = torch.stack([labels for _, labels in parts])  # (K, B)
         with train.autocast(configs[0]):
             logits = stack.forward(pixels.to(memory_format=torch.channels_last), masks)
-        losses = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")
-        losses = losses.view(labels.shape).mean(1)  # (K,)
-        losses.sum().backward()
-        losses = losses.detach()
-        norms = stack.gradient_norms() if step % GRAD_NORM_EVERY == 0 else None
-        for row, member in enumerate(stack.members):
-            recorders[member].losses[step] = losses[row]
-            if norms is not None:
-                recorders[member].norms[step // GRAD_NORM_EVERY] = norms[row]
-        stack.step(torch.tensor(rates, device=stack.device))
+        loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")
+        loss = loss.view(labels.shape).mean(1)  # (K,)
+        loss.sum().backward()
+        losses[step] = loss.detach()
+        if step % GRAD_NORM_EVERY == 0:
+            norms[step // GRAD_NORM_EVERY] = stack.gradient_norms()
+        stack.step(rates_there[step])
     losses.cpu()  # waits for the device: the timer may stop
-    return perf_counter() - start, rates
+    seconds = perf_counter() - start
+    for row, member in enumerate(stack.members):
+        recorders[member].losses.copy_(losses[:, row])
+        recorders[member].norms.copy_(norms[:, row])
+    return seconds, rates[-1]
+
+
+def _learning_rates(configs: Sequence[RunConfig], epoch: int, steps: int) -> list[list[float]]:
+    """Those of each step of an epoch, each with one a member."""
+    return [
+        [train.learning_rate(c, step, c.epochs * steps) for c in configs]
+        for step in range((epoch - 1) * steps, epoch * steps)
+    ]

@@ -18,6 +18,7 @@ from sweeper.engine.processes import ProcessEngine
 from sweeper.engine.serial import SerialEngine
 from sweeper.engines import Built, EngineChoice, build, check, speedup
 from sweeper.errors import ConfigError
+from sweeper.space import Draw, default_space
 
 CONFIG = RunConfig.create(model="small", epochs=2, batch_size=64, dataset="sample")
 
@@ -79,6 +80,39 @@ def test_auto_stacks_where_it_pays(make: Any, monkeypatch: pytest.MonkeyPatch, r
     pace = f"8 stacked trainings ran at {ratio:.2f} times the pace of 2 worker processes"
     assert make.said == [f"engine: {name} ({pace})"]
     assert built.engine.slots == (8 if name == "fused" else 2)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "name", "overall"), [(2.0, "fused", "1.67"), (1.2, "processes", "1.15"), (0.5, "processes", "0.56")]
+)
+def test_auto_weighs_what_cannot_be_stacked(
+    make: Any, monkeypatch: pytest.MonkeyPatch, ratio: float, name: str, overall: str
+):
+    """Of ten trainings five, three, one and one are alike: stacks of four, for 80 % of them."""
+    measured = []
+    monkeypatch.setattr(engines, "speedup", lambda *case: (measured.append(case), ratio)[1])
+    sizes = [16] * 3 + [32] * 5 + [64, 128]
+    built = make(EngineChoice("auto", 10), [CONFIG.derive(batch_size=size) for size in sizes])
+    assert built.name == name
+    ((config, _, members, workers),) = measured
+    assert (config.batch_size, members, workers) == (32, 4, 10)
+    pace = f"4 stacked trainings ran at {ratio:.2f} times the pace of 10 worker processes"
+    assert make.said == [f"engine: {name} ({pace}; 80% can be stacked: {overall} times)"]
+
+
+def test_auto_stacks_a_search_of_the_default_space(make: Any, monkeypatch: pytest.MonkeyPatch):
+    """Fifty trials, ten at a time, over seven placements and five batch sizes."""
+    monkeypatch.setattr(engines, "speedup", lambda *_: 3.0)
+    draw = Draw(0)
+    configs = [default_space().suggest(CONFIG, draw) for _ in range(64)]
+    assert make(EngineChoice("auto", None), configs, most=50, few=10).name == "fused"
+
+
+def test_on_a_gpu_auto_is_the_default_and_takes_a_worker_a_core(make: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(engines, "speedup", lambda *_: 1.0)
+    on_gpu = CONFIG.model_copy(update={"device": "cuda"})
+    built = make(EngineChoice(workers=None), [on_gpu] * 4)
+    assert (built.name, built.engine.slots, built.threads) == ("processes", 2, 1)
 
 
 def test_auto_does_not_stack_trainings_of_many_shapes(make: Any, monkeypatch: pytest.MonkeyPatch):

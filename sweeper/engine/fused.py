@@ -2,6 +2,7 @@
 
 A training that shares its signature with no other is trained alone, and gives the bits that it gives in any engine.
 Slots come free in batches, so that the driver asks for enough at once to stack: when half of them are empty.
+Where memory runs out, half as many trainings advance from then on, and what was submitted beyond them waits.
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ class FusedEngine:
 
     def free(self) -> int:
         """Empty slots, once half of all are empty."""
-        held = len(self._submitted) + sum(len(group.keys) for group in self._groups)
-        return self.slots - held if held <= self.slots // 2 or self._submitted else 0
+        held = len(self._submitted) + self._advancing()
+        return max(0, self.slots - held) if held <= self.slots // 2 or self._submitted else 0
 
     def submit(self, key: int, config: RunConfig) -> None:
-        """Keep the training for the next `wait`, which stacks what was submitted since the last one."""
+        """Keep the training for a `wait` that has room for it, which stacks what was submitted until then."""
         self._submitted.append((key, config))
 
     def wait(self, timeout: float) -> list[Event]:
         """Train one epoch of one group, however long it takes."""
-        self._groups.extend(_Group(configs, self._data) for configs in _by_signature(self._submitted))
-        self._submitted = []
+        self._begin()
         while self._groups:
+            held = self._advancing()
             group = self._groups.popleft()
             if events := group.advance():
-                if any(isinstance(event.what, OutOfMemory) for event in events) and len(events) > 1:
-                    self.slots = max(1, len(events) // 2)
+                if held > 1 and any(isinstance(event.what, OutOfMemory) for event in events):
+                    self.slots = max(1, min(self.slots, held // 2))
                 if group.keys:
                     self._groups.append(group)
                 return events
@@ -62,6 +63,18 @@ class FusedEngine:
         """Let go of everything."""
         self._submitted = []
         self._groups.clear()
+
+    def _advancing(self) -> int:
+        return sum(len(group.keys) for group in self._groups)
+
+    def _begin(self) -> None:
+        """Stack what was submitted; where not all of it fits any more, as much as fits, once half of the slots are
+        empty: a training in a stack of few costs more."""
+        room = max(0, self.slots - self._advancing())
+        if len(self._submitted) > room < self.slots - self.slots // 2:
+            return
+        now, self._submitted = self._submitted[:room], self._submitted[room:]
+        self._groups.extend(_Group(configs, self._data) for configs in _by_signature(now))
 
 
 def _by_signature(submitted: Sequence[tuple[int, RunConfig]]) -> list[dict[int, RunConfig]]:

@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -23,11 +24,14 @@ from descendants import descendants
 from sweeper import diagnostics
 from sweeper.config import RunConfig
 from sweeper.data import SAMPLE, SAMPLE_DIR, Data, load, read_idx
+from sweeper.engine import fused as fused_engine
 from sweeper.engine.base import Engine, Event
 from sweeper.engine.fused import FusedEngine
 from sweeper.engine.processes import ProcessEngine
 from sweeper.engine.serial import SerialEngine
-from sweeper.errors import Diverged, ServiceUnreachable, TrainingError, UsageError, WorkerLost
+from sweeper.errors import Diverged, OutOfMemory, ServiceUnreachable, TrainingError, UsageError, WorkerLost
+from sweeper.members import Training, train_members
+from sweeper.sweep import RETRIES
 from sweeper.train import EpochResult, TrainResult, finish, start
 
 THREADS = 1
@@ -213,6 +217,42 @@ def test_close_in_mid_training_leaves_no_child_process(kind: type, split: list[D
     engine.close()
     assert len(mine) == (kind is ProcessEngine)
     assert not [pid for pid in mine if psutil.pid_exists(pid)]
+
+
+# --- stacked trainings ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shapes", [1, 2])
+def test_out_of_memory_in_a_stack_makes_later_stacks_smaller(
+    split: list[Data], monkeypatch: pytest.MonkeyPatch, shapes: int
+):
+    """The device holds three; the driver submits again what did not fit, as it promises, at most twice."""
+    engine = FusedEngine(split, THREADS, 8)
+
+    def small_device(configs: Sequence[RunConfig], data: Data) -> Training:
+        if len(configs) + sum(len(other.keys) for other in engine._groups) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return (yield from train_members(configs, data))
+
+    monkeypatch.setattr(fused_engine, "train_members", small_device)
+    waiting = {key: quick(epochs=1, seed=key, batch_size=32 + 32 * (key % shapes)) for key in range(10)}
+    configs, attempts, results = dict(waiting), Counter[int](), set()
+    while len(results) < len(configs):
+        assert engine.free() >= 0
+        while waiting and engine.free():
+            key = next(iter(waiting))
+            engine.submit(key, waiting.pop(key))
+        seen = engine.wait(SOON)
+        assert seen
+        for event in seen:
+            if isinstance(event.what, OutOfMemory):
+                attempts[event.key] += 1
+                engine.submit(event.key, configs[event.key])
+            elif isinstance(event.what, TrainResult):
+                results.add(event.key)
+    assert max(attempts.values()) <= RETRIES
+    assert engine.slots == 2
+    assert engine.free() == 2
 
 
 # --- worker processes ----------------------------------------------------------------------------------
