@@ -554,7 +554,8 @@ def status(study: str | None, **options: Any) -> None:
 def report(study: str | None, output: Path | None, protocol: ProtocolName | None, **options: Any) -> None:
     """Write the report of a sweep, by default the newest: one HTML file that needs no network.
 
-    STUDY is a sweep, or the word reproduce, for what sweeper reproduce has trained.
+    STUDY is a sweep, or the word reproduce, for what sweeper reproduce has trained; the study's eight figures are then
+    written beside the report as well, as a PNG image for print.
     """
     from sweeper import reports
     from sweeper.study import read_record
@@ -567,13 +568,19 @@ def report(study: str | None, output: Path | None, protocol: ProtocolName | None
         protocol = protocol or reports.recorded_protocol(env)
         name = PROTOCOLS[protocol].folder
         page = reports.reproduction_report(env, protocol, sections(env, protocol))
+        figures = reports.reproduction_print(env, protocol)
     else:
         record = read_record(study, env.storage)
-        name, page = record.name, reports.sweep_report(env, record)
+        name, page, figures = record.name, reports.sweep_report(env, record), None
     path = output or reports.report_path(env, name)
     reports.write_report(path, page)
+    result: dict[str, Any] = {"study": name, "report": str(path), "bytes": len(page)}
     env.say(f"report of {name!r}: {path} ({len(page) / 1e6:.1f} MB)")
-    _print_json(env, {"study": name, "report": str(path), "bytes": len(page)})
+    if figures is not None:
+        result["figures"] = str(path.with_suffix(".png"))
+        reports.write_report(path.with_suffix(".png"), figures)
+        env.say(f"figures 4 to 11 for print: {result['figures']}")
+    _print_json(env, result)
 
 
 @cli.command()

@@ -14,6 +14,7 @@ from sweeper.journal import write_whole
 if TYPE_CHECKING:
     from sweeper.mistakes import Mistake
     from sweeper.report.page import Section
+    from sweeper.report.rows import ArmRun
     from sweeper.report.sweep_rows import Sweep
     from sweeper.study import StudyRecord
 
@@ -80,8 +81,24 @@ def reproduction_report(env: Environment, protocol: ProtocolName, ledger: Sequen
     Raises:
         UsageError: no run of `protocol` has finished.
     """
-    from sweeper.report.rows import read_runs
     from sweeper.report.study_page import study_page
+
+    return study_page(_finished_runs(env, protocol), PROTOCOLS[protocol], ledger)
+
+
+def reproduction_print(env: Environment, protocol: ProtocolName) -> bytes:
+    """The study's eight figures as one PNG image.
+
+    Raises:
+        UsageError: no run of `protocol` has finished.
+    """
+    from sweeper.report.study_print import study_print
+
+    return study_print(_finished_runs(env, protocol), PROTOCOLS[protocol])
+
+
+def _finished_runs(env: Environment, protocol: ProtocolName) -> Mapping[str, list[ArmRun]]:
+    from sweeper.report.rows import read_runs
 
     runs = read_runs(env.journal, protocol)
     if not runs:
@@ -89,4 +106,4 @@ def reproduction_report(env: Environment, protocol: ProtocolName, ledger: Sequen
             f"{env.journal / PROTOCOLS[protocol].folder}: no finished run of protocol {protocol}; run "
             f"`sweeper reproduce --protocol {protocol}` first"
         )
-    return study_page(runs, PROTOCOLS[protocol], ledger)
+    return runs

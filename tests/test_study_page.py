@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
+import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from matplotlib.figure import Figure
 
 from sweeper import reports
 from sweeper.arms import PROTOCOLS, arm_config
+from sweeper.cli import cli
 from sweeper.environment import Environment
 from sweeper.journal import FINISHED, JournalTracker, RunInfo
 from sweeper.report import study_charts as charts
+from sweeper.report import study_print
 from sweeper.report.page import Section, text
 from sweeper.report.rows import ArmRun
 from sweeper.report.study_page import PUBLISHED, study_page
@@ -86,6 +92,65 @@ def test_a_metric_that_a_run_lacks_is_not_averaged_over_the_others(final: Any) -
     assert charts.seed_values(runs, "xray/spikes") == []
 
 
+# --- for print ------------------------------------------------------------------------------------
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, runs: dict[str, list[ArmRun]]) -> Figure:
+    """The figure that `study_print` draws, before it becomes an image."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(study_print, "as_png", lambda figure: figures.append(figure) or b"")
+    study_print.study_print(runs, QUICK)
+    return figures[0]
+
+
+def test_the_eight_figures_are_printed_on_common_axes_as_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = eight(exp3=0.8)
+    panels = drawn(monkeypatch, runs).axes
+    ranges = charts.common_ranges(list(runs.values()))
+    assert len(panels) == 16
+    heads = [panel.get_title(loc="left") for panel in panels]
+    assert [head.split("\n")[0] for head in heads if head] == [f"Figure {n}: experiment {n - 3}" for n in range(4, 12)]
+    assert "large CNN, BatchNorm,\nDropout and augmentation" in heads[11]
+    for place, panel in enumerate(panels):
+        assert panel.get_xlim() == ranges.epochs
+        assert panel.get_ylim() == (ranges.accuracy if place // 4 % 2 == 0 else ranges.loss)
+        assert len(panel.lines) == 2
+    accuracy, loss = panels[2], panels[6]  # of experiment 3
+    for panel, metric in ((accuracy, "accuracy"), (loss, "loss")):
+        expected = [charts.curve(runs["exp3"], f"{split}/{metric}").mean for split in charts.SPLITS]
+        assert [list(line.get_ydata()) for line in panel.lines] == expected
+    assert [note.get_text() for note in accuracy.texts] == ["80.00%"]
+
+
+def test_a_figure_without_a_run_is_printed_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = eight()
+    del runs["exp5"]
+    runs["exp8"] = [run("exp8", state="diverged")]
+    panels = drawn(monkeypatch, runs).axes
+    empty = [place for place, panel in enumerate(panels) if not panel.lines]
+    assert empty == [8, 11, 12, 15]
+    assert {note.get_text() for place in empty for note in panels[place].texts} == {"not trained yet"}
+
+
+@pytest.mark.parametrize("runs", [eight(), {"exp6": [run("exp6")]}, {"ic": [run("ic")]}])
+def test_the_print_is_the_same_image_each_time(runs: dict[str, list[ArmRun]]) -> None:
+    image = study_print.study_print(runs, QUICK)
+    assert image == study_print.study_print(runs, QUICK)
+    width, height = struct.unpack(">II", image[16:24])
+    assert (width, height) == (1500, 675 if "ic" in runs else 1650)
+
+
+def test_the_command_writes_the_print_beside_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(tmp_path)
+    monkeypatch.setenv("SWEEPER_HOME", str(tmp_path))
+    ran = CliRunner().invoke(cli, ["report", "reproduce", "--output", str(tmp_path / "mine.html"), "--json"])
+    assert ran.exit_code == 0, ran.output
+    result = json.loads(ran.stdout)
+    assert result["figures"] == str(tmp_path / "mine.png")
+    assert (tmp_path / "mine.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "mine.html").stat().st_size == result["bytes"]
+
+
 # --- the page -------------------------------------------------------------------------------------
 
 
@@ -142,14 +207,19 @@ def test_the_xray_is_shown_where_the_runs_have_one() -> None:
     assert table.count('scope="row"') == 2  # experiment 3 was not looked into
 
 
-def test_the_report_is_made_from_the_journals_of_the_arms(tmp_path: Path) -> None:
+def record(home: Path) -> None:
+    """A run of experiment 6 in the journal, as `sweeper reproduce` leaves it."""
     params = arm_config("exp6", QUICK, 3).to_params()
     info = RunInfo("key", "run", params, {"sweeper.versions": "torch 9"}, "", "reproduce-quick/exp6/seed-3")
-    log = JournalTracker(tmp_path / "journal").start(info)
+    log = JournalTracker(home / "journal").start(info)
     made = run("exp6", 3, 0.875)
     for epoch in made.epochs:
         log.epoch(int(epoch["epoch"]), {name: value for name, value in epoch.items() if name != "epoch"})
     log.end(FINISHED, made.final, {"sweeper.state": "complete"})
+
+
+def test_the_report_is_made_from_the_journals_of_the_arms(tmp_path: Path) -> None:
+    record(tmp_path)
     environment = Environment(tmp_path, "none", "", None, False, str, str)
     page = reports.reproduction_report(environment, "quick").decode()
     assert (">87.50%<" in page, "torch 9" in page, "1 run of 1 arm." in page) == (True, True, True)

@@ -47,13 +47,14 @@ class TrialPoint(NamedTuple):
     params: Mapping[str, float | int | str]
 
 
-def new_figure(title: str, summary: str) -> Figure:
-    """An empty figure with its heading and, below that, one sentence."""
-    layout = ConstrainedLayoutEngine(rect=(0.01, 0.01, 0.98, 0.83), w_pad=0.08, h_pad=0.04, wspace=0.04)
-    figure = Figure(figsize=(10, 4.5), dpi=DPI, facecolor="white", layout=layout)
-    figure.text(0.02, 0.925, shorten(title, 90), fontsize=13, fontweight="bold", color=INK, va="baseline",
+def new_figure(title: str, summary: str, height: float = 4.5) -> Figure:
+    """An empty figure, `height` inches high, with its heading and, below that, one sentence."""
+    rect = (0.01, 0.01, 0.98, 0.99 - 0.72 / height)
+    layout = ConstrainedLayoutEngine(rect=rect, w_pad=0.08, h_pad=0.04, wspace=0.04)
+    figure = Figure(figsize=(10, height), dpi=DPI, facecolor="white", layout=layout)
+    figure.text(0.02, 1 - 0.3375 / height, shorten(title, 90), fontsize=13, fontweight="bold", color=INK, va="baseline",
                 parse_math=False)  # fmt: skip
-    figure.text(0.02, 0.868, summary, fontsize=10, color=SOFT_INK, va="baseline")
+    figure.text(0.02, 1 - 0.594 / height, summary, fontsize=10, color=SOFT_INK, va="baseline")
     return figure
 
 
@@ -129,7 +130,8 @@ def add_legend(figure: Figure, *entries: tuple[Line2D, str, bool]) -> None:
     """A legend, at the height of the sentence, of the entries that are shown."""
     shown = [(handle, label) for handle, label, is_shown in entries if is_shown]
     handles, labels = zip(*shown, strict=True)
-    figure.legend(handles, labels, loc="center right", bbox_to_anchor=(0.985, 0.8765), ncols=len(shown), frameon=False,
+    height = 1 - 0.55575 / figure.get_figheight()
+    figure.legend(handles, labels, loc="center right", bbox_to_anchor=(0.985, height), ncols=len(shown), frameon=False,
                   fontsize=9.5, labelcolor=SOFT_INK, handlelength=1.2, handletextpad=0.5, columnspacing=1.4,
                   borderpad=0)  # fmt: skip
 

@@ -63,7 +63,7 @@ def study_page(runs: Runs, protocol: Protocol, ledger: Sequence[Section] = ()) -
         ledger: the sections that judge the study's claims, which follow its numbers.
     """
     sections = [Section("Summary", _summary(runs, protocol))]
-    experiments = _experiments(runs)
+    experiments = complete_experiments(runs)
     if experiments:
         sections.append(Section("Against the study's numbers", _numbers(runs)))
     sections += ledger
@@ -75,7 +75,7 @@ def study_page(runs: Runs, protocol: Protocol, ledger: Sequence[Section] = ()) -
     return page("The study, reproduced", _lead(runs, protocol), sections)
 
 
-def _experiments(runs: Runs) -> dict[int, list[ArmRun]]:
+def complete_experiments(runs: Runs) -> dict[int, list[ArmRun]]:
     """The complete runs of those of the eight experiments that have one."""
     found = {number: complete(runs.get(f"exp{number}", [])) for number in PUBLISHED}
     return {number: of_arm for number, of_arm in found.items() if of_arm}
@@ -90,7 +90,7 @@ def _lead(runs: Runs, protocol: Protocol) -> str:
 
 
 def _summary(runs: Runs, protocol: Protocol) -> Markup:
-    experiments = _experiments(runs)
+    experiments = complete_experiments(runs)
     numbers: list[tuple[str, Value]] = [
         (f"experiment {number}, {counted(len(experiments[number]), 'seed')}", _mean(experiments[number]))
         for number in (4, 5, 6, 7, 8)
@@ -140,7 +140,7 @@ def _numbers(runs: Runs) -> Markup:
         "Gap",
         "Loss gap",
     ]
-    experiments = _experiments(runs)
+    experiments = complete_experiments(runs)
     rows: list[list[Value]] = []
     for number, published in PUBLISHED.items():
         of_arm = experiments.get(number, [])

@@ -1,0 +1,490 @@
+"""What accuracy does experiment 8's recipe reach on the test images, if nothing was chosen by them?
+
+    python -m benchmarks.fair_accuracy --tune [--recipe FILE] [--seeds 2] [--epochs-scale 1.0] [--workers 1]
+    python -m benchmarks.fair_accuracy --evaluate [--recipe FILE] [--seeds 10] [--workers 1] [--save]
+    python -m benchmarks.fair_accuracy --evaluate --recipe default [--seeds 10] [--workers 1] [--save]
+
+The first stage trains a declared list of variants of experiment 8 on the 55,000 images of split=holdout, judges them at
+their last epoch on the 5,000 held out, and freezes the one with the highest mean accuracy over seeds in FILE, with all
+that was tried and a SHA-256. The test images are not read. A FILE that exists is refused. With --epochs-scale the
+variants are compared at a share of their epochs, which FILE says; what is frozen has all of them.
+
+The second stage trains the frozen recipe on all 60,000 images, and evaluates the weights after the last epoch on the
+10,000 test images, once, with no test-time augmentation: until then a training sees no test image. Each seed is written
+beside FILE before it is shown, so that an interrupted evaluation goes on where it was, and no seed is evaluated twice.
+Accuracy is said with and without near-duplicates of training images (sweeper.duplicates), against three marks: the
+study's 0.948, and the bars 0.9490 and 0.9508. `default` is experiment 8 as declared, which one look at the test images
+has informed (docs/reproduction.md).
+
+Seconds of training are without evaluations; with several workers they share the processor. Tuning and evaluation have
+different seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean, stdev
+from time import perf_counter
+from typing import Any, Final
+
+from filelock import FileLock, Timeout
+from scipy import stats
+
+from benchmarks.hardware import Others, describe, usable_cores
+from benchmarks.pages import ROOT, add_save, conclude, head, table
+from sweeper.config import RunConfig, experiment
+from sweeper.data import MANIFESTS, Data, load, resolve
+from sweeper.duplicates import THRESHOLD, near_duplicates
+from sweeper.engine.base import Engine
+from sweeper.engine.processes import ProcessEngine
+from sweeper.engine.serial import SerialEngine
+from sweeper.errors import Diverged, SweeperError, UsageError
+from sweeper.journal import write_whole
+from sweeper.model import build_model
+from sweeper.train import EpochResult, TrainResult, predict_weights, resolve_device, resolve_precision, score
+
+FOLDER: Final = ROOT / "build" / "fair_accuracy"
+DEFAULT: Final = "default"
+RECIPE: Final = "recipe"  # the name of what is evaluated, in its record
+TUNING_SEED: Final = 1000  # the first one
+MARKS: Final = {"the study": 0.948, "weak bar": 0.9490, "strong bar": 0.9508}
+SUMMARY: Final = ("n", "mean, %", "sd, points", "95 % interval")
+MONITORED: Final = 500  # training images on which an evaluation's epochs are judged, in place of the test images
+
+# What is tried: experiment 8, and one change at a time.
+CANDIDATES: Final[dict[str, dict[str, Any]]] = {
+    "experiment 8": {},
+    "lower rates": {"conv_dropout": 0.05, "head_dropout": 0.3},
+    "Dropout in the head only": {"placement": "bn-head-dropout"},
+    "more decay": {"weight_decay": 0.05},
+    "half the peak rate": {"lr": 2e-3},
+    "half as long again": {"epochs": 45},
+}
+
+
+class Record:
+    """A file of results: a line of what they are of, then a line a result, each of which is there once.
+
+    Raises:
+        UsageError: the file is of something else, or another process writes it.
+    """
+
+    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
+        self.path, self.header = path, json.loads(json.dumps(header))
+        lines = path.read_text().splitlines() if path.exists() else []
+        found, *self.entries = [json.loads(line) for line in lines] or [self.header]
+        if found != self.header:
+            changed = sorted(name for name in {*found, *self.header} if found.get(name) != self.header.get(name))
+            raise UsageError(f"{path}: results of another {', '.join(changed)}; move it away, or use another --recipe")
+
+    @classmethod
+    @contextmanager
+    def opened(cls, path: Path, header: Mapping[str, Any]) -> Iterator[Record]:
+        """The record at `path`, which no other process writes meanwhile."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(path.with_name(f".{path.name}.lock"), timeout=0):
+                yield cls(path, header)
+        except Timeout:
+            raise UsageError(f"{path}: another process is writing it; wait for its end") from None
+
+    def of(self, name: str, seed: int) -> dict[str, Any] | None:
+        """The result of a seed of a candidate, if there is one."""
+        return next((entry for entry in self.entries if (entry["name"], entry["seed"]) == (name, seed)), None)
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Write a result: all of it or nothing, and onto the disk."""
+        assert self.of(entry["name"], entry["seed"]) is None, f"{entry['name']}, seed {entry['seed']} is there already"
+        self.entries.append(json.loads(json.dumps(entry)))
+        lines = map(json.dumps, [self.header, *self.entries])
+        write_whole(self.path, "".join(f"{line}\n" for line in lines).encode())
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def train_all(
+    configs: Mapping[tuple[str, int], RunConfig],
+    data: Data,
+    workers: int,
+    ended: Callable[[tuple[str, int], TrainResult | Diverged], str],
+) -> None:
+    """Train what is in `configs`, by name and seed, and hand each result to `ended`, which says it in words.
+
+    Raises:
+        SweeperError: a training failed in another way than by diverging.
+    """
+    if not configs:
+        return
+    threads = max(1, (usable_cores() or 1) // workers)
+    engine: Engine = SerialEngine([data], threads) if workers == 1 else ProcessEngine([data], workers, threads)
+    keys, waiting, left = list(configs), list(range(len(configs))), len(configs)
+    progress = Progress(sum(config.epochs for config in configs.values()))
+    try:
+        while left:
+            while waiting and engine.free():
+                key = waiting.pop(0)
+                engine.submit(key, configs[keys[key]])
+            for key, what in engine.wait(1.0):
+                name, seed = keys[key]
+                if isinstance(what, EpochResult):
+                    progress.epoch()
+                    progress.say(f"{name}, seed {seed}: epoch {what.epoch} of {configs[keys[key]].epochs}")
+                elif isinstance(what, TrainResult | Diverged):
+                    left -= 1
+                    progress.say(f"{name}, seed {seed}: {ended(keys[key], what)}")
+                else:
+                    raise SweeperError(f"{name}, seed {seed}: {what}; the same command goes on where this one was")
+    finally:
+        engine.close()
+
+
+class Progress:
+    """Lines that say how long it will still take, by the epochs so far."""
+
+    def __init__(self, epochs: int) -> None:
+        self._begin, self._done, self._epochs = perf_counter(), 0, epochs
+
+    def epoch(self) -> None:
+        """An epoch has ended."""
+        self._done += 1
+
+    def say(self, words: str) -> None:
+        """Print how far it is, and `words`."""
+        rate = (perf_counter() - self._begin) / max(1, self._done)
+        left = datetime.timedelta(seconds=round(rate * (self._epochs - self._done)))
+        print(f"[{self._done}/{self._epochs} epochs, {left} left] {words}", flush=True)
+
+
+def outcome(config: RunConfig, result: TrainResult) -> dict[str, Any]:
+    """What both stages keep of a training."""
+    return {"seconds": sum(epoch.epoch_s for epoch in result.history), "epochs": len(result.history),
+            "parameters": parameters(config), "weights_sha256": result.weights_sha256}  # fmt: skip
+
+
+def parameters(config: RunConfig) -> int:
+    """Numbers that are trained."""
+    return sum(parameter.numel() for parameter in build_model(config).parameters())
+
+
+# --- tuning ---------------------------------------------------------------------------------------
+
+
+def variants(base: RunConfig, epochs_scale: float) -> dict[str, RunConfig]:
+    """The candidates as they are compared: on the split that holds out, at a share of their epochs."""
+    full = {name: base.derive(**fields) for name, fields in CANDIDATES.items()}
+    return {
+        name: config.derive(split="holdout", epochs=max(1, round(config.epochs * epochs_scale)))
+        for name, config in full.items()
+    }
+
+
+def tune(base: RunConfig, folder: Path, path: Path, seeds: int, epochs_scale: float, workers: int) -> dict[str, Any]:
+    """Compare the candidates, and freeze the best in `path`.
+
+    Raises:
+        UsageError: `path` exists, or holds tuning of something else; or every candidate diverged.
+    """
+    if path.exists():
+        raise UsageError(f"--recipe {path}: exists, and a frozen recipe stays as it is; name another file")
+    compared = variants(base, epochs_scale)
+    numbers = range(TUNING_SEED, TUNING_SEED + seeds)
+    header = {"stage": "tune", "epochs_scale": epochs_scale,
+              "dataset_sha256": MANIFESTS[base.dataset].digest,
+              "candidates": {name: config.model_dump(mode="json") for name, config in compared.items()}}  # fmt: skip
+    [data] = load(next(iter(compared.values())), folder)
+    with Record.opened(path.with_suffix(".tuning.jsonl"), header) as record:
+
+        def ended(key: tuple[str, int], result: TrainResult | Diverged) -> str:
+            name, seed = key
+            if isinstance(result, Diverged):
+                record.add({"name": name, "seed": seed, "diverged": str(result)})
+                return f"diverged: {result}"
+            last = result.history[-1]
+            record.add({"name": name, "seed": seed, "val_accuracy": last.val_accuracy, "val_loss": last.val_loss,
+                        **outcome(compared[name], result)})  # fmt: skip
+            return f"{last.val_accuracy:.2%} of the held-out images"
+
+        train_all(
+            {(name, seed): config.derive(seed=seed) for seed in numbers for name, config in compared.items()
+             if record.of(name, seed) is None}, data, workers, ended,
+        )  # fmt: skip
+        tried = [entry for entry in record.entries if entry["seed"] in numbers]
+        chosen = best(tried, compared)
+        changes = CANDIDATES[chosen]
+        frozen = base.derive(**changes, experiment=0 if changes else base.experiment)
+        sizes = {"trained_on": len(data.train), "held_out": len(data.val)}
+        return freeze(path, {"recipe": frozen.model_dump(mode="json"), "chosen": chosen, "tuned": header,
+                             "seeds": list(numbers), "tried": tried, **sizes})  # fmt: skip
+
+
+def best(entries: Sequence[Mapping[str, Any]], names: Mapping[str, Any]) -> str:
+    """The candidate with the highest mean accuracy over its seeds, of equals that with the lowest loss.
+
+    Raises:
+        UsageError: every candidate has a seed that diverged.
+    """
+    ranks = {}
+    for name in names:
+        of = [entry for entry in entries if entry["name"] == name]
+        if not any("diverged" in entry for entry in of):
+            ranks[name] = fmean(e["val_accuracy"] for e in of), -fmean(e["val_loss"] for e in of)
+    if not ranks:
+        raise UsageError("every candidate diverged in some seed: there is nothing to freeze")
+    return max(ranks, key=lambda name: ranks[name])
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of everything but the digest itself."""
+    rest = {name: value for name, value in content.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def freeze(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a recipe with its digest, whole, where there is none.
+
+    Raises:
+        UsageError: `path` exists by now.
+    """
+    frozen = {**content, "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
+    frozen["sha256"] = digest(frozen)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.whole")
+    try:
+        write_whole(aside, f"{json.dumps(frozen, indent=1)}\n".encode())
+        os.link(aside, path)  # which, other than a renaming, replaces nothing
+    except FileExistsError:
+        raise UsageError(f"--recipe {path}: exists, and a frozen recipe stays as it is; name another file") from None
+    finally:
+        aside.unlink(missing_ok=True)
+    return frozen
+
+
+def thaw(path: Path) -> tuple[RunConfig, dict[str, Any]]:
+    """A frozen recipe, and all that its file says.
+
+    Raises:
+        UsageError: there is none, or it is not as it was frozen.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--recipe {path}: cannot be read ({error}); --tune writes one") from None
+    if not isinstance(content, dict) or content.get("sha256") != digest(content):
+        raise UsageError(f"--recipe {path}: not as it was frozen, by its SHA-256; tune again, into another file")
+    return RunConfig.create(**content["recipe"]), content
+
+
+# --- evaluation -----------------------------------------------------------------------------------
+
+
+def evaluate(
+    config: RunConfig, sha256: str, folder: Path, path: Path, seeds: int, workers: int
+) -> list[dict[str, Any]]:
+    """Train the first `seeds` seeds of `config` on all images, and evaluate each once, unless it has been.
+
+    Args:
+        config: the recipe, with split=blog.
+        sha256: that names it.
+        folder: of the data set.
+        path: of the record of this recipe's results.
+        seeds: how many, from 0.
+        workers: processes that train.
+    """
+    header = {"stage": "evaluate", "recipe_sha256": sha256, "recipe": config.model_dump(mode="json"),
+              "dataset_sha256": MANIFESTS[config.dataset].digest, "near_duplicate_below": THRESHOLD}  # fmt: skip
+    with Record.opened(path, header) as record:
+        missing = {(RECIPE, seed): config.derive(seed=seed) for seed in range(seeds) if not record.of(RECIPE, seed)}
+        if missing:
+            _evaluate(missing, record, folder, workers)
+        return [record.of(RECIPE, seed) or {} for seed in range(seeds)]
+
+
+def _evaluate(missing: Mapping[tuple[str, int], RunConfig], record: Record, folder: Path, workers: int) -> None:
+    [data] = load(next(iter(missing.values())), folder)
+    train, test = data.train, data.val
+    repeated = near_duplicates(train, test)
+    print(f"{int(repeated.sum())} of the {len(test)} test images are near-duplicates of training images", flush=True)
+
+    def ended(key: tuple[str, int], result: TrainResult | Diverged) -> str:
+        name, seed = key
+        if isinstance(result, Diverged):
+            record.add({"name": name, "seed": seed, "diverged": str(result)})
+            return f"diverged: {result}"
+        logits = predict_weights(missing[key], result.weights, test)[1]
+        right = logits.argmax(1) == test.labels
+        accuracy, without = (float(part.double().mean()) for part in (right, right[~repeated]))
+        record.add({"name": name, "seed": seed, "accuracy": accuracy, "accuracy_without": without,
+                    "loss": score(logits, test.labels).loss, "images": len(test),
+                    "near_duplicates": int(repeated.sum()), **outcome(missing[key], result)})  # fmt: skip
+        return f"{accuracy:.2%} of the test images, {without:.2%} without near-duplicates"
+
+    # The epochs are judged on a few training images: no test image takes part in a training, not even as a curve.
+    train_all(missing, Data(train, train.first(MONITORED)), workers, ended)
+
+
+# --- pages ----------------------------------------------------------------------------------------
+
+
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, standard deviation, and 95 % interval of the mean by Student's t; None where one value has none."""
+    mean, n = fmean(values), len(values)
+    sd = stdev(values) if n > 1 else None
+    half = None if sd is None else float(stats.t.ppf(0.975, n - 1)) * sd / n**0.5
+    return {"n": n, "mean": mean, "sd": sd, "interval": None if half is None else [mean - half, mean + half]}
+
+
+def against(found: Mapping[str, Any], mark: float) -> str:
+    """Where a mean and its interval lie."""
+    words = "reached" if found["mean"] >= mark else "not reached"
+    if found["interval"] is None:
+        return f"{words}, by one seed"
+    low, high = found["interval"]
+    return f"{words}; the interval {'lies above' if low > mark else 'lies below' if high < mark else 'holds it'}"
+
+
+def shown(found: Mapping[str, Any]) -> list[str]:
+    """A summary as cells, in percent."""
+    sd = "" if found["sd"] is None else f"{100 * found['sd']:.3f}"
+    interval = "" if found["interval"] is None else "[{:.3f}, {:.3f}]".format(*(100 * x for x in found["interval"]))
+    return [str(found["n"]), f"{100 * found['mean']:.3f}", sd, interval]
+
+
+def evaluation_page(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[str, Any]]:
+    """The tables of an evaluation, and everything in them."""
+    complete = [entry for entry in entries if "diverged" not in entry]
+    record: dict[str, Any] = {"seeds": list(entries), "diverged": len(entries) - len(complete)}
+    if not complete:
+        return [f"All {len(entries)} seeds diverged."], record
+    near = complete[0]["near_duplicates"]
+    both = {f"all {complete[0]['images']:,}": summary([entry["accuracy"] for entry in complete]),
+            f"without {near} near-duplicates": summary([entry["accuracy_without"] for entry in complete])}  # fmt: skip
+    seconds = [entry["seconds"] for entry in complete]
+    facts = [["parameters", f"{complete[0]['parameters']:,}"], ["epochs", str(complete[0]["epochs"])],
+             ["seconds of training a seed", f"{fmean(seconds):.1f} [{min(seconds):.1f}-{max(seconds):.1f}]"],
+             ["seeds that diverged, and are in no mean", str(record["diverged"])]]  # fmt: skip
+    means = [[images, *shown(found)] for images, found in both.items()]
+    marks = [[name, f"{mark:.4f}", *(against(found, mark) for found in both.values())] for name, mark in MARKS.items()]
+    parts = [table(["test images", *SUMMARY], means), table(["mark", "", *both], marks), table(["", ""], facts)]
+    return parts, record | {"accuracy": dict(zip(("all", "without"), both.values(), strict=True)), "marks": MARKS}
+
+
+def tuning_page(frozen: Mapping[str, Any]) -> str:
+    """The table of what was tried."""
+    rows = []
+    for name in frozen["tuned"]["candidates"]:
+        of = [entry for entry in frozen["tried"] if entry["name"] == name]
+        values = [entry["val_accuracy"] for entry in of if "diverged" not in entry]
+        cells = shown(summary(values)) if values else ["0", "", "", ""]
+        changes = ", ".join(f"{key} {value}" for key, value in CANDIDATES.get(name, {}).items())
+        rows.append([name + (" (frozen)" if name == frozen["chosen"] else ""), changes, *cells])
+    return table(["candidate", "with", *SUMMARY], rows)
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def declared(args: argparse.Namespace) -> tuple[RunConfig, Path]:
+    """Experiment 8 on the data and the device that the options name, and the folder of the data."""
+    manifest, folder = resolve(args.dataset or "fashion-mnist", args.data_dir)
+    device = resolve_device(args.device or "auto")
+    precision = resolve_precision(args.precision or "auto", device)
+    return experiment(8, dataset=manifest.name, train_images=args.train_images or 0, device=device,
+                      precision=precision), folder  # fmt: skip
+
+
+def run_tune(args: argparse.Namespace, line: str) -> None:
+    base, folder = declared(args)
+    path = args.recipe or FOLDER / "recipe.json"
+    hardware = describe(usable_cores() or 1, base.device)
+    scale = args.epochs_scale or 1.0
+    with Others() as others:
+        frozen = tune(base, folder, path, args.seeds or 2, scale, args.workers)
+    what = (f"Accuracy on {frozen['held_out']:,} held-out images after the last epoch, of networks trained on "
+            f"{frozen['trained_on']:,}, at {scale:g} of each recipe's epochs, {base.precision}. The test images were "
+            f"not read. Other processes kept {others.cores:.2f} cores busy meanwhile.")  # fmt: skip
+    parts = [*head("The recipe for 0.948, tuned without the test images", hardware, what, line), tuning_page(frozen),
+             f"Frozen in {path.name}, SHA-256 `{frozen['sha256']}`."]  # fmt: skip
+    conclude("fair_accuracy-tuning", hardware, parts, {"recipe": frozen, "others": others.cores}, args.save)
+
+
+def run_evaluate(args: argparse.Namespace, line: str) -> None:
+    if args.recipe is None or str(args.recipe) == DEFAULT:
+        config, folder = declared(args)
+        sha256 = digest(config.model_dump(mode="json"))
+        path = FOLDER / f"{DEFAULT}-{sha256[:8]}.results.jsonl"
+        origin = ("Experiment 8 as declared, not tuned here: it was informed by one look at the test images "
+                  "(docs/reproduction.md).")  # fmt: skip
+    else:
+        config, content = thaw(args.recipe)
+        folder, sha256 = resolve(config.dataset, args.data_dir)[1], content["sha256"]
+        path = args.recipe.with_suffix(".results.jsonl")
+        tuned = content["tuned"]
+        origin = (f"`{content['chosen']}` of {len(tuned['candidates'])} candidates, chosen on held-out training images "
+                  f"by {len(content['seeds'])} seeds at {tuned['epochs_scale']:g} of the epochs, then frozen "
+                  f"(SHA-256 `{sha256}`).")  # fmt: skip
+    resolve_device(config.device)
+    hardware = describe(usable_cores() or 1, config.device)
+    with Others() as others:
+        entries = evaluate(config, sha256, folder, path, args.seeds or 10, args.workers)
+    tables, record = evaluation_page(entries)
+    what = (f"{origin} Trained on {config.train_images or 'all'} training images of {config.dataset}, "
+            f"{config.precision}, and evaluated once a seed, after the last epoch, without test-time augmentation. "
+            f"Other processes kept {others.cores:.2f} cores busy meanwhile.")  # fmt: skip
+    parts = [*head("0.948, fairly", hardware, what, line), *tables]
+    recipe = config.model_dump(mode="json", exclude={"seed"})
+    conclude("fair_accuracy", hardware, parts, {"recipe": recipe, "recipe_sha256": sha256, "origin": origin, **record,
+                                                "others": others.cores}, args.save)  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    stage = parser.add_mutually_exclusive_group(required=True)
+    stage.add_argument("--tune", action="store_true", help="compare variants on held-out training images; freeze one")
+    stage.add_argument("--evaluate", action="store_true", help="train a frozen recipe; evaluate each seed once")
+    parser.add_argument("--recipe", type=Path, metavar="FILE", help="to write or to evaluate; default: experiment 8")
+    parser.add_argument("--seeds", type=int, help="2 to tune with, 10 to evaluate")
+    parser.add_argument("--epochs-scale", type=float, help="share of their epochs at which candidates are compared")
+    parser.add_argument("--workers", type=int, default=1, help="processes that train, each with its share of the cores")
+    parser.add_argument("--dataset", choices=("sample", "fashion-mnist"))
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--train-images", type=int, help="fewer than all, to try the script out")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"))
+    add_save(parser)
+    args = parser.parse_args(argv)
+    check(parser, args)
+    line = "python -m benchmarks.fair_accuracy " + " ".join(sys.argv[1:] if argv is None else argv)
+    try:
+        (run_tune if args.tune else run_evaluate)(args, line)
+    except SweeperError as error:
+        sys.exit(f"error: {error}")
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse options that are wrong, or belong to the other stage."""
+    for name in ("seeds", "workers", "epochs_scale"):
+        value = getattr(args, name)
+        if value is not None and value <= 0:
+            parser.error(f"--{name.replace('_', '-')} {value}: must be above 0")
+    if args.tune and str(args.recipe) == DEFAULT:
+        parser.error(f"--recipe {DEFAULT}: is experiment 8 as declared; name a file to freeze a tuned recipe in")
+    if args.evaluate and args.epochs_scale is not None:
+        parser.error("--epochs-scale: belongs to --tune; what is evaluated has all of its epochs")
+    if args.evaluate and args.recipe is not None and str(args.recipe) != DEFAULT:
+        changed = [
+            name for name in ("dataset", "train_images", "device", "precision") if getattr(args, name) is not None
+        ]
+        if changed:
+            parser.error(f"--{changed[0].replace('_', '-')}: {args.recipe} is frozen with its own; leave it out")
+
+
+if __name__ == "__main__":
+    main()
