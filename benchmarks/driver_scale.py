@@ -210,7 +210,8 @@ def main() -> None:
     rows = []
     for tracking in args.tracking:
         for in_flight in args.in_flight:
-            with tempfile.TemporaryDirectory(dir=args.folder) as root:
+            # MLflow's uploader may still be carrying the last run
+            with tempfile.TemporaryDirectory(dir=args.folder, ignore_cleanup_errors=True) as root:
                 rows.append(measure(args, in_flight, tracking, Path(root)))
             print(rows[-1], flush=True)
     what = (
