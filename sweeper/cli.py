@@ -549,6 +549,7 @@ def status(study: str | None, **options: Any) -> None:
               help="Where to write it. [default: report/STUDY.html in SWEEPER_HOME]")  # fmt: skip
 @click.option("--protocol", type=OrAuto(click.Choice(["full", "quick"])), default="auto", show_default=True,
               help="Of the reproduction; auto: the one that has runs, full if both have.")  # fmt: skip
+@tracking_option
 @storage_option
 @json_option
 def report(study: str | None, output: Path | None, protocol: ProtocolName | None, **options: Any) -> None:
@@ -560,7 +561,7 @@ def report(study: str | None, output: Path | None, protocol: ProtocolName | None
     from sweeper import reports
     from sweeper.study import read_record
 
-    env = make_environment(options)
+    env = make_environment(options, check_tracking=False)
     if study == "reproduce":
         from sweeper.arms import PROTOCOLS
         from sweeper.verify import sections

@@ -36,7 +36,7 @@ METHOD: Final = (
     "number is claimed to lie between two bounds, it is how far from their middle it may lie to be "
     "shown so with power 80 %."
 )
-UNSEEN: Final = Shown("", "", "", 1, 0.0, math.nan, math.nan, math.nan, math.nan)
+UNSEEN: Final = Shown("", "", "", 1, 0.0, math.nan, math.nan, math.nan, math.nan, "", {})
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ def publish(env: Environment, found: Verified) -> tuple[Ledger, dict[str, Any]]:
     from sweeper.report import ledger as texts
     from sweeper.report.ledger_page import html
 
+    found = replace(found, runs=_known_here(env, found.runs))
     shown = describe(found, _links(env, found.runs))
     result = as_json(found, shown)
     folder = env.home / FOLDER / found.protocol
@@ -109,8 +110,8 @@ def sections(env: Environment, protocol: ProtocolName) -> list[Section]:
     """The ledger as sections of the report of the reproduction; none where no run is recorded."""
     from sweeper.report.ledger_page import ledger_sections
 
-    runs = read_runs(env.journal, protocol)
-    return ledger_sections(describe(judge_runs(env.journal, protocol, runs), links={})) if runs else []
+    runs = _known_here(env, read_runs(env.journal, protocol))
+    return ledger_sections(describe(judge_runs(env.journal, protocol, runs), _links(env, runs))) if runs else []
 
 
 def settle(env: Environment, found: Verified, budget: float, workers: int) -> Verified:
@@ -176,7 +177,7 @@ def describe(found: Verified, links: Mapping[str, str]) -> Ledger:
     return Ledger(
         protocol=found.protocol,
         provenance=provenance(found.runs),
-        entries=[_entry(judged, detail) for judged, detail in pairs],
+        entries=[_entry(judged, detail, found.runs) for judged, detail in pairs],
         arms=[
             ArmRow(arm, tuple((run.seed, run.run_id) for run in runs), sum(run.state == "diverged" for run in runs))
             for arm, runs in found.runs.items()
@@ -187,15 +188,18 @@ def describe(found: Verified, links: Mapping[str, str]) -> Ledger:
     )
 
 
-def _entry(judged: Judged, detail: Detail | None) -> Entry:
+def _entry(judged: Judged, detail: Detail | None, runs: Runs) -> Entry:
     claim, shown = judged.claim, detail.shown if detail else UNSEEN
+    arms = claim.question.arms
     tested = bool(judged.looked.looks)
     return Entry(
         number=claim.number, says=claim.says, question=claim.question.words, verdict=judged.verdict,
         reason=reason(detail, judged), label=shown.label, unit=shown.unit, direction=shown.direction,
         bound=shown.null, estimate=shown.estimate, low=shown.low, high=shown.high,
         p=min(judged.looked.p) if tested else math.nan, p_holm=min(judged.p_holm) if tested else math.nan,
-        seeds=judged.looked.seeds, takes=_takes(judged, detail), detectable=shown.detectable,
+        counts=shown.counts if detail else {arm: len(runs.get(arm, ())) for arm in arms},
+        looks=tuple(look.seeds for look in judged.looked.looks), arms=arms, test=shown.method,
+        takes=_takes(judged, detail), detectable=shown.detectable,
         detectable_here=detail.detectable if detail else math.nan, centre=shown.centre, notes=claim.notes,
         also=facts(detail.evidence) if detail else {},
     )  # fmt: skip
@@ -225,6 +229,14 @@ def provenance(runs: Runs) -> dict[str, str]:
         "runs": str(sum(len(of_arm) for of_arm in runs.values())),
         **{name: each(recorded, pick) or "not recorded" for name, pick in picked.items()},
     }
+
+
+def _known_here(env: Environment, runs: Runs) -> dict[str, list[ArmRun]]:
+    """The runs, without the names that they have in another store than this command's."""
+    from sweeper.tracking import hide_password
+
+    store = hide_password(env.tracking_uri)
+    return {arm: [r if r.store == store else r._replace(run_id=None) for r in of_arm] for arm, of_arm in runs.items()}
 
 
 def _links(env: Environment, runs: Runs) -> dict[str, str]:
@@ -261,6 +273,7 @@ def as_json(found: Verified, shown: Ledger) -> dict[str, Any]:
         "method": shown.method,
         "claims": [_claim_json(*pair) for pair in pairs],
         "contradictions": list(shown.contradictions),
+        "links": dict(shown.links),
         "runs": {arm: [_run_json(run) for run in runs] for arm, runs in found.runs.items()},
     }
 
@@ -273,10 +286,11 @@ def _claim_json(entry: Entry, judged: Judged, detail: Detail | None) -> dict[str
         "supported_if": entry.question,
         "verdict": entry.verdict,
         "reason": entry.reason,
-        "arms": list(judged.claim.question.arms),
-        "seeds": entry.seeds,
+        "arms": list(entry.arms),
+        "seeds": looked.seeds,
         "decided_by": None if detail is None else {
-            "label": entry.label, "unit": entry.unit, "claimed": "above" if entry.direction > 0 else "below",
+            "label": entry.label, "test": entry.test, "n": dict(entry.counts), "unit": entry.unit,
+            "claimed": "above" if entry.direction > 0 else "below",
             "bound": entry.bound, "estimate": _finite(entry.estimate),
             "interval_95": [_finite(entry.low), _finite(entry.high)],
             **_found_json(entry),

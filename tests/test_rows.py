@@ -161,7 +161,9 @@ def test_arms_that_are_one_run_share_it(write: Callable[..., Path], tmp_path: Pa
 def test_the_run_in_mlflow_is_the_one_that_the_uploader_noted(write: Callable[..., Path], tmp_path: Path):
     (write(seed=0) / "upload.json").write_text(json.dumps({"store": "sqlite:///x", "run_id": "7", "events": 4}))
     (write(seed=1) / "upload.json").write_text("{")
-    assert [run.run_id for run in read_runs(tmp_path, "quick")["exp6"]] == ["7", None]
+    runs = read_runs(tmp_path, "quick")["exp6"]
+    assert [run.run_id for run in runs] == ["7", None]
+    assert [run.store for run in runs] == ["sqlite:///x", ""]
 
 
 # --- in a table ----------------------------------------------------------------------------------------

@@ -32,7 +32,9 @@ from sweeper.report.ledger import (
     favouring,
     forest,
     interval,
+    looks,
     markdown,
+    n_runs,
     number,
     p_value,
     text_table,
@@ -112,6 +114,7 @@ def test_the_json_names_every_run_and_every_test(found: Verified, ledger: Ledger
     third = result["claims"][2]
     assert [test["label"] for test in third["tests"]] == ["accuracy, exp2 - exp1", "NLL, exp2 - exp1"]
     assert third["tests"][0]["n"] == {"exp2": 5, "exp1": 5}
+    assert (third["arms"], third["decided_by"]["test"]) == (["exp2", "exp1"], "Welch's t")
     assert third["seeds_needed"] is None
     assert list(result["claims"][12]["also"]) == [f"P(rank 1) in {name}" for name in ("accuracy", "NLL", "gap in NLL")]
     assert all(claim["verdict"] != "inconclusive" or claim["reason"] for claim in result["claims"])
@@ -153,7 +156,7 @@ def test_every_table_says_where_it_holds(ledger: Ledger) -> None:
     )
     assert text.count("contradicts itself") == 1
     rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert {line.replace("\\|", "").count("|") for line in rows} <= {9, 6, 5}
+    assert {line.replace("\\|", "").count("|") for line in rows} == {12, 6, 5}
 
 
 def test_the_page_escapes_what_it_shows_and_links_runs(ledger: Ledger) -> None:
@@ -163,6 +166,11 @@ def test_the_page_escapes_what_it_shows_and_links_runs(ledger: Ledger) -> None:
     assert evil not in page
     assert "&lt;script&gt;" in page
     assert '<a href="http://127.0.0.1:5000/#/x/abc">seed 0</a> seed 1' in page
+    row = ledger.arms[0]._replace(arm="exp2", runs=((0, "abc"), (1, None), (2, "other")))
+    page = html(ledger._replace(arms=[row], links={"abc": "http://127.0.0.1:5000/#/x/abc"})).decode()
+    assert 'exp2 <a href="http://127.0.0.1:5000/#/x/abc">0</a>, exp1</td>' in page  # claim 3, in the table
+    assert page.count("two one-sided tests, Welch&#39;s t") == 2  # claim 8: in the table, and where it opens
+    assert "and 12 more, below" in page  # claim 21
     assert "Content-Security-Policy" in page
     assert "Under our declared instantiation" in page
     assert all(entry.question.replace("<", "&lt;").replace(">", "&gt;").replace("'", "&#39;") in page
@@ -213,6 +221,19 @@ def test_an_interval_that_cannot_be_had(ledger: Ledger) -> None:
     assert interval(ledger.entries[16]) == "-"  # claim 17, of protocol full
 
 
+def test_n_is_that_of_the_test_that_decides(tmp_path: Path) -> None:
+    runs = WORLD.draw(["exp7", "exp8", "exp1", "exp2"], 5, np.random.default_rng(0))
+    runs["exp7"] = runs["exp7"][:1] + runs["exp7"][2:]  # without seed 1: four runs, one in a row
+    shown = describe(judge_runs(tmp_path, "quick", runs), links={})
+    sixteenth = shown.entries[15]
+    assert (sixteenth.counts, n_runs(sixteenth), looks(sixteenth)) == ({"exp8": 5, "exp7": 4}, "4-5", "-")
+    assert (n_runs(shown.entries[2]), looks(shown.entries[2])) == ("5", "3, 5")
+    assert n_runs(shown.entries[16]) == "5"  # untestable: the runs that there are
+    assert n_runs(shown.entries[10]) == "0"
+    assert sixteenth.test == "Welch's t"
+    assert re.search(r" 4-5( +>?\d+)?$", text_table(shown, 200)[16])
+
+
 # --- looks ----------------------------------------------------------------------------------------------------
 
 
@@ -259,9 +280,42 @@ def test_runs_that_mlflow_has_are_linked(tmp_path: Path, empty_store: Path) -> N
     assert verify._links(env, runs) == {run_id: link}
     shown = describe(judge_runs(tmp_path, "quick", runs), {run_id: link})
     assert f"| exp1 | 2 | 0 | 0 [1]({link}) |" in markdown(shown).decode()
+    assert f"| exp2, exp1 [1]({link}) | no run of exp2" in markdown(shown).decode()
     absent = replace(env, tracking_uri=f"sqlite:///{tmp_path / 'other.db'}")
     assert verify._links(absent, runs) == {}
     assert not (tmp_path / "other.db").exists()
+
+
+def test_a_run_of_another_server_is_not_linked(tmp_path: Path) -> None:
+    env = replace(environment(tmp_path, []), tracking_uri="http://user:word@here:5000")
+    run = WORLD.draw(["exp1"], 1, np.random.default_rng(0))["exp1"][0]._replace(run_id="abc")
+    stores = ("http://***@here:5000", "http://there:5000", "")
+    known = verify._known_here(env, {"exp1": [run._replace(store=store) for store in stores]})
+    assert [run.run_id for run in known["exp1"]] == ["abc", None, None]
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
+def test_the_ledger_and_the_report_link_what_the_journal_says_was_carried(
+    tmp_path: Path, found: Verified, empty_store: Path, sweeper: Callable[..., tuple[int, str, str]]
+) -> None:
+    from mlflow import MlflowClient
+
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    run_id = client.create_run(client.create_experiment(EXPERIMENT)).info.run_id
+    root = written(tmp_path, found.runs, ["exp1", "exp2"])
+    for seed, store in ((0, "sqlite:///mlflow.db"), (1, "http://elsewhere:5000")):
+        state = {"store": store, "run_id": run_id if seed == 0 else "f" * 32, "events": 8}
+        (root / f"exp1/seed-{seed}/upload.json").write_text(json.dumps(state))
+    assert sweeper("verify", "--protocol", "quick")[0] == 0
+    assert sweeper("report", "reproduce")[0] == 0
+    for page in ("report/quick/ledger.html", "report/quick/ledger.md", "report/reproduce-quick.html"):
+        text = (tmp_path / page).read_text()
+        assert f"/runs/{run_id}" in text, page
+        assert "f" * 32 not in text, page
+    written_json = json.loads((tmp_path / "report/quick/ledger.json").read_text())
+    assert list(written_json["links"]) == [run_id]
+    assert [run["run_id"] for run in written_json["runs"]["exp1"][:2]] == [run_id, None]
 
 
 def test_a_server_that_is_away_costs_the_links_alone(tmp_path: Path) -> None:

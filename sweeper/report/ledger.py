@@ -50,7 +50,10 @@ class Entry(NamedTuple):
     high: float
     p: float  # of the nearer verdict, before Holm
     p_holm: float
-    seeds: int  # of each arm
+    counts: Mapping[str, int]  # runs by arm, of the test that decides
+    looks: tuple[int, ...]  # seeds of each look so far
+    arms: tuple[str, ...]  # all that are compared
+    test: str  # that decides
     takes: str  # seeds that would settle it
     detectable: float  # two-sided 5 %, power 80 %; where there is a centre, the largest distance from it
     detectable_here: float  # at the level that the ledger asks
@@ -121,6 +124,23 @@ def p_value(p: float) -> str:
     return f"{p:.2f}" if p >= 0.095 else f"{p:.1e}".replace("e-0", "e-") if p < 0.001 else f"{p:.3f}"
 
 
+def n_runs(entry: Entry) -> str:
+    """The runs of an arm that the deciding test has: 5, or 2-5 where arms differ."""
+    found = sorted(set(entry.counts.values()))
+    return str(found[0]) if len(found) == 1 else f"{found[0]}-{found[-1]}"
+
+
+def looks(entry: Entry) -> str:
+    """The numbers of seeds at which the claim has been judged."""
+    return ", ".join(map(str, entry.looks)) or "-"
+
+
+def linked_runs(ledger: Ledger, arm: str) -> list[tuple[int, str]]:
+    """Seed and address in MLflow of the runs of an arm that have one."""
+    runs = (run for row in ledger.arms if row.arm == arm for run in row.runs)
+    return [(seed, ledger.links[run_id]) for seed, run_id in runs if run_id is not None and run_id in ledger.links]
+
+
 # --- terminal and Markdown ------------------------------------------------------------------------------
 
 
@@ -128,7 +148,7 @@ def text_table(ledger: Ledger, width: int) -> list[str]:
     """The ledger in lines of at most `width` characters, ASCII only; `takes` is the seeds that would settle a claim."""
     head = ("#", "claim", "verdict", "difference [95 %]", "p Holm", "n", "takes")
     rows = [
-        (str(e.number), e.says.replace("Experiment ", "exp "), e.verdict, interval(e), p_value(e.p_holm), str(e.seeds),
+        (str(e.number), e.says.replace("Experiment ", "exp "), e.verdict, interval(e), p_value(e.p_holm), n_runs(e),
          e.takes)
         for e in ledger.entries
     ]  # fmt: skip
@@ -181,8 +201,10 @@ def _markdown(ledger: Ledger) -> Iterator[str]:
     yield f"{counts(ledger).capitalize()}.\n"
     yield from _markdown_table(
         ledger,
-        ("#", "claim", "verdict", "decided by", "difference [95 % interval]", "p, Holm", "n", "reason"),
-        [(str(e.number), e.says, f"**{e.verdict}**", e.label, interval(e), p_value(e.p_holm), str(e.seeds), e.reason)
+        ("#", "claim", "verdict", "decided by", "test", "difference [95 % interval]", "p, Holm", "n", "looks at",
+         "arms", "reason"),
+        [(str(e.number), e.says, f"**{e.verdict}**", e.label, e.test, interval(e), p_value(e.p_holm), n_runs(e),
+          looks(e), ", ".join(_markdown_arm(ledger, arm) for arm in e.arms), e.reason)
          for e in ledger.entries],
     )  # fmt: skip
     yield "\n![Differences with their intervals](ledger.png)\n"
@@ -203,6 +225,11 @@ def _markdown(ledger: Ledger) -> Iterator[str]:
         [(row.arm, str(len(row.runs)), str(row.diverged), " ".join(_markdown_run(ledger, *run) for run in row.runs))
          for row in ledger.arms],
     )  # fmt: skip
+
+
+def _markdown_arm(ledger: Ledger, arm: str) -> str:
+    """Its name, and those of its runs that have a link."""
+    return " ".join([arm, *(f"[{seed}]({link})" for seed, link in linked_runs(ledger, arm))])
 
 
 def _markdown_run(ledger: Ledger, seed: int, run_id: str | None) -> str:

@@ -15,6 +15,9 @@ from sweeper.report.ledger import (
     detectable,
     forest,
     interval,
+    linked_runs,
+    looks,
+    n_runs,
     p_value,
     provenance_line,
     summary_words,
@@ -22,6 +25,7 @@ from sweeper.report.ledger import (
 from sweeper.report.page import Cell, Section, Value, facts, folded, page, png, table, text
 
 VERDICT_ORDER = ("supported", "contradicted", "inconclusive", "untestable")
+ARMS_IN_A_ROW = 4
 
 
 def html(ledger: Ledger, picture: bytes | None = None) -> bytes:
@@ -53,20 +57,25 @@ def _verdicts(ledger: Ledger) -> tuple[Sequence[str], Iterator[Sequence[Value]]]
         "difference [95 %]",
         "p, Holm",
         "n",
+        "looks at",
         "takes seeds",
         "decided by",
+        "test",
+        "arms",
         "reason",
         "p, before Holm",
     )
-    return head, (_verdict(entry) for entry in ledger.entries)
+    return head, (_verdict(ledger, entry) for entry in ledger.entries)
 
 
-def _verdict(e: Entry) -> Sequence[Value]:
+def _verdict(ledger: Ledger, e: Entry) -> Sequence[Value]:
     order = f"{VERDICT_ORDER.index(e.verdict)}"
     estimate = None if math.isnan(e.estimate) else e.direction * (e.estimate - e.bound)
     return (
         e.number, e.says, Cell(Markup("<strong>{}</strong>").format(e.verdict), order), Cell(interval(e), estimate),
-        _p(e.p_holm), e.seeds, Cell(e.takes, int(e.takes.strip(">")) if e.takes else None), e.label, e.reason, _p(e.p),
+        _p(e.p_holm), Cell(n_runs(e), min(e.counts.values())), Cell(looks(e), len(e.looks)),
+        Cell(e.takes, int(e.takes.strip(">")) if e.takes else None), e.label, e.test,
+        _arms(ledger, e.arms, ARMS_IN_A_ROW), e.reason, _p(e.p),
     )  # fmt: skip
 
 
@@ -79,8 +88,22 @@ def _questions(ledger: Ledger) -> Iterator[Markup]:
     for e in ledger.entries:
         numbers = facts([("detectable at 5 %", detectable(e, e.detectable)),
                          ("detectable here", detectable(e, e.detectable_here)), *e.also.items()])  # fmt: skip
-        words = [text(f"Supported if: {e.question}."), numbers, *map(text, e.notes)]
+        told = facts([("test", e.test), ("arms", _arms(ledger, e.arms))])
+        words = [text(f"Supported if: {e.question}."), told, numbers, *map(text, e.notes)]
         yield folded(f"{e.number} \N{MIDDLE DOT} {e.says}", Markup("").join(words))
+
+
+def _arms(ledger: Ledger, arms: Sequence[str], most: int | None = None) -> Markup:
+    """The names of arms, each with its runs in MLflow by seed; of the first `most`."""
+    shown = [
+        Markup(" ").join([
+            Markup.escape(arm),
+            *(Markup('<a href="{}">{}</a>').format(link, seed) for seed, link in linked_runs(ledger, arm)),
+        ])
+        for arm in arms[:most]
+    ]  # fmt: skip
+    more = [Markup("and {} more, below").format(len(arms) - len(shown))] if len(arms) > len(shown) else []
+    return Markup(", ").join(shown + more)
 
 
 def _runs(ledger: Ledger) -> tuple[Sequence[str], Iterator[Sequence[Value]]]:

@@ -34,6 +34,7 @@ class ArmRun(NamedTuple):
     folder: Path
     history_sha256: str  # of a run that diverged: empty
     run_id: str | None  # in MLflow, if it was carried there
+    store: str = ""  # where `run_id` is, as the uploader names it
     all_images: bool = True  # trained on all of FashionMNIST's 60,000; the embedded sample has fewer
 
 
@@ -74,9 +75,10 @@ def read_run(folder: Path, protocol: Protocol, arm: str) -> ArmRun | None:
     if config is None:
         return None
     end = events[-1]
+    run_id, store = _uploaded(folder)
     return ArmRun(
         arm, int(match[1]), state, history(events), end["metrics"], folder,
-        history_sha256=end["tags"].get("sweeper.history_sha256", ""), run_id=_run_id(folder),
+        history_sha256=end["tags"].get("sweeper.history_sha256", ""), run_id=run_id, store=store,
         all_images=config.dataset == "fashion-mnist" and config.train_images == 0,
     )  # fmt: skip
 
@@ -107,13 +109,13 @@ def _events(folder: Path) -> list[dict[str, Any]]:
     return events if whole else []  # else it is no journal
 
 
-def _run_id(folder: Path) -> str | None:
-    """Where the uploader carried the run to (tracking.py)."""
+def _uploaded(folder: Path) -> tuple[str | None, str]:
+    """Which run the uploader carried it to, in which store (tracking.py)."""
     try:
-        run_id: str | None = json.loads((folder / "upload.json").read_bytes())["run_id"]
+        state = json.loads((folder / "upload.json").read_bytes())
+        return state["run_id"], state["store"]
     except (OSError, ValueError, KeyError):
-        return None
-    return run_id
+        return None, ""
 
 
 # --- what they were made with ---------------------------------------------------------------------------

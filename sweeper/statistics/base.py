@@ -63,6 +63,11 @@ class Test(ABC):
         return self.label.split(",")[0]
 
     @property
+    def method(self) -> str:
+        """What the test is called."""
+        return type(self).__name__
+
+    @property
     @abstractmethod
     def estimate(self) -> float:
         """The number."""

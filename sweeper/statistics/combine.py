@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, TypeAlias
@@ -32,6 +32,8 @@ class Shown(NamedTuple):
     low: float
     high: float
     detectable: float  # distance from `null`; where there is a `centre`, the largest from it that is supportable
+    method: str
+    counts: Mapping[str, int]  # runs by arm
     centre: float = math.nan  # of two bounds that the number is claimed to lie between
 
 
@@ -219,7 +221,8 @@ def shown(evidence: Evidence, alpha: float, power: float) -> Shown:
     if not isinstance(evidence, Combined):
         low, high = evidence.interval(alpha)
         return Shown(evidence.label, evidence.quantity, evidence.unit, evidence.direction, evidence.null,
-                     evidence.estimate, low, high, evidence.detectable(alpha, power))  # fmt: skip
+                     evidence.estimate, low, high, evidence.detectable(alpha, power),
+                     evidence.method, evidence.counts)  # fmt: skip
     k, is_all = len(evidence.parts), isinstance(evidence, All)
     inner = 1 - (1 - power) / k if is_all else power
     wide = [shown(part, alpha / k, inner) for part in evidence.parts]
@@ -229,7 +232,11 @@ def shown(evidence: Evidence, alpha: float, power: float) -> Shown:
         return _extreme(narrow, wide, smallest=is_all == (wide[0].direction > 0))
     if isinstance(evidence, Between):
         centre = sum(evidence.bounds) / 2
-        narrow = [part._replace(centre=centre, detectable=evidence.supportable(alpha, power)) for part in narrow]
+        found = evidence.supportable(alpha, power)
+        narrow = [
+            part._replace(centre=centre, detectable=found, method=f"two one-sided tests, {part.method}")
+            for part in narrow
+        ]
     against = evidence.p_contradict < evidence.p_support
     p = [part.p_contradict if against else part.p_support for part in evidence.parts]
     decides = max if is_all != against else min

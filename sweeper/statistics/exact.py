@@ -26,6 +26,11 @@ class Share(Test):
     n: int
 
     @property
+    def method(self) -> str:
+        """By its distribution."""
+        return "exact binomial"
+
+    @property
     def estimate(self) -> float:
         """The share in the sample."""
         return self.successes / self.n if self.n else math.nan
@@ -78,6 +83,11 @@ class Ranks(Test):
 
     first: npt.NDArray[np.int64]
     second: npt.NDArray[np.int64]
+
+    @property
+    def method(self) -> str:
+        """By its distribution."""
+        return "exact permutation"
 
     @cached_property
     def _welch(self) -> Contrast:

@@ -23,6 +23,11 @@ class Contrast(Test):
     weights: tuple[float, ...]
     samples: tuple[Sample, ...]
 
+    @property
+    def method(self) -> str:
+        """After who found it."""
+        return "Welch's t" if len(self.samples) > 1 else "Student's t"
+
     @cached_property
     def estimate(self) -> float:
         """The weighted sum of means."""
@@ -114,6 +119,11 @@ class Reached(Contrast):
     """
 
     value: float
+
+    @property
+    def method(self) -> str:
+        """Of both directions."""
+        return "Student's t, and prediction interval"
 
     @cached_property
     def prediction_t(self) -> float:

@@ -23,6 +23,11 @@ class VarianceRatio(Test):
     second: Sample
 
     @property
+    def method(self) -> str:
+        """By its distribution."""
+        return "F of two variances"
+
+    @property
     def estimate(self) -> float:
         """s1^2 / s2^2; NaN where a sample does not vary."""
         if not self._varies:
@@ -83,6 +88,11 @@ class Importance(Test):
 
     levels: tuple[Sample, ...]
     margin: float
+
+    @property
+    def method(self) -> str:
+        """After who found it."""
+        return "Welch's analysis of variance"
 
     @cached_property
     def estimate(self) -> float:
