@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from swept import CHAMPION, IMPORTANCES, picture, searched, sweep, trial
 
+from browser.screen import CHROMIUM, Opened, launched, opened_at
 from sweeper.report.sweep_page import sweep_page
 
-CHROMIUM = shutil.which("chromium")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync"]  # fmt: skip
 CANARY = "<img src=x onerror=console.error('canary')>"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
 
-class Opened(NamedTuple):
-    """A page in the browser, and everything that it complained of or asked a network for."""
-
-    page: Any
-    complaints: list[str]
-    requests: list[str]
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield launched
-        launched.close()
+    with launched() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +37,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(browser: Any, report: Path) -> Callable[..., Any]:
     """`with opened(width, scheme) as …`: the report on a screen, once its charts are drawn."""
 
-    @contextmanager
-    def at(width: int = 1280, scheme: str = "light") -> Iterator[Opened]:
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        found = Opened(page, [], [])
-        page.on("console", lambda m: found.complaints.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: found.complaints.append(str(error)))
-        page.on("request", lambda request: found.requests.append(request.url))
-        page.goto(report.as_uri())
-        page.wait_for_selector("html[data-drawn]")
-        yield found
-        page.close()
+    def at(width: int = 1280, scheme: str = "light") -> AbstractContextManager[Opened]:
+        return opened_at(browser, report, width, scheme)
 
     return at
 
