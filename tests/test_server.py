@@ -18,12 +18,13 @@ from typing import Any
 import psutil
 import psycopg
 import pytest
+from postgres import postgres
 from served import CANARY, Served, free_port
 
 from sweeper import backup as backups
 from sweeper.errors import ServiceUnreachable, SweeperError, UsageError
-from sweeper.postgres import MLFLOW, OPTUNA, Databases, Embedded
-from sweeper.server import ServeOptions, bring_schemas_up, serve
+from sweeper.postgres import MLFLOW, OPTUNA, Databases, Embedded, external
+from sweeper.server import ServeOptions, bring_schemas_up, held, serve
 from sweeper.supervisor import Group
 
 pytest_plugins = ["postgres", "served"]
@@ -149,6 +150,34 @@ def test_a_backup_is_restored_whole(served: Served, backed_up: Path, restored: P
     assert {name: len(rows) > 0 for name, rows in after.items()} == dict.fromkeys(after, True)
     assert files(restored / "artifacts") == files(served.home / "artifacts")
     assert files(restored / "secrets") == {}
+
+
+@pytest.mark.parametrize("version", [16, 18])
+def test_a_backup_is_restored_to_the_server_of_a_url_and_made_from_there(
+    served: Served, backed_up: Path, tmp_path: Path, version: int
+):
+    again = tmp_path / "again.tar"
+    with postgres(tmp_path, version) as server:
+        url = server.get_uri("postgres")
+        for home, file in ((tmp_path / "one", backed_up), (tmp_path / "two", again)):
+            home.mkdir()
+            backups.restore(home, file, url)
+            assert contents(external(url)) == contents(Embedded(served.home / "postgres").databases)
+            assert files(home / "artifacts") == files(served.home / "artifacts")
+            assert not (home / "postgres").exists()
+            if not again.exists():
+                backups.backup(home, again, url)
+                for name in (MLFLOW, OPTUNA):
+                    server.psql(f"DROP DATABASE {name}")
+
+
+def test_a_second_backup_leaves_the_postgresql_of_the_first_alone(tmp_path: Path):
+    with held(tmp_path, "backup"), Group(tmp_path / "log") as group:
+        databases = Embedded(tmp_path / "postgres").start(group)
+        with pytest.raises(SweeperError, match=f"in use by process {os.getpid()} since .* runs sweeper backup"):
+            backups.backup(tmp_path, tmp_path / "all.tar")
+        assert databases.answer()
+    assert not (tmp_path / "all.tar").exists()
 
 
 def test_a_backup_is_not_written_over(backed_up: Path, served: Served):
