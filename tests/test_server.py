@@ -297,6 +297,18 @@ def test_a_new_user_may_do_nothing_yet(guarded: Served, admin: str):
     assert guarded.request("/api/2.0/mlflow/experiments/get?experiment_id=0", user=admin)[0] == 200
 
 
+def test_a_password_that_is_not_that_of_the_database_is_not_announced(guarded: Served, tmp_path: Path):
+    """A new home on the database of another one: MLflow keeps the administrator that it has."""
+    command = [sys.executable, "-m", "sweeper", "serve", "--auth", "--no-dashboard", "--home", str(tmp_path)]
+    command += ["--port", str(free_port())]
+    done = subprocess.run(command, env=guarded.env, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+    path = tmp_path / "secrets" / "admin-password"
+    assert done.stderr.startswith(f"error: {path}: not the password of admin in this database")
+    assert len(done.stderr.splitlines()) == 1
+    assert path.read_text() not in done.stderr
+
+
 def test_secrets_are_in_files_of_their_owner_alone(guarded: Served, admin: str):
     secrets = {path.name: path.read_text() for path in (guarded.home / "secrets").iterdir()}
     assert {name: len(secrets[name]) for name in ("admin-password", "flask-secret-key")} == {
