@@ -26,7 +26,7 @@ from sweeper.environment import storage_url, tracking_url
 from sweeper.journal import EVENTS, FINISHED
 from sweeper.space import Space, default_space
 from sweeper.study import Study, StudySettings, open_study
-from sweeper.tracking import EXPERIMENT, KEY_TAG, UPLOAD, Uploader
+from sweeper.tracking import EXPERIMENT, KEY_TAG, UPLOAD, Uploader, behind
 
 NAME: Final = "synthetic"
 OPTIONS: Final = ("--study", NAME, "--exp", "6", "--model", "small", "--epochs", "10", "--dataset", "sample",
@@ -89,6 +89,7 @@ def make(home: Path, trials: int, *, journal: bool = True, mlflow: bool = True) 
             _write_run(home, uid, one, run_id)
     if mlflow:
         _make_mlflow(home, uid, made)
+    assert not any(behind(home / "journal", tracking_url(home))), "else what is measured is the upload"
 
 
 def draw(trials: int, base: RunConfig, space: Space) -> Iterator[Made]:
@@ -235,7 +236,7 @@ def _write_run(home: Path, uid: str, one: Made, run_id: str) -> None:
     folder.mkdir(parents=True)
     events = list(_events(home, uid, one))
     (folder / EVENTS).write_text("".join(json.dumps(event) + "\n" for event in events))
-    (folder / UPLOAD).write_text(json.dumps({"uri": tracking_url(home), "run_id": run_id, "events": len(events)}))
+    (folder / UPLOAD).write_text(json.dumps({"store": tracking_url(home), "run_id": run_id, "events": len(events)}))
 
 
 # --- MLflow --------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from engines import HERE, ROOT, Engine, base_images, engine
 
 PROJECT: Final = "sweeper-test"
 TRIALS: Final = 4
-RUN_ON: Final = ("--workers", "1")  # on Ray: ("--engine", "ray", "--address", "auto")
+RUN_ON: Final = ("--engine", "ray", "--address", "auto")  # the workers
 STUDY: Final = ("--study", "docker-test", "--dataset", "sample", "--model", "small", "--epochs", "1")
 SWEEP: Final = ("optimize", "--trials", str(TRIALS), "--json", *STUDY, *RUN_ON)
 DRIVER: Final = ("--profile", "driver", "run", "--rm", "--no-deps", "-T", "driver")
@@ -88,7 +88,7 @@ def main() -> None:
         shutil.rmtree(work, ignore_errors=True)
     left = [line for line in Path("/proc/mounts").read_text().splitlines() if str(work) in line]
     expect(not work.exists() and not left, "nothing is left")
-    say(f"passed, with {RUN_ON[0]} {RUN_ON[1]}")
+    say(f"passed, with {' '.join(RUN_ON)}")
 
 
 def build(found: Engine, work: Path, images: dict[str, str]) -> None:

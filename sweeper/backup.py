@@ -27,6 +27,7 @@ from sweeper.supervisor import Group
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
+NOBODYS: Final = ("--no-owner", "--no-privileges")  # the databases may get other owners
 KEPT_SECRETS: Final = ("admin-password", "flask-secret-key")
 
 
@@ -65,7 +66,7 @@ def backup(home: Path, file: Path, database_url: str | None = None) -> dict[str,
             dumps.mkdir(mode=0o700, exist_ok=True)
             databases = stack.enter_context(_databases(home, database_url))
             for name in (OPTUNA, MLFLOW):
-                _tool("pg_dump", databases, name, "--format=custom", f"--file={dumps / name}.dump")
+                _tool("pg_dump", databases, name, *NOBODYS, "--format=custom", f"--file={dumps / name}.dump")
             manifest = _write(partial, dumps, home)
         partial.replace(file)
     finally:
@@ -78,20 +79,20 @@ def backup(home: Path, file: Path, database_url: str | None = None) -> dict[str,
 @contextlib.contextmanager
 def _databases(home: Path, url: str | None) -> Iterator[Databases]:
     """The databases of a home: those that are being served, or started for as long as this lasts."""
-    state = read_state(home)
-    if url is None and state and state.get("purpose") == "serve":
+    served = (read_state(home) or {}).get("purpose") == "serve"
+    if served and url is None:
         yield Embedded(home / DATA).databases
         return
     with contextlib.ExitStack() as stack:
-        if state is None:
+        if not served:  # else a second one would take the PostgreSQL of the first for a leftover
             stack.enter_context(held(home, "backup"))
         yield start_databases(stack.enter_context(Group(home / "log")), home, url)
 
 
 def _tool(program: str, databases: Databases, name: str, *arguments: str) -> None:
-    """Run pg_dump or pg_restore on a database, without its password on the command line."""
+    """Run one of PostgreSQL's programs on a database, without its password on the command line."""
     target = f"--dbname={databases.url(name, password=False)}"
-    run_tool(program, target, "--no-owner", "--no-privileges", *arguments, password=databases.password)
+    run_tool(program, target, *arguments, password=databases.password)
 
 
 def _write(partial: Path, dumps: Path, home: Path) -> dict[str, Any]:
@@ -161,8 +162,11 @@ def _unpack(file: Path, folder: Path) -> dict[str, Any]:
         with tarfile.open(file) as tar:
             for name in (ARTIFACTS, SECRETS):
                 (folder / name).mkdir(mode=0o700)
+            names = tar.getnames()
             tar.extractall(folder, filter="data")
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        if unknown := set(names) - {MANIFEST, *manifest["sha256"]}:
+            raise ValueError(f"{min(unknown)} is not in its manifest")
         for name, digest in manifest["sha256"].items():
             with (folder / name).open("rb") as stream:
                 if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
@@ -181,11 +185,23 @@ def _load(databases: Databases, folder: Path) -> None:
     try:
         databases.create()
         for name in (MLFLOW, OPTUNA):
-            _tool(
-                "pg_restore", databases, name, "--exit-on-error", "--single-transaction", str(folder / f"{name}.dump")
-            )
+            script = _script(folder / f"{name}.dump")
+            _tool("psql", databases, name, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--single-transaction",
+                  f"--file={script}")  # fmt: skip
+            script.unlink()
     except BaseException:
         with databases.connected() as connection:
             for name in (MLFLOW, OPTUNA):
                 connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
         raise
+
+
+def _script(dump: Path) -> Path:
+    """The statements of a dump, for servers of older releases too, which do not know the setting that is left out."""
+    script = dump.with_suffix(".sql")
+    run_tool("pg_restore", *NOBODYS, f"--file={script}", str(dump))
+    with script.open("r+b") as stream:  # in place: as a comment of the same length, among the settings at its head
+        head = stream.read(4096)
+        stream.seek(0)
+        stream.write(head.replace(b"\nSET transaction_timeout", b"\n--- transaction_timeout", 1))
+    return script

@@ -218,8 +218,8 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--engine", "engine", type=click.Choice(ENGINES), metavar="|".join(ENGINES),
                      help="serial: in this process; fused: trainings of one shape as one; auto: fused where a short "
                      "calibration says that it pays, else processes. [default: processes, on a GPU auto]"),
-        click.option("--address", metavar="auto|ray://HOST:PORT", help="Ray cluster to join, for --engine ray. "
-                     "[default: one is started here]"),
+        click.option("--address", metavar="auto|HOST:PORT", help="Ray cluster that this machine is a part of, for "
+                     "--engine ray. [default: one is started here]"),
         click.option("--cpus-per-trial", type=Number(0, MAX_WORKERS, min_open=True), default=1, show_default=True,
                      help="CPUs that Ray reserves for a training."),
         click.option("--gpus-per-trial", type=Number(0, MAX_WORKERS), default=0, show_default=True,

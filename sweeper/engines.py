@@ -87,6 +87,13 @@ def check(choice: EngineChoice, config: RunConfig) -> None:
                 raise ConfigError(f"{name}={value!r}: only Ray takes it; add --engine ray")
     if choice.name == "fused" and config.split == "folds":
         raise ConfigError("engine='fused': cross-validation cannot be stacked; take processes")
+    if choice.gpus and config.device == "cpu":
+        raise ConfigError(
+            f"gpus_per_trial={choice.gpus:g}: training on cpu leaves them idle; start the driver where there is a GPU, "
+            "as --device auto looks here, or leave it out"
+        )
+    if choice.name == "ray" and ":" in config.device:
+        raise ConfigError(f"device={config.device!r}: Ray gives a training its GPU; take --device cuda")
     if choice.name == "ray" and config.device != "cpu" and not choice.gpus:
         raise ConfigError(f"gpus_per_trial=0: training on {config.device} in Ray needs a part of a GPU, such as 0.25")
 

@@ -6,6 +6,7 @@ serves, `serve.json` in the home says what runs where; a file lock keeps a secon
 
 from __future__ import annotations
 
+import base64
 import configparser
 import contextlib
 import datetime as dt
@@ -21,6 +22,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from io import StringIO
 from pathlib import Path
 from typing import Any, Final
@@ -166,7 +168,8 @@ def serve(home: Path, options: ServeOptions, say: Say, started: Any = lambda _: 
 
     Raises:
         UsageError: an option is wrong, or a package is missing.
-        SweeperError: a port is in use, another process holds the home, a schema is old, a part died.
+        SweeperError: a port is in use, another process holds the home, a schema is old, a part died, or the admin of
+            the database has another password.
         ServiceUnreachable: the PostgreSQL of --database-url does not answer.
         Interrupted: SIGINT, SIGTERM or SIGHUP arrived.
     """
@@ -192,6 +195,8 @@ def serve(home: Path, options: ServeOptions, say: Say, started: Any = lambda _: 
             if part in found:
                 url = found[part]
                 group.ready(part, lambda url=url: answers(url), READY_SECONDS)  # type: ignore[misc]
+        if options.auth:
+            _check_admin(found["mlflow"], home)
         write_state(home, {"purpose": "serve", **found})
         _tell(home, options, found, databases, say)
         started({"pid": os.getpid(), **found})
@@ -345,6 +350,30 @@ def answers(url: str) -> bool:
             return bool(response.status == 200)
     except (OSError, ValueError):
         return False
+
+
+def _check_admin(url: str, home: Path) -> None:
+    """Log in as the administrator, whom MLflow makes once: a database that has one keeps its password.
+
+    Raises:
+        SweeperError: the password in the file is not that of the database.
+    """
+    path = home / SECRETS / "admin-password"
+    token = base64.b64encode(f"{ADMIN}:{path.read_text()}".encode()).decode()
+    request = urllib.request.Request(  # noqa: S310 - of this machine
+        f"{url}/api/2.0/mlflow/users/get?username={ADMIN}", headers={"Authorization": f"Basic {token}"}
+    )
+    try:
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=READY_SECONDS).close()
+    except urllib.error.HTTPError as error:
+        if error.code == HTTPStatus.UNAUTHORIZED:
+            raise SweeperError(
+                f"{path.resolve()}: not the password of {ADMIN} in this database, which an earlier home set; put the "
+                f"secrets of that home into {path.parent.resolve()}"
+            ) from None
+        raise SweeperError(f"{url}: MLflow answers {error.code} to {ADMIN}; see {home / 'log'}") from None
+    except OSError as error:
+        raise SweeperError(f"{url}: MLflow does not let {ADMIN} in: {error}") from None
 
 
 def check(home: Path, database_url: str | None) -> dict[str, Any]:

@@ -123,9 +123,8 @@ class MlflowTracker(JournalTracker):
 
     def catch_up(self, below: str) -> None:
         """Upload what earlier processes wrote below the folder `below` and could not bring there."""
-        for folder in run_folders(self.root / below):
-            if len(read_events(folder)) > _read_state(folder, self.uploader.uri)["events"]:
-                self._notify(folder)
+        for folder in behind(self.root / below, self.uploader.uri):
+            self._notify(folder)
 
     def _notify(self, folder: Path) -> None:
         with self._wake:
@@ -435,7 +434,7 @@ def sync(root: Path, uri: str, home: Path, draw: Draw, warn: Warn) -> int:
     uploader = Uploader(uri, home, draw, warn)
     uploader.connect()
     end_all_abandoned(root)
-    waiting = [f for f in run_folders(root) if len(read_events(f)) > _read_state(f, uri)["events"]]
+    waiting = list(behind(root, uri))
     deadline = time.monotonic() + SYNC_PATIENCE
 
     def wait(seconds: float) -> None:
@@ -498,6 +497,11 @@ def fetch(uri: str, run_id: str) -> Record:
         raise UsageError(f"run {run_id[:60]!r}: {_one_line(error)[:120]} in {hide_password(uri)}") from None
     epochs.pop(0, None)  # the values of the run's end
     return Record(dict(run.data.params), dict(run.data.tags), epochs)
+
+
+def behind(root: Path, uri: str) -> Iterator[Path]:
+    """The runs below `root` of which the store `uri` lacks a part."""
+    return (f for f in run_folders(root) if len(read_events(f)) > _read_state(f, uri)["events"])
 
 
 def _read_state(folder: Path, uri: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import torch
 from sweeper.config import RunConfig
 from sweeper.data import SAMPLE_DIR, Data, load
 
-pytest.register_assert_rewrite("served")  # which tests import before pytest loads it
+pytest.register_assert_rewrite("served", "postgres")  # which tests import before pytest loads them
 torch.set_num_threads(1)  # the tests need no more, and the sums then come out in one order
 
 

@@ -1,6 +1,7 @@
 """The rules of docker/check.py hold for the files in docker/, and see each thing that breaks them."""
 
 import importlib.util
+import os
 import stat
 import subprocess
 from pathlib import Path
@@ -109,6 +110,23 @@ def test_secrets_are_drawn_once_and_for_their_owner(tmp_path: Path) -> None:
     assert len(set(drawn.values())) == len(drawn) == COMPOSE.count("{file: ")
     assert all(len(value) >= 32 for value in drawn.values())
     assert all(f"  {name}: {{file: " in COMPOSE for name in drawn)
+
+
+@pytest.mark.parametrize(
+    ("options", "joins"),
+    [("--engine ray --address auto", True), ("--engine=ray --address=auto", True), ("--workers 1", False)],
+)
+def test_a_driver_joins_the_cluster_that_it_trains_on(tmp_path: Path, options: str, joins: bool) -> None:
+    """The container's entry, with programs in place of Ray and sweeper that note how they were called."""
+    for program in ("ray", "sweeper"):
+        (tmp_path / program).write_text(f'#!/bin/sh\necho {program} "$@" >> "{tmp_path}/called"\n')
+        (tmp_path / program).chmod(0o700)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path), "RAY_HEAD": "ray-head:6379"}
+    command = ["sh", DOCKER / "entry", "driver", "optimize", "--trials", "4", *options.split()]
+    subprocess.run(command, env=env, check=True, capture_output=True)
+    *ray, sweeper = (tmp_path / "called").read_text().splitlines()
+    assert sweeper == f"sweeper optimize --trials 4 {options}"
+    assert [call.split()[:4] for call in ray] == [["ray", "start", "--address", "ray-head:6379"]] * joins
 
 
 def test_only_what_the_images_need_is_sent_to_a_build() -> None:

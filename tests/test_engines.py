@@ -168,6 +168,8 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tiny: Data, monke
         (EngineChoice(gpus=0.5), CONFIG, "--engine ray"),
         (EngineChoice("fused"), CONFIG.derive(split="folds", folds=3), "cannot be stacked"),
         (EngineChoice("ray"), CONFIG.model_copy(update={"device": "cuda"}), "part of a GPU"),
+        (EngineChoice("ray", gpus=0.25), CONFIG, "gpus_per_trial=0.25: training on cpu .* where there is a GPU"),
+        (EngineChoice("ray", gpus=1), CONFIG.model_copy(update={"device": "cuda:1"}), "'cuda:1': .* --device cuda"),
     ],
 )
 def test_a_choice_that_cannot_be_is_refused(choice: EngineChoice, config: RunConfig, says: str):

@@ -18,12 +18,13 @@ from typing import Any
 import psutil
 import psycopg
 import pytest
+from postgres import postgres
 from served import CANARY, Served, free_port
 
 from sweeper import backup as backups
 from sweeper.errors import ServiceUnreachable, SweeperError, UsageError
-from sweeper.postgres import MLFLOW, OPTUNA, Databases, Embedded
-from sweeper.server import ServeOptions, bring_schemas_up, serve
+from sweeper.postgres import MLFLOW, OPTUNA, Databases, Embedded, external
+from sweeper.server import ServeOptions, bring_schemas_up, held, serve
 from sweeper.supervisor import Group
 
 pytest_plugins = ["postgres", "served"]
@@ -84,6 +85,13 @@ def test_nothing_but_the_two_ports_is_listened_on(served: Served):
         if c.status == psutil.CONN_LISTEN
     }
     assert listened == {("127.0.0.1", served.port), ("127.0.0.1", served.dashboard_port)}
+
+
+def test_mlflow_executes_no_jobs(served: Served):
+    servers = [p for p in served.parts if "mlflow" in " ".join(p.cmdline())]
+    assert servers
+    assert {p.environ().get("MLFLOW_SERVER_ENABLE_JOB_EXECUTION") for p in servers} == {"false"}
+    assert not [p for p in served.parts if "mlflow.server.jobs" in " ".join(p.cmdline())]
 
 
 def test_check_says_how_each_part_is(served: Served, tmp_path: Path):
@@ -151,6 +159,34 @@ def test_a_backup_is_restored_whole(served: Served, backed_up: Path, restored: P
     assert files(restored / "secrets") == {}
 
 
+@pytest.mark.parametrize("version", [16, 18])
+def test_a_backup_is_restored_to_the_server_of_a_url_and_made_from_there(
+    served: Served, backed_up: Path, tmp_path: Path, version: int
+):
+    again = tmp_path / "again.tar"
+    with postgres(tmp_path, version) as server:
+        url = server.get_uri("postgres")
+        for home, file in ((tmp_path / "one", backed_up), (tmp_path / "two", again)):
+            home.mkdir()
+            backups.restore(home, file, url)
+            assert contents(external(url)) == contents(Embedded(served.home / "postgres").databases)
+            assert files(home / "artifacts") == files(served.home / "artifacts")
+            assert not (home / "postgres").exists()
+            if not again.exists():
+                backups.backup(home, again, url)
+                for name in (MLFLOW, OPTUNA):
+                    server.psql(f"DROP DATABASE {name}")
+
+
+def test_a_second_backup_leaves_the_postgresql_of_the_first_alone(tmp_path: Path):
+    with held(tmp_path, "backup"), Group(tmp_path / "log") as group:
+        databases = Embedded(tmp_path / "postgres").start(group)
+        with pytest.raises(SweeperError, match=f"in use by process {os.getpid()} since .* runs sweeper backup"):
+            backups.backup(tmp_path, tmp_path / "all.tar")
+        assert databases.answer()
+    assert not (tmp_path / "all.tar").exists()
+
+
 def test_a_backup_is_not_written_over(backed_up: Path, served: Served):
     with pytest.raises(SweeperError, match="exists; name another file"):
         backups.backup(served.home, backed_up)
@@ -161,7 +197,7 @@ def test_a_home_in_use_is_not_restored_into(backed_up: Path, restored: Path):
         backups.restore(restored, backed_up)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "changed", "another tar"])
+@pytest.mark.parametrize("damage", ["truncated", "changed", "another tar", "one file more"])
 def test_a_damaged_backup_leaves_nothing_behind(backed_up: Path, tmp_path: Path, damage: str):
     file, home = tmp_path / "damaged.tar", tmp_path / "home"
     home.mkdir()
@@ -172,8 +208,9 @@ def test_a_damaged_backup_leaves_nothing_behind(backed_up: Path, tmp_path: Path,
         middle = content.index(b"PGDMP") + 5000
         file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
     else:
-        with tarfile.open(file, "w") as tar:
-            tar.add(ROUTES, "served_routes.py")
+        file.write_bytes(content if damage == "one file more" else b"")
+        with tarfile.open(file, "a") as tar:
+            tar.add(ROUTES, "artifacts/served_routes.py")
     with pytest.raises(SweeperError, match="not a whole backup"):
         backups.restore(home, file)
     assert [path.name for path in home.iterdir()] == ["serve.lock"]
@@ -266,6 +303,18 @@ def test_a_new_user_may_do_nothing_yet(guarded: Served, admin: str):
     mine = f"{new['username']}:{new['password']}"
     assert guarded.request("/api/2.0/mlflow/experiments/get?experiment_id=0", user=mine)[0] == 403
     assert guarded.request("/api/2.0/mlflow/experiments/get?experiment_id=0", user=admin)[0] == 200
+
+
+def test_a_password_that_is_not_that_of_the_database_is_not_announced(guarded: Served, tmp_path: Path):
+    """A new home on the database of another one: MLflow keeps the administrator that it has."""
+    command = [sys.executable, "-m", "sweeper", "serve", "--auth", "--no-dashboard", "--home", str(tmp_path)]
+    command += ["--port", str(free_port())]
+    done = subprocess.run(command, env=guarded.env, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+    path = tmp_path / "secrets" / "admin-password"
+    assert done.stderr.startswith(f"error: {path}: not the password of admin in this database")
+    assert len(done.stderr.splitlines()) == 1
+    assert path.read_text() not in done.stderr
 
 
 def test_secrets_are_in_files_of_their_owner_alone(guarded: Served, admin: str):
