@@ -7,6 +7,7 @@ so that a sweep that was killed and continued asks what an unbroken one would ha
 from __future__ import annotations
 
 import contextlib
+import copy
 import datetime as dt
 import json
 import random
@@ -167,11 +168,17 @@ class Study:
 
     def report(self, number: int, step: int, value: float) -> bool:
         """Record an intermediate value; True asks to prune the trial."""
-        trial = self._live[number]
         if step not in self._frozen(number).intermediate_values:  # else it is continued: the first report stands
-            trial.report(value, step)
+            self._live[number].report(value, step)
             self._mirror.reported(number, step, value)
-        return trial.should_prune()
+        return self._prunes(number, step)
+
+    def _prunes(self, number: int, step: int) -> bool:
+        """What the pruner says of a trial at `step`: of a continued one it shall not see what came after that step
+        before the interruption, or it would be judged by its last value at its first."""
+        seen = copy.copy(self._frozen(number))
+        seen.intermediate_values = {s: value for s, value in seen.intermediate_values.items() if s <= step}
+        return self._optuna.pruner.prune(self._optuna, seen)
 
     def settle(self) -> None:
         """Write to the database what was reported since the last call."""

@@ -306,6 +306,22 @@ def test_the_pruner_stops_the_worst_trial_after_its_warm_up() -> None:
         assert [study.report(bad, step, 0.1) for step in range(1, 6)] == [False, False, True, True, True]
 
 
+def test_a_continued_trial_is_judged_at_each_step_as_it_was_before_the_interruption(url: str) -> None:
+    settings = replace(SETTINGS, sampler="random", pruner="median")
+    with closing(open_study("demo", settings, url)) as study:
+        for accuracy in (0.5, 0.6, 0.7, 0.8, 0.9):
+            number = study.ask().number
+            assert not any(study.report(number, step, accuracy) for step in range(1, 6))
+            study.complete(number, accuracy, 0.3)
+        bad = study.ask().number
+        before = [study.report(bad, step, 0.1) for step in range(1, 4)]
+        study.settle()
+    with closing(open_study("demo", settings, url)) as study:
+        assert [trial.number for trial in study.unfinished()] == [bad]
+        again = [study.report(bad, step, 0.1) for step in range(1, 4)]
+    assert before == again == [False, False, True]
+
+
 def test_a_network_that_a_complete_trial_has_trained_already_is_named(url: str) -> None:
     settings = replace(SETTINGS, space=Space({"batch_size": Choice((64,))}))
     with closing(open_study("demo", settings, url)) as study:
