@@ -11,6 +11,7 @@ import copy
 import datetime as dt
 import json
 import random
+import sqlite3
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -237,16 +238,22 @@ class Study:
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
-        """Within the block, a database that goes away is a `ServiceUnreachable` in one line.
+        """Within the block, a database that goes away is an error in one line.
 
         Raises:
             ServiceUnreachable: it went away; the study can be continued once it is back.
+            SweeperError: it is a file that cannot be written, on a full disk for example.
         """
         try:
             yield
         except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError) as error:
             cause = error.__cause__ or error
-            reason = " ".join(str(getattr(cause, "orig", cause)).split())[:300]
+            origin = getattr(cause, "orig", cause)
+            reason = " ".join(str(origin).split())[:300]
+            if isinstance(origin, sqlite3.Error):  # a file, no service
+                raise SweeperError(
+                    f"study {self.name!r} cannot be written ({reason}); the same command continues it once it can"
+                ) from None
             raise ServiceUnreachable(
                 f"the database of study {self.name!r} went away ({reason}); the same command continues it"
             ) from None

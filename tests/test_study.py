@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import filelock
 import optuna
 import pytest
+import sqlalchemy
 
 from sweeper.config import RunConfig, check_name
 from sweeper.environment import database_url
@@ -320,6 +322,14 @@ def test_a_continued_trial_is_judged_at_each_step_as_it_was_before_the_interrupt
         assert [trial.number for trial in study.unfinished()] == [bad]
         again = [study.report(bad, step, 0.1) for step in range(1, 4)]
     assert before == again == [False, False, True]
+
+
+def test_a_file_that_cannot_be_written_is_no_service_that_went_away(study: Study) -> None:
+    full = sqlalchemy.exc.OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
+    with pytest.raises(SweeperError, match=r"study 'demo' cannot be written \(database or disk is full\)") as caught:
+        with study.answering():
+            raise full
+    assert caught.value.exit_code == 1
 
 
 def test_a_network_that_a_complete_trial_has_trained_already_is_named(url: str) -> None:
