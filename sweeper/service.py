@@ -101,7 +101,7 @@ def tracking(env: Environment, signals: Signals) -> Iterator[Tracker]:
     if env.tracking_uri == NONE:
         tracker = NullTracker()
     elif env.tracking_uri == OFFLINE:
-        tracker = JournalTracker(env.journal)
+        tracker = JournalTracker(env.journal, env.warn)
     else:
         preflight(env.tracking_uri)
         tracker = MlflowTracker(env.journal, env.tracking_uri, _draw, env.warn)

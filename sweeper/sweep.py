@@ -248,7 +248,7 @@ class Driver:
         """What the journal holds of an earlier trial of the same network."""
         if trial.twin is None:
             return None
-        return self._tracker.recorded(self._describe(trial._replace(number=trial.twin)).folder)
+        return self._tracker.recorded(self._describe(trial._replace(number=trial.twin)))
 
     def _copy(self, run: _Running, twin: Recorded) -> None:
         """Give the trial the result of its twin, which training would only repeat; times are not its own."""

@@ -129,7 +129,7 @@ class Recorder:
         self.calls.append(("fail", number, reason))
 
     # the tracker
-    def recorded(self, folder: str) -> Recorded | None:
+    def recorded(self, run: RunInfo) -> Recorded | None:
         return None
 
     def start(self, run: RunInfo) -> RunLog:
@@ -404,6 +404,15 @@ def test_a_twin_of_a_finished_trial_gets_its_result_without_training(tmp_path: P
     assert [e["metrics"] for e in twin[1:3]] == measured
     assert twin[-1]["metrics"] == first[-1]["metrics"]
     assert twin[-1]["tags"]["sweeper.copy_of"] == "0"
+
+
+def test_a_twin_of_which_the_journal_holds_another_run_is_trained(tmp_path: Path):
+    JournalTracker(tmp_path).start(replace(describe(Trial(0, BASE)), key="of another study")).end(
+        FINISHED, {"final/val_accuracy": 1.0, "final/val_loss": 0.0}, {}
+    )
+    recorder = Twins(left=[Trial(1, BASE, twin=0)])
+    assert recorder.drive(1, tracker=JournalTracker(tmp_path)) == 1
+    assert [call[1] for call in recorder.named("submit")] == [1]
 
 
 def test_a_twin_of_which_nothing_is_recorded_is_trained():
