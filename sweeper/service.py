@@ -32,7 +32,17 @@ from sweeper.engine.serial import SerialEngine
 from sweeper.engines import ONE_WORKER, Built, EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment, Say
 from sweeper.errors import ConfigError, Interrupted, SpaceError, SweeperError, TrainingError, one_line
-from sweeper.journal import FINISHED, KILLED, THREADS_TAG, JournalTracker, NullTracker, RunInfo, Tracker, read_events
+from sweeper.journal import (
+    FAILED,
+    FINISHED,
+    KILLED,
+    THREADS_TAG,
+    JournalTracker,
+    NullTracker,
+    RunInfo,
+    Tracker,
+    read_events,
+)
 from sweeper.mistakes import MOST_ERRORS, confident_mistakes
 from sweeper.progress import Progress, counted, make_view
 from sweeper.space import Draw, Space
@@ -140,13 +150,14 @@ def train_one(env: Environment, chosen: Chosen, run_id: str | None) -> dict[str,
         Diverged, TrainingError: it could not be trained to its end.
     """
     images = datasets.load(chosen.config, chosen.folder)
-    folder = f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+    key = uuid.uuid4().hex  # of every attempt
+    folder = f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{key[:6]}"
 
     def describe(trial: Trial) -> RunInfo:
         name = f"exp{trial.config.experiment} seed{trial.config.seed}"
         return replace(
             describe_run(chosen, trial.config, images, kind="run", threads=cores()),
-            key=uuid.uuid4().hex, name=name, folder=folder, run_id=run_id,
+            key=key, name=name, folder=folder, run_id=run_id,
         )  # fmt: skip
 
     source, view = Fixed([chosen.config]), make_view(Progress(target=1, unit="run"), json_output=env.json_output)
@@ -154,7 +165,9 @@ def train_one(env: Environment, chosen: Chosen, run_id: str | None) -> dict[str,
         tracker.reconcile("runs")
         engine = SerialEngine(images, cores())
         try:
-            outcome = Driver(source, engine, tracker, describe, view, keep_results=True, signals=signals).run(1)
+            driver = Driver(source, engine, tracker, describe, view, keep_results=True, signals=signals,
+                            diverged=FAILED)  # fmt: skip
+            outcome = driver.run(1)
         finally:
             view.close()
             engine.close()
@@ -185,7 +198,7 @@ def describe_run(
         "sweeper.engine": engine,
         "mlflow.source.name": f"sweeper {'train' if kind == 'run' else 'optimize'}",
         "mlflow.source.type": "LOCAL",
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": _user(),
         **environment_tags(config.device),
     }
     return RunInfo(
@@ -194,6 +207,14 @@ def describe_run(
         dataset={"name": chosen.manifest.name, "sha256": chosen.manifest.digest, "source": str(chosen.folder),
                  "profile": counts | {"folds": config.folds, "split": config.split}},
     )  # fmt: skip
+
+
+def _user() -> str:
+    """The user's name, or the number where none belongs to it, as in many a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _words(config: RunConfig, counts: dict[str, int]) -> str:

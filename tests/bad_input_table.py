@@ -219,6 +219,7 @@ STUDY: Final = (
     Row("no journal", words("sync elsewhere"), 1, ("elsewhere",)),
     Row("no such run", words("replay nowhere"), 2, ("nowhere",)),
     Row("no such run", words("replay nowhere --tracking-uri offline"), 2, ("nowhere",)),
+    Row("no such run", words("replay", "x" * 300), 2, ("x" * 60, "no folder of a journal")),
     Row("no such run", words("replay ."), 2, ("holds no run",)),
     Row("no such run", words("replay 0123456789abcdef0123456789abcdef --tracking-uri sqlite:///nowhere/x.db"), 1,
         ("nowhere/x.db",)),

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import hashlib
 import json
+import os
 import shutil
 import sqlite3
 from collections import Counter
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import safetensors.torch
+import torch
 
 from sweeper import data, engines, service
 from sweeper.config import RunConfig
@@ -24,8 +26,8 @@ from sweeper.data import SAMPLE, SAMPLE_DIR, IdxFile, load
 from sweeper.engine.serial import SerialEngine
 from sweeper.engines import EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment
-from sweeper.errors import DataError, SpaceError, SweeperError
-from sweeper.journal import FINISHED, RunInfo, read_events
+from sweeper.errors import DataError, SpaceError, SweeperError, TrainingError
+from sweeper.journal import FAILED, FINISHED, RunInfo, read_events
 from sweeper.model import build_model
 from sweeper.service import Chosen, SweepOptions, choose, optimize, train_one
 from sweeper.space import Choice, Space, default_space
@@ -170,6 +172,37 @@ def test_the_weights_of_a_training_can_be_loaded_and_are_those_it_reports(traine
 def test_a_training_gives_what_training_alone_gives(trained: Trained, sample: data.Data):
     alone = finish(train(trained.config, sample))
     assert trained.result["history_sha256"] == alone.history_sha256
+
+
+def test_a_training_that_is_tried_again_is_one_run(place: Place, monkeypatch: pytest.MonkeyPatch):
+    def out_of_memory(*_: Any) -> Any:
+        monkeypatch.undo()
+        raise torch.OutOfMemoryError("CUDA out of memory")
+        yield
+
+    monkeypatch.setattr("sweeper.engine.serial.start", out_of_memory)
+    result = train_one(place.environment, place.choose(), None)
+    (folder,) = (place.home / "journal/runs").iterdir()
+    assert str(folder) == result["journal"]
+    assert [e.get("status") for e in read_events(folder) if e["event"] == "end"] == [FAILED, FINISHED]
+
+
+def test_a_training_that_diverges_fails_in_mlflow_as_well(place: Place):
+    with pytest.raises(TrainingError, match="loss"):
+        train_one(place.environment, place.choose(lr=1e9), None)
+    (folder,) = (place.home / "journal/runs").iterdir()
+    end = read_events(folder)[-1]
+    assert (end["status"], end["tags"]["sweeper.state"]) == (FAILED, "failed")
+
+
+def test_a_user_without_a_name_is_a_number(place: Place, monkeypatch: pytest.MonkeyPatch):
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    chosen = place.choose()
+    info = service.describe_run(chosen, chosen.config, load(chosen.config, chosen.folder), kind="run", threads=1)
+    assert info.tags["mlflow.user"] == str(os.getuid())
 
 
 def test_a_command_whose_runs_can_never_arrive_fails(place: Place, empty_store: Path, monkeypatch: pytest.MonkeyPatch):

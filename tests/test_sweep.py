@@ -596,6 +596,13 @@ def test_a_configuration_that_diverges_is_done_and_its_reason_kept():
     assert source.outcomes == {1: "loss nan after epoch 1: lower lr"}
 
 
+@pytest.mark.parametrize("script", [DIVERGED, (epoch(1, float("nan")),)], ids=["told", "seen"])
+def test_what_diverges_has_the_status_that_the_command_gives_it(script: Script):
+    recorder = Recorder({0: [script]})
+    Driver(Fixed([BASE]), recorder, recorder, describe, recorder, diverged=FAILED).run(1)
+    assert [call[2] for call in recorder.named("end")] == [FAILED]
+
+
 @pytest.mark.parametrize("script", [FAILS, LOST], ids=["error", "lost"])
 def test_a_configuration_that_fails_ends_the_list(script: Script):
     recorder = Recorder({0: [script]})
