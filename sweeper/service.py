@@ -372,15 +372,16 @@ def _optimize(sweep: _Sweep, built: Built | None, tracker: Tracker, signals: Sig
     study.set_target(options.trials, built.engine.slots if built else 1)
     if built:
         _run_trials(sweep, built, tracker, signals)
-    signals.check()
-    record = study.record()
-    prints, table = reports.sweep_prints(env, record)
-    files = {**prints, "trials.csv": table}
-    summary = _summarise(env, sweep.chosen, study, tracker, files)
+    with signals.raised():
+        record = study.record()
+        prints, table = reports.sweep_prints(env, record)
+    summary = _summarise(env, sweep.chosen, study, tracker, {**prints, "trials.csv": table})
     best = study.best()
     if best is not None and options.final:
         summary["test"] = _champion(sweep, best, tracker, signals)
-    summary["report"] = _report(env, sweep.chosen, study, tracker, reports.sweep_report(env, record, prints))
+    with signals.raised():
+        page = reports.sweep_report(env, record, prints)
+    summary["report"] = _report(env, sweep.chosen, study, tracker, page)
     return summary | {"added": study.finished() - before}
 
 
@@ -487,7 +488,8 @@ def _champion(sweep: _Sweep, best: Trial, tracker: Tracker, signals: Signals) ->
     folder = f"{study.name}/champion-{best.number:04d}"
     result = _recorded_test(env, folder, study.uid) or _retrain(sweep, best, config, folder, tracker, signals)
     if isinstance(tracker, MlflowTracker) and not tracker.uploader.registered(env.journal / folder):
-        _register(sweep, tracker, config, folder, signals)
+        with signals.raised():  # it can be done again
+            _register(sweep, tracker, config, folder)
     return result
 
 
@@ -552,12 +554,10 @@ def _recorded_test(env: Environment, folder: str, uid: str) -> dict[str, Any] | 
     return {"trial": int(folder.rpartition("-")[2]), **ends[-1]["metrics"]} if ends else None
 
 
-def _register(sweep: _Sweep, tracker: MlflowTracker, config: RunConfig, folder: str, signals: Signals) -> None:
+def _register(sweep: _Sweep, tracker: MlflowTracker, config: RunConfig, folder: str) -> None:
     """Register the champion as an MLflow model; a server that is away, or refuses it, does not cost the sweep."""
     env, name = sweep.env, f"sweeper-{sweep.study.name}"
-    with signals.raised():
-        arrived = tracker.flush(FLUSH_SECONDS)
-    if not arrived:
+    if not tracker.flush(FLUSH_SECONDS):
         env.warn("the champion is not registered yet: MLflow has not answered; the same command does it")
         return
     example = sweep.images[0].train.first(2)

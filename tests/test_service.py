@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from sweeper.data import SAMPLE, SAMPLE_DIR, IdxFile, load
 from sweeper.engine.serial import SerialEngine
 from sweeper.engines import EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment
-from sweeper.errors import DataError, SpaceError, SweeperError, TrainingError
+from sweeper.errors import DataError, Interrupted, SpaceError, SweeperError, TrainingError
 from sweeper.journal import FAILED, FINISHED, RunInfo, read_events
 from sweeper.model import build_model
 from sweeper.service import Chosen, SweepOptions, choose, optimize, train_one
@@ -417,6 +418,33 @@ def test_a_champion_that_mlflow_refuses_costs_no_sweep_and_is_registered_by_the_
     monkeypatch.setattr(Uploader, "register", lambda *_: pytest.fail("it is registered"))
     sweep(trials=1, final=True)
     assert len(place.warned) == 1
+
+
+@pytest.mark.parametrize("step", ["sweep_prints", "sweep_report"])
+def test_a_signal_at_the_end_of_a_sweep_is_not_noted_only(
+    sweep: Callable[..., dict[str, Any]], place: Place, monkeypatch: pytest.MonkeyPatch, step: str
+):
+    def interrupted(*_: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("it goes on")
+
+    monkeypatch.setattr(service.reports, step, interrupted)
+    with pytest.raises(Interrupted):
+        sweep(trials=1)
+
+
+def test_a_signal_ends_the_registration_of_a_champion(
+    sweep: Callable[..., dict[str, Any]], place: Place, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupted(*_: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("it goes on")
+
+    place.tracking_uri = f"sqlite:///{shutil.copy(empty_store, place.home)}"
+    monkeypatch.setattr(Uploader, "register", interrupted)
+    with pytest.raises(Interrupted):
+        sweep(trials=1, final=True)
+    assert {run.info.status for run in place.runs()} == {FINISHED}
 
 
 def test_a_study_made_anew_does_not_take_over_the_records_of_the_one_before(
