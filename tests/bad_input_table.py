@@ -221,6 +221,15 @@ STUDY: Final = (
     Row("a study of another direction", on_sample("optimize --study minimal"), 2, ("not made by sweeper",),
         given="foreign_study"),
     Row("no such study", words("status sweeep"), 2, ("sweeep", "holds: sweep"), given="study"),
+    *(
+        Row("another program's database", words(f"{command} --storage sqlite:///mlflow.db"), 2,
+            ("another program's", "sqlite:///mlflow.db"), given="deleted_experiment")
+        for command in ("status", "report", "optimize --dataset sample --tracking-uri none")
+    ),
+    Row("an empty database", words("status --storage sqlite:///empty.db"), 2, ("empty.db", "is empty"),
+        given="empty_database"),
+    Row("an empty database", words("report --storage {empty_postgres}"), 2, ("is empty",),
+        given="empty_postgres"),
     Row("nothing there yet", words("status"), 2, ("sweeper optimize",)),
     Row("nothing there yet", words("status --storage sqlite:///nowhere/x.db"), 2, ("nowhere/x.db",)),
     Row("no journal", words("sync"), 1, ("journal",)),
