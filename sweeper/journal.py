@@ -87,8 +87,8 @@ class Record(NamedTuple):
 class Tracker(Protocol):
     """Where runs are recorded."""
 
-    def recorded(self, folder: str) -> Recorded | None:
-        """What is recorded of the run in `folder`, or None if it is not there or has not finished."""
+    def recorded(self, run: RunInfo) -> Recorded | None:
+        """What is recorded of the run, or None if it is not there or has not finished."""
 
     def start(self, run: RunInfo) -> RunLog:
         """Begin, or continue, a run."""
@@ -128,7 +128,7 @@ class NullLog:
 class NullTracker:
     """No tracking."""
 
-    def recorded(self, folder: str) -> Recorded | None:
+    def recorded(self, run: RunInfo) -> Recorded | None:
         """Nothing."""
         return None
 
@@ -157,8 +157,9 @@ class NullTracker:
 class JournalTracker:
     """Records runs on disk, to be uploaded by whoever calls `sweeper sync`, or never."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, warn: Callable[[str], None] = lambda _: None) -> None:
         self.root = root
+        self._warn = warn
         self._late: list[JournalLog] | None = None  # those to fsync at the end of a block
         self._fsyncs = ThreadPoolExecutor(FSYNCS, "journal-fsync")  # starts no thread before it needs one
 
@@ -184,16 +185,18 @@ class JournalTracker:
             for _ in settled:
                 pass
 
-    def recorded(self, folder: str) -> Recorded | None:
-        """What the journal holds of the run in `folder`, if it finished."""
-        events = read_events(self.root / folder)
-        if not events or events[-1]["event"] != "end" or events[-1]["status"] != FINISHED:
+    def recorded(self, run: RunInfo) -> Recorded | None:
+        """What the journal holds of the run, if it finished; another one may lie in its folder."""
+        events = read_events(self.root / run.folder)
+        if not events or events[0]["key"] != run.key:
+            return None
+        if events[-1]["event"] != "end" or events[-1]["status"] != FINISHED:
             return None
         return Recorded(_by_step(events), events[-1]["metrics"], events[-1]["tags"])
 
     def reconcile(self, below: str) -> None:
         """End, in the journal, what processes that are gone left without an end."""
-        end_all_abandoned(self.root / below)
+        end_all_abandoned(self.root / below, self._warn)
 
     def catch_up(self, below: str) -> None:
         """Everything is where it belongs."""
@@ -313,12 +316,38 @@ def remove_parts(folder: Path) -> None:
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
-    """The events of a run, oldest first, without a last line that is not whole."""
+    """The events of a run, oldest first, without a last line that is not whole.
+
+    Raises:
+        SweeperError: a line of the file is damaged.
+    """
     path = folder / EVENTS
     if not path.exists():
         return []
     content = path.read_bytes()
-    return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+    return [
+        _event(path, number, line)
+        for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1)
+    ]
+
+
+def _event(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError:  # no JSON, or no UTF-8
+        event = None
+    if not isinstance(event, dict):
+        raise SweeperError(f"{path}: line {number} is damaged; restore the file from a copy, or move its folder away")
+    return event
+
+
+def read_all_events(root: Path, warn: Callable[[str], None]) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+    """Every run below `root` with its events, in the order of their names; of a damaged one only a warning."""
+    for folder in run_folders(root):
+        try:
+            yield folder, read_events(folder)
+        except SweeperError as error:
+            warn(str(error))
 
 
 def read_record(folder: Path) -> Record:
@@ -378,9 +407,11 @@ def end_abandoned(folder: Path, reason: str = "the process that trained it is go
     return True
 
 
-def end_all_abandoned(root: Path) -> list[Path]:
-    """End every run below `root` whose process is gone without having ended it; the folders of those."""
-    return [folder for folder in run_folders(root) if end_abandoned(folder)]
+def end_all_abandoned(root: Path, warn: Callable[[str], None]) -> None:
+    """End every run below `root` whose process is gone without having ended it."""
+    for folder, events in read_all_events(root, warn):
+        if events and events[-1]["event"] != "end":
+            end_abandoned(folder)
 
 
 def _hold(folder: Path) -> filelock.FileLock:

@@ -11,8 +11,10 @@ import datetime as dt
 import hashlib
 import os
 import socket
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, LiteralString, Protocol
 
 import filelock
 import psycopg
@@ -64,6 +66,57 @@ def acquire(url: sqlalchemy.URL, name: str) -> Lock:
     return FileLock(Path(url.database), name)
 
 
+@contextlib.contextmanager
+def creation(url: sqlalchemy.URL) -> Iterator[None]:
+    """Within the block, no other process creates tables in the database of `url`: Optuna's own creation takes but one.
+
+    Raises:
+        ServiceUnreachable: PostgreSQL does not answer.
+    """
+    if url.get_backend_name() == "postgresql":
+        with closing(_connect(url)) as connection:
+            _ask(url, connection, "SELECT pg_advisory_lock(%s, %s)", _numbers("creation"))  # until it is closed
+            yield
+    elif url.database and url.database != ":memory:":
+        with filelock.FileLock(f"{url.database}.lock"):
+            yield
+    else:
+        yield
+
+
+def _numbers(what: str) -> tuple[int, int]:
+    """What PostgreSQL knows a lock by: two 32-bit numbers."""
+    digest = hashlib.sha256(f"sweeper{what}".encode()).digest()
+    return int.from_bytes(digest[:4], signed=True), int.from_bytes(digest[4:8], signed=True)
+
+
+def _connect(url: sqlalchemy.URL) -> psycopg.Connection[Any]:
+    try:
+        return psycopg.connect(
+            url.set(drivername="postgresql").render_as_string(hide_password=False),
+            autocommit=True,
+            connect_timeout=CONNECT_SECONDS,
+            application_name=f"sweeper {os.getpid()} {socket.gethostname()}"[:63],
+            keepalives_idle=20, keepalives_interval=10, keepalives_count=3,
+            options="-c tcp_keepalives_idle=20 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
+        )  # fmt: skip
+    except psycopg.Error as error:
+        raise _unreachable(url, error) from None
+
+
+def _ask(url: sqlalchemy.URL, connection: psycopg.Connection[Any], query: LiteralString, numbers: Sequence[int]) -> Any:
+    """The first row of the answer."""
+    try:
+        return connection.execute(query, numbers).fetchone()
+    except psycopg.Error as error:
+        raise _unreachable(url, error) from None
+
+
+def _unreachable(url: sqlalchemy.URL, error: psycopg.Error) -> ServiceUnreachable:
+    reason = one_line(error).replace(url.password or "\0", "***")
+    return ServiceUnreachable(f"storage {url.render_as_string(hide_password=True)}: {reason}")
+
+
 def _refusal(name: str, holder: str) -> StudyConflict:
     return StudyConflict(f"study {name!r} is being driven by {holder}; wait for it, or stop it")
 
@@ -105,22 +158,10 @@ class AdvisoryLock:
     """
 
     def __init__(self, url: sqlalchemy.URL, name: str) -> None:
-        digest = hashlib.sha256(f"sweeper/{name}".encode()).digest()
-        numbers = int.from_bytes(digest[:4], signed=True), int.from_bytes(digest[4:8], signed=True)
+        numbers = _numbers(f"/{name}")
         self._name, self._shown = name, url.render_as_string(hide_password=True)
-        try:
-            self._connection = psycopg.connect(
-                url.set(drivername="postgresql").render_as_string(hide_password=False),
-                autocommit=True,
-                connect_timeout=CONNECT_SECONDS,
-                application_name=f"sweeper {os.getpid()} {socket.gethostname()}"[:63],
-                keepalives_idle=20, keepalives_interval=10, keepalives_count=3,
-                options="-c tcp_keepalives_idle=20 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
-            )  # fmt: skip
-            held = self._connection.execute("SELECT pg_try_advisory_lock(%s, %s)", numbers).fetchone()
-        except psycopg.Error as error:
-            reason = one_line(error).replace(url.password or "\0", "***")
-            raise ServiceUnreachable(f"storage {self._shown}: {reason}") from None
+        self._connection = _connect(url)
+        held = _ask(url, self._connection, "SELECT pg_try_advisory_lock(%s, %s)", numbers)
         if held != (True,):
             holder = self._holder(numbers)
             self._connection.close()

@@ -70,7 +70,7 @@ class Mirror:
             trial_id = cast("int", row.trial_id)
             self._ids.append(trial_id)
             session.add_all(_attributes(row, trial))
-        self._write_counters()
+            self._write_counters(session)
 
     def resumed(self, number: int) -> None:
         """Write of a trial that was begun what its database lacks: a driver may have died while it wrote."""
@@ -78,10 +78,14 @@ class Mirror:
         with Session(self._storage.engine) as session, session.begin():
             session.add_all(_attributes(session.get_one(models.TrialModel, self._ids[number]), trial))
 
-    def _write_counters(self) -> None:
+    def _write_counters(self, session: Session) -> None:
+        model = models.StudySystemAttributeModel
         for key, value in self.study._storage.get_study_system_attrs(self.study._study_id).items():
             if self._system_attrs.get(key) != value:
-                self._storage.set_study_system_attr(self._study_id, key, value)
+                ours = sqlalchemy.select(model).where(model.study_id == self._study_id, model.key == key)
+                row = session.scalar(ours) or model(study_id=self._study_id, key=key)
+                row.value_json = json.dumps(value)
+                session.add(row)
                 self._system_attrs[key] = value
 
     def reported(self, number: int, step: int, value: float) -> None:

@@ -8,6 +8,7 @@ the answer is `identical`, always.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ def find(env: Environment, run: str) -> Record:
         UsageError: there is no such run.
     """
     for folder in (Path(run), env.journal / run):
-        if folder.is_dir():
+        if os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir() raises for a name above 255 characters
             return read_record(folder)
     if env.tracking_uri in (OFFLINE, NONE):
         raise UsageError(f"run {run[:60]!r}: no folder of a journal; --tracking-uri says where else to look")

@@ -32,7 +32,17 @@ from sweeper.engine.serial import SerialEngine
 from sweeper.engines import ONE_WORKER, Built, EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment, Say
 from sweeper.errors import ConfigError, Interrupted, SpaceError, SweeperError, TrainingError, one_line
-from sweeper.journal import FINISHED, KILLED, THREADS_TAG, JournalTracker, NullTracker, RunInfo, Tracker, read_events
+from sweeper.journal import (
+    FAILED,
+    FINISHED,
+    KILLED,
+    THREADS_TAG,
+    JournalTracker,
+    NullTracker,
+    RunInfo,
+    Tracker,
+    read_events,
+)
 from sweeper.mistakes import MOST_ERRORS, confident_mistakes
 from sweeper.progress import Progress, counted, make_view
 from sweeper.space import Draw, Space
@@ -101,7 +111,7 @@ def tracking(env: Environment, signals: Signals) -> Iterator[Tracker]:
     if env.tracking_uri == NONE:
         tracker = NullTracker()
     elif env.tracking_uri == OFFLINE:
-        tracker = JournalTracker(env.journal)
+        tracker = JournalTracker(env.journal, env.warn)
     else:
         preflight(env.tracking_uri)
         tracker = MlflowTracker(env.journal, env.tracking_uri, _draw, env.warn)
@@ -140,13 +150,14 @@ def train_one(env: Environment, chosen: Chosen, run_id: str | None) -> dict[str,
         Diverged, TrainingError: it could not be trained to its end.
     """
     images = datasets.load(chosen.config, chosen.folder)
-    folder = f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+    key = uuid.uuid4().hex  # of every attempt
+    folder = f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{key[:6]}"
 
     def describe(trial: Trial) -> RunInfo:
         name = f"exp{trial.config.experiment} seed{trial.config.seed}"
         return replace(
             describe_run(chosen, trial.config, images, kind="run", threads=cores()),
-            key=uuid.uuid4().hex, name=name, folder=folder, run_id=run_id,
+            key=key, name=name, folder=folder, run_id=run_id,
         )  # fmt: skip
 
     source, view = Fixed([chosen.config]), make_view(Progress(target=1, unit="run"), json_output=env.json_output)
@@ -154,7 +165,9 @@ def train_one(env: Environment, chosen: Chosen, run_id: str | None) -> dict[str,
         tracker.reconcile("runs")
         engine = SerialEngine(images, cores())
         try:
-            outcome = Driver(source, engine, tracker, describe, view, keep_results=True, signals=signals).run(1)
+            driver = Driver(source, engine, tracker, describe, view, keep_results=True, signals=signals,
+                            diverged=FAILED)  # fmt: skip
+            outcome = driver.run(1)
         finally:
             view.close()
             engine.close()
@@ -185,7 +198,7 @@ def describe_run(
         "sweeper.engine": engine,
         "mlflow.source.name": f"sweeper {'train' if kind == 'run' else 'optimize'}",
         "mlflow.source.type": "LOCAL",
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": _user(),
         **environment_tags(config.device),
     }
     return RunInfo(
@@ -194,6 +207,14 @@ def describe_run(
         dataset={"name": chosen.manifest.name, "sha256": chosen.manifest.digest, "source": str(chosen.folder),
                  "profile": counts | {"folds": config.folds, "split": config.split}},
     )  # fmt: skip
+
+
+def _user() -> str:
+    """The user's name, or the number where none belongs to it, as in many a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _words(config: RunConfig, counts: dict[str, int]) -> str:
@@ -351,15 +372,16 @@ def _optimize(sweep: _Sweep, built: Built | None, tracker: Tracker, signals: Sig
     study.set_target(options.trials, built.engine.slots if built else 1)
     if built:
         _run_trials(sweep, built, tracker, signals)
-    signals.check()
-    record = study.record()
-    prints, table = reports.sweep_prints(env, record)
-    files = {**prints, "trials.csv": table}
-    summary = _summarise(env, sweep.chosen, study, tracker, files)
+    with signals.raised():
+        record = study.record()
+        prints, table = reports.sweep_prints(env, record)
+    summary = _summarise(env, sweep.chosen, study, tracker, {**prints, "trials.csv": table})
     best = study.best()
     if best is not None and options.final:
         summary["test"] = _champion(sweep, best, tracker, signals)
-    summary["report"] = _report(env, sweep.chosen, study, tracker, reports.sweep_report(env, record, prints))
+    with signals.raised():
+        page = reports.sweep_report(env, record, prints)
+    summary["report"] = _report(env, sweep.chosen, study, tracker, page)
     return summary | {"added": study.finished() - before}
 
 
@@ -466,7 +488,8 @@ def _champion(sweep: _Sweep, best: Trial, tracker: Tracker, signals: Signals) ->
     folder = f"{study.name}/champion-{best.number:04d}"
     result = _recorded_test(env, folder, study.uid) or _retrain(sweep, best, config, folder, tracker, signals)
     if isinstance(tracker, MlflowTracker) and not tracker.uploader.registered(env.journal / folder):
-        _register(sweep, tracker, config, folder, signals)
+        with signals.raised():  # it can be done again
+            _register(sweep, tracker, config, folder)
     return result
 
 
@@ -531,12 +554,10 @@ def _recorded_test(env: Environment, folder: str, uid: str) -> dict[str, Any] | 
     return {"trial": int(folder.rpartition("-")[2]), **ends[-1]["metrics"]} if ends else None
 
 
-def _register(sweep: _Sweep, tracker: MlflowTracker, config: RunConfig, folder: str, signals: Signals) -> None:
+def _register(sweep: _Sweep, tracker: MlflowTracker, config: RunConfig, folder: str) -> None:
     """Register the champion as an MLflow model; a server that is away, or refuses it, does not cost the sweep."""
     env, name = sweep.env, f"sweeper-{sweep.study.name}"
-    with signals.raised():
-        arrived = tracker.flush(FLUSH_SECONDS)
-    if not arrived:
+    if not tracker.flush(FLUSH_SECONDS):
         env.warn("the champion is not registered yet: MLflow has not answered; the same command does it")
         return
     example = sweep.images[0].train.first(2)

@@ -30,6 +30,8 @@ from sweeper.errors import ConfigError, SpaceError
 MAX_FILE_BYTES: Final = 16 * 1024
 MAX_DEPTH: Final = 10
 PAIRED: Final = ("placement", "batch_size")  # BatchNorm does not take every batch size
+REAL: Final = ("conv_dropout", "head_dropout", "lr", "weight_decay")
+NUMBERS: Final = ("batch_size", *REAL)
 SEARCHABLE: Final = (
     "placement", "conv_dropout", "head_dropout", "batch_size", "lr", "weight_decay",
     "schedule", "augmentation", "model",
@@ -208,11 +210,16 @@ class _Loader(yaml.SafeLoader):
 
 
 def _parse(text: bytes) -> Any:
-    """YAML by the safe loader, without aliases (a few of them can stand for gigabytes) and not deep (that is slow)."""
+    """YAML by the safe loader, without aliases (a few of them can stand for gigabytes) and not deep (that is slow).
+
+    Tags, as in `!!int 5`, are not allowed either: the loader takes what they promise for granted, and nobody needs one.
+    """
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             raise ValueError("aliases (*name) are not allowed")
+        if getattr(event, "tag", None) is not None:
+            raise ValueError("tags (!name) are not allowed")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise ValueError(f"nested more than {MAX_DEPTH} deep")
@@ -238,6 +245,10 @@ def _choice(path: Path, name: str, values: list[Any]) -> Choice:
         raise SpaceError(f"{path}: {name}: an empty choice; give at least one value")
     if not all(isinstance(v, str | int | float) and not isinstance(v, bool) for v in values):
         raise SpaceError(f"{path}: {name}: choices are strings and numbers")
+    if name in NUMBERS and (words := [v for v in values if isinstance(v, str)]):
+        raise SpaceError(
+            f"{path}: {name}: {words[0][:40]!r} is a string to YAML; write a number such as 64, 0.001 or 1.0e-3"
+        )
     if len(set(values)) < len(values):
         raise SpaceError(f"{path}: {name}: a choice is listed twice")
     return Choice(tuple(values))
@@ -245,7 +256,7 @@ def _choice(path: Path, name: str, values: list[Any]) -> Choice:
 
 def _range(path: Path, name: str, value: dict[str, Any]) -> Range:
     low, high, log = value["low"], value["high"], value.get("log", False)
-    if name not in ("conv_dropout", "head_dropout", "lr", "weight_decay"):
+    if name not in REAL:
         raise SpaceError(f"{path}: {name}: takes a list of values, not a range")
     if not (_is_finite_number(low) and _is_finite_number(high)) or not isinstance(log, bool):
         raise SpaceError(

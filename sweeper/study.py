@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sweeper.config import RunConfig, check_name, finite
 from sweeper.environment import database_url
 from sweeper.errors import ServiceUnreachable, StudyConflict, SweeperError, UsageError
-from sweeper.lock import CONNECT_SECONDS, Lock, acquire
+from sweeper.lock import CONNECT_SECONDS, Lock, acquire, creation
 from sweeper.mirror import Mirror
 from sweeper.samplers import make_sampler
 from sweeper.space import Space
@@ -295,12 +295,22 @@ def importances(study: optuna.Study) -> list[tuple[str, float]]:
 
 
 @contextlib.contextmanager
-def _storage(url: sqlalchemy.URL) -> Iterator[optuna.storages.RDBStorage]:
-    """The database of `url`; its connections are closed at the end of the block."""
+def _storage(url: sqlalchemy.URL, *, create: bool) -> Iterator[optuna.storages.RDBStorage]:
+    """The database of `url`; its connections are closed at the end of the block.
+
+    With `create`, an empty one gets the tables of studies.
+
+    Raises:
+        UsageError: the database is another program's, or it is empty and to be read.
+    """
     sqlite = url.get_backend_name() == "sqlite"
     options = {"timeout": 60} if sqlite else {"connect_timeout": CONNECT_SECONDS}
     shown = url.render_as_string(hide_password=True)
     try:
+        tables = _tables(url, options)
+        if "studies" not in tables and (tables or not create):
+            held = f"which is another program's, with tables such as {tables[0]!r}" if tables else "which is empty"
+            raise UsageError(f"storage {shown}: no study is in this database, {held}")
         storage = optuna.storages.RDBStorage(
             url.render_as_string(hide_password=False), engine_kwargs={"connect_args": options, "pool_pre_ping": True}
         )
@@ -312,6 +322,13 @@ def _storage(url: sqlalchemy.URL) -> Iterator[optuna.storages.RDBStorage]:
         yield storage
     finally:
         storage.engine.dispose()
+
+
+def _tables(url: sqlalchemy.URL, options: Mapping[str, Any]) -> list[str]:
+    """The names of the tables in the database of `url`; nothing is created there."""
+    engine = sqlalchemy.create_engine(url, connect_args=dict(options), poolclass=sqlalchemy.NullPool)
+    with engine.connect() as connection:
+        return sqlalchemy.inspect(connection).get_table_names()
 
 
 def open_study(name: str, settings: StudySettings, storage_url: str) -> Study:
@@ -327,7 +344,8 @@ def open_study(name: str, settings: StudySettings, storage_url: str) -> Study:
     with contextlib.ExitStack() as resources:
         lock = acquire(url, name)
         resources.callback(lock.release)
-        storage = resources.enter_context(_storage(url))
+        with creation(url):
+            storage = resources.enter_context(_storage(url, create=True))
         known = name in [s.study_name for s in storage.get_all_studies()]
         if known:
             _check_settings(name, storage, settings)
@@ -394,7 +412,7 @@ def _loaded(name: str | None, storage_url: str) -> Iterator[optuna.Study]:
         raise UsageError(
             f"storage {url.database}: no such file; run `sweeper optimize` first, or name it with --storage"
         )
-    with _storage(url) as storage:
+    with _storage(url, create=False) as storage:
         names = [s.study_name for s in storage.get_all_studies()]
         if not names or (name is not None and name not in names):
             raise UsageError(f"study {name!r}: not in {url.database}, which holds: {', '.join(names) or 'no study'}")

@@ -158,6 +158,7 @@ class Driver:
         deadline: `time.monotonic()` after which nothing more is asked.
         retries: how often the same parameters are tried again after a worker died or memory ran out.
         signals: those of the whole command, where the driver is a part of one.
+        diverged: the status of a run whose training diverged, which is an outcome of a search.
     """
 
     def __init__(
@@ -172,6 +173,7 @@ class Driver:
         deadline: float | None = None,
         retries: int = RETRIES,
         signals: Signals | None = None,
+        diverged: str = FINISHED,
     ) -> None:
         self._source, self._engine, self._tracker = source, engine, tracker
         self._describe, self._view = describe, view
@@ -182,6 +184,7 @@ class Driver:
         self._errors: list[str] = []
         self._outcome = Outcome(0)
         self._signals = signals or Signals()
+        self._diverged = diverged
 
     def run(self, target: int) -> Outcome:
         """Finish exactly `target` trials, counting those that were finished before, or all that the source has.
@@ -257,7 +260,7 @@ class Driver:
         """What the journal holds of an earlier trial of the same network."""
         if trial.twin is None:
             return None
-        return self._tracker.recorded(self._describe(trial._replace(number=trial.twin)).folder)
+        return self._tracker.recorded(self._describe(trial._replace(number=trial.twin)))
 
     def _copy(self, run: _Running, twin: Recorded) -> None:
         """Give the trial the result of its twin, which training would only repeat; times are not its own."""
@@ -284,14 +287,14 @@ class Driver:
                 self._view.ended(run.trial, "lost", None)
                 self._submit(run.trial, run.attempt + 1)
             case Diverged() as error:
-                self._prune(run, str(error))
+                self._prune(run, str(error), self._diverged)
             case error:
                 self._fail(run, error)
 
     def _epoch(self, run: _Running, result: EpochResult) -> None:
         if wrong := _not_finite(result.metrics()):
             self._engine.cancel(run.trial.number)
-            self._prune(run, f"epoch {result.epoch}: {wrong}")
+            self._prune(run, f"epoch {result.epoch}: {wrong}", self._diverged)
             return
         run.last = result
         prune = self._source.report(run.trial.number, result.epoch, result.val_accuracy)
@@ -305,7 +308,7 @@ class Driver:
 
     def _complete(self, run: _Running, result: TrainResult) -> None:
         if wrong := _not_finite(result.metrics()):
-            self._prune(run, wrong)
+            self._prune(run, wrong, self._diverged)
             return
         if result.weights:
             run.log.artifact("model/state.safetensors", result.weights_file())
@@ -324,9 +327,10 @@ class Driver:
             self._outcome.results[run.trial.number] = result
         self._over(run, "complete", last.val_accuracy)
 
-    def _prune(self, run: _Running, reason: str) -> None:
+    def _prune(self, run: _Running, reason: str, status: str = FINISHED) -> None:
         metrics = {"final/val_accuracy": run.last.val_accuracy, "final/val_loss": run.last.val_loss} if run.last else {}
-        run.log.end(FINISHED, metrics, {"sweeper.state": "pruned", "sweeper.reason": reason})
+        state = "pruned" if status == FINISHED else "failed"
+        run.log.end(status, metrics, {"sweeper.state": state, "sweeper.reason": reason})
         self._source.prune(run.trial.number, reason)
         self._over(run, "pruned", run.last.val_accuracy if run.last else None)
 

@@ -40,9 +40,9 @@ from sweeper.journal import (
     RunInfo,
     end_all_abandoned,
     history,
+    read_all_events,
     read_events,
     remove_parts,
-    run_folders,
     write_whole,
 )
 
@@ -60,6 +60,10 @@ UPLOAD: Final = "upload.json"
 UPLOADER: Final = ".uploader"  # locked while a process uploads the run
 XRAY: Final = "diagnostics/xray.json"
 SQLITE: Final = b"SQLite format 3\0"  # how such a file begins (sqlite.org/fileformat.html)
+# In what MLflow says of a server that is away or overloaded; one that is not MLflow will not become it.
+PASSING: Final = re.compile(
+    r"API request to (?!endpoint was successful)|error code (429|5\d\d)|locked|OperationalError|Max retries"
+)
 KEPT: Final = "evaluation"  # of a run's files, in the journal
 PREFLIGHT_SECONDS: Final = 5
 SYNC_PATIENCE: Final = 120.0  # seconds
@@ -76,9 +80,8 @@ class MlflowTracker(JournalTracker):
     """The journal, and a thread that uploads it to MLflow as it grows."""
 
     def __init__(self, root: Path, uri: str, draw: Draw, warn: Warn) -> None:
-        super().__init__(root)
+        super().__init__(root, warn)
         self.uploader = Uploader(uri, root.parent, draw, warn)
-        self._warn = warn
         self._pending: dict[Path, int] = {}  # folder: how often it was written to
         self._refused: set[Path] = set()
         self._carried: set[Path] = set()
@@ -116,14 +119,19 @@ class MlflowTracker(JournalTracker):
             return self._connected and not self._pending and not self._refused
 
     def reconcile(self, below: str) -> None:
-        """End what processes that are gone left without an end, also in MLflow if it was meant for this store."""
-        for folder in end_all_abandoned(self.root / below):
-            if read_events(folder)[0].get("store") == hide_password(self.uploader.uri):
+        """End what processes that are gone left without an end, also in MLflow if it was meant for this store.
+
+        That is also where a run has its end in the journal, and its process was gone before MLflow had it.
+        """
+        super().reconcile(below)
+        store = hide_password(self.uploader.uri)
+        for folder, events in behind(self.root / below, self.uploader.uri):
+            if events[-1]["event"] == "end" and events[0].get("store") == store:
                 self._notify(folder)
 
     def catch_up(self, below: str) -> None:
         """Upload what earlier processes wrote below the folder `below` and could not bring there."""
-        for folder in behind(self.root / below, self.uploader.uri):
+        for folder, _ in behind(self.root / below, self.uploader.uri):
             self._notify(folder)
 
     def _notify(self, folder: Path) -> None:
@@ -185,8 +193,10 @@ class Uploader:
         assert self._client is not None, "connect() comes first"
         return self._client
 
-    def connect(self) -> None:
+    def connect(self, wait: Callable[[float], None] = time.sleep) -> None:
         """Import MLflow, create its database where there is none, and find or create the experiment.
+
+        It is tried again, after `wait`, for as long as the server is away.
 
         Raises:
             SweeperError: the experiment was deleted, or the store is of another schema.
@@ -204,7 +214,7 @@ class Uploader:
         with self._alone():
             try:
                 self._client = MlflowClient(tracking_uri=self.uri)
-                self._experiment_id = _retrying(self._find_experiment, self._report, time.sleep)
+                self._experiment_id = _retrying(self._find_experiment, self._report, wait)
             except SweeperError:
                 raise
             except Exception as error:  # noqa: BLE001 - MLflow's own, or SQLAlchemy's for a file that is no database
@@ -432,9 +442,6 @@ def sync(root: Path, uri: str, home: Path, draw: Draw, warn: Warn) -> int:
     """
     preflight(uri)
     uploader = Uploader(uri, home, draw, warn)
-    uploader.connect()
-    end_all_abandoned(root)
-    waiting = list(behind(root, uri))
     deadline = time.monotonic() + SYNC_PATIENCE
 
     def wait(seconds: float) -> None:
@@ -442,6 +449,9 @@ def sync(root: Path, uri: str, home: Path, draw: Draw, warn: Warn) -> int:
             raise ServiceUnreachable(f"tracking server {hide_password(uri)} went away; `sweeper sync` again continues")
         time.sleep(seconds)
 
+    uploader.connect(wait)
+    end_all_abandoned(root, warn)
+    waiting = [folder for folder, _ in behind(root, uri)]
     refused = []
     for folder in waiting:
         try:
@@ -499,9 +509,12 @@ def fetch(uri: str, run_id: str) -> Record:
     return Record(dict(run.data.params), dict(run.data.tags), epochs)
 
 
-def behind(root: Path, uri: str) -> Iterator[Path]:
-    """The runs below `root` of which the store `uri` lacks a part."""
-    return (f for f in run_folders(root) if len(read_events(f)) > _read_state(f, uri)["events"])
+def behind(root: Path, uri: str) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+    """The runs below `root` of which the store `uri` lacks a part, with their events; damaged ones are passed over, as
+    whoever ends abandoned runs has warned of them."""
+    for folder, events in read_all_events(root, lambda _: None):
+        if len(events) > _read_state(folder, uri)["events"]:
+            yield folder, events
 
 
 def _read_state(folder: Path, uri: str) -> dict[str, Any]:
@@ -564,7 +577,7 @@ def _passing(error: Exception) -> bool:
     if isinstance(error, MlflowException):
         text = str(error)
         return error.error_code in ("TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED") and (
-            re.search(r"API request|error code (429|5\d\d)|locked|OperationalError|Max retries", text) is not None
+            PASSING.search(text) is not None
         )
     return "OperationalError" in type(error).__name__
 

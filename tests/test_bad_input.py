@@ -217,6 +217,14 @@ class Given:
         listener = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         self.words["silent"] = f"127.0.0.1:{listener.getsockname()[1]}"
 
+    def empty_database(self, _: str) -> None:
+        """A database of sqlite without tables."""
+        (self.home / "empty.db").touch()
+
+    def empty_postgres(self, _: str) -> None:
+        """A database of PostgreSQL without tables."""
+        self.words["empty_postgres"] = self._request.getfixturevalue("new_database")()
+
     def postgres(self, _: str) -> None:
         """A PostgreSQL with a user who has another password than the one that is given."""
         server = self._request.getfixturevalue("postgres_server")

@@ -117,7 +117,8 @@ fragments = st.sampled_from(
         *SEARCHABLE, *(p.value for p in Placement), *"[]{},:-?|>&*!%@`'\"#\n\t\0\ufeff", "low: ", "high: ", "log: ",
         ": ", "true", ".nan", ".inf", "-.inf", "1e400", "1e-3", "1.0e-3", "0x10", "0o7", "1:30", "9" * 5_000, "~",
         "\n  ", "2020-01-01", "2020-99-99", "<<: ", "---\n", "...\n", "&a ", "*a",
-        "!!python/object/apply:os.system [id]", "!!binary aGk=", "!!set ", "!!omap ",
+        "!!python/object/apply:os.system [id]", "!!binary aGk=", "!!set ", "!!omap ", "!!int ", "!!float ", "!!bool ",
+        "!!timestamp ", "! ", '""', "maybe", '"64"', "64",
     ]
 )  # fmt: skip
 numbers = st.integers() | st.floats() | st.integers(-2, 600)

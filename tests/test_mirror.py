@@ -10,6 +10,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 
 from sweeper.config import RunConfig
 from sweeper.errors import StudyConflict
@@ -51,6 +52,17 @@ def in_memory(study: Study) -> list[optuna.trial.FrozenTrial]:
 
 def without_ids(trials: list[optuna.trial.FrozenTrial]) -> list[dict[str, object]]:
     return [{k: v for k, v in vars(trial).items() if k != "_trial_id"} for trial in trials]
+
+
+def test_a_trial_and_the_counter_of_its_sampler_are_written_in_one_transaction(url: str):
+    """Else a driver that dies between the two gives the next trial the same place in the sequence."""
+    commits: list[object] = []
+    with closing(open_study("demo", replace(SETTINGS, sampler="qmc"), url)) as study:
+        sqlalchemy.event.listen(study._mirror._storage.engine, "commit", commits.append)
+        for number in range(3):
+            commits.clear()
+            study.ask()
+            assert len(commits) == 1, number
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "qmc"])

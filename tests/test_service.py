@@ -6,7 +6,9 @@ import contextlib
 import csv
 import hashlib
 import json
+import os
 import shutil
+import signal
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import safetensors.torch
+import torch
 
 from sweeper import data, engines, service
 from sweeper.config import RunConfig
@@ -24,8 +27,8 @@ from sweeper.data import SAMPLE, SAMPLE_DIR, IdxFile, load
 from sweeper.engine.serial import SerialEngine
 from sweeper.engines import EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment
-from sweeper.errors import DataError, SpaceError, SweeperError
-from sweeper.journal import FINISHED, RunInfo, read_events
+from sweeper.errors import DataError, Interrupted, SpaceError, SweeperError, TrainingError
+from sweeper.journal import FAILED, FINISHED, RunInfo, read_events
 from sweeper.model import build_model
 from sweeper.service import Chosen, SweepOptions, choose, optimize, train_one
 from sweeper.space import Choice, Space, default_space
@@ -170,6 +173,37 @@ def test_the_weights_of_a_training_can_be_loaded_and_are_those_it_reports(traine
 def test_a_training_gives_what_training_alone_gives(trained: Trained, sample: data.Data):
     alone = finish(train(trained.config, sample))
     assert trained.result["history_sha256"] == alone.history_sha256
+
+
+def test_a_training_that_is_tried_again_is_one_run(place: Place, monkeypatch: pytest.MonkeyPatch):
+    def out_of_memory(*_: Any) -> Any:
+        monkeypatch.undo()
+        raise torch.OutOfMemoryError("CUDA out of memory")
+        yield
+
+    monkeypatch.setattr("sweeper.engine.serial.start", out_of_memory)
+    result = train_one(place.environment, place.choose(), None)
+    (folder,) = (place.home / "journal/runs").iterdir()
+    assert str(folder) == result["journal"]
+    assert [e.get("status") for e in read_events(folder) if e["event"] == "end"] == [FAILED, FINISHED]
+
+
+def test_a_training_that_diverges_fails_in_mlflow_as_well(place: Place):
+    with pytest.raises(TrainingError, match="loss"):
+        train_one(place.environment, place.choose(lr=1e9), None)
+    (folder,) = (place.home / "journal/runs").iterdir()
+    end = read_events(folder)[-1]
+    assert (end["status"], end["tags"]["sweeper.state"]) == (FAILED, "failed")
+
+
+def test_a_user_without_a_name_is_a_number(place: Place, monkeypatch: pytest.MonkeyPatch):
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    chosen = place.choose()
+    info = service.describe_run(chosen, chosen.config, load(chosen.config, chosen.folder), kind="run", threads=1)
+    assert info.tags["mlflow.user"] == str(os.getuid())
 
 
 def test_a_command_whose_runs_can_never_arrive_fails(place: Place, empty_store: Path, monkeypatch: pytest.MonkeyPatch):
@@ -384,6 +418,33 @@ def test_a_champion_that_mlflow_refuses_costs_no_sweep_and_is_registered_by_the_
     monkeypatch.setattr(Uploader, "register", lambda *_: pytest.fail("it is registered"))
     sweep(trials=1, final=True)
     assert len(place.warned) == 1
+
+
+@pytest.mark.parametrize("step", ["sweep_prints", "sweep_report"])
+def test_a_signal_at_the_end_of_a_sweep_is_not_noted_only(
+    sweep: Callable[..., dict[str, Any]], place: Place, monkeypatch: pytest.MonkeyPatch, step: str
+):
+    def interrupted(*_: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("it goes on")
+
+    monkeypatch.setattr(service.reports, step, interrupted)
+    with pytest.raises(Interrupted):
+        sweep(trials=1)
+
+
+def test_a_signal_ends_the_registration_of_a_champion(
+    sweep: Callable[..., dict[str, Any]], place: Place, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupted(*_: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("it goes on")
+
+    place.tracking_uri = f"sqlite:///{shutil.copy(empty_store, place.home)}"
+    monkeypatch.setattr(Uploader, "register", interrupted)
+    with pytest.raises(Interrupted):
+        sweep(trials=1, final=True)
+    assert {run.info.status for run in place.runs()} == {FINISHED}
 
 
 def test_a_study_made_anew_does_not_take_over_the_records_of_the_one_before(

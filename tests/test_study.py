@@ -32,6 +32,7 @@ from sweeper.study import (
     read_study,
 )
 
+pytest_plugins = ["postgres"]
 # Optuna marks TPESampler's multivariate, group and constant_liar as experimental.
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -245,6 +246,47 @@ def test_a_killed_driver_leaves_the_study_to_the_next_one(url: str) -> None:
     assert f"process {driver.pid} " in message
     with closing(open_study("demo", SETTINGS, url)) as study:
         assert [trial.number for trial in study.unfinished()] == [0]
+
+
+TOGETHER = """
+import sys
+import time
+from pathlib import Path
+
+from sweeper.config import RunConfig
+from sweeper.space import default_space
+from sweeper.study import StudySettings, open_study
+
+mine, other, *urls = sys.argv[1:]
+settings = StudySettings(RunConfig(dataset="sample"), default_space(), "0" * 64)
+for number, url in enumerate(urls):
+    Path(f"{mine}-{number}").touch()
+    until = time.monotonic() + 60
+    while not Path(f"{other}-{number}").exists():
+        if time.monotonic() > until:
+            sys.exit("the other one is gone")
+    open_study(mine, settings, url).close()
+"""
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_two_studies_can_be_created_at_once_in_a_new_database(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    new = request.getfixturevalue("new_database") if kind == "postgresql" else None
+    urls = [new() if new else f"sqlite:///{tmp_path / str(n)}.db" for n in range(10)]
+    command = [sys.executable, "-W", "ignore", "-c", TOGETHER]
+    both = [
+        subprocess.Popen([*command, *names, *urls], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        for names in (("a", "b"), ("b", "a"))
+    ]
+    try:
+        assert [process.communicate(timeout=120)[1] for process in both] == ["", ""]
+    finally:
+        for process in both:
+            process.kill()
+    for url in urls:
+        assert {read_study(name, url).name for name in "ab"} == {"a", "b"}
 
 
 # --- outcomes ------------------------------------------------------------------------------------

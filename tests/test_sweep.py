@@ -129,7 +129,7 @@ class Recorder:
         self.calls.append(("fail", number, reason))
 
     # the tracker
-    def recorded(self, folder: str) -> Recorded | None:
+    def recorded(self, run: RunInfo) -> Recorded | None:
         return None
 
     def start(self, run: RunInfo) -> RunLog:
@@ -406,6 +406,15 @@ def test_a_twin_of_a_finished_trial_gets_its_result_without_training(tmp_path: P
     assert twin[-1]["tags"]["sweeper.copy_of"] == "0"
 
 
+def test_a_twin_of_which_the_journal_holds_another_run_is_trained(tmp_path: Path):
+    JournalTracker(tmp_path).start(replace(describe(Trial(0, BASE)), key="of another study")).end(
+        FINISHED, {"final/val_accuracy": 1.0, "final/val_loss": 0.0}, {}
+    )
+    recorder = Twins(left=[Trial(1, BASE, twin=0)])
+    assert recorder.drive(1, tracker=JournalTracker(tmp_path)) == 1
+    assert [call[1] for call in recorder.named("submit")] == [1]
+
+
 def test_a_twin_of_which_nothing_is_recorded_is_trained():
     recorder = Twins()
     assert recorder.drive(3, tracker=NullTracker()) == 3
@@ -585,6 +594,13 @@ def test_a_configuration_that_diverges_is_done_and_its_reason_kept():
     source = Fixed([BASE, BASE])
     Recorder({1: [DIVERGED]}).drive(2, source)
     assert source.outcomes == {1: "loss nan after epoch 1: lower lr"}
+
+
+@pytest.mark.parametrize("script", [DIVERGED, (epoch(1, float("nan")),)], ids=["told", "seen"])
+def test_what_diverges_has_the_status_that_the_command_gives_it(script: Script):
+    recorder = Recorder({0: [script]})
+    Driver(Fixed([BASE]), recorder, recorder, describe, recorder, diverged=FAILED).run(1)
+    assert [call[2] for call in recorder.named("end")] == [FAILED]
 
 
 @pytest.mark.parametrize("script", [FAILS, LOST], ids=["error", "lost"])

@@ -502,6 +502,67 @@ def test_sync_with_a_server_that_is_away_says_so_at_once(tmp_path: Path) -> None
     assert "does not answer" in refusal(home.sync, ServiceUnreachable)
 
 
+def test_sync_does_not_wait_for_ever_for_a_server_that_is_there_and_answers_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "SYNC_PATIENCE", 0.3)
+    monkeypatch.setattr(tracking, "LONGEST_PAUSE", 0.1)
+    (tmp_path / "journal").mkdir()
+    with listening(answering(200)) as uri:  # /health alone
+        message = refusal(Home(tmp_path, uri, []).sync, ServiceUnreachable)
+    assert "went away" in message
+
+
+class Portal(http.server.BaseHTTPRequestHandler):
+    """Answers everything with a page."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<p>Please log in</p>")
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_a_server_that_answers_with_pages_is_not_asked_again_and_again(tmp_path: Path) -> None:
+    with listening(Portal) as uri:
+        uploader = Home(tmp_path, uri, []).uploader()
+        message = refusal(lambda: uploader.connect(lambda _: pytest.fail("it is asked again")), SweeperError)
+    assert "JSON" in message
+
+
+def test_a_damaged_run_does_not_hold_up_the_others(home: Home) -> None:
+    offline = JournalTracker(home.journal)
+    for key in ("bad", "good"):
+        write(offline.start(info(key)))
+    events = home.journal / "demo/bad/events.jsonl"
+    events.write_bytes(events.read_bytes().replace(b'{"event": "epoch"', b'{"event" "epoch"', 1))
+    damaged = f"{events}: line 2 is damaged; restore the file from a copy, or move its folder away"
+    with home.tracker() as tracker:
+        tracker.reconcile("demo")
+        tracker.catch_up("demo")
+        assert tracker.flush(LONG)
+    assert home.steps() == {"good": [1, 2, 3, 4]}
+    assert home.warned == [damaged]
+    assert home.sync() == 0
+    assert home.warned == [damaged] * 2
+
+
+def test_a_run_whose_end_did_not_arrive_before_its_process_was_gone_is_ended_by_the_next_one(home: Home) -> None:
+    with home.tracker() as tracker:
+        log = tracker.start(info("ours"))
+        assert tracker.flush(LONG)
+    write(log)  # as by a process whose uploader is gone
+    write(JournalTracker(home.journal).start(info("offline")))
+    with home.tracker() as tracker:
+        tracker.reconcile("demo")
+        assert tracker.flush(LONG)
+    assert home.steps() == {"ours": [1, 2, 3, 4]}
+    run_id = run_id_of(home.journal, "demo/ours", home.uri)
+    assert tracker.uploader.client.get_run(run_id).info.status == FINISHED
+
+
 def test_a_new_process_carries_what_an_earlier_one_left_of_the_same_study(home: Home) -> None:
     offline = JournalTracker(home.journal)
     write(offline.start(info("left")))

@@ -195,33 +195,40 @@ def test_nothing_to_record_is_nothing_to_wait_for(place: Place) -> None:
 def test_a_run_that_is_started_again_continues(place: Place) -> None:
     first = place.tracker()
     write(first.start(place.run()), 1, 2, status=KILLED)
-    assert first.recorded("demo/0007") is None
+    assert first.recorded(place.run()) is None
     assert first.close(LONG) == 0
     second = place.tracker()
     write(second.start(place.run()), 1, 2, 3, 4)
     expected = Recorded({step: metrics(step) for step in (1, 2, 3, 4)}, FINAL, {"sweeper.state": "finished"})
-    assert second.recorded("demo/0007") == (None if place.kind == "none" else expected)
+    assert second.recorded(place.run()) == (None if place.kind == "none" else expected)
     assert second.close(LONG) == 0
 
 
 @pytest.mark.parametrize("status", [None, KILLED, FAILED])
 def test_only_a_run_that_finished_counts_as_recorded(place: Place, status: str | None) -> None:
     tracker = place.tracker()
-    assert tracker.recorded("demo/0007") is None
+    assert tracker.recorded(place.run()) is None
     write(tracker.start(place.run()), 1, status=status)
-    assert tracker.recorded("demo/0007") is None
+    assert tracker.recorded(place.run()) is None
+
+
+def test_what_another_run_left_in_the_folder_is_not_of_this_one(place: Place) -> None:
+    tracker = place.tracker()
+    write(tracker.start(place.run()), 1)
+    assert tracker.recorded(place.run(key=f"{place.key}/another")) is None
 
 
 def test_several_runs_can_be_open_at_once(place: Place) -> None:
     tracker = place.tracker()
-    logs = [tracker.start(place.run(key=f"{place.key}/{n}", folder=f"demo/{n}")) for n in range(3)]
+    runs = [place.run(key=f"{place.key}/{n}", folder=f"demo/{n}") for n in range(3)]
+    logs = [tracker.start(run) for run in runs]
     for step in (1, 2):
         for log in logs:
             log.epoch(step, metrics(step))
     for n, log in enumerate(logs):
         log.end(FINISHED, {"n": float(n)}, {})
     if place.kind != "none":
-        assert [tracker.recorded(f"demo/{n}") for n in range(3)] == [
+        assert [tracker.recorded(run) for run in runs] == [
             Recorded({1: metrics(1), 2: metrics(2)}, {"n": float(n)}, {}) for n in range(3)
         ]
     assert tracker.close(LONG) == 0
