@@ -368,7 +368,7 @@ def test_a_continued_trial_is_judged_at_each_step_as_it_was_before_the_interrupt
 
 def test_a_file_that_cannot_be_written_is_no_service_that_went_away(study: Study) -> None:
     full = sqlalchemy.exc.OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
-    with pytest.raises(SweeperError, match="cannot be written .*disk is full") as caught, study.answering():
+    with pytest.raises(SweeperError, match=r"cannot be written .*disk is full") as caught, study.answering():
         raise full
     assert caught.value.exit_code == 1
 
