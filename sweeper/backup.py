@@ -162,8 +162,11 @@ def _unpack(file: Path, folder: Path) -> dict[str, Any]:
         with tarfile.open(file) as tar:
             for name in (ARTIFACTS, SECRETS):
                 (folder / name).mkdir(mode=0o700)
+            names = tar.getnames()
             tar.extractall(folder, filter="data")
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        if unknown := set(names) - {MANIFEST, *manifest["sha256"]}:
+            raise ValueError(f"{min(unknown)} is not in its manifest")
         for name, digest in manifest["sha256"].items():
             with (folder / name).open("rb") as stream:
                 if hashlib.file_digest(stream, "sha256").hexdigest() != digest:

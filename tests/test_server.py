@@ -87,6 +87,13 @@ def test_nothing_but_the_two_ports_is_listened_on(served: Served):
     assert listened == {("127.0.0.1", served.port), ("127.0.0.1", served.dashboard_port)}
 
 
+def test_mlflow_executes_no_jobs(served: Served):
+    servers = [p for p in served.parts if {"mlflow", "server"} <= set(p.cmdline())]
+    assert servers
+    assert {p.environ().get("MLFLOW_SERVER_ENABLE_JOB_EXECUTION") for p in servers} == {"false"}
+    assert not [p for p in served.parts if "mlflow.server.jobs" in " ".join(p.cmdline())]
+
+
 def test_check_says_how_each_part_is(served: Served, tmp_path: Path):
     command = [sys.executable, "-m", "sweeper", "serve", "--check", "--json", "--home"]
     done = subprocess.run([*command, str(served.home)], env=served.env, capture_output=True, text=True)
@@ -190,7 +197,7 @@ def test_a_home_in_use_is_not_restored_into(backed_up: Path, restored: Path):
         backups.restore(restored, backed_up)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "changed", "another tar"])
+@pytest.mark.parametrize("damage", ["truncated", "changed", "another tar", "one file more"])
 def test_a_damaged_backup_leaves_nothing_behind(backed_up: Path, tmp_path: Path, damage: str):
     file, home = tmp_path / "damaged.tar", tmp_path / "home"
     home.mkdir()
@@ -201,8 +208,9 @@ def test_a_damaged_backup_leaves_nothing_behind(backed_up: Path, tmp_path: Path,
         middle = content.index(b"PGDMP") + 5000
         file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
     else:
-        with tarfile.open(file, "w") as tar:
-            tar.add(ROUTES, "served_routes.py")
+        file.write_bytes(content)
+        with tarfile.open(file, "a" if damage == "one file more" else "w") as tar:
+            tar.add(ROUTES, "artifacts/served_routes.py")
     with pytest.raises(SweeperError, match="not a whole backup"):
         backups.restore(home, file)
     assert [path.name for path in home.iterdir()] == ["serve.lock"]
