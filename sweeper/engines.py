@@ -143,9 +143,7 @@ def _ray(choice: EngineChoice, data: Sequence[Data], few: int) -> Engine:
         from sweeper.engine.ray import RayEngine
     except ImportError as error:
         raise ConfigError(f"engine='ray': {error}; install it with: pip install 'sweeper[ray]'") from None
-    engine = RayEngine(data, choice.workers, address=choice.address, cpus=choice.cpus, gpus=choice.gpus)
-    engine.slots = max(1, min(engine.slots, few))
-    return engine
+    return RayEngine(data, choice.workers, address=choice.address, cpus=choice.cpus, gpus=choice.gpus, few=few)
 
 
 # --- does stacking pay? ------------------------------------------------------------------------------------

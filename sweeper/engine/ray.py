@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, Final
@@ -51,6 +52,8 @@ What = EpochResult | TrainResult | TrainingError | UsageError
 AHEAD: Final = 2  # epochs that a training yields before it waits for the driver to take one
 REACH_SECONDS: Final = 2.0  # for a connection
 JOIN_SECONDS: Final = 7.5  # for what follows it; both together stay below 10 s
+LOOK_SECONDS: Final = 5.0  # between two looks at how large the cluster is
+QUEUED: Final = 2  # trainings beyond its room: an autoscaler adds nodes for what waits
 STORE_BYTES: Final = 2**28  # of a local Ray's object store, beside the images: for weights on their way to the driver
 CHARACTERS: Final = 300  # of a reason
 
@@ -58,14 +61,17 @@ CHARACTERS: Final = 300  # of a reason
 class RayEngine:
     """Up to `slots` trainings, as many at once as the cluster has room for.
 
+    Where the number is left to it, it follows a cluster that was joined as nodes come and go.
+
     To be made before any thread needs a variable that holds a secret: while a local Ray starts there is none.
 
     Args:
         data: what the trainings may see.
-        slots: trainings in flight; None: as many as the cluster's resources hold at present, at least 1.
+        slots: trainings in flight; None: as many as the cluster's resources hold, at least 1, and a few that wait.
         address: None for a Ray of our own, `auto` or HOST:PORT for a cluster that this machine is a part of.
         cpus: processors of a training, and threads of its computations; below 1 they are shared.
         gpus: GPUs of a training; below 1 they are shared.
+        few: trainings in flight at most, however large the cluster is.
 
     Raises:
         ServiceUnreachable: there is no cluster at `address`, or it cannot be joined.
@@ -80,6 +86,7 @@ class RayEngine:
         address: str | None = None,
         cpus: float = 1.0,
         gpus: float = 0.0,
+        few: int | None = None,
     ) -> None:
         arrays = [d.arrays() for d in data]
         self._session = contextlib.ExitStack()
@@ -93,7 +100,10 @@ class RayEngine:
             held: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             if address is None and gpus > held.get("GPU", 0):
                 raise UsageError(f"gpus per trial {gpus:g}: Ray finds {held.get('GPU', 0):g} GPUs on this machine")
-            self.slots = _room(held, cpus, gpus) if slots is None else slots
+            self._needs, self._few = (cpus, gpus), few or sys.maxsize
+            self._queued = QUEUED if slots is None and address else 0
+            self._look_at = time.monotonic() + LOOK_SECONDS
+            self.slots = self._fitting(_room(held, cpus, gpus) if slots is None else slots)
             self._running: dict[int, ray.ObjectRefGenerator] = {}
             self._data = ray.put(arrays)
             self._options = {
@@ -109,7 +119,7 @@ class RayEngine:
 
     def free(self) -> int:
         """How many more trainings may be in flight; a task that was cancelled gives way by itself."""
-        return self.slots - len(self._running)
+        return max(0, self._fitting(self.slots + self._queued) - len(self._running))
 
     def submit(self, key: int, config: RunConfig) -> None:
         """Begin a training, or queue it until a node has room for it."""
@@ -118,6 +128,7 @@ class RayEngine:
 
     def wait(self, timeout: float) -> list[Event]:
         """The next event of each training that has one."""
+        self._look()
         keys = {stream: key for key, stream in self._running.items()}
         streams = list(keys)
         if not streams or not ray.wait(streams, timeout=timeout)[0]:
@@ -128,6 +139,16 @@ class RayEngine:
             if not isinstance(event.what, EpochResult):
                 del self._running[event.key]
         return events
+
+    def _fitting(self, slots: int) -> int:
+        return max(1, min(slots, self._few))
+
+    def _look(self) -> None:
+        """Follow the size of the cluster, where that is what decides."""
+        if self._queued and time.monotonic() > self._look_at:
+            resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            self.slots = self._fitting(_room(resources, *self._needs))
+            self._look_at = time.monotonic() + LOOK_SECONDS
 
     def cancel(self, key: int) -> None:
         """Interrupt the task."""

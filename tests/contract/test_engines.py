@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -372,6 +373,43 @@ def test_a_local_ray_listens_on_loopback_alone_and_has_no_password(ray: Engine, 
     assert all(e.get("RAY_AUTH_TOKEN") for e in environments if "RAY_JOB_ID" in e)
     assert "RAY_AUTH_TOKEN" not in os.environ
     ray.cancel(1)
+
+
+STRANGER = """
+import sys, ray
+from ray._private import ray_constants
+
+ray_constants.ENABLE_RAY_CLUSTER = False  # else it does not find a cluster on loopback
+ray.init(address=sys.argv[1], _node_ip_address="127.0.0.1", log_to_driver=False, logging_level="ERROR")
+print("ran", ray.get(ray.remote(lambda: 6 * 7).remote()))
+"""
+
+
+def test_nobody_runs_code_on_a_local_ray_without_its_token(ray: Engine, alone: dict[str, str], tmp_path: Path):
+    import ray as library
+
+    from sweeper.engine.ray import _local
+
+    address = library.get_runtime_context().gcs_address  # type: ignore[no-untyped-call]
+    tokens = {
+        "ours": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": str(_local()["RAY_AUTH_TOKEN"])},
+        "none": {"RAY_AUTH_MODE": "disabled"},
+        "another": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 40 * "x"},
+    }
+    command = [sys.executable, "-c", STRANGER, address]
+    strangers = {
+        name: subprocess.Popen(
+            command,
+            env=alone | {"HOME": str(tmp_path)} | token,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name, token in tokens.items()
+    }  # at the same time, as Ray tries for 20 s
+    said = {name: stranger.communicate(timeout=60) for name, stranger in strangers.items()}
+    assert {name: out for name, (out, _) in said.items()} == {"ours": "ran 42\n", "none": "", "another": ""}, said
+    assert all("token authentication" in said[name][1] for name in ("none", "another"))
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,27 @@ def test_a_sweep_survives_a_killed_worker_and_a_removed_node(
     )
 
 
+def test_a_node_that_joins_is_used_and_a_few_trainings_wait_for_more(
+    tiny: Data, nodes: Nodes, until: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    from sweeper.engine import ray as engines
+
+    monkeypatch.setattr(engines, "LOOK_SECONDS", 0.2)
+    with closing(engines.RayEngine([tiny], None, address=nodes.address, few=7)) as engine:
+        room = engine.slots
+        assert engine.free() == room + engines.QUEUED
+        nodes.cluster.add_node()
+        until(lambda: (engine.wait(0), engine.slots == room + 1)[1], "the new node to be seen")
+        large = nodes.cluster.add_node(num_cpus=10)
+        until(lambda: (engine.wait(0), engine.slots == 7)[1], "the second one to be seen, as far as it is wanted")
+        assert engine.free() == 7
+        for key in range(7):
+            engine.submit(key, RunConfig(model="small", dataset="sample", epochs=100))
+        nodes.cluster.remove_node(large, allow_graceful=False)
+        until(lambda: (engine.wait(0), engine.slots == room + 1)[1], "its loss to be seen")
+        assert engine.free() == 0
+
+
 def runs_of(uri: str) -> list[Any]:
     """MLflow's runs; one a trial."""
     from mlflow import MlflowClient
