@@ -1,7 +1,7 @@
 """How the process of a training keeps its memory.
 
 The activations of a batch are some megabytes each, allocated and freed at every step. By default glibc hands such
-blocks back to the system, which clears each page anew: up to a third of the time of a short training
+blocks back to the system, which clears each page anew: a fifth of the time of a short training
 (benchmarks/cpu_steps.py).
 """
 
