@@ -523,10 +523,10 @@ def test_the_report_is_of_the_protocol_that_has_runs(
     reports = tmp_path / "report"
     written(tmp_path, found.runs, ["exp1"])
     assert sweeper("report", "reproduce")[0] == 0
-    assert [path.name for path in reports.iterdir()] == ["reproduce-quick.html"]
+    assert sorted(path.name for path in reports.iterdir()) == ["reproduce-quick.html", "reproduce-quick.png"]
     written(tmp_path, found.runs, ["exp1"], protocol="full")
     assert sweeper("report", "reproduce")[0] == 0
-    assert sorted(path.name for path in reports.iterdir()) == ["reproduce-full.html", "reproduce-quick.html"]
+    assert sorted(path.name for path in reports.glob("*.html")) == ["reproduce-full.html", "reproduce-quick.html"]
 
 
 def test_a_plan_without_a_budget_only_says_what_it_would_train(

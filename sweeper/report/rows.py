@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from sweeper.arms import ARMS, PROTOCOLS, Protocol, ProtocolName, arm_config, trained_as
 from sweeper.config import RunConfig
-from sweeper.errors import ConfigError
+from sweeper.errors import ConfigError, SweeperError
 from sweeper.journal import FINISHED, history, read_events
 
 SEED: Final = re.compile(r"seed-(\d{1,9})")
@@ -103,10 +103,9 @@ def _config(events: Sequence[Mapping[str, Any]], protocol: Protocol, arm: str, s
 def _events(folder: Path) -> list[dict[str, Any]]:
     try:
         events = read_events(folder)
-    except (OSError, ValueError):
+    except (OSError, SweeperError):
         return []
-    whole = all(isinstance(event, dict) for event in events) and events and events[0].get("event") == "start"
-    return events if whole else []  # else it is no journal
+    return events if events and events[0].get("event") == "start" else []  # else it is no journal
 
 
 def _uploaded(folder: Path) -> tuple[str | None, str]:
