@@ -33,6 +33,7 @@ from sweeper.errors import SweeperError, UsageError
 THREADS_TAG: Final = "sweeper.threads"  # of a run: threads of its computations
 EVENTS: Final = "events.jsonl"
 ARTIFACTS: Final = "artifacts"
+WEIGHTS: Final = "model/state.safetensors"  # among them
 WRITER: Final = ".writer"
 FSYNCS: Final = 16  # at a time
 FAILED, FINISHED, KILLED = "FAILED", "FINISHED", "KILLED"  # MLflow's names

@@ -37,6 +37,7 @@ from sweeper.journal import (
     FINISHED,
     KILLED,
     THREADS_TAG,
+    WEIGHTS,
     JournalTracker,
     NullTracker,
     RunInfo,
@@ -62,7 +63,6 @@ from sweeper.train import (
 )
 
 LEARNING: Final = ("tpe", "gp")  # samplers that choose by the results of earlier trials
-WEIGHTS: Final = "model/state.safetensors"
 PACKAGES: Final = ("sweeper", "torch", "numpy")
 FLUSH_SECONDS: Final = 60.0  # how long a command waits at its end for what MLflow has not yet
 SHORT_FLUSH_SECONDS: Final = 5.0  # the same after an error or a signal

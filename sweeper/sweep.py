@@ -33,7 +33,7 @@ from sweeper.errors import (
     Transient,
     UsageError,
 )
-from sweeper.journal import FAILED, FINISHED, KILLED, Recorded, RunInfo, RunLog, Tracker
+from sweeper.journal import FAILED, FINISHED, KILLED, WEIGHTS, Recorded, RunInfo, RunLog, Tracker
 from sweeper.study import Trial
 from sweeper.train import EpochResult, TrainResult
 
@@ -311,7 +311,7 @@ class Driver:
             self._prune(run, wrong, self._diverged)
             return
         if result.weights:
-            run.log.artifact("model/state.safetensors", result.weights_file())
+            run.log.artifact(WEIGHTS, result.weights_file())
         run.log.artifact("evaluation/confusion.csv", result.evaluation.confusion_csv())
         for name, content in (result.xray.files() if result.xray else {}).items():
             run.log.artifact(name, content)
