@@ -24,10 +24,6 @@ COMMAND = (*SWEEP, "--trials", str(TRIALS), "--epochs", str(EPOCHS), "--workers"
 DRIVER = ("asked", "submitted", "reporting", "telling", "appending", "renaming", "uploading", "noting")
 
 
-def strike(at: str, nth: int, signum: signal.Signals, **more: Any) -> dict[str, Any]:
-    return {"strikes": [{"at": at, "nth": nth, "signal": signum.name, **more}]}
-
-
 def finished_by(place: Place, done: subprocess.CompletedProcess[str]) -> dict[str, int]:
     """What a sweep that said that it is done has lost, doubled, or left running."""
     assert done.returncode == 0, done.stderr
@@ -76,7 +72,7 @@ OF_THE_DRIVER += [("appending", 7), ("renaming", 8), ("uploading", 4), ("noting"
 
 @pytest.mark.parametrize("point", long_but({("telling", 2)}, OF_THE_DRIVER))
 def test_a_driver_killed_with_a_trial_in_hand_comes_to_exactly_n(place: Place, tally: Tally, point: tuple[str, int]):
-    place.faults = strike(*point, signal.SIGKILL)
+    place.strike(*point, signal.SIGKILL)
     place.stopped_by(signal.SIGKILL, *COMMAND)
     alive = unfinished(place)
     assert alive > 0, "the kill hit no live trial"
@@ -86,7 +82,7 @@ def test_a_driver_killed_with_a_trial_in_hand_comes_to_exactly_n(place: Place, t
 
 @pytest.mark.parametrize("nth", long_but({(4,)}, [(n,) for n in (1, 4, 7, 8, 10, 12, 14, 17)]))
 def test_a_worker_killed_in_a_training_costs_no_trial(place: Place, tally: Tally, nth: tuple[int]):
-    place.faults = strike("training", *nth, signal.SIGKILL)
+    place.strike("training", *nth, signal.SIGKILL)
     done = place.run(*COMMAND)
     assert place.struck
     ends = [e for n in range(TRIALS) for e in events(place, n) if e["event"] == "end"]
@@ -96,7 +92,7 @@ def test_a_worker_killed_in_a_training_costs_no_trial(place: Place, tally: Tally
 
 @pytest.mark.slow
 def test_the_process_that_workers_are_forked_from_is_killed(place: Place, tally: Tally):
-    place.faults = strike("training", 4, signal.SIGKILL, whom="parent")
+    place.strike("training", 4, signal.SIGKILL, whom="parent")
     done = place.run(*COMMAND)
     assert place.struck
     tally("G1", {"kill -9 of the fork server": 1, "trials": TRIALS}, finished_by(place, done))
@@ -111,7 +107,7 @@ ENDS = [(phase, signum.name) for phase in PHASES for signum in (signal.SIGKILL, 
 @pytest.mark.parametrize("end", long_but({("asked", "SIGTERM")}, ENDS))
 def test_what_an_ended_driver_left_running_is_finished_by_the_next(place: Place, tally: Tally, end: tuple[str, str]):
     phase, signum = end
-    place.faults = strike(phase, 3, signal.Signals[signum])
+    place.strike(phase, 3, signal.Signals[signum])
     place.stopped_by(signal.Signals[signum], *COMMAND)
     assert unfinished(place) > 0
     place.faults = {}
@@ -122,7 +118,7 @@ def test_what_an_ended_driver_left_running_is_finished_by_the_next(place: Place,
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("then", ["SIGCONT", "SIGKILL"])
 def test_a_driver_that_is_stopped_goes_on_or_is_replaced(place: Place, tally: Tally, phase: str, then: str):
-    place.faults = strike(phase, 3, signal.SIGSTOP)
+    place.strike(phase, 3, signal.SIGSTOP)
     with place.begin(*COMMAND) as process:
         _, status = os.waitpid(process.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status)

@@ -42,7 +42,7 @@ def test_a_signal_ends_a_sweep_and_leaves_nothing_running(
     place: Place, tally: Tally, until: Any, signum: signal.Signals, at: str, nth: int
 ):
     """The signal goes to all processes of the command, as a terminal sends it."""
-    place.faults = {"strikes": [{"at": at, "nth": nth, "signal": signum.name, "whom": "group"}]}
+    place.strike(at, nth, signum, whom="group")
     with place.begin(*SWEEP, "--trials", "6", "--epochs", "3", "--workers", "2") as process:
         until(lambda: place.struck or process.poll() is not None, "the signal", PATIENCE)
         assert process.wait(PATIENCE) == 128 + signum, place.said

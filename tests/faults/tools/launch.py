@@ -7,7 +7,7 @@ FAULTS is a JSON object; everything in it may be left out:
     marks      a folder in which all processes of the command count the events together
     strikes    a list of {at, nth, signal, whom}: when event `at` happens for the nth time, counted from 1, the process
                in which it does sends that signal to itself, its parent, or its group (whom: self, parent, group)
-    gate       {at, file}: the process waits in event `at` until `file` exists
+    gate       {at, file, beyond}: the process waits in event `at` until `file` exists, once it happened `beyond` times
     outcomes   {n: nan | runaway | memory | exit | fails | wrong}: what the nth training to begin comes to, not a result
     pace       seconds that an epoch takes; 0
     weights    bytes of the weights; 1,000
@@ -65,7 +65,8 @@ def happened(event: str) -> None:
             send = {"self": os.getpid(), "parent": os.getppid(), "group": 0}
             os.kill(send[strike.get("whom", "self")], signum)
     gate = FAULTS.get("gate", {})
-    while gate.get("at") == event and not os.path.exists(gate["file"]):  # noqa: PTH110 - Path is patched
+    shut = gate.get("at") == event and nth > gate.get("beyond", 0)
+    while shut and not os.path.exists(gate["file"]):  # noqa: PTH110 - Path is patched
         time.sleep(0.01)
 
 

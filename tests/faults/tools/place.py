@@ -88,7 +88,10 @@ class Place:
     @property
     def marks(self) -> Path:
         """Where the events of the present commands are counted."""
-        return (self.aside or self.home.parent) / f"marks{self.name}-{self._begun}"
+        return self._marks(self._begun)
+
+    def _marks(self, begun: int) -> Path:
+        return (self.aside or self.home.parent) / f"marks{self.name}-{begun}"
 
     def count(self, event: str) -> int:
         """How often an event has happened in the present commands."""
@@ -99,6 +102,17 @@ class Place:
     def struck(self) -> bool:
         """Whether a fault has struck the command."""
         return (self.marks / "struck").exists()
+
+    def strike(self, at: str, nth: int, signum: signal.Signals, **more: Any) -> None:
+        """Have the next command struck by a signal at the nth time of an event, while a training is unfinished.
+
+        Trainings wait for the strike after the first ten epochs: four trials of three have an epoch by then, so that
+        the uploader, which has a thread of its own and comes to each of them, has to do with four. It can be later
+        than all trainings.
+        """
+        gate = {"gate": {"at": "training", "file": str(self._marks(self._begun + 1) / "struck"), "beyond": 10}}
+        late = at in ("uploading", "noting")
+        self.faults = {"strikes": [{"at": at, "nth": nth, "signal": signum.name, **more}]} | (gate if late else {})
 
     def stopped_by(self, signum: signal.Signals, *argv: str) -> str:
         """Run a command to the signal that a fault sends it; what it said.
