@@ -7,7 +7,6 @@ when a step needs it. The 10,000 test images are read by `load_test` and by `spl
 from __future__ import annotations
 
 import contextlib
-import gzip
 import hashlib
 import math
 import os
@@ -18,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -40,6 +39,7 @@ DatasetName = Literal["fashion-mnist", "sample"]
 Array = np.ndarray[Any, np.dtype[Any]]
 SYSTEM_DIR: Final = Path("/usr/share/datasets/fashion-mnist")
 SAMPLE_DIR: Final = Path(__file__).parent / "sample"
+GZIP_OVERHEAD: Final = 65_536  # bytes more than its content that a gzipped file may have
 
 
 @dataclass(frozen=True)
@@ -281,8 +281,7 @@ def read_idx(folder: Path, file: IdxFile) -> Tensor:
     if path is None:
         raise DataError(f"{folder / file.name}: no such file, raw or .gz")
     try:
-        with _open(path) as stream:
-            content = stream.read(file.size + 1)  # never more, whatever the file claims
+        content = _content(path, file.size + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {one_line(error, 200)}") from None
     header = struct.pack(f">HBB{len(file.shape)}I", 0, 8, len(file.shape), *file.shape)
@@ -297,8 +296,25 @@ def read_idx(folder: Path, file: IdxFile) -> Tensor:
     return values[len(header) :].clone().reshape(file.shape)
 
 
-def _open(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+def _content(path: Path, most: int) -> bytes:
+    """The first `most` bytes of a file, decompressed if it is gzipped: never more, whatever it claims.
+
+    Raises:
+        EOFError, zlib.error: it is not one whole gzip stream, or one that no `most` bytes are compressed to.
+    """
+    packed = path.suffix == ".gz"
+    with path.open("rb") as stream:
+        read = stream.read(most + GZIP_OVERHEAD if packed else most)
+    if not packed:
+        return read
+    # Not the module gzip: it reads names, comments and empty streams a byte or a stream at a time.
+    gzip = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    content = gzip.decompress(read, most)
+    if len(content) < most and not gzip.eof:
+        raise EOFError("the gzip stream has no end")
+    if gzip.unused_data:
+        raise EOFError("something follows the gzip stream")
+    return content
 
 
 def _missing(folder: Path) -> list[str]:

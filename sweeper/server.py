@@ -267,8 +267,8 @@ def _start_mlflow(group: Group, home: Path, options: ServeOptions, databases: Da
     artifacts = (home / ARTIFACTS).resolve()
     artifacts.mkdir(mode=0o700, exist_ok=True)
     command = [
-        sys.executable, "-m", "mlflow", "server", "--host", options.host, "--port", str(options.port), "--workers", "1",
-        "--artifacts-destination", str(artifacts), "--allowed-hosts", options.hosts,
+        sys.executable, "-m", "sweeper.mlflow_server", "--host", options.host, "--port", str(options.port),
+        "--workers", "1", "--artifacts-destination", str(artifacts), "--allowed-hosts", options.hosts,
         "--uvicorn-opts", "--log-level warning",
     ]  # fmt: skip
     variables = _libpq() | {

@@ -49,6 +49,10 @@ class Served:
     def errors(self) -> str:
         return self._errors.read_text()
 
+    def mlflow(self) -> list[psutil.Process]:
+        """The processes of MLflow."""
+        return [p for p in self.parts if "mlflow" in " ".join(p.cmdline())]
+
     def request(
         self,
         path: str,

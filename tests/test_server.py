@@ -87,11 +87,20 @@ def test_nothing_but_the_two_ports_is_listened_on(served: Served):
     assert listened == {("127.0.0.1", served.port), ("127.0.0.1", served.dashboard_port)}
 
 
-def test_mlflow_executes_no_jobs(served: Served):
-    servers = [p for p in served.parts if {"mlflow", "server"} <= set(p.cmdline())]
-    assert servers
-    assert {p.environ().get("MLFLOW_SERVER_ENABLE_JOB_EXECUTION") for p in servers} == {"false"}
-    assert not [p for p in served.parts if "mlflow.server.jobs" in " ".join(p.cmdline())]
+def test_mlflow_is_one_process_and_executes_no_jobs(served: Served):
+    (mlflow,) = served.mlflow()
+    assert mlflow.environ().get("MLFLOW_SERVER_ENABLE_JOB_EXECUTION") == "false"
+
+
+def test_the_process_that_starts_a_server_becomes_it():
+    """All of its variables and those that MLflow adds, nothing of its memory."""
+    starts = "from sweeper.mlflow_server import replace_process as start; import sys; print('begun', flush=True); "
+    says = "import os; print(os.environ['NEW'], os.environ['OLD'], os.getpid())"
+    code = f"{starts} start([sys.executable, '-c', {says!r}], extra_env={{'NEW': '1'}}, capture_output=False)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "OLD": "2"}, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.communicate()[0] == f"begun\n1 2 {process.pid}\n"
 
 
 def test_check_says_how_each_part_is(served: Served, tmp_path: Path):
@@ -333,14 +342,13 @@ def test_secrets_are_in_files_of_their_owner_alone(guarded: Served, admin: str):
 def test_secrets_are_in_the_environment_of_those_alone_who_need_them(guarded: Served, admin: str):
     password = admin.partition(":")[2]
     holding = {p.pid for p in guarded.parts if CANARY in " ".join(p.environ().values())}
-    servers = {p.pid for p in guarded.parts if "mlflow" in " ".join(p.cmdline())}
-    assert holding == servers
+    assert holding == {p.pid for p in guarded.mlflow()}
     assert not [p for p in guarded.parts if password in " ".join(p.environ().values())]
 
 
 def test_a_part_that_dies_ends_all_and_is_named(tmp_path: Path, alone: dict[str, str], until: Callable[..., Any]):
     doomed = Served(tmp_path, alone)
-    next(p for p in doomed.parts if "server" in p.cmdline() and "mlflow" in p.cmdline()).kill()
+    doomed.mlflow()[0].kill()
     doomed.process.communicate(timeout=60)
     assert doomed.process.returncode == 1
     assert doomed.errors.startswith("error: mlflow stopped (killed by SIGKILL), so all parts were stopped; ")
