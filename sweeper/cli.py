@@ -430,6 +430,7 @@ def reproduce(**options: Any) -> None:
     env = make_environment(options)
     from sweeper import reproduce as reproduction
     from sweeper.plan import Options
+    from sweeper.verify import record_report
 
     only = options["arms"] == "experiments" or (options["arms"] is None and options["exp"] is not None)
     asked = Options(options["protocol"], options["exp"] or (), only, options["seeds"], _engine(options))
@@ -437,7 +438,7 @@ def reproduce(**options: Any) -> None:
     if options["dry_run"]:
         _print_json(env, reproduction.dry_run(env, chosen, asked))
         return
-    result = reproduction.reproduce(env, chosen, asked)
+    result = reproduction.reproduce(env, chosen, asked, record_report)
     _say_arms(env, result)
     _say_where(env, None)
     _print_json(env, result)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ import filelock
 
 from sweeper import data as datasets
 from sweeper import engines
-from sweeper.arms import ARMS, PROTOCOLS, Protocol
+from sweeper.arms import ARMS, PROTOCOLS, Protocol, ProtocolName
 from sweeper.data import Data
 from sweeper.engines import Built
 from sweeper.environment import NONE, Environment
@@ -122,8 +122,11 @@ class Missing:
         self.failed[number] = reason
 
 
-def reproduce(env: Environment, chosen: Chosen, options: Options) -> dict[str, Any]:
-    """Train the runs that are not recorded yet.
+def reproduce(
+    env: Environment, chosen: Chosen, options: Options,
+    record_summary: Callable[[Environment, ProtocolName, Tracker], None] = lambda *_: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train the runs that are not recorded yet; where there are any, record one of all with `record_summary`.
 
     Returns:
         What `--json` prints: counts, the runs that failed, with why, and a summary of each arm. Fewer runs are
@@ -151,6 +154,8 @@ def reproduce(env: Environment, chosen: Chosen, options: Options) -> dict[str, A
                 tracker.catch_up(PROTOCOLS[options.protocol].folder)
                 if built:
                     _train(env, chosen, options, runs, source, tracker, images, signals, built)
+                    with signals.raised():
+                        record_summary(env, options.protocol, tracker)
         except Interrupted:
             env.warn("the reproduction was interrupted; the same command continues it")
             raise

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +16,10 @@ from sweeper.arms import PROTOCOLS, ProtocolName
 from sweeper.claims import CONTRADICTIONS, claims
 from sweeper.environment import NONE, OFFLINE, Environment
 from sweeper.errors import StudyIncomplete, SweeperError
-from sweeper.journal import THREADS_TAG, write_whole
+from sweeper.journal import FINISHED, THREADS_TAG, RunInfo, Tracker, read_events, write_whole
 from sweeper.ledger import ALPHA, MOST_SEEDS, POWER, Detail, Judged, Runs, details, judge, look_at, reason, spent
 from sweeper.report.ledger import ArmRow, Entry, Ledger
-from sweeper.report.rows import ArmRun, each, images, read_runs, starts, tag
+from sweeper.report.rows import DIVERGED, ArmRun, each, images, read_runs, starts, tag
 from sweeper.reports import FOLDER
 from sweeper.settle import affordable, lines, steps
 from sweeper.statistics.base import Test
@@ -36,6 +37,7 @@ METHOD: Final = (
     "number is claimed to lie between two bounds, it is how far from their middle it may lie to be "
     "shown so with power 80 %."
 )
+SUMMARY: Final = "study"  # folder of the run that holds the report, beside those of the arms
 UNSEEN: Final = Shown("", "", "", 1, 0.0, math.nan, math.nan, math.nan, math.nan, "", {})
 
 
@@ -112,6 +114,35 @@ def sections(env: Environment, protocol: ProtocolName) -> list[Section]:
 
     runs = _known_here(env, read_runs(env.journal, protocol))
     return ledger_sections(describe(judge_runs(env.journal, protocol, runs), _links(env, runs))) if runs else []
+
+
+def record_report(env: Environment, protocol: ProtocolName, tracker: Tracker) -> None:
+    """Record the report of the reproduction, with the ledger, and its figures for print in a run of their own.
+
+    It is the same run each time; the look is not counted.
+    """
+    from sweeper.reports import reproduction_print, reproduction_report
+
+    runs = read_runs(env.journal, protocol)
+    if not runs:
+        return
+    page, figures = reproduction_report(env, protocol, sections(env, protocol)), reproduction_print(env, protocol)
+    folder = f"{PROTOCOLS[protocol].folder}/{SUMMARY}"
+    events = read_events(env.journal / folder)
+    tags = {"sweeper.kind": "study", "sweeper.study": PROTOCOLS[protocol].folder, "sweeper.protocol": protocol}
+    info = RunInfo(
+        key=events[0]["key"] if events else f"{uuid.uuid4().hex}/{folder}", name=PROTOCOLS[protocol].folder,
+        folder=folder, params={"protocol": protocol}, tags=tags,
+        description=f"The study's figures, numbers and claims beside ours, protocol {protocol}: "
+                    f"{PROTOCOLS[protocol].title}. The runs are those with the tag `sweeper.protocol` = {protocol} and "
+                    "`sweeper.kind` = run.",
+    )  # fmt: skip
+    log = tracker.start(info)
+    log.artifact("report.html", page)
+    log.artifact("figures-4-to-11.png", figures)
+    states = [run.state for of_arm in runs.values() for run in of_arm]
+    log.end(FINISHED, {f"study/{state}": float(states.count(state)) for state in ("complete", DIVERGED)},
+            {"sweeper.state": "complete"})  # fmt: skip
 
 
 def settle(env: Environment, found: Verified, budget: float, workers: int) -> Verified:

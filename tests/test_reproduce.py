@@ -31,10 +31,13 @@ from sweeper.reproduce import ArmProgress, choose_machine, dry_run
 from sweeper.study import Trial
 from sweeper.tracking import EXPERIMENT
 from sweeper.train import EpochResult, Training, finish, start
+from sweeper.verify import record_report
 
 pytest_plugins = ["mlflow_store"]
 
 TINY = Protocol("quick", "for tests", seeds=2, train_images=600, epochs=1)  # batch-512 takes 512
+
+JUDGED = replace(TINY, epochs=2)  # with one epoch, no claim about the course of a training can be judged
 
 SMALL = {
     "exp2": Arm("", 2, {"model": "small", "lr": 2e-3}),
@@ -66,8 +69,9 @@ class Place:
         engine = (
             EngineChoice("serial") if (workers := options.pop("workers", 1)) == 1 else EngineChoice(workers=workers)
         )
+        summary = {"record_summary": options.pop("record_summary")} if "record_summary" in options else {}
         asked = Options("quick", experiments or (1,), **({"only_experiments": True, "engine": engine} | options))
-        return command(self.environment, chosen, asked)
+        return command(self.environment, chosen, asked, **summary)
 
     def events(self, run: str) -> list[dict[str, Any]]:
         return read_events(self.root / run)
@@ -411,6 +415,7 @@ def test_the_forecast_weighs_each_run_by_what_it_costs(monkeypatch: pytest.Monke
 @pytest.fixture
 def command(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     """Runs `sweeper reproduce` in this process: its exit code, stdout and stderr."""
+    monkeypatch.setitem(PROTOCOLS, "quick", JUDGED)
     for name in [n for n in os.environ if n.startswith(("SWEEPER_", "MLFLOW_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("GOMP_SPINCOUNT", "10000")  # which main() would leave behind
@@ -494,6 +499,29 @@ def test_what_was_recorded_offline_arrives_with_the_next_command_once(place: Pla
     assert RunConfig.from_params(runs[0].data.params).train_images == 600
     recorded = read_runs(place.home / "journal", "quick")["exp1"]
     assert {run.run_id for run in recorded} == {run.info.run_id for run in runs}
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
+def test_the_report_is_an_artifact_of_one_run_that_sums_all_up(
+    place: Place, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from mlflow import MlflowClient
+
+    monkeypatch.setitem(PROTOCOLS, "quick", JUDGED)
+    place.tracking_uri = f"sqlite:///{shutil.copy(empty_store, place.home)}"
+    for seeds in (1, 2, 2):
+        place.reproduce(1, seeds=seeds, record_summary=record_report)
+    client = MlflowClient(tracking_uri=place.tracking_uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], "tags.`sweeper.kind` = 'study'")
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["sweeper.study"] == "reproduce-quick"
+    assert run.data.metrics == {"study/complete": 2, "study/diverged": 0}
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"report.html", "figures-4-to-11.png"}
+    page = Path(client.download_artifacts(run.info.run_id, "report.html", str(tmp_path))).read_text()
+    assert "exp1" in page
+    assert "Verdicts" in page
 
 
 # --- kill -9 -----------------------------------------------------------------------------------------------------
