@@ -177,13 +177,13 @@ def measure(args: argparse.Namespace, in_flight: int, tracking: str, root: Path)
     memory = memory_mb()
     behind = tracker.close(0)
     study.close()
-    after = began + args.warm_up
-    lags = sorted(lag for time, lag in view.handled if time > after)
+    after, end = began + args.warm_up, began + args.warm_up + args.seconds
+    lags = sorted(lag for time, lag in view.handled if after < time <= end)
     return {
         "in_flight": in_flight,
         "tracking": tracking,
         "results_per_s": round(len(lags) / args.seconds, 1),
-        "trials_ended_per_s": round(sum(time > after for time in view.ends) / args.seconds, 2),
+        "trials_ended_per_s": round(sum(after < time <= end for time in view.ends) / args.seconds, 2),
         "lag_median_s": round(statistics.median(lags), 4) if lags else None,
         "lag_p99_s": round(lags[int(0.99 * (len(lags) - 1))], 4) if lags else None,
         "driver_thread_cores": round(cpu / wall, 2),

@@ -90,7 +90,8 @@ def _wait(device: str) -> None:
 class Others:
     """Processor time that other processes take, on average, while a block runs and waits for its children.
 
-    A benchmark on a shared machine reports it: whatever is well above 0 has disturbed the measurement.
+    A benchmark on a shared machine reports it: whatever is well above 0 has disturbed the measurement. The worker
+    processes of an engine in this very process count as others: nobody but their fork server waits for them.
     """
 
     def __enter__(self) -> Others:

@@ -30,8 +30,8 @@ from benchmarks.processes import pss_mib
 TARGETS: Final = "The targets: ready within 20 s, 700 MB in all."
 PARTS: Final = {
     "sweeper.dashboard": "dashboard",
+    "postgres": "PostgreSQL",  # whose processes for MLflow are named after it
     "mlflow": "MLflow",
-    "postgres": "PostgreSQL",
     "serve": "sweeper serve",
 }
 NAMES: Final = {"ready_s": "ready, s", "stopped_s": "stopped, s", "memory_mb": "memory, MB", "processes": "processes"}

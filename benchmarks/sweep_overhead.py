@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from benchmarks.hardware import describe
-from benchmarks.pages import ROOT
+from benchmarks.pages import ROOT, Spread, add_save, conclude, head, table
 from benchmarks.processes import Ran, run
 
 
@@ -34,8 +34,8 @@ def run_sweep(home: Path, options: list[str], *, sample_memory: bool = False) ->
 def trial_seconds(home: Path, study: str = "bench") -> tuple[list[float], float]:
     """Seconds of training and evaluation in each trial, and the UNIX time of the last trial's end.
 
-    The epochs of a trial follow one another without a pause, so that its seconds are those between its first
-    and last epoch's end, plus its first epoch, which is taken to last as long as the mean of the others.
+    Its seconds are those between its first and last epoch's end, plus its first epoch, which is taken to last as long
+    as the mean of the others. They contain the pauses in which a worker waits for the driver's word.
     """
     seconds, last = [], 0.0
     for file in sorted((home / "journal" / study).glob("[0-9]*/events.jsonl")):
@@ -47,7 +47,7 @@ def trial_seconds(home: Path, study: str = "bench") -> tuple[list[float], float]
     return seconds, last
 
 
-def measure(args: argparse.Namespace) -> dict[str, object]:
+def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Run the rounds, printing a line for each."""
     common = ["--exp", "6", "--model", args.model, "--dataset", "sample", "--pruner", "none", "--no-final"]
     rounds = []
@@ -61,10 +61,13 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
         rounds.append({"to_last_trial_s": last - ran.started, "wall_s": ran.seconds, "pure_s": pure,
                        "ratio": (last - ran.started) / pure, "ratio_whole_command": ran.seconds / pure})  # fmt: skip
         print(f"round {number + 1}/{args.rounds}: {rounds[-1]}", flush=True)
-    ratios = [r["ratio"] for r in rounds]
-    return {"question": "sweep_overhead", "trials": args.trials, "epochs": args.epochs, "model": args.model,
-            "workers": args.workers, "rounds": rounds, "ratio_median": statistics.median(ratios),
-            "ratio_min": min(ratios), "ratio_max": max(ratios)}  # fmt: skip
+    return {
+        "trials": args.trials,
+        "epochs": args.epochs,
+        "model": args.model,
+        "workers": args.workers,
+        "rounds": rounds,
+    }
 
 
 def measure_memory(args: argparse.Namespace) -> dict[str, object]:
@@ -89,9 +92,29 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", default="medium")
     parser.add_argument("--memory", action="store_true")
+    add_save(parser)
     args = parser.parse_args()
-    result = measure_memory(args) if args.memory else measure(args)
-    print(json.dumps(result | {"hardware": describe()}))
+    hardware = describe()
+    if args.memory:
+        print(json.dumps(measure_memory(args) | {"hardware": hardware}))
+        return
+    found = measure(args)
+    ratios = [Spread.of([r[name] for r in found["rounds"]]) for name in ("ratio", "ratio_whole_command")]
+    what = (
+        f"{args.trials} trials of {args.epochs} epochs, {args.model} network, embedded sample, {args.workers} workers, "
+        "MLflow on a new sqlite database, no pruning. Of the difference, the start of the command and of its workers "
+        "is a fixed part: a longer sweep has a smaller ratio. The whole command includes the summary run and the last "
+        "uploads. The pauses between epochs, in which a worker waits for the driver's word, count as training."
+    )
+    line = (f"python -m benchmarks.sweep_overhead --trials {args.trials} --epochs {args.epochs} --rounds {args.rounds} "
+            f"--workers {args.workers} --model {args.model}")  # fmt: skip
+    rows = [[str(n + 1), f"{r['to_last_trial_s']:.1f}", f"{r['pure_s']:.1f}", f"{r['ratio']:.3f}",
+             f"{r['ratio_whole_command']:.3f}"] for n, r in enumerate(found["rounds"])]  # fmt: skip
+    header = ["round", "start of the command to the last trial told, s", "pure training in it, s", "ratio",
+              "whole command / pure training"]  # fmt: skip
+    parts = [*head("What a sweep costs beyond its training", hardware, what, line), table(header, rows),
+             f"Ratios: {ratios[0].show(3)}; {ratios[1].show(3)}; n = {args.rounds}."]  # fmt: skip
+    conclude(f"sweep_overhead-{args.epochs}-epochs", hardware, parts, found, args.save)
 
 
 if __name__ == "__main__":

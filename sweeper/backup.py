@@ -106,7 +106,7 @@ def _write(partial: Path, dumps: Path, home: Path) -> dict[str, Any]:
     }
     digests: dict[str, str] = {}
     opened = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)  # it holds secrets
-    with os.fdopen(opened, "wb") as stream, tarfile.open(fileobj=stream, mode="w") as tar:
+    with os.fdopen(opened, "wb") as stream, tarfile.open(fileobj=stream, mode="w", dereference=True) as tar:
         for name, path in files.items():
             with contextlib.suppress(FileNotFoundError), path.open("rb") as content:  # deleted meanwhile
                 reader = _Hashing(content)

@@ -522,13 +522,13 @@ def test_the_automatic_precision_is_bf16_where_a_cpu_is_fast_in_it(
 def test_the_automatic_precision_is_bf16_where_a_gpu_has_it(
     monkeypatch: pytest.MonkeyPatch, supported: bool, precision: str
 ):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: supported)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
     assert resolve_precision("auto", "cuda") == precision
     assert resolve_precision("fp32", "cuda") == "fp32"
 
 
 def test_bf16_on_a_gpu_without_it_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     assert "precision='bf16': cuda has no bf16" in refusal(ConfigError, resolve_precision, "bf16", "cuda")
 
 

@@ -6,8 +6,10 @@
 space for all (recipe.py), MLflow on a new sqlite database, and a picture of its curves in each trial. A peer's script
 is written as its documentation shows; sweeper is run as a user runs it, `sweeper optimize`, with a worker a core. In a
 round each tool runs once, in an order that turns from round to round. Measured are the wall seconds of the whole
-command, the seconds to the first metric that MLflow holds, the peak of proportional memory over all processes, sampled
-twice a second, and the best validation accuracy. Peers are installed into build/peers, over the present environment.
+command, the seconds to the first metric by the time that it bears in MLflow, the peak of proportional memory over all
+processes, sampled twice a second, and the best validation accuracy. A peer's metric is in MLflow at that time;
+sweeper's is in its journal, and in MLflow as soon as that has been imported beside the training. Peers are installed
+into build/peers, over the present environment.
 """
 
 from __future__ import annotations
