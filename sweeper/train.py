@@ -375,8 +375,7 @@ def resolve_precision(name: str, device: str) -> str:
         ConfigError: bf16 was asked for on a GPU that has none.
     """
     if device != "cpu":
-        with torch.cuda.device(device):
-            supported = torch.cuda.is_bf16_supported(including_emulation=False)
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
         if name == "bf16" and not supported:
             raise ConfigError(f"precision='bf16': {device} has no bf16; use fp32 or auto")
         return ("bf16" if supported else "fp32") if name == "auto" else name

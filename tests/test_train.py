@@ -522,7 +522,7 @@ def test_the_automatic_precision_is_bf16_where_a_cpu_is_fast_in_it(
 def test_the_automatic_precision_is_bf16_where_a_gpu_has_it(
     monkeypatch: pytest.MonkeyPatch, supported: bool, precision: str
 ):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported or including_emulation)
     assert resolve_precision("auto", "cuda") == precision
     assert resolve_precision("fp32", "cuda") == "fp32"
 
