@@ -34,12 +34,13 @@ from sweeper.environment import Say
 from sweeper.errors import ConfigError
 from sweeper.journal import write_whole
 from sweeper.members import signature, train_members
-from sweeper.train import EpochResult, finish, hardware, train, use_threads
+from sweeper.train import EpochResult, finish, hardware, out_of_memory, train, use_threads
 
 ENGINES: Final = ("auto", "serial", "processes", "fused", "ray")
 MANY: Final = ("fused", "ray")  # may hold many more trainings than there are cores
 PAYS: Final = 1.2  # stacked trainings must be so many times as fast: a calibration is short
 STEPS: Final = 6  # of an epoch of the calibration
+CALM: Final = 1e-3  # its learning rate, at most: speed does not depend on it, and nothing shall diverge
 MEMBERS: Final = {"cpu": 8, "cuda": 64}  # stacked at most, unless --workers says how many
 
 
@@ -163,15 +164,15 @@ def _fastest(data: Sequence[Data], configs: Sequence[RunConfig], members: int, w
     ratio = speedup(typical, data[0], size, workers)
     overall = ratio / (share + ratio * (1 - share))
     name = "fused" if overall >= PAYS else "processes"
-    apart = "worker processes" if workers > 1 else "worker process"
+    apart = f"{workers} worker process{'es' if workers > 1 else ''}" if configs[0].device == "cpu" else "one training"
     whole = "" if share == 1 else f"; {share:.0%} can be stacked: {overall:.2f} times"
-    say(f"engine: {name} ({size} stacked trainings ran at {ratio:.2f} times the pace of {workers} {apart}{whole})")
+    say(f"engine: {name} ({size} stacked trainings ran at {ratio:.2f} times the pace of {apart}{whole})")
     return name
 
 
 def speedup(config: RunConfig, data: Data, members: int, workers: int) -> float:
-    """How many times as fast `members` stacked trainings are as `workers` processes: images a second over images a
-    second, on a few steps. Measured once on a machine, and kept in the user's cache folder."""
+    """How many times as fast `members` stacked trainings are as `workers` processes, on a GPU as one training: images a
+    second over images a second, on a few steps. Measured once on a machine, and kept in the user's cache folder."""
     asked = [hardware(config.device), cores(), signature(config), members, workers, version("torch")]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     path = user_cache_path("sweeper") / "calibration.json"
@@ -185,13 +186,22 @@ def speedup(config: RunConfig, data: Data, members: int, workers: int) -> float:
 def _measure(config: RunConfig, data: Data, members: int, workers: int) -> float:
     images = min(len(data.train), STEPS * config.batch_size)
     small = Data(data.train.first(images), data.val.first(min(len(data.val), config.batch_size)))
-    brief = config.derive(epochs=2, train_images=0)
+    brief = config.derive(epochs=2, train_images=0, lr=min(config.lr, CALM))
     use_threads(max(1, cores() // workers))
     apart = finish(train(brief, small)).history[-1].images_per_s
     use_threads(cores())
-    stack = train_members([brief.derive(seed=seed) for seed in range(members)], small)
-    stacked = [last.images_per_s for step in stack for last in step.values() if isinstance(last, EpochResult)][-1]
-    return stacked / (apart * (workers if config.device == "cpu" else 1))
+    return _stacked_pace(brief, small, members) / (apart * (workers if config.device == "cpu" else 1))
+
+
+def _stacked_pace(brief: RunConfig, data: Data, members: int) -> float:
+    """Images a second of `members` stacked trainings, or of half as many until the memory is enough: so does the engine."""
+    try:
+        stack = train_members([brief.derive(seed=seed) for seed in range(members)], data)
+        return [last.images_per_s for step in stack for last in step.values() if isinstance(last, EpochResult)][-1]
+    except (MemoryError, RuntimeError) as error:
+        if members == 1 or not out_of_memory(error):
+            raise
+    return _stacked_pace(brief, data, members // 2)
 
 
 def _read(path: Path) -> dict[str, float]:

@@ -131,6 +131,25 @@ def test_a_calibration_is_made_once_for_a_machine(tiny: Data, tmp_path: Path, mo
     assert speedup(CONFIG.derive(seed=5, lr=0.1, conv_dropout=0.3), tiny, 3, 2) == ratio  # of the same shape
 
 
+def test_a_stack_without_memory_is_calibrated_at_half_its_size(tiny: Data, monkeypatch: pytest.MonkeyPatch):
+    tried: list[int] = []
+    trained = engines.train_members
+
+    def train_members(configs: Any, data: Data) -> Any:
+        tried.append(len(configs))
+        if len(configs) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return trained(configs, data)
+
+    monkeypatch.setattr(engines, "train_members", train_members)
+    assert speedup(CONFIG.derive(batch_size=60), tiny, 8, 1) > 0
+    assert tried == [8, 4, 2]
+
+
+def test_a_learning_rate_that_diverges_is_calibrated_with_a_calm_one(tiny: Data):
+    assert speedup(CONFIG.derive(lr=1e6, batch_size=50), tiny, 2, 1) > 0
+
+
 @pytest.mark.parametrize(
     "changed",
     [{"config": CONFIG.derive(batch_size=32)}, {"members": 4}, {"workers": 1}],
