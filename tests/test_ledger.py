@@ -328,9 +328,24 @@ def test_before_the_first_look_nothing_is_decided(seeds: int) -> None:
 
 def test_a_run_that_diverged_counts_as_a_guess() -> None:
     runs = World().but("exp2", accuracy=0.97, nll=0.15).draw(["exp1", "exp2"], 5, np.random.default_rng(0))
-    runs["exp2"][2] = runs["exp2"][2]._replace(state="diverged", epochs=[], final={}, history_sha256="")
+    runs["exp2"][2] = diverged(runs["exp2"][2])
     assert one(3, runs).verdict == "inconclusive"
     assert Table(runs).by_seed("exp2", ACCURACY)[2] == 0.1
+
+
+def diverged(run: ArmRun) -> ArmRun:
+    return run._replace(state="diverged", epochs=[], final={}, history_sha256="")
+
+
+def test_one_run_that_diverged_is_no_larger_variance_of_accuracy() -> None:
+    runs = World().draw(["exp4", "exp5", "exp6"], 5, np.random.default_rng(0))
+    runs["exp6"][2] = diverged(runs["exp6"][2])
+    entry = one(24, runs)
+    assert entry.verdict == "inconclusive"
+    (detail,) = details([entry], runs)
+    assert detail is not None
+    ratios = [leaf.test for leaf in detail.leaves if leaf.test.label.startswith("variance")]
+    assert [dict(test.counts) for test in ratios] == [{"exp6": 4, "exp4": 5}, {"exp6": 4, "exp5": 5}]
 
 
 def test_a_verdict_once_reached_stays() -> None:
