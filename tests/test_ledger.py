@@ -348,6 +348,23 @@ def test_one_run_that_diverged_is_no_larger_variance_of_accuracy() -> None:
     assert [dict(test.counts) for test in ratios] == [{"exp6": 4, "exp4": 5}, {"exp6": 4, "exp5": 5}]
 
 
+def test_one_part_of_several_is_judged_by_itself_where_the_others_have_no_values() -> None:
+    runs = World().draw(["exp4", "exp5", "exp6", "both-low", "both-high"], 5, np.random.default_rng(0))
+    runs["exp6"] = [diverged(run) for run in runs["exp6"]]
+    assert one(24, runs).verdict == "supported"
+    assert one(25, runs).looked.why_not == "the runs of exp6 have no variance shift"
+    three = {arm: of_arm[:3] for arm, of_arm in runs.items()}
+    entry = one(24, three)
+    (detail,) = details([entry], three)
+    assert (entry.verdict, reason(detail, entry)) == ("inconclusive", "would take 5 seeds")
+
+
+def test_of_several_parts_all_without_values_the_claim_is_untestable() -> None:
+    runs = World().draw(["exp4"], 5, np.random.default_rng(0))
+    runs["exp4"] = [diverged(run) for run in runs["exp4"]]
+    assert one(6, runs).looked.why_not == "the runs of exp4 have no NLL"
+
+
 def test_a_verdict_once_reached_stays() -> None:
     random = np.random.default_rng(0)
     better = World().but("exp2", accuracy=0.97, nll=0.15).draw(["exp1", "exp2"], 10, random)
