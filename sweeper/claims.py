@@ -333,6 +333,7 @@ def _mechanisms(protocol: ProtocolName) -> tuple[Claim, ...]:
 
 
 TIME_NOTE: Final = (
-    "Paired by seed: the runs of one seed are trained one after the other, in an order that rotates from seed to seed. "
-    "It holds for the hardware that is named."
+    "Paired by seed; a pair that differs in threads or hardware is left out. sweeper reproduce trains the runs of one "
+    "seed in one pass, in an order that rotates from seed to seed; what verify --plan adds comes in the order of the "
+    "plan. It holds for the hardware that is named."
 )

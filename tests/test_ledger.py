@@ -15,7 +15,7 @@ from sweeper.claims import Claim, claims
 from sweeper.ledger import ALPHA, Judged, details, first_seeds, judge, look_at, look_times, reason, seeds_needed, spent
 from sweeper.measures import ACCURACY
 from sweeper.questions import Table
-from sweeper.report.rows import ArmRun
+from sweeper.report.rows import ArmRun, Machine
 from sweeper.settle import steps
 from sweeper.statistics.base import Sample
 from sweeper.statistics.combine import leaves, shown
@@ -140,7 +140,7 @@ LEVERS = {
     "ECE": ("ece", 1),
     "confidence on errors": ("confidence", 1),
     "variance shift": ("shift", 1),
-    "seconds an epoch": ("log_seconds", 1),
+    "seconds an epoch with equal threads and hardware": ("log_seconds", 1),
 }
 EQUIVALENT = (8, 15)  # between two bounds
 PLANTED = (1, 3, 4, 5, 7, 8, 9, 10, 11, 14, 15, 16, 19, 20, 22, 23, 25, 26, 27)
@@ -363,6 +363,25 @@ def test_of_several_parts_all_without_values_the_claim_is_untestable() -> None:
     runs = World().draw(["exp4"], 5, np.random.default_rng(0))
     runs["exp4"] = [diverged(run) for run in runs["exp4"]]
     assert one(6, runs).looked.why_not == "the runs of exp4 have no NLL"
+
+
+def test_times_are_compared_on_one_machine_with_as_many_threads() -> None:
+    xeon, epyc = Machine("1", "Xeon"), Machine("1", "EPYC")
+    arms = {
+        "exp4": [{xeon}, {xeon}, {xeon}, {xeon}, {xeon, epyc}],
+        "none-cosine": [{xeon}, {xeon._replace(threads="2")}, {epyc}, {xeon}, {xeon}],
+    }
+    drawn = World().draw(arms, 5, np.random.default_rng(0))
+    runs = {
+        arm: [run._replace(machines=frozenset(on)) for run, on in zip(drawn[arm], machines, strict=True)]
+        for arm, machines in arms.items()
+    }
+    (ratio,) = leaves(QUICK[18].question.ask(Table(runs)), ALPHA, 0.8)
+    assert dict(ratio.test.counts) == {"exp4": 2, "none-cosine": 2}
+    seconds = [[run.epochs[-1]["time/epoch_s"] for run in (of_arm[0], of_arm[3])] for of_arm in runs.values()]
+    assert ratio.test.estimate == pytest.approx(np.mean(np.log(seconds[0]) - np.log(seconds[1])))
+    apart = {arm: of_arm[1:3] for arm, of_arm in runs.items()}
+    assert one(19, apart).looked.why_not == "the runs of exp4 have no seconds an epoch with equal threads and hardware"
 
 
 def test_a_verdict_once_reached_stays() -> None:
