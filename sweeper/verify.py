@@ -17,7 +17,20 @@ from sweeper.claims import CONTRADICTIONS, claims
 from sweeper.environment import NONE, OFFLINE, Environment
 from sweeper.errors import StudyIncomplete, SweeperError
 from sweeper.journal import FINISHED, THREADS_TAG, RunInfo, Tracker, read_events, write_whole
-from sweeper.ledger import ALPHA, MOST_SEEDS, POWER, Detail, Judged, Runs, details, judge, look_at, reason, spent
+from sweeper.ledger import (
+    ALPHA,
+    MOST_SEEDS,
+    POWER,
+    Detail,
+    Judged,
+    Runs,
+    details,
+    judge,
+    lacking,
+    look_at,
+    reason,
+    spent,
+)
 from sweeper.report.ledger import ArmRow, Entry, Ledger
 from sweeper.report.rows import DIVERGED, ArmRun, each, images, read_runs, starts, tag
 from sweeper.reports import FOLDER
@@ -237,8 +250,8 @@ def _entry(judged: Judged, detail: Detail | None, runs: Runs) -> Entry:
 
 
 def _takes(judged: Judged, detail: Detail | None) -> str:
-    """The seeds that would settle an inconclusive claim, in few characters."""
-    if judged.verdict != "inconclusive" or detail is None or detail.without_premise:
+    """The seeds that would settle an inconclusive claim, in few characters; nothing where no spread is known yet."""
+    if judged.verdict != "inconclusive" or detail is None or detail.without_premise or lacking(detail.evidence, 2):
         return ""
     return str(detail.seeds_needed or f">{MOST_SEEDS}")
 

@@ -234,6 +234,13 @@ def test_n_is_that_of_the_test_that_decides(tmp_path: Path) -> None:
     assert re.search(r" 4-5( +>?\d+)?$", text_table(shown, 200)[16])
 
 
+def test_from_one_run_of_an_arm_no_number_of_seeds_is_foretold(tmp_path: Path) -> None:
+    shown = describe(verified(tmp_path, 1), links={})
+    assert {(entry.verdict, entry.takes) for entry in shown.entries} == {("inconclusive", ""), ("untestable", "")}
+    assert shown.entries[2].reason == "n=1: the first look is at 3 seeds of each arm"
+    assert describe(verified(tmp_path, 2), links={}).entries[2].takes
+
+
 # --- looks ----------------------------------------------------------------------------------------------------
 
 
