@@ -423,6 +423,13 @@ def test_a_settled_claim_asks_for_no_seeds() -> None:
     assert found[3].detectable > found[3].shown.detectable > 0
 
 
+def test_claim_27_says_whose_gain_it_compares_in_both_protocols() -> None:
+    for protocol in ("full", "quick"):
+        note = claims(protocol)[26].notes[0]
+        assert "BatchNorm and Dropout together over the same network with neither" in note
+        assert "not separated" in note
+
+
 def test_all_claims_are_there_in_both_protocols() -> None:
     for protocol in ("full", "quick"):
         assert [claim.number for claim in claims(protocol)] == list(range(1, 29))
