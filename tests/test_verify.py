@@ -28,6 +28,7 @@ from sweeper.errors import SweeperError, TrainingError
 from sweeper.ledger import ALPHA, Runs, holm
 from sweeper.report.ledger import (
     Ledger,
+    counts,
     detectable,
     favouring,
     forest,
@@ -182,6 +183,13 @@ def test_the_figure_is_the_same_each_time(ledger: Ledger) -> None:
     assert drawn[:8] == b"\x89PNG\r\n\x1a\n"
     assert drawn == forest(ledger)
     assert len(forest(ledger._replace(entries=[]))) < len(drawn)
+
+
+def test_the_picture_is_said_to_show_what_it_draws(ledger: Ledger) -> None:
+    assert {entry.unit for entry in ledger.entries} > {"points", "nats"}  # of the others it draws none
+    words = "Differences in points and in nats, with their intervals"
+    assert f"![{words}](ledger.png)" in markdown(ledger).decode()
+    assert f'alt="{words}. Of all claims: {counts(ledger)}."' in html(ledger).decode()
 
 
 def test_right_of_zero_favours_a_claim(ledger: Ledger) -> None:
