@@ -25,7 +25,7 @@ import numpy as np
 from sweeper.claims import Claim
 from sweeper.questions import Table
 from sweeper.report.rows import ArmRun
-from sweeper.statistics.combine import Evidence, Given, Leaf, Shown, leaves, shown
+from sweeper.statistics.combine import AnyOf, Combined, Evidence, Given, Leaf, Shown, leaves, shown
 
 ALPHA: Final = 0.05  # of a ledger
 POWER: Final = 0.8
@@ -129,11 +129,26 @@ def _why_not(claim: Claim, runs: Runs, everything: Table, protocol: str) -> str:
     if missing := [arm for arm in claim.question.arms if not runs.get(arm)]:
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         return f"no run of {shown}; run sweeper reproduce --protocol {protocol}"
-    evidence = claim.question.ask(everything)
-    for test, _, _ in leaves(evidence, ALPHA, POWER):
-        if lacking := [arm for arm, count in test.counts.items() if not count]:
-            return f"the runs of {lacking[0]} have no {test.quantity}"
-    return ""
+    found = lacking(claim.question.ask(everything), 1)
+    return f"the runs of {found.arm} have no {found.quantity}" if found else ""
+
+
+class Lacking(NamedTuple):
+    """An arm that has too few runs with what is measured, and what that is."""
+
+    arm: str
+    quantity: str
+
+
+def lacking(evidence: Evidence, least: int) -> Lacking | None:
+    """What keeps `evidence` from being tested with `least` runs of each arm; one part is enough of AnyOf."""
+    if not isinstance(evidence, Combined):
+        few = (arm for arm, count in evidence.counts.items() if count < least)
+        return next((Lacking(arm, evidence.quantity) for arm in few), None)
+    found = [lacking(part, least) for part in evidence.parts]
+    if isinstance(evidence, AnyOf) and None in found:
+        return None
+    return next((one for one in found if one), None)
 
 
 def _on_all_images(claim: Claim, runs: Runs) -> bool:
@@ -235,9 +250,8 @@ def reason(detail: Detail | None, judged: Judged) -> str:
         return f"n={looked.seeds}: the first look is at {FIRST_LOOK} seeds of each arm"
     if detail is None:
         return ""
-    for test, _, _ in detail.leaves:
-        if few := [arm for arm, count in test.counts.items() if count < 2]:
-            return f"fewer than two runs of {few[0]} have {test.quantity}"
+    if few := lacking(detail.evidence, 2):
+        return f"fewer than two runs of {few.arm} have {few.quantity}"
     if detail.without_premise:
         return "its premise is shown not to hold"
     needed = detail.seeds_needed

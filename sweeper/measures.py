@@ -120,6 +120,7 @@ def is_stable(run: ArmRun) -> bool:
 
 
 ACCURACY: Final = Measure("accuracy", "points", _last("val/accuracy"), diverged=CHANCE)
+ACCURACY_COMPLETE: Final = Measure("accuracy of complete runs", "points", _last("val/accuracy"))
 NLL: Final = Measure("NLL", "nats", _last("val/loss"), diverged=UNIFORM)
 GAP: Final = Measure("gap in NLL", "nats", _last("gap/loss"))
 GAP_ACCURACY: Final = Measure("gap in accuracy", "points", _last("gap/accuracy"))

@@ -122,17 +122,25 @@ def reaches(measure: Measure, arm: str, value: float, margin: float) -> Question
 def time_ratio(first: str, second: str, direction: int, bound: float) -> Question:
     """Whether an epoch of `first` takes more (+1) or less (-1) than `bound` times as long as one of `second`.
 
-    Paired by seed: the mean of the log ratios, by Student's t.
+    Paired by seed, where all epochs of both runs had as many threads on the same hardware: the mean of the log ratios,
+    by Student's t.
     """
 
     def ask(table: Table) -> Test:
         one, other = table.by_seed(first, LOG_SECONDS), table.by_seed(second, LOG_SECONDS)
-        ratios = np.array([one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())])
+        seeds = [seed for seed in _alike(table, first, second) if seed in one and seed in other]
+        ratios = np.array([one[seed] - other[seed] for seed in seeds])
         counts = {first: len(ratios), second: len(ratios)}
         return Contrast(name, LOG_SECONDS.unit, direction, math.log(bound), counts, (1.0,), (Sample(ratios),))
 
-    name = f"{LOG_SECONDS.name}, {first} / {second}"
+    name = f"{LOG_SECONDS.name} with equal threads and hardware, {first} / {second}"
     return Question((first, second), f"{name} {'>' if direction > 0 else '<'} {bound:g}", ask)
+
+
+def _alike(table: Table, first: str, second: str) -> list[int]:
+    """The seeds that both arms have on one machine, with one number of threads."""
+    machines, others = ({run.seed: run.machines for run in table.runs(arm)} for arm in (first, second))
+    return [seed for seed in sorted(machines.keys() & others.keys()) if len(machines[seed] | others[seed]) <= 1]
 
 
 # --- shares, counts, spread -----------------------------------------------------------------------------

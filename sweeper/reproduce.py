@@ -31,6 +31,8 @@ from sweeper.service import Chosen, choose, describe_run, tracking
 from sweeper.study import Trial
 from sweeper.sweep import Driver, Signals
 
+RecordSummary = Callable[[Environment, ProtocolName, Tracker], None]
+
 NAME_LENGTH: Final = 18  # MLflow shows no more of a run's name
 LOCK: Final = ".lock"
 
@@ -123,10 +125,11 @@ class Missing:
 
 
 def reproduce(
-    env: Environment, chosen: Chosen, options: Options,
-    record_summary: Callable[[Environment, ProtocolName, Tracker], None] = lambda *_: None,
-) -> dict[str, Any]:  # fmt: skip
-    """Train the runs that are not recorded yet; where there are any, record one of all with `record_summary`.
+    env: Environment, chosen: Chosen, options: Options, record_summary: RecordSummary = lambda *_: None
+) -> dict[str, Any]:
+    """Train the runs that are not recorded yet, and record one of all with `record_summary`.
+
+    It is called where nothing is missing too: an earlier command may have been stopped before it, or within it.
 
     Returns:
         What `--json` prints: counts, the runs that failed, with why, and a summary of each arm. Fewer runs are
@@ -154,12 +157,26 @@ def reproduce(
                 tracker.catch_up(PROTOCOLS[options.protocol].folder)
                 if built:
                     _train(env, chosen, options, runs, source, tracker, images, signals, built)
-                    with signals.raised():
-                        record_summary(env, options.protocol, tracker)
+                with signals.raised():
+                    record_summary(env, options.protocol, tracker)
         except Interrupted:
             env.warn("the reproduction was interrupted; the same command continues it")
             raise
     return _result(env, options, runs, source)
+
+
+def summarise_only(env: Environment, protocol: ProtocolName, record_summary: RecordSummary) -> None:
+    """Train nothing, and record what there is with `record_summary`.
+
+    Raises:
+        StudyConflict: another command trains; it does so at its end.
+    """
+    folder = PROTOCOLS[protocol].folder
+    with _held(env.journal / folder), Signals() as signals, tracking(env, signals) as tracker:
+        tracker.reconcile(folder)
+        tracker.catch_up(folder)
+        with signals.raised():
+            record_summary(env, protocol, tracker)
 
 
 def choose_machine(env: Environment, dataset: str, device: str, precision: str) -> Chosen:

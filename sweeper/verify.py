@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,9 +16,22 @@ from typing import TYPE_CHECKING, Any, Final
 from sweeper.arms import PROTOCOLS, ProtocolName
 from sweeper.claims import CONTRADICTIONS, claims
 from sweeper.environment import NONE, OFFLINE, Environment
-from sweeper.errors import StudyIncomplete, SweeperError
+from sweeper.errors import StudyConflict, StudyIncomplete, SweeperError
 from sweeper.journal import FINISHED, THREADS_TAG, RunInfo, Tracker, read_events, write_whole
-from sweeper.ledger import ALPHA, MOST_SEEDS, POWER, Detail, Judged, Runs, details, judge, look_at, reason, spent
+from sweeper.ledger import (
+    ALPHA,
+    MOST_SEEDS,
+    POWER,
+    Detail,
+    Judged,
+    Runs,
+    details,
+    judge,
+    lacking,
+    look_at,
+    reason,
+    spent,
+)
 from sweeper.report.ledger import ArmRow, Entry, Ledger
 from sweeper.report.rows import DIVERGED, ArmRun, each, images, read_runs, starts, tag
 from sweeper.reports import FOLDER
@@ -37,7 +51,7 @@ METHOD: Final = (
     "number is claimed to lie between two bounds, it is how far from their middle it may lie to be "
     "shown so with power 80 %."
 )
-SUMMARY: Final = "study"  # folder of the run that holds the report, beside those of the arms
+FINGERPRINT_TAG: Final = "sweeper.fingerprint"  # of the run that holds the report: of which runs it is
 UNSEEN: Final = Shown("", "", "", 1, 0.0, math.nan, math.nan, math.nan, math.nan, "", {})
 
 
@@ -119,16 +133,16 @@ def sections(env: Environment, protocol: ProtocolName) -> list[Section]:
 def record_report(env: Environment, protocol: ProtocolName, tracker: Tracker) -> None:
     """Record the report of the reproduction, with the ledger, and its figures for print in a run of their own.
 
-    It is the same run each time; the look is not counted.
+    It is the same run each time, and is left as it is where it has ended and is of these runs; the look is not counted.
     """
     from sweeper.reports import reproduction_print, reproduction_report
 
     runs = read_runs(env.journal, protocol)
-    if not runs:
+    folder = _summary(protocol)
+    events = read_events(env.journal / folder)
+    if not runs or _is_of(events, runs):
         return
     page, figures = reproduction_report(env, protocol, sections(env, protocol)), reproduction_print(env, protocol)
-    folder = f"{PROTOCOLS[protocol].folder}/{SUMMARY}"
-    events = read_events(env.journal / folder)
     tags = {"sweeper.kind": "study", "sweeper.study": PROTOCOLS[protocol].folder, "sweeper.protocol": protocol}
     info = RunInfo(
         key=events[0]["key"] if events else f"{uuid.uuid4().hex}/{folder}", name=PROTOCOLS[protocol].folder,
@@ -142,16 +156,29 @@ def record_report(env: Environment, protocol: ProtocolName, tracker: Tracker) ->
     log.artifact("figures-4-to-11.png", figures)
     states = [run.state for of_arm in runs.values() for run in of_arm]
     log.end(FINISHED, {f"study/{state}": float(states.count(state)) for state in ("complete", DIVERGED)},
-            {"sweeper.state": "complete"})  # fmt: skip
+            {"sweeper.state": "complete", FINGERPRINT_TAG: fingerprint(runs)})  # fmt: skip
+
+
+def _summary(protocol: ProtocolName) -> str:
+    """The folder of the run that holds the report, beside those of the arms."""
+    return f"{PROTOCOLS[protocol].folder}/study"
+
+
+def _is_of(events: Sequence[Mapping[str, Any]], runs: Runs) -> bool:
+    """Whether the run that holds the report has ended, and was made from `runs`."""
+    if not events or events[-1]["event"] != "end":
+        return False
+    return (events[-1]["status"], events[-1]["tags"].get(FINGERPRINT_TAG)) == (FINISHED, fingerprint(runs))
 
 
 def settle(env: Environment, found: Verified, budget: float, workers: int) -> Verified:
-    """Train what settles the claims that are nearest to being settled, and judge again.
+    """Train what settles the claims that are nearest to being settled, record the report, and judge again.
 
     Args:
         env: its journal is that of `found`.
         found: what was judged before.
-        budget: seconds; the forecast of what is trained is within it, and nothing is begun after it.
+        budget: seconds; the forecast of what is trained is within it, and nothing is begun after it. With 0 nothing
+            is recorded either.
         workers: processes that share the cores; with others than before, times are not comparable.
 
     Returns:
@@ -172,11 +199,13 @@ def settle(env: Environment, found: Verified, budget: float, workers: int) -> Ve
     runs = tuple(run for step in chosen for run in step.runs)
     if not runs:
         env.say("nothing is trained" + (f": the first would take {duration(plan[0].seconds)}" if plan else ""))
+        if budget:
+            _record_missing(env, found)
         return found
     options = Options(found.protocol, engine=EngineChoice(workers=workers), runs=runs, seconds=budget)
     incomplete = None
     try:
-        result = reproduction.reproduce(env, _machine(env, found), options)
+        result = reproduction.reproduce(env, _machine(env, found), options, record_report)
         for run, why in result["failed"].items():
             env.warn(f"{run} failed: {why}")
         if result["recorded"] + len(result["failed"]) < len(runs):
@@ -185,6 +214,16 @@ def settle(env: Environment, found: Verified, budget: float, workers: int) -> Ve
     except StudyIncomplete as error:
         incomplete = error
     return replace(verify(found.journal, found.protocol), incomplete=incomplete)
+
+
+def _record_missing(env: Environment, found: Verified) -> None:
+    """Record the report where an earlier command was stopped before it had."""
+    from sweeper import reproduce as reproduction
+
+    events = read_events(env.journal / _summary(found.protocol))
+    if env.tracking_uri != NONE and not _is_of(events, found.runs):
+        with contextlib.suppress(StudyConflict):  # whoever trains records it
+            reproduction.summarise_only(env, found.protocol, record_report)
 
 
 def _machine(env: Environment, found: Verified) -> Chosen:
@@ -237,8 +276,8 @@ def _entry(judged: Judged, detail: Detail | None, runs: Runs) -> Entry:
 
 
 def _takes(judged: Judged, detail: Detail | None) -> str:
-    """The seeds that would settle an inconclusive claim, in few characters."""
-    if judged.verdict != "inconclusive" or detail is None or detail.without_premise:
+    """The seeds that would settle an inconclusive claim, in few characters; nothing where no spread is known yet."""
+    if judged.verdict != "inconclusive" or detail is None or detail.without_premise or lacking(detail.evidence, 2):
         return ""
     return str(detail.seeds_needed or f">{MOST_SEEDS}")
 

@@ -15,7 +15,7 @@ from sweeper.claims import Claim, claims
 from sweeper.ledger import ALPHA, Judged, details, first_seeds, judge, look_at, look_times, reason, seeds_needed, spent
 from sweeper.measures import ACCURACY
 from sweeper.questions import Table
-from sweeper.report.rows import ArmRun
+from sweeper.report.rows import ArmRun, Machine
 from sweeper.settle import steps
 from sweeper.statistics.base import Sample
 from sweeper.statistics.combine import leaves, shown
@@ -140,7 +140,7 @@ LEVERS = {
     "ECE": ("ece", 1),
     "confidence on errors": ("confidence", 1),
     "variance shift": ("shift", 1),
-    "seconds an epoch": ("log_seconds", 1),
+    "seconds an epoch with equal threads and hardware": ("log_seconds", 1),
 }
 EQUIVALENT = (8, 15)  # between two bounds
 PLANTED = (1, 3, 4, 5, 7, 8, 9, 10, 11, 14, 15, 16, 19, 20, 22, 23, 25, 26, 27)
@@ -328,9 +328,60 @@ def test_before_the_first_look_nothing_is_decided(seeds: int) -> None:
 
 def test_a_run_that_diverged_counts_as_a_guess() -> None:
     runs = World().but("exp2", accuracy=0.97, nll=0.15).draw(["exp1", "exp2"], 5, np.random.default_rng(0))
-    runs["exp2"][2] = runs["exp2"][2]._replace(state="diverged", epochs=[], final={}, history_sha256="")
+    runs["exp2"][2] = diverged(runs["exp2"][2])
     assert one(3, runs).verdict == "inconclusive"
     assert Table(runs).by_seed("exp2", ACCURACY)[2] == 0.1
+
+
+def diverged(run: ArmRun) -> ArmRun:
+    return run._replace(state="diverged", epochs=[], final={}, history_sha256="")
+
+
+def test_one_run_that_diverged_is_no_larger_variance_of_accuracy() -> None:
+    runs = World().draw(["exp4", "exp5", "exp6"], 5, np.random.default_rng(0))
+    runs["exp6"][2] = diverged(runs["exp6"][2])
+    entry = one(24, runs)
+    assert entry.verdict == "inconclusive"
+    (detail,) = details([entry], runs)
+    assert detail is not None
+    ratios = [leaf.test for leaf in detail.leaves if leaf.test.label.startswith("variance")]
+    assert [dict(test.counts) for test in ratios] == [{"exp6": 4, "exp4": 5}, {"exp6": 4, "exp5": 5}]
+
+
+def test_one_part_of_several_is_judged_by_itself_where_the_others_have_no_values() -> None:
+    runs = World().draw(["exp4", "exp5", "exp6", "both-low", "both-high"], 5, np.random.default_rng(0))
+    runs["exp6"] = [diverged(run) for run in runs["exp6"]]
+    assert one(24, runs).verdict == "supported"
+    assert one(25, runs).looked.why_not == "the runs of exp6 have no variance shift"
+    three = {arm: of_arm[:3] for arm, of_arm in runs.items()}
+    entry = one(24, three)
+    (detail,) = details([entry], three)
+    assert (entry.verdict, reason(detail, entry)) == ("inconclusive", "would take 5 seeds")
+
+
+def test_of_several_parts_all_without_values_the_claim_is_untestable() -> None:
+    runs = World().draw(["exp4"], 5, np.random.default_rng(0))
+    runs["exp4"] = [diverged(run) for run in runs["exp4"]]
+    assert one(6, runs).looked.why_not == "the runs of exp4 have no NLL"
+
+
+def test_times_are_compared_on_one_machine_with_as_many_threads() -> None:
+    xeon, epyc = Machine("1", "Xeon"), Machine("1", "EPYC")
+    arms = {
+        "exp4": [{xeon}, {xeon}, {xeon}, {xeon}, {xeon, epyc}],
+        "none-cosine": [{xeon}, {xeon._replace(threads="2")}, {epyc}, {xeon}, {xeon}],
+    }
+    drawn = World().draw(arms, 5, np.random.default_rng(0))
+    runs = {
+        arm: [run._replace(machines=frozenset(on)) for run, on in zip(drawn[arm], machines, strict=True)]
+        for arm, machines in arms.items()
+    }
+    (ratio,) = leaves(QUICK[18].question.ask(Table(runs)), ALPHA, 0.8)
+    assert dict(ratio.test.counts) == {"exp4": 2, "none-cosine": 2}
+    seconds = [[run.epochs[-1]["time/epoch_s"] for run in (of_arm[0], of_arm[3])] for of_arm in runs.values()]
+    assert ratio.test.estimate == pytest.approx(np.mean(np.log(seconds[0]) - np.log(seconds[1])))
+    apart = {arm: of_arm[1:3] for arm, of_arm in runs.items()}
+    assert one(19, apart).looked.why_not == "the runs of exp4 have no seconds an epoch with equal threads and hardware"
 
 
 def test_a_verdict_once_reached_stays() -> None:
@@ -370,6 +421,13 @@ def test_a_settled_claim_asks_for_no_seeds() -> None:
     found = {d.judged.claim.number: d for d in details(judged, runs) if d is not None}
     assert found[3].seeds_needed is None
     assert found[3].detectable > found[3].shown.detectable > 0
+
+
+def test_claim_27_says_whose_gain_it_compares_in_both_protocols() -> None:
+    for protocol in ("full", "quick"):
+        note = claims(protocol)[26].notes[0]
+        assert "BatchNorm and Dropout together over the same network with neither" in note
+        assert "not separated" in note
 
 
 def test_all_claims_are_there_in_both_protocols() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from sweeper.measures import (
     ACCURACY,
+    ACCURACY_COMPLETE,
     GAP,
     GAP_SLOPE,
     LOG_SECONDS,
@@ -55,6 +56,8 @@ def test_a_run_that_diverged_is_a_guess_where_that_has_a_value() -> None:
     lost = run("diverged", val=[9.0], acc=[0.3], gap=[1.0])
     assert (ACCURACY(lost), NLL(lost)) == (0.1, UNIFORM)
     assert math.isnan(GAP(lost))
+    assert math.isnan(ACCURACY_COMPLETE(lost))
+    assert ACCURACY_COMPLETE(run(acc=[0.5, 0.8])) == 0.8
 
 
 def test_what_a_run_does_not_have_is_nan() -> None:

@@ -23,7 +23,7 @@ from sweeper.config import RunConfig
 from sweeper.data import FULL, SAMPLE, SAMPLE_DIR, load
 from sweeper.engines import EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment
-from sweeper.errors import ConfigError, StudyConflict, StudyIncomplete, TrainingError, UsageError
+from sweeper.errors import ConfigError, Interrupted, StudyConflict, StudyIncomplete, TrainingError, UsageError
 from sweeper.journal import FAILED, FINISHED, KILLED, RunInfo, read_events
 from sweeper.plan import Options, cost, order
 from sweeper.report.rows import read_runs
@@ -31,7 +31,7 @@ from sweeper.reproduce import ArmProgress, choose_machine, dry_run
 from sweeper.study import Trial
 from sweeper.tracking import EXPERIMENT
 from sweeper.train import EpochResult, Training, finish, start
-from sweeper.verify import record_report
+from sweeper.verify import fingerprint, record_report
 
 pytest_plugins = ["mlflow_store"]
 
@@ -522,6 +522,37 @@ def test_the_report_is_an_artifact_of_one_run_that_sums_all_up(
     page = Path(client.download_artifacts(run.info.run_id, "report.html", str(tmp_path))).read_text()
     assert "exp1" in page
     assert "Verdicts" in page
+
+
+@pytest.mark.parametrize("left", ["nothing", "no end", "other runs"])
+def test_a_report_that_was_not_recorded_is_recorded_by_the_next_command(
+    place: Place, left: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(PROTOCOLS, "quick", JUDGED)
+
+    def interrupt(*_: Any) -> bytes:
+        raise Interrupted(signal.SIGINT)
+
+    if left == "nothing":
+        with monkeypatch.context() as drawing:
+            drawing.setattr("sweeper.reports.reproduction_print", interrupt)
+            with pytest.raises(Interrupted):
+                place.reproduce(1, seeds=2, record_summary=record_report)
+        assert place.events("study") == []
+        assert place.warned == ["the reproduction was interrupted; the same command continues it"]
+    else:
+        place.reproduce(1, seeds=1 if left == "other runs" else 2, record_summary=record_report)
+    if left == "no end":  # as after a kill
+        path = place.root / "study/events.jsonl"
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    if left == "other runs":
+        place.reproduce(1, seeds=2)
+    assert place.reproduce(1, seeds=2, record_summary=record_report)["added"] == 0
+    events = place.events("study")
+    assert (events[-1]["status"], events[-1]["metrics"]["study/complete"]) == (FINISHED, 2)
+    assert events[-1]["tags"]["sweeper.fingerprint"] == fingerprint(read_runs(place.home / "journal", "quick"))
+    place.reproduce(1, seeds=2, record_summary=record_report)
+    assert place.events("study") == events  # it is there
 
 
 # --- kill -9 -----------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 
 from sweeper.arms import ARMS, PROTOCOLS, Arm, arm_config
 from sweeper.journal import FAILED, FINISHED, KILLED, JournalLog, RunInfo
-from sweeper.report.rows import ArmRun, ArmSummary, each, images, read_runs, summarise, table
+from sweeper.report.rows import ArmRun, ArmSummary, Machine, each, images, read_runs, summarise, table
 
 QUICK = PROTOCOLS["quick"]
 FINAL = {"final/val_accuracy": 0.75, "final/val_loss": 0.5, "best/epoch": 2.0}
@@ -27,14 +27,15 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
     def run(
         arm: str = "exp6", seed: int = 0, status: str = FINISHED, state: str = "complete", params: Any = None,
-        final: dict[str, float] = FINAL,
+        final: dict[str, float] = FINAL, threads: str = "2", epochs: Sequence[int] = (2, 1),
     ) -> Path:  # fmt: skip
         config = arm_config(arm, QUICK, seed)
         folder = f"{QUICK.folder}/{arm}/seed-{seed}"
-        info = RunInfo(f"x/{config.key}", "", params or config.to_params(), {}, "", folder)
+        tags = {"sweeper.threads": threads, "sweeper.hardware": "Xeon"}
+        info = RunInfo(f"x/{config.key}", "", params or config.to_params(), tags, "", folder)
         log = JournalLog(tmp_path / folder, info)
-        log.epoch(2, metrics(4.0))
-        log.epoch(1, metrics(2.0))
+        for epoch in epochs:
+            log.epoch(epoch, metrics(2.0 * epoch))
         if status:
             hashes = {"sweeper.history_sha256": "abc"} if state == "complete" else {}
             log.end(status, final, {"sweeper.state": state, **hashes})
@@ -46,7 +47,8 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 def test_a_finished_run_is_read_as_it_was_recorded(write: Callable[..., Path], tmp_path: Path):
     folder = write(seed=3)
     epochs = [{"epoch": 1, **metrics(2.0)}, {"epoch": 2, **metrics(4.0)}]
-    run = ArmRun("exp6", 3, "complete", epochs, FINAL, folder, "abc", None, all_images=False)
+    machines = frozenset({Machine("2", "Xeon")})
+    run = ArmRun("exp6", 3, "complete", epochs, FINAL, folder, "abc", None, all_images=False, machines=machines)
     assert read_runs(tmp_path, "quick") == {"exp6": [run]}
 
 
@@ -139,6 +141,14 @@ def test_a_run_knows_whether_it_has_seen_all_images(
     write(params=params | {"dataset": dataset, "train_images": train_images})
     (run,) = read_runs(tmp_path, "quick")["exp6"]
     assert run.all_images == everything
+
+
+def test_a_run_is_of_the_machines_that_recorded_its_epochs(write: Callable[..., Path], tmp_path: Path):
+    for seed, first in ((0, (1, 2)), (1, (1,)), (2, ())):
+        write(seed=seed, status=None, threads="1", epochs=first)
+        write(seed=seed, threads="2", epochs=(1, 2))  # what is recorded already stays as it is
+    one, two = Machine("1", "Xeon"), Machine("2", "Xeon")
+    assert [run.machines for run in read_runs(tmp_path, "quick")["exp6"]] == [{one}, {one, two}, {two}]
 
 
 def test_how_many_images_there_were_is_what_the_runs_recorded():

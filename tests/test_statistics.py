@@ -213,6 +213,37 @@ def test_the_detectable_share_of_variance_is_found_in_four_of_five() -> None:
     assert np.mean(found) == pytest.approx(0.8, abs=0.08)
 
 
+# --- without values -----------------------------------------------------------------------------------------
+
+NONE, FEW = Sample(A[:0]), Sample(A)
+NO_COUNTS, COUNTS = np.array([], dtype=np.int64), np.array([1, 2, 4])
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        Contrast("", "", 1, 0.0, {}, (1.0, -1.0), (NONE, FEW)),
+        Contrast("", "", 1, 0.0, {}, (1.0,), (NONE,)),
+        Reached("", "", 1, 0.9, {}, (1.0,), (NONE,), 0.95),
+        Share("", "", 1, 0.05, {}, 0, 0),
+        Ranks("", "", 1, 0.0, {}, NO_COUNTS, COUNTS),
+        Ranks("", "", 1, 0.0, {}, COUNTS, NO_COUNTS),
+        Ranks("", "", 1, 0.0, {}, NO_COUNTS, NO_COUNTS),
+        VarianceRatio("", "", 1, 1.0, {}, NONE, FEW),
+        VarianceRatio("", "", 1, 1.0, {}, FEW, NONE),
+        Importance("", "", 1, 0.0, {}, (FEW, NONE, FEW), 0.003),
+    ],
+    ids=lambda test: type(test).__name__,
+)
+def test_without_values_nothing_is_found(test: Test) -> None:
+    assert (test.p_support, test.p_contradict) == (1, 1)
+    assert math.isnan(test.estimate)
+    assert all(math.isnan(end) for end in test.interval(0.025))
+    assert math.isnan(test.detectable(0.025, 0.8))
+    assert [test.power(5, 0.025, support=side) for side in (True, False)] == [0, 0]
+    assert test.facts() == {}
+
+
 # --- combined -----------------------------------------------------------------------------------------------
 
 

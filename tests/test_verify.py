@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from worlds import World
+from filelock import FileLock
+from worlds import EPOCHS, World
 
 from sweeper import verify
 from sweeper.arms import ARMS, PROTOCOLS, Arm, Protocol, ProtocolName, arm_config
@@ -25,9 +26,11 @@ from sweeper.config import RunConfig
 from sweeper.engines import EngineChoice
 from sweeper.environment import Environment
 from sweeper.errors import SweeperError, TrainingError
+from sweeper.journal import read_events
 from sweeper.ledger import ALPHA, Runs, holm
 from sweeper.report.ledger import (
     Ledger,
+    counts,
     detectable,
     favouring,
     forest,
@@ -184,6 +187,13 @@ def test_the_figure_is_the_same_each_time(ledger: Ledger) -> None:
     assert len(forest(ledger._replace(entries=[]))) < len(drawn)
 
 
+def test_the_picture_is_said_to_show_what_it_draws(ledger: Ledger) -> None:
+    assert {entry.unit for entry in ledger.entries} > {"points", "nats"}  # of the others it draws none
+    words = "Differences in points and in nats, with their intervals"
+    assert f"![{words}](ledger.png)" in markdown(ledger).decode()
+    assert f'alt="{words}. Of all claims: {counts(ledger)}."' in html(ledger).decode()
+
+
 def test_right_of_zero_favours_a_claim(ledger: Ledger) -> None:
     lower = next(e for e in ledger.entries if e.number == 11)
     assert lower.direction < 0
@@ -232,6 +242,13 @@ def test_n_is_that_of_the_test_that_decides(tmp_path: Path) -> None:
     assert n_runs(shown.entries[10]) == "0"
     assert sixteenth.test == "Welch's t"
     assert re.search(r" 4-5( +>?\d+)?$", text_table(shown, 200)[16])
+
+
+def test_from_one_run_of_an_arm_no_number_of_seeds_is_foretold(tmp_path: Path) -> None:
+    shown = describe(verified(tmp_path, 1), links={})
+    assert {(entry.verdict, entry.takes) for entry in shown.entries} == {("inconclusive", ""), ("untestable", "")}
+    assert shown.entries[2].reason == "n=1: the first look is at 3 seeds of each arm"
+    assert describe(verified(tmp_path, 2), links={}).entries[2].takes
 
 
 # --- looks ----------------------------------------------------------------------------------------------------
@@ -363,7 +380,7 @@ def test_before_the_first_look_a_plan_goes_to_it(tmp_path: Path) -> None:
     assert {pair for step in plan for pair in step.runs} == {(arm, seed) for arm in NAMES for seed in (1, 2)}
 
 
-TINY = Protocol("quick", "for tests", seeds=2, train_images=512, epochs=2)
+TINY = Protocol("quick", "for tests", seeds=2, train_images=512, epochs=EPOCHS)  # as long as the runs of a world
 
 
 def test_a_plan_is_trained_and_judged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,6 +398,13 @@ def test_a_plan_is_trained_and_judged_again(tmp_path: Path, monkeypatch: pytest.
     assert {run.history_sha256 for run in before.runs["exp1"]} < {run.history_sha256 for run in after.runs["exp1"]}
     words = [line[: line.index(",")] for line in said if line.startswith("claim")][-2:]
     assert words == ["claim  2 to 3 seeds: 1 run more", "claim  3 to 3 seeds: 1 run more"]
+    assert report_of(tmp_path) == fingerprint(after.runs)
+
+
+def report_of(home: Path) -> str | None:
+    """The fingerprint of the runs whose report is recorded."""
+    events = read_events(home / "journal/reproduce-quick/study")
+    return events[-1]["tags"]["sweeper.fingerprint"] if events else None
 
 
 @pytest.fixture
@@ -401,6 +425,21 @@ def test_a_plan_whose_time_is_over_is_judged_all_the_same(
     assert re.search(r"^warning: the time was enough for [01] of 2 planned runs$", err, re.M), err
     assert (two_seeds / "report/quick/ledger.json").exists()
     assert len(list(read_looks(two_seeds / "journal/reproduce-quick.looks.jsonl"))) == 1
+
+
+def test_a_plan_that_trains_nothing_records_a_report_that_is_missing(
+    two_seeds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "affordable", lambda plan, budget: [])
+    env = environment(two_seeds, [])
+    found = verify.verify(env.journal, "quick")
+    verify.settle(env, found, budget=0, workers=1)
+    verify.settle(replace(env, tracking_uri="none"), found, budget=600, workers=1)
+    with FileLock(two_seeds / "journal/reproduce-quick/.lock"):
+        verify.settle(env, found, budget=600, workers=1)  # another command trains
+    assert report_of(two_seeds) is None
+    verify.settle(env, found, budget=600, workers=1)
+    assert report_of(two_seeds) == fingerprint(found.runs)
 
 
 @pytest.mark.parametrize("broken", ["exp1", "all"])

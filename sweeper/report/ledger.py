@@ -30,6 +30,7 @@ from sweeper.report.figure import (
 DECLARED: Final = "Under our declared instantiation of the study (docs/reproduction.md)."
 COLORS: Final = {"supported": BLUE, "contradicted": VERMILLION, "inconclusive": GREY}
 PANELS: Final = (("points", "points of accuracy or confidence"), ("nats", "nats"))
+PICTURED: Final = "Differences in points and in nats, with their intervals"  # what `forest` draws
 LEAST_CLAIM: Final = 9  # columns of a terminal that the words of a claim get at least
 
 
@@ -207,7 +208,7 @@ def _markdown(ledger: Ledger) -> Iterator[str]:
           looks(e), ", ".join(_markdown_arm(ledger, arm) for arm in e.arms), e.reason)
          for e in ledger.entries],
     )  # fmt: skip
-    yield "\n![Differences with their intervals](ledger.png)\n"
+    yield f"\n![{PICTURED}](ledger.png)\n"
     yield "## What counts as supported\n"
     yield from _markdown_table(
         ledger,
@@ -258,7 +259,7 @@ def detectable(entry: Entry, distance: float) -> str:
 
 
 def forest(ledger: Ledger) -> bytes:
-    """Differences with their intervals, as far as they favour the claim, a panel for each of two units.
+    """Differences in points and in nats, as far as they favour the claim, with their intervals; a panel for each unit.
 
     Returns:
         A PNG image.

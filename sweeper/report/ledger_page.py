@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from markupsafe import Markup
 
 from sweeper.report.ledger import (
+    PICTURED,
     ArmRow,
     Entry,
     Ledger,
@@ -43,7 +44,7 @@ def ledger_sections(ledger: Ledger, picture: bytes | None = None) -> list[Sectio
     where = provenance_line(ledger)
     return [
         Section("Verdicts", Markup("").join([table(*_verdicts(ledger), caption=where), text(ledger.method)])),
-        Section("Differences", png(picture or forest(ledger), f"Forest plot: {counts(ledger)}.")),
+        Section("Differences", png(picture or forest(ledger), f"{PICTURED}. Of all claims: {counts(ledger)}.")),
         Section("What counts as supported", Markup("").join([text(where), *_questions(ledger)])),
         Section("Where the study contradicts itself", Markup("").join(map(text, ledger.contradictions))),
     ]

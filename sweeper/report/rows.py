@@ -17,10 +17,17 @@ from typing import Any, Final, NamedTuple, cast
 from sweeper.arms import ARMS, PROTOCOLS, Protocol, ProtocolName, arm_config, trained_as
 from sweeper.config import RunConfig
 from sweeper.errors import ConfigError, SweeperError
-from sweeper.journal import FINISHED, history, read_events
+from sweeper.journal import FINISHED, THREADS_TAG, history, read_events
 
 SEED: Final = re.compile(r"seed-(\d{1,9})")
 COMPLETE, DIVERGED = "complete", "diverged"
+
+
+class Machine(NamedTuple):
+    """What the time of an epoch depends on besides the configuration, as the journal names it."""
+
+    threads: str
+    hardware: str
 
 
 class ArmRun(NamedTuple):
@@ -36,6 +43,7 @@ class ArmRun(NamedTuple):
     run_id: str | None  # in MLflow, if it was carried there
     store: str = ""  # where `run_id` is, as the uploader names it
     all_images: bool = True  # trained on all of FashionMNIST's 60,000; the embedded sample has fewer
+    machines: frozenset[Machine] = frozenset()  # of its epochs; several, where it was continued on another
 
 
 class ArmSummary(NamedTuple):
@@ -79,7 +87,7 @@ def read_run(folder: Path, protocol: Protocol, arm: str) -> ArmRun | None:
     return ArmRun(
         arm, int(match[1]), state, history(events), end["metrics"], folder,
         history_sha256=end["tags"].get("sweeper.history_sha256", ""), run_id=run_id, store=store,
-        all_images=config.dataset == "fashion-mnist" and config.train_images == 0,
+        all_images=config.dataset == "fashion-mnist" and config.train_images == 0, machines=_machines(events),
     )  # fmt: skip
 
 
@@ -106,6 +114,18 @@ def _events(folder: Path) -> list[dict[str, Any]]:
     except (OSError, SweeperError):
         return []
     return events if events and events[0].get("event") == "start" else []  # else it is no journal
+
+
+def _machines(events: Sequence[Mapping[str, Any]]) -> frozenset[Machine]:
+    """Those of the starts after which epochs were recorded."""
+    found: set[Machine] = set()
+    for event in events:
+        if event["event"] == "start":
+            tags = event["tags"]
+            machine = Machine(str(tags.get(THREADS_TAG, "")), str(tags.get("sweeper.hardware", "")))
+        elif event["event"] == "epoch":
+            found.add(machine)
+    return frozenset(found)
 
 
 def _uploaded(folder: Path) -> tuple[str | None, str]:

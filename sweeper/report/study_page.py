@@ -98,8 +98,8 @@ def _summary(runs: Runs, protocol: Protocol) -> Markup:
     ]
     diverged = sum(len(of_arm) - len(complete(of_arm)) for of_arm in runs.values())
     words = [DECLARED, "Accuracies are those of the last epoch on the test images, as the study reads them."]
-    if protocol.train_images or protocol.epochs:
-        words.append("The study trained on all 60,000 images, and for longer than this protocol does.")
+    if protocol.train_images:
+        words.append("The study trained on all 60,000 images.")
     elif not all(run.all_images for of_arm in runs.values() for run in of_arm):
         words.append("The study trained on all 60,000 images, of which these runs have seen a part.")
     return (
