@@ -194,7 +194,7 @@ def _measure(config: RunConfig, data: Data, members: int, workers: int) -> float
 
 
 def _stacked_pace(brief: RunConfig, data: Data, members: int) -> float:
-    """Images a second of `members` stacked trainings, or of half as many until the memory is enough: so does the engine."""
+    """Images a second of `members` stacked trainings, or of half as many until memory is enough, as the engine does."""
     try:
         stack = train_members([brief.derive(seed=seed) for seed in range(members)], data)
         return [last.images_per_s for step in stack for last in step.values() if isinstance(last, EpochResult)][-1]
