@@ -60,10 +60,9 @@ UPLOAD: Final = "upload.json"
 UPLOADER: Final = ".uploader"  # locked while a process uploads the run
 XRAY: Final = "diagnostics/xray.json"
 SQLITE: Final = b"SQLite format 3\0"  # how such a file begins (sqlite.org/fileformat.html)
-# In what MLflow says of a server that is away or overloaded; one that is not MLflow will not become it.
-PASSING: Final = re.compile(
-    r"API request to (?!endpoint was successful)|error code (429|5\d\d)|locked|OperationalError|Max retries"
-)
+# In what MLflow says of a server that is away or overloaded, and of one that answered with a status.
+PASSING: Final = re.compile(r"API request to (?!endpoint )|\blocked|OperationalError|Max retries")
+ANSWERED: Final = re.compile(r"API request to endpoint .*? failed with error code (\d{3})")
 KEPT: Final = "evaluation"  # of a run's files, in the journal
 PREFLIGHT_SECONDS: Final = 5
 SYNC_PATIENCE: Final = 120.0  # seconds
@@ -572,14 +571,21 @@ def _passing(error: Exception) -> bool:
     import requests
     from mlflow.exceptions import MlflowException
 
+    if isinstance(error, requests.exceptions.HTTPError) and error.response is not None:  # of the artifacts
+        return _busy(error.response.status_code)
     if isinstance(error, requests.exceptions.RequestException | ConnectionError | TimeoutError):
         return True
     if isinstance(error, MlflowException):
-        text = str(error)
-        return error.error_code in ("TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED") and (
-            PASSING.search(text) is not None
-        )
+        if error.error_code not in ("TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED"):
+            return False
+        answered = ANSWERED.search(str(error))
+        return _busy(int(answered[1])) if answered else PASSING.search(str(error)) is not None
     return "OperationalError" in type(error).__name__
+
+
+def _busy(status: int) -> bool:
+    """Whether a server that answers with this HTTP status may take the same request later."""
+    return status in (408, 429) or status >= 500
 
 
 def preflight(uri: str) -> None:

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import http.server
 import json
+import re
 import shutil
 import socket
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 
 import filelock
 import pytest
+from faults.tools.proxy import Proxy
 
 from sweeper import tracking
 from sweeper.errors import ServiceUnreachable, SweeperError, UsageError
@@ -604,6 +606,71 @@ def test_sync_carries_the_others_where_mlflow_refuses_a_run(home: Home) -> None:
     with contextlib.suppress(SweeperError):
         home.sync()
     assert home.steps() == {"good": [1, 2, 3, 4]}
+
+
+def test_a_file_that_is_refused_for_good_holds_up_no_other_run(tmp_path: Path, mlflow_server: Any) -> None:
+    proxy = Proxy(int(mlflow_server.uri.rpartition(":")[2]))
+    proxy.too_large = re.compile(rb"PUT \S+/large\.bin ")
+    home = Home(tmp_path, f"http://127.0.0.1:{proxy.port}", [])
+    bad, good = f"bad-{uuid.uuid4().hex}", f"good-{uuid.uuid4().hex}"  # on a server that is not ours alone
+    with home.tracker() as tracker:
+        log = tracker.start(info(bad))
+        log.artifact("large.bin", b"x" * 100_000)
+        write(log)
+        write(tracker.start(info(good)))
+        assert not tracker.flush(LONG)
+        assert tracker.close(LONG) == 1
+    (said,) = home.warned
+    assert f"{bad}: MLflow refuses this run (413" in said
+    assert (finished(home, bad), finished(home, good)) == (False, True)
+
+    assert "1 were refused" in refusal(home.sync, SweeperError)
+    assert home.warned == [said] * 2
+    proxy.too_large = None
+    assert home.sync() == 1
+    assert finished(home, bad)
+    proxy.cut()
+
+
+def finished(home: Home, key: str) -> bool:
+    """Whether MLflow has the run, and its end."""
+    from mlflow import MlflowClient
+
+    run_id = run_id_of(home.journal, f"demo/{key}", home.uri)
+    return bool(run_id and MlflowClient(tracking_uri=home.uri).get_run(run_id).info.status == FINISHED)
+
+
+class AskedAgain(BaseException):
+    """The uploader waits before it asks again."""
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "passes"),
+    [
+        (413, "<p>Too large</p>", False),
+        (403, '{"message": "your request was blocked"}', False),
+        (408, "", True),
+        (429, "", True),
+        (503, "", True),
+        (599, "<p>as error code 413 is not</p>", True),
+    ],
+)
+def test_a_server_is_asked_again_only_where_that_may_help(tmp_path: Path, status: int, body: str, passes: bool) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    def wait(_: float) -> None:
+        raise AskedAgain
+
+    with listening(Handler) as uri, pytest.raises(AskedAgain if passes else SweeperError):
+        Home(tmp_path, uri, []).uploader().connect(wait)
 
 
 def test_files_of_a_new_attempt_survive_the_upload_of_the_last_one(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
