@@ -17,13 +17,12 @@ import logging
 import os
 import re
 import shutil
+import ssl
 import threading
 import time
-import urllib.error
-import urllib.request
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
@@ -47,6 +46,7 @@ from sweeper.journal import (
 )
 
 if TYPE_CHECKING:
+    import requests
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from torch import nn
@@ -592,7 +592,8 @@ def preflight(uri: str) -> None:
     """Check, without importing MLflow, that there is a store behind `uri` that takes our runs, or that one can be made.
 
     Raises:
-        UsageError: the URI is not one that MLflow tracks to, or the database is another program's.
+        UsageError: the URI is not one that MLflow tracks to, the database is another program's, or MLflow's variables
+            for TLS are wrong.
         ServiceUnreachable: the server does not answer within 5 seconds, or does not let us in.
         SweeperError: the experiment was deleted, or the folder of a sqlite file is missing or read-only.
     """
@@ -636,17 +637,9 @@ def _preflight_http(uri: str) -> None:
     if not HOST.fullmatch(host):
         raise UsageError(f"tracking URI {hide_password(uri)[:80]!r}: expected http://HOST:PORT")
     address = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
-    request = urllib.request.Request(f"{parts.scheme}://{address}{parts.path.rstrip('/')}/health")  # noqa: S310 - checked
-    reason = ""
-    try:
-        with urllib.request.urlopen(request, timeout=PREFLIGHT_SECONDS):  # noqa: S310
-            pass
-    except urllib.error.HTTPError as error:
-        reason = str(error) if error.code >= 500 else ""  # else somebody is there
-    except (OSError, ValueError, HTTPException) as error:
-        reason = str(getattr(error, "reason", error)) or type(error).__name__
-    if reason:
-        raise _silent(uri, reason)
+    answer = _ask(uri, f"{parts.scheme}://{address}{parts.path.rstrip('/')}/health")
+    if answer.status_code >= 500:  # else somebody is there
+        raise _silent(uri, f"{answer.status_code} {answer.reason}")
     _preflight_experiment(uri)
 
 
@@ -654,15 +647,8 @@ def _preflight_experiment(uri: str) -> None:
     """Ask a server that is there for the experiment, as MLflow's client would."""
     if os.environ.get("MLFLOW_TRACKING_AUTH") or os.environ.get("MLFLOW_TRACKING_AWS_SIGV4"):
         return  # a plugin signs the requests, which only MLflow can load
-    import requests
-
     where = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name"
-    try:
-        answer = requests.get(
-            where, {"experiment_name": EXPERIMENT}, headers=_authorization(), timeout=PREFLIGHT_SECONDS
-        )
-    except requests.RequestException as error:
-        raise _silent(uri, _one_line(error)[:120]) from None
+    answer = _ask(uri, where, params={"experiment_name": EXPERIMENT}, headers=_authorization())
     if answer.status_code in (401, 403):
         raise ServiceUnreachable(
             f"tracking server {hide_password(uri)} does not let us in ({answer.status_code}); user and password go "
@@ -677,6 +663,58 @@ def _preflight_experiment(uri: str) -> None:
     except (ValueError, AttributeError):
         raise ServiceUnreachable(f"{hide_password(uri)} is no MLflow server ({answer.status_code})") from None
     _check_stage(uri, found.get("experiment_id"), stage)
+
+
+def _ask(uri: str, where: str, **given: Any) -> requests.Response:
+    """What the server of `uri` answers to a GET of `where`, over TLS as MLflow's client is told to."""
+    import requests
+    from urllib3.exceptions import InsecureRequestWarning
+
+    tls = _tls(where.startswith("https"))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InsecureRequestWarning)  # the user has asked for it
+            return requests.get(where, timeout=PREFLIGHT_SECONDS, **tls, **given)
+    except (OSError, ValueError) as error:  # all of requests' own, and what it lets through
+        root = _root(error)
+        reason = _one_line(root)[:120]
+        if isinstance(root, ssl.SSLCertVerificationError):
+            raise ServiceUnreachable(
+                f"tracking server {hide_password(uri)}: its certificate is not trusted ({reason}); name the file of "
+                "its CA in MLFLOW_TRACKING_SERVER_CERT_PATH"
+            ) from None
+        raise _silent(uri, reason) from None
+
+
+def _tls(used: bool) -> dict[str, Any]:
+    """How MLflow's client checks the server's certificate, and which one it shows: arguments of `requests.get`.
+
+    Raises:
+        UsageError: a variable has a wrong value, or two exclude each other; a file is missing, if TLS is `used`.
+    """
+    insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "false")
+    files = {name: os.environ.get(f"MLFLOW_TRACKING_{name}") for name in ("SERVER_CERT_PATH", "CLIENT_CERT_PATH")}
+    if insecure.lower() not in ("true", "false", "1", "0"):
+        raise UsageError(f"MLFLOW_TRACKING_INSECURE_TLS={insecure[:40]!r}: expected true or false")
+    checked, authority = insecure.lower() in ("false", "0"), files["SERVER_CERT_PATH"]
+    if authority is not None and not checked:
+        raise UsageError(
+            "MLFLOW_TRACKING_INSECURE_TLS and MLFLOW_TRACKING_SERVER_CERT_PATH: MLflow takes one of the two; unset one"
+        )
+    for name, path in files.items():
+        if used and path and not os.path.exists(path):  # noqa: PTH110 - Path's raises for a name above 255 characters
+            raise UsageError(f"MLFLOW_TRACKING_{name}={path[:80]!r}: no such file")
+    return {"verify": checked if authority is None else authority, "cert": files["CLIENT_CERT_PATH"]}
+
+
+def _root(error: BaseException) -> BaseException:
+    """Where an error comes from that requests has wrapped several times."""
+    while True:
+        wrapped = next((e for e in error.args if isinstance(e, BaseException)), None)
+        inner = error.__cause__ or error.__context__ or wrapped
+        if inner is None:
+            return error
+        error = inner
 
 
 def _authorization() -> dict[str, str]:
