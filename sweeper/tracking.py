@@ -30,6 +30,7 @@ from urllib.parse import quote, urlsplit
 
 import filelock
 
+from sweeper.environment import hide_query_password, refuse_query_password
 from sweeper.errors import ServiceUnreachable, SweeperError, UsageError, one_line
 from sweeper.journal import (
     ARTIFACTS,
@@ -592,8 +593,8 @@ def preflight(uri: str) -> None:
     """Check, without importing MLflow, that there is a store behind `uri` that takes our runs, or that one can be made.
 
     Raises:
-        UsageError: the URI is not one that MLflow tracks to, the database is another program's, or MLflow's variables
-            for TLS are wrong.
+        UsageError: the URI is not one that MLflow tracks to, or has a password in its query part; the database is
+            another program's; or MLflow's variables for TLS are wrong.
         ServiceUnreachable: the server does not answer within 5 seconds, or does not let us in.
         SweeperError: the experiment was deleted, or the folder of a sqlite file is missing or read-only.
     """
@@ -739,6 +740,7 @@ def _silent(uri: str, reason: str) -> ServiceUnreachable:
 
 
 def _preflight_postgresql(uri: str) -> None:
+    refuse_query_password(uri)
     _preflight_database(uri, re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", uri), ServiceUnreachable)
 
 
@@ -783,7 +785,13 @@ def _check_stage(uri: str, number: object, stage: str) -> None:
 
 
 def store_uri(uri: str) -> str:
-    """`uri` as MLflow knows it: `postgres://` is `postgresql://`."""
+    """`uri` as MLflow knows it: `postgres://` is `postgresql://`.
+
+    Raises:
+        UsageError: it is that of a database, and has a password in its query part.
+    """
+    if uri.startswith("postgres"):
+        refuse_query_password(uri)
     return re.sub(r"^postgres://", "postgresql://", uri)
 
 
@@ -813,7 +821,7 @@ def ui_link(base: str, uri: str, run_id: str | None) -> str:
 
 def hide_password(text: str) -> str:
     """`text` with the user and password of any URL in it left out."""
-    return re.sub(r"//([^/@\s:]*:\S*|[^/@\s]*)@", "//***@", text)
+    return hide_query_password(re.sub(r"//([^/@\s:]*:\S*|[^/@\s]*)@", "//***@", text))
 
 
 def _one_line(error: BaseException) -> str:

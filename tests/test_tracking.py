@@ -39,6 +39,7 @@ from sweeper.tracking import (
     preflight,
     run_id_of,
     sqlite_file,
+    store_uri,
     sync,
     ui_link,
 )
@@ -397,6 +398,9 @@ def test_a_sqlite_file_in_a_missing_folder_is_named(tmp_path: Path) -> None:
         ("http://h:1/x", "http://h:1/x"),
         ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
         ("http://h/x@y", "http://h/x@y"),
+        ("postgresql://h/db?user=u&password=can@ary&host=/x", "postgresql://h/db?user=u&password=***&host=/x"),
+        ("postgresql://h/db?sslpassword=canary", "postgresql://h/db?sslpassword=***"),
+        ("postgresql://h/db?passfile=/x", "postgresql://h/db?passfile=/x"),
     ],
 )
 def test_user_and_password_are_hidden_and_nothing_else(text: str, shown: str) -> None:
@@ -406,6 +410,13 @@ def test_user_and_password_are_hidden_and_nothing_else(text: str, shown: str) ->
 @pytest.mark.parametrize("uri", ["postgresql://u:can/ary@h/db", "postgresql://u:can@ary@h/db"])
 def test_a_password_of_unusual_letters_is_hidden(uri: str) -> None:
     assert "ary" not in hide_password(uri)
+
+
+@pytest.mark.parametrize("use", [preflight, store_uri])
+def test_a_password_in_the_query_of_a_uri_is_refused_and_not_shown(use: Callable[[str], object]) -> None:
+    message = refusal(lambda: use("postgres://127.0.0.1:1/db?user=u&password=canary"), UsageError)
+    assert "put the password into ~/.pgpass" in message
+    assert "canary" not in message
 
 
 @pytest.mark.parametrize(
