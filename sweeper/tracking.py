@@ -506,7 +506,10 @@ def fetch(uri: str, run_id: str) -> Record:
     except MlflowException as error:
         raise UsageError(f"run {run_id[:60]!r}: {_one_line(error)[:120]} in {hide_password(uri)}") from None
     epochs.pop(0, None)  # the values of the run's end
-    return Record(dict(run.data.params), dict(run.data.tags), epochs)
+    params, tags = dict(run.data.params), dict(run.data.tags)
+    if tags.get("sweeper.attempt", "1") != "1":  # MLflow does not say which attempt an epoch is of
+        return Record(params, tags, {}, epochs)
+    return Record(params, tags, epochs, {})
 
 
 def behind(root: Path, uri: str) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
