@@ -16,6 +16,7 @@ import contextlib
 import csv
 import errno
 import io
+import itertools
 import json
 import os
 import time
@@ -31,6 +32,12 @@ import filelock
 from sweeper.errors import SweeperError, UsageError
 
 THREADS_TAG: Final = "sweeper.threads"  # of a run: threads of its computations
+ENGINE_TAG: Final = "sweeper.engine"
+STACKING: Final = "fused"  # the engine whose trainings depend on those that they are stacked with
+# What the bits of a training depend on besides its parameters.
+SURROUNDINGS: Final = (
+    THREADS_TAG, ENGINE_TAG, "sweeper.hardware", "sweeper.versions", "mlflow.source.git.commit", "sweeper.git.changed",
+)  # fmt: skip
 EVENTS: Final = "events.jsonl"
 ARTIFACTS: Final = "artifacts"
 WEIGHTS: Final = "model/state.safetensors"  # among them
@@ -78,11 +85,16 @@ class Recorded(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A run as it was recorded, to be trained again: parameters, tags, and the metrics of each epoch by its number."""
+    """A run as its last attempt was recorded, to be trained again: parameters, tags, and the metrics of each epoch by
+    its number.
+
+    `earlier` has the epochs that an attempt before it recorded, or may have, whose bits may have been others.
+    """
 
     params: dict[str, str]
     tags: dict[str, str]
     epochs: dict[int, dict[str, float]]
+    earlier: dict[int, dict[str, float]]
 
 
 class Tracker(Protocol):
@@ -352,16 +364,34 @@ def read_all_events(root: Path, warn: Callable[[str], None]) -> Iterator[tuple[P
 
 
 def read_record(folder: Path) -> Record:
-    """The run in `folder`, as far as it came.
+    """The run in `folder`, as far as its last attempt came.
 
     Raises:
         UsageError: the folder holds no run.
     """
-    events = read_events(folder)
-    if not events:
+    attempts = _attempts(read_events(folder))
+    if not attempts:
         raise UsageError(f"{folder}: holds no run; name an MLflow run, or a folder below SWEEPER_HOME/journal")
-    tags = {name: value for event in events for name, value in event.get("tags", {}).items()}
-    return Record(events[0]["params"], tags, _by_step(events))
+    last = attempts[-1]
+    tags = {name: value for event in last for name, value in event.get("tags", {}).items()}
+    epochs: dict[int, dict[str, float]] = {}
+    earlier: dict[int, dict[str, float]] = {}
+    for attempt in attempts:
+        same = attempt is last or _trained_alike(attempt[0], last[0])
+        (epochs if same else earlier).update(_by_step(attempt))
+    return Record(last[0]["params"], tags, epochs, earlier)
+
+
+def _attempts(events: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The events of each attempt, from its start on."""
+    starts = [number for number, event in enumerate(events) if event["event"] == "start"]
+    return [events[begin:end] for begin, end in itertools.pairwise([*starts, len(events)])]
+
+
+def _trained_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two attempts, by their starts, trained in the same bits; of stacked ones that cannot be told."""
+    tags = [{name: start["tags"].get(name) for name in SURROUNDINGS} for start in (one, other)]
+    return one["params"] == other["params"] and tags[0] == tags[1] and tags[0][ENGINE_TAG] != STACKING
 
 
 def _by_step(events: list[dict[str, Any]]) -> dict[int, dict[str, float]]:

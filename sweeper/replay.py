@@ -4,6 +4,9 @@ Equal are the SHA-256 of the history and of the weights, where the run recorded 
 metric of every recorded epoch but the times. A run that was trained stacked with others is
 stacked again, with copies of itself. With the same code, packages, processor and threads
 the answer is `identical`, always.
+
+Of a run that was continued, the last attempt is trained again. Epochs that an earlier one recorded, on other threads
+say, are not of that training and are not compared.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from sweeper.config import RunConfig
 from sweeper.data import Data
 from sweeper.environment import NONE, OFFLINE, Environment
 from sweeper.errors import DataError, Diverged, UsageError
-from sweeper.journal import THREADS_TAG, Record, read_record
+from sweeper.journal import ENGINE_TAG, STACKING, THREADS_TAG, Record, read_record
 from sweeper.members import train_members
 from sweeper.service import environment_tags, retraining_data
 from sweeper.sweep import Signals
@@ -33,6 +36,7 @@ NAMES: Final = {
     "sweeper.versions": "packages",
     "sweeper.hardware": "processor",
 }
+STACK: Final = "stack/members"  # a metric of the epochs that were trained stacked
 
 
 @dataclass(frozen=True)
@@ -83,19 +87,23 @@ def replay(env: Environment, run: str) -> Replayed:
     """Train the run again, with its configuration, data and threads, up to its last recorded epoch.
 
     Raises:
-        UsageError: there is no such run, it has no epochs, or its device is not here.
+        UsageError: there is no such run, it has nothing to compare, its device is not here, or it was continued in a
+            stack of which too little is recorded.
         DataError: its data set is not there, or is another one today.
     """
     record = find(env, run)
     config = RunConfig.from_params(record.params)
-    if not record.epochs:
-        raise UsageError(f"run {run[:60]!r}: no epoch was recorded, so there is nothing to compare")
+    if not record.epochs and not _hashes(record):
+        raise _nothing(run, record)
+    places = _places(record)
+    if places and 1 not in places:
+        raise _untold(run)
     resolve_device(config.device)
     images = _images(env, record, config)
     threads = int(record.tags.get(THREADS_TAG, "1"))
     changes = tuple(_changes(record.tags, environment_tags(config.device)))
     env.say(
-        f"replaying {len(record.epochs)} of {config.epochs} epochs: {config.model}, {config.placement.value}, "
+        f"replaying {_last(record, config)} of {config.epochs} epochs: {config.model}, {config.placement.value}, "
         f"{config.dataset}, {config.precision} on {config.device}, {threads} threads"
     )
     for change in changes:
@@ -103,6 +111,8 @@ def replay(env: Environment, run: str) -> Replayed:
     use_threads(threads)
     with Signals() as signals:
         difference, weights = _compare(env, record, config, images, signals)
+    if difference and _stack_is_guessed(record):
+        raise _untold(run)
     return Replayed(config, len(record.epochs), weights, difference, changes)
 
 
@@ -132,26 +142,64 @@ def _compare(
 ) -> tuple[str, bool]:
     """Train and compare; the first difference in words, and whether the weights were compared."""
     training = _restacked(record, config, images) if _places(record) else start(config, images)
-    last = max(record.epochs)
+    last = _last(record, config)
     while True:
         try:
             with signals.raised():
                 epoch = next(training)
         except StopIteration as stop:
             return _compare_result(record, stop.value)
-        if difference := _compare_epoch(record.epochs.get(epoch.epoch, {}), epoch):
+        recorded = record.epochs.get(epoch.epoch)
+        if recorded and (difference := _compare_epoch(recorded, epoch)):
             training.close()
             return difference, False
-        env.say(f"epoch {epoch.epoch}/{config.epochs}: equal")
+        found = "equal" if recorded else "not compared, as an earlier attempt may have recorded it"
+        env.say(f"epoch {epoch.epoch}/{config.epochs}: {found}")
         if epoch.epoch == last and last < config.epochs:
             training.close()
             return "", False
 
 
+def _last(record: Record, config: RunConfig) -> int:
+    """The epoch to train to."""
+    return config.epochs if _hashes(record) else max(record.epochs)
+
+
+def _hashes(record: Record) -> dict[str, str]:
+    """The SHA-256 of history and weights, if the last attempt came to its end: MLflow keeps those of an earlier one."""
+    if record.tags.get("sweeper.state") != "complete":
+        return {}
+    tags = {name: f"sweeper.{name}_sha256" for name in ("history", "weights")}
+    return {name: record.tags[tag] for name, tag in tags.items() if tag in record.tags}
+
+
 def _places(record: Record) -> dict[int, tuple[int, int]]:
     """For each epoch that was trained stacked with others: how many they were, and which place this one had."""
-    key = "stack/members"
-    return {n: (int(e[key]), int(e["stack/place"])) for n, e in record.epochs.items() if key in e}
+    epochs = record.earlier | record.epochs if _stack_is_guessed(record) else record.epochs
+    return {n: (int(e[STACK]), int(e["stack/place"])) for n, e in epochs.items() if STACK in e}
+
+
+def _stack_is_guessed(record: Record) -> bool:
+    """Whether the last attempt was stacked, or may have been, in epochs of which only an earlier one's stack is
+    recorded; it is taken for the same, as it is where all trainings of a stack were continued together."""
+    stacked = record.tags.get(ENGINE_TAG) == STACKING and all(STACK in epoch for epoch in record.epochs.values())
+    return stacked and bool(record.earlier)
+
+
+def _nothing(run: str, record: Record) -> UsageError:
+    if not record.earlier:
+        return UsageError(f"run {run[:60]!r}: no epoch was recorded, so there is nothing to compare")
+    return UsageError(
+        f"run {run[:60]!r}: no epoch is known to be of its last attempt, so there is nothing to compare; of a run in "
+        "MLflow, its folder in a journal tells more"
+    )
+
+
+def _untold(run: str) -> UsageError:
+    return UsageError(
+        f"run {run[:60]!r}: it was continued by --engine fused, and with which trainings it was stacked in the epochs "
+        "that it had is not recorded, so it cannot be compared"
+    )
 
 
 def _restacked(record: Record, config: RunConfig, images: Sequence[Data]) -> Training:
@@ -187,10 +235,9 @@ def _compare_epoch(recorded: dict[str, float], epoch: EpochResult) -> str:
 
 
 def _compare_result(record: Record, result: TrainResult) -> tuple[str, bool]:
-    compared = False
+    hashes = _hashes(record)
     for name, again in (("history", result.history_sha256), ("weights", result.weights_sha256)):
-        was = record.tags.get(f"sweeper.{name}_sha256")
-        if was is not None and was != again:
+        was = hashes.get(name, again)
+        if was != again:
             return f"the SHA-256 of the {name} was {was}, is {again}", name == "weights"
-        compared = was is not None
-    return "", compared
+    return "", "weights" in hashes

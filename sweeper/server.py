@@ -380,14 +380,15 @@ def check(home: Path, database_url: str | None) -> dict[str, Any]:
     """How each part of the `sweeper serve` on this home is; `healthy` is whether all are.
 
     Raises:
-        UsageError: it uses a PostgreSQL that a URL named, and `database_url` is None.
+        UsageError: it uses a PostgreSQL that a URL named, and `database_url` is None, or is no URL of one.
     """
+    named = external(database_url) if database_url else None
     state = read_state(home)
     if state is None or "mlflow" not in state:
         return {"healthy": False, "home": str(home.resolve()), "parts": {}}
-    if not state["embedded"] and database_url is None:
+    if not state["embedded"] and named is None:
         raise UsageError("--check: name the database with --database-url or SWEEPER_DATABASE_URL, as for sweeper serve")
-    databases = external(database_url) if database_url else Embedded(home / DATA).databases
+    databases = named or Embedded(home / DATA).databases
     parts = {"postgresql": databases.answer() and {MLFLOW, OPTUNA} <= databases.present()}
     parts |= {name: answers(state[name]) for name in ("mlflow", "dashboard") if name in state}
     return {"healthy": all(parts.values()), "home": str(home.resolve()), "pid": state["pid"], "parts": parts}

@@ -17,13 +17,12 @@ import logging
 import os
 import re
 import shutil
+import ssl
 import threading
 import time
-import urllib.error
-import urllib.request
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
@@ -31,6 +30,7 @@ from urllib.parse import quote, urlsplit
 
 import filelock
 
+from sweeper.environment import hide_query_password, refuse_query_password
 from sweeper.errors import ServiceUnreachable, SweeperError, UsageError, one_line
 from sweeper.journal import (
     ARTIFACTS,
@@ -47,6 +47,7 @@ from sweeper.journal import (
 )
 
 if TYPE_CHECKING:
+    import requests
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from torch import nn
@@ -60,10 +61,9 @@ UPLOAD: Final = "upload.json"
 UPLOADER: Final = ".uploader"  # locked while a process uploads the run
 XRAY: Final = "diagnostics/xray.json"
 SQLITE: Final = b"SQLite format 3\0"  # how such a file begins (sqlite.org/fileformat.html)
-# In what MLflow says of a server that is away or overloaded; one that is not MLflow will not become it.
-PASSING: Final = re.compile(
-    r"API request to (?!endpoint was successful)|error code (429|5\d\d)|locked|OperationalError|Max retries"
-)
+# In what MLflow says of a server that is away or overloaded, and of one that answered with a status.
+PASSING: Final = re.compile(r"API request to (?!endpoint )|\blocked|OperationalError|Max retries")
+ANSWERED: Final = re.compile(r"API request to endpoint .*? failed with error code (\d{3})")
 KEPT: Final = "evaluation"  # of a run's files, in the journal
 PREFLIGHT_SECONDS: Final = 5
 SYNC_PATIENCE: Final = 120.0  # seconds
@@ -506,7 +506,10 @@ def fetch(uri: str, run_id: str) -> Record:
     except MlflowException as error:
         raise UsageError(f"run {run_id[:60]!r}: {_one_line(error)[:120]} in {hide_password(uri)}") from None
     epochs.pop(0, None)  # the values of the run's end
-    return Record(dict(run.data.params), dict(run.data.tags), epochs)
+    params, tags = dict(run.data.params), dict(run.data.tags)
+    if tags.get("sweeper.attempt", "1") != "1":  # MLflow does not say which attempt an epoch is of
+        return Record(params, tags, {}, epochs)
+    return Record(params, tags, epochs, {})
 
 
 def behind(root: Path, uri: str) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
@@ -572,21 +575,29 @@ def _passing(error: Exception) -> bool:
     import requests
     from mlflow.exceptions import MlflowException
 
+    if isinstance(error, requests.exceptions.HTTPError) and error.response is not None:  # of the artifacts
+        return _busy(error.response.status_code)
     if isinstance(error, requests.exceptions.RequestException | ConnectionError | TimeoutError):
         return True
     if isinstance(error, MlflowException):
-        text = str(error)
-        return error.error_code in ("TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED") and (
-            PASSING.search(text) is not None
-        )
+        if error.error_code not in ("TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED"):
+            return False
+        answered = ANSWERED.search(str(error))
+        return _busy(int(answered[1])) if answered else PASSING.search(str(error)) is not None
     return "OperationalError" in type(error).__name__
+
+
+def _busy(status: int) -> bool:
+    """Whether a server that answers with this HTTP status may take the same request later."""
+    return status in (408, 429) or status >= 500
 
 
 def preflight(uri: str) -> None:
     """Check, without importing MLflow, that there is a store behind `uri` that takes our runs, or that one can be made.
 
     Raises:
-        UsageError: the URI is not one that MLflow tracks to, or the database is another program's.
+        UsageError: the URI is not one that MLflow tracks to, or has a password in its query part; the database is
+            another program's; or MLflow's variables for TLS are wrong.
         ServiceUnreachable: the server does not answer within 5 seconds, or does not let us in.
         SweeperError: the experiment was deleted, or the folder of a sqlite file is missing or read-only.
     """
@@ -630,17 +641,9 @@ def _preflight_http(uri: str) -> None:
     if not HOST.fullmatch(host):
         raise UsageError(f"tracking URI {hide_password(uri)[:80]!r}: expected http://HOST:PORT")
     address = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
-    request = urllib.request.Request(f"{parts.scheme}://{address}{parts.path.rstrip('/')}/health")  # noqa: S310 - checked
-    reason = ""
-    try:
-        with urllib.request.urlopen(request, timeout=PREFLIGHT_SECONDS):  # noqa: S310
-            pass
-    except urllib.error.HTTPError as error:
-        reason = str(error) if error.code >= 500 else ""  # else somebody is there
-    except (OSError, ValueError, HTTPException) as error:
-        reason = str(getattr(error, "reason", error)) or type(error).__name__
-    if reason:
-        raise _silent(uri, reason)
+    answer = _ask(uri, f"{parts.scheme}://{address}{parts.path.rstrip('/')}/health")
+    if answer.status_code >= 500:  # else somebody is there
+        raise _silent(uri, f"{answer.status_code} {answer.reason}")
     _preflight_experiment(uri)
 
 
@@ -648,15 +651,8 @@ def _preflight_experiment(uri: str) -> None:
     """Ask a server that is there for the experiment, as MLflow's client would."""
     if os.environ.get("MLFLOW_TRACKING_AUTH") or os.environ.get("MLFLOW_TRACKING_AWS_SIGV4"):
         return  # a plugin signs the requests, which only MLflow can load
-    import requests
-
     where = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name"
-    try:
-        answer = requests.get(
-            where, {"experiment_name": EXPERIMENT}, headers=_authorization(), timeout=PREFLIGHT_SECONDS
-        )
-    except requests.RequestException as error:
-        raise _silent(uri, _one_line(error)[:120]) from None
+    answer = _ask(uri, where, params={"experiment_name": EXPERIMENT}, headers=_authorization())
     if answer.status_code in (401, 403):
         raise ServiceUnreachable(
             f"tracking server {hide_password(uri)} does not let us in ({answer.status_code}); user and password go "
@@ -671,6 +667,58 @@ def _preflight_experiment(uri: str) -> None:
     except (ValueError, AttributeError):
         raise ServiceUnreachable(f"{hide_password(uri)} is no MLflow server ({answer.status_code})") from None
     _check_stage(uri, found.get("experiment_id"), stage)
+
+
+def _ask(uri: str, where: str, **given: Any) -> requests.Response:
+    """What the server of `uri` answers to a GET of `where`, over TLS as MLflow's client is told to."""
+    import requests
+    from urllib3.exceptions import InsecureRequestWarning
+
+    tls = _tls(where.startswith("https"))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InsecureRequestWarning)  # the user has asked for it
+            return requests.get(where, timeout=PREFLIGHT_SECONDS, **tls, **given)
+    except (OSError, ValueError) as error:  # all of requests' own, and what it lets through
+        root = _root(error)
+        reason = _one_line(root)[:120]
+        if isinstance(root, ssl.SSLCertVerificationError):
+            raise ServiceUnreachable(
+                f"tracking server {hide_password(uri)}: its certificate is not trusted ({reason}); name the file of "
+                "its CA in MLFLOW_TRACKING_SERVER_CERT_PATH"
+            ) from None
+        raise _silent(uri, reason) from None
+
+
+def _tls(used: bool) -> dict[str, Any]:
+    """How MLflow's client checks the server's certificate, and which one it shows: arguments of `requests.get`.
+
+    Raises:
+        UsageError: a variable has a wrong value, or two exclude each other; a file is missing, if TLS is `used`.
+    """
+    insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "false")
+    files = {name: os.environ.get(f"MLFLOW_TRACKING_{name}") for name in ("SERVER_CERT_PATH", "CLIENT_CERT_PATH")}
+    if insecure.lower() not in ("true", "false", "1", "0"):
+        raise UsageError(f"MLFLOW_TRACKING_INSECURE_TLS={insecure[:40]!r}: expected true or false")
+    checked, authority = insecure.lower() in ("false", "0"), files["SERVER_CERT_PATH"]
+    if authority is not None and not checked:
+        raise UsageError(
+            "MLFLOW_TRACKING_INSECURE_TLS and MLFLOW_TRACKING_SERVER_CERT_PATH: MLflow takes one of the two; unset one"
+        )
+    for name, path in files.items():
+        if used and path and not os.path.exists(path):  # noqa: PTH110 - Path's raises for a name above 255 characters
+            raise UsageError(f"MLFLOW_TRACKING_{name}={path[:80]!r}: no such file")
+    return {"verify": checked if authority is None else authority, "cert": files["CLIENT_CERT_PATH"]}
+
+
+def _root(error: BaseException) -> BaseException:
+    """Where an error comes from that requests has wrapped several times."""
+    while True:
+        wrapped = next((e for e in error.args if isinstance(e, BaseException)), None)
+        inner = error.__cause__ or error.__context__ or wrapped
+        if inner is None:
+            return error
+        error = inner
 
 
 def _authorization() -> dict[str, str]:
@@ -695,6 +743,7 @@ def _silent(uri: str, reason: str) -> ServiceUnreachable:
 
 
 def _preflight_postgresql(uri: str) -> None:
+    refuse_query_password(uri)
     _preflight_database(uri, re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", uri), ServiceUnreachable)
 
 
@@ -739,7 +788,13 @@ def _check_stage(uri: str, number: object, stage: str) -> None:
 
 
 def store_uri(uri: str) -> str:
-    """`uri` as MLflow knows it: `postgres://` is `postgresql://`."""
+    """`uri` as MLflow knows it: `postgres://` is `postgresql://`.
+
+    Raises:
+        UsageError: it is that of a database, and has a password in its query part.
+    """
+    if uri.startswith("postgres"):
+        refuse_query_password(uri)
     return re.sub(r"^postgres://", "postgresql://", uri)
 
 
@@ -769,7 +824,7 @@ def ui_link(base: str, uri: str, run_id: str | None) -> str:
 
 def hide_password(text: str) -> str:
     """`text` with the user and password of any URL in it left out."""
-    return re.sub(r"//([^/@\s:]*:\S*|[^/@\s]*)@", "//***@", text)
+    return hide_query_password(re.sub(r"//([^/@\s:]*:\S*|[^/@\s]*)@", "//***@", text))
 
 
 def _one_line(error: BaseException) -> str:

@@ -339,8 +339,36 @@ SERVICES: Final = (
     ),
 )  # fmt: skip
 
+IN_QUERY: Final = f"postgresql://{UNREACHABLE}/study?user=user&password={CANARY}"
+QUERIES: Final = (
+    *(
+        Row("a password after the ? of a database's URL", words(f"{command} {IN_QUERY}"), 2,
+            ("?password=***", "~/.pgpass"), given=given, leaves_empty=bool(given))
+        for command, given in {
+            "optimize --dataset sample --storage": "", "status --storage": "", "report --storage": "",
+            "train --dataset sample --tracking-uri": "", "reproduce --dataset sample --tracking-uri": "",
+            "verify --tracking-uri": "", "report --tracking-uri": "", "sync --tracking-uri": "journal",
+            "replay 0123456789 --tracking-uri": "", "serve --no-dashboard --database-url": "",
+            "serve --check --database-url": "", "backup new.tar --database-url": "log",
+            "restore {backup} --database-url": "backup",
+        }.items()
+    ),
+    *(
+        Row("a password after the ? of a database's URL", words(command), 2, ("?password=***", "~/.pgpass"),
+            given="variable", kind=f"{name}={IN_QUERY}")
+        for command, name in (
+            ("status", "SWEEPER_STORAGE"), ("train --dataset sample", "MLFLOW_TRACKING_URI"),
+            ("serve --no-dashboard", "SWEEPER_DATABASE_URL"),
+        )
+    ),
+    Row("a password after the ? of a database's URL",
+        words(f"status --storage postgres://{AT_PORT_1}/study?sslmode=require&sslpassword={CANARY}"), 2,
+        ("user:***@", "?sslpassword=***", "~/.pg_service.conf")),
+)  # fmt: skip
+
 ROWS: Final = (
     *TRAIN, *OPTIMIZE, *REPRODUCE, *VERIFY, *WORDS, *SPACE, *STUDY, *DATA, *PLACES, *STORES, *SERVICES,
+    *QUERIES,
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -94,6 +95,22 @@ class Given:
     def full_stdout(self, _: str) -> None:
         """A stdout that takes nothing."""
         self.stdout = "/dev/full"
+
+    def variable(self, text: str) -> None:
+        """A variable of the environment, as NAME=VALUE."""
+        name, _, value = text.partition("=")
+        self.env[name] = value
+
+    def log(self, _: str) -> None:
+        """Nothing; the folder of logs may be made."""
+
+    def backup(self, _: str) -> None:
+        """A whole backup, of nothing."""
+        manifest = self._folder / "manifest.json"
+        manifest.write_text(json.dumps({"format": 1, "sha256": {}}))
+        self.words["backup"] = str(self._folder / "backup.tar")
+        with tarfile.open(self.words["backup"], "w") as tar:
+            tar.add(manifest, manifest.name)
 
     # --- studies
 

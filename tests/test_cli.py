@@ -17,7 +17,7 @@ import pytest
 from sweeper.cli import cli, main
 from sweeper.errors import UsageError
 
-LARGE = {"mlflow", "optuna", "pandas", "ray", "torch"}
+LARGE = {"mlflow", "optuna", "pandas", "ray", "requests", "torch"}
 UNREACHABLE = "127.0.0.1:1"  # nothing listens on port 1
 CANARY = "s3cret-canary"
 

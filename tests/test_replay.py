@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -130,6 +131,93 @@ def test_what_cannot_be_replayed_is_refused_in_one_line(home: Path, again: Calla
         again("sweep")
 
 
+# --- runs that were continued ------------------------------------------------------------------------------
+
+
+def continued(folder: Path, change: dict[str, str], kept: tuple[int, ...], by: float = 1e-9) -> None:
+    """Make of a finished run one whose first attempt recorded the epochs `kept`, in values that differ `by` a little.
+
+    Its start had the tags in `change`, and the device in it.
+    """
+    start, *epochs, end = read_events(folder)
+    first = copy.deepcopy(start)
+    first["tags"] |= {name: value for name, value in change.items() if name != "device"}
+    first["params"] |= {name: value for name, value in change.items() if name == "device"}
+    early = [e for e in epochs if e["step"] in kept]
+    for event in early:
+        event["metrics"]["val/loss"] += by
+    killed = {"event": "end", "time": start["time"], "status": "KILLED", "metrics": {},
+              "tags": {"sweeper.state": "killed", "sweeper.weights_sha256": "0" * 64}}  # fmt: skip
+    events = [first, *early, killed, start, *(e for e in epochs if e not in early), end]
+    (folder / EVENTS).write_text("".join(json.dumps(e) + "\n" for e in events))
+
+
+OTHER = {
+    "sweeper.threads": "7",
+    "sweeper.engine": "serial",
+    "device": "cuda",
+    "sweeper.hardware": "another processor",
+    "sweeper.versions": "torch 1.0",
+    "mlflow.source.git.commit": "f" * 40,
+    "sweeper.git.changed": "perhaps",
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_epochs_of_an_attempt_that_trained_otherwise_are_kept_apart(home: Path, name: str):
+    folder = home / "journal" / complete_trial(home)
+    whole = read_record(folder)
+    continued(folder, {name: OTHER[name]}, (1,))
+    record = read_record(folder)
+    assert (set(record.epochs), set(record.earlier)) == ({2}, {1})
+    assert (record.params, record.tags) == (whole.params, whole.tags)
+
+
+def test_only_the_last_attempt_is_compared_where_an_earlier_one_trained_otherwise(
+    home: Path, again: Callable[[str], Replayed]
+):
+    folder = complete_trial(home)
+    continued(home / "journal" / folder, {"sweeper.threads": "7"}, (1,))
+    done = again(folder)
+    assert (done.difference, done.epochs, done.weights) == ("", 1, True)
+    assert again.said[-2:] == [  # type: ignore[attr-defined]
+        "epoch 1/2: not compared, as an earlier attempt may have recorded it", "epoch 2/2: equal",
+    ]  # fmt: skip
+
+
+def test_an_attempt_that_recorded_nothing_but_its_end_is_compared_by_that(home: Path, again: Callable[[str], Replayed]):
+    folder = complete_trial(home)
+    continued(home / "journal" / folder, {"sweeper.threads": "7"}, (1, 2))
+    done = again(folder)
+    assert (done.difference, done.epochs, done.weights) == ("", 0, True)
+    lines = (home / "journal" / folder / EVENTS).read_text().splitlines(keepends=True)
+    (home / "journal" / folder / EVENTS).write_text("".join(lines[:-1]))
+    with pytest.raises(UsageError, match="no epoch is known to be of its last attempt"):
+        again(folder)
+
+
+def test_epochs_of_an_attempt_that_trained_alike_are_compared(home: Path, again: Callable[[str], Replayed]):
+    folder = complete_trial(home)
+    continued(home / "journal" / folder, {}, (1,))
+    assert set(read_record(home / "journal" / folder).epochs) == {1, 2}
+    assert again(folder).difference.startswith("epoch 1 is the first that differs: val/loss was ")
+
+
+def test_a_continued_run_in_mlflow_is_compared_by_its_end(home: Path, again: Callable[[str], Replayed]):
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{home / 'mlflow.db'}"
+    run_id = json.loads((home / "journal" / complete_trial(home) / UPLOAD).read_text())["run_id"]
+    client = MlflowClient(tracking_uri=uri)
+    client.set_tag(run_id, "sweeper.attempt", "2")
+    client.log_metric(run_id, "val/loss", 9.0, step=1)
+    done = again(run_id)
+    assert (done.difference, done.epochs, done.weights) == ("", 0, True)
+    client.set_tag(run_id, "sweeper.state", "killed")  # whose hashes are then those of an earlier attempt
+    with pytest.raises(UsageError, match="its folder in a journal tells more"):
+        again(run_id)
+
+
 # --- trainings that were stacked ---------------------------------------------------------------------------
 
 
@@ -179,5 +267,37 @@ def test_a_training_that_was_stacked_is_another_alone(stacked: Path, monkeypatch
     env = Environment(stacked, "offline", "", None, False, print, print)
     try:
         assert any(not replay(env, str(f)).identical for f in (stacked / "journal/stacked").glob("0*"))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("engine", "by", "told"), [("fused", 0.0, True), ("fused", 1e-9, False), ("processes", 0.0, False)]
+)
+def test_a_stack_that_was_continued_is_compared_as_far_as_it_is_known(
+    stacked: Path, tmp_path: Path, engine: str, by: float, told: bool
+):
+    """Identical in each bit is an answer; a difference may be that of a stack which is not recorded, and is none."""
+    home = Path(shutil.copytree(stacked, tmp_path / "home"))
+    env = Environment(home, "offline", "", None, False, print, print)
+    trials = sorted((home / "journal/stacked").glob("0*"))
+    folder = next(f for f in trials if "sweeper.weights_sha256" in read_record(f).tags)
+    continued(folder, {"sweeper.engine": engine}, (1,), 0.0)
+    assert set(read_record(folder).earlier) == {1}
+
+    def change(event: dict[str, Any]) -> None:
+        if event["event"] == "epoch" and event["step"] == 1 and engine != "fused":
+            del event["metrics"]["stack/members"], event["metrics"]["stack/place"]
+        if event["event"] == "epoch" and event["step"] == 3:
+            event["metrics"]["val/loss"] += by  # as in another stack
+
+    rewrite(folder, change)
+    threads = torch.get_num_threads()
+    try:
+        if told:
+            assert replay(env, str(folder)).identical
+        else:
+            with pytest.raises(UsageError, match="continued by --engine fused"):
+                replay(env, str(folder))
     finally:
         torch.set_num_threads(threads)

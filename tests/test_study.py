@@ -105,6 +105,33 @@ def test_a_password_with_an_at_sign_is_not_shown() -> None:
     assert "ary" not in refusal(lambda: database_url("mysql://u:can@ary@h/db"), UsageError)
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "postgresql://h/db?password=canary",
+        "postgresql://h/db#x?host=/tmp&PassWord=canary",
+        "postgres://u:p@h/db?p%61ssword=canary&user=u",
+        "postgresql+psycopg://h/db?sslpassword=canary",
+        "sqlite:///file.db?password=canary",
+    ],
+)
+def test_a_password_in_the_query_of_a_url_is_refused_and_not_shown(written: str) -> None:
+    message = refusal(lambda: database_url(written), UsageError)
+    assert "password=***': what follows the ? is shown to others; put the password into ~/" in message
+    assert "canary" not in message
+
+
+@pytest.mark.parametrize(
+    "written", ["mysql://h/db?password=canary", "postgresql://h:port/db?user=u&sslpassword=canary"]
+)
+def test_a_url_that_is_refused_for_something_else_does_not_show_it_either(written: str) -> None:
+    assert "password=***'" in refusal(lambda: database_url(written), UsageError)
+
+
+def test_a_file_of_passwords_may_be_named_in_the_query_of_a_url() -> None:
+    assert database_url("postgresql://h/db?passfile=/x/pgpass").query == {"passfile": "/x/pgpass"}
+
+
 def test_a_port_that_is_no_number_is_refused() -> None:
     assert "canary" not in refusal(lambda: database_url("postgresql://u:canary@h:port/db"), UsageError)
 

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import datetime as dt
 import http.server
+import ipaddress
 import json
+import re
 import shutil
 import socket
+import ssl
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,6 +20,11 @@ from typing import Any
 
 import filelock
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from faults.tools.proxy import Proxy
 
 from sweeper import tracking
 from sweeper.errors import ServiceUnreachable, SweeperError, UsageError
@@ -30,6 +39,7 @@ from sweeper.tracking import (
     preflight,
     run_id_of,
     sqlite_file,
+    store_uri,
     sync,
     ui_link,
 )
@@ -162,13 +172,15 @@ def answering(status: int) -> type[http.server.BaseHTTPRequestHandler]:
 
 
 @contextlib.contextmanager
-def listening(handler: Any) -> Iterator[str]:
+def listening(handler: Any, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """A server on loopback that answers one request after the other with `handler`."""
     with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
             thread.join()
@@ -258,6 +270,108 @@ def test_a_server_is_asked_with_the_credentials_that_mlflow_would_use(
             assert "canary" not in message
 
 
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of 127.0.0.1 that nobody else has signed, and its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests of sweeper")])
+    now, day = dt.datetime.now(dt.UTC), dt.timedelta(days=1)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - day).not_valid_after(now + day)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    written = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = tmp_path_factory.mktemp("tls") / "certificate.pem"
+    path.write_bytes(written + made.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+@contextlib.contextmanager
+def behind_tls(certificate: Path, asks: bool = False) -> Iterator[tuple[str, list[str]]]:
+    """A server that shows the certificate, and `asks` for the same one; its URI, and the paths it was asked for."""
+    paths: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            paths.append(self.path.partition("?")[0])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    if asks:
+        tls.verify_mode = ssl.CERT_REQUIRED
+        tls.load_verify_locations(certificate)
+    with listening(Handler, tls) as uri:
+        yield uri, paths
+
+
+def tls_variables(monkeypatch: pytest.MonkeyPatch, certificate: Path, **values: str) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value.format(certificate=certificate))
+
+
+HERE = "{certificate}"
+
+
+@pytest.mark.parametrize(
+    ("values", "asks"),
+    [
+        ({"SERVER_CERT_PATH": HERE}, False),
+        ({"SERVER_CERT_PATH": HERE, "INSECURE_TLS": "false"}, False),
+        ({"INSECURE_TLS": "True"}, False),
+        ({"SERVER_CERT_PATH": HERE, "CLIENT_CERT_PATH": HERE}, True),
+    ],
+)
+def test_a_server_of_a_private_ca_is_asked_as_mlflow_is_told_to(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], asks: bool
+) -> None:
+    tls_variables(monkeypatch, certificate, **values)
+    with behind_tls(certificate, asks) as (uri, paths):
+        preflight(uri)
+    assert paths == ["/health", "/api/2.0/mlflow/experiments/get-by-name"]
+
+
+@pytest.mark.parametrize(
+    ("values", "asks", "says"),
+    [
+        ({}, False, "self-signed certificate (_ssl"),
+        ({"INSECURE_TLS": "0"}, False, "name the file of its CA in MLFLOW_TRACKING_SERVER_CERT_PATH"),
+        ({"SERVER_CERT_PATH": HERE}, True, "does not answer"),
+    ],
+)
+def test_a_certificate_that_is_not_trusted_is_an_error(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], asks: bool, says: str
+) -> None:
+    tls_variables(monkeypatch, certificate, **values)
+    with behind_tls(certificate, asks) as (uri, paths):
+        assert says in refusal(lambda: preflight(uri), ServiceUnreachable)
+    assert paths == []
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"INSECURE_TLS": "yes"}, "MLFLOW_TRACKING_INSECURE_TLS='yes': expected true or false"),
+        ({"INSECURE_TLS": "1", "SERVER_CERT_PATH": HERE}, "MLflow takes one of the two"),
+        ({"SERVER_CERT_PATH": "nowhere.pem"}, "MLFLOW_TRACKING_SERVER_CERT_PATH='nowhere.pem': no such file"),
+        ({"CLIENT_CERT_PATH": "nowhere.pem"}, "MLFLOW_TRACKING_CLIENT_CERT_PATH='nowhere.pem': no such file"),
+    ],
+)
+def test_settings_of_tls_that_mlflow_does_not_take_are_named(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], says: str
+) -> None:
+    tls_variables(monkeypatch, certificate, **values)
+    assert says in refusal(lambda: preflight("https://127.0.0.1:1"), UsageError)
+
+
 def test_a_sqlite_file_may_be_there_or_its_folder(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     preflight(uri)
@@ -284,6 +398,9 @@ def test_a_sqlite_file_in_a_missing_folder_is_named(tmp_path: Path) -> None:
         ("http://h:1/x", "http://h:1/x"),
         ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
         ("http://h/x@y", "http://h/x@y"),
+        ("postgresql://h/db?user=u&password=can@ary&host=/x", "postgresql://h/db?user=u&password=***&host=/x"),
+        ("postgresql://h/db?sslpassword=canary", "postgresql://h/db?sslpassword=***"),
+        ("postgresql://h/db?passfile=/x", "postgresql://h/db?passfile=/x"),
     ],
 )
 def test_user_and_password_are_hidden_and_nothing_else(text: str, shown: str) -> None:
@@ -293,6 +410,13 @@ def test_user_and_password_are_hidden_and_nothing_else(text: str, shown: str) ->
 @pytest.mark.parametrize("uri", ["postgresql://u:can/ary@h/db", "postgresql://u:can@ary@h/db"])
 def test_a_password_of_unusual_letters_is_hidden(uri: str) -> None:
     assert "ary" not in hide_password(uri)
+
+
+@pytest.mark.parametrize("use", [preflight, store_uri])
+def test_a_password_in_the_query_of_a_uri_is_refused_and_not_shown(use: Callable[[str], object]) -> None:
+    message = refusal(lambda: use("postgres://127.0.0.1:1/db?user=u&password=canary"), UsageError)
+    assert "put the password into ~/.pgpass" in message
+    assert "canary" not in message
 
 
 @pytest.mark.parametrize(
@@ -604,6 +728,71 @@ def test_sync_carries_the_others_where_mlflow_refuses_a_run(home: Home) -> None:
     with contextlib.suppress(SweeperError):
         home.sync()
     assert home.steps() == {"good": [1, 2, 3, 4]}
+
+
+def test_a_file_that_is_refused_for_good_holds_up_no_other_run(tmp_path: Path, mlflow_server: Any) -> None:
+    proxy = Proxy(int(mlflow_server.uri.rpartition(":")[2]))
+    proxy.too_large = re.compile(rb"PUT \S+/large\.bin ")
+    home = Home(tmp_path, f"http://127.0.0.1:{proxy.port}", [])
+    bad, good = f"bad-{uuid.uuid4().hex}", f"good-{uuid.uuid4().hex}"  # on a server that is not ours alone
+    with home.tracker() as tracker:
+        log = tracker.start(info(bad))
+        log.artifact("large.bin", b"x" * 100_000)
+        write(log)
+        write(tracker.start(info(good)))
+        assert not tracker.flush(LONG)
+        assert tracker.close(LONG) == 1
+    (said,) = home.warned
+    assert f"{bad}: MLflow refuses this run (413" in said
+    assert (finished(home, bad), finished(home, good)) == (False, True)
+
+    assert "1 were refused" in refusal(home.sync, SweeperError)
+    assert home.warned == [said] * 2
+    proxy.too_large = None
+    assert home.sync() == 1
+    assert finished(home, bad)
+    proxy.cut()
+
+
+def finished(home: Home, key: str) -> bool:
+    """Whether MLflow has the run, and its end."""
+    from mlflow import MlflowClient
+
+    run_id = run_id_of(home.journal, f"demo/{key}", home.uri)
+    return bool(run_id and MlflowClient(tracking_uri=home.uri).get_run(run_id).info.status == FINISHED)
+
+
+class AskedAgain(BaseException):
+    """The uploader waits before it asks again."""
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "passes"),
+    [
+        (413, "<p>Too large</p>", False),
+        (403, '{"message": "your request was blocked"}', False),
+        (408, "", True),
+        (429, "", True),
+        (503, "", True),
+        (599, "<p>as error code 413 is not</p>", True),
+    ],
+)
+def test_a_server_is_asked_again_only_where_that_may_help(tmp_path: Path, status: int, body: str, passes: bool) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    def wait(_: float) -> None:
+        raise AskedAgain
+
+    with listening(Handler) as uri, pytest.raises(AskedAgain if passes else SweeperError):
+        Home(tmp_path, uri, []).uploader().connect(wait)
 
 
 def test_files_of_a_new_attempt_survive_the_upload_of_the_last_one(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that cuts, delays, or answers 503, as it is told while connections run through it."""
+"""A TCP proxy on loopback that cuts, delays, or answers 503 or 413, as it is told while connections run through it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from typing import Final
 
 REQUEST: Final = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE) ")
 REFUSAL: Final = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+TOO_LARGE: Final = REFUSAL.replace(b"503 Service Unavailable", b"413 Content Too Large")
 
 
 class Proxy:
-    """Passes on what comes to `port`, to another port. Set `delay` (seconds) and `refused` (share of requests)."""
+    """Passes on what comes to `port`, to another port. Set `delay` (seconds), `refused` (share of requests), and
+    `too_large` (how the requests begin that are answered with 413)."""
 
     def __init__(self, port_behind: int) -> None:
         self._behind = port_behind
@@ -24,6 +26,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.delay, self.refused = 0.0, 0.0
+        self.too_large: re.Pattern[bytes] | None = None
         self.refusals = 0
         self._listen()
 
@@ -48,8 +51,19 @@ class Proxy:
                     self.refusals += 1
                     source.sendall(REFUSAL)
                     break
+                if requests and self.too_large and self.too_large.match(chunk):
+                    self._answer(source, TOO_LARGE)
+                    break
                 target.sendall(chunk)
         self._close(source, target)
+
+    @staticmethod
+    def _answer(client: socket.socket, answer: bytes) -> None:
+        """Answer, and take the rest of the request: a connection that is closed before loses the answer."""
+        client.sendall(answer)
+        client.shutdown(socket.SHUT_WR)
+        while client.recv(65536):
+            pass
 
     def _close(self, *ends: socket.socket) -> None:
         for end in ends:
