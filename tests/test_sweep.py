@@ -24,7 +24,7 @@ from sweeper.journal import FAILED, FINISHED, KILLED, JournalTracker, NullTracke
 from sweeper.progress import PlainView, Progress
 from sweeper.space import default_space
 from sweeper.study import Study, StudySettings, Trial, open_study
-from sweeper.sweep import RETRIES, Driver, Fixed, Interrupted
+from sweeper.sweep import RETRIES, Driver, Fixed, Interrupted, Signals
 from sweeper.train import EpochResult, Evaluation, TrainResult
 
 EPOCHS = 2
@@ -568,17 +568,77 @@ def test_a_signal_while_something_is_recorded_is_raised_after_it(
     assert [row.state for row in study.rows()] == [{"epoch": "running", "ended": "complete"}[moment]]
 
 
-def test_a_second_signal_is_not_held_back(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(signal, "SIG_DFL", signal.default_int_handler)  # which raises KeyboardInterrupt
+@pytest.mark.parametrize(
+    "sent",
+    [
+        (signal.SIGINT, signal.SIGINT),
+        (signal.SIGTERM, signal.SIGTERM),
+        (signal.SIGINT, signal.SIGTERM, signal.SIGINT),
+        (signal.SIGINT, signal.SIGTERM, signal.SIGTERM),
+    ],
+    ids=lambda sent: " ".join(signum.name for signum in sent),
+)
+def test_a_second_signal_of_a_kind_is_not_held_back(monkeypatch: pytest.MonkeyPatch, sent: Sequence[signal.Signals]):
+    class Ended(BaseException):
+        """What the system would do."""
 
-    def twice() -> None:
-        for _ in range(2):
-            signal.raise_signal(signal.SIGINT)
+    def end(number: int, _: Any) -> None:
+        raise Ended(signal.Signals(number))
 
+    def send() -> None:
+        *before, last = sent
+        for signum in before:
+            signal.raise_signal(signum)
+        held.append(len(before))
+        signal.raise_signal(last)
+
+    held: list[int] = []
+    monkeypatch.setattr(signal, "SIG_DFL", end)
     recorder = Recorder()
-    monkeypatch.setattr(recorder, "epoch", lambda *_: twice())
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(recorder, "epoch", lambda *_: send())
+    with pytest.raises(Ended) as caught:
         recorder.drive(1)
+    assert held == [len(sent) - 1]
+    assert caught.value.args == (sent[0],)  # which decides the exit code
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_of_another_kind_ends_nothing_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: signal.Signals
+):
+    """As MLflow sends it, a quarter of a second after the Ctrl-C that the terminal sends to all of `mlflow run`."""
+    second = signal.SIGTERM if first == signal.SIGINT else signal.SIGINT
+    monkeypatch.setattr(signal, "SIG_DFL", lambda *_: pytest.fail("ended at once"))
+    recorder = Recorder({1: [(epoch(1), lambda: signal.raise_signal(first))]}, slots=2)
+    monkeypatch.setattr(recorder, "close", lambda: signal.raise_signal(second))
+    with Signals() as signals:
+        with pytest.raises(Interrupted) as caught:
+            recorder.drive(3, tracker=JournalTracker(tmp_path), signals=signals)
+        assert caught.value.exit_code == 128 + first
+        with pytest.raises(Interrupted) as caught:
+            signals.check()
+        assert caught.value.exit_code == 128 + first
+    for number in (0, 1):
+        *_, end = read_events(tmp_path / f"study/{number:04d}")
+        assert (end["event"], end["status"]) == ("end", KILLED)
+        assert first.name in end["tags"]["sweeper.reason"]
+
+
+def test_a_second_signal_does_not_interrupt_what_the_first_one_is_ending(monkeypatch: pytest.MonkeyPatch):
+    """An engine that is waited for when the first one comes, and that takes a while to leave."""
+    monkeypatch.setattr(signal, "SIG_DFL", lambda *_: pytest.fail("ended at once"))
+    left = []
+
+    def leave_late() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            left.append("whole")
+
+    with Signals() as signals, signals.raised(), pytest.raises(Interrupted, match="SIGINT"):
+        leave_late()
+    assert left == ["whole"]
 
 
 # --- a fixed list as a source --------------------------------------------------------------------------
