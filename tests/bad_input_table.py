@@ -322,6 +322,17 @@ SERVICES: Final = (
     Row("no tracking server", words(f"replay 0123456789 --tracking-uri http://{AT_PORT_1}"), 4, (UNREACHABLE,)),
     Row("silent tracking server", on_sample(f"train --tracking-uri http://{AT_SILENT}"), 4, ("{silent}",),
         given="silent", slow=True),
+    *(
+        Row("a Ray cluster at an address that no driver can join",
+            on_sample(f"{command} --engine ray --address ray://127.0.0.1:10001 --tracking-uri offline"), 2,
+            ("ray job submit",), given="ray")
+        for command in ("optimize", "reproduce")
+    ),
+    *(
+        Row("no Ray cluster", on_sample(f"{command} --engine ray --address {UNREACHABLE} --tracking-uri offline"), 4,
+            (UNREACHABLE,), given="ray")
+        for command in ("optimize", "reproduce")
+    ),
     Row("no tracking database", on_sample(f"optimize --tracking-uri postgresql://{AT_PORT_1}/mlflow"), 4,
         (UNREACHABLE,)),
     Row("no database", on_sample(f"optimize --storage postgresql://{AT_PORT_1}/study"), 4, (UNREACHABLE,)),

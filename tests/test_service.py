@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -473,6 +474,29 @@ def test_a_space_with_a_part_that_cannot_be_trained_is_refused_before_anything_i
 ):
     with pytest.raises(SpaceError, match=bad):
         sweep(space)
+    assert list(place.home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "installed", "code", "says"),
+    [
+        ("ray://127.0.0.1:10001", True, 2, "ray job submit"),
+        ("127.0.0.1:1", True, 4, "Ray cluster 127.0.0.1:1 cannot be joined"),
+        (None, False, 2, r"pip install 'sweeper\[ray\]'"),
+    ],
+    ids=["wrong-address", "no-cluster", "not-installed"],
+)
+def test_a_ray_that_cannot_be_used_is_told_before_anything_is_created(
+    place: Place, monkeypatch: pytest.MonkeyPatch, address: str | None, installed: bool, code: int, says: str
+):
+    if installed:
+        pytest.importorskip("ray")
+    else:
+        monkeypatch.setitem(sys.modules, "sweeper.engine.ray", None)
+    options = SweepOptions("few", 2, FEW, "random", "none", 0, None, False, EngineChoice("ray", address=address))
+    with pytest.raises(SweeperError, match=says) as caught:
+        optimize(place.environment, place.choose(), options)
+    assert caught.value.exit_code == code
     assert list(place.home.iterdir()) == []
 
 
