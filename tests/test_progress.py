@@ -271,6 +271,12 @@ def test_the_status_of_a_study_counts_its_trials_and_shows_the_running_ones():
     assert lines[3:5] == ["best so far:", "  trial 0: val accuracy 0.7000, placement bn, lr 0.00123"]
 
 
+def test_the_status_of_a_study_tells_enqueued_trials_from_running_ones():
+    lines = status_lines(view(row(0, "complete", 0.7), row(1, "waiting", None, None, params={}, epochs=0)))
+    assert lines[0].endswith("0 failed, 0 running, 1 enqueued")
+    assert [line for line in lines if "trial 1" in line or "left" in line] == []
+
+
 def test_the_status_ranks_the_five_best():
     lines = status_lines(view(*(row(n, "complete", n / 10) for n in range(7))))
     assert [line.split(":")[0].strip() for line in lines[2:]] == [f"trial {n}" for n in (6, 5, 4, 3, 2)]

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 import torch
 
@@ -457,6 +458,24 @@ def test_a_study_goes_on_with_the_parameters_its_trials_had(reopen: Callable[...
     assert recorder.drive(4, reopen()) == 4
     assert [Trial(*call[1:]) for call in recorder.named("submit")][:2] == asked
     assert [row.number for row in reopen().rows()] == [0, 1, 2, 3]
+
+
+def test_a_sweep_with_enqueued_trials_ends_with_exactly_the_trials_that_were_asked_for(
+    reopen: Callable[..., Study], tmp_path: Path
+):
+    reopen().close()
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'sweeper.db'}")
+    theirs = optuna.load_study(study_name="study", storage=storage)
+    for size in (64, 512, 32, 128):
+        theirs.enqueue_trial({"placement": "none", "batch_size": size})
+    storage.engine.dispose()
+    recorder = Recorder({1: [FAILS], 2: [LOST, DONE]}, slots=2)
+    assert recorder.drive(3, reopen()) == 3
+    study = reopen()
+    assert [row.state for row in study.rows()] == ["complete", "failed", "complete", "complete"]
+    assert [row.params["batch_size"] for row in study.rows()] == [64, 512, 32, 128]
+    assert Recorder().drive(5, study) == 5
+    assert [row.number for row in reopen().rows()] == list(range(6))
 
 
 # --- giving up -----------------------------------------------------------------------------------------
