@@ -381,6 +381,7 @@ def optimize(exp: int, **options: Any) -> None:
     env.say(f"report: {result['report']}")
     _say_where(env, None)
     _print_json(env, result)
+    service.check_finished(result, options["trials"])
 
 
 @cli.command()

@@ -226,7 +226,7 @@ class Driver:
             self._source.settle()
             self._view.tick()
         if self._source.finished() < self._target and not self._exhausted:
-            raise OutOfTime(f"{self._source.finished()} of {self._target} trials finished before --timeout")
+            raise out_of_time(self._source.finished(), self._target)
         for trial in waiting:
             self._drop(trial)
 
@@ -362,6 +362,11 @@ class Driver:
             run.log.end(KILLED, {}, {"sweeper.state": "killed", "sweeper.reason": reason})
             self._view.ended(run.trial, "killed", None)
         self._running.clear()
+
+
+def out_of_time(finished: int, target: int) -> OutOfTime:
+    """What a command says whose trials are not all finished at its deadline."""
+    return OutOfTime(f"{finished} of {target} trials finished before --timeout")
 
 
 def _not_finite(metrics: Mapping[str, float]) -> str:

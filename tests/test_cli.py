@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from sweeper.cli import cli, main
+from sweeper.engine.serial import SerialEngine
 from sweeper.errors import UsageError
 
 LARGE = {"mlflow", "optuna", "pandas", "ray", "torch"}
@@ -122,6 +123,25 @@ def test_the_same_settings_with_another_number_of_workers_or_trials_are_no_confl
     assert answer.code == 0
     assert "continuing, 6 trials are finished" in answer.err
     assert json.loads(answer.out)["added"] == 0
+
+
+@pytest.mark.parametrize("json_output", [True, False], ids=["json", "words"])
+def test_a_sweep_whose_time_is_over_says_what_it_came_to_and_ends_with_exit_code_3(
+    sweeper: Callable[..., Answer], finished_sweep: Any, copied: Path, monkeypatch: pytest.MonkeyPatch,
+    json_output: bool,
+):  # fmt: skip
+    monkeypatch.setattr("sweeper.engines.ProcessEngine", lambda data, workers, threads: SerialEngine(data, 1))
+    (copied / "report/sweep.html").unlink()
+    more = ("--trials", "8", "--timeout", "1e-9", "--tracking-uri", "offline", *(["--json"] if json_output else []))
+    answer = sweeper(*finished_sweep.argv, *more)
+    assert answer.code == 3
+    assert answer.err.splitlines()[-1] == "error: 6 of 8 trials finished before --timeout"
+    assert "0 added now" in (answer.err if json_output else answer.out)
+    assert (copied / "report/sweep.html").is_file()
+    if json_output:
+        result = json.loads(answer.out)
+        assert (result["finished"], result["added"], "test" in result) == (6, 0, False)
+        assert result["best"] == finished_sweep.result["best"]
 
 
 def test_status_shows_a_sweep_from_another_terminal(sweeper: Callable[..., Answer], copied: Path):
