@@ -145,7 +145,10 @@ class PlainView:
         """Nothing is open."""
 
     def _say(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        try:
+            print(text, file=self._stream, flush=True)
+        except OSError as error:  # which does not say whose
+            raise OSError(error.errno, error.strerror, self._stream.name) from None
 
 
 def measures(result: EpochResult) -> str:

@@ -360,7 +360,9 @@ class Driver:
         )
         for run in self._running.values():
             run.log.end(KILLED, {}, {"sweeper.state": "killed", "sweeper.reason": reason})
-            self._view.ended(run.trial, "killed", None)
+        for run in self._running.values():
+            with contextlib.suppress(OSError):  # a stdout that takes no more may be what stopped the driver
+                self._view.ended(run.trial, "killed", None)
         self._running.clear()
 
 

@@ -294,6 +294,8 @@ PLACES: Final = (
     Row("no database file", on_sample("train --tracking-uri sqlite:///{file}"), 1, ("not a database",), given="file"),
     Row("stdout is full", words("--help"), 1, ("No space left",), given="full_stdout", process=True),
     Row("stdout is full", words("status --json"), 1, ("No space left",), given="study_and_full_stdout", process=True),
+    Row("stdout is full", on_sample("train --tracking-uri none"), 1, ("<stdout>: No space left",), given="full_stdout",
+        process=True),
 )  # fmt: skip
 
 AT_PORT_1: Final = f"user:{CANARY}@{UNREACHABLE}"

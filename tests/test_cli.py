@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +19,7 @@ import pytest
 from sweeper.cli import cli, main
 from sweeper.engine.serial import SerialEngine
 from sweeper.errors import UsageError
+from sweeper.journal import KILLED, read_events
 
 LARGE = {"mlflow", "optuna", "pandas", "ray", "torch"}
 UNREACHABLE = "127.0.0.1:1"  # nothing listens on port 1
@@ -305,18 +308,54 @@ def test_help_is_ascii(sweeper: Callable[..., Answer], command: str | None):
     assert answer.out.isascii()
 
 
-@pytest.mark.parametrize("argv", [("--help",), ("status",)], ids=spelled)
-def test_a_reader_who_has_had_enough_is_no_error(finished_sweep: Any, alone: dict[str, str], argv: tuple[str, ...]):
+def unread(argv: tuple[str, ...], cwd: Path, env: dict[str, str], **streams: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run a command whose reader has gone, as `| head -1` does, but before the first line and not, by chance, after
+    the last."""
     reader, writer = os.pipe()
-    os.close(reader)  # as `| head -1` does, but before the first line and not, by chance, after the last
+    os.close(reader)
     command = [sys.executable, "-m", "sweeper", *argv]
+    streams = {"stdout": writer, "stderr": subprocess.PIPE} | streams
     try:
-        done = subprocess.run(
-            command, cwd=finished_sweep.home, env=alone, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False
-        )
+        return subprocess.run(command, cwd=cwd, env=env, timeout=120, check=False, **streams)
     finally:
         os.close(writer)
-    assert done.stderr == b""
+
+
+@pytest.mark.parametrize("argv", [("--help",), ("optimize", "--help"), ("status",)], ids=spelled)
+def test_a_reader_who_has_had_enough_is_no_error(finished_sweep: Any, alone: dict[str, str], argv: tuple[str, ...]):
+    done = unread(argv, finished_sweep.home, alone)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["stdout", "stdout and stderr"])
+def test_a_training_that_nobody_reads_any_more_ends_as_sigpipe_ends_it(
+    tmp_path: Path, alone: dict[str, str], both: bool
+):
+    argv = ("train", "--exp", "1", "--epochs", "1", *SAMPLE, "--tracking-uri", "offline")
+    done = unread(argv, tmp_path, alone, **({"stderr": subprocess.STDOUT} if both else {}))
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert done.stderr == (None if both else b"error: stopped by SIGPIPE\n")
+    (run,) = (tmp_path / "journal/runs").iterdir()
+    assert (read_events(run)[-1]["event"], read_events(run)[-1]["status"]) == ("end", KILLED)
+
+
+@pytest.mark.parametrize(
+    ("argv", "what"),
+    [
+        (("optimize", "--no-final"), "sweeper.service.optimize"),
+        (("reproduce", "--offline"), "sweeper.reproduce.reproduce"),
+    ],
+    ids=["optimize", "reproduce"],
+)
+def test_many_trainings_that_nobody_reads_any_more_end_so_too(
+    sweeper: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...], what: str
+):
+    def breaks(*_: Any) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe", "<stdout>")
+
+    monkeypatch.setattr(what, breaks)
+    answer = sweeper(*argv, *SAMPLE)
+    assert (answer.code, answer.err) == (141, "error: stopped by SIGPIPE\n")
 
 
 def test_training_without_tracking_records_nothing(sweeper: Callable[..., Answer], home: Path):

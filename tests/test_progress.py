@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -155,6 +157,19 @@ def test_a_single_run_is_a_plain_line_for_each_epoch():
     assert what == label(TRIALS[0])
     assert [line.split("  ")[0] for line in epochs] == ["epoch 1/4", "epoch 2/4", "epoch 3/4", "epoch 4/4"]
     assert epochs[0].endswith("val accuracy 0.5000, loss 1.1000; train accuracy 0.6000, loss 0.9000; 12,345 images/s")
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, OSError), (errno.EPIPE, BrokenPipeError)])
+def test_a_stream_that_takes_no_more_is_named(number: int, kind: type[OSError]):
+    class Full(io.StringIO):
+        name = "<stdout>"
+
+        def write(self, text: str) -> int:
+            raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OSError, match=f"{os.strerror(number)}: '<stdout>'") as caught:
+        PlainView(Progress(target=1), Full()).started(TRIALS[0])
+    assert type(caught.value) is kind
 
 
 # --- the live table ------------------------------------------------------------------------------------

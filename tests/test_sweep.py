@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -530,6 +532,25 @@ def test_what_makes_tracking_impossible_ends_the_sweep_and_its_runs(monkeypatch:
     with pytest.raises(SweeperError, match="deleted"):
         recorder.drive(2)
     assert [call[:3] for call in recorder.calls[-3:]] == [("close",), ("end", 0, KILLED), ("ended", 0, "killed")]
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC], ids=["broken-pipe", "full-disk"])
+def test_a_stdout_that_takes_no_more_ends_every_run(
+    reopen: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+):
+    def breaks(trial: Trial, *_: Any) -> None:
+        told.append(trial.number)
+        raise OSError(number, os.strerror(number), "<stdout>")
+
+    told: list[int] = []
+    recorder = Recorder({0: [(epoch(1), result())], 1: [(epoch(1),) * 9], 2: [(epoch(1),) * 9]}, slots=3)
+    monkeypatch.setattr(recorder, "ended", breaks)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        recorder.drive(4, reopen(), JournalTracker(tmp_path))
+    ends = [read_events(tmp_path / f"study/{n:04d}")[-1] for n in range(3)]
+    assert [(end["event"], end["status"]) for end in ends] == [("end", FINISHED), ("end", KILLED), ("end", KILLED)]
+    assert told == [0, 1, 2]
+    assert Recorder().drive(4, reopen(), JournalTracker(tmp_path)) == 4
 
 
 # --- signals -------------------------------------------------------------------------------------------
