@@ -519,7 +519,8 @@ def verify(
 
     It is written to report/PROTOCOL in SWEEPER_HOME, as ledger.html, .md, .png and .json.
     """
-    _refuse_without_plan(settle)
+    if not settle:
+        _refuse("for --plan only, which trains; add --plan, or leave it out", "budget", "workers", "data_dir")
     if journal is not None and settle:
         raise click.UsageError("--plan trains into SWEEPER_HOME/journal: set SWEEPER_HOME in place of --journal")
     env = make_environment(options, check_tracking=settle)
@@ -535,16 +536,16 @@ def verify(
         raise found.incomplete
 
 
-def _refuse_without_plan(plan: bool) -> None:
-    """Options that only --plan reads shall not be passed over in silence."""
+def _refuse(why: str, *names: str) -> None:
+    """Options that would not be read shall not be passed over in silence."""
     context = click.get_current_context()
     given = [
         f"--{name.replace('_', '-')}"
-        for name in ("budget", "workers", "data_dir")
+        for name in names
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     ]
-    if given and not plan:
-        raise click.UsageError(f"{given[0]}: for --plan only, which trains; add --plan, or leave it out")
+    if given:
+        raise click.UsageError(f"{given[0]}: {why}")
 
 
 @cli.command()
@@ -578,8 +579,13 @@ def report(study: str | None, output: Path | None, protocol: ProtocolName | None
     """Write the report of a sweep, by default the newest: one HTML file that needs no network.
 
     STUDY is a sweep, or the word reproduce, for what sweeper reproduce has trained; the study's eight figures are then
-    written beside the report as well, as a PNG image for print.
+    written beside the report as well, as a PNG image for print. --storage is for a sweep, --protocol for the
+    reproduction, and so is --tracking-uri, for links to its runs in MLflow.
     """
+    if study == "reproduce":
+        _refuse("for a sweep only; the reproduction is read from the journal: leave it out", "storage")
+    else:
+        _refuse("for sweeper report reproduce only: leave it out", "protocol", "tracking_uri")
     from sweeper import reports
     from sweeper.study import read_record
 

@@ -152,6 +152,15 @@ VERIFY: Final = (
       for option, value in (("--budget", "30m"), ("--workers", "2"), ("--data-dir", "."))),
 )  # fmt: skip
 
+REPORT: Final = (
+    *(Row("an option for the reproduction, with a sweep", words(f"report {named} {option} {value}"), 2,
+          (option, "report reproduce"), given="study")
+      for named, option, value in (("", "--protocol", "quick"), ("sweep", "--protocol", "full"),
+                                   ("sweep", "--tracking-uri", "offline"))),
+    Row("an option for a sweep, with the reproduction", words("report reproduce --storage sqlite:///sweeper.db"), 2,
+        ("--storage", "for a sweep only")),
+)  # fmt: skip
+
 WORDS: Final = (
     Row("unknown command", ("trian",), 2, ("did you mean 'train'?",), process=True),
     Row("unknown command", ("frobnicate",), 2, ("the commands are ",)),
@@ -353,7 +362,7 @@ SERVICES: Final = (
 )  # fmt: skip
 
 ROWS: Final = (
-    *TRAIN, *OPTIMIZE, *REPRODUCE, *VERIFY, *WORDS, *SPACE, *STUDY, *DATA, *PLACES, *STORES, *SERVICES,
+    *TRAIN, *OPTIMIZE, *REPRODUCE, *VERIFY, *REPORT, *WORDS, *SPACE, *STUDY, *DATA, *PLACES, *STORES, *SERVICES,
 )  # fmt: skip
 
 
