@@ -287,6 +287,13 @@ DATA: Final = (
 
 PLACES: Final = (
     Row("home is no folder", on_sample("train"), 1, ("SWEEPER_HOME nowhere",), given="no_home"),
+    Row("home is no folder", words("backup all.tar"), 1, ("SWEEPER_HOME nowhere",), given="no_home"),
+    *(
+        Row("home is no folder", words(f"{command} --home nowhere/new"), 1, ("--home nowhere/new",))
+        for command in ("serve", "serve --check", "backup all.tar", "restore all.tar")
+    ),
+    Row("no backup", words("restore all.tar --home new"), 1, ("all.tar: no such file",)),
+    Row("an open server without passwords", words("serve --home new --host 0.0.0.0"), 2, ("--auth",)),
     Row("read-only home", on_sample("train"), 1, ("cannot be written",), given="read_only"),
     Row("read-only home", on_sample("train --tracking-uri offline"), 1, ("Read-only file system",), given="read_only"),
     Row("read-only home", on_sample("optimize --tracking-uri none"), 1, ("Read-only file system",), given="read_only"),
