@@ -62,6 +62,26 @@ def test_a_signal_ends_a_sweep_and_leaves_nothing_running(
     tally("G9", {f"{signum.name} to all processes of a sweep": 1}, left)
 
 
+def test_the_sigterm_that_follows_a_ctrl_c_on_mlflow_run_cuts_nothing_off(place: Place, tally: Tally, until: Any):
+    """MLflow sends it a quarter of a second after the Ctrl-C; nothing has arrived in its store by then."""
+    go = place.home.parent / "go"
+    strike = {"at": "training", "nth": 4, "signal": "SIGINT", "whom": "group"}
+    place.faults = {"strikes": [strike], "gate": {"at": "uploading", "file": str(go)}}
+    with place.begin(*SWEEP, "--trials", "6", "--epochs", "3", "--workers", "2") as process:
+        until(lambda: place.struck or process.poll() is not None, "the signal", PATIENCE)
+        time.sleep(0.25)
+        process.send_signal(signal.SIGTERM)
+        go.touch()
+        assert process.wait(PATIENCE) == 128 + signal.SIGINT, place.said
+    assert place.said.splitlines()[-1] == "error: stopped by SIGINT"
+    ends = [read_events(folder)[-1] for folder in run_folders(place.home / "journal")]
+    left = {
+        "runs without an end in the journal": sum(e["event"] != "end" for e in ends),
+        "left RUNNING in MLflow": sum(run.info.status == "RUNNING" for run in place.all_runs()),
+    }
+    tally("G9", {"SIGINT to all processes of a sweep, then SIGTERM to its driver": 1}, left)
+
+
 @pytest.mark.parametrize(
     ("full", "code", "error"),
     [(False, 141, "stopped by SIGPIPE"), (True, 1, "<stdout>: No space left on device")],
