@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import heapq
+import math
 import statistics
 import tempfile
 from pathlib import Path
@@ -53,6 +54,7 @@ class Stub:
         self._epochs = epochs
         self._due: list[tuple[float, int, int]] = []  # time, key, epoch
         self._histories: dict[int, list[EpochResult]] = {}
+        self._last: dict[int, int] = {}  # epoch
         self.due: dict[tuple[int, int], float] = {}
         self._begun = 0
 
@@ -61,12 +63,15 @@ class Stub:
         return self.slots - len(self._histories)
 
     def submit(self, key: int, config: RunConfig) -> None:
-        """Begin a training, the first ones spread over a second."""
+        """Begin a training. The first ones are spread over a second, and end evenly over the epochs, as if they had
+        begun long before: else all would end, and others begin, at once, and in no second between."""
         del config
         spread = self._begun % self.slots / self.slots  # the first ones begin evenly over a second
         self._begun += 1
+        first = self._begun <= self.slots
         self._histories[key] = []
-        heapq.heappush(self._due, (perf_counter() + PACE * (1 + spread * (self._begun <= self.slots)), key, 1))
+        self._last[key] = max(1, math.ceil(self._epochs * self._begun / self.slots)) if first else self._epochs
+        heapq.heappush(self._due, (perf_counter() + PACE * (1 + spread * first), key, 1))
 
     def wait(self, timeout: float) -> list[Event]:
         """What is due, at most one event a training."""
@@ -87,13 +92,13 @@ class Stub:
 
     def _event(self, due: float, key: int, epoch: int) -> Event:
         history = self._histories[key]
-        if epoch > self._epochs:
+        if epoch > self._last[key]:
             del self._histories[key]
             return Event(key, TrainResult(tuple(history), WEIGHTS, EVALUATION))
         accuracy = 0.6 + key % 97 / 1_000 + 0.2 * epoch / self._epochs
         history.append(EpochResult(epoch, 0.6, accuracy, 0.7, accuracy, 0.1, 1e-3, 2.0, PACE, 6_000.0))
         self.due[key, epoch] = due
-        heapq.heappush(self._due, (due + (PACE if epoch < self._epochs else 0), key, epoch + 1))
+        heapq.heappush(self._due, (due + (PACE if epoch < self._last[key] else 0), key, epoch + 1))
         return Event(key, history[-1])
 
     def cancel(self, key: int) -> None:

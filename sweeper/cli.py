@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import functools
 import json
 import math
 import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +34,7 @@ ENGINES: Final = ("auto", "serial", "processes", "fused", "ray")
 MAX_TRIALS: Final = 1_000_000
 MAX_WORKERS: Final = 1_024
 MAX_SEEDS: Final = 1_000
+SHOWS: Final = {"-h", "--help", "--version", "status"}  # which is done when whoever reads has had enough
 # How long torch's threads spin at a barrier. The default spins for milliseconds, and a second
 # process on the same cores then makes training up to ten times slower (docs/log.md).
 SPIN_COUNT: Final = "10000"
@@ -230,6 +234,19 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def ends_unread(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that, where nobody reads any more, ends as SIGPIPE ends others: it has not done all it was to do."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except BrokenPipeError:
+            raise Interrupted(signal.SIGPIPE) from None
+
+    return run
+
+
 EXP_HELP: Final = (
     "The study's experiment: 1 small plain, 2 medium plain, 3 medium augmented, 4 BatchNorm, 5 Dropout, 6 both, "
     "7 both augmented, 8 large, both, augmented."
@@ -243,6 +260,7 @@ EXP_HELP: Final = (
               help="blog: validate on the test images, as the study; holdout: on held-out training images.",
 )  # fmt: skip
 @shared
+@ends_unread
 def train(exp: int, split: str | None, **options: Any) -> None:
     """Train one experiment, with its accuracy and loss curves.
 
@@ -354,6 +372,7 @@ def train(exp: int, split: str | None, **options: Any) -> None:
 )
 @storage_option
 @shared
+@ends_unread
 def optimize(exp: int, **options: Any) -> None:
     """Search dropout rates, batch size and placement; finish exactly --trials trials.
 
@@ -381,6 +400,7 @@ def optimize(exp: int, **options: Any) -> None:
     env.say(f"report: {result['report']}")
     _say_where(env, None)
     _print_json(env, result)
+    service.check_finished(result, options["trials"])
 
 
 @cli.command()
@@ -418,6 +438,7 @@ def optimize(exp: int, **options: Any) -> None:
 @click.option("--offline", is_flag=True, help="The same as --tracking-uri offline.")
 @machine
 @tracked
+@ends_unread
 def reproduce(**options: Any) -> None:
     """Train the study's experiments with several seeds; what is recorded is not trained again.
 
@@ -498,7 +519,8 @@ def verify(
 
     It is written to report/PROTOCOL in SWEEPER_HOME, as ledger.html, .md, .png and .json.
     """
-    _refuse_without_plan(settle)
+    if not settle:
+        _refuse("for --plan only, which trains; add --plan, or leave it out", "budget", "workers", "data_dir")
     if journal is not None and settle:
         raise click.UsageError("--plan trains into SWEEPER_HOME/journal: set SWEEPER_HOME in place of --journal")
     env = make_environment(options, check_tracking=settle)
@@ -514,16 +536,16 @@ def verify(
         raise found.incomplete
 
 
-def _refuse_without_plan(plan: bool) -> None:
-    """Options that only --plan reads shall not be passed over in silence."""
+def _refuse(why: str, *names: str) -> None:
+    """Options that would not be read shall not be passed over in silence."""
     context = click.get_current_context()
     given = [
         f"--{name.replace('_', '-')}"
-        for name in ("budget", "workers", "data_dir")
+        for name in names
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     ]
-    if given and not plan:
-        raise click.UsageError(f"{given[0]}: for --plan only, which trains; add --plan, or leave it out")
+    if given:
+        raise click.UsageError(f"{given[0]}: {why}")
 
 
 @cli.command()
@@ -557,8 +579,13 @@ def report(study: str | None, output: Path | None, protocol: ProtocolName | None
     """Write the report of a sweep, by default the newest: one HTML file that needs no network.
 
     STUDY is a sweep, or the word reproduce, for what sweeper reproduce has trained; the study's eight figures are then
-    written beside the report as well, as a PNG image for print.
+    written beside the report as well, as a PNG image for print. --storage is for a sweep, --protocol for the
+    reproduction, and so is --tracking-uri, for links to its runs in MLflow.
     """
+    if study == "reproduce":
+        _refuse("for a sweep only; the reproduction is read from the journal: leave it out", "storage")
+    else:
+        _refuse("for sweeper report reproduce only: leave it out", "protocol", "tracking_uri")
     from sweeper import reports
     from sweeper.study import read_record
 
@@ -759,18 +786,29 @@ def main() -> None:
         code = _complain(_usage(error), error.exit_code)
     except click.Abort:
         code = 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has had enough
+    except SystemExit:  # click's, with code 1 where nobody reads any more
+        if not SHOWS & set(sys.argv[1:]):
+            raise
         code = 0
     except KeyboardInterrupt:
         code = 130
-    except Interrupted as signal:
-        code = _complain(str(signal), signal.exit_code)
+    except Interrupted as stopped:
+        code = _complain(str(stopped), stopped.exit_code)
     except Exception as error:
         if debug:
             raise
         code = _complain(_explain(error), getattr(error, "exit_code", 1))
+    _drop_unwritten()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _drop_unwritten() -> None:
+    """Forget what stdout and stderr do not take: Python would try again at its end, and make the exit code 120."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _usage(error: click.ClickException) -> str:
@@ -789,5 +827,6 @@ def _explain(error: Exception) -> str:
 
 
 def _complain(text: str, code: int) -> int:
-    click.echo(f"error: {text}", err=True)
+    with contextlib.suppress(OSError):  # stderr may be the same as the stdout that takes no more
+        click.echo(f"error: {text}", err=True)
     return code

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
 PORT: Final = click.IntRange(1, 65535)
 
@@ -16,8 +17,8 @@ def at_home(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say where the data is."""
     options = [
         click.option("--home", type=click.Path(path_type=Path), envvar="SWEEPER_HOME", default=".", metavar="DIR",
-                     help="Folder of the databases, artifacts, secrets and logs. [env: SWEEPER_HOME; default: the "
-                     "working directory]"),
+                     help="Folder of the databases, artifacts, secrets and logs; serve and restore create it. "
+                     "[env: SWEEPER_HOME; default: the working directory]"),
         click.option("--database-url", envvar="SWEEPER_DATABASE_URL", metavar="URL",
                      help="A PostgreSQL that runs already, such as postgresql://USER@HOST/postgres. A password belongs "
                      "in the variable or in PGPASSFILE: other users can read a command line. "
@@ -51,12 +52,11 @@ def serve(home: Path, database_url: str | None, json_output: bool, check: bool, 
     Prints the lines that point sweeper and mlflow at them.
     """
     from sweeper import server
-    from sweeper.environment import check_home
+    from sweeper.environment import check_home, new_home
 
-    check_home(home)
     say = _say(json_output)
     if check:
-        result = server.check(home, database_url)
+        result = server.check(check_home(home, _named()), database_url)
         for part, healthy in result["parts"].items():
             say(f"{part}: {'healthy' if healthy else 'does not answer'}")
         if not result["parts"]:
@@ -68,7 +68,8 @@ def serve(home: Path, database_url: str | None, json_output: bool, check: bool, 
         dashboard_port=options["dashboard_port"] if options["dashboard"] else None, allowed_hosts=hosts,
         database_url=database_url, **{name: options[name] for name in ("host", "port", "auth", "upgrade")},
     )  # fmt: skip
-    server.serve(home, asked, say, lambda result: _print_json(result, json_output))
+    with new_home(home, _named()):
+        server.serve(home, asked, say, lambda result: _print_json(result, json_output))
 
 
 @click.command()
@@ -79,7 +80,7 @@ def backup(file: Path, home: Path, database_url: str | None, json_output: bool) 
     from sweeper import backup as backups
     from sweeper.environment import check_home
 
-    result = backups.backup(check_home(home), file, database_url)
+    result = backups.backup(check_home(home, _named()), file, database_url)
     _say(json_output)(
         f"{result['file']}: {result['bytes']:,} bytes, {result['artifacts']} artifacts and both databases"
     )
@@ -92,13 +93,20 @@ def backup(file: Path, home: Path, database_url: str | None, json_output: bool) 
 def restore(file: Path, home: Path, database_url: str | None, json_output: bool) -> None:
     """Make of a new home what FILE is a backup of."""
     from sweeper import backup as backups
-    from sweeper.environment import check_home
+    from sweeper.environment import new_home
 
-    result = backups.restore(check_home(home), file, database_url)
+    with new_home(home, _named()):
+        result = backups.restore(home, file, database_url)
     _say(json_output)(
         f"{result['home']}: both databases and {result['artifacts']} artifacts; start it with: sweeper serve"
     )
     _print_json(result, json_output)
+
+
+def _named() -> str:
+    """What gave the home: the option, or else the variable."""
+    given = click.get_current_context().get_parameter_source("home") is ParameterSource.COMMANDLINE
+    return "--home" if given else "SWEEPER_HOME"
 
 
 def _say(json_output: bool) -> Callable[[str], None]:

@@ -104,11 +104,11 @@ def build(
 ) -> Built:
     """The engine that was chosen, for trainings such as `configs`, at which only `auto` looks.
 
-    It holds at most `most` at a time, and at most `few` where it could hold many more than there are cores.
+    It holds at most `most` at a time, and at most `few` where it could hold many more than there are cores. To be
+    called soon after `prepare`, which has looked at the Ray cluster.
 
     Raises:
-        ConfigError: Ray is not installed.
-        ServiceUnreachable: the Ray cluster does not answer.
+        UsageError: Ray finds fewer GPUs on this machine than a training is to have.
     """
     few = max(1, min(few, most))
     kind = configs[0].device.partition(":")[0]
@@ -134,17 +134,31 @@ def _processes(data: Sequence[Data], workers: int, most: int) -> Built:
 
 
 def prepare(choice: EngineChoice) -> None:
-    """Start what workers are forked from; to be called before any thread needs a variable that holds a secret."""
+    """See that Ray is there, and start what workers are forked from.
+
+    To be called before anything is created, and before any thread needs a variable that holds a secret.
+
+    Raises:
+        ConfigError: Ray is not installed.
+        UsageError: the address is none that a driver can join.
+        ServiceUnreachable: the Ray cluster does not answer.
+    """
+    if choice.name == "ray":
+        try:
+            from sweeper.engine.ray import check_cluster
+        except ImportError as error:
+            raise ConfigError(f"engine='ray': {error}; install it with: pip install 'sweeper[ray]'") from None
+        if choice.address is not None:
+            check_cluster(choice.address)
     if choice.name in (None, "auto", "processes"):
         start_server()
 
 
 def _ray(choice: EngineChoice, data: Sequence[Data], few: int) -> Engine:
-    try:
-        from sweeper.engine.ray import RayEngine
-    except ImportError as error:
-        raise ConfigError(f"engine='ray': {error}; install it with: pip install 'sweeper[ray]'") from None
-    return RayEngine(data, choice.workers, address=choice.address, cpus=choice.cpus, gpus=choice.gpus, few=few)
+    from sweeper.engine.ray import RayEngine
+
+    return RayEngine(data, choice.workers, address=choice.address, cpus=choice.cpus, gpus=choice.gpus, few=few,
+                     checked=True)  # fmt: skip
 
 
 # --- does stacking pay? ------------------------------------------------------------------------------------

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -55,15 +56,33 @@ def tracking_url(home: Path) -> str:
     return f"sqlite:///{home / 'mlflow.db'}"
 
 
-def check_home(home: Path) -> Path:
-    """Return `home` if state can be kept there.
+def check_home(home: Path, named: str = "SWEEPER_HOME") -> Path:
+    """Return `home`, which the variable or option `named` gives, if it is a folder.
 
     Raises:
-        SweeperError: it is not a folder, or read-only.
+        SweeperError: it is not.
     """
     if not home.is_dir():
-        raise SweeperError(f"SWEEPER_HOME {home}: not a folder; create it, or leave SWEEPER_HOME unset")
+        raise SweeperError(f"{named} {home}: not a folder; create it, or do without {named}")
     return home
+
+
+@contextlib.contextmanager
+def new_home(home: Path, named: str) -> Iterator[Path]:
+    """`home`, made if its parent is there; after the block it is removed again if nothing is in it.
+
+    Raises:
+        SweeperError: it is not a folder, and cannot be made one.
+    """
+    made = not home.exists() and home.absolute().parent.is_dir()
+    if made:
+        home.mkdir()
+    try:
+        yield check_home(home, named)
+    finally:
+        if made:
+            with contextlib.suppress(OSError):  # it holds something
+                home.rmdir()
 
 
 def database_url(url: str) -> sqlalchemy.URL:

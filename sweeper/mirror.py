@@ -16,7 +16,7 @@ from typing import Any, cast
 import optuna
 import sqlalchemy
 from optuna.storages._rdb import models
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
 from sweeper.errors import StudyConflict
@@ -71,6 +71,31 @@ class Mirror:
             self._ids.append(trial_id)
             session.add_all(_attributes(row, trial))
             self._write_counters(session)
+
+    def taken(self, number: int) -> None:
+        """Write that a trial which was enqueued has begun, with its parameters and attributes, in one transaction.
+
+        Raises:
+            StudyConflict: another process has taken it.
+        """
+        trial = self.study.get_trials(deepcopy=False)[number]
+        with Session(self._storage.engine) as session, session.begin():
+            row = session.get_one(models.TrialModel, self._ids[number])
+            if row.state != TrialState.WAITING:
+                raise StudyConflict(
+                    f"study {self.study.study_name!r}: another process has written to it, and taken trial {number}; "
+                    "stop that process, and the same command continues"
+                )
+            row.state, row.datetime_start = trial.state, trial.datetime_start
+            session.add_all(_attributes(row, trial))
+            self._write_counters(session)
+
+    def refuse(self, number: int, reason: str) -> None:
+        """Fail a trial that was enqueued, in one transaction."""
+        memory, trial = self.study._storage, self.study.get_trials(deepcopy=False)[number]
+        memory.set_trial_user_attr(trial._trial_id, "reason", reason)
+        memory.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        self.ended(number)
 
     def resumed(self, number: int) -> None:
         """Write of a trial that was begun what its database lacks: a driver may have died while it wrote."""

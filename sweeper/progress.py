@@ -145,7 +145,10 @@ class PlainView:
         """Nothing is open."""
 
     def _say(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        try:
+            print(text, file=self._stream, flush=True)
+        except OSError as error:  # which does not say whose
+            raise OSError(error.errno, error.strerror, self._stream.name) from None
 
 
 def measures(result: EpochResult) -> str:
@@ -251,9 +254,10 @@ def status_lines(view: StudyView) -> list[str]:
     """A study as another process sees it, in a few lines."""
     states = [row.state for row in view.rows]
     done = states.count("complete") + states.count("pruned")
+    waiting = f", {states.count('waiting')} enqueued" if "waiting" in states else ""
     lines = [
         f"study {view.name}: {done}/{view.target} trials finished, {states.count('complete')} complete, "
-        f"{states.count('pruned')} pruned, {states.count('failed')} failed, {states.count('running')} running"
+        f"{states.count('pruned')} pruned, {states.count('failed')} failed, {states.count('running')} running{waiting}"
     ]
     lines += [
         f"  trial {row.number}: epoch {row.epochs}, {_value(row)}, {params(row)}, {_seconds(row)}"

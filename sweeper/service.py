@@ -31,7 +31,7 @@ from sweeper.engine.secrecy import public
 from sweeper.engine.serial import SerialEngine
 from sweeper.engines import ONE_WORKER, Built, EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment, Say
-from sweeper.errors import ConfigError, Interrupted, SpaceError, SweeperError, TrainingError, one_line
+from sweeper.errors import ConfigError, Interrupted, OutOfTime, SpaceError, SweeperError, TrainingError, one_line
 from sweeper.journal import (
     FAILED,
     FINISHED,
@@ -48,7 +48,7 @@ from sweeper.mistakes import MOST_ERRORS, confident_mistakes
 from sweeper.progress import Progress, counted, make_view
 from sweeper.space import Draw, Space
 from sweeper.study import Study, StudySettings, Trial, best_row, open_study
-from sweeper.sweep import RETRIES, Driver, Fixed, Signals
+from sweeper.sweep import RETRIES, Driver, Fixed, Signals, out_of_time
 from sweeper.tracking import MlflowTracker, hide_password, preflight, run_id_of
 from sweeper.train import (
     Training,
@@ -288,11 +288,12 @@ def optimize(env: Environment, chosen: Chosen, options: SweepOptions) -> dict[st
     """Finish exactly `options.trials` trials of the study, summarise it, and retrain its best once.
 
     Returns:
-        What `--json` prints.
+        What `--json` prints. Where the time of the options was over, fewer trials are finished than were asked for, and
+        none is retrained.
 
     Raises:
         UsageError, StudyConflict: something is wrong, or another driver holds the study; nothing was created.
-        StudyIncomplete: the sweep ended early.
+        StudyIncomplete: too many trials failed; OutOfTime: the time was over before any trial was finished.
     """
     _check_space(options.space, chosen)
     engines.check(options.engine, chosen.config)
@@ -370,19 +371,28 @@ def _optimize(sweep: _Sweep, built: Built | None, tracker: Tracker, signals: Sig
     if study.continued:
         env.say(f"study {study.name!r} exists with the same settings: continuing, {before} trials are finished")
     study.set_target(options.trials, built.engine.slots if built else 1)
-    if built:
-        _run_trials(sweep, built, tracker, signals)
+    late = built is not None and not _run_trials(sweep, built, tracker, signals)
     with signals.raised():
         record = study.record()
         prints, table = reports.sweep_prints(env, record)
     summary = _summarise(env, sweep.chosen, study, tracker, {**prints, "trials.csv": table})
     best = study.best()
-    if best is not None and options.final:
+    if best is not None and options.final and not late:  # the best of all that are wanted is looked at, once
         summary["test"] = _champion(sweep, best, tracker, signals)
     with signals.raised():
         page = reports.sweep_report(env, record, prints)
     summary["report"] = _report(env, sweep.chosen, study, tracker, page)
     return summary | {"added": study.finished() - before}
+
+
+def check_finished(result: Mapping[str, Any], trials: int) -> None:
+    """Refuse to call a sweep done that has fewer finished trials than were asked for.
+
+    Raises:
+        OutOfTime: one line that says how many.
+    """
+    if result["finished"] < trials:
+        raise out_of_time(result["finished"], trials)
 
 
 def _check_space(space: Space, chosen: Chosen) -> None:
@@ -407,7 +417,12 @@ def _check_space(space: Space, chosen: Chosen) -> None:
         raise ConfigError(f"folds={chosen.config.folds}: more than the {images} training images")
 
 
-def _run_trials(sweep: _Sweep, built: Built, tracker: Tracker, signals: Signals) -> None:
+def _run_trials(sweep: _Sweep, built: Built, tracker: Tracker, signals: Signals) -> bool:
+    """Train what is missing; whether it came to the end before the deadline.
+
+    Raises:
+        OutOfTime: the time was over, and no trial is finished.
+    """
     study, options = sweep.study, sweep.options
     progress = Progress(target=options.trials, finished=study.finished(), at_start=study.finished())
     rows = study.rows()
@@ -420,9 +435,14 @@ def _run_trials(sweep: _Sweep, built: Built, tracker: Tracker, signals: Signals)
         driver = Driver(study, built.engine, tracker, lambda trial: sweep.describe(trial, built), view,
                         deadline=deadline, retries=options.retries, signals=signals)  # fmt: skip
         driver.run(options.trials)
+    except OutOfTime:
+        if not study.finished():
+            raise
+        return False
     finally:
         view.close()
         built.engine.close()  # nothing else is to be trained by it: its memory and its cores are free
+    return True
 
 
 def _summarise(

@@ -30,7 +30,7 @@ from sweeper.errors import ServiceUnreachable, StudyConflict, SweeperError, Usag
 from sweeper.lock import CONNECT_SECONDS, Lock, acquire, creation
 from sweeper.mirror import Mirror
 from sweeper.samplers import make_sampler
-from sweeper.space import Space
+from sweeper.space import Choice, Space
 from sweeper.trials import FINISHED, Shown, read_trials
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -85,7 +85,7 @@ class TrialRow(NamedTuple):
     """One trial as a study records it."""
 
     number: int
-    state: str  # complete, pruned, running, failed
+    state: str  # complete, pruned, running, failed; waiting, if it was enqueued and not begun
     value: float | None  # validation accuracy: final, or the last reported
     loss: float | None
     params: Mapping[str, Any]
@@ -141,16 +141,20 @@ class Study:
             yield trial
 
     def ask(self) -> Trial:
-        """A new trial.
+        """A new trial, or one that was enqueued with Optuna's `enqueue_trial`, with the parameters that it was given.
 
         Raises:
             ServiceUnreachable: the database is away, or this process does not hold the study any more.
         """
         self._lock.check()
-        number = len(self._optuna.get_trials(deepcopy=False))
+        enqueued = _waiting(self._optuna)  # Optuna asks these first, by number
+        number = enqueued[0].number if enqueued else len(self._optuna.get_trials(deepcopy=False))
         self._optuna.sampler = self._sampler(number)
         trial = self._suggest(self._optuna.ask())
-        self._mirror.began(number)
+        if enqueued:
+            self._mirror.taken(number)
+        else:
+            self._mirror.began(number)
         return trial
 
     def _sampler(self, number: int) -> BaseSampler:
@@ -336,7 +340,8 @@ def open_study(name: str, settings: StudySettings, storage_url: str) -> Study:
 
     Raises:
         UsageError: the name or the URL is wrong.
-        StudyConflict: another driver holds the study, or it has other settings.
+        StudyConflict: another driver holds the study, or it has other settings; or a trial was enqueued that is
+            outside the space, which is failed by this call.
         ServiceUnreachable: the database does not answer.
     """
     check_name(name)
@@ -354,6 +359,7 @@ def open_study(name: str, settings: StudySettings, storage_url: str) -> Study:
         if "settings" not in mirror.study.user_attrs:
             mirror.set_user_attr("uid", uuid.uuid4().hex)
             mirror.set_user_attr("settings", settings.describe())
+        _check_enqueued(name, mirror, settings.space)
         return Study(name, settings, mirror, lock, resources.pop_all(), continued=known)
 
 
@@ -370,6 +376,47 @@ def _check_settings(name: str, storage: optuna.storages.BaseStorage, settings: S
         raise StudyConflict(
             f"study {name!r} has other settings ({changes}); continue it with the old ones, or choose another --study"
         )
+
+
+def _waiting(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that were enqueued and have not begun, by number."""
+    return study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+
+
+def _check_enqueued(name: str, mirror: Mirror, space: Space) -> None:
+    """Fail the trials that were enqueued and cannot be trained: nothing else takes them out of the queue.
+
+    Raises:
+        StudyConflict: there were some.
+    """
+    found = [(frozen.number, _outside(space, frozen)) for frozen in _waiting(mirror.study)]
+    refused = [(number, reason) for number, reason in found if reason]
+    for number, reason in refused:
+        mirror.refuse(number, f"enqueued with {reason}")
+    if refused:
+        shown = "; ".join(f"trial {number} was enqueued with {reason}" for number, reason in refused[:3])
+        more = f"; and {len(refused) - 3} more" if len(refused) > 3 else ""
+        raise StudyConflict(
+            f"study {name!r}: {shown}{more}; what was refused is recorded as failed, and the same command goes on "
+            "without it"
+        )
+
+
+def _outside(space: Space, frozen: FrozenTrial) -> str:
+    """What of an enqueued trial is not in the space, and what is; empty if all of it is."""
+    if frozen.params:  # by `add_trial`: `enqueue_trial` leaves the distributions to the space
+        return "distributions of its own; use Optuna's enqueue_trial"
+    for parameter, value in frozen.system_attrs.get("fixed_params", {}).items():
+        dimension = space.dimensions.get(parameter)
+        shown = f"{str(parameter)[:60]}={value!r:.60}"
+        if dimension is None:
+            return f"{shown!r}, which the search space does not have; it has {', '.join(space.dimensions)}"
+        if isinstance(dimension, Choice):
+            if not any(type(value) is type(known) and value == known for known in dimension.values):
+                return f"{shown!r}, outside the search space: one of {', '.join(map(str, dimension.values))}"
+        elif type(value) not in (int, float) or not dimension.low <= value <= dimension.high:
+            return f"{shown!r}, outside the search space: {dimension.low:g} to {dimension.high:g}"
+    return ""
 
 
 # --- reading, for whoever watches ------------------------------------------------------------------
@@ -421,8 +468,9 @@ def _loaded(name: str | None, storage_url: str) -> Iterator[optuna.Study]:
 
 
 def _row(frozen: FrozenTrial) -> TrialRow:
-    states = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-    state = states.get(frozen.state, "running")
+    states = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed",
+              TrialState.WAITING: "waiting", TrialState.RUNNING: "running"}  # fmt: skip
+    state = states[frozen.state]
     steps = frozen.intermediate_values
     last = steps[max(steps)] if steps else None
     end = frozen.datetime_complete or dt.datetime.now()

@@ -226,7 +226,7 @@ class Driver:
             self._source.settle()
             self._view.tick()
         if self._source.finished() < self._target and not self._exhausted:
-            raise OutOfTime(f"{self._source.finished()} of {self._target} trials finished before --timeout")
+            raise out_of_time(self._source.finished(), self._target)
         for trial in waiting:
             self._drop(trial)
 
@@ -360,8 +360,15 @@ class Driver:
         )
         for run in self._running.values():
             run.log.end(KILLED, {}, {"sweeper.state": "killed", "sweeper.reason": reason})
-            self._view.ended(run.trial, "killed", None)
+        for run in self._running.values():
+            with contextlib.suppress(OSError):  # a stdout that takes no more may be what stopped the driver
+                self._view.ended(run.trial, "killed", None)
         self._running.clear()
+
+
+def out_of_time(finished: int, target: int) -> OutOfTime:
+    """What a command says whose trials are not all finished at its deadline."""
+    return OutOfTime(f"{finished} of {target} trials finished before --timeout")
 
 
 def _not_finite(metrics: Mapping[str, float]) -> str:
@@ -381,13 +388,16 @@ def _reasons(error: TrainingError | UsageError) -> dict[str, str]:
 
 
 class Signals:
-    """SIGINT and SIGTERM, noticed at once but raised only where nothing is half done; the second one ends it now.
+    """SIGINT and SIGTERM, noticed at once but raised only where nothing is half done; a second of the same ends it now.
+
+    A second of the other kind is the same wish: Ctrl-C on `mlflow run` reaches this process as SIGINT, and a quarter of
+    a second later MLflow sends SIGTERM. The first one decides the exit code.
 
     The context may be entered again within itself: a command's signals are also its driver's.
     """
 
     def __init__(self) -> None:
-        self._received: int | None = None
+        self._received: list[int] = []
         self._may_raise = False
         self._depth = 0
         self._before: list[tuple[int, Any]] = []
@@ -407,11 +417,12 @@ class Signals:
             self._before = []
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if self._received is not None:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        self._received = number
-        if self._may_raise:
+        again = number in self._received  # as any third is: there are two kinds
+        self._received.append(number)
+        if again:
+            signal.signal(self._received[0], signal.SIG_DFL)
+            signal.raise_signal(self._received[0])
+        if self._may_raise and len(self._received) == 1:  # else what it interrupts is ending already
             raise Interrupted(number)
 
     def check(self) -> None:
@@ -420,8 +431,8 @@ class Signals:
         Raises:
             Interrupted: one has.
         """
-        if self._received is not None:
-            raise Interrupted(self._received)
+        if self._received:
+            raise Interrupted(self._received[0])
 
     @contextlib.contextmanager
     def raised(self) -> Iterator[None]:

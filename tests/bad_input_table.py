@@ -152,6 +152,15 @@ VERIFY: Final = (
       for option, value in (("--budget", "30m"), ("--workers", "2"), ("--data-dir", "."))),
 )  # fmt: skip
 
+REPORT: Final = (
+    *(Row("an option for the reproduction, with a sweep", words(f"report {named} {option} {value}"), 2,
+          (option, "report reproduce"), given="study")
+      for named, option, value in (("", "--protocol", "quick"), ("sweep", "--protocol", "full"),
+                                   ("sweep", "--tracking-uri", "offline"))),
+    Row("an option for a sweep, with the reproduction", words("report reproduce --storage sqlite:///sweeper.db"), 2,
+        ("--storage", "for a sweep only")),
+)  # fmt: skip
+
 WORDS: Final = (
     Row("unknown command", ("trian",), 2, ("did you mean 'train'?",), process=True),
     Row("unknown command", ("frobnicate",), 2, ("the commands are ",)),
@@ -278,6 +287,13 @@ DATA: Final = (
 
 PLACES: Final = (
     Row("home is no folder", on_sample("train"), 1, ("SWEEPER_HOME nowhere",), given="no_home"),
+    Row("home is no folder", words("backup all.tar"), 1, ("SWEEPER_HOME nowhere",), given="no_home"),
+    *(
+        Row("home is no folder", words(f"{command} --home nowhere/new"), 1, ("--home nowhere/new",))
+        for command in ("serve", "serve --check", "backup all.tar", "restore all.tar")
+    ),
+    Row("no backup", words("restore all.tar --home new"), 1, ("all.tar: no such file",)),
+    Row("an open server without passwords", words("serve --home new --host 0.0.0.0"), 2, ("--auth",)),
     Row("read-only home", on_sample("train"), 1, ("cannot be written",), given="read_only"),
     Row("read-only home", on_sample("train --tracking-uri offline"), 1, ("Read-only file system",), given="read_only"),
     Row("read-only home", on_sample("optimize --tracking-uri none"), 1, ("Read-only file system",), given="read_only"),
@@ -294,6 +310,8 @@ PLACES: Final = (
     Row("no database file", on_sample("train --tracking-uri sqlite:///{file}"), 1, ("not a database",), given="file"),
     Row("stdout is full", words("--help"), 1, ("No space left",), given="full_stdout", process=True),
     Row("stdout is full", words("status --json"), 1, ("No space left",), given="study_and_full_stdout", process=True),
+    Row("stdout is full", on_sample("train --tracking-uri none"), 1, ("<stdout>: No space left",), given="full_stdout",
+        process=True),
 )  # fmt: skip
 
 AT_PORT_1: Final = f"user:{CANARY}@{UNREACHABLE}"
@@ -322,6 +340,17 @@ SERVICES: Final = (
     Row("no tracking server", words(f"replay 0123456789 --tracking-uri http://{AT_PORT_1}"), 4, (UNREACHABLE,)),
     Row("silent tracking server", on_sample(f"train --tracking-uri http://{AT_SILENT}"), 4, ("{silent}",),
         given="silent", slow=True),
+    *(
+        Row("a Ray cluster at an address that no driver can join",
+            on_sample(f"{command} --engine ray --address ray://127.0.0.1:10001 --tracking-uri offline"), 2,
+            ("ray job submit",), given="ray")
+        for command in ("optimize", "reproduce")
+    ),
+    *(
+        Row("no Ray cluster", on_sample(f"{command} --engine ray --address {UNREACHABLE} --tracking-uri offline"), 4,
+            (UNREACHABLE,), given="ray")
+        for command in ("optimize", "reproduce")
+    ),
     Row("no tracking database", on_sample(f"optimize --tracking-uri postgresql://{AT_PORT_1}/mlflow"), 4,
         (UNREACHABLE,)),
     Row("no database", on_sample(f"optimize --storage postgresql://{AT_PORT_1}/study"), 4, (UNREACHABLE,)),
@@ -347,7 +376,7 @@ QUERIES: Final = (
         for command, given in {
             "optimize --dataset sample --storage": "", "status --storage": "", "report --storage": "",
             "train --dataset sample --tracking-uri": "", "reproduce --dataset sample --tracking-uri": "",
-            "verify --tracking-uri": "", "report --tracking-uri": "", "sync --tracking-uri": "journal",
+            "verify --tracking-uri": "", "sync --tracking-uri": "journal",
             "replay 0123456789 --tracking-uri": "", "serve --no-dashboard --database-url": "",
             "serve --check --database-url": "", "backup new.tar --database-url": "log",
             "restore {backup} --database-url": "backup",
@@ -367,7 +396,7 @@ QUERIES: Final = (
 )  # fmt: skip
 
 ROWS: Final = (
-    *TRAIN, *OPTIMIZE, *REPRODUCE, *VERIFY, *WORDS, *SPACE, *STUDY, *DATA, *PLACES, *STORES, *SERVICES,
+    *TRAIN, *OPTIMIZE, *REPRODUCE, *VERIFY, *REPORT, *WORDS, *SPACE, *STUDY, *DATA, *PLACES, *STORES, *SERVICES,
     *QUERIES,
 )  # fmt: skip
 

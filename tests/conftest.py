@@ -74,7 +74,7 @@ SWEEP = ("optimize", "--trials", "6", "--exp", "1", "--dataset", "sample", "--ep
 @pytest.fixture(scope="session")
 def alone() -> dict[str, str]:
     """The environment of a command that nothing outside the test configures, on one core's worth of threads."""
-    mine = {k: v for k, v in os.environ.items() if not k.startswith(("SWEEPER_", "MLFLOW_"))}
+    mine = {k: v for k, v in os.environ.items() if not k.startswith(("SWEEPER_", "MLFLOW_", "PYTHONUNBUFFERED"))}
     return mine | {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 

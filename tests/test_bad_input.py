@@ -229,6 +229,10 @@ class Given:
 
     # --- services
 
+    def ray(self, _: str) -> None:
+        """An installation of Ray."""
+        pytest.importorskip("ray")
+
     def silent(self, _: str) -> None:
         """A server that takes connections and never answers."""
         listener = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))

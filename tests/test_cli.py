@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +17,9 @@ from typing import Any
 import pytest
 
 from sweeper.cli import cli, main
+from sweeper.engine.serial import SerialEngine
 from sweeper.errors import UsageError
+from sweeper.journal import KILLED, read_events
 
 LARGE = {"mlflow", "optuna", "pandas", "ray", "requests", "torch"}
 UNREACHABLE = "127.0.0.1:1"  # nothing listens on port 1
@@ -122,6 +126,25 @@ def test_the_same_settings_with_another_number_of_workers_or_trials_are_no_confl
     assert answer.code == 0
     assert "continuing, 6 trials are finished" in answer.err
     assert json.loads(answer.out)["added"] == 0
+
+
+@pytest.mark.parametrize("json_output", [True, False], ids=["json", "words"])
+def test_a_sweep_whose_time_is_over_says_what_it_came_to_and_ends_with_exit_code_3(
+    sweeper: Callable[..., Answer], finished_sweep: Any, copied: Path, monkeypatch: pytest.MonkeyPatch,
+    json_output: bool,
+):  # fmt: skip
+    monkeypatch.setattr("sweeper.engines.ProcessEngine", lambda data, workers, threads: SerialEngine(data, 1))
+    (copied / "report/sweep.html").unlink()
+    more = ("--trials", "8", "--timeout", "1e-9", "--tracking-uri", "offline", *(["--json"] if json_output else []))
+    answer = sweeper(*finished_sweep.argv, *more)
+    assert answer.code == 3
+    assert answer.err.splitlines()[-1] == "error: 6 of 8 trials finished before --timeout"
+    assert "0 added now" in (answer.err if json_output else answer.out)
+    assert (copied / "report/sweep.html").is_file()
+    if json_output:
+        result = json.loads(answer.out)
+        assert (result["finished"], result["added"], "test" in result) == (6, 0, False)
+        assert result["best"] == finished_sweep.result["best"]
 
 
 def test_status_shows_a_sweep_from_another_terminal(sweeper: Callable[..., Answer], copied: Path):
@@ -285,18 +308,54 @@ def test_help_is_ascii(sweeper: Callable[..., Answer], command: str | None):
     assert answer.out.isascii()
 
 
-@pytest.mark.parametrize("argv", [("--help",), ("status",)], ids=spelled)
-def test_a_reader_who_has_had_enough_is_no_error(finished_sweep: Any, alone: dict[str, str], argv: tuple[str, ...]):
+def unread(argv: tuple[str, ...], cwd: Path, env: dict[str, str], **streams: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run a command whose reader has gone, as `| head -1` does, but before the first line and not, by chance, after
+    the last."""
     reader, writer = os.pipe()
-    os.close(reader)  # as `| head -1` does, but before the first line and not, by chance, after the last
+    os.close(reader)
     command = [sys.executable, "-m", "sweeper", *argv]
+    streams = {"stdout": writer, "stderr": subprocess.PIPE} | streams
     try:
-        done = subprocess.run(
-            command, cwd=finished_sweep.home, env=alone, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False
-        )
+        return subprocess.run(command, cwd=cwd, env=env, timeout=120, check=False, **streams)
     finally:
         os.close(writer)
-    assert done.stderr == b""
+
+
+@pytest.mark.parametrize("argv", [("--help",), ("optimize", "--help"), ("status",)], ids=spelled)
+def test_a_reader_who_has_had_enough_is_no_error(finished_sweep: Any, alone: dict[str, str], argv: tuple[str, ...]):
+    done = unread(argv, finished_sweep.home, alone)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["stdout", "stdout and stderr"])
+def test_a_training_that_nobody_reads_any_more_ends_as_sigpipe_ends_it(
+    tmp_path: Path, alone: dict[str, str], both: bool
+):
+    argv = ("train", "--exp", "1", "--epochs", "1", *SAMPLE, "--tracking-uri", "offline")
+    done = unread(argv, tmp_path, alone, **({"stderr": subprocess.STDOUT} if both else {}))
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert done.stderr == (None if both else b"error: stopped by SIGPIPE\n")
+    (run,) = (tmp_path / "journal/runs").iterdir()
+    assert (read_events(run)[-1]["event"], read_events(run)[-1]["status"]) == ("end", KILLED)
+
+
+@pytest.mark.parametrize(
+    ("argv", "what"),
+    [
+        (("optimize", "--no-final"), "sweeper.service.optimize"),
+        (("reproduce", "--offline"), "sweeper.reproduce.reproduce"),
+    ],
+    ids=["optimize", "reproduce"],
+)
+def test_many_trainings_that_nobody_reads_any_more_end_so_too(
+    sweeper: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...], what: str
+):
+    def breaks(*_: Any) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe", "<stdout>")
+
+    monkeypatch.setattr(what, breaks)
+    answer = sweeper(*argv, *SAMPLE)
+    assert (answer.code, answer.err) == (141, "error: stopped by SIGPIPE\n")
 
 
 def test_training_without_tracking_records_nothing(sweeper: Callable[..., Answer], home: Path):

@@ -16,7 +16,7 @@ from sweeper.data import Data
 from sweeper.engine.fused import FusedEngine
 from sweeper.engine.processes import ProcessEngine
 from sweeper.engine.serial import SerialEngine
-from sweeper.engines import Built, EngineChoice, build, check, speedup
+from sweeper.engines import Built, EngineChoice, build, check, prepare, speedup
 from sweeper.errors import ConfigError
 from sweeper.space import Draw, default_space
 
@@ -177,6 +177,27 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tiny: Data, monke
     monkeypatch.setattr(engines, "user_cache_path", lambda name: Path("/dev/null") / name)
     monkeypatch.setattr(engines, "_measure", lambda *_: 2.0)
     assert speedup(CONFIG, tiny, 3, 2) == 2.0
+
+
+def test_a_ray_cluster_is_looked_at_once(make: Any, monkeypatch: pytest.MonkeyPatch):
+    """By `prepare`: to join it takes seconds, as it is done in another process first."""
+    ray = pytest.importorskip("sweeper.engine.ray")
+    looked: list[str] = []
+    made: list[dict[str, Any]] = []
+
+    def engine(*_: Any, **options: Any) -> SerialEngine:
+        made.append(options)
+        return SerialEngine((), 1)
+
+    monkeypatch.setattr(ray, "check_cluster", looked.append)
+    monkeypatch.setattr(ray, "RayEngine", engine)
+    choice = EngineChoice("ray", None, address="10.0.0.1:6379")
+    prepare(choice)
+    make(choice)
+    assert looked == ["10.0.0.1:6379"]
+    assert [options["checked"] for options in made] == [True]
+    prepare(EngineChoice("ray", None))  # one is started here
+    assert looked == ["10.0.0.1:6379"]
 
 
 @pytest.mark.parametrize(

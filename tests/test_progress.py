@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -157,6 +159,19 @@ def test_a_single_run_is_a_plain_line_for_each_epoch():
     assert epochs[0].endswith("val accuracy 0.5000, loss 1.1000; train accuracy 0.6000, loss 0.9000; 12,345 images/s")
 
 
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, OSError), (errno.EPIPE, BrokenPipeError)])
+def test_a_stream_that_takes_no_more_is_named(number: int, kind: type[OSError]):
+    class Full(io.StringIO):
+        name = "<stdout>"
+
+        def write(self, text: str) -> int:
+            raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OSError, match=f"{os.strerror(number)}: '<stdout>'") as caught:
+        PlainView(Progress(target=1), Full()).started(TRIALS[0])
+    assert type(caught.value) is kind
+
+
 # --- the live table ------------------------------------------------------------------------------------
 
 
@@ -269,6 +284,12 @@ def test_the_status_of_a_study_counts_its_trials_and_shows_the_running_ones():
     assert lines[1] == "  trial 3: epoch 2, val accuracy 0.4000, placement bn, lr 0.00123, 10s"
     assert lines[2].startswith("  trial 4: epoch 0, no epoch yet, placement bn")
     assert lines[3:5] == ["best so far:", "  trial 0: val accuracy 0.7000, placement bn, lr 0.00123"]
+
+
+def test_the_status_of_a_study_tells_enqueued_trials_from_running_ones():
+    lines = status_lines(view(row(0, "complete", 0.7), row(1, "waiting", None, None, params={}, epochs=0)))
+    assert lines[0].endswith("0 failed, 0 running, 1 enqueued")
+    assert [line for line in lines if "trial 1" in line or "left" in line] == []
 
 
 def test_the_status_ranks_the_five_best():

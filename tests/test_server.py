@@ -18,10 +18,12 @@ from typing import Any
 import psutil
 import psycopg
 import pytest
+from click.testing import CliRunner
 from postgres import postgres
 from served import CANARY, Served, free_port
 
 from sweeper import backup as backups
+from sweeper.cli import cli
 from sweeper.errors import ServiceUnreachable, SweeperError, UsageError
 from sweeper.postgres import MLFLOW, OPTUNA, Databases, Embedded, external
 from sweeper.server import ServeOptions, bring_schemas_up, held, serve
@@ -113,6 +115,20 @@ def test_check_says_how_each_part_is(served: Served, tmp_path: Path):
     assert (nobody.returncode, json.loads(nobody.stdout)["healthy"]) == (4, False)
 
 
+def test_serve_makes_its_home_and_leaves_no_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def serves(home: Path, *_: Any) -> None:
+        assert home.is_dir()
+        if keeps:
+            (home / "serve.lock").touch()
+        raise SweeperError("no more")
+
+    monkeypatch.setattr("sweeper.server.serve", serves)
+    for keeps in (False, True):
+        done = CliRunner().invoke(cli, ["serve", "--home", str(tmp_path / "new")])
+        assert str(done.exception) == "no more"
+        assert (tmp_path / "new").exists() == keeps
+
+
 def test_a_second_one_on_the_same_home_is_refused(served: Served):
     with pytest.raises(SweeperError, match=f"in use by process {served.process.pid} since .* runs sweeper serve"):
         serve(served.home, ServeOptions(port=free_port(), dashboard_port=None), print)
@@ -150,12 +166,12 @@ def backed_up(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def restored(backed_up: Path, tmp_path_factory: pytest.TempPathFactory, alone: dict[str, str]) -> Path:
-    """A home that was made of the backup, by a command in that home."""
-    home = tmp_path_factory.mktemp("restored")
-    command = [sys.executable, "-m", "sweeper", "restore", os.path.relpath(backed_up, home), "--json"]
-    done = subprocess.run(command, cwd=home, env=alone, capture_output=True, text=True)
-    assert (done.returncode, json.loads(done.stdout)["home"]) == (0, str(home)), done.stderr
-    return home
+    """A home that was made of the backup, by a command that made its folder too."""
+    parent = tmp_path_factory.mktemp("restored")
+    command = [sys.executable, "-m", "sweeper", "restore", os.path.relpath(backed_up, parent), "--json"]
+    done = subprocess.run([*command, "--home", "new"], cwd=parent, env=alone, capture_output=True, text=True)
+    assert (done.returncode, json.loads(done.stdout)["home"]) == (0, str(parent / "new")), done.stderr
+    return parent / "new"
 
 
 def test_a_backup_is_restored_whole(served: Served, backed_up: Path, restored: Path):

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from sweeper.data import SAMPLE, SAMPLE_DIR, IdxFile, load
 from sweeper.engine.serial import SerialEngine
 from sweeper.engines import EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment
-from sweeper.errors import DataError, Interrupted, SpaceError, SweeperError, TrainingError
+from sweeper.errors import DataError, Interrupted, OutOfTime, SpaceError, SweeperError, TrainingError
 from sweeper.journal import FAILED, FINISHED, RunInfo, read_events
 from sweeper.model import build_model
 from sweeper.service import Chosen, SweepOptions, choose, optimize, train_one
@@ -324,9 +325,10 @@ def sweep(place: Place, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[s
     monkeypatch.setattr(engines, "ProcessEngine", lambda images, workers, threads: SerialEngine(images, threads))
 
     def run(
-        space: Space = FEW, trials: int = 2, workers: int = 1, final: bool = False, **fields: Any
-    ) -> dict[str, Any]:
-        options = SweepOptions("few", trials, space, "random", "none", 0, None, final, EngineChoice(workers=workers))
+        space: Space = FEW, trials: int = 2, workers: int = 1, final: bool = False, timeout: float | None = None,
+        **fields: Any,
+    ) -> dict[str, Any]:  # fmt: skip
+        options = SweepOptions("few", trials, space, "random", "none", 0, timeout, final, EngineChoice(workers=workers))
         return optimize(place.environment, place.choose(**fields), options)
 
     return run
@@ -447,6 +449,42 @@ def test_a_signal_ends_the_registration_of_a_champion(
     assert {run.info.status for run in place.runs()} == {FINISHED}
 
 
+AT_ONCE = 1e-9  # seconds
+
+
+def test_a_sweep_whose_time_is_over_is_summarised_and_reported_but_nothing_is_tested(
+    sweep: Callable[..., dict[str, Any]], place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    assert sweep(trials=1)["finished"] == 1
+    (place.home / "report/few.html").unlink()
+    monkeypatch.setattr(data, "load_test", lambda *_: pytest.fail("there is more to come"))
+    result = sweep(trials=3, final=True, timeout=AT_ONCE)
+    assert (result["finished"], result["added"]) == (1, 0)
+    assert result["best"]["trial"] == 0
+    assert "test" not in result
+    assert Path(result["report"]).read_bytes().startswith(b"<!doctype html>")
+    summary = json.loads((place.home / "journal/few/study/artifacts/study/summary.json").read_text())
+    assert summary["finished"] == 1
+    assert read_events(place.home / "journal/few/study")[-1]["status"] == FINISHED
+    with pytest.raises(OutOfTime, match="1 of 3 trials finished before --timeout"):
+        service.check_finished(result, 3)
+
+
+def test_a_sweep_whose_time_is_over_before_a_trial_is_finished_has_no_report(
+    sweep: Callable[..., dict[str, Any]], place: Place
+):
+    with pytest.raises(OutOfTime, match="0 of 3 trials finished before --timeout"):
+        sweep(trials=3, timeout=AT_ONCE)
+    assert not (place.home / "report").exists()
+
+
+def test_a_sweep_that_is_done_is_late_for_nothing(sweep: Callable[..., dict[str, Any]]):
+    service.check_finished(sweep(trials=1, timeout=3600), 1)
+    result = sweep(trials=1, timeout=AT_ONCE, final=True)
+    service.check_finished(result, 1)
+    assert result["test"]["trial"] == 0
+
+
 def test_a_study_made_anew_does_not_take_over_the_records_of_the_one_before(
     sweep: Callable[..., dict[str, Any]], place: Place
 ):
@@ -473,6 +511,29 @@ def test_a_space_with_a_part_that_cannot_be_trained_is_refused_before_anything_i
 ):
     with pytest.raises(SpaceError, match=bad):
         sweep(space)
+    assert list(place.home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "installed", "code", "says"),
+    [
+        ("ray://127.0.0.1:10001", True, 2, "ray job submit"),
+        ("127.0.0.1:1", True, 4, "Ray cluster 127.0.0.1:1 cannot be joined"),
+        (None, False, 2, r"pip install 'sweeper\[ray\]'"),
+    ],
+    ids=["wrong-address", "no-cluster", "not-installed"],
+)
+def test_a_ray_that_cannot_be_used_is_told_before_anything_is_created(
+    place: Place, monkeypatch: pytest.MonkeyPatch, address: str | None, installed: bool, code: int, says: str
+):
+    if installed:
+        pytest.importorskip("ray")
+    else:
+        monkeypatch.setitem(sys.modules, "sweeper.engine.ray", None)
+    options = SweepOptions("few", 2, FEW, "random", "none", 0, None, False, EngineChoice("ray", address=address))
+    with pytest.raises(SweeperError, match=says) as caught:
+        optimize(place.environment, place.choose(), options)
+    assert caught.value.exit_code == code
     assert list(place.home.iterdir()) == []
 
 

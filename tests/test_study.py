@@ -535,6 +535,144 @@ def test_trials_are_resumed_as_they_were_asked_though_several_were_running(url: 
         assert study.ask().number == 3
 
 
+# --- trials that another program enqueued -----------------------------------------------------------
+
+
+def enqueue(url: str, **params: Any) -> None:
+    """What a user of Optuna does with our study."""
+    storage = optuna.storages.RDBStorage(url)
+    optuna.load_study(study_name="demo", storage=storage).enqueue_trial(params)
+    storage.engine.dispose()
+
+
+def stored(url: str) -> list[optuna.trial.FrozenTrial]:
+    """The trials as Optuna itself reads them from the database."""
+    storage = optuna.storages.RDBStorage(url)
+    try:
+        return storage.get_all_trials(storage.get_study_id_from_name("demo"))
+    finally:
+        storage.engine.dispose()
+
+
+GIVEN = {"placement": "bn-dropout", "batch_size": 64, "conv_dropout": 0.25}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "qmc", "random"])
+def test_an_enqueued_trial_comes_next_with_the_parameters_it_was_given(url: str, sampler: str) -> None:
+    settings = replace(SETTINGS, sampler=sampler)
+    with closing(open_study("demo", settings, url)) as study:
+        train(study, study.ask())
+    enqueue(url, **GIVEN)
+    enqueue(url, placement="none")
+    with closing(open_study("demo", settings, url)) as study:
+        assert [row.state for row in study.rows()][1:] == ["waiting", "waiting"]
+        first, second, third = study.ask(), study.ask(), study.ask()
+        assert [trial.number for trial in (first, second, third)] == [1, 2, 3]
+        assert {name: first.config.model_dump(mode="json")[name] for name in GIVEN} == GIVEN
+        assert 0.05 <= first.config.head_dropout <= 0.6  # which it was not given
+        assert second.config.placement.value == "none"
+        ours = [vars(trial) | {"_trial_id": 0} for trial in study._optuna.get_trials()]
+        assert [vars(trial) | {"_trial_id": 0} for trial in stored(url)] == ours
+        study.complete(1, 0.9, 0.3)
+    with closing(open_study("demo", settings, url)) as study:
+        assert list(study.unfinished()) == [second, third]
+        assert study.rows()[1].state == "complete"
+        assert study.ask().number == 4
+
+
+def test_a_driver_that_died_before_it_wrote_asks_the_enqueued_trial_again(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_study("demo", SETTINGS, url).close()
+    enqueue(url, placement="ic")
+    asked: list[RunConfig] = []
+
+    def dies(mirror: Any, _: int) -> None:
+        asked.append(SETTINGS.space.suggest(SETTINGS.base, optuna.trial.FixedTrial(mirror.study.trials[0].params)))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, closing(open_study("demo", SETTINGS, url)) as study:
+        patch.setattr("sweeper.mirror.Mirror.taken", dies)
+        with pytest.raises(KeyboardInterrupt):
+            study.ask()
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        assert study.running() == 0
+        assert [study.ask().config] == asked
+
+
+def test_what_is_enqueued_while_a_driver_runs_stops_it_and_is_trained_by_the_next_one(url: str) -> None:
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        train(study, study.ask())
+        enqueue(url, placement="bn")
+        assert "another process has written to it" in refusal(study.ask, StudyConflict)
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        trial = train(study, study.ask())
+        assert (trial.number, trial.config.placement.value) == (1, "bn")
+        assert study.ask().number == 2
+
+
+def test_an_enqueued_trial_that_another_process_has_taken_stops_the_sweep(url: str) -> None:
+    open_study("demo", SETTINGS, url).close()
+    enqueue(url, placement="bn")
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        storage = optuna.storages.RDBStorage(url)
+        assert optuna.load_study(study_name="demo", storage=storage).ask().number == 0
+        storage.engine.dispose()
+        assert "taken trial 0" in refusal(study.ask, StudyConflict)
+
+
+@pytest.mark.parametrize(
+    ("params", "says"),
+    [
+        ({"conv_dropout": 0.9}, "'conv_dropout=0.9', outside the search space: 0.02 to 0.4"),
+        ({"conv_dropout": math.nan}, "'conv_dropout=nan', outside"),
+        ({"conv_dropout": True}, "'conv_dropout=True', outside"),
+        ({"batch_size": 48}, "'batch_size=48', outside the search space: one of 32, 64, 128, 256, 512"),
+        ({"batch_size": 64.0}, "'batch_size=64.0', outside"),
+        ({"lr": 0.1}, "'lr=0.1', which the search space does not have; it has placement, conv_dropout"),
+        ({"<b>\n": [1]}, "'<b>\\n=[1]', which the search space does not have"),
+    ],
+    ids=["above", "nan", "boolean", "no-choice", "another-type", "not-varied", "markup"],
+)  # fmt: skip
+def test_an_enqueued_trial_outside_the_space_is_refused_once_and_named(
+    url: str, params: dict[str, Any], says: str
+) -> None:
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        train(study, study.ask())
+    enqueue(url, **params)
+    enqueue(url, placement="bn")
+    message = refusal(lambda: open_study("demo", SETTINGS, url), StudyConflict)
+    assert f"trial 1 was enqueued with {says}" in message
+    assert "the same command goes on without it" in message
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        assert [row.state for row in study.rows()] == ["complete", "failed", "waiting"]
+        assert study.rows()[1].reason.startswith("enqueued with ")
+        assert (study.finished(), study.ask().number) == (1, 2)
+
+
+def test_all_that_is_refused_is_refused_at_once(url: str) -> None:
+    open_study("demo", SETTINGS, url).close()
+    for _ in range(5):
+        enqueue(url, batch_size=1)
+    message = refusal(lambda: open_study("demo", SETTINGS, url), StudyConflict)
+    assert message.count("was enqueued with 'batch_size=1'") == 3
+    assert "and 2 more" in message
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        assert (study.failed(), study.ask().number) == (5, 5)
+
+
+def test_a_trial_that_was_added_with_distributions_of_its_own_is_refused(url: str) -> None:
+    open_study("demo", SETTINGS, url).close()
+    storage = optuna.storages.RDBStorage(url)
+    distribution = optuna.distributions.CategoricalDistribution([64, 128])
+    added = optuna.create_trial(
+        state=optuna.trial.TrialState.WAITING, params={"batch_size": 64}, distributions={"batch_size": distribution}
+    )
+    optuna.load_study(study_name="demo", storage=storage).add_trial(added)
+    storage.engine.dispose()
+    assert "enqueue_trial" in refusal(lambda: open_study("demo", SETTINGS, url), StudyConflict)
+
+
 def test_quasi_random_points_cover_the_space_more_evenly_than_random_ones() -> None:
     space = Space({"conv_dropout": Range(0.0, 0.99), "head_dropout": Range(0.0, 0.99)})
     with closing(open_study("demo", replace(SETTINGS, space=space, sampler="qmc"), MEMORY)) as study:

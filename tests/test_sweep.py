@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 import torch
 
@@ -24,7 +27,7 @@ from sweeper.journal import FAILED, FINISHED, KILLED, JournalTracker, NullTracke
 from sweeper.progress import PlainView, Progress
 from sweeper.space import default_space
 from sweeper.study import Study, StudySettings, Trial, open_study
-from sweeper.sweep import RETRIES, Driver, Fixed, Interrupted
+from sweeper.sweep import RETRIES, Driver, Fixed, Interrupted, Signals
 from sweeper.train import EpochResult, Evaluation, TrainResult
 
 EPOCHS = 2
@@ -459,6 +462,24 @@ def test_a_study_goes_on_with_the_parameters_its_trials_had(reopen: Callable[...
     assert [row.number for row in reopen().rows()] == [0, 1, 2, 3]
 
 
+def test_a_sweep_with_enqueued_trials_ends_with_exactly_the_trials_that_were_asked_for(
+    reopen: Callable[..., Study], tmp_path: Path
+):
+    reopen().close()
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'sweeper.db'}")
+    theirs = optuna.load_study(study_name="study", storage=storage)
+    for size in (64, 512, 32, 128):
+        theirs.enqueue_trial({"placement": "none", "batch_size": size})
+    storage.engine.dispose()
+    recorder = Recorder({1: [FAILS], 2: [LOST, DONE]}, slots=2)
+    assert recorder.drive(3, reopen()) == 3
+    study = reopen()
+    assert [row.state for row in study.rows()] == ["complete", "failed", "complete", "complete"]
+    assert [row.params["batch_size"] for row in study.rows()] == [64, 512, 32, 128]
+    assert Recorder().drive(5, study) == 5
+    assert [row.number for row in reopen().rows()] == list(range(6))
+
+
 # --- giving up -----------------------------------------------------------------------------------------
 
 
@@ -511,6 +532,25 @@ def test_what_makes_tracking_impossible_ends_the_sweep_and_its_runs(monkeypatch:
     with pytest.raises(SweeperError, match="deleted"):
         recorder.drive(2)
     assert [call[:3] for call in recorder.calls[-3:]] == [("close",), ("end", 0, KILLED), ("ended", 0, "killed")]
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC], ids=["broken-pipe", "full-disk"])
+def test_a_stdout_that_takes_no_more_ends_every_run(
+    reopen: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+):
+    def breaks(trial: Trial, *_: Any) -> None:
+        told.append(trial.number)
+        raise OSError(number, os.strerror(number), "<stdout>")
+
+    told: list[int] = []
+    recorder = Recorder({0: [(epoch(1), result())], 1: [(epoch(1),) * 9], 2: [(epoch(1),) * 9]}, slots=3)
+    monkeypatch.setattr(recorder, "ended", breaks)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        recorder.drive(4, reopen(), JournalTracker(tmp_path))
+    ends = [read_events(tmp_path / f"study/{n:04d}")[-1] for n in range(3)]
+    assert [(end["event"], end["status"]) for end in ends] == [("end", FINISHED), ("end", KILLED), ("end", KILLED)]
+    assert told == [0, 1, 2]
+    assert Recorder().drive(4, reopen(), JournalTracker(tmp_path)) == 4
 
 
 # --- signals -------------------------------------------------------------------------------------------
@@ -568,17 +608,77 @@ def test_a_signal_while_something_is_recorded_is_raised_after_it(
     assert [row.state for row in study.rows()] == [{"epoch": "running", "ended": "complete"}[moment]]
 
 
-def test_a_second_signal_is_not_held_back(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(signal, "SIG_DFL", signal.default_int_handler)  # which raises KeyboardInterrupt
+@pytest.mark.parametrize(
+    "sent",
+    [
+        (signal.SIGINT, signal.SIGINT),
+        (signal.SIGTERM, signal.SIGTERM),
+        (signal.SIGINT, signal.SIGTERM, signal.SIGINT),
+        (signal.SIGINT, signal.SIGTERM, signal.SIGTERM),
+    ],
+    ids=lambda sent: " ".join(signum.name for signum in sent),
+)
+def test_a_second_signal_of_a_kind_is_not_held_back(monkeypatch: pytest.MonkeyPatch, sent: Sequence[signal.Signals]):
+    class Ended(BaseException):
+        """What the system would do."""
 
-    def twice() -> None:
-        for _ in range(2):
-            signal.raise_signal(signal.SIGINT)
+    def end(number: int, _: Any) -> None:
+        raise Ended(signal.Signals(number))
 
+    def send() -> None:
+        *before, last = sent
+        for signum in before:
+            signal.raise_signal(signum)
+        held.append(len(before))
+        signal.raise_signal(last)
+
+    held: list[int] = []
+    monkeypatch.setattr(signal, "SIG_DFL", end)
     recorder = Recorder()
-    monkeypatch.setattr(recorder, "epoch", lambda *_: twice())
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(recorder, "epoch", lambda *_: send())
+    with pytest.raises(Ended) as caught:
         recorder.drive(1)
+    assert held == [len(sent) - 1]
+    assert caught.value.args == (sent[0],)  # which decides the exit code
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_of_another_kind_ends_nothing_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: signal.Signals
+):
+    """As MLflow sends it, a quarter of a second after the Ctrl-C that the terminal sends to all of `mlflow run`."""
+    second = signal.SIGTERM if first == signal.SIGINT else signal.SIGINT
+    monkeypatch.setattr(signal, "SIG_DFL", lambda *_: pytest.fail("ended at once"))
+    recorder = Recorder({1: [(epoch(1), lambda: signal.raise_signal(first))]}, slots=2)
+    monkeypatch.setattr(recorder, "close", lambda: signal.raise_signal(second))
+    with Signals() as signals:
+        with pytest.raises(Interrupted) as caught:
+            recorder.drive(3, tracker=JournalTracker(tmp_path), signals=signals)
+        assert caught.value.exit_code == 128 + first
+        with pytest.raises(Interrupted) as caught:
+            signals.check()
+        assert caught.value.exit_code == 128 + first
+    for number in (0, 1):
+        *_, end = read_events(tmp_path / f"study/{number:04d}")
+        assert (end["event"], end["status"]) == ("end", KILLED)
+        assert first.name in end["tags"]["sweeper.reason"]
+
+
+def test_a_second_signal_does_not_interrupt_what_the_first_one_is_ending(monkeypatch: pytest.MonkeyPatch):
+    """An engine that is waited for when the first one comes, and that takes a while to leave."""
+    monkeypatch.setattr(signal, "SIG_DFL", lambda *_: pytest.fail("ended at once"))
+    left = []
+
+    def leave_late() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            left.append("whole")
+
+    with Signals() as signals, signals.raised(), pytest.raises(Interrupted, match="SIGINT"):
+        leave_late()
+    assert left == ["whole"]
 
 
 # --- a fixed list as a source --------------------------------------------------------------------------

@@ -72,6 +72,7 @@ class RayEngine:
         cpus: processors of a training, and threads of its computations; below 1 they are shared.
         gpus: GPUs of a training; below 1 they are shared.
         few: trainings in flight at most, however large the cluster is.
+        checked: `check_cluster` has just joined the cluster at `address`; it takes seconds.
 
     Raises:
         ServiceUnreachable: there is no cluster at `address`, or it cannot be joined.
@@ -87,6 +88,7 @@ class RayEngine:
         cpus: float = 1.0,
         gpus: float = 0.0,
         few: int | None = None,
+        checked: bool = False,
     ) -> None:
         arrays = [d.arrays() for d in data]
         self._session = contextlib.ExitStack()
@@ -94,6 +96,8 @@ class RayEngine:
             size = sum(array.nbytes for each in arrays for array in each)
             self._session.enter_context(_started(max(cores(), math.ceil((slots or 0) * cpus)), size + STORE_BYTES))
         else:
+            if not checked:
+                check_cluster(address)
             self._session.enter_context(_joined(address))
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
@@ -265,7 +269,6 @@ def _local() -> dict[str, str | None]:
 @contextlib.contextmanager
 def _joined(address: str) -> Iterator[None]:
     """A cluster that runs already; of it, only our tasks end with the block."""
-    _check(address)
     with _quiet():
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     try:
@@ -285,10 +288,11 @@ ray.init(address=sys.stdin.read(), log_to_driver=False, logging_level="ERROR")
 """
 
 
-def _check(address: str) -> None:
+def check_cluster(address: str) -> None:
     """Join the cluster in another process, which can be ended: Ray tries for minutes, and then ends the process.
 
     Raises:
+        UsageError: it is none that a driver can join.
         ServiceUnreachable: it cannot be joined within 10 s.
     """
     _reach(address)

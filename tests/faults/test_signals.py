@@ -5,9 +5,12 @@ The seconds from the signal to the end are noted, and appear in docs/reliability
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +18,7 @@ import pytest
 from faults.conftest import Tally
 from faults.tools.place import PATIENCE, SWEEP, Place
 from faults.tools.tally import note
-from sweeper.journal import KILLED, read_events, run_folders
+from sweeper.journal import FAILED, KILLED, read_events, run_folders
 
 pytest_plugins = ["mlflow_store"]
 # MLflow's own use of SQLAlchemy 2.1
@@ -57,3 +60,57 @@ def test_a_signal_ends_a_sweep_and_leaves_nothing_running(
         "left RUNNING in MLflow": sum(run.info.status == "RUNNING" for run in place.all_runs()),
     }
     tally("G9", {f"{signum.name} to all processes of a sweep": 1}, left)
+
+
+def test_the_sigterm_that_follows_a_ctrl_c_on_mlflow_run_cuts_nothing_off(place: Place, tally: Tally, until: Any):
+    """MLflow sends it a quarter of a second after the Ctrl-C; nothing has arrived in its store by then."""
+    go = place.home.parent / "go"
+    strike = {"at": "training", "nth": 4, "signal": "SIGINT", "whom": "group"}
+    place.faults = {"strikes": [strike], "gate": {"at": "uploading", "file": str(go)}}
+    with place.begin(*SWEEP, "--trials", "6", "--epochs", "3", "--workers", "2") as process:
+        until(lambda: place.struck or process.poll() is not None, "the signal", PATIENCE)
+        time.sleep(0.25)
+        process.send_signal(signal.SIGTERM)
+        go.touch()
+        assert process.wait(PATIENCE) == 128 + signal.SIGINT, place.said
+    assert place.said.splitlines()[-1] == "error: stopped by SIGINT"
+    ends = [read_events(folder)[-1] for folder in run_folders(place.home / "journal")]
+    left = {
+        "runs without an end in the journal": sum(e["event"] != "end" for e in ends),
+        "left RUNNING in MLflow": sum(run.info.status == "RUNNING" for run in place.all_runs()),
+    }
+    tally("G9", {"SIGINT to all processes of a sweep, then SIGTERM to its driver": 1}, left)
+
+
+@pytest.mark.parametrize(
+    ("full", "code", "error"),
+    [(False, 141, "stopped by SIGPIPE"), (True, 1, "<stdout>: No space left on device")],
+    ids=["no reader", "full disk"],
+)
+def test_a_stdout_that_takes_no_more_ends_a_sweep_and_leaves_nothing_running(
+    place: Place, tally: Tally, full: bool, code: int, error: str
+):
+    """The first of three trials fails after a second, which is the first thing that is said."""
+    command = (*SWEEP, "--trials", "3", "--epochs", "3", "--workers", "3")
+    place.faults = {"outcomes": {"1": "fails"}, "pace": 1.0}
+    with ExitStack() as stack:
+        reader, writer = os.pipe()
+        os.close(reader)
+        stack.callback(os.close, writer)
+        stdout = stack.enter_context(Path("/dev/full").open("w")) if full else writer
+        process = stack.enter_context(place.begin(*command, stdout=stdout))
+        assert process.wait(PATIENCE) == code, place.said
+    assert place.said.splitlines()[-1] == f"error: {error}"
+    ends = [read_events(folder)[-1] for folder in run_folders(place.home / "journal")]
+    assert sorted(end["status"] for end in ends) == [FAILED, KILLED, KILLED]
+    runs = [run.info.status for run in place.all_runs()]
+    place.faults = {}
+    assert place.run(*command).returncode == 0
+    states = [row.state for row in place.rows()]
+    left = {
+        "runs without an end in the journal": sum(e["event"] != "end" for e in ends),
+        "left RUNNING in MLflow": runs.count("RUNNING"),
+        "left RUNNING in the study": states.count("running"),
+        "trials not finished": 3 - states.count("complete") - states.count("pruned"),
+    }
+    tally("G3", {"sweeps whose stdout took no more": 1}, left)

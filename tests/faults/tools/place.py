@@ -49,13 +49,13 @@ class Place:
         )  # fmt: skip
 
     @contextmanager
-    def begin(self, *argv: str) -> Iterator[subprocess.Popen[str]]:
+    def begin(self, *argv: str, stdout: Any = subprocess.DEVNULL) -> Iterator[subprocess.Popen[str]]:
         """Start a command in a process group of its own, of which nothing is left after the block."""
         self._begun += 1
         with (
             self._said().open("w+") as said,
             subprocess.Popen(
-                self._command(argv), cwd=self.home, env=self._env(), stdout=subprocess.DEVNULL, stderr=said, text=True,
+                self._command(argv), cwd=self.home, env=self._env(), stdout=stdout, stderr=said, text=True,
                 start_new_session=True,
             ) as process,
         ):  # fmt: skip
