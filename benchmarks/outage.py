@@ -86,21 +86,20 @@ def run(server: MlflowServer, mode: str, args: argparse.Namespace, home: Path, s
                "--epochs", str(args.epochs), "--workers", "2", "--study", study, "--tracking-uri", uri]  # fmt: skip
     proxy.delay = LATENCY if mode == "slow" else 0.0
     begin = time.monotonic()
-    env = os.environ | {"SWEEPER_HOME": str(home)}
+    env, journal = os.environ | {"SWEEPER_HOME": str(home)}, home / "journal"
     process = subprocess.Popen(
         [sys.executable, "-m", "sweeper", "optimize", *options], env=env, stdout=subprocess.DEVNULL
     )
     result = {}
     if mode == "overloaded":  # after the first epoch: at its start the command refuses a server that answers 503
-        wait_for(process, "the first epoch", lambda: any((home / "journal").glob("**/events.jsonl")))
+        wait_for(process, "the first epoch", lambda: any(journal.glob("**/events.jsonl")))
         proxy.refused = REFUSED
     if mode == "away":
-        result["drained_s"] = take_away(process, proxy, home / "journal", args.seconds)
+        result["drained_s"] = take_away(process, proxy, journal, args.seconds)
     if process.wait():
         raise SystemExit(f"the sweep failed with exit code {process.returncode}")
     wall = time.monotonic() - begin
     seconds, _ = trial_seconds(home, study)
-    journal = home / "journal"
     result["late"] = sum(not run_id_of(journal, str(path.relative_to(journal)), uri) for path in run_folders(journal))
     subprocess.run([sys.executable, "-m", "sweeper", "sync", "--tracking-uri", uri], env=env, check=True,
                    stdout=subprocess.DEVNULL)  # fmt: skip

@@ -99,7 +99,7 @@ def main(home: Path, protocol: str) -> None:
     (RESULTS / f"{protocol}.sha256").write_text("\n".join(hashes(env.journal, protocol)) + "\n")
     (IMAGES / f"study-{protocol}-forest.png").write_bytes((folder / "ledger.png").read_bytes())
     report = folder.parent / f"{PROTOCOLS[protocol].folder}.html"
-    report.write_bytes(reproduction_report(env, protocol, sections(env, protocol)))
+    report.write_bytes(reproduction_report(runs, protocol, sections(env, protocol, runs)))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         photograph(browser, report, f"study-{protocol}")

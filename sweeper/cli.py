@@ -596,8 +596,9 @@ def report(study: str | None, output: Path | None, protocol: ProtocolName | None
 
         protocol = protocol or reports.recorded_protocol(env)
         name = PROTOCOLS[protocol].folder
-        page = reports.reproduction_report(env, protocol, sections(env, protocol))
-        figures = reports.reproduction_print(env, protocol)
+        runs = reports.finished_runs(env, protocol)
+        page = reports.reproduction_report(runs, protocol, sections(env, protocol, runs))
+        figures = reports.reproduction_print(runs, protocol)
     else:
         record = read_record(study, env.storage)
         name, page, figures = record.name, reports.sweep_report(env, record), None

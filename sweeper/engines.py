@@ -32,7 +32,7 @@ from sweeper.engine.processes import ProcessEngine, start_server
 from sweeper.engine.serial import SerialEngine
 from sweeper.environment import Say
 from sweeper.errors import ConfigError
-from sweeper.journal import write_whole
+from sweeper.journal import ENGINE_TAG, write_whole
 from sweeper.members import signature, train_members
 from sweeper.train import EpochResult, finish, hardware, out_of_memory, train, use_threads
 
@@ -67,7 +67,7 @@ class Built(NamedTuple):
 
     def tags(self) -> dict[str, str]:
         """What a run's record says of the engine."""
-        return {"sweeper.engine": self.name}
+        return {ENGINE_TAG: self.name}
 
 
 def check(choice: EngineChoice, config: RunConfig) -> None:

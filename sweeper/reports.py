@@ -75,29 +75,12 @@ def recorded_protocol(env: Environment) -> ProtocolName:
     return next((name for name in PROTOCOLS if read_runs(env.journal, name)), "full")
 
 
-def reproduction_report(env: Environment, protocol: ProtocolName, ledger: Sequence[Section] = ()) -> bytes:
-    """The report of the reproduction; `ledger` judges the study's claims, where they have been judged.
+def finished_runs(env: Environment, protocol: ProtocolName) -> Mapping[str, list[ArmRun]]:
+    """The runs that the report of the reproduction shows, by arm.
 
     Raises:
         UsageError: no run of `protocol` has finished.
     """
-    from sweeper.report.study_page import study_page
-
-    return study_page(_finished_runs(env, protocol), PROTOCOLS[protocol], ledger)
-
-
-def reproduction_print(env: Environment, protocol: ProtocolName) -> bytes:
-    """The study's eight figures as one PNG image.
-
-    Raises:
-        UsageError: no run of `protocol` has finished.
-    """
-    from sweeper.report.study_print import study_print
-
-    return study_print(_finished_runs(env, protocol), PROTOCOLS[protocol])
-
-
-def _finished_runs(env: Environment, protocol: ProtocolName) -> Mapping[str, list[ArmRun]]:
     from sweeper.report.rows import read_runs
 
     runs = read_runs(env.journal, protocol)
@@ -107,3 +90,19 @@ def _finished_runs(env: Environment, protocol: ProtocolName) -> Mapping[str, lis
             f"`sweeper reproduce --protocol {protocol}` first"
         )
     return runs
+
+
+def reproduction_report(
+    runs: Mapping[str, list[ArmRun]], protocol: ProtocolName, ledger: Sequence[Section] = ()
+) -> bytes:
+    """The report of the reproduction; `ledger` judges the study's claims, where they have been judged."""
+    from sweeper.report.study_page import study_page
+
+    return study_page(runs, PROTOCOLS[protocol], ledger)
+
+
+def reproduction_print(runs: Mapping[str, list[ArmRun]], protocol: ProtocolName) -> bytes:
+    """The study's eight figures as one PNG image."""
+    from sweeper.report.study_print import study_print
+
+    return study_print(runs, PROTOCOLS[protocol])

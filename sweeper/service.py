@@ -33,6 +33,7 @@ from sweeper.engines import ONE_WORKER, Built, EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment, Say
 from sweeper.errors import ConfigError, Interrupted, OutOfTime, SpaceError, SweeperError, TrainingError, one_line
 from sweeper.journal import (
+    ENGINE_TAG,
     FAILED,
     FINISHED,
     KILLED,
@@ -195,7 +196,7 @@ def describe_run(
         "sweeper.dataset_sha256": chosen.manifest.digest,
         "sweeper.config_key": config.key,
         THREADS_TAG: str(threads),
-        "sweeper.engine": engine,
+        ENGINE_TAG: engine,
         "mlflow.source.name": f"sweeper {'train' if kind == 'run' else 'optimize'}",
         "mlflow.source.type": "LOCAL",
         "mlflow.user": _user(),

@@ -122,12 +122,12 @@ def publish(env: Environment, found: Verified) -> tuple[Ledger, dict[str, Any]]:
     return shown, result | {"report": str(folder)}
 
 
-def sections(env: Environment, protocol: ProtocolName) -> list[Section]:
-    """The ledger as sections of the report of the reproduction; none where no run is recorded."""
+def sections(env: Environment, protocol: ProtocolName, runs: Runs) -> list[Section]:
+    """The ledger of `runs` as sections of the report of the reproduction."""
     from sweeper.report.ledger_page import ledger_sections
 
-    runs = _known_here(env, read_runs(env.journal, protocol))
-    return ledger_sections(describe(judge_runs(env.journal, protocol, runs), _links(env, runs))) if runs else []
+    runs = _known_here(env, runs)
+    return ledger_sections(describe(judge_runs(env.journal, protocol, runs), _links(env, runs)))
 
 
 def record_report(env: Environment, protocol: ProtocolName, tracker: Tracker) -> None:
@@ -142,7 +142,8 @@ def record_report(env: Environment, protocol: ProtocolName, tracker: Tracker) ->
     events = read_events(env.journal / folder)
     if not runs or _is_of(events, runs):
         return
-    page, figures = reproduction_report(env, protocol, sections(env, protocol)), reproduction_print(env, protocol)
+    page = reproduction_report(runs, protocol, sections(env, protocol, runs))
+    figures = reproduction_print(runs, protocol)
     tags = {"sweeper.kind": "study", "sweeper.study": PROTOCOLS[protocol].folder, "sweeper.protocol": protocol}
     info = RunInfo(
         key=events[0]["key"] if events else f"{uuid.uuid4().hex}/{folder}", name=PROTOCOLS[protocol].folder,

@@ -11,6 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 import sqlalchemy
+from optuna_store import stored
 
 from sweeper.config import RunConfig
 from sweeper.errors import StudyConflict
@@ -35,15 +36,6 @@ def far_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     monkeypatch.undo()
     time.tzset()
-
-
-def stored(url: str) -> list[optuna.trial.FrozenTrial]:
-    """The trials as Optuna itself reads them from the database."""
-    storage = optuna.storages.RDBStorage(url)
-    try:
-        return storage.get_all_trials(storage.get_study_id_from_name("demo"))
-    finally:
-        storage.engine.dispose()
 
 
 def in_memory(study: Study) -> list[optuna.trial.FrozenTrial]:

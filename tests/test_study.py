@@ -15,6 +15,7 @@ import filelock
 import optuna
 import pytest
 import sqlalchemy
+from optuna_store import stored
 
 from sweeper.config import RunConfig, check_name
 from sweeper.environment import database_url
@@ -543,15 +544,6 @@ def enqueue(url: str, **params: Any) -> None:
     storage = optuna.storages.RDBStorage(url)
     optuna.load_study(study_name="demo", storage=storage).enqueue_trial(params)
     storage.engine.dispose()
-
-
-def stored(url: str) -> list[optuna.trial.FrozenTrial]:
-    """The trials as Optuna itself reads them from the database."""
-    storage = optuna.storages.RDBStorage(url)
-    try:
-        return storage.get_all_trials(storage.get_study_id_from_name("demo"))
-    finally:
-        storage.engine.dispose()
 
 
 GIVEN = {"placement": "bn-dropout", "batch_size": 64, "conv_dropout": 0.25}

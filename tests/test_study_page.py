@@ -221,7 +221,7 @@ def record(home: Path) -> None:
 def test_the_report_is_made_from_the_journals_of_the_arms(tmp_path: Path) -> None:
     record(tmp_path)
     environment = Environment(tmp_path, "none", "", None, False, str, str)
-    page = reports.reproduction_report(environment, "quick").decode()
+    page = reports.reproduction_report(reports.finished_runs(environment, "quick"), "quick").decode()
     assert (">87.50%<" in page, "torch 9" in page, "1 run of 1 arm." in page) == (True, True, True)
 
 
