@@ -199,7 +199,8 @@ def test_a_node_that_joins_is_used_and_a_few_trainings_wait_for_more(
 
     monkeypatch.setattr(engines, "LOOK_SECONDS", 0.2)
     with closing(engines.RayEngine([tiny], None, address=nodes.address, few=7)) as engine:
-        room = engine.slots
+        room = len(nodes.cluster.list_all_nodes())
+        until(lambda: (engine.wait(0), engine.slots == room)[1], "the losses of other tests to be seen", 120)
         assert engine.free() == room + engines.QUEUED
         nodes.cluster.add_node()
         until(lambda: (engine.wait(0), engine.slots == room + 1)[1], "the new node to be seen")
