@@ -107,10 +107,7 @@ class Tracker(Protocol):
         """Begin, or continue, a run."""
 
     def together(self) -> AbstractContextManager[None]:
-        """Within the block, the epochs of all runs may be recorded late, but not later than its end.
-
-        The end of a run, and a file, are recorded at once.
-        """
+        """Within the block, what happens to runs may be recorded late, but not later than its end."""
 
     def reconcile(self, below: str) -> None:
         """End, as killed, the runs below a folder that processes which are gone left without an end."""
@@ -173,30 +170,45 @@ class JournalTracker:
     def __init__(self, root: Path, warn: Callable[[str], None] = lambda _: None) -> None:
         self.root = root
         self._warn = warn
-        self._late: list[JournalLog] | None = None  # those to fsync at the end of a block
-        self._fsyncs = ThreadPoolExecutor(FSYNCS, "journal-fsync")  # starts no thread before it needs one
+        self._late: dict[JournalLog, None] | None = None  # those to settle at the end of a block
+        self._settling = ThreadPoolExecutor(FSYNCS, "journal-fsync")  # starts no thread before it needs one
 
     def start(self, run: RunInfo) -> JournalLog:
         """Begin, or continue, the run's folder."""
-        return JournalLog(self.root / run.folder, run, late=self._postpone)
+        return self._log(run)
+
+    def _log(self, run: RunInfo, **options: Any) -> JournalLog:
+        folder = self.root / run.folder
+        for log in [log for log in self._late or () if log.folder == folder]:
+            log.settle()  # an attempt that ended in this block: it holds the folder until its end is written
+        return JournalLog(folder, run, late=self._postpone, **options)
 
     def _postpone(self, log: JournalLog) -> bool:
         if self._late is None:
             return False
-        self._late.append(log)
+        self._late[log] = None
         return True
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Within the block, the fsyncs of epochs wait for its end; many at a time, the file system joins them."""
-        self._late = []
+        """Within the block, writing waits for its end: one write and one fsync a run, and of many runs at a time, as
+        the file system joins fsyncs.
+
+        Raises:
+            OSError: what one of the runs had to record could not be written; all that could be was.
+        """
+        self._late = {}
         try:
             yield
         finally:
-            late, self._late = self._late, None
-            settled = self._fsyncs.map(JournalLog.settle, late) if len(late) > 1 else map(JournalLog.settle, late)
-            for _ in settled:
-                pass
+            late, self._late = list(self._late), None
+            if len(late) == 1:
+                late[0].settle()
+            else:
+                ended = [self._settling.submit(log.settle) for log in late]
+                for error in [each.exception() for each in ended]:
+                    if error:
+                        raise error
 
     def recorded(self, run: RunInfo) -> Recorded | None:
         """What the journal holds of the run, if it finished; another one may lie in its folder."""
@@ -234,8 +246,10 @@ class JournalLog:
         late: Callable[[JournalLog], bool] = lambda _: False,
     ) -> None:
         self.folder = folder
-        self._written = written
-        self._postpone, self._unsettled = late, False
+        self._written, self._postpone = written, late
+        self._lines: list[bytes] = []  # of events, and files with their names: what is to be written
+        self._files: dict[str, bytes] = {}
+        self._started = self._ended = False
         self._lock = _hold(folder)
         _cut_torn_line(folder / EVENTS)
         earlier = read_events(folder)
@@ -248,60 +262,80 @@ class JournalLog:
         remove_parts(folder / ARTIFACTS)
         self._steps = {e["step"] for e in earlier if e["event"] == "epoch"}
         attempt = 1 + sum(e["event"] == "start" for e in earlier)
-        self._append("start", key=run.key, name=run.name, params=dict(run.params), description=run.description,
-                     tags={**run.tags, "sweeper.attempt": str(attempt)}, dataset=dict(run.dataset),
-                     run_id=run.run_id, store=store)  # fmt: skip
+        self._note("start", key=run.key, name=run.name, params=dict(run.params), description=run.description,
+                   tags={**run.tags, "sweeper.attempt": str(attempt)}, dataset=dict(run.dataset),
+                   run_id=run.run_id, store=store)  # fmt: skip
 
     def epoch(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append the metrics of one epoch and fsync, or let it be done later, unless the step is there already."""
-        if step in self._steps:
-            return
-        if self._postpone(self):
-            self._unsettled = True
-            _append_event(self.folder, "epoch", durable=False, step=step, metrics=dict(metrics))
-        else:
-            self._append("epoch", step=step, metrics=dict(metrics))
-        self._steps.add(step)
-
-    def settle(self) -> None:
-        """Fsync what was appended late, if nothing has done it since."""
-        if self._unsettled:
-            with (self.folder / EVENTS).open("ab") as stream:
-                os.fsync(stream.fileno())
-            self._unsettled = False
-            self._written(self.folder)
+        """Append the metrics of one epoch, unless the step is there already."""
+        if step not in self._steps:
+            self._note("epoch", step=step, metrics=dict(metrics))
+            self._steps.add(step)
 
     def artifact(self, name: str, content: bytes) -> None:
         """Write a file aside, fsync it, and rename it into place."""
-        write_whole(self.folder / ARTIFACTS / name, content)
+        self._files[name] = content
+        if not self._postpone(self):
+            self.settle()
 
     def end(self, status: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
-        """Append the outcome; the run's history goes beside it as a CSV file."""
-        if epochs := history(read_events(self.folder)):
-            self.artifact("curves/history.csv", as_csv(epochs))
-        self._append("end", status=status, metrics=dict(metrics), tags=dict(tags))
-        self._lock.release()
+        """Append the outcome, after the run's history beside it as a CSV file."""
+        line = _line("end", status=status, metrics=dict(metrics), tags=dict(tags))
+        self._ended = True
+        self._add(line)
 
-    def _append(self, event: str, **fields: Any) -> None:
-        _append_event(self.folder, event, **fields)
-        self._unsettled = False
-        self._written(self.folder)
+    def settle(self) -> None:
+        """Write what has not been: the files first, so that an end has them; then the events, in one write and fsync.
+
+        Raises:
+            OSError: it cannot be written; what was to be is forgotten, but for the start of the run.
+        """
+        ended, self._ended = self._ended, False
+        try:
+            self._write(ended)
+        finally:
+            if ended:
+                self._lock.release()
+
+    def _write(self, ended: bool) -> None:
+        files, lines = self._files, self._lines
+        self._files, self._lines = {}, [] if self._started else lines[:1]
+        if ended and (epochs := history([*read_events(self.folder), *map(json.loads, lines)])):
+            files["curves/history.csv"] = as_csv(epochs)
+        for name, content in files.items():
+            write_whole(self.folder / ARTIFACTS / name, content)
+        if lines:
+            _append_line(self.folder / EVENTS, b"".join(lines))
+            self._lines, self._started = [], True
+            self._written(self.folder)
+
+    def _note(self, event: str, **fields: Any) -> None:
+        self._add(_line(event, **fields))
+
+    def _add(self, line: bytes) -> None:
+        self._lines.append(line)
+        if not self._postpone(self):
+            self.settle()
 
 
-def _append_event(folder: Path, event: str, durable: bool = True, **fields: Any) -> None:
-    line = json.dumps({"event": event, "time": time.time_ns() // 1_000_000, **fields}, allow_nan=False)
-    _append_line(folder / EVENTS, line.encode() + b"\n", durable)
+def _line(event: str, **fields: Any) -> bytes:
+    """An event of now.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    fields = {"event": event, "time": time.time_ns() // 1_000_000, **fields}
+    return json.dumps(fields, allow_nan=False).encode() + b"\n"
 
 
-def _append_line(path: Path, line: bytes, durable: bool = True) -> None:
-    """Append all of `line`, and fsync if it is to be durable, or, on a full disk, append nothing of it."""
+def _append_line(path: Path, line: bytes) -> None:
+    """Append all of `line`, or of several, and fsync, or, on a full disk, append nothing of it."""
     with path.open("ab", buffering=0) as stream:
         before = stream.seek(0, os.SEEK_END)
         try:
             if stream.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-            if durable:
-                os.fsync(stream.fileno())
+            os.fsync(stream.fileno())
         except OSError:
             stream.truncate(before)
             raise
@@ -432,7 +466,7 @@ def end_abandoned(folder: Path, reason: str = "the process that trained it is go
             if read_events(folder)[-1]["event"] == "end":
                 return False
             tags = {"sweeper.state": "killed", "sweeper.reason": reason}
-            _append_event(folder, "end", status=KILLED, metrics={}, tags=tags)
+            _append_line(folder / EVENTS, _line("end", status=KILLED, metrics={}, tags=tags))
     except filelock.Timeout:
         return False
     return True
@@ -448,7 +482,7 @@ def end_all_abandoned(root: Path, warn: Callable[[str], None]) -> None:
 def _hold(folder: Path) -> filelock.FileLock:
     """Be the only process that writes the run in `folder`, until it ends or this process does."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / WRITER)
+    lock = filelock.FileLock(folder / WRITER, thread_local=False)  # another thread may write the end
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:

@@ -3,14 +3,16 @@
 One process at a time writes a study (lock.py), so that what it has written it need not read again. Optuna's own
 storage reads all running trials back for each value that a pruner looks at, and takes a transaction for each
 parameter: 8 epochs a second with 64 trials in flight (benchmarks/driver_scale.py). Here sampler and pruner see the
-memory; a trial begins in one transaction and ends in one, and the values that all trials reported since the last
-`settle` are written in one.
+memory. A trial begins in one transaction and ends in one; within `together` all trials that began since the last
+`begin` share one, and all that ended since the last `settle` another. The values that trials reported since the last
+`settle` are written in one as well.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import optuna
@@ -20,28 +22,50 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
 from sweeper.errors import StudyConflict
-from sweeper.trials import read_trials
+from sweeper.trials import read_trials, utc
+
+Written = set[tuple[type[models.BaseModel], str]]  # the names of a trial's rows in a table
 
 
 class Mirror:
     """A study of the database `storage`, which exists there; `study` is the same in memory."""
 
-    def __init__(self, storage: optuna.storages.RDBStorage, name: str, pruner: optuna.pruners.BasePruner) -> None:
+    def __init__(self, storage: optuna.storages.RDBStorage, name: str) -> None:
         self._storage = storage
         self._study_id = storage.get_study_id_from_name(name)
-        memory = optuna.storages.InMemoryStorage()
-        self.study = optuna.create_study(storage=memory, study_name=name, direction="maximize", pruner=pruner)
+        self._memory = optuna.storages.InMemoryStorage()
+        self.study = optuna.create_study(storage=self._memory, study_name=name, direction="maximize")
         for key, value in storage.get_study_user_attrs(self._study_id).items():
             self.study.set_user_attr(key, value)
         self._system_attrs: dict[str, Any] = {}
         for key, value in storage.get_study_system_attrs(self._study_id).items():  # of samplers that count
-            memory.set_study_system_attr(self.study._study_id, key, value)
+            self._memory.set_study_system_attr(self.study._study_id, key, value)
             self._system_attrs[key] = value
         self._ids: list[int] = []  # of the trials in the database, by number
         for trial in read_trials(storage, self._study_id):
             self._ids.append(trial._trial_id)
-            memory.create_new_trial(self.study._study_id, template_trial=trial)
-        self._reported: list[dict[str, Any]] = []
+            self._memory.create_new_trial(self.study._study_id, template_trial=trial)
+        self._late = False
+        self._begun: list[tuple[Callable[[Session, Sequence[int]], None], int]] = []  # how to write it, and its number
+        self._reported: list[tuple[int, dict[str, Any]]] = []  # of a trial, by number, a row
+        self._ended: list[int] = []
+        self._written: dict[int, Written] = {}  # of trials that run, by number
+
+    def trial(self, number: int) -> FrozenTrial:
+        """A trial as it is in memory, not a copy."""
+        return self._memory.get_trial(self._memory.get_trial_id_from_study_id_trial_number(0, number))
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Within the block, trials are written by `begin` and `settle` only, and no more if an error ends it."""
+        self._late = True
+        try:
+            yield
+        except BaseException:
+            self._begun, self._reported, self._ended = [], [], []
+            raise
+        finally:
+            self._late = False
 
     def set_user_attr(self, key: str, value: Any) -> None:
         """Give the study an attribute."""
@@ -49,63 +73,97 @@ class Mirror:
         self._storage.set_study_user_attr(self._study_id, key, value)
 
     def began(self, number: int) -> None:
-        """Write a trial with its parameters and attributes, in one transaction.
+        """A trial has begun: its row, parameters and attributes are to be written.
+
+        Raises:
+            StudyConflict: another process has written to the study; here, or by `begin`.
+        """
+        self._begins(self._insert, number)
+
+    def taken(self, number: int) -> None:
+        """A trial that was enqueued has begun.
+
+        Raises:
+            StudyConflict: another process has taken it; here, or by `begin`.
+        """
+        self._begins(self._take, number)
+
+    def resumed(self, number: int) -> None:
+        """A trial goes on that was begun: what its database lacks is to be written, as a driver may have died while it
+        wrote."""
+        self._begins(self._complete_rows, number)
+
+    def _begins(self, write: Callable[[Session, Sequence[int]], None], number: int) -> None:
+        self._begun.append((write, number))
+        if not self._late:
+            self.begin()
+
+    def begin(self) -> None:
+        """Write the trials that have begun since the last call, in one transaction.
 
         Raises:
             StudyConflict: another process has written to the study.
         """
-        trial = self.study.get_trials(deepcopy=False)[number]
-        with Session(self._storage.engine) as session, session.begin():
-            ours = models.TrialModel.study_id == self._study_id
-            written = session.scalar(sqlalchemy.select(sqlalchemy.func.count()).where(ours))
-            if written != number:
-                raise StudyConflict(
-                    f"study {self.study.study_name!r}: another process has written to it, {written} trials where there "
-                    f"should be {number}; stop that process, and the same command continues"
-                )
-            row = models.TrialModel(study_id=self._study_id, number=number, state=trial.state,
-                                    datetime_start=trial.datetime_start)  # fmt: skip
-            session.add(row)
-            session.flush()
-            trial_id = cast("int", row.trial_id)
-            self._ids.append(trial_id)
-            session.add_all(_attributes(row, trial))
-            self._write_counters(session)
+        begun, self._begun = self._begun, []
+        if begun:
+            with Session(self._storage.engine) as session, session.begin():
+                for write in dict.fromkeys(write for write, _ in begun):
+                    write(session, [number for how, number in begun if how == write])
+                self._write_counters(session)
 
-    def taken(self, number: int) -> None:
-        """Write that a trial which was enqueued has begun, with its parameters and attributes, in one transaction.
+    def _insert(self, session: Session, numbers: Sequence[int]) -> None:
+        ours = models.TrialModel.study_id == self._study_id
+        found = session.scalar(sqlalchemy.select(sqlalchemy.func.count()).where(ours))
+        if found != numbers[0]:
+            raise StudyConflict(
+                f"study {self.study.study_name!r}: another process has written to it, {found} trials where there "
+                f"should be {numbers[0]}; stop that process, and the same command continues"
+            )
+        rows = [
+            models.TrialModel(study_id=self._study_id, number=number, state=TrialState.RUNNING,
+                              datetime_start=self.trial(number).datetime_start)
+            for number in numbers
+        ]  # fmt: skip
+        session.add_all(rows)
+        session.flush()
+        self._ids += [cast("int", row.trial_id) for row in rows]
+        for number in numbers:
+            self._written[number] = set()
+        self._write_attributes(session.connection(), numbers)
 
-        Raises:
-            StudyConflict: another process has taken it.
-        """
-        trial = self.study.get_trials(deepcopy=False)[number]
-        with Session(self._storage.engine) as session, session.begin():
+    def _take(self, session: Session, numbers: Sequence[int]) -> None:
+        for number in numbers:
             row = session.get_one(models.TrialModel, self._ids[number])
             if row.state != TrialState.WAITING:
                 raise StudyConflict(
                     f"study {self.study.study_name!r}: another process has written to it, and taken trial {number}; "
                     "stop that process, and the same command continues"
                 )
-            row.state, row.datetime_start = trial.state, trial.datetime_start
-            session.add_all(_attributes(row, trial))
-            self._write_counters(session)
+            row.state, row.datetime_start = TrialState.RUNNING, self.trial(number).datetime_start
+        self._complete_rows(session, numbers)
+
+    def _complete_rows(self, session: Session, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            row = session.get_one(models.TrialModel, self._ids[number])
+            self._written[number] = {
+                *((models.TrialParamModel, param.param_name) for param in row.params),
+                *((models.TrialSystemAttributeModel, attribute.key) for attribute in row.system_attributes),
+                *((models.TrialUserAttributeModel, attribute.key) for attribute in row.user_attributes),
+            }
+        self._write_attributes(session.connection(), numbers)
 
     def refuse(self, number: int, reason: str) -> None:
         """Fail a trial that was enqueued, in one transaction."""
-        memory, trial = self.study._storage, self.study.get_trials(deepcopy=False)[number]
-        memory.set_trial_user_attr(trial._trial_id, "reason", reason)
-        memory.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-        self.ended(number)
-
-    def resumed(self, number: int) -> None:
-        """Write of a trial that was begun what its database lacks: a driver may have died while it wrote."""
-        trial = self.study.get_trials(deepcopy=False)[number]
+        trial_id = self.trial(number)._trial_id
+        self._memory.set_trial_user_attr(trial_id, "reason", reason)
+        self._memory.set_trial_state_values(trial_id, TrialState.FAIL)
         with Session(self._storage.engine) as session, session.begin():
-            session.add_all(_attributes(session.get_one(models.TrialModel, self._ids[number]), trial))
+            self._complete_rows(session, [number])
+            self._write_ends(session.connection(), [number])
 
     def _write_counters(self, session: Session) -> None:
         model = models.StudySystemAttributeModel
-        for key, value in self.study._storage.get_study_system_attrs(self.study._study_id).items():
+        for key, value in self._memory.get_study_system_attrs(self.study._study_id).items():
             if self._system_attrs.get(key) != value:
                 ours = sqlalchemy.select(model).where(model.study_id == self._study_id, model.key == key)
                 row = session.scalar(ours) or model(study_id=self._study_id, key=key)
@@ -116,48 +174,81 @@ class Mirror:
     def reported(self, number: int, step: int, value: float) -> None:
         """Note a value that the study did not have, to be written by the next `settle`."""
         stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
-        self._reported.append({"trial_id": self._ids[number], "step": step, "intermediate_value": stored,
-                               "intermediate_value_type": kind})  # fmt: skip
-
-    def settle(self) -> None:
-        """Write what was reported since the last call, in one transaction."""
-        if self._reported:
-            with self._storage.engine.begin() as connection:
-                self._write_reported(connection)
+        row = {"step": step, "intermediate_value": stored, "intermediate_value_type": kind}
+        self._reported.append((number, row))
 
     def ended(self, number: int) -> None:
-        """Write what was reported, and attributes, value and state of a trial that has ended, in one transaction."""
-        trial, trial_id = self.study.get_trials(deepcopy=False)[number], self._ids[number]
-        with Session(self._storage.engine) as session, session.begin():
-            self._write_reported(session.connection())
-            row = session.get_one(models.TrialModel, trial_id)
-            row.state, row.datetime_complete = trial.state, trial.datetime_complete
-            session.add_all(_attributes(row, trial))
-            if trial.value is not None:
-                stored, kind = models.TrialValueModel.value_to_stored_repr(trial.value)
-                session.add(models.TrialValueModel(trial_id=trial_id, objective=0, value=stored, value_type=kind))
+        """A trial has ended: what was reported, and its attributes, value and state are to be written."""
+        self._ended.append(number)
+        if not self._late:
+            self.settle()
 
-    def _write_reported(self, connection: sqlalchemy.Connection) -> None:
-        if self._reported:
-            connection.execute(sqlalchemy.insert(models.TrialIntermediateValueModel), self._reported)
-            self._reported = []
+    def settle(self) -> None:
+        """Write what was reported, and the trials that have ended, since the last call, in one transaction, after those
+        that have begun. What cannot be written is dropped: such a trial is found running by the next driver.
+
+        Raises:
+            StudyConflict: another process has written to the study.
+        """
+        self.begin()
+        reported, ended = self._reported, self._ended
+        self._reported, self._ended = [], []
+        if reported or ended:
+            with self._storage.engine.begin() as connection:
+                rows = [{"trial_id": self._ids[number], **row} for number, row in reported]
+                _insert_rows(connection, models.TrialIntermediateValueModel, rows)
+                self._write_ends(connection, ended)
+
+    def _write_ends(self, connection: sqlalchemy.Connection, numbers: Sequence[int]) -> None:
+        if not numbers:
+            return
+        self._write_attributes(connection, numbers)
+        values = []
+        for number in numbers:
+            if (value := self.trial(number).value) is not None:
+                stored, kind = models.TrialValueModel.value_to_stored_repr(value)
+                values.append({"trial_id": self._ids[number], "objective": 0, "value": stored, "value_type": kind})
+        _insert_rows(connection, models.TrialValueModel, values)
+        table, bound = models.TrialModel.__table__, sqlalchemy.bindparam
+        connection.execute(
+            sqlalchemy.update(table)
+            .where(table.c.trial_id == bound("of"))
+            .values(state=bound("ended_as"), datetime_complete=bound("at")),
+            [{"of": self._ids[number], "ended_as": trial.state, "at": utc(trial.datetime_complete)}
+             for number in numbers for trial in [self.trial(number)]],
+        )  # fmt: skip
+        for number in numbers:
+            self._written.pop(number)
+
+    def _write_attributes(self, connection: sqlalchemy.Connection, numbers: Sequence[int]) -> None:
+        """Write the parameters and attributes of trials that the database does not have."""
+        rows: dict[type[models.BaseModel], list[dict[str, Any]]] = {}
+        for number in numbers:
+            for model, name, row in _attributes(self.trial(number)):
+                if (model, name) not in self._written[number]:
+                    rows.setdefault(model, []).append({"trial_id": self._ids[number], **row})
+                    self._written[number].add((model, name))
+        for model, missing in rows.items():
+            _insert_rows(connection, model, missing)
 
 
-def _attributes(row: models.TrialModel, trial: FrozenTrial) -> Iterator[models.BaseModel]:
-    """The rows of the parameters and attributes of `trial` that the database does not have."""
-    params = {param.param_name for param in row.params}
-    system, user = ({a.key for a in attributes} for attributes in (row.system_attributes, row.user_attributes))
-    for name in [name for name in trial.params if name not in params]:
+def _insert_rows(connection: sqlalchemy.Connection, model: type[models.BaseModel], rows: list[dict[str, Any]]) -> None:
+    if rows:
+        connection.execute(sqlalchemy.insert(model.__table__), rows)
+
+
+def _attributes(trial: FrozenTrial) -> Iterator[tuple[type[models.BaseModel], str, dict[str, Any]]]:
+    """The rows of the parameters and attributes of `trial`, each with its table and its name there."""
+    for name, value in trial.params.items():
         distribution = trial.distributions[name]
-        yield models.TrialParamModel(
-            trial_id=row.trial_id,
-            param_name=name,
-            param_value=distribution.to_internal_repr(trial.params[name]),
-            distribution_json=optuna.distributions.distribution_to_json(distribution),
-        )
-    for key in [key for key in trial.system_attrs if key not in system]:
-        value = json.dumps(trial.system_attrs[key])
-        yield models.TrialSystemAttributeModel(trial_id=row.trial_id, key=key, value_json=value)
-    for key in [key for key in trial.user_attrs if key not in user]:
-        value = json.dumps(trial.user_attrs[key])
-        yield models.TrialUserAttributeModel(trial_id=row.trial_id, key=key, value_json=value)
+        yield models.TrialParamModel, name, {
+            "param_name": name,
+            "param_value": distribution.to_internal_repr(value),
+            "distribution_json": optuna.distributions.distribution_to_json(distribution),
+        }  # fmt: skip
+    for model, attributes in (
+        (models.TrialSystemAttributeModel, trial.system_attrs),
+        (models.TrialUserAttributeModel, trial.user_attrs),
+    ):
+        for key, value in attributes.items():
+            yield model, key, {"key": key, "value_json": json.dumps(value)}

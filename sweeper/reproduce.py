@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -87,6 +88,13 @@ class Missing:
         self._waiting = iter([Trial(number, run.config) for number, run in enumerate(runs) if run.state is None])
         self._finished = sum(run.state is not None for run in runs)
         self.failed: dict[int, str] = {}
+
+    def together(self) -> AbstractContextManager[None]:
+        """The journal is all that is kept."""
+        return contextlib.nullcontext()
+
+    def begin(self) -> None:
+        """The journal is all that is kept."""
 
     def sort(self) -> None:
         """Ask for runs that can be stacked one after the other."""

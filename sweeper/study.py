@@ -7,14 +7,15 @@ so that a sweep that was killed and continued asks what an unbroken one would ha
 from __future__ import annotations
 
 import contextlib
-import copy
 import datetime as dt
 import json
 import random
 import sqlite3
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -29,6 +30,7 @@ from sweeper.environment import database_url
 from sweeper.errors import ServiceUnreachable, StudyConflict, SweeperError, UsageError
 from sweeper.lock import CONNECT_SECONDS, Lock, acquire, creation
 from sweeper.mirror import Mirror
+from sweeper.pruning import PRUNERS, Pruner
 from sweeper.samplers import make_sampler
 from sweeper.space import Choice, Space
 from sweeper.trials import FINISHED, Shown, read_trials
@@ -37,11 +39,6 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPESampler's `group`
 
 RESAMPLES: Final = 100  # of the trials, for the intervals of importances
-PRUNERS: Final[dict[str, Callable[[], optuna.pruners.BasePruner]]] = {
-    "percentile": lambda: optuna.pruners.PercentilePruner(75.0, n_startup_trials=5, n_warmup_steps=3),
-    "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=3),
-    "none": optuna.pruners.NopPruner,
-}
 
 
 @dataclass(frozen=True)
@@ -101,15 +98,19 @@ class Study:
     name: str
     settings: StudySettings
     _mirror: Mirror
+    _pruner: Pruner
     _lock: Lock
     _resources: contextlib.ExitStack
     continued: bool
     _live: dict[int, optuna.Trial] = field(default_factory=dict)
     _trained: dict[str, int] = field(default_factory=dict)  # the first complete trial of each key
+    _enqueued: deque[int] = field(default_factory=deque)  # and not begun
+    _finished: int = 0
 
     def __post_init__(self) -> None:
-        for frozen in self._optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            self._remember(frozen)
+        self._enqueued.extend(frozen.number for frozen in _waiting(self._optuna))
+        for frozen in self._optuna.get_trials(deepcopy=False, states=FINISHED):
+            self._count(frozen)
 
     @property
     def _optuna(self) -> optuna.Study:
@@ -122,7 +123,7 @@ class Study:
 
     def finished(self) -> int:
         """Number of trials that are complete or pruned."""
-        return len(self._optuna.get_trials(deepcopy=False, states=FINISHED))
+        return self._finished
 
     def failed(self) -> int:
         """Number of trials that failed for good."""
@@ -131,6 +132,20 @@ class Study:
     def running(self) -> int:
         """Number of trials that a driver has begun, this one or an earlier one, and not ended."""
         return len(self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+
+    def together(self) -> AbstractContextManager[None]:
+        """Within the block, trials are written together: those that begin by `begin`, what happens to them by `settle`.
+        What was not is dropped if an error ends the block, and written at once outside of one."""
+        return self._mirror.together()
+
+    def begin(self) -> None:
+        """Write to the database the trials that began since the last call, with their parameters.
+
+        Raises:
+            ServiceUnreachable: the database is away, or this process does not hold the study any more.
+        """
+        self._lock.check()
+        self._mirror.begin()
 
     def unfinished(self) -> Iterator[Trial]:
         """The trials that an earlier driver left running, with the parameters they were given."""
@@ -147,12 +162,11 @@ class Study:
             ServiceUnreachable: the database is away, or this process does not hold the study any more.
         """
         self._lock.check()
-        enqueued = _waiting(self._optuna)  # Optuna asks these first, by number
-        number = enqueued[0].number if enqueued else len(self._optuna.get_trials(deepcopy=False))
+        number = self._enqueued[0] if self._enqueued else len(self._optuna.get_trials(deepcopy=False))
         self._optuna.sampler = self._sampler(number)
-        trial = self._suggest(self._optuna.ask())
-        if enqueued:
-            self._mirror.taken(number)
+        trial = self._suggest(self._optuna.ask())  # Optuna asks the enqueued ones first, by number
+        if self._enqueued:
+            self._mirror.taken(self._enqueued.popleft())
         else:
             self._mirror.began(number)
         return trial
@@ -166,31 +180,28 @@ class Study:
         trial.set_user_attr("key", config.key)
         return Trial(trial.number, config, self._trained.get(config.key))
 
-    def _remember(self, frozen: FrozenTrial) -> None:
-        key = frozen.user_attrs.get("key")
-        if key is not None:
-            self._trained[key] = min(frozen.number, self._trained.get(key, frozen.number))
+    def _count(self, frozen: FrozenTrial) -> None:
+        """Take note of a trial that is finished."""
+        self._finished += 1
+        if frozen.state == TrialState.COMPLETE:
+            self._pruner.complete(frozen.intermediate_values)
+            key = frozen.user_attrs.get("key")
+            if key is not None:
+                self._trained[key] = min(frozen.number, self._trained.get(key, frozen.number))
 
     def report(self, number: int, step: int, value: float) -> bool:
         """Record an intermediate value; True asks to prune the trial."""
-        if step not in self._frozen(number).intermediate_values:  # else it is continued: the first report stands
+        if step not in self._mirror.trial(number).intermediate_values:  # else it is continued: the first report stands
             self._live[number].report(value, step)
             self._mirror.reported(number, step, value)
-        return self._prunes(number, step)
-
-    def _prunes(self, number: int, step: int) -> bool:
-        """What the pruner says of a trial at `step`: of a continued one it shall not see what came after that step
-        before the interruption, or it would be judged by its last value at its first."""
-        seen = copy.copy(self._frozen(number))
-        seen.intermediate_values = {s: value for s, value in seen.intermediate_values.items() if s <= step}
-        return self._optuna.pruner.prune(self._optuna, seen)
+        # Of a continued trial the pruner shall not see what came after that step before the interruption, or it would
+        # be judged by its last value at its first.
+        seen = self._mirror.trial(number).intermediate_values
+        return self._pruner.prunes({epoch: value for epoch, value in seen.items() if epoch <= step})
 
     def settle(self) -> None:
-        """Write to the database what was reported since the last call."""
+        """Write to the database what was reported, and the trials that ended, since the last call."""
         self._mirror.settle()
-
-    def _frozen(self, number: int) -> FrozenTrial:
-        return self._optuna.get_trials(deepcopy=False)[number]
 
     def complete(self, number: int, accuracy: float, loss: float) -> None:
         """A trial reached its end; `loss` breaks ties."""
@@ -199,7 +210,6 @@ class Study:
         trial = self._live.pop(number)
         trial.set_user_attr("val_loss", loss)
         self._tell(trial, accuracy)
-        self._remember(self._frozen(number))
 
     def prune(self, number: int, reason: str) -> None:
         """A trial was stopped early: by the pruner, or because it diverged."""
@@ -217,6 +227,9 @@ class Study:
 
     def _tell(self, trial: optuna.Trial, value: float | None = None, state: TrialState | None = None) -> None:
         self._optuna.tell(trial, value, state=state)
+        told = self._mirror.trial(trial.number)
+        if told.state in FINISHED:
+            self._count(told)
         self._mirror.ended(trial.number)
 
     def set_target(self, trials: int, workers: int) -> None:
@@ -355,12 +368,13 @@ def open_study(name: str, settings: StudySettings, storage_url: str) -> Study:
         if known:
             _check_settings(name, storage, settings)
         optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-        mirror = Mirror(storage, name, PRUNERS[settings.pruner]())
+        mirror = Mirror(storage, name)
         if "settings" not in mirror.study.user_attrs:
             mirror.set_user_attr("uid", uuid.uuid4().hex)
             mirror.set_user_attr("settings", settings.describe())
         _check_enqueued(name, mirror, settings.space)
-        return Study(name, settings, mirror, lock, resources.pop_all(), continued=known)
+        pruner = PRUNERS[settings.pruner]()
+        return Study(name, settings, mirror, pruner, lock, resources.pop_all(), continued=known)
 
 
 def _check_settings(name: str, storage: optuna.storages.BaseStorage, settings: StudySettings) -> None:

@@ -5,9 +5,11 @@
       ▲                                                           │
       └──────────────────── prune = close the training ───────────┘
 
-Order is what makes a crash harmless: the journal first, then the study. Whatever is RUNNING in the
-study when a driver starts is trained again with the parameters it has, so that the number of
-finished trials comes out exact.
+Order is what makes a crash harmless. A trial begins in the study, with its parameters, before anything
+else knows of it; what becomes of it is in the journal before the study is told. Whatever is RUNNING in
+the study when a driver starts is trained again with the parameters it has, so that the number of
+finished trials comes out exact. A pass of the driver looks at all that has happened, and writes each of
+the three once: so many trials that begin and end share the transactions and the waiting for the disk.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Final, Protocol
@@ -47,6 +50,13 @@ TRACEBACK_CHARACTERS: Final = 4_000  # MLflow takes 8,000 in a tag
 class Source(Protocol):
     """Where trials come from, and where their outcomes go: a study, or a fixed list."""
 
+    def together(self) -> AbstractContextManager[None]:
+        """Within the block, what is asked outlasts this process after `begin`, and what is told of it after `settle`;
+        an error that ends the block drops what is neither."""
+
+    def begin(self) -> None:
+        """Make the trials that were asked since the last call outlast this process."""
+
     def finished(self) -> int:
         """Number of trials that are complete or pruned."""
 
@@ -60,7 +70,7 @@ class Source(Protocol):
         """Record an intermediate value; True asks to prune."""
 
     def settle(self) -> None:
-        """Make what was reported since the last call outlast this process."""
+        """Make what was told since the last call outlast this process."""
 
     def complete(self, number: int, accuracy: float, loss: float) -> None:
         """A trial reached its end."""
@@ -80,6 +90,13 @@ class Fixed:
         self._asked = 0
         self._finished = 0
         self.outcomes: dict[int, str] = {}
+
+    def together(self) -> AbstractContextManager[None]:
+        """A list is not kept."""
+        return contextlib.nullcontext()
+
+    def begin(self) -> None:
+        """A list is not kept."""
 
     def finished(self) -> int:
         """Number of configurations that are done."""
@@ -197,7 +214,7 @@ class Driver:
             Interrupted: SIGINT or SIGTERM; the trials that were running can be continued.
         """
         self._target = target
-        with self._signals:
+        with self._signals, self._source.together():
             try:
                 self._run(list(self._source.unfinished()))
             except BaseException as error:
@@ -209,31 +226,65 @@ class Driver:
     def _run(self, waiting: list[Trial]) -> None:
         while True:
             self._tracker.check()
-            until = time.monotonic() + ASKING_SECONDS
-            while self._engine.free() and self._wants_more() and time.monotonic() < until:
-                trial = waiting.pop(0) if waiting else self._source.ask()
-                if trial is None:
-                    self._exhausted = True
-                    break
-                self._submit(trial)
+            asked = self._ask(waiting)
+            if asked:
+                self._source.begin()
+                with self._written():
+                    for trial, twin in asked:
+                        self._start(trial, twin)
             if not self._running and not self._wants_more():  # else a worker is closing a training
                 self._signals.check()
                 break
             events = self._next_events()
-            with self._tracker.together():
+            with self._written():
                 for event in events:
                     self._handle(event)
-            self._source.settle()
             self._view.tick()
         if self._source.finished() < self._target and not self._exhausted:
             raise out_of_time(self._source.finished(), self._target)
-        for trial in waiting:
-            self._drop(trial)
+        with self._written():
+            for trial in waiting:
+                self._drop(trial)
 
-    def _wants_more(self) -> bool:
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        """At the end of the block, what was recorded and told in it is on disk: in the journal, then in the study."""
+        stopped = None
+        with self._tracker.together():
+            try:
+                yield
+            except Exception as error:  # noqa: BLE001 - what came before it is recorded, and told, all the same
+                stopped = error
+        self._source.settle()
+        if stopped:
+            raise stopped
+
+    def _ask(self, waiting: list[Trial]) -> list[tuple[Trial, Recorded | None]]:
+        """As many trials as there is room for, those that wait first; with what is recorded of an earlier trial of the
+        same network, which is then the result of this one, and the source knows it when it is asked for the next."""
+        asked: list[tuple[Trial, Recorded | None]] = []
+        begun = 0
+        until = time.monotonic() + ASKING_SECONDS
+        while self._engine.free() > begun and self._wants_more(begun) and time.monotonic() < until:
+            trial = waiting.pop(0) if waiting else self._source.ask()
+            if trial is None:
+                self._exhausted = True
+                break
+            twin = self._recorded_twin(trial)
+            if twin is None:
+                begun += 1
+            else:
+                for step, metrics in twin.epochs.items():
+                    self._source.report(trial.number, step, metrics["val/accuracy"])
+                self._source.complete(trial.number, *_result(twin))
+            asked.append((trial, twin))
+        return asked
+
+    def _wants_more(self, begun: int = 0) -> bool:
+        """Whether there is something to ask for, while `begun` trials are about to run."""
         if self._exhausted or (self._deadline is not None and time.monotonic() > self._deadline):
             return False
-        return self._source.finished() + len(self._running) < self._target
+        return self._source.finished() + len(self._running) + begun < self._target
 
     def _drop(self, trial: Trial) -> None:
         """End a trial that an earlier driver left running and that is not wanted any more."""
@@ -246,15 +297,15 @@ class Driver:
         with self._signals.raised():
             return self._engine.wait(TICK_SECONDS)
 
-    def _submit(self, trial: Trial, attempt: int = 1) -> None:
+    def _start(self, trial: Trial, twin: Recorded | None, attempt: int = 1) -> None:
         log = self._tracker.start(self._describe(trial))
         log.artifact("config.json", trial.config.model_dump_json(indent=2).encode())
         run = self._running[trial.number] = _Running(trial, log, attempt)
         self._view.started(trial)
-        if (twin := self._recorded_twin(trial)) is not None:
-            self._copy(run, twin)
-        else:
+        if twin is None:
             self._engine.submit(trial.number, trial.config)
+        else:
+            self._copy(run, twin)
 
     def _recorded_twin(self, trial: Trial) -> Recorded | None:
         """What the journal holds of an earlier trial of the same network."""
@@ -263,14 +314,11 @@ class Driver:
         return self._tracker.recorded(self._describe(trial._replace(number=trial.twin)))
 
     def _copy(self, run: _Running, twin: Recorded) -> None:
-        """Give the trial the result of its twin, which training would only repeat; times are not its own."""
+        """Record the result of the trial's twin, which training would only repeat; times are not its own."""
         for step, metrics in twin.epochs.items():
-            self._source.report(run.trial.number, step, metrics["val/accuracy"])
             run.log.epoch(step, {k: v for k, v in metrics.items() if not k.startswith("time/")})
         run.log.end(FINISHED, twin.final, twin.tags | {"sweeper.copy_of": str(run.trial.twin)})
-        accuracy, loss = twin.final["final/val_accuracy"], twin.final["final/val_loss"]
-        self._source.complete(run.trial.number, accuracy, loss)
-        self._over(run, "complete", accuracy)
+        self._over(run, "complete", _result(twin)[0])
 
     def _handle(self, event: Event) -> None:
         run = self._running[event.key]
@@ -285,7 +333,7 @@ class Driver:
             case Transient() as error if run.attempt <= self._retries:
                 run.log.end(FAILED, {}, {"sweeper.state": "lost", **_reasons(error)})
                 self._view.ended(run.trial, "lost", None)
-                self._submit(run.trial, run.attempt + 1)
+                self._start(run.trial, None, run.attempt + 1)
             case Diverged() as error:
                 self._prune(run, str(error), self._diverged)
             case error:
@@ -374,6 +422,11 @@ def out_of_time(finished: int, target: int) -> OutOfTime:
 def _not_finite(metrics: Mapping[str, float]) -> str:
     """Which metric is NaN or infinite, or an empty string; such a value is never told to anybody."""
     return next((f"{name} is {value}" for name, value in metrics.items() if not finite(value)), "")
+
+
+def _result(recorded: Recorded) -> tuple[float, float]:
+    """The accuracy and the loss that a finished run came to."""
+    return recorded.final["final/val_accuracy"], recorded.final["final/val_loss"]
 
 
 def _details(error: TrainingError | UsageError) -> str:

@@ -95,7 +95,7 @@ class MlflowTracker(JournalTracker):
     def start(self, run: RunInfo) -> JournalLog:
         """Begin, or continue, the run's folder, and upload what is written to it."""
         store = hide_password(self.uploader.uri)
-        return JournalLog(self.root / run.folder, run, self._notify, store, self._postpone)
+        return self._log(run, written=self._notify, store=store)
 
     def check(self) -> None:
         """Raise what makes every upload impossible, such as a deleted experiment."""

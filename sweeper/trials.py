@@ -101,3 +101,8 @@ def _reported(row: Any) -> float:
 def _local(utc: dt.datetime | None) -> dt.datetime | None:
     """A time in UTC, as databases have it, in the time of this machine, as Optuna hands it out."""
     return None if utc is None else utc.replace(tzinfo=dt.UTC).astimezone().replace(tzinfo=None)
+
+
+def utc(local: dt.datetime | None) -> dt.datetime | None:
+    """A time of this machine as databases have it; the inverse of how trials are read."""
+    return None if local is None else local.astimezone(dt.UTC).replace(tzinfo=None)

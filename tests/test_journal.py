@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -115,7 +116,7 @@ def test_each_event_is_whole_on_disk_before_anybody_hears_of_it(folder: Path, mo
     assert heard == synced
 
 
-def test_epochs_of_a_block_are_on_disk_at_its_end_before_anybody_hears_of_them(
+def test_what_happens_in_a_block_is_on_disk_at_its_end_before_anybody_hears_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracker = JournalTracker(tmp_path)
@@ -134,15 +135,72 @@ def test_epochs_of_a_block_are_on_disk_at_its_end_before_anybody_hears_of_them(
     with contextlib.suppress(KeyError), tracker.together():
         for log in logs:
             log.epoch(1, {"loss": 1.0})
+        logs[0].artifact("a.txt", b"a")
+        logs[0].end(FINISHED, {}, {})
         assert heard == []
         assert synced == set()
-        logs[0].end(FINISHED, {}, {})  # not late: a study is told of it next
-        assert heard == folders[:1]
         raise KeyError
     assert sorted(heard) == sorted(folders)
     assert all(history(read_events(folder)) == [{"epoch": 1, "loss": 1.0}] for folder in folders)
+    assert kinds(folders[0]) == ["start", "epoch", "end"]
+    assert (folders[0] / ARTIFACTS / "curves/history.csv").read_text() == "epoch,loss\n1,1.0\n"
     logs[1].epoch(2, {"loss": 0.5})
     assert heard[20:] == folders[1:2]
+    JournalLog(folders[0], RUN)  # which nobody holds
+
+
+def test_a_block_writes_a_whole_run_with_one_fsync_of_its_events_after_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker, synced, sync = JournalTracker(tmp_path), list[str](), os.fsync
+
+    def spy(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name.strip(".").split(".")[0])
+        sync(descriptor)
+
+    monkeypatch.setattr(journal.os, "fsync", spy)
+    with tracker.together():
+        log = tracker.start(RUN)
+        log.artifact("config.json", b"{}")
+        log.epoch(1, {"loss": 1.0})
+        log.epoch(2, {"loss": 0.5})
+        log.end(FINISHED, {}, {})
+    assert synced == ["config", "history", "events"]
+    assert kinds(tmp_path / RUN.folder) == ["start", "epoch", "epoch", "end"]
+    JournalLog(tmp_path / RUN.folder, RUN)  # nobody holds it
+
+
+def test_a_run_that_cannot_be_written_does_not_keep_others_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is anything ever there of a run that has no start."""
+    tracker, logs, write = JournalTracker(tmp_path), list[JournalLog](), journal.write_whole
+    monkeypatch.setattr(
+        journal, "write_whole", lambda path, content: disk_is_full() if "0" in path.parts else write(path, content)
+    )
+
+    def block() -> None:
+        with tracker.together():
+            logs.extend(tracker.start(replace(RUN, key=str(n), folder=str(n))) for n in range(40))
+            for log in logs:
+                log.artifact("config.json", b"{}")
+                log.epoch(1, {"loss": 1.0})
+
+    with pytest.raises(OSError, match="No space"):
+        block()
+    assert kinds(tmp_path / "0") == []
+    assert all(kinds(tmp_path / str(n)) == ["start", "epoch"] for n in range(1, 40))
+    monkeypatch.undo()
+    logs[0].end(KILLED, {}, {})
+    assert kinds(tmp_path / "0") == ["start", "end"]
+
+
+def test_a_run_that_ended_in_a_block_can_be_begun_again_in_it(tmp_path: Path) -> None:
+    tracker = JournalTracker(tmp_path)
+    with tracker.together():
+        tracker.start(RUN).end("FAILED", {}, {})
+        tracker.start(RUN).epoch(1, {"loss": 1.0})
+    assert kinds(tmp_path / RUN.folder) == ["start", "end", "start", "epoch"]
 
 
 def hear_not(_: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -101,3 +102,47 @@ def test_trials_of_another_writer_stop_the_sweep(url: str):
         with pytest.raises(StudyConflict, match="2 trials where there should be 1"):
             study.ask()
     assert len(stored(url)) == 2
+
+
+def test_trials_that_begin_and_end_together_are_written_as_one_by_one(url: str):
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        commits: list[object] = []
+        sqlalchemy.event.listen(study._mirror._storage.engine, "commit", commits.append)
+        with study.together():
+            numbers = [study.ask().number for _ in range(4)]
+            study.complete(3, 0.9, 0.2)  # a copy of another trial's result, before it is written at all
+            assert stored(url) == []
+            study.begin()
+            assert [trial.state.name for trial in stored(url)] == ["RUNNING"] * 4
+            for number in numbers[:3]:
+                study.report(number, 1, 0.5)
+            study.complete(2, 0.6, 0.4)
+            study.prune(1, "worst")
+            study.fail(0, "no", "a traceback")
+            study.settle()
+            assert without_ids(stored(url)) == without_ids(in_memory(study))
+        assert len(commits) == 2
+
+
+def test_what_is_not_written_when_an_error_ends_the_block_is_dropped(url: str):
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        with contextlib.suppress(KeyError), study.together():
+            study.ask()
+            study.begin()
+            study.complete(0, 0.5, 0.1)
+            study.ask()
+            raise KeyError
+        study.close()
+        assert [trial.state.name for trial in stored(url)] == ["RUNNING"]
+
+
+def test_a_conflict_is_found_before_anything_is_written(url: str):
+    with closing(open_study("demo", SETTINGS, url)) as study, study.together():
+        storage = optuna.storages.RDBStorage(url)
+        optuna.load_study(study_name="demo", storage=storage).ask()
+        storage.engine.dispose()
+        study.ask()
+        study.ask()
+        with pytest.raises(StudyConflict):
+            study.begin()
+    assert len(stored(url)) == 1

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 import torch
 
@@ -226,9 +225,9 @@ def stacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The home of a fused sweep of one shape, pruned as it goes; its trials shared stacks that became smaller."""
     from sweeper.config import Placement
     from sweeper.engines import EngineChoice
+    from sweeper.pruning import PRUNERS, Percentile
     from sweeper.service import SweepOptions, choose, optimize
     from sweeper.space import Range, Space
-    from sweeper.study import PRUNERS
 
     home = tmp_path_factory.mktemp("stacked")
     threads, pruner = torch.get_num_threads(), PRUNERS["median"]
@@ -236,7 +235,7 @@ def stacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fields = {"model": "small", "epochs": 3, "placement": Placement.BN_DROPOUT, "split": "holdout", "train_images": 600}
     chosen = choose(env, 6, "sample", "cpu", "fp32", fields)
     space = Space({"lr": Range(1e-4, 3e-2, log=True)})
-    PRUNERS["median"] = lambda: optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=0)
+    PRUNERS["median"] = lambda: Percentile(50, startup=1, warm_up=0)
     try:
         engine = EngineChoice("fused", 4)
         optimize(env, chosen, SweepOptions("stacked", 8, space, "random", "median", 0, None, False, engine))

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +16,10 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 import torch
 
+from sweeper import journal
 from sweeper.config import RunConfig
 from sweeper.data import CLASSES, Data
 from sweeper.engine.base import Event
@@ -26,7 +28,7 @@ from sweeper.errors import ConfigError, Diverged, OutOfMemory, StudyIncomplete, 
 from sweeper.journal import FAILED, FINISHED, KILLED, JournalTracker, NullTracker, Recorded, RunInfo, read_events
 from sweeper.progress import PlainView, Progress
 from sweeper.space import default_space
-from sweeper.study import Study, StudySettings, Trial, open_study
+from sweeper.study import Study, StudySettings, Trial, open_study, read_study
 from sweeper.sweep import RETRIES, Driver, Fixed, Interrupted, Signals
 from sweeper.train import EpochResult, Evaluation, TrainResult
 
@@ -120,6 +122,8 @@ class Recorder:
         self.calls.append(("report", number, step, value))
         return self.prunes.get(number) == step
 
+    def begin(self) -> None: ...
+
     def settle(self) -> None: ...
 
     def complete(self, number: int, accuracy: float, loss: float) -> None:
@@ -139,7 +143,7 @@ class Recorder:
         self.calls.append(("start", int(run.key)))
         return RunLog(int(run.key), self.calls)
 
-    def together(self) -> nullcontext[None]:
+    def together(self) -> nullcontext[None]:  # the source's as well
         return nullcontext()
 
     def check(self) -> None: ...
@@ -326,6 +330,89 @@ def test_the_journal_has_the_end_before_the_study_is_told(script: Script, told: 
     assert order[-2:] == ["end", told]
 
 
+def in_database(path: Path) -> list[tuple[str, int]]:
+    """State and number of reported values of each trial, as another process reads them."""
+    return [(row.state, row.epochs) for row in read_study("study", f"sqlite:///{path / 'sweeper.db'}").rows]
+
+
+class Watched(JournalTracker):
+    """A journal that looks, before and after what was recorded in a block is written, at what the database holds."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.before: list[Any] = []
+        self.after: list[Any] = []
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        with super().together():
+            yield
+            self.before.append((sorted(path.parent.name for path in self.root.glob("study/*/events.jsonl")),
+                                in_database(self.root)))  # fmt: skip
+        self.after.append((self.recorded_ends(), in_database(self.root)))
+
+    def recorded_ends(self) -> int:
+        return sum(path.read_text().count('"event": "end"') for path in self.root.glob("study/*/events.jsonl"))
+
+
+def test_a_pass_writes_parameters_then_the_journal_then_the_study(reopen: Callable[..., Study], tmp_path: Path):
+    """Whenever the process dies: no run without its trial in the study, no trial that is told before its run is."""
+    tracker = Watched(tmp_path)
+    Recorder({n: [(epoch(1), epoch(2), result())] for n in range(3)}, slots=3).drive(3, reopen(), tracker)
+    begun, first, second, ended = tracker.before[:4]
+    assert begun == ([], [("running", 0)] * 3)  # and nothing of them in the journal
+    assert first[1] == [("running", 0)] * 3
+    assert second[1] == [("running", 1)] * 3
+    assert ended[1] == [("running", 2)] * 3
+    assert tracker.after[3] == (3, [("running", 2)] * 3)
+    assert in_database(tmp_path) == [("complete", 2)] * 3
+
+
+def test_trials_that_begin_and_end_in_a_pass_share_their_transactions(reopen: Callable[..., Study], tmp_path: Path):
+    study, commits = reopen(), list[object]()
+    sqlalchemy.event.listen(study._mirror._storage.engine, "commit", commits.append)
+    Recorder(slots=16).drive(16, study, JournalTracker(tmp_path))
+    assert len(commits) == 4  # 16 beginnings, first epochs, second epochs, ends
+    assert in_database(tmp_path) == [("complete", 2)] * 16
+
+
+def test_what_the_journal_could_not_take_is_not_told_to_the_study(
+    reopen: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tracker, full = JournalTracker(tmp_path), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    write = journal.write_whole
+
+    def refuse(path: Path, content: bytes) -> None:
+        if path.name == "state.safetensors" and "0001" in path.parts:
+            raise full
+        write(path, content)
+
+    monkeypatch.setattr(journal, "write_whole", refuse)
+    with pytest.raises(OSError, match="No space"):
+        Recorder(slots=3).drive(3, reopen(), tracker)
+    reopen().close()
+    assert in_database(tmp_path) == [("running", 2)] * 3
+    assert [read_events(tmp_path / f"study/{n:04d}")[-1]["event"] for n in range(3)] == ["end", "epoch", "end"]
+    monkeypatch.undo()
+    tracker.reconcile("study")
+    assert read_events(tmp_path / "study/0001")[-1]["status"] == KILLED
+    assert Recorder(slots=3).drive(3, reopen(), tracker) == 3
+    assert in_database(tmp_path) == [("complete", 2)] * 3
+
+
+def test_an_error_that_ends_a_sweep_leaves_what_came_before_it_told(reopen: Callable[..., Study], tmp_path: Path):
+    recorder = Recorder({1: [(ConfigError("no"),)], 0: [(result(),)]}, slots=2)
+    with pytest.raises(ConfigError):
+        recorder.drive(2, reopen(), JournalTracker(tmp_path))
+    assert in_database(tmp_path) == [("complete", 0), ("failed", 0)]
+
+
+def test_a_trial_is_lost_and_begun_again_within_one_pass(reopen: Callable[..., Study], tmp_path: Path):
+    assert Recorder({0: [LOST, DONE]}).drive(1, reopen(), JournalTracker(tmp_path)) == 1
+    kinds = [event["event"] for event in read_events(tmp_path / "study/0000")]
+    assert kinds == ["start", "epoch", "end", "start", "epoch", "end"]
+
+
 @pytest.mark.parametrize(("accuracy", "loss"), [(math.nan, 1.0), (0.5, math.nan), (0.5, math.inf)])
 def test_a_value_that_is_not_finite_never_reaches_the_study(reopen: Callable[..., Study], accuracy: float, loss: float):
     study = reopen()
@@ -431,7 +518,6 @@ def test_trials_that_were_left_running_come_before_any_new_one():
     left = [Trial(0, BASE), Trial(1, BASE.derive(seed=1))]
     recorder = Recorder(left=left, slots=3)
     recorder.drive(4)
-    assert [call[0] for call in recorder.named("submit", "ask")][:2] == ["submit", "submit"]
     assert [Trial(*call[1:]) for call in recorder.named("submit")][:2] == left
     assert recorder.count("ask") == 2
 

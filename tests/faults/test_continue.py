@@ -16,7 +16,7 @@ from faults.tools.place import OFFLINE, PATIENCE, SWEEP, Place
 
 pytest_plugins = ["mlflow_store", "postgres"]
 
-POINTS = ("asked", "submitted", "reporting", "telling", "appending", "renaming")
+POINTS = ("asked", "begun", "submitted", "reporting", "over", "telling", "appending", "renaming")
 
 
 def found(place: Place) -> list[tuple[Any, ...]]:

@@ -194,9 +194,9 @@ def test_an_outage_stops_no_training_and_loses_nothing(
         until(lambda: place.measured("0000"), "the first epoch", PATIENCE)
         proxy.cut()
         away = time.monotonic()
-        until(lambda: place.count("telling") >= trials // 2, "half of the trials", PATIENCE)
+        until(lambda: place.count("over") >= trials // 2, "half of the trials", PATIENCE)
         until(lambda: time.monotonic() > away + seconds, f"{seconds} s to pass", PATIENCE)
-        during = place.count("telling")
+        during = place.count("over")
         proxy.mend()
         assert sweep.wait(PATIENCE) == 0, place.said
     assert "is back" in place.said

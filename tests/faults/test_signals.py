@@ -24,7 +24,7 @@ pytest_plugins = ["mlflow_store"]
 # MLflow's own use of SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
 
-POINTS = ("asked", "submitted", "training", "reporting", "telling", "renaming", "uploading", "noting")
+POINTS = ("asked", "begun", "submitted", "training", "reporting", "telling", "renaming", "uploading", "noting")
 RUNS = 40
 SHORT = 2
 
@@ -33,7 +33,7 @@ def cases() -> list[Any]:
     """(signal, event, nth) of each run; the first few are the short form."""
     numbers = random.Random(20261123)
     order = [(s, at) for at in POINTS for s in (signal.SIGINT, signal.SIGTERM)]
-    drawn = [(*order[n % len(order)], numbers.randint(1, 4)) for n in range(RUNS)]
+    drawn = [(*order[n % len(order)], numbers.randint(1, 3)) for n in range(RUNS)]
     return [
         pytest.param(*case, marks=() if n < SHORT else pytest.mark.slow, id=f"{n}-{case[0].name}-{case[1]}")
         for n, case in enumerate(drawn)

@@ -39,10 +39,12 @@ FAULTS: dict[str, Any] = json.loads(os.environ.get("FAULTS", "{}"))
 
 EVENTS = {
     "asked": "a trial was asked for, and nothing is done with it yet",
+    "begun": "a trial is in the study, and nothing of it in the journal",
     "submitted": "a worker was given a trial",
     "training": "a worker is in the middle of a training",
     "reporting": "an epoch has arrived in the driver, and is recorded nowhere",
-    "telling": "a trial's outcome is in the journal, and not in the study",
+    "over": "a trial has ended, and its outcome is recorded nowhere",
+    "telling": "a trial's outcome is in the journal, and about to be in the study",
     "appending": "half a line of the journal is written",
     "renaming": "a file is written aside, and not in its place yet",
     "uploading": "MLflow is about to be sent a batch",
@@ -122,10 +124,10 @@ def next_outcome() -> str | None:
     """What the training that begins now shall come to."""
     if not FAULTS.get("outcomes"):
         return None
-    begun = os.open(f"{FAULTS['marks']}/begun", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(begun, b".")
-    nth = os.lseek(begun, 0, os.SEEK_CUR)
-    os.close(begun)
+    trainings = os.open(f"{FAULTS['marks']}/trainings", os.O_WRONLY | os.O_APPEND | os.O_CREAT)  # which is no event
+    os.write(trainings, b".")
+    nth = os.lseek(trainings, 0, os.SEEK_CUR)
+    os.close(trainings)
     outcome: str | None = FAULTS["outcomes"].get(str(nth))
     return outcome
 
@@ -164,16 +166,21 @@ def is_note(path: pathlib.Path, *_: Any) -> bool:
     return path.name == "upload.json"
 
 
-def tear(inner: Callable[[pathlib.Path, bytes, bool], None]) -> Callable[..., None]:
+def is_outcome(mirror: Any) -> bool:
+    """Whether a trial is over, and its outcome about to be written to the study."""
+    return bool(mirror._ended)
+
+
+def tear(inner: Callable[[pathlib.Path, bytes], None]) -> Callable[..., None]:
     """`_append_line`, in two halves with an event between them."""
 
-    def append_in_halves(path: pathlib.Path, line: bytes, durable: bool = True) -> None:
+    def append_in_halves(path: pathlib.Path, line: bytes) -> None:
         with path.open("ab") as stream:
             stream.write(line[: len(line) // 2])
         happened("appending")
         with path.open("r+b") as stream:
             stream.truncate(path.stat().st_size - len(line) // 2)
-        inner(path, line, durable)
+        inner(path, line)
 
     return append_in_halves
 
@@ -182,6 +189,7 @@ def arm(events: set[str]) -> None:
     """Let the driver's events happen; those that slow it down only if they are asked for."""
     from sweeper import journal, reports, service, tracking
     from sweeper.engine.processes import ProcessEngine
+    from sweeper.mirror import Mirror
     from sweeper.study import Study
 
     service._draw = lambda *_: b""
@@ -190,8 +198,10 @@ def arm(events: set[str]) -> None:
     after(Study, "ask", "asked")
     after(ProcessEngine, "submit", "submitted")
     before(Study, "report", "reporting")
-    before(Study, "complete", "telling")
-    before(Study, "prune", "telling")
+    after(Study, "begin", "begun")
+    before(Study, "complete", "over")
+    before(Study, "prune", "over")
+    before(Mirror, "settle", "telling", is_outcome)
     before(pathlib.Path, "replace", "renaming", is_part)
     before(tracking, "write_whole", "noting", is_note)
     if "appending" in events:
