@@ -1,24 +1,22 @@
 """What the X-ray of a run costs beyond the training in it: its seconds over those of the training passes.
 
-    python -m benchmarks.xray_cost [--images 12000] [--epochs 6] [--rounds 5] [--models small medium]
+    python -m benchmarks.xray_cost [--images 12000] [--epochs 6] [--rounds 5] [--models small medium] [--save]
 
 Each round takes every case in turn, so that what disturbs one disturbs all. It trains one epoch on `--images` images,
 and examines the result as that of a run of `--epochs` such epochs, which decide how many images the X-ray takes. The
 training is that epoch's training pass, without evaluation, times `--epochs`. A first round warms up and does not count.
-Without arguments it is the quick protocol of the reproduction; the full one is `--images 60000 --epochs 20`. The
-page with the results goes to standard output.
+Without arguments it is the quick protocol of the reproduction; the full one is `--images 60000 --epochs 20`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from benchmarks.hardware import THREADS, Others, describe
+from benchmarks.pages import Spread, add_save, conclude, head, table
 from sweeper.config import RunConfig
 from sweeper.data import Data, load, resolve
 from sweeper.diagnostics import examine
@@ -83,35 +81,13 @@ def measure(args: argparse.Namespace) -> list[Case]:
     return cases
 
 
-def page(args: argparse.Namespace, cases: Sequence[Case], others: float) -> str:
-    """The results as Markdown, with everything measured as JSON below."""
-    hardware = describe(args.threads)
-    options = f"--images {args.images} --epochs {args.epochs} --rounds {args.rounds} --batch-size {args.batch_size}"
-    rows = [
-        f"| {case.name} | {case.images} | {_spread(case.train_s, '.1f')} | {_spread(case.xray_s, '.2f')} "
-        f"| {_spread([100 * share for share in case.shares], '.2f')} |"
+def rows(cases: Sequence[Case]) -> list[list[str]]:
+    """A row a network."""
+    return [
+        [case.name, str(case.images), Spread.of(case.train_s).show(1), Spread.of(case.xray_s).show(2),
+         Spread.of([100 * share for share in case.shares]).show(2)]
         for case in cases
-    ]
-    raw = {case.name: {"train_s": case.train_s, "xray_s": case.xray_s, "images": case.images} for case in cases}
-    return "\n".join(
-        [
-            "# What the X-ray costs",
-            "",
-            f"{hardware['cpu']}, threads: {args.threads}, {hardware['date']}. Medians [min-max], n={args.rounds}.",
-            f"`python -m benchmarks.xray_cost {options} --dataset {args.dataset} --models {' '.join(args.models)}`",
-            f"Other processes kept {others:.2f} cores busy meanwhile.",
-            "",
-            "| network | images in a pass | training passes of the run, s | X-ray, s | share, % |",
-            "|---|---|---|---|---|",
-            *rows,
-            "",
-            json.dumps({"question": "xray_cost", "cases": raw, "others": others, "hardware": hardware}),
-        ]
-    )
-
-
-def _spread(values: Sequence[float], style: str) -> str:
-    return f"{statistics.median(values):{style}} [{min(values):{style}}-{max(values):{style}}]"
+    ]  # fmt: skip
 
 
 def main() -> None:
@@ -123,10 +99,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=THREADS)
     parser.add_argument("--dataset", choices=("sample", "fashion-mnist"), default="fashion-mnist")
     parser.add_argument("--models", nargs="+", choices=("small", "medium", "large"), default=["small", "medium"])
+    add_save(parser)
     args = parser.parse_args()
     with Others() as others:
         cases = measure(args)
-    print(page(args, cases, others.cores))
+    hardware = describe(args.threads)
+    options = f"--images {args.images} --epochs {args.epochs} --rounds {args.rounds} --batch-size {args.batch_size}"
+    line = f"python -m benchmarks.xray_cost {options} --dataset {args.dataset} --models {' '.join(args.models)}"
+    what = (
+        f"Runs of {args.epochs} epochs of {args.images:,} images, threads: {args.threads}. Medians [min-max], "
+        f"n = {args.rounds}. Other processes kept {others.cores:.2f} cores busy meanwhile. The target is 3 %."
+    )
+    header = ["network", "images in a pass", "training passes of the run, s", "X-ray, s", "share, %"]
+    parts = [*head("What the X-ray costs", hardware, what, line), table(header, rows(cases))]
+    raw = {case.name: {"train_s": case.train_s, "xray_s": case.xray_s, "images": case.images} for case in cases}
+    conclude("xray_cost", hardware, parts, {"cases": raw, "others": others.cores}, args.save)
 
 
 if __name__ == "__main__":
