@@ -170,7 +170,7 @@ class JournalTracker:
     def __init__(self, root: Path, warn: Callable[[str], None] = lambda _: None) -> None:
         self.root = root
         self._warn = warn
-        self._late: dict[JournalLog, None] | None = None  # those to settle at the end of a block
+        self._late: dict[Path, JournalLog] | None = None  # by folder, those to settle at the end of a block
         self._settling = ThreadPoolExecutor(FSYNCS, "journal-fsync")  # starts no thread before it needs one
 
     def start(self, run: RunInfo) -> JournalLog:
@@ -179,14 +179,14 @@ class JournalTracker:
 
     def _log(self, run: RunInfo, **options: Any) -> JournalLog:
         folder = self.root / run.folder
-        for log in [log for log in self._late or () if log.folder == folder]:
-            log.settle()  # an attempt that ended in this block: it holds the folder until its end is written
+        if earlier := (self._late or {}).get(folder):
+            earlier.settle()  # an attempt that ended in this block: it holds the folder until its end is written
         return JournalLog(folder, run, late=self._postpone, **options)
 
     def _postpone(self, log: JournalLog) -> bool:
         if self._late is None:
             return False
-        self._late[log] = None
+        self._late[log.folder] = log
         return True
 
     @contextlib.contextmanager
@@ -201,7 +201,7 @@ class JournalTracker:
         try:
             yield
         finally:
-            late, self._late = list(self._late), None
+            late, self._late = list(self._late.values()), None
             if len(late) == 1:
                 late[0].settle()
             else:

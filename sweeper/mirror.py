@@ -46,7 +46,7 @@ class Mirror:
             self._ids.append(trial._trial_id)
             self._memory.create_new_trial(self.study._study_id, template_trial=trial)
         self._late = False
-        self._begun: list[tuple[Callable[[Session, Sequence[int]], None], int]] = []  # how to write it, and its number
+        self._begun: list[tuple[Callable[[Session, Sequence[FrozenTrial]], None], FrozenTrial]] = []
         self._reported: list[tuple[int, dict[str, Any]]] = []  # of a trial, by number, a row
         self._ended: list[int] = []
         self._written: dict[int, Written] = {}  # of trials that run, by number
@@ -93,8 +93,8 @@ class Mirror:
         wrote."""
         self._begins(self._complete_rows, number)
 
-    def _begins(self, write: Callable[[Session, Sequence[int]], None], number: int) -> None:
-        self._begun.append((write, number))
+    def _begins(self, write: Callable[[Session, Sequence[FrozenTrial]], None], number: int) -> None:
+        self._begun.append((write, self.trial(number)))  # as it is now: it may be over before it is written
         if not self._late:
             self.begin()
 
@@ -108,49 +108,49 @@ class Mirror:
         if begun:
             with Session(self._storage.engine) as session, session.begin():
                 for write in dict.fromkeys(write for write, _ in begun):
-                    write(session, [number for how, number in begun if how == write])
+                    write(session, [trial for how, trial in begun if how == write])
                 self._write_counters(session)
 
-    def _insert(self, session: Session, numbers: Sequence[int]) -> None:
+    def _insert(self, session: Session, trials: Sequence[FrozenTrial]) -> None:
         ours = models.TrialModel.study_id == self._study_id
         found = session.scalar(sqlalchemy.select(sqlalchemy.func.count()).where(ours))
-        if found != numbers[0]:
-            raise StudyConflict(
-                f"study {self.study.study_name!r}: another process has written to it, {found} trials where there "
-                f"should be {numbers[0]}; stop that process, and the same command continues"
-            )
+        if found != trials[0].number:
+            raise self._conflict(f"{found} trials where there should be {trials[0].number}")
         rows = [
-            models.TrialModel(study_id=self._study_id, number=number, state=TrialState.RUNNING,
-                              datetime_start=self.trial(number).datetime_start)
-            for number in numbers
+            models.TrialModel(study_id=self._study_id, number=trial.number, state=TrialState.RUNNING,
+                              datetime_start=trial.datetime_start)
+            for trial in trials
         ]  # fmt: skip
         session.add_all(rows)
         session.flush()
         self._ids += [cast("int", row.trial_id) for row in rows]
-        for number in numbers:
-            self._written[number] = set()
-        self._write_attributes(session.connection(), numbers)
+        for trial in trials:
+            self._written[trial.number] = set()
+        self._write_attributes(session.connection(), trials)
 
-    def _take(self, session: Session, numbers: Sequence[int]) -> None:
-        for number in numbers:
-            row = session.get_one(models.TrialModel, self._ids[number])
+    def _take(self, session: Session, trials: Sequence[FrozenTrial]) -> None:
+        for trial in trials:
+            row = session.get_one(models.TrialModel, self._ids[trial.number])
             if row.state != TrialState.WAITING:
-                raise StudyConflict(
-                    f"study {self.study.study_name!r}: another process has written to it, and taken trial {number}; "
-                    "stop that process, and the same command continues"
-                )
-            row.state, row.datetime_start = TrialState.RUNNING, self.trial(number).datetime_start
-        self._complete_rows(session, numbers)
+                raise self._conflict(f"and taken trial {trial.number}")
+            row.state, row.datetime_start = TrialState.RUNNING, trial.datetime_start
+        self._complete_rows(session, trials)
 
-    def _complete_rows(self, session: Session, numbers: Sequence[int]) -> None:
-        for number in numbers:
-            row = session.get_one(models.TrialModel, self._ids[number])
-            self._written[number] = {
+    def _complete_rows(self, session: Session, trials: Sequence[FrozenTrial]) -> None:
+        for trial in trials:
+            row = session.get_one(models.TrialModel, self._ids[trial.number])
+            self._written[trial.number] = {
                 *((models.TrialParamModel, param.param_name) for param in row.params),
                 *((models.TrialSystemAttributeModel, attribute.key) for attribute in row.system_attributes),
                 *((models.TrialUserAttributeModel, attribute.key) for attribute in row.user_attributes),
             }
-        self._write_attributes(session.connection(), numbers)
+        self._write_attributes(session.connection(), trials)
+
+    def _conflict(self, what: str) -> StudyConflict:
+        return StudyConflict(
+            f"study {self.study.study_name!r}: another process has written to it, {what}; stop that process, and the "
+            "same command continues"
+        )
 
     def refuse(self, number: int, reason: str) -> None:
         """Fail a trial that was enqueued, in one transaction."""
@@ -158,8 +158,8 @@ class Mirror:
         self._memory.set_trial_user_attr(trial_id, "reason", reason)
         self._memory.set_trial_state_values(trial_id, TrialState.FAIL)
         with Session(self._storage.engine) as session, session.begin():
-            self._complete_rows(session, [number])
-            self._write_ends(session.connection(), [number])
+            self._complete_rows(session, [self.trial(number)])
+            self._write_ends(session.connection(), [self.trial(number)])
 
     def _write_counters(self, session: Session) -> None:
         model = models.StudySystemAttributeModel
@@ -195,39 +195,49 @@ class Mirror:
         self._reported, self._ended = [], []
         if reported or ended:
             with self._storage.engine.begin() as connection:
+                self._check_running(connection, {*ended, *(number for number, _ in reported)})
                 rows = [{"trial_id": self._ids[number], **row} for number, row in reported]
                 _insert_rows(connection, models.TrialIntermediateValueModel, rows)
-                self._write_ends(connection, ended)
+                self._write_ends(connection, [self.trial(number) for number in ended])
 
-    def _write_ends(self, connection: sqlalchemy.Connection, numbers: Sequence[int]) -> None:
-        if not numbers:
+    def _check_running(self, connection: sqlalchemy.Connection, numbers: set[int]) -> None:
+        """Refuse to write of trials that another process has ended, or deleted with their study."""
+        trials = models.TrialModel.__table__
+        ours = trials.c.trial_id.in_([self._ids[number] for number in numbers])
+        running = sqlalchemy.select(sqlalchemy.func.count()).where(ours, trials.c.state == TrialState.RUNNING)
+        if gone := len(numbers) - (connection.scalar(running) or 0):
+            raise self._conflict(f"and ended or deleted {gone} of the trials that run")
+
+    def _write_ends(self, connection: sqlalchemy.Connection, trials: Sequence[FrozenTrial]) -> None:
+        if not trials:
             return
-        self._write_attributes(connection, numbers)
+        self._write_attributes(connection, trials)
         values = []
-        for number in numbers:
-            if (value := self.trial(number).value) is not None:
-                stored, kind = models.TrialValueModel.value_to_stored_repr(value)
-                values.append({"trial_id": self._ids[number], "objective": 0, "value": stored, "value_type": kind})
+        for trial in trials:
+            if trial.value is not None:
+                stored, kind = models.TrialValueModel.value_to_stored_repr(trial.value)
+                trial_id = self._ids[trial.number]
+                values.append({"trial_id": trial_id, "objective": 0, "value": stored, "value_type": kind})
         _insert_rows(connection, models.TrialValueModel, values)
         table, bound = models.TrialModel.__table__, sqlalchemy.bindparam
         connection.execute(
             sqlalchemy.update(table)
             .where(table.c.trial_id == bound("of"))
             .values(state=bound("ended_as"), datetime_complete=bound("at")),
-            [{"of": self._ids[number], "ended_as": trial.state, "at": utc(trial.datetime_complete)}
-             for number in numbers for trial in [self.trial(number)]],
+            [{"of": self._ids[trial.number], "ended_as": trial.state, "at": utc(trial.datetime_complete)}
+             for trial in trials],
         )  # fmt: skip
-        for number in numbers:
-            self._written.pop(number)
+        for trial in trials:
+            self._written.pop(trial.number)
 
-    def _write_attributes(self, connection: sqlalchemy.Connection, numbers: Sequence[int]) -> None:
+    def _write_attributes(self, connection: sqlalchemy.Connection, trials: Sequence[FrozenTrial]) -> None:
         """Write the parameters and attributes of trials that the database does not have."""
         rows: dict[type[models.BaseModel], list[dict[str, Any]]] = {}
-        for number in numbers:
-            for model, name, row in _attributes(self.trial(number)):
-                if (model, name) not in self._written[number]:
-                    rows.setdefault(model, []).append({"trial_id": self._ids[number], **row})
-                    self._written[number].add((model, name))
+        for trial in trials:
+            for model, name, row in _attributes(trial):
+                if (model, name) not in self._written[trial.number]:
+                    rows.setdefault(model, []).append({"trial_id": self._ids[trial.number], **row})
+                    self._written[trial.number].add((model, name))
         for model, missing in rows.items():
             _insert_rows(connection, model, missing)
 

@@ -43,6 +43,7 @@ from sweeper.train import EpochResult, TrainResult
 RETRIES: Final = 2  # of the same parameters, after a worker died or memory ran out
 TICK_SECONDS: Final = 0.5
 ASKING_SECONDS: Final = 2.0  # how long trainings that run are left alone while others begin
+COPIES: Final = 64  # trials of a pass that need no training; each has an open file until the pass is written
 SAME_ERROR_FROM_THE_START: Final = 3
 TRACEBACK_CHARACTERS: Final = 4_000  # MLflow takes 8,000 in a tag
 
@@ -228,10 +229,7 @@ class Driver:
             self._tracker.check()
             asked = self._ask(waiting)
             if asked:
-                self._source.begin()
-                with self._written():
-                    for trial, twin in asked:
-                        self._start(trial, twin)
+                self._begin(asked)
             if not self._running and not self._wants_more():  # else a worker is closing a training
                 self._signals.check()
                 break
@@ -242,20 +240,35 @@ class Driver:
             self._view.tick()
         if self._source.finished() < self._target and not self._exhausted:
             raise out_of_time(self._source.finished(), self._target)
-        with self._written():
-            for trial in waiting:
-                self._drop(trial)
+        for trials in batched(waiting, COPIES):
+            with self._written():
+                for trial in trials:
+                    self._drop(trial)
+
+    def _begin(self, asked: list[tuple[Trial, Recorded | None]]) -> None:
+        """Start the runs and trainings of trials, once they are in the study. The source has been told the outcome of
+        copies already, which becomes lasting only if all of them are in the journal."""
+        self._source.begin()
+        with self._tracker.together():
+            for trial, twin in asked:
+                self._start(trial, twin)
+        self._source.settle()
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:
         """At the end of the block, what was recorded and told in it is on disk: in the journal, then in the study."""
         stopped = None
-        with self._tracker.together():
-            try:
-                yield
-            except Exception as error:  # noqa: BLE001 - what came before it is recorded, and told, all the same
-                stopped = error
-        self._source.settle()
+        try:
+            with self._tracker.together():
+                try:
+                    yield
+                except Exception as error:  # noqa: BLE001 - what came before it is recorded, and told, all the same
+                    stopped = error
+            self._source.settle()
+        except Exception as error:
+            if stopped is None:
+                raise
+            raise stopped from error
         if stopped:
             raise stopped
 
@@ -263,17 +276,21 @@ class Driver:
         """As many trials as there is room for, those that wait first; with what is recorded of an earlier trial of the
         same network, which is then the result of this one, and the source knows it when it is asked for the next."""
         asked: list[tuple[Trial, Recorded | None]] = []
+        copied: dict[int | None, Recorded] = {}  # in this pass, and not in the journal yet
         begun = 0
         until = time.monotonic() + ASKING_SECONDS
         while self._engine.free() > begun and self._wants_more(begun) and time.monotonic() < until:
+            if len(copied) == COPIES:
+                break
             trial = waiting.pop(0) if waiting else self._source.ask()
             if trial is None:
                 self._exhausted = True
                 break
-            twin = self._recorded_twin(trial)
+            twin = copied.get(trial.twin) or self._recorded_twin(trial)
             if twin is None:
                 begun += 1
             else:
+                copied[trial.number] = twin
                 for step, metrics in twin.epochs.items():
                     self._source.report(trial.number, step, metrics["val/accuracy"])
                 self._source.complete(trial.number, *_result(twin))
@@ -412,6 +429,11 @@ class Driver:
             with contextlib.suppress(OSError):  # a stdout that takes no more may be what stopped the driver
                 self._view.ended(run.trial, "killed", None)
         self._running.clear()
+
+
+def batched(trials: Sequence[Trial], size: int) -> Iterator[Sequence[Trial]]:
+    """The trials in parts of at most `size`."""
+    return (trials[start : start + size] for start in range(0, len(trials), size))
 
 
 def out_of_time(finished: int, target: int) -> OutOfTime:

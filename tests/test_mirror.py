@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -114,6 +115,7 @@ def test_trials_that_begin_and_end_together_are_written_as_one_by_one(url: str):
             assert stored(url) == []
             study.begin()
             assert [trial.state.name for trial in stored(url)] == ["RUNNING"] * 4
+            assert "val_loss" not in stored(url)[3].user_attrs  # which a training of it might contradict
             for number in numbers[:3]:
                 study.report(number, 1, 0.5)
             study.complete(2, 0.6, 0.4)
@@ -146,3 +148,20 @@ def test_a_conflict_is_found_before_anything_is_written(url: str):
         with pytest.raises(StudyConflict):
             study.begin()
     assert len(stored(url)) == 1
+
+
+@pytest.mark.parametrize("how", ["deleted", "ended"])
+def test_trials_that_another_process_ends_or_deletes_stop_the_sweep(url: str, how: str):
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        study.ask()
+        study.report(0, 1, 0.5)
+        storage = optuna.storages.RDBStorage(url)
+        if how == "deleted":
+            optuna.delete_study(study_name="demo", storage=storage)
+        else:
+            optuna.load_study(study_name="demo", storage=storage).tell(0, state=optuna.trial.TrialState.FAIL)
+        storage.engine.dispose()
+        with pytest.raises(StudyConflict, match="ended or deleted 1 of the trials that run"):
+            study.complete(0, 0.5, 0.1)
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database:
+        assert database.execute("SELECT * FROM trial_intermediate_values").fetchall() == []

@@ -24,12 +24,31 @@ from sweeper.config import RunConfig
 from sweeper.data import CLASSES, Data
 from sweeper.engine.base import Event
 from sweeper.engine.serial import SerialEngine
-from sweeper.errors import ConfigError, Diverged, OutOfMemory, StudyIncomplete, SweeperError, TrainingError, WorkerLost
-from sweeper.journal import FAILED, FINISHED, KILLED, JournalTracker, NullTracker, Recorded, RunInfo, read_events
+from sweeper.errors import (
+    ConfigError,
+    Diverged,
+    OutOfMemory,
+    ServiceUnreachable,
+    StudyIncomplete,
+    SweeperError,
+    TrainingError,
+    WorkerLost,
+)
+from sweeper.journal import (
+    FAILED,
+    FINISHED,
+    KILLED,
+    JournalLog,
+    JournalTracker,
+    NullTracker,
+    Recorded,
+    RunInfo,
+    read_events,
+)
 from sweeper.progress import PlainView, Progress
-from sweeper.space import default_space
+from sweeper.space import Choice, Space, default_space
 from sweeper.study import Study, StudySettings, Trial, open_study, read_study
-from sweeper.sweep import RETRIES, Driver, Fixed, Interrupted, Signals
+from sweeper.sweep import COPIES, RETRIES, Driver, Fixed, Interrupted, Signals
 from sweeper.train import EpochResult, Evaluation, TrainResult
 
 EPOCHS = 2
@@ -197,10 +216,10 @@ def reopen(tmp_path: Path) -> Iterator[Callable[..., Study]]:
     """Opens the one study of a test, as another process would after the last one ended."""
     opened: list[Study] = []
 
-    def open_it(**base: Any) -> Study:
+    def open_it(space: Space | None = None, **base: Any) -> Study:
         for study in opened:
             study.close()
-        settings = StudySettings(BASE.derive(**base), default_space(), "0" * 64, sampler="random")
+        settings = StudySettings(BASE.derive(**base), space or default_space(), "0" * 64, sampler="random")
         opened.append(open_study("study", settings, f"sqlite:///{tmp_path / 'sweeper.db'}"))
         return opened[-1]
 
@@ -503,6 +522,101 @@ def test_a_twin_of_which_the_journal_holds_another_run_is_trained(tmp_path: Path
     recorder = Twins(left=[Trial(1, BASE, twin=0)])
     assert recorder.drive(1, tracker=JournalTracker(tmp_path)) == 1
     assert [call[1] for call in recorder.named("submit")] == [1]
+
+
+class Copied(Recorder):
+    """The view refuses to show a trial."""
+
+    refused: int | None = None
+
+    def started(self, trial: Trial) -> None:
+        if trial.number == self.refused:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+class OfOneNetwork(Watched):
+    """A journal of a study, which counts the runs of each block."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.begun: list[int] = []
+
+    def start(self, run: RunInfo) -> JournalLog:
+        self.begun[-1] += 1
+        return super().start(run)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        self.begun.append(0)
+        with super().together():
+            yield
+
+
+ONE_NETWORK = Space({"batch_size": Choice([128])})
+
+
+def test_a_pass_copies_a_limited_number_of_trials(reopen: Callable[..., Study], tmp_path: Path):
+    """Each has an open file until the pass is written, and no signal ends the pass."""
+    tracker, trials = OfOneNetwork(tmp_path), 3 * COPIES
+    assert Recorder().drive(trials, reopen(space=ONE_NETWORK), tracker) == trials
+    assert max(tracker.begun) == COPIES
+    assert in_database(tmp_path) == [("complete", 2)] * trials
+
+
+def test_left_over_trials_are_ended_a_limited_number_at_a_time(reopen: Callable[..., Study], tmp_path: Path):
+    study = reopen()
+    for _ in range(3 * COPIES + 2):
+        study.ask()
+    tracker = OfOneNetwork(tmp_path)
+    assert Recorder().drive(1, reopen(), tracker) == 1
+    assert max(tracker.begun) == COPIES
+    assert sorted(row.state for row in reopen().rows()) == ["complete", *["failed"] * (3 * COPIES + 1)]
+
+
+def test_copies_of_a_pass_that_could_not_be_begun_are_made_by_the_next_driver(
+    reopen: Callable[..., Study], tmp_path: Path
+):
+    """A study that has been told of them while the journal has not would never have their runs."""
+    assert Recorder().drive(1, reopen(space=ONE_NETWORK), JournalTracker(tmp_path)) == 1
+    recorder = Copied()
+    recorder.refused = 3
+    with pytest.raises(BrokenPipeError):
+        recorder.drive(6, reopen(space=ONE_NETWORK), JournalTracker(tmp_path))
+    assert in_database(tmp_path) == [("complete", 2), *[("running", 0)] * 5]
+    again = Recorder()
+    assert again.drive(6, reopen(space=ONE_NETWORK), JournalTracker(tmp_path)) == 6
+    assert again.count("submit") == 0
+    ends = [read_events(tmp_path / f"study/{number:04d}")[-1] for number in range(6)]
+    assert [end["status"] for end in ends] == [FINISHED] * 6
+    assert in_database(tmp_path) == [("complete", 2)] * 6
+
+
+def test_a_twin_of_a_trial_that_is_copied_in_the_same_pass_is_not_trained(reopen: Callable[..., Study], tmp_path: Path):
+    study = reopen(space=ONE_NETWORK)
+    left, other = study.ask(), study.ask()
+    study.complete(other.number, 0.5, 1.1)
+    log = JournalTracker(tmp_path).start(describe(other))
+    log.end(FINISHED, {"final/val_accuracy": 0.5, "final/val_loss": 1.1}, {})
+    assert left.number < other.number
+    recorder = Recorder(slots=3)
+    assert recorder.drive(4, reopen(space=ONE_NETWORK), JournalTracker(tmp_path)) == 4
+    assert recorder.count("submit") == 0
+
+
+def test_an_error_that_ends_a_sweep_is_not_hidden_by_one_that_follows(
+    reopen: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    study, settle = reopen(), Study.settle
+
+    def fails() -> None:
+        if study._mirror._ended:
+            raise ServiceUnreachable("away")
+        settle(study)
+
+    monkeypatch.setattr(study, "settle", fails)
+    with pytest.raises(ConfigError) as caught:
+        Recorder({0: [(ConfigError("no"),)]}).drive(1, study, JournalTracker(tmp_path))
+    assert isinstance(caught.value.__cause__, ServiceUnreachable)
 
 
 def test_a_twin_of_which_nothing_is_recorded_is_trained():
