@@ -246,13 +246,24 @@ class Driver:
                     self._drop(trial)
 
     def _begin(self, asked: list[tuple[Trial, Recorded | None]]) -> None:
-        """Start the runs and trainings of trials, once they are in the study. The source has been told the outcome of
-        copies already, which becomes lasting only if all of them are in the journal."""
+        """Start the runs of trials, once they are in the study, and then their trainings. The source has been told the
+        outcome of copies already, which becomes lasting only if all of them are in the journal."""
         self._source.begin()
         with self._tracker.together():
-            for trial, twin in asked:
-                self._start(trial, twin)
+            begun = [(self._start(trial), twin) for trial, twin in asked]
+            for run, twin in begun:
+                if twin is not None:
+                    _copy(run, twin)
         self._source.settle()
+        for trial, twin in asked:
+            if twin is not None:
+                del self._running[trial.number]
+        for run, twin in begun:
+            if twin is None:
+                self._submit(run)
+            else:
+                self._view.started(run.trial)
+                self._view.ended(run.trial, "complete", _result(twin)[0])
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:
@@ -314,28 +325,21 @@ class Driver:
         with self._signals.raised():
             return self._engine.wait(TICK_SECONDS)
 
-    def _start(self, trial: Trial, twin: Recorded | None, attempt: int = 1) -> None:
+    def _start(self, trial: Trial, attempt: int = 1) -> _Running:
         log = self._tracker.start(self._describe(trial))
         log.artifact("config.json", trial.config.model_dump_json(indent=2).encode())
         run = self._running[trial.number] = _Running(trial, log, attempt)
-        self._view.started(trial)
-        if twin is None:
-            self._engine.submit(trial.number, trial.config)
-        else:
-            self._copy(run, twin)
+        return run
+
+    def _submit(self, run: _Running) -> None:
+        self._view.started(run.trial)
+        self._engine.submit(run.trial.number, run.trial.config)
 
     def _recorded_twin(self, trial: Trial) -> Recorded | None:
         """What the journal holds of an earlier trial of the same network."""
         if trial.twin is None:
             return None
         return self._tracker.recorded(self._describe(trial._replace(number=trial.twin)))
-
-    def _copy(self, run: _Running, twin: Recorded) -> None:
-        """Record the result of the trial's twin, which training would only repeat; times are not its own."""
-        for step, metrics in twin.epochs.items():
-            run.log.epoch(step, {k: v for k, v in metrics.items() if not k.startswith("time/")})
-        run.log.end(FINISHED, twin.final, twin.tags | {"sweeper.copy_of": str(run.trial.twin)})
-        self._over(run, "complete", _result(twin)[0])
 
     def _handle(self, event: Event) -> None:
         run = self._running[event.key]
@@ -350,7 +354,7 @@ class Driver:
             case Transient() as error if run.attempt <= self._retries:
                 run.log.end(FAILED, {}, {"sweeper.state": "lost", **_reasons(error)})
                 self._view.ended(run.trial, "lost", None)
-                self._start(run.trial, None, run.attempt + 1)
+                self._submit(self._start(run.trial, run.attempt + 1))
             case Diverged() as error:
                 self._prune(run, str(error), self._diverged)
             case error:
@@ -444,6 +448,13 @@ def out_of_time(finished: int, target: int) -> OutOfTime:
 def _not_finite(metrics: Mapping[str, float]) -> str:
     """Which metric is NaN or infinite, or an empty string; such a value is never told to anybody."""
     return next((f"{name} is {value}" for name, value in metrics.items() if not finite(value)), "")
+
+
+def _copy(run: _Running, twin: Recorded) -> None:
+    """Record the result of the trial's twin, which training would only repeat; times are not its own."""
+    for step, metrics in twin.epochs.items():
+        run.log.epoch(step, {k: v for k, v in metrics.items() if not k.startswith("time/")})
+    run.log.end(FINISHED, twin.final, twin.tags | {"sweeper.copy_of": str(run.trial.twin)})
 
 
 def _result(recorded: Recorded) -> tuple[float, float]:

@@ -524,10 +524,10 @@ def test_a_twin_of_which_the_journal_holds_another_run_is_trained(tmp_path: Path
     assert [call[1] for call in recorder.named("submit")] == [1]
 
 
-class Copied(Recorder):
-    """The view refuses to show a trial."""
+class Refusing(Recorder):
+    """The view does not take one of the trials."""
 
-    refused: int | None = None
+    refused: int = 3
 
     def started(self, trial: Trial) -> None:
         if trial.number == self.refused:
@@ -573,22 +573,42 @@ def test_left_over_trials_are_ended_a_limited_number_at_a_time(reopen: Callable[
     assert sorted(row.state for row in reopen().rows()) == ["complete", *["failed"] * (3 * COPIES + 1)]
 
 
-def test_copies_of_a_pass_that_could_not_be_begun_are_made_by_the_next_driver(
-    reopen: Callable[..., Study], tmp_path: Path
+@pytest.mark.parametrize("how", ["journal", "view"])
+def test_a_copy_is_in_the_study_only_if_it_is_in_the_journal(
+    reopen: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ):
-    """A study that has been told of them while the journal has not would never have their runs."""
+    """No later driver would make up for it."""
     assert Recorder().drive(1, reopen(space=ONE_NETWORK), JournalTracker(tmp_path)) == 1
-    recorder = Copied()
-    recorder.refused = 3
-    with pytest.raises(BrokenPipeError):
+    write = journal.write_whole
+
+    def refuse(path: Path, content: bytes) -> None:
+        if "0003" in path.parts:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    recorder = Recorder() if how == "journal" else Refusing()
+    if how == "journal":
+        monkeypatch.setattr(journal, "write_whole", refuse)
+    with pytest.raises(OSError, match=r"No space|Broken pipe"):
         recorder.drive(6, reopen(space=ONE_NETWORK), JournalTracker(tmp_path))
-    assert in_database(tmp_path) == [("complete", 2), *[("running", 0)] * 5]
+    left = ("running", 0) if how == "journal" else ("complete", 2)
+    assert in_database(tmp_path) == [("complete", 2), *[left] * 5]
+    monkeypatch.undo()
     again = Recorder()
     assert again.drive(6, reopen(space=ONE_NETWORK), JournalTracker(tmp_path)) == 6
     assert again.count("submit") == 0
     ends = [read_events(tmp_path / f"study/{number:04d}")[-1] for number in range(6)]
     assert [end["status"] for end in ends] == [FINISHED] * 6
     assert in_database(tmp_path) == [("complete", 2)] * 6
+
+
+def test_nothing_is_trained_or_shown_whose_run_could_not_be_started(reopen: Callable[..., Study], tmp_path: Path):
+    (tmp_path / "study").touch()  # where a folder should be
+    recorder = Refusing()
+    recorder.refused = 0
+    with pytest.raises(OSError, match=r"exists|Not a directory"):
+        recorder.drive(1, reopen(), JournalTracker(tmp_path))
+    assert recorder.count("submit") == 0
 
 
 def test_a_twin_of_a_trial_that_is_copied_in_the_same_pass_is_not_trained(reopen: Callable[..., Study], tmp_path: Path):
