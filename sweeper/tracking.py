@@ -622,8 +622,8 @@ def _preflight_sqlite(uri: str) -> None:
         raise SweeperError(f"tracking database {file}: cannot be written; its folder must exist and be writable")
     if present and not _is_sqlite(file):
         raise SweeperError(f"tracking database {file}: not a database of sqlite; name another file with --tracking-uri")
-    if present:
-        _preflight_database(uri, f"sqlite:///file:{quote(str(file.resolve()))}?mode=ro&uri=true", SweeperError)
+    if present:  # rw: a transaction that a killed writer left half done is rolled back by the next one to read
+        _preflight_database(uri, f"sqlite:///file:{quote(str(file.resolve()))}?mode=rw&uri=true", SweeperError)
 
 
 def _is_sqlite(file: Path) -> bool:

@@ -9,7 +9,10 @@ import json
 import re
 import shutil
 import socket
+import sqlite3
 import ssl
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -378,6 +381,31 @@ def test_a_sqlite_file_may_be_there_or_its_folder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "mlflow.db").touch()
     preflight(uri)
+
+
+KILLED_WHILE_WRITING = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("PRAGMA cache_size = 1")  # pages reach the file before the end of the transaction
+connection.execute("PRAGMA journal_mode = {mode}")
+connection.execute("CREATE TABLE experiments (experiment_id, lifecycle_stage, name)")
+connection.execute("CREATE TABLE large (text)")
+connection.commit()
+connection.executemany("INSERT INTO large VALUES (?)", [("x" * 4000,)] * 100)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(("mode", "left"), [("delete", "-journal"), ("wal", "-wal")])
+def test_a_sqlite_file_whose_writer_was_killed_in_a_transaction_is_used_again(
+    tmp_path: Path, mode: str, left: str
+) -> None:
+    file = tmp_path / "mlflow.db"
+    subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING.format(mode=mode), file], timeout=60)
+    assert (tmp_path / f"mlflow.db{left}").stat().st_size > 0  # what the next reader has to roll back
+    preflight(f"sqlite:///{file}")
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("SELECT count(*) FROM large").fetchone() == (0,)
 
 
 def test_a_sqlite_file_in_a_missing_folder_is_named(tmp_path: Path) -> None:
