@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -23,6 +24,7 @@ DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MATMUL_SIDE: Final = 2048  # three fp32 matrices of 16 MiB
 GPU_MATMUL_SIDE: Final = 8192
 MATMUL_SECONDS: Final = 1.0
+TICKS: Final = os.sysconf("SC_CLK_TCK")  # a second
 
 
 def describe(threads: int = THREADS, device: str = "cpu") -> dict[str, Any]:
@@ -90,32 +92,36 @@ def _wait(device: str) -> None:
 class Others:
     """Processor time that other processes take, on average, while a block runs and waits for its children.
 
-    A benchmark on a shared machine reports it: whatever is well above 0 has disturbed the measurement. The worker
-    processes of an engine in this very process count as others: nobody but their fork server waits for them.
+    A benchmark on a shared machine reports it: whatever is well above 0 has disturbed the measurement. This process and
+    what comes of it do not count. The time of a process that ends meanwhile counts where its parent waits for it.
     """
 
     def __enter__(self) -> Others:
-        self._start = perf_counter(), _busy_seconds(), _own_seconds()
+        self._start = perf_counter(), _seconds_of_others()
         return self
 
     def __exit__(self, *_: object) -> None:
-        now = perf_counter(), _busy_seconds(), _own_seconds()
-        wall, busy, own = (after - before for after, before in zip(now, self._start, strict=True))
-        self.cores = max(0.0, (busy - own) / wall)  # 0 where the system does not tell
+        start, before = self._start
+        worked = sum(max(0.0, seconds - before.get(pid, 0.0)) for pid, seconds in _seconds_of_others().items())
+        self.cores = worked / (perf_counter() - start)
 
 
-def _busy_seconds() -> float:
-    """Seconds that all cores together have worked since the start of the machine, from Linux's /proc/stat."""
-    path = Path("/proc/stat")
-    if not path.is_file():
-        return 0.0
-    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, path.read_text().split()[1:9])
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+def _seconds_of_others() -> dict[int, float]:
+    """Processor seconds, by process, of those that are not of this process and of the children they waited for.
 
-
-def _own_seconds() -> float:
-    """Processor seconds of this process and of its children that have ended."""
-    return sum(os.times()[:4])
+    From Linux's /proc/PID/stat (proc(5)); empty where the system does not tell. Under -1 is what the hypervisor took.
+    """
+    times, parents = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            pid = int(folder.name)
+            parents[pid], times[pid] = int(fields[1]), sum(map(int, fields[11:15])) / TICKS
+    ours = {os.getpid()}
+    while found := {pid for pid, parent in parents.items() if parent in ours} - ours:
+        ours |= found
+    stolen = int(Path("/proc/stat").read_text().split()[8]) / TICKS if times else 0.0
+    return {pid: seconds for pid, seconds in times.items() if pid not in ours} | {-1: stolen}
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import difflib
 import functools
+import gc
 import json
 import math
 import os
@@ -38,6 +40,9 @@ SHOWS: Final = {"-h", "--help", "--version", "status"}  # which is done when who
 # How long torch's threads spin at a barrier. The default spins for milliseconds, and a second
 # process on the same cores then makes training up to ten times slower (docs/log.md).
 SPIN_COUNT: Final = "10000"
+# When garbage is collected. By Python's own thresholds, all that torch, MLflow and pandas have imported is looked
+# through again and again while they are imported, for seconds of a short command.
+COLLECT_AFTER: Final = 50_000, 10, 20
 
 
 class OrAuto(click.ParamType[Any]):
@@ -389,6 +394,7 @@ def optimize(exp: int, **options: Any) -> None:
     fields |= {"split": "folds", "folds": options["folds"]} if options["folds"] else {"split": "holdout"}
     space.validate(experiment(exp, **fields, **_device(options)))
     env = make_environment(options)
+    _start_workers(options)
     from sweeper import service
 
     chosen = service.choose(env, exp, options["dataset"], options["device"], options["precision"], fields)
@@ -449,6 +455,8 @@ def reproduce(**options: Any) -> None:
     if options["offline"] or options["dry_run"]:
         options["tracking_uri"] = OFFLINE
     env = make_environment(options)
+    if not options["dry_run"]:
+        _start_workers(options)
     from sweeper import reproduce as reproduction
     from sweeper.plan import Options
     from sweeper.verify import record_report
@@ -704,6 +712,14 @@ def _engine(options: dict[str, Any]) -> EngineChoice:
                         options["gpus_per_trial"])  # fmt: skip
 
 
+def _start_workers(options: dict[str, Any]) -> None:
+    """Let what workers are forked from import torch while this process imports what it needs itself."""
+    if options["engine"] not in ("serial", "fused", "ray"):
+        from sweeper.engine.forkserver import start_server
+
+        start_server()
+
+
 def _device(options: dict[str, Any]) -> dict[str, str]:
     return {} if options["device"] == "auto" else {"device": options["device"]}
 
@@ -778,6 +794,8 @@ def main() -> None:
     """Run the command line; every error is one line on stderr, and an exit code."""
     debug = "--debug" in sys.argv[1:2]
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    gc.set_threshold(*COLLECT_AFTER)
+    atexit.register(_leave_uncollected)
     try:
         code = cli(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:  # no command at all
@@ -801,6 +819,15 @@ def main() -> None:
         code = _complain(_explain(error), getattr(error, "exit_code", 1))
     _drop_unwritten()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _leave_uncollected() -> None:
+    """Spare the interpreter's end a search for garbage in all that was imported: it makes one more than once.
+
+    Triton, which torch loads to export a champion, complains of whatever it still finds then: it gets its search.
+    """
+    if "triton" not in sys.modules:
+        gc.freeze()
 
 
 def _drop_unwritten() -> None:

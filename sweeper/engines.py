@@ -27,8 +27,9 @@ from platformdirs import user_cache_path
 from sweeper.config import RunConfig
 from sweeper.data import Data
 from sweeper.engine.base import Engine, cores
+from sweeper.engine.forkserver import start_server
 from sweeper.engine.fused import FusedEngine
-from sweeper.engine.processes import ProcessEngine, start_server
+from sweeper.engine.processes import ProcessEngine
 from sweeper.engine.serial import SerialEngine
 from sweeper.environment import Say
 from sweeper.errors import ConfigError

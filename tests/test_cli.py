@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.cli import cli, main
+from sweeper.cli import COLLECT_AFTER, cli, main
 from sweeper.engine.serial import SerialEngine
 from sweeper.errors import UsageError
 from sweeper.journal import KILLED, read_events
@@ -70,6 +70,20 @@ def listing(folder: Path) -> dict[Path, bytes]:
     return {
         path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*") if path.suffix != ".holder"
     }
+
+
+ENDS = """
+import atexit, gc, sys
+atexit.register(lambda: print(gc.get_freeze_count() > 1000, gc.get_threshold()))  # after what main() registers
+from sweeper.cli import main
+sys.argv = ["sweeper", "--version"]
+main()
+"""
+
+
+def test_the_end_of_a_command_looks_for_no_garbage_in_what_was_imported() -> None:
+    done = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == f"True {COLLECT_AFTER}"
 
 
 @pytest.fixture

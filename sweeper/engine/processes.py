@@ -15,10 +15,8 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any, Final
@@ -26,12 +24,11 @@ from typing import Any, Final
 from sweeper.config import RunConfig
 from sweeper.data import Data
 from sweeper.engine.base import Event
-from sweeper.engine.secrecy import no_secrets
+from sweeper.engine.forkserver import start_server
 from sweeper.errors import WorkerLost
 
 WORD_SECONDS: Final = 0.25  # how long a worker waits after an epoch to hear whether to go on
 GO_ON, CLOSE = True, False
-PRELOADED: Final = ["sweeper.engine.processes", "sweeper.diagnostics"]  # by the server that workers are forked from
 
 
 @dataclass
@@ -115,28 +112,6 @@ class ProcessEngine:
         for worker in self._workers:
             worker.process.join()
             worker.pipe.close()
-
-
-@cache
-def start_server() -> None:
-    """Start the process that workers are forked from, once in the life of this process.
-
-    To be called before any thread needs a variable that holds a secret: for the moment of the start there is none.
-    """
-    mp.get_context("forkserver").set_forkserver_preload(PRELOADED)
-    with no_secrets():
-        resource_tracker.ensure_running()  # it would be started with the server, and unblock the signal
-        with _ctrl_c_blocked():  # workers inherit it: Ctrl-C reaches the whole group, and the driver decides
-            forkserver.ensure_running()
-
-
-@contextlib.contextmanager
-def _ctrl_c_blocked() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _cause_of_death(exit_code: int | None) -> str:

@@ -21,7 +21,8 @@ from faults.conftest import Tally
 from sweeper.config import RunConfig
 from sweeper.data import Data
 from sweeper.engine.base import Engine
-from sweeper.engine.processes import ProcessEngine, start_server
+from sweeper.engine.forkserver import start_server
+from sweeper.engine.processes import ProcessEngine
 from sweeper.journal import NullTracker, RunInfo, Tracker, read_events
 from sweeper.space import Choice, Range, Space
 from sweeper.study import Study, StudySettings, Trial, open_study

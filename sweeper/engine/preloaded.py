@@ -1,0 +1,14 @@
+"""What workers have from the moment they are forked; imported by the process that they are forked from alone.
+
+Garbage collection never visits it: there is nothing to be found, and its marks would copy pages that all workers share.
+"""
+
+import gc
+
+gc.disable()
+
+import sweeper.diagnostics  # noqa: E402
+import sweeper.engine.processes  # noqa: E402, F401
+
+gc.freeze()
+gc.enable()
