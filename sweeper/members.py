@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from sweeper import train
 from sweeper.config import RunConfig
-from sweeper.data import Data, Images, batch_sizes, batches
+from sweeper.data import Data, Images, batch_sizes, stacked_batches, standardize
 from sweeper.errors import Diverged
 from sweeper.model import build_model
 from sweeper.norm import NarrowBatchNorm2d, narrow_batch_norm
@@ -261,17 +261,16 @@ def _train_epoch(
     """One epoch of every member; the seconds it took, and their learning rates at its last step."""
     configs = [stack.configs[m] for m in stack.members]
     masks = stack.generators(epoch)
-    orders = [batches(images, config, train.order_generator(config, epoch)) for config in configs]
+    orders = [train.order_generator(config, epoch) for config in configs]
     start = perf_counter()
     rates = _learning_rates(configs, epoch, steps)
     rates_there = torch.tensor(rates, device=stack.device)  # (steps, K)
     losses = torch.zeros(steps, len(configs), device=stack.device)
     norms = torch.zeros(math.ceil(steps / GRAD_NORM_EVERY), len(configs), device=stack.device)
-    for step, parts in enumerate(zip(*orders, strict=True)):
-        pixels = torch.cat([train.to_input(pixels) for pixels, _ in parts], dim=1)  # (B, K, 28, 28)
-        labels = torch.stack([labels for _, labels in parts])  # (K, B)
+    for step, (pixels, labels) in enumerate(stacked_batches(images, configs, orders)):
+        x = standardize(pixels).permute(0, 3, 1, 2)  # (B, K, 28, 28), channels last
         with train.autocast(configs[0]):
-            logits = stack.forward(pixels.to(memory_format=torch.channels_last), masks)
+            logits = stack.forward(x, masks)
         loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")
         loss = loss.view(labels.shape).mean(1)  # (K,)
         loss.sum().backward()
