@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
-import random
 import sqlite3
 import uuid
 import warnings
@@ -18,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import optuna
 import sqlalchemy
@@ -28,6 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sweeper.config import RunConfig, check_name, finite
 from sweeper.environment import database_url
 from sweeper.errors import ServiceUnreachable, StudyConflict, SweeperError, UsageError
+from sweeper.importance import Importance, importance_intervals, importances
 from sweeper.lock import CONNECT_SECONDS, Lock, acquire, creation
 from sweeper.mirror import Mirror
 from sweeper.pruning import PRUNERS, Pruner
@@ -37,8 +37,6 @@ from sweeper.trials import FINISHED, Shown, read_trials
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPESampler's `group`
-
-RESAMPLES: Final = 100  # of the trials, for the intervals of importances
 
 
 @dataclass(frozen=True)
@@ -292,22 +290,6 @@ def best_row(rows: list[TrialRow]) -> TrialRow | None:
     return max(complete, key=lambda r: (r.value, -(r.loss or 0.0), -r.number), default=None)
 
 
-def importances(study: optuna.Study) -> list[tuple[str, float]]:
-    """Share of the accuracy's variance that each parameter explains (PED-ANOVA, Watanabe et al. 2023,
-    arXiv 2304.10255), largest first; empty while there are too few complete trials to say."""
-    if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < 4:
-        return []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            found = optuna.importance.get_param_importances(
-                study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
-            )
-        except (RuntimeError, ValueError):  # every trial has the same value
-            return []
-    return sorted(found.items(), key=lambda item: -item[1])
-
-
 # --- opening -----------------------------------------------------------------------------------
 
 
@@ -504,15 +486,6 @@ def _row(frozen: FrozenTrial) -> TrialRow:
 # --- reading, for a report -------------------------------------------------------------------------
 
 
-class Importance(NamedTuple):
-    """The share of the accuracy's variance that a parameter explains, with its bootstrap interval."""
-
-    parameter: str
-    share: float
-    low: float  # 2.5 % of the resampled shares lie below
-    high: float  # and 2.5 % above
-
-
 class StudyRecord(NamedTuple):
     """A study with all that it holds."""
 
@@ -549,18 +522,3 @@ def _record(study: optuna.Study) -> StudyRecord:
         began=min((t.datetime_start for t in trials if t.datetime_start), default=None),
         ended=max((t.datetime_complete for t in trials if t.datetime_complete), default=None),
     )
-
-
-def importance_intervals(study: optuna.Study, resamples: int = RESAMPLES) -> list[Importance]:
-    """The importances, largest first, each with the interval that holds 95 % of those of `resamples` bootstrap
-    samples of the complete trials (percentile method, Efron 1979); the samples are the same each time."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    draw = random.Random(0)  # noqa: S311 - resampling, no secret
-    samples = [dict(importances(Shown(study, draw.choices(trials, k=len(trials))))) for _ in range(resamples) if trials]
-    found = []
-    for parameter, share in importances(study):
-        shares = sorted(sample.get(parameter, 0.0) for sample in samples if sample)
-        edge = round(0.025 * (len(shares) - 1))
-        low, high = (shares[edge], shares[-1 - edge]) if shares else (share, share)
-        found.append(Importance(parameter, share, low, high))
-    return found

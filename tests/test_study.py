@@ -20,6 +20,7 @@ from optuna_store import stored
 from sweeper.config import RunConfig, check_name
 from sweeper.environment import database_url
 from sweeper.errors import ConfigError, ServiceUnreachable, StudyConflict, SweeperError, UsageError
+from sweeper.importance import importance_intervals
 from sweeper.space import Choice, Range, Space, default_space
 from sweeper.study import (
     Study,
@@ -27,7 +28,6 @@ from sweeper.study import (
     Trial,
     TrialRow,
     best_row,
-    importance_intervals,
     open_study,
     read_record,
     read_study,
@@ -748,3 +748,19 @@ def test_few_trials_leave_importances_open() -> None:
     first, second = importance_intervals(decided(8), resamples=40)
     assert first.low < second.high  # the order is not settled
     assert importance_intervals(decided(3)) == []
+
+
+LIGHT = """
+import sys
+import optuna
+from sweeper.importance import importances
+study = optuna.create_study(direction="maximize")
+study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=8)
+print(importances(study), "sklearn" in sys.modules)
+print(list(optuna.importance.get_param_importances(study, evaluator=optuna.importance.FanovaImportanceEvaluator())))
+"""
+
+
+def test_importances_load_no_scikit_learn_and_take_nothing_from_optunas_own() -> None:
+    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines() == ["[('x', 1.0)] False", "['x']"], done.stderr

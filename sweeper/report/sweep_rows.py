@@ -14,7 +14,8 @@ from sweeper.journal import ARTIFACTS, FINISHED, history, read_events
 from sweeper.report.figure import TrialPoint
 
 if TYPE_CHECKING:
-    from sweeper.study import Importance, StudyRecord, TrialRow
+    from sweeper.importance import Importance
+    from sweeper.study import StudyRecord, TrialRow
 
 
 class SweptTrial(NamedTuple):
