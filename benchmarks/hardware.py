@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import datetime
 import json
 import os
@@ -13,9 +14,11 @@ import platform
 from importlib import metadata
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
+
+from benchmarks.processes import SUBREAPER
 
 THREADS: Final = 2  # of torch, wherever a benchmark computes
 FLAGS: Final = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16")
@@ -97,31 +100,42 @@ class Others:
     """
 
     def __enter__(self) -> Others:
-        self._start = perf_counter(), _seconds_of_others()
+        with contextlib.suppress(AttributeError):
+            ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
+        self._start = perf_counter(), _processes()
         return self
 
     def __exit__(self, *_: object) -> None:
         start, before = self._start
-        worked = sum(max(0.0, seconds - before.get(pid, 0.0)) for pid, seconds in _seconds_of_others().items())
-        self.cores = worked / (perf_counter() - start)
+        now = _processes()
+        ours = {os.getpid()}
+        while found := {pid for pid, it in now.items() if it.parent in ours} - ours:
+            ours |= found
+        rises = {pid: it.seconds - (before[pid].seconds if pid in before else 0.0) for pid, it in now.items()}
+        for pid in before.keys() - now.keys():  # what it had worked before counts as its parent's now
+            heir = before[pid].parent
+            while heir in before and heir not in now:
+                heir = before[heir].parent
+            if heir in rises:
+                rises[heir] -= before[pid].seconds
+        self.cores = sum(max(0.0, rise) for pid, rise in rises.items() if pid not in ours) / (perf_counter() - start)
 
 
-def _seconds_of_others() -> dict[int, float]:
-    """Processor seconds, by process, of those that are not of this process and of the children they waited for.
+class _Process(NamedTuple):
+    parent: int
+    seconds: float  # of its own, and of the children that it has waited for
 
-    From Linux's /proc/PID/stat (proc(5)); empty where the system does not tell. Under -1 is what the hypervisor took.
-    """
-    times, parents = {}, {}
+
+def _processes() -> dict[int, _Process]:
+    """All that run, from Linux's /proc/PID/stat (proc(5)); empty elsewhere. Under -1 is what the hypervisor took."""
+    found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            pid = int(folder.name)
-            parents[pid], times[pid] = int(fields[1]), sum(map(int, fields[11:15])) / TICKS
-    ours = {os.getpid()}
-    while found := {pid for pid, parent in parents.items() if parent in ours} - ours:
-        ours |= found
-    stolen = int(Path("/proc/stat").read_text().split()[8]) / TICKS if times else 0.0
-    return {pid: seconds for pid, seconds in times.items() if pid not in ours} | {-1: stolen}
+            fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            found[int(folder.name)] = _Process(int(fields[1]), sum(map(int, fields[11:15])) / TICKS)
+    if found:
+        found[-1] = _Process(0, int(Path("/proc/stat").read_text().split()[8]) / TICKS)
+    return found
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -19,9 +19,7 @@ from typing import Final, NamedTuple
 
 MARK: Final = "BENCHMARK_MARK"
 SAMPLE_SECONDS: Final = 0.5
-SUBREAPER: Final = (
-    36  # of prctl: what a child leaves behind becomes ours, and its processor time too, once we wait for it
-)
+SUBREAPER: Final = 36  # of prctl: what a child leaves behind becomes ours, and its processor time, once we wait for it
 
 
 class Ran(NamedTuple):
