@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing as mp
+import os
 import signal
 from collections.abc import Iterator
 from functools import cache
@@ -22,10 +24,20 @@ def start_server() -> None:
     To be called before any thread needs a variable that holds a secret: for the moment of the start there is none.
     """
     mp.get_context("forkserver").set_forkserver_preload(PRELOADED)
+    atexit.register(_end_server)
     with no_secrets():
         resource_tracker.ensure_running()  # it would be started with the server, and unblock the signal
         with _ctrl_c_blocked():  # workers inherit it: Ctrl-C reaches the whole group, and the driver decides
             forkserver.ensure_running()
+
+
+def _end_server() -> None:
+    """Kill the server with this process. It would end by itself, but it may be importing still, and whoever reads what
+    this process prints waits for the end of both."""
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ Where memory runs out, half as many trainings advance from then on, and what was
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 from sweeper import diagnostics
 from sweeper.config import RunConfig
@@ -57,11 +58,15 @@ class FusedEngine:
         self._submitted = [(k, config) for k, config in self._submitted if k != key]
         for group in self._groups:
             group.cancel(key)
+            if not group.keys:
+                group.close()
         self._groups = deque(group for group in self._groups if group.keys)
 
     def close(self) -> None:
         """Let go of everything."""
         self._submitted = []
+        for group in self._groups:
+            group.close()
         self._groups.clear()
 
     def _advancing(self) -> int:
@@ -86,6 +91,9 @@ def _by_signature(submitted: Sequence[tuple[int, RunConfig]]) -> list[dict[int, 
     return list(groups.values())
 
 
+_Advancing = tuple[Generator[Any, Any, Any], Callable[[], list[Event]]]  # trainings, and what takes an epoch of them
+
+
 class _Group:
     """Trainings of one signature. `keys` are those that go on."""
 
@@ -94,7 +102,11 @@ class _Group:
         self._order = list(configs)  # a member's place is that of its key
         self._configs, self._data = configs, data
         self._let_go: set[int] = set()
-        self._next = self._alone() if len(configs) == 1 else self._stacked()
+        self._training, self._next = self._alone() if len(configs) == 1 else self._stacked()
+
+    def close(self) -> None:
+        """Let go of the tensors at once: the group is a part of a reference cycle."""
+        self._training.close()
 
     def cancel(self, key: int) -> None:
         """Hand out nothing more of this training."""
@@ -113,7 +125,7 @@ class _Group:
         self.keys = [key for key in self.keys if key not in ended]
         return events
 
-    def _alone(self) -> Callable[[], list[Event]]:
+    def _alone(self) -> _Advancing:
         (key,) = self._order
         training = diagnostics.start(self._configs[key], self._data)
 
@@ -123,9 +135,9 @@ class _Group:
             except StopIteration as stop:
                 return [Event(key, stop.value)]
 
-        return advance
+        return training, advance
 
-    def _stacked(self) -> Callable[[], list[Event]]:
+    def _stacked(self) -> _Advancing:
         configs = [self._configs[key] for key in self._order]
         training = train_members(configs, self._data[0])
         begun = False
@@ -143,4 +155,4 @@ class _Group:
                     for m, result in stop.value.items()
                 ]
 
-        return advance
+        return training, advance
