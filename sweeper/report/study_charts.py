@@ -131,9 +131,11 @@ def arms(runs: Runs, values: Mapping[str, Sequence[float]], title: str, *, share
 
 
 def mark(drawn: go.Figure, value: float, words: str) -> go.Figure:
-    """`drawn` with a line at a published value."""
+    """`drawn` with a line at a published value, which is named above the arms, where it covers none."""
     drawn.add_vline(x=value, line={"color": VERMILLION, "width": 1.5, "dash": "dot"}, annotation_text=words,
-                    annotation_font={"color": VERMILLION, "size": 12}, annotation_position="top left")  # fmt: skip
+                    annotation_font={"color": VERMILLION, "size": 12}, annotation_position="top left",
+                    annotation_yanchor="bottom")  # fmt: skip
+    drawn.update_layout(margin={"t": 28})
     return drawn
 
 
