@@ -24,9 +24,10 @@ from sweeper.config import RunConfig, experiment
 from sweeper.data import SAMPLE
 from sweeper.environment import storage_url, tracking_url
 from sweeper.journal import EVENTS, FINISHED
+from sweeper.preflight import EXPERIMENT
 from sweeper.space import Space, default_space
 from sweeper.study import Study, StudySettings, open_study
-from sweeper.tracking import EXPERIMENT, KEY_TAG, UPLOAD, Uploader, behind
+from sweeper.tracking import KEY_TAG, UPLOAD, Uploader, behind
 
 NAME: Final = "synthetic"
 OPTIONS: Final = ("--study", NAME, "--exp", "6", "--model", "small", "--epochs", "10", "--dataset", "sample",

@@ -5,16 +5,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import difflib
-import functools
 import gc
 import json
-import math
 import os
-import re
 import shutil
-import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +17,24 @@ import click
 from click.core import ParameterSource
 
 from sweeper import __version__
+from sweeper.cli_options import (
+    EXP_HELP,
+    MAX_WORKERS,
+    Duration,
+    Experiment,
+    Experiments,
+    Number,
+    OrAuto,
+    ends_unread,
+    engine_options,
+    json_option,
+    machine,
+    overrides,
+    shared,
+    storage_option,
+    tracked,
+    tracking_option,
+)
 from sweeper.cli_serve import backup, restore, serve
 from sweeper.errors import Interrupted, SweeperError, UsageError
 
@@ -31,10 +44,7 @@ if TYPE_CHECKING:
     from sweeper.environment import Environment
     from sweeper.report.ledger import Ledger
 
-PLACEMENTS: Final = ("none", "bn", "dropout", "bn-dropout", "dropout-bn", "bn-head-dropout", "ic")
-ENGINES: Final = ("auto", "serial", "processes", "fused", "ray")
 MAX_TRIALS: Final = 1_000_000
-MAX_WORKERS: Final = 1_024
 MAX_SEEDS: Final = 1_000
 SHOWS: Final = {"-h", "--help", "--version", "status"}  # which is done when whoever reads has had enough
 # How long torch's threads spin at a barrier. The default spins for milliseconds, and a second
@@ -43,89 +53,6 @@ SPIN_COUNT: Final = "10000"
 # When garbage is collected. By Python's own thresholds, all that torch, MLflow and pandas have imported is looked
 # through again and again while they are imported, for seconds of a short command.
 COLLECT_AFTER: Final = 50_000, 10, 20
-
-
-class OrAuto(click.ParamType[Any]):
-    """A value of another type, or the word auto, which is passed on as None."""
-
-    def __init__(self, inner: click.ParamType[Any]) -> None:
-        self.inner = inner
-        self.name = inner.name
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """None for auto, else what the inner type makes of it."""
-        return None if value == "auto" else self.inner.convert(value, param, ctx)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """As --help shows it."""
-        inner = self.inner.get_metavar(param, ctx) or self.inner.name.upper()
-        return f"auto|{inner.strip('[]')}"
-
-
-class Number(click.FloatRange):
-    """A finite number; click takes nan for a number within any bounds."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """As click does it, but nan and inf are refused."""
-        number = float(super().convert(value, param, ctx))
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is not a finite number", param, ctx)
-        return number
-
-
-class Experiment(click.ParamType[Any]):
-    """The number of one of the study's eight experiments."""
-
-    name = "experiment"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number; whatever is none of the eight is answered with a list of them."""
-        from sweeper.config import EXPERIMENT_TITLES
-
-        if str(value) not in map(str, EXPERIMENT_TITLES):
-            listing = "; ".join(f"{n} {title}" for n, title in EXPERIMENT_TITLES.items())
-            self.fail(f"{value!r} is no experiment; the eight are: {listing}", param, ctx)
-        return int(value)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """As --help shows it."""
-        return "1-8"
-
-
-class Experiments(click.ParamType[Any]):
-    """Some of the study's eight experiments, such as 1,6-8."""
-
-    name = "experiments"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """The numbers in ascending order; anything else is answered with a list of the eight."""
-        from sweeper.arms import parse_experiments
-
-        try:
-            return parse_experiments(str(value))
-        except UsageError as error:
-            self.fail(str(error), param, ctx)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """As --help shows it."""
-        return "1,6-8"
-
-
-class Duration(click.ParamType[Any]):
-    """A time such as 90s, 30m or 2h, in seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Seconds; a number alone is seconds."""
-        match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smh]?)", str(value))
-        if match is None:
-            self.fail(f"{value!r}: a time such as 90s, 30m or 2h", param, ctx)
-        return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """As --help shows it."""
-        return "TIME"
 
 
 class Commands(click.Group):
@@ -151,111 +78,6 @@ def cli(debug: bool) -> None:
 
     State lives in the working directory, or in SWEEPER_HOME: mlflow.db, mlartifacts, sweeper.db, journal.
     """
-
-
-def shared(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of a command that trains one configuration, or what is derived from one."""
-    seed = click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True,
-                        help="Seeds weights, data order, augmentation, Dropout, and the search.")  # fmt: skip
-    return machine(seed(tracked(command)))
-
-
-def machine(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of every command that trains: on what, and where."""
-    options = [
-        click.option("--dataset", type=click.Choice(["auto", "fashion-mnist", "sample"]), default="auto",
-                     show_default=True, help="auto: FashionMNIST, found or downloaded, else the sample."),
-        click.option("--data-dir", type=OrAuto(click.Path(path_type=Path)), default="auto", show_default=True,
-                     metavar="auto|DIR", help="Folder of the four FashionMNIST files; auto: SWEEPER_DATA_DIR, the "
-                     "cache, then Debian's package."),
-        click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]",
-                     help="Where to train."),
-        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True,
-                     help="auto: bf16 where it is faster than fp32."),
-    ]  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-tracking_option = click.option(
-    "--tracking-uri", envvar="MLFLOW_TRACKING_URI", metavar="URI",
-    help="MLflow server or database; offline: journal only; none: record nothing. SWEEPER_OFFLINE=1 means offline. "
-    "[env: MLFLOW_TRACKING_URI; default: mlflow.db in SWEEPER_HOME]",
-)  # fmt: skip
-storage_option = click.option(
-    "--storage", envvar="SWEEPER_STORAGE", metavar="URL",
-    help="Study database, sqlite or PostgreSQL. [env: SWEEPER_STORAGE; default: sweeper.db in SWEEPER_HOME]",
-)  # fmt: skip
-json_option = click.option("--json", "json_output", is_flag=True, help="Print one JSON object as the last line.")
-
-
-def tracked(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of every command that records runs."""
-    return tracking_option(json_option(command))
-
-
-def overrides(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Fields of a run that replace those of the experiment."""
-    rate = Number(0, 1, max_open=True)
-    options = [
-        click.option("--epochs", type=OrAuto(click.IntRange(1)), default="auto", show_default=True,
-                     help="Passes over the training images."),
-        click.option("--batch-size", type=OrAuto(click.IntRange(1)), default="auto", show_default=True,
-                     help="Images in a step."),
-        click.option("--placement", type=OrAuto(click.Choice(PLACEMENTS)), default="auto", show_default=True,
-                     help="Where BatchNorm and Dropout stand."),
-        click.option("--conv-dropout", type=OrAuto(rate), default="auto", show_default=True,
-                     help="Dropout rate in the convolutional part."),
-        click.option("--head-dropout", type=OrAuto(rate), default="auto", show_default=True,
-                     help="Dropout rate in the head."),
-        click.option("--lr", type=OrAuto(Number(0, min_open=True)), default="auto", show_default=True,
-                     help="Peak learning rate."),
-    ]  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of a command that trains many configurations: how, and how many at a time."""
-    options = [
-        click.option("--workers", type=OrAuto(click.IntRange(1, MAX_WORKERS)), default="auto", show_default=True,
-                     help="Trainings at a time: worker processes, which share the cores, stacked trainings, or Ray's "
-                     "tasks. auto: one worker process, with which a sweep is the same each time; of the other engines "
-                     "what they can hold."),
-        click.option("--engine", "engine", type=click.Choice(ENGINES), metavar="|".join(ENGINES),
-                     help="serial: in this process; fused: trainings of one shape as one; auto: fused where a short "
-                     "calibration says that it pays, else processes. [default: processes, on a GPU auto]"),
-        click.option("--address", metavar="auto|HOST:PORT", help="Ray cluster that this machine is a part of, for "
-                     "--engine ray. [default: one is started here]"),
-        click.option("--cpus-per-trial", type=Number(0, MAX_WORKERS, min_open=True), default=1, show_default=True,
-                     help="CPUs that Ray reserves for a training."),
-        click.option("--gpus-per-trial", type=Number(0, MAX_WORKERS), default=0, show_default=True,
-                     help="GPUs, or a part of one, that Ray reserves for a training."),
-    ]  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def ends_unread(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that, where nobody reads any more, ends as SIGPIPE ends others: it has not done all it was to do."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **options: Any) -> None:
-        try:
-            command(*args, **options)
-        except BrokenPipeError:
-            raise Interrupted(signal.SIGPIPE) from None
-
-    return run
-
-
-EXP_HELP: Final = (
-    "The study's experiment: 1 small plain, 2 medium plain, 3 medium augmented, 4 BatchNorm, 5 Dropout, 6 both, "
-    "7 both augmented, 8 large, both, augmented."
-)
 
 
 @cli.command()
@@ -628,6 +450,7 @@ def report(study: str | None, output: Path | None, protocol: ProtocolName | None
 def sync(journal: Path | None, **options: Any) -> None:
     """Carry to MLflow what is only in a journal yet: after an outage, or from a machine without MLflow."""
     from sweeper import environment, tracking
+    from sweeper.preflight import hide_password
     from sweeper.progress import counted
     from sweeper.report import plots
 
@@ -638,7 +461,7 @@ def sync(journal: Path | None, **options: Any) -> None:
     if env.tracking_uri in (environment.OFFLINE, environment.NONE):
         raise UsageError(f"--tracking-uri {env.tracking_uri}: a journal is carried to a server or a database")
     carried = tracking.sync(root, env.tracking_uri, env.home, plots.curves, env.warn)
-    env.say(f"{counted(carried, 'run')} carried from {root} to {tracking.hide_password(env.tracking_uri)}")
+    env.say(f"{counted(carried, 'run')} carried from {root} to {hide_password(env.tracking_uri)}")
     _print_json(env, {"carried": carried})
 
 
@@ -677,16 +500,17 @@ for _command in (serve, backup, restore):
 
 def make_environment(options: dict[str, Any], *, check_tracking: bool = True) -> Environment:
     """The environment that a command's options and the process's variables describe."""
-    from sweeper import environment, tracking
+    from sweeper import environment
+    from sweeper.preflight import preflight, store_uri
 
     home = environment.check_home(Path(os.environ.get("SWEEPER_HOME") or "."))
     json_output = bool(options.get("json_output"))
     uri, storage = options.get("tracking_uri"), options.get("storage")
-    uri = environment.tracking_url(home) if uri is None else tracking.store_uri(uri)
+    uri = environment.tracking_url(home) if uri is None else store_uri(uri)
     if os.environ.get("SWEEPER_OFFLINE") == "1":
         uri = environment.OFFLINE
     if check_tracking and "tracking_uri" in options and uri not in (environment.OFFLINE, environment.NONE):
-        tracking.preflight(uri)
+        preflight(uri)
     storage = environment.storage_url(home) if storage is None else storage
     environment.database_url(storage)
     return environment.Environment(
@@ -761,7 +585,8 @@ def _say_ledger(env: Environment, ledger: Ledger, result: dict[str, Any]) -> Non
 def _say_where(env: Environment, run_id: str | None) -> None:
     """Where the runs are, and how to look at them."""
     from sweeper.environment import NONE, OFFLINE
-    from sweeper.tracking import hide_password, sqlite_file, ui_link
+    from sweeper.preflight import hide_password, sqlite_file
+    from sweeper.tracking import ui_link
 
     if env.tracking_uri in (NONE, OFFLINE):
         env.say(f"journal: {env.journal}" if env.tracking_uri == OFFLINE else "nothing was recorded")

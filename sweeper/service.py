@@ -46,11 +46,12 @@ from sweeper.journal import (
     read_events,
 )
 from sweeper.mistakes import MOST_ERRORS, confident_mistakes
+from sweeper.preflight import hide_password, preflight
 from sweeper.progress import Progress, counted, make_view
 from sweeper.space import Draw, Space
 from sweeper.study import Study, StudySettings, Trial, best_row, open_study
 from sweeper.sweep import RETRIES, Driver, Fixed, Signals, out_of_time
-from sweeper.tracking import MlflowTracker, hide_password, preflight, run_id_of
+from sweeper.tracking import MlflowTracker, run_id_of
 from sweeper.train import (
     Training,
     TrainResult,

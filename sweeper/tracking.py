@@ -8,30 +8,26 @@ the upload and the note of it does no harm.
 
 from __future__ import annotations
 
-import base64
-import configparser
 import contextlib
+import glob
 import io
 import json
 import logging
 import os
 import re
 import shutil
-import ssl
 import threading
 import time
-import warnings
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
-from urllib.parse import quote, urlsplit
 
 import filelock
 
-from sweeper.environment import hide_query_password, refuse_query_password
-from sweeper.errors import ServiceUnreachable, SweeperError, UsageError, one_line
+from sweeper.errors import ServiceUnreachable, SweeperError, UsageError
 from sweeper.journal import (
     ARTIFACTS,
     JournalLog,
@@ -45,27 +41,22 @@ from sweeper.journal import (
     remove_parts,
     write_whole,
 )
+from sweeper.preflight import EXPERIMENT, check_stage, hide_password, preflight, reason_of, sqlite_file, store_uri
 
 if TYPE_CHECKING:
-    import requests
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from torch import nn
 
-EXPERIMENT: Final = "bn-dropout"
-SQLITE_URI: Final = re.compile(r"sqlite:///(?!:memory:).")  # nobody could look at what is in memory
-HOST: Final = re.compile(r"[A-Za-z0-9_.:%-]+")
 OUTCOME_TAGS: Final = {"sweeper.state", "sweeper.reason", "sweeper.traceback"}
 KEY_TAG: Final = "sweeper.key"
 UPLOAD: Final = "upload.json"
 UPLOADER: Final = ".uploader"  # locked while a process uploads the run
 XRAY: Final = "diagnostics/xray.json"
-SQLITE: Final = b"SQLite format 3\0"  # how such a file begins (sqlite.org/fileformat.html)
 # In what MLflow says of a server that is away or overloaded, and of one that answered with a status.
 PASSING: Final = re.compile(r"API request to (?!endpoint )|\blocked|OperationalError|Max retries")
 ANSWERED: Final = re.compile(r"API request to endpoint .*? failed with error code (\d{3})")
 KEPT: Final = "evaluation"  # of a run's files, in the journal
-PREFLIGHT_SECONDS: Final = 5
 SYNC_PATIENCE: Final = 120.0  # seconds
 FIRST_PAUSE: Final = 0.1  # seconds before the second try
 AWAY_AFTER: Final = 5  # failures in a row: a second and a half
@@ -171,7 +162,7 @@ class MlflowTracker(JournalTracker):
             if folder in self._refused:
                 return
             self._refused.add(folder)
-            self._warn(f"{folder}: MLflow refuses this run ({_one_line(error)}); it stays in the journal")
+            self._warn(f"{folder}: MLflow refuses this run ({reason_of(error)}); it stays in the journal")
 
 
 class Uploader:
@@ -213,12 +204,13 @@ class Uploader:
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         with self._alone():
             try:
+                self._create_sqlite()
                 self._client = MlflowClient(tracking_uri=self.uri)
                 self._experiment_id = _retrying(self._find_experiment, self._report, wait)
             except SweeperError:
                 raise
             except Exception as error:  # noqa: BLE001 - MLflow's own, or SQLAlchemy's for a file that is no database
-                raise SweeperError(f"tracking store {hide_password(self.uri)}: {_one_line(error)}") from None
+                raise SweeperError(f"tracking store {hide_password(self.uri)}: {reason_of(error)}") from None
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -228,6 +220,34 @@ class Uploader:
             return
         with filelock.FileLock(f"{sqlite_file(self.uri)}.lock"):
             yield
+
+    def _create_sqlite(self) -> None:
+        """Create a new sqlite store aside: what is killed in the middle of MLflow's migrations leaves a database that
+        they may not be able to go on with. A file that is there, or a link, is left to MLflow."""
+        file = sqlite_file(self.uri)
+        if not self.uri.startswith("sqlite") or "?" in self.uri:
+            return
+        for left in file.parent.glob(f".{glob.escape(file.name)}.creating-*"):
+            left.unlink()
+        if os.path.lexists(file):
+            return
+        for suffix in ("-journal", "-wal", "-shm"):  # of a removed database: they would be played into this one
+            file.with_name(file.name + suffix).unlink(missing_ok=True)
+        from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        new = file.with_name(f".{file.name}.creating-{uuid.uuid4().hex[:8]}")
+        try:
+            store = SqlAlchemyStore(f"sqlite:///{new}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)  # type: ignore[no-untyped-call]
+            store.engine.dispose()
+            try:
+                file.hardlink_to(new)
+            except FileExistsError:
+                pass  # somebody else was faster
+            except OSError:  # a file system without hard links
+                new.replace(file)
+        finally:
+            new.unlink(missing_ok=True)
 
     def _find_experiment(self) -> str:
         from mlflow.exceptions import MlflowException
@@ -241,7 +261,7 @@ class Uploader:
                 found = self.client.get_experiment_by_name(EXPERIMENT)
                 if found is None:
                     raise
-        _check_stage(self.uri, found.experiment_id, found.lifecycle_stage)
+        check_stage(self.uri, found.experiment_id, found.lifecycle_stage)
         return str(found.experiment_id)
 
     def upload(self, folder: Path, wait: Callable[[float], None]) -> None:
@@ -254,7 +274,7 @@ class Uploader:
         self._failures = 0 if error is None else self._failures + 1
         if error is not None and self._failures >= AWAY_AFTER and not self._away:
             self._warn(
-                f"tracking server {hide_password(self.uri)} does not answer ({_one_line(error)[:120]}); "
+                f"tracking server {hide_password(self.uri)} does not answer ({reason_of(error)[:120]}); "
                 "training goes on, the journal keeps everything until it is back"
             )
         elif error is None and self._away:
@@ -461,7 +481,7 @@ def sync(root: Path, uri: str, home: Path, draw: Draw, warn: Warn) -> int:
             raise
         except Exception as error:  # noqa: BLE001 - one run that MLflow refuses must not keep the others
             refused.append(folder)
-            warn(f"{folder}: MLflow refuses this run ({_one_line(error)}); it stays in the journal")
+            warn(f"{folder}: MLflow refuses this run ({reason_of(error)}); it stays in the journal")
     if refused:
         raise SweeperError(f"{len(waiting) - len(refused)} runs were carried, {len(refused)} were refused")
     return len(waiting)
@@ -504,7 +524,7 @@ def fetch(uri: str, run_id: str) -> Record:
             for point in client.get_metric_history(run_id, name):
                 epochs.setdefault(point.step, {})[name] = point.value
     except MlflowException as error:
-        raise UsageError(f"run {run_id[:60]!r}: {_one_line(error)[:120]} in {hide_password(uri)}") from None
+        raise UsageError(f"run {run_id[:60]!r}: {reason_of(error)[:120]} in {hide_password(uri)}") from None
     epochs.pop(0, None)  # the values of the run's end
     params, tags = dict(run.data.params), dict(run.data.tags)
     if tags.get("sweeper.attempt", "1") != "1":  # MLflow does not say which attempt an epoch is of
@@ -592,217 +612,6 @@ def _busy(status: int) -> bool:
     return status in (408, 429) or status >= 500
 
 
-def preflight(uri: str) -> None:
-    """Check, without importing MLflow, that there is a store behind `uri` that takes our runs, or that one can be made.
-
-    Raises:
-        UsageError: the URI is not one that MLflow tracks to, or has a password in its query part; the database is
-            another program's; or MLflow's variables for TLS are wrong.
-        ServiceUnreachable: the server does not answer within 5 seconds, or does not let us in.
-        SweeperError: the experiment was deleted, or the folder of a sqlite file is missing or read-only.
-    """
-    scheme = uri.partition(":")[0]
-    if SQLITE_URI.match(uri):
-        _preflight_sqlite(uri)
-    elif scheme in ("http", "https"):
-        _preflight_http(uri)
-    elif scheme in ("postgresql", "postgres") or scheme.startswith("postgresql+"):
-        _preflight_postgresql(uri)
-    else:
-        raise UsageError(
-            f"tracking URI {hide_password(uri)[:80]!r}: expected http://HOST:PORT, sqlite:///FILE, postgresql://…, "
-            "offline or none"
-        )
-
-
-def _preflight_sqlite(uri: str) -> None:
-    file = sqlite_file(uri)
-    present = file.exists()
-    if not file.parent.is_dir() or not os.access(file.parent, os.W_OK) or (present and not os.access(file, os.W_OK)):
-        raise SweeperError(f"tracking database {file}: cannot be written; its folder must exist and be writable")
-    if present and not _is_sqlite(file):
-        raise SweeperError(f"tracking database {file}: not a database of sqlite; name another file with --tracking-uri")
-    if present:  # rw: a transaction that a killed writer left half done is rolled back by the next one to read
-        _preflight_database(uri, f"sqlite:///file:{quote(str(file.resolve()))}?mode=rw&uri=true", SweeperError)
-
-
-def _is_sqlite(file: Path) -> bool:
-    """Whether the file is a database of sqlite, or empty, which is to become one."""
-    with file.open("rb") as stream:
-        return stream.read(len(SQLITE)) in (SQLITE, b"")
-
-
-def _preflight_http(uri: str) -> None:
-    try:
-        parts = urlsplit(uri)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        raise UsageError(f"tracking URI {hide_password(uri)[:80]!r}: expected http://HOST:PORT") from None
-    if not HOST.fullmatch(host):
-        raise UsageError(f"tracking URI {hide_password(uri)[:80]!r}: expected http://HOST:PORT")
-    address = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
-    answer = _ask(uri, f"{parts.scheme}://{address}{parts.path.rstrip('/')}/health")
-    if answer.status_code >= 500:  # else somebody is there
-        raise _silent(uri, f"{answer.status_code} {answer.reason}")
-    _preflight_experiment(uri)
-
-
-def _preflight_experiment(uri: str) -> None:
-    """Ask a server that is there for the experiment, as MLflow's client would."""
-    if os.environ.get("MLFLOW_TRACKING_AUTH") or os.environ.get("MLFLOW_TRACKING_AWS_SIGV4"):
-        return  # a plugin signs the requests, which only MLflow can load
-    where = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name"
-    answer = _ask(uri, where, params={"experiment_name": EXPERIMENT}, headers=_authorization())
-    if answer.status_code in (401, 403):
-        raise ServiceUnreachable(
-            f"tracking server {hide_password(uri)} does not let us in ({answer.status_code}); user and password go "
-            "into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        )
-    if answer.status_code == 429 or answer.status_code >= 500:
-        return  # it is busy: the uploader asks again
-    try:
-        content = answer.json()
-        found = content.get("experiment") or {}
-        stage = found.get("lifecycle_stage", "")
-    except (ValueError, AttributeError):
-        raise ServiceUnreachable(f"{hide_password(uri)} is no MLflow server ({answer.status_code})") from None
-    _check_stage(uri, found.get("experiment_id"), stage)
-
-
-def _ask(uri: str, where: str, **given: Any) -> requests.Response:
-    """What the server of `uri` answers to a GET of `where`, over TLS as MLflow's client is told to."""
-    import requests
-    from urllib3.exceptions import InsecureRequestWarning
-
-    tls = _tls(where.startswith("https"))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", InsecureRequestWarning)  # the user has asked for it
-            return requests.get(where, timeout=PREFLIGHT_SECONDS, **tls, **given)
-    except (OSError, ValueError) as error:  # all of requests' own, and what it lets through
-        root = _root(error)
-        reason = _one_line(root)[:120]
-        if isinstance(root, ssl.SSLCertVerificationError):
-            raise ServiceUnreachable(
-                f"tracking server {hide_password(uri)}: its certificate is not trusted ({reason}); name the file of "
-                "its CA in MLFLOW_TRACKING_SERVER_CERT_PATH"
-            ) from None
-        raise _silent(uri, reason) from None
-
-
-def _tls(used: bool) -> dict[str, Any]:
-    """How MLflow's client checks the server's certificate, and which one it shows: arguments of `requests.get`.
-
-    Raises:
-        UsageError: a variable has a wrong value, or two exclude each other; a file is missing, if TLS is `used`.
-    """
-    insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "false")
-    files = {name: os.environ.get(f"MLFLOW_TRACKING_{name}") for name in ("SERVER_CERT_PATH", "CLIENT_CERT_PATH")}
-    if insecure.lower() not in ("true", "false", "1", "0"):
-        raise UsageError(f"MLFLOW_TRACKING_INSECURE_TLS={insecure[:40]!r}: expected true or false")
-    checked, authority = insecure.lower() in ("false", "0"), files["SERVER_CERT_PATH"]
-    if authority is not None and not checked:
-        raise UsageError(
-            "MLFLOW_TRACKING_INSECURE_TLS and MLFLOW_TRACKING_SERVER_CERT_PATH: MLflow takes one of the two; unset one"
-        )
-    for name, path in files.items():
-        if used and path and not os.path.exists(path):  # noqa: PTH110 - Path's raises for a name above 255 characters
-            raise UsageError(f"MLFLOW_TRACKING_{name}={path[:80]!r}: no such file")
-    return {"verify": checked if authority is None else authority, "cert": files["CLIENT_CERT_PATH"]}
-
-
-def _root(error: BaseException) -> BaseException:
-    """Where an error comes from that requests has wrapped several times."""
-    while True:
-        wrapped = next((e for e in error.args if isinstance(e, BaseException)), None)
-        inner = error.__cause__ or error.__context__ or wrapped
-        if inner is None:
-            return error
-        error = inner
-
-
-def _authorization() -> dict[str, str]:
-    """The header of MLflow's own client; what the URL or ~/.netrc says, requests adds itself."""
-    file = configparser.ConfigParser(interpolation=None)
-    file.read(os.path.expanduser("~/.mlflow/credentials"))  # noqa: PTH111 - Path's refuses a user without a home
-    written = {name.upper(): value for name, value in file.items("mlflow")} if file.has_section("mlflow") else {}
-    user, password = (
-        os.environ.get(name) or written.get(name, "")
-        for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-    )
-    if user and password:
-        return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
-    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
-    return {"Authorization": f"Bearer {token}"} if token else {}
-
-
-def _silent(uri: str, reason: str) -> ServiceUnreachable:
-    return ServiceUnreachable(
-        f"tracking server {hide_password(uri)} does not answer ({reason}); start it, or use --tracking-uri offline"
-    )
-
-
-def _preflight_postgresql(uri: str) -> None:
-    refuse_query_password(uri)
-    _preflight_database(uri, re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", uri), ServiceUnreachable)
-
-
-def _preflight_database(uri: str, url: str, unusable: type[SweeperError]) -> None:
-    """Look for the experiment in the database of `url`, which may be empty yet."""
-    import sqlalchemy
-
-    local = url.startswith("sqlite")
-    options = {"timeout": PREFLIGHT_SECONDS} if local else {"connect_timeout": PREFLIGHT_SECONDS}
-    named = sqlalchemy.text("SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = :name")
-    try:
-        engine = sqlalchemy.create_engine(url, connect_args=options, poolclass=sqlalchemy.NullPool)
-        with engine.connect() as connection:
-            tables = sqlalchemy.inspect(connection).get_table_names()
-            found = connection.execute(named, {"name": EXPERIMENT}).all() if "experiments" in tables else []
-    except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
-        reason = hide_password(_one_line(getattr(error, "orig", None) or error)[:250])
-        if "locked" in reason and local:
-            return  # it is busy: the uploader asks again
-        what = "cannot be read" if local else "does not answer"
-        raise unusable(f"tracking database {hide_password(uri)} {what} ({reason})") from None
-    if tables and "experiments" not in tables:
-        raise UsageError(
-            f"tracking database {hide_password(uri)}: another program's, with tables such as {tables[0]!r}; "
-            "name another one with --tracking-uri"
-        )
-    for number, stage in found:
-        _check_stage(uri, number, stage)
-
-
-def _check_stage(uri: str, number: object, stage: str) -> None:
-    """Refuse the experiment `number` if it was deleted.
-
-    Raises:
-        SweeperError: it was; the message says how to restore it.
-    """
-    if stage == "deleted":
-        raise SweeperError(
-            f"MLflow experiment {EXPERIMENT!r} was deleted; restore it with: "
-            f"MLFLOW_TRACKING_URI={hide_password(uri)} mlflow experiments restore --experiment-id {number}"
-        )
-
-
-def store_uri(uri: str) -> str:
-    """`uri` as MLflow knows it: `postgres://` is `postgresql://`.
-
-    Raises:
-        UsageError: it is that of a database, and has a password in its query part.
-    """
-    if uri.startswith("postgres"):
-        refuse_query_password(uri)
-    return re.sub(r"^postgres://", "postgresql://", uri)
-
-
-def sqlite_file(uri: str) -> Path:
-    """The file of a sqlite URI."""
-    return Path(uri.removeprefix("sqlite:///"))
-
-
 def ui_link(base: str, uri: str, run_id: str | None) -> str:
     """Where MLflow's UI shows the run, or else the table of all runs (not its page for GenAI)."""
     import requests
@@ -820,15 +629,6 @@ def ui_link(base: str, uri: str, run_id: str | None) -> str:
             number = client.get_run(run_id).info.experiment_id
     path = f"runs/{run_id}" if run_id else "runs?workflowType=machine_learning"
     return f"{base.rstrip('/')}/#/experiments/{number}/{path}"
-
-
-def hide_password(text: str) -> str:
-    """`text` with the user and password of any URL in it left out."""
-    return hide_query_password(re.sub(r"//([^/@\s:]*:\S*|[^/@\s]*)@", "//***@", text))
-
-
-def _one_line(error: BaseException) -> str:
-    return hide_password(one_line(error))
 
 
 def _pinned(package: str) -> str:

@@ -304,7 +304,7 @@ def provenance(runs: Runs) -> dict[str, str]:
 
 def _known_here(env: Environment, runs: Runs) -> dict[str, list[ArmRun]]:
     """The runs, without the names that they have in another store than this command's."""
-    from sweeper.tracking import hide_password
+    from sweeper.preflight import hide_password
 
     store = hide_password(env.tracking_uri)
     return {arm: [r if r.store == store else r._replace(run_id=None) for r in of_arm] for arm, of_arm in runs.items()}
@@ -315,7 +315,8 @@ def _links(env: Environment, runs: Runs) -> dict[str, str]:
     known = [run.run_id for of_arm in runs.values() for run in of_arm if run.run_id]
     if not known or env.tracking_uri in (NONE, OFFLINE):
         return {}
-    from sweeper.tracking import hide_password, preflight, sqlite_file, ui_link
+    from sweeper.preflight import hide_password, preflight, sqlite_file
+    from sweeper.tracking import ui_link
 
     uri = env.tracking_uri
     if uri.startswith("sqlite") and not sqlite_file(uri).exists():

@@ -30,7 +30,7 @@ from faults.tools.tmpfs import mounted
 from sweeper.cli import main
 from sweeper.config import EXPERIMENT_TITLES
 from sweeper.data import FULL, SYSTEM_DIR
-from sweeper.tracking import EXPERIMENT
+from sweeper.preflight import EXPERIMENT
 
 pytest_plugins = ["mlflow_store", "postgres"]
 # MLflow's own use of SQLAlchemy 2.1

@@ -26,10 +26,10 @@ from sweeper.environment import NONE, OFFLINE, Environment
 from sweeper.errors import ConfigError, Interrupted, StudyConflict, StudyIncomplete, TrainingError, UsageError
 from sweeper.journal import FAILED, FINISHED, KILLED, RunInfo, read_events
 from sweeper.plan import Options, cost, order
+from sweeper.preflight import EXPERIMENT
 from sweeper.report.rows import read_runs
 from sweeper.reproduce import ArmProgress, choose_machine, dry_run
 from sweeper.study import Trial
-from sweeper.tracking import EXPERIMENT
 from sweeper.train import EpochResult, Training, finish, start
 from sweeper.verify import fingerprint, record_report
 

@@ -31,11 +31,12 @@ from sweeper.environment import NONE, OFFLINE, Environment
 from sweeper.errors import DataError, Interrupted, OutOfTime, SpaceError, SweeperError, TrainingError
 from sweeper.journal import FAILED, FINISHED, RunInfo, read_events
 from sweeper.model import build_model
+from sweeper.preflight import EXPERIMENT
 from sweeper.service import Chosen, SweepOptions, choose, optimize, train_one
 from sweeper.space import Choice, Space, default_space
 from sweeper.study import read_study
 from sweeper.sweep import Signals
-from sweeper.tracking import EXPERIMENT, Uploader
+from sweeper.tracking import Uploader
 from sweeper.train import finish, train
 
 if TYPE_CHECKING:

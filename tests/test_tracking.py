@@ -32,20 +32,9 @@ from faults.tools.proxy import Proxy
 from sweeper import tracking
 from sweeper.errors import ServiceUnreachable, SweeperError, UsageError
 from sweeper.journal import ARTIFACTS, FINISHED, JournalTracker, RunInfo, RunLog, read_events
+from sweeper.preflight import EXPERIMENT, hide_password, preflight, sqlite_file, store_uri
 from sweeper.report.plots import curves
-from sweeper.tracking import (
-    EXPERIMENT,
-    KEY_TAG,
-    MlflowTracker,
-    Uploader,
-    hide_password,
-    preflight,
-    run_id_of,
-    sqlite_file,
-    store_uri,
-    sync,
-    ui_link,
-)
+from sweeper.tracking import KEY_TAG, MlflowTracker, Uploader, run_id_of, sync, ui_link
 
 pytest_plugins = ["mlflow_store"]
 
@@ -203,7 +192,7 @@ def test_a_server_that_only_fails_does_not_answer(status: int) -> None:
 
 
 def test_a_server_that_never_answers_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "PREFLIGHT_SECONDS", 0.01)
+    monkeypatch.setattr("sweeper.preflight.SECONDS", 0.01)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         assert "timed out" in refusal(lambda: preflight(uri), ServiceUnreachable)
@@ -406,6 +395,29 @@ def test_a_sqlite_file_whose_writer_was_killed_in_a_transaction_is_used_again(
     preflight(f"sqlite:///{file}")
     with contextlib.closing(sqlite3.connect(file)) as connection:
         assert connection.execute("SELECT count(*) FROM large").fetchone() == (0,)
+
+
+CONNECTS = """
+import sys
+from pathlib import Path
+from sweeper.tracking import Uploader
+Uploader(sys.argv[1], Path(sys.argv[2]), lambda *_: b"", print).connect()
+"""
+
+
+def test_a_store_whose_creation_was_killed_is_created_again(tmp_path: Path, until: Callable[..., Any]) -> None:
+    file, stale = tmp_path / "mlflow.db", tmp_path / "mlflow.db-journal"
+    connect = [sys.executable, "-c", CONNECTS, f"sqlite:///{file}", str(tmp_path)]
+    with subprocess.Popen(connect) as creating:
+        until(lambda: list(tmp_path.glob(".mlflow.db.creating-*")), "a part of the store")
+        creating.kill()
+    assert not file.exists()
+    preflight(f"sqlite:///{file}")
+    stale.write_bytes(b"of a database that was removed")
+    subprocess.run(connect, check=True, timeout=60)
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("SELECT name FROM experiments").fetchall() == [("Default",), (EXPERIMENT,)]
 
 
 def test_a_sqlite_file_in_a_missing_folder_is_named(tmp_path: Path) -> None:

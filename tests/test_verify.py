@@ -28,6 +28,7 @@ from sweeper.environment import Environment
 from sweeper.errors import SweeperError, TrainingError
 from sweeper.journal import read_events
 from sweeper.ledger import ALPHA, Runs, holm
+from sweeper.preflight import EXPERIMENT
 from sweeper.report.ledger import (
     Ledger,
     counts,
@@ -45,7 +46,6 @@ from sweeper.report.ledger import (
 )
 from sweeper.report.ledger_page import html
 from sweeper.settle import affordable, seconds, steps
-from sweeper.tracking import EXPERIMENT
 from sweeper.train import Training, start
 from sweeper.verify import (
     Verified,

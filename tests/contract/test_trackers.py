@@ -27,8 +27,9 @@ from sweeper.journal import (
     Tracker,
     read_events,
 )
+from sweeper.preflight import EXPERIMENT
 from sweeper.report.plots import curves
-from sweeper.tracking import EXPERIMENT, KEY_TAG, UPLOAD, MlflowTracker, run_id_of, sync
+from sweeper.tracking import KEY_TAG, UPLOAD, MlflowTracker, run_id_of, sync
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

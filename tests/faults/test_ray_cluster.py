@@ -24,10 +24,11 @@ from sweeper.engine.base import Engine
 from sweeper.engine.forkserver import start_server
 from sweeper.engine.processes import ProcessEngine
 from sweeper.journal import NullTracker, RunInfo, Tracker, read_events
+from sweeper.preflight import EXPERIMENT
 from sweeper.space import Choice, Range, Space
 from sweeper.study import Study, StudySettings, Trial, open_study
 from sweeper.sweep import Driver
-from sweeper.tracking import EXPERIMENT, MlflowTracker
+from sweeper.tracking import MlflowTracker
 from sweeper.train import EpochResult
 
 ray = pytest.importorskip("ray")

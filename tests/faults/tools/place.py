@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.journal import read_events
+from sweeper.preflight import EXPERIMENT
 from sweeper.study import TrialRow, read_study
-from sweeper.tracking import EXPERIMENT
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
