@@ -86,17 +86,20 @@ def read_sweep(record: StudyRecord, journal: Path) -> Sweep:
     losses and times.
     """
     folder = journal / record.name
-    runs = {row.number: _events(folder / f"{row.number:04d}", f"{record.uid}/{row.number}") for row in record.rows}
-    nothing: dict[str, Any] = {"tags": {}, "dataset": {}}
-    started = next((events[0] for events in runs.values() if events), nothing)
-    profile = started["dataset"].get("profile", {})
+    trials: list[SweptTrial] = []
+    started: dict[str, Any] = {}  # the first event of the first run that is there
+    for row in record.rows:  # one run at a time: the events of ten thousand take hundreds of megabytes
+        events = _events(folder / f"{row.number:04d}", f"{record.uid}/{row.number}")
+        started = started or (events[0] if events else {})
+        trials.append(_trial(row, events, record.curves.get(row.number, {})))
+    profile = started.get("dataset", {}).get("profile", {})
     return Sweep(
         name=record.name,
         settings=record.settings,
-        trials=[_trial(row, runs[row.number], record.curves.get(row.number, {})) for row in record.rows],
+        trials=trials,
         importances=record.importances,
         champion=_champion(folder, record.uid),
-        tags=started["tags"],
+        tags=started.get("tags", {}),
         images={name: profile[name] for name in ("train_images", "val_images") if name in profile},
         began=record.began,
         ended=record.ended,
