@@ -19,6 +19,7 @@ import io
 import itertools
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -442,7 +443,11 @@ def _cut_torn_line(path: Path) -> None:
 
 def history(events: list[dict[str, Any]]) -> list[dict[str, float]]:
     """The metrics of each epoch, with the epoch's number under `epoch`, in its order."""
-    epochs = [{"epoch": e["step"], **e["metrics"]} for e in events if e["event"] == "epoch"]
+    epochs = [
+        {"epoch": e["step"], **{sys.intern(name): value for name, value in e["metrics"].items()}}  # names once for all
+        for e in events
+        if e["event"] == "epoch"
+    ]
     return sorted(epochs, key=lambda e: e["epoch"])
 
 

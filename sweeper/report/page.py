@@ -86,11 +86,11 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> bytes:
         lead: the sentences below it: what the page says, in short.
         sections: in their order; their titles are its table of contents.
     """
-    html = Markup().join(section.html for section in sections)
     needed = {"data-chart": get_plotlyjs, "data-parallel": lambda: _asset("parallel.js")}
-    scripts = [*(script() for mark, script in needed.items() if f" {mark} " in html), _asset("page.js")]
+    used = [script for mark, script in needed.items() if any(f" {mark} " in section.html for section in sections)]
+    scripts = [*(script() for script in used), _asset("page.js")]
     names = _anchors(section.title for section in sections)
-    whole = _templates().get_template("page.html").render(
+    parts = _templates().get_template("page.html").generate(  # a page of 10,000 trials is large: never two of it
         title=title,
         lead=lead,
         sections=list(zip(names, sections, strict=True)),
@@ -101,7 +101,7 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> bytes:
         dark=json.dumps(dict(PALETTE.values())),
         version=__version__,
     )  # fmt: skip
-    return whole.encode()
+    return b"".join(part.encode() for part in parts)
 
 
 def table(
