@@ -36,7 +36,7 @@ demo: .venv/installed  ## Run a 50-trial sweep on the embedded data, and say whe
 test: .venv/installed-dev  ## Pass the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 15
 
-faults: .venv/installed-dev  ## Run the long fault suite and write docs/reliability.md (about 40 minutes)
+faults: .venv/installed-dev  ## Run the long fault suite and write docs/reliability.md (20 to 40 minutes)
 	@mkdir -p build && rm -f build/faults.jsonl
 	@FAULTS_TALLY=$(CURDIR)/build/faults.jsonl $(BIN)/python -m pytest tests/faults tests/test_bad_input.py tests/test_fuzz.py \
 		-m 'slow or not slow' --numprocesses 2 --dist worksteal; status=$$?; \
