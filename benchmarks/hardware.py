@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import datetime
 import json
 import os
@@ -18,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from benchmarks.processes import SUBREAPER
+from benchmarks.processes import adopt_orphans
 
 THREADS: Final = 2  # of torch, wherever a benchmark computes
 FLAGS: Final = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16")
@@ -100,8 +99,7 @@ class Others:
     """
 
     def __enter__(self) -> Others:
-        with contextlib.suppress(AttributeError):
-            ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
+        adopt_orphans()
         self._start = perf_counter(), _processes()
         return self
 

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 MARK: Final = "BENCHMARK_MARK"
 SAMPLE_SECONDS: Final = 0.5
-SUBREAPER: Final = 36  # of prctl: what a child leaves behind becomes ours, and its processor time, once we wait for it
+SUBREAPER: Final = 36  # of prctl
 
 
 class Ran(NamedTuple):
@@ -39,7 +39,7 @@ def run(command: Sequence[str], cwd: Path, env: Mapping[str, str], *, sample_mem
         SystemExit: it failed; the message ends with what it said last.
     """
     mark = uuid.uuid4().hex
-    ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
+    adopt_orphans()
     log = cwd / f"output-{mark[:6]}.txt"
     started, clock, peak, first = time.time(), time.perf_counter(), 0.0, 0.0
     with log.open("wb") as stream:
@@ -63,8 +63,14 @@ def run(command: Sequence[str], cwd: Path, env: Mapping[str, str], *, sample_mem
     return Ran(seconds, started, peak, first, output)
 
 
+def adopt_orphans() -> None:
+    """Make what our children leave behind our own; where the system cannot, nothing."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
+
+
 def _reap(mark: str) -> None:
-    """Wait for what the command left behind: only then its processor time counts as that of our children."""
+    """Wait for what the command left behind, so that nothing of it runs or writes any more."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0] or any(marked(mark)):
             time.sleep(0.01)

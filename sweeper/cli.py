@@ -538,9 +538,9 @@ def _engine(options: dict[str, Any]) -> EngineChoice:
 
 def _start_workers(options: dict[str, Any]) -> None:
     """Let what workers are forked from import torch while this process imports what it needs itself."""
-    if options["engine"] not in ("serial", "fused", "ray"):
-        from sweeper.engine.forkserver import start_server
+    from sweeper.engine.forkserver import FORKING, start_server
 
+    if options["engine"] in FORKING:
         start_server()
 
 

@@ -17,6 +17,7 @@ from sweeper.errors import Interrupted, UsageError
 PLACEMENTS: Final = ("none", "bn", "dropout", "bn-dropout", "dropout-bn", "bn-head-dropout", "ic")
 ENGINES: Final = ("auto", "serial", "processes", "fused", "ray")
 MAX_WORKERS: Final = 1_024
+Command = Callable[..., Any]
 EXP_HELP: Final = (
     "The study's experiment: 1 small plain, 2 medium plain, 3 medium augmented, 4 BatchNorm, 5 Dropout, 6 both, "
     "7 both augmented, 8 large, both, augmented."
@@ -106,6 +107,11 @@ class Duration(click.ParamType[Any]):
         return "TIME"
 
 
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator; `--help` lists them in their order."""
+    return lambda command: functools.reduce(lambda given, option: option(given), reversed(options), command)
+
+
 def shared(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of a command that trains one configuration, or what is derived from one."""
     seed = click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True,
@@ -115,7 +121,7 @@ def shared(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def machine(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of every command that trains: on what, and where."""
-    options = [
+    return together(
         click.option("--dataset", type=click.Choice(["auto", "fashion-mnist", "sample"]), default="auto",
                      show_default=True, help="auto: FashionMNIST, found or downloaded, else the sample."),
         click.option("--data-dir", type=OrAuto(click.Path(path_type=Path)), default="auto", show_default=True,
@@ -125,10 +131,7 @@ def machine(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Where to train."),
         click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True,
                      help="auto: bf16 where it is faster than fp32."),
-    ]  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
+    )(command)  # fmt: skip
 
 
 tracking_option = click.option(
@@ -151,7 +154,7 @@ def tracked(command: Callable[..., Any]) -> Callable[..., Any]:
 def overrides(command: Callable[..., Any]) -> Callable[..., Any]:
     """Fields of a run that replace those of the experiment."""
     rate = Number(0, 1, max_open=True)
-    options = [
+    return together(
         click.option("--epochs", type=OrAuto(click.IntRange(1)), default="auto", show_default=True,
                      help="Passes over the training images."),
         click.option("--batch-size", type=OrAuto(click.IntRange(1)), default="auto", show_default=True,
@@ -164,15 +167,12 @@ def overrides(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Dropout rate in the head."),
         click.option("--lr", type=OrAuto(Number(0, min_open=True)), default="auto", show_default=True,
                      help="Peak learning rate."),
-    ]  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
+    )(command)  # fmt: skip
 
 
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of a command that trains many configurations: how, and how many at a time."""
-    options = [
+    return together(
         click.option("--workers", type=OrAuto(click.IntRange(1, MAX_WORKERS)), default="auto", show_default=True,
                      help="Trainings at a time: worker processes, which share the cores, stacked trainings, or Ray's "
                      "tasks. auto: one worker process, with which a sweep is the same each time; of the other engines "
@@ -186,10 +186,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="CPUs that Ray reserves for a training."),
         click.option("--gpus-per-trial", type=Number(0, MAX_WORKERS), default=0, show_default=True,
                      help="GPUs, or a part of one, that Ray reserves for a training."),
-    ]  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
+    )(command)  # fmt: skip
 
 
 def ends_unread(command: Callable[..., None]) -> Callable[..., None]:

@@ -10,12 +10,14 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
+from sweeper.cli_options import json_option, together
+
 PORT: Final = click.IntRange(1, 65535)
 
 
 def at_home(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say where the data is."""
-    options = [
+    return together(
         click.option("--home", type=click.Path(path_type=Path), envvar="SWEEPER_HOME", default=".", metavar="DIR",
                      help="Folder of the databases, artifacts, secrets and logs; serve and restore create it. "
                      "[env: SWEEPER_HOME; default: the working directory]"),
@@ -23,11 +25,8 @@ def at_home(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="A PostgreSQL that runs already, such as postgresql://USER@HOST/postgres. A password belongs "
                      "in the variable or in PGPASSFILE: other users can read a command line. "
                      "[env: SWEEPER_DATABASE_URL; default: one of its own in postgres/ below the home]"),
-        click.option("--json", "json_output", is_flag=True, help="Print one JSON object as the last line."),
-    ]  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
+        json_option,
+    )(command)  # fmt: skip
 
 
 @click.command()

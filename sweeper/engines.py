@@ -27,7 +27,7 @@ from platformdirs import user_cache_path
 from sweeper.config import RunConfig
 from sweeper.data import Data
 from sweeper.engine.base import Engine, cores
-from sweeper.engine.forkserver import start_server
+from sweeper.engine.forkserver import FORKING, start_server
 from sweeper.engine.fused import FusedEngine
 from sweeper.engine.processes import ProcessEngine
 from sweeper.engine.serial import SerialEngine
@@ -151,7 +151,7 @@ def prepare(choice: EngineChoice) -> None:
             raise ConfigError(f"engine='ray': {error}; install it with: pip install 'sweeper[ray]'") from None
         if choice.address is not None:
             check_cluster(choice.address)
-    if choice.name in (None, "auto", "processes"):
+    if choice.name in FORKING:
         start_server()
 
 
