@@ -31,7 +31,7 @@ from sweeper.engine.secrecy import public
 from sweeper.engine.serial import SerialEngine
 from sweeper.engines import ONE_WORKER, Built, EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment, Say
-from sweeper.errors import ConfigError, Interrupted, OutOfTime, SpaceError, SweeperError, TrainingError, one_line
+from sweeper.errors import ConfigError, Interrupted, OutOfTime, SpaceError, SweeperError, TrainingError
 from sweeper.journal import (
     ENGINE_TAG,
     FAILED,
@@ -46,7 +46,7 @@ from sweeper.journal import (
     read_events,
 )
 from sweeper.mistakes import MOST_ERRORS, confident_mistakes
-from sweeper.preflight import hide_password, preflight
+from sweeper.preflight import preflight, reason_of
 from sweeper.progress import Progress, counted, make_view
 from sweeper.space import Draw, Space
 from sweeper.study import Study, StudySettings, Trial, best_row, open_study
@@ -589,7 +589,6 @@ def _register(sweep: _Sweep, tracker: MlflowTracker, config: RunConfig, folder: 
         pixels = datasets.normalize(example.pixels).numpy()
         number = tracker.uploader.register(env.journal / folder, model, pixels, name, "champion")
     except Exception as error:  # noqa: BLE001 - MLflow's own, or torch's where it cannot export the network
-        reason = hide_password(one_line(error))
-        env.warn(f"the champion is not registered yet ({reason}); the same command tries again")
+        env.warn(f"the champion is not registered yet ({reason_of(error)}); the same command tries again")
         return
     env.say(f"registered model {name!r}, version {number}, alias champion")

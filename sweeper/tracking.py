@@ -227,8 +227,8 @@ class Uploader:
         file = sqlite_file(self.uri)
         if not self.uri.startswith("sqlite") or "?" in self.uri:
             return
-        for left in file.parent.glob(f".{glob.escape(file.name)}.creating-*"):
-            left.unlink()
+        aside = f".{file.name}.creating-"
+        _remove(file.parent, aside)
         if os.path.lexists(file):
             return
         for suffix in ("-journal", "-wal", "-shm"):  # of a removed database: they would be played into this one
@@ -236,7 +236,7 @@ class Uploader:
         from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-        new = file.with_name(f".{file.name}.creating-{uuid.uuid4().hex[:8]}")
+        new = file.with_name(aside + uuid.uuid4().hex[:8])
         try:
             store = SqlAlchemyStore(f"sqlite:///{new}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)  # type: ignore[no-untyped-call]
             store.engine.dispose()
@@ -247,7 +247,7 @@ class Uploader:
             except OSError:  # a file system without hard links
                 new.replace(file)
         finally:
-            new.unlink(missing_ok=True)
+            _remove(file.parent, aside)
 
     def _find_experiment(self) -> str:
         from mlflow.exceptions import MlflowException
@@ -440,6 +440,12 @@ class Uploader:
 
     def _run_id(self, folder: Path) -> str:
         return str(_read_state(folder, self.uri)["run_id"])
+
+
+def _remove(folder: Path, prefix: str) -> None:
+    """Remove the files of `folder` whose names begin with `prefix`: a database, and the journal that sqlite keeps."""
+    for file in folder.glob(f"{glob.escape(prefix)}*"):
+        file.unlink()
 
 
 def _empty(artifacts: Path) -> None:
