@@ -1,39 +1,46 @@
-"""Trials an hour of stacked trainings, against their number K, against one after the other, and against processes.
+"""Trials an hour of trainings that advance together, against their number K, against one after the other, and against
+processes.
 
     python -m benchmarks.fused [--model small] [--members 1 2 4 8 16 32 64] [--epochs 2] [--rounds 3] [--save]
+    python -m benchmarks.fused --device cuda --model medium --dataset fashion-mnist --members 1 4 10 16 32 [--save]
 
-Every engine trains the same: trials of the model on the embedded sample, under sweeper's driver, with nothing recorded.
-The rate counts from the first trial's begin, with workers that are there already, to the last one's end, evaluations
-included. K members are given K trials; one after the other and the processes, one each, are given as many as there are
-cores, at least two. A round runs each case once.
+Every engine trains the same: trials of the model, under sweeper's driver, with nothing recorded. The rate counts from
+the first trial's begin, with workers that are there already, to the last one's end, evaluations included. K members are
+given K trials; one after the other and the processes, one each, are given as many as there are processes, at least two.
+On a GPU the loop that `sweeper.train.train` is, which launches its operations one by one, trains one trial. A round
+runs each case once. With --device cuda and without a GPU it says so and ends with status 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Final
 
+import torch
 from matplotlib.figure import Figure
 
-from benchmarks.hardware import Others, describe, usable_cores
+from benchmarks.hardware import Others, describe, no_gpu, usable_cores
 from benchmarks.journal_cost import Silent
 from benchmarks.pages import Spread, add_save, conclude, head, table
 from benchmarks.peers.recipe import trial_config
 from sweeper.config import RunConfig
 from sweeper.data import Data, load, resolve
 from sweeper.engine.base import Engine
+from sweeper.engine.concurrent import ConcurrentEngine
 from sweeper.engine.fused import FusedEngine
 from sweeper.engine.processes import ProcessEngine
 from sweeper.engine.serial import SerialEngine
 from sweeper.journal import NullTracker, RunInfo
 from sweeper.sweep import Driver, Fixed
-from sweeper.train import resolve_precision
+from sweeper.train import finish, resolve_precision, train
 
-Case = tuple[str, int, Callable[[], Engine]]  # its name, how many trials, its engine
+Case = tuple[str, int, Callable[[Sequence[RunConfig]], float]]  # its name, how many trials, trials an hour of them
+ALONE: Final = "one after the other"
 
 
 def trials_an_hour(engine: Engine, configs: Sequence[RunConfig]) -> float:
@@ -48,12 +55,20 @@ def trials_an_hour(engine: Engine, configs: Sequence[RunConfig]) -> float:
         return 3600 * len(configs) / (perf_counter() - start)
 
 
-def configs_of(args: argparse.Namespace, count: int, device: str) -> list[RunConfig]:
+def configs_of(args: argparse.Namespace, count: int) -> list[RunConfig]:
     """Trials that differ in their seeds and rates, as those of a sweep do."""
-    base = trial_config(args.model, args.epochs).derive(dataset=args.dataset, device=device)
-    base = base.derive(precision=resolve_precision("auto", device))
+    precision = resolve_precision("auto", args.device)
+    base = trial_config(args.model, args.epochs).derive(dataset=args.dataset, device=args.device, precision=precision)
     return [base.derive(seed=i, conv_dropout=0.02 + 0.3 * i / count, head_dropout=0.05 + 0.5 * i / count)
             for i in range(count)]  # fmt: skip
+
+
+def step_by_step(data: Sequence[Data], configs: Sequence[RunConfig]) -> float:
+    """Trials an hour of the loop that launches its operations one by one."""
+    start = perf_counter()
+    for config in configs:
+        finish(train(config, data[0]))
+    return 3600 * len(configs) / (perf_counter() - start)
 
 
 def warm(data: Sequence[Data], config: RunConfig, workers: int) -> Engine:
@@ -66,33 +81,50 @@ def warm(data: Sequence[Data], config: RunConfig, workers: int) -> Engine:
     return engine
 
 
-def cases(args: argparse.Namespace, data: Sequence[Data], device: str) -> list[Case]:
-    """Every engine that is compared."""
-    cores = usable_cores() or 1
-    [config] = configs_of(args, 1, device)
-    alone: list[Case] = [
-        ("one after the other", max(2, cores), lambda: SerialEngine(data, cores)),
-        (f"{cores} processes", max(2, cores), lambda: warm(data, config, cores)),
+def cases(args: argparse.Namespace, data: Sequence[Data]) -> list[Case]:
+    """Every way to train that is compared. The images are on the device already, but for processes."""
+    cores, device = usable_cores() or 1, args.device
+    [config] = configs_of(args, 1)
+    there = [Data(part.train.to(torch.device(device)), part.val.to(torch.device(device))) for part in data]
+    found: list[Case] = [
+        (ALONE, max(2, args.processes), lambda its: trials_an_hour(SerialEngine(there, cores), its)),
+        (f"{args.processes} processes", max(2, args.processes),
+         lambda its: trials_an_hour(warm(data, config, args.processes), its)),
+    ]  # fmt: skip
+    if device != "cpu":
+        found.insert(0, ("step by step", 1, lambda its: step_by_step(there, its)))
+    together: list[Case] = [
+        (f"fused, K = {count}", count, lambda its: trials_an_hour(fused(there, device, len(its)), its))
+        for count in args.members
     ]
-    return alone + [(f"fused, K = {k}", k, lambda k=k: FusedEngine(data, cores, k)) for k in args.members]
+    return found + together
 
 
-def measure(args: argparse.Namespace, device: str = "cpu") -> dict[str, list[float]]:
+def fused(data: Sequence[Data], device: str, members: int) -> Engine:
+    """The engine that `--engine fused` is on this device."""
+    cores = usable_cores() or 1
+    if device == "cpu":
+        return FusedEngine(data, cores, members)
+    return ConcurrentEngine(data[0], device, cores, members)
+
+
+def measure(args: argparse.Namespace) -> dict[str, list[float]]:
     """Trials an hour of each case, by round."""
-    [config] = configs_of(args, 1, device)
+    [config] = configs_of(args, 1)
     data = load(config, resolve(config.dataset)[1])
     trials_an_hour(SerialEngine(data, usable_cores() or 1), [config.derive(epochs=1)])  # to warm up
+    compared = cases(args, data)
     rates: dict[str, list[float]] = {}
     for number in range(args.rounds):
-        for name, count, engine in cases(args, data, device):
-            rates.setdefault(name, []).append(trials_an_hour(engine(), configs_of(args, count, device)))
+        for name, count, rate in compared:
+            rates.setdefault(name, []).append(rate(configs_of(args, count)))
             print(f"round {number + 1}/{args.rounds}, {name}: {rates[name][-1]:,.0f} trials an hour", flush=True)
     return rates
 
 
 def rates_table(rates: dict[str, list[float]]) -> str:
     """A line a case; ratios are those of a round."""
-    solo = rates["one after the other"]
+    solo = rates[ALONE]
     [processes] = [its for name, its in rates.items() if name.endswith("processes")]
     rows = [[name, Spread.of(its).show(0), _ratio(its, solo), _ratio(its, processes)] for name, its in rates.items()]
     return table(["trainings", "trials an hour", "over one after the other", "over processes"], rows)
@@ -108,7 +140,7 @@ def picture(rates: dict[str, list[float]], members: Sequence[int]) -> Figure:
     axes = figure.subplots()
     for name, its in rates.items():
         if not name.startswith("fused"):
-            axes.axhline(Spread.of(its).median, linestyle="--", label=name, color="0.3" if "one" in name else "0.6")
+            axes.axhline(Spread.of(its).median, linestyle="--", label=name, color="0.3" if name == ALONE else "0.6")
     spreads = [Spread.of(rates[f"fused, K = {k}"]) for k in members]
     low, high = [s.median - s.low for s in spreads], [s.high - s.median for s in spreads]
     axes.errorbar(members, [s.median for s in spreads], yerr=[low, high], marker="o", capsize=3, label="fused")
@@ -118,34 +150,31 @@ def picture(rates: dict[str, list[float]], members: Sequence[int]) -> Figure:
     return figure
 
 
-def add_options(parser: argparse.ArgumentParser, members: Sequence[int], rounds: int) -> None:
-    """Those of every benchmark of stacked trainings."""
-    parser.add_argument("--model", choices=("small", "medium", "large"), default="small")
-    parser.add_argument("--members", type=int, nargs="+", default=list(members))
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--dataset", choices=("sample", "fashion-mnist"), default="sample")
-    add_save(parser)
-
-
-def report(question: str, title: str, args: argparse.Namespace, device: str, extra: dict[str, Any]) -> None:
-    """Measure, and say it."""
-    hardware = describe(usable_cores() or 1, device)
-    with Others() as others:
-        rates = measure(args, device)
-    line = (f"python -m benchmarks.{question} --model {args.model} --members {' '.join(map(str, args.members))} "
-            f"--epochs {args.epochs} --rounds {args.rounds} --dataset {args.dataset}")  # fmt: skip
-    what = (f"{args.model} network, {args.epochs} epochs a trial, {args.dataset}; medians [min-max], n = {args.rounds} "
-            f"rounds. Other processes kept {others.cores:.2f} cores busy meanwhile.")  # fmt: skip
-    parts = [*head(title, hardware, what, line), rates_table(rates)]
-    record = {"model": args.model, "epochs": args.epochs, "trials_an_hour": rates, "others": others.cores, **extra}
-    conclude(f"{question}-{args.model}", hardware, parts, record, args.save, picture(rates, args.members))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, (1, 2, 4, 8, 16, 32, 64), 3)
-    report("fused", "Stacked trainings against solo ones and processes", parser.parse_args(), "cpu", {})
+    parser.add_argument("--model", choices=("small", "medium", "large"), default="small")
+    parser.add_argument("--members", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=usable_cores() or 1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dataset", choices=("sample", "fashion-mnist"), default="sample")
+    add_save(parser)
+    args = parser.parse_args()
+    if args.device != "cpu" and (reason := no_gpu()):
+        sys.exit(reason)
+    hardware = describe(usable_cores() or 1, args.device)
+    with Others() as others:
+        rates = measure(args)
+    extra = {} if args.device == "cpu" else {"gpu_peak_gib": torch.cuda.max_memory_allocated() / 2**30}
+    line = (f"python -m benchmarks.fused --device {args.device} --model {args.model} --epochs {args.epochs} "
+            f"--members {' '.join(map(str, args.members))} --processes {args.processes} --rounds {args.rounds} "
+            f"--dataset {args.dataset}")  # fmt: skip
+    what = (f"{args.model} network, {args.epochs} epochs a trial, {args.dataset}; medians [min-max], n = {args.rounds} "
+            f"rounds. Other processes kept {others.cores:.2f} cores busy meanwhile.")  # fmt: skip
+    parts = [*head("Trainings that advance together", hardware, what, line), rates_table(rates)]
+    record = {"model": args.model, "epochs": args.epochs, "trials_an_hour": rates, "others": others.cores, **extra}
+    conclude(f"fused-{args.model}", hardware, parts, record, args.save, picture(rates, args.members))
 
 
 if __name__ == "__main__":

@@ -1,37 +1,84 @@
-"""Trials an hour on a GPU: stacked trainings against their number K, against one after the other, and processes.
+"""Seconds of a whole sweep on a GPU: from the command to the last trial told.
 
-    python -m benchmarks.gpu_sweep [--model medium] [--members 1 4 16 64 128] [--epochs 3] [--rounds 3] [--save]
+    python -m benchmarks.gpu_sweep [--trials 50] [--epochs 15] [--exp 6] [--rounds 3] [--save]
 
-As `benchmarks.fused`, on the GPU, where the processes share it, and on all 60,000 images unless told otherwise. Without
-a GPU it says so and ends with status 1.
+`sweeper optimize` on all FashionMNIST images, each round in a new home, with the journal on and nothing uploaded. The
+first round also compiles the kernels, where this machine has not done so before. Without a GPU it says so and ends with
+status 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import re
+import subprocess
 import sys
+import tempfile
+from time import perf_counter
+from typing import Any
 
-import torch
+from benchmarks.hardware import Others, describe, no_gpu, usable_cores
+from benchmarks.pages import ROOT, Spread, add_save, conclude, head, table
 
-from benchmarks.fused import add_options, report
-from benchmarks.hardware import no_gpu
+TOLD = re.compile(r"^trial \d+: (complete|pruned|failed|lost).* (\d+)/\d+ trials finished,.* best ([0-9.]+)")
+
+
+def sweep(args: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """One sweep, by its lines.
+
+    Raises:
+        RuntimeError: not all trials were told.
+    """
+    with tempfile.TemporaryDirectory() as home:
+        env = os.environ | {"SWEEPER_HOME": home, "PYTHONUNBUFFERED": "1"}
+        env["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        command = [sys.executable, "-m", "sweeper", "optimize", "--trials", str(args.trials), "--epochs",
+                   str(args.epochs), "--exp", str(args.exp), "--dataset", "fashion-mnist", "--tracking-uri", "offline",
+                   "--device", "cuda", "--seed", str(seed)]  # fmt: skip
+        found: dict[str, Any] = {"seed": seed, "first_s": None, "told": [], "pruned": 0, "best": 0.0}
+        start = perf_counter()
+        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            assert process.stdout is not None
+            lines = []
+            for line in process.stdout:
+                lines.append(line)
+                if told := TOLD.match(line):
+                    found["told"].append(perf_counter() - start)
+                    found["pruned"] += told[1] == "pruned"
+                    found["best"] = float(told[3])
+                    print(f"[{found['told'][-1]:6.1f} s] {line}", end="", flush=True)
+        if len(found["told"]) < args.trials:
+            raise RuntimeError("".join(lines[-20:]))
+        if process.returncode:
+            print("".join(lines[-5:]), flush=True)
+        found["status"] = process.returncode
+        return found | {"first_s": found["told"][0], "last_s": found["told"][-1], "end_s": perf_counter() - start}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, (1, 4, 16, 64, 128), 3)
-    parser.set_defaults(model="medium", epochs=3, dataset="fashion-mnist")
+    parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--exp", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=3)
+    add_save(parser)
     args = parser.parse_args()
     if reason := no_gpu():
         sys.exit(reason)
-    torch.cuda.reset_peak_memory_stats()
-    report(
-        "gpu_sweep",
-        "Stacked trainings on a GPU",
-        args,
-        "cuda",
-        {"gpu_memory_gib": torch.cuda.mem_get_info()[1] / 2**30},
-    )
+    hardware = describe(usable_cores() or 1, "cuda")
+    with Others() as others:
+        sweeps = [sweep(args, seed) for seed in range(args.rounds)]
+    names = {"last_s": "to the last trial told, s", "first_s": "to the first one, s", "end_s": "to the end, s",
+             "status": "its exit code", "pruned": "trials pruned", "best": "best validation accuracy"}  # fmt: skip
+    rows = [[name, Spread.of([one[key] for one in sweeps]).show(4 if key == "best" else 1),
+             ", ".join(f"{one[key]:.4g}" for one in sweeps)] for key, name in names.items()]  # fmt: skip
+    line = (f"python -m benchmarks.gpu_sweep --trials {args.trials} --epochs {args.epochs} --exp {args.exp} "
+            f"--rounds {args.rounds}")  # fmt: skip
+    what = (f"{args.trials} trials, {args.epochs} epochs, experiment {args.exp}; medians [min-max], n = {args.rounds} "
+            f"sweeps. Other processes kept {others.cores:.2f} cores busy meanwhile.")  # fmt: skip
+    parts = [*head("A whole sweep on a GPU", hardware, what, line), table(["", "", "by round"], rows)]
+    conclude("gpu_sweep", hardware, parts, {"sweeps": sweeps, "others": others.cores}, args.save)
 
 
 if __name__ == "__main__":

@@ -45,11 +45,18 @@ def describe(threads: int = THREADS, device: str = "cpu") -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "load_average_1m": round(load, 2),
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "versions": {name: _version(name) for name in PACKAGES},
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "threads": threads,
         "matmul_gflops": {name: round(matmul_peak(dtype, threads, device), 1) for name, dtype in DTYPES.items()},
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def usable_cores() -> int | None:

@@ -19,13 +19,14 @@ from benchmarks.hardware import describe, no_gpu
 from benchmarks.pages import Spread, add_save, conclude, head, table
 from sweeper.config import RunConfig, experiment
 from sweeper.data import Data, load, resolve
-from sweeper.train import resolve_precision, train
+from sweeper.gpu.captured import train_captured
+from sweeper.train import resolve_precision
 
 
 def until(config: RunConfig, data: Data, accuracy: float) -> dict[str, Any]:
     """Train one seed until it is there, or to its last epoch."""
     begin, seconds, best, epochs = perf_counter(), 0.0, 0.0, 0
-    for epoch in train(config, data):
+    for epoch in train_captured(config, data):
         seconds, best, epochs = seconds + epoch.epoch_s, max(best, epoch.val_accuracy), epoch.epoch
         if best >= accuracy:
             break

@@ -126,8 +126,13 @@ class Images:
         return Images(self.pixels[:size], self.labels[:size])
 
     def to(self, device: torch.device) -> Images:
-        """The same images on `device`."""
-        return Images(self.pixels.to(device), self.labels.to(device))
+        """The same images on `device`: these, if they are there."""
+        there = self.pixels.to(device), self.labels.to(device)
+        return self if there[0] is self.pixels else Images(*there)
+
+    def joined(self, others: Images) -> Images:
+        """These images, then the others."""
+        return Images(torch.cat([self.pixels, others.pixels]), torch.cat([self.labels, others.labels]))
 
     @cached_property
     def padded(self) -> Tensor:
@@ -493,8 +498,8 @@ class Augmentation:
 
     def to(self, device: torch.device) -> Augmentation:
         """The same draws on `device`."""
-        erase = None if self.erase is None else self.erase.to(device)
-        return Augmentation(self.dy.to(device), self.dx.to(device), self.flip.to(device), erase)
+        erase = None if self.erase is None else send(self.erase, device)
+        return Augmentation(send(self.dy, device), send(self.dx, device), send(self.flip, device), erase)
 
     def apply(self, images: Images, index: Tensor, drawn: Tensor | None = None) -> Tensor:
         """Augment the images of `index` `(B,)`, vectorised over the batch: uint8 `(B, 28, 28)`.
@@ -538,6 +543,20 @@ def batches(images: Images, config: RunConfig, generator: torch.Generator) -> It
     for index in order.split(batch_sizes(len(images), config.batch_size)):
         pixels = augmentation.apply(images, index) if augmentation else images.pixels[index]
         yield pixels, images.labels[index]
+
+
+def epoch_images(images: Images, config: RunConfig, generator: torch.Generator) -> Images:
+    """What the `batches` of an epoch are cut from: all images in its order, augmented, on their device."""
+    device = images.pixels.device
+    order, augmentation = _draw_epoch(len(images), config, generator)
+    order = send(order, device)
+    pixels = augmentation.to(device).apply(images, order) if augmentation else images.pixels[order]
+    return Images(pixels, images.labels[order])
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """`values` of the CPU on `device`, which fetches them when it comes to that: nobody waits for it."""
+    return values if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)
 
 
 def stacked_batches(

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from sweeper import train
 from sweeper.config import Placement, RunConfig
 from sweeper.data import Data
+from sweeper.gpu.captured import trainer
 from sweeper.passes import BatchNorm, Inputs, Subject, eval_pass, recalibrate, training_pass
 from sweeper.stability import Stability
 from sweeper.train import Training, TrainResult
@@ -42,7 +43,7 @@ HALF_RANGE: Final = 4  # of a histogram, standard deviations
 
 def start(config: RunConfig, data: Sequence[Data]) -> Training:
     """The training of `config`, with an X-ray of its result; cross-validation has none."""
-    result = yield from train.start(config, data)
+    result = yield from train.start(config, data, trainer(config.device))
     return result if config.split == "folds" else examined(config, result, data[0])
 
 

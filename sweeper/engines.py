@@ -2,12 +2,12 @@
 
     processes   worker processes; with one, a sweep is the same each time
     serial      in this process, one at a time: breakpoints work
-    fused       trainings of one shape stacked into one, in this process
+    fused       in this process: on a CPU trainings of one shape stacked into one, on a GPU any of them side by side
     ray         tasks on a Ray cluster
-    auto        fused where a short calibration says that it pays, else processes
+    auto        on a GPU fused; on a CPU fused where a short calibration says that it pays, else processes
 
-Nothing but `auto` decides by a stopwatch, and on a CPU it has to be asked for: a search asks in batches of what is
-stacked, so that its trials depend on the engine.
+Nothing but `auto` decides by a stopwatch, and it has to be asked for: a search asks in batches of what is stacked, so
+that its trials depend on the engine.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from platformdirs import user_cache_path
 from sweeper.config import RunConfig
 from sweeper.data import Data
 from sweeper.engine.base import Engine, cores
+from sweeper.engine.concurrent import ConcurrentEngine
 from sweeper.engine.forkserver import FORKING, start_server
 from sweeper.engine.fused import FusedEngine
 from sweeper.engine.processes import ProcessEngine
@@ -38,11 +39,12 @@ from sweeper.members import signature, train_members
 from sweeper.train import EpochResult, finish, hardware, out_of_memory, train, use_threads
 
 ENGINES: Final = ("auto", "serial", "processes", "fused", "ray")
-MANY: Final = ("fused", "ray")  # may hold many more trainings than there are cores
+CONCURRENT: Final = "concurrent"  # what a training's record calls the engine that is fused on a GPU
+MANY: Final = ("fused", CONCURRENT, "ray")  # may hold many more trainings than there are cores
 PAYS: Final = 1.2  # stacked trainings must be so many times as fast: a calibration is short
 STEPS: Final = 6  # of an epoch of the calibration
 CALM: Final = 1e-3  # its learning rate, at most: speed does not depend on it, and nothing shall diverge
-MEMBERS: Final = {"cpu": 8, "cuda": 64}  # stacked at most, unless --workers says how many
+MEMBERS: Final = {"cpu": 8, "cuda": 16}  # stacked at most, unless --workers says how many
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ def build(
     match name:
         case "serial":
             return Built(SerialEngine(data, cores()), name, cores())
+        case "fused" if kind == "cuda":
+            return Built(ConcurrentEngine(data[0], configs[0].device, cores(), members), CONCURRENT, cores())
         case "fused":
             return Built(FusedEngine(data, cores(), members), name, cores())
         case "ray":
@@ -166,8 +170,13 @@ def _ray(choice: EngineChoice, data: Sequence[Data], few: int) -> Engine:
 
 
 def _fastest(data: Sequence[Data], configs: Sequence[RunConfig], members: int, workers: int, say: Say) -> str:
-    """`fused` or `processes`, by the groups that `configs` fall into, and a calibration at the size that those of two
-    and more have on average; what is left alone goes on at the pace of the processes (Amdahl 1967)."""
+    """`fused` or `processes`; on a GPU the first, if it can be.
+
+    On a CPU by the groups that `configs` fall into, and a calibration at the size that those of two and more have on
+    average; what is left alone goes on at the pace of the processes (Amdahl 1967).
+    """
+    if configs[0].device != "cpu":
+        return "processes" if configs[0].split == "folds" else "fused"
     groups = Counter(map(signature, configs[:members]))
     stacks = [size for size in groups.values() if size > 1]
     if configs[0].split == "folds" or not stacks:
@@ -179,15 +188,15 @@ def _fastest(data: Sequence[Data], configs: Sequence[RunConfig], members: int, w
     ratio = speedup(typical, data[0], size, workers)
     overall = ratio / (share + ratio * (1 - share))
     name = "fused" if overall >= PAYS else "processes"
-    apart = f"{workers} worker process{'es' if workers > 1 else ''}" if configs[0].device == "cpu" else "one training"
+    apart = f"{workers} worker process{'es' if workers > 1 else ''}"
     whole = "" if share == 1 else f"; {share:.0%} can be stacked: {overall:.2f} times"
     say(f"engine: {name} ({size} stacked trainings ran at {ratio:.2f} times the pace of {apart}{whole})")
     return name
 
 
 def speedup(config: RunConfig, data: Data, members: int, workers: int) -> float:
-    """How many times as fast `members` stacked trainings are as `workers` processes, on a GPU as one training: images a
-    second over images a second, on a few steps. Measured once on a machine, and kept in the user's cache folder."""
+    """How many times as fast `members` stacked trainings are as `workers` processes: images a second over images a
+    second, on a few steps. Measured once on a machine, and kept in the user's cache folder."""
     asked = [hardware(config.device), cores(), signature(config), members, workers, version("torch")]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     path = user_cache_path("sweeper") / "calibration.json"
@@ -205,7 +214,7 @@ def _measure(config: RunConfig, data: Data, members: int, workers: int) -> float
     use_threads(max(1, cores() // workers))
     apart = finish(train(brief, small)).history[-1].images_per_s
     use_threads(cores())
-    return _stacked_pace(brief, small, members) / (apart * (workers if config.device == "cpu" else 1))
+    return _stacked_pace(brief, small, members) / (apart * workers)
 
 
 def _stacked_pace(brief: RunConfig, data: Data, members: int) -> float:

@@ -89,9 +89,9 @@ def _gain_by_doubling(run: ArmRun) -> float:
 
 
 def _log_seconds(run: ArmRun) -> float:
-    """Log of the median seconds of an epoch, without the first, in which memory is laid out. Stacked trainings have
-    no time of their own."""
-    if any("stack/members" in epoch for epoch in run.epochs):
+    """Log of the median seconds of an epoch, without the first, in which memory is laid out. Stacked trainings, and
+    those that shared a GPU, have no time of their own."""
+    if any(name in epoch for epoch in run.epochs for name in ("stack/members", "time/beside")):
         return math.nan
     values = series(run, "time/epoch_s")
     typical = median(values[1:] or values or [math.nan])

@@ -3,9 +3,10 @@
 Members differ in seed, Dropout rates, learning rate and its schedule, weight decay and augmentation. Tensors carry
 the members in front, `(K, …)`; activations of convolutions side by side, `(B, K·C, H, W)`, so that a grouped
 convolution, and BatchNorm's statistics per channel, keep them apart. A member draws what its training alone
-would draw (on a CPU), and reaches the same weights up to rounding: `train.train` is the slow reference.
+would draw, and reaches the same weights up to rounding: `train.train` is the slow reference.
 
-On a GPU the Dropout masks of all members come from one stream, and no step waits for the device.
+It is a way to train small networks on a CPU. On a GPU trainings advance side by side (engine/concurrent.py), which is
+faster there (docs/log.md), and need not be of one shape.
 """
 
 from __future__ import annotations
@@ -49,13 +50,11 @@ class Stack:
     Attributes:
         members: which of the configurations are still in it, by their place in the list.
         values: parameters and running statistics by their name in a solo network, `(K, …)`.
-        one_stream: draw the masks of all members as one tensor, in a few large operations; the default on a GPU.
     """
 
-    def __init__(self, configs: Sequence[RunConfig], device: torch.device, *, one_stream: bool | None = None) -> None:
+    def __init__(self, configs: Sequence[RunConfig], device: torch.device) -> None:
         self.configs = list(configs)
         self.device = device
-        self.one_stream = device.type != "cpu" if one_stream is None else one_stream
         self._let_in(range(len(configs)))
         solo = []
         for config in configs:
@@ -81,21 +80,13 @@ class Stack:
         self._let_in(members)
 
     def _let_in(self, members: Sequence[int]) -> None:
-        """Set the members, and put what differs between them on the device, where no step then has to send it."""
+        """Set the members, and put what differs between them on the device."""
         self.members = list(members)
-        self._places = torch.tensor(self.members, dtype=torch.int64, device=self.device)
-        configs = [self.configs[m] for m in members]
-        self._decay = torch.tensor([c.weight_decay for c in configs], device=self.device)
-        self._keep = {
-            name: 1 - torch.tensor([getattr(c, name) for c in configs], device=self.device)
-            for name in ("conv_dropout", "head_dropout")
-        }
+        self._decay = torch.tensor([self.configs[m].weight_decay for m in members], device=self.device)
 
     def generators(self, epoch: int) -> list[torch.Generator]:
-        """What the masks of an epoch are drawn from: each member's own, or the one of the first configuration, also
-        when that member has gone, so that the others do not notice."""
-        configs = self.configs[:1] if self.one_stream else [self.configs[m] for m in self.members]
-        return [train.mask_generator(config, epoch, self.device) for config in configs]
+        """What each member's masks of an epoch are drawn from."""
+        return [train.mask_generator(self.configs[m], epoch, self.device) for m in self.members]
 
     def forward(self, x: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
         """Standardised images `(B, K, 28, 28)`, one channel a member, to logits `(K, B, 10)`.
@@ -142,21 +133,14 @@ class Stack:
     def _mask(self, x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """What Dropout multiplies `x` with: 0 or 1 / (1 - rate), for each channel of an image or for each feature.
 
-        In the order of memory of a solo network, so that each generator gives what it would have given there. In one
-        stream, rows are drawn for those too who have gone: the others keep theirs.
+        In the order of memory of a solo network, so that each generator gives what it would have given there.
         """
         channels = x.dim() == 4
         name, dim = ("conv_dropout", 1) if channels else ("head_dropout", 0)  # dim: that of the members
         size = (x.shape[0], x.shape[1] // len(self.members)) if channels else tuple(x.shape[1:])
-        if self.one_stream:
-            shape = (*size[:dim], len(self.configs), *size[dim:])
-            drawn = torch.rand(shape, device=x.device, generator=generators[0]).index_select(dim, self._places)
-            keep = self._keep[name].view(-1, *[1] * (2 - dim))
-            mask = ((drawn < keep) / keep).to(x.dtype)
-        else:
-            rates = [getattr(self.configs[m], name) for m in self.members]
-            each = [self._draw(size, rate, g, x) for rate, g in zip(rates, generators, strict=True)]
-            mask = torch.stack(each, dim=dim)
+        rates = [getattr(self.configs[m], name) for m in self.members]
+        each = [self._draw(size, rate, g, x) for rate, g in zip(rates, generators, strict=True)]
+        mask = torch.stack(each, dim=dim)
         return mask.flatten(1)[:, :, None, None] if channels else mask
 
     @staticmethod
@@ -196,7 +180,7 @@ class Stack:
     def evaluate(self, images: Images) -> list[Evaluation]:
         """Each member in eval mode on the same images."""
         count = len(self.members)
-        size = max(1, train.EVAL_BATCH // count) if self.device.type == "cpu" else train.EVAL_BATCH
+        size = max(1, train.EVAL_BATCH[self.device.type] // count)
         with train.autocast(self.configs[0]):
             parts = [
                 self.forward(train.to_input(pixels).expand(-1, count, -1, -1), None).float()
@@ -205,8 +189,8 @@ class Stack:
         return [train.score(logits, images.labels) for logits in torch.cat(parts, dim=1)]
 
 
-def train_members(configs: Sequence[RunConfig], data: Data, *, one_stream: bool | None = None) -> Training:
-    """Train `configs`, all of one signature, in step; `one_stream` as for a `Stack`.
+def train_members(configs: Sequence[RunConfig], data: Data) -> Training:
+    """Train `configs`, all of one signature, in step.
 
     Yields:
         For each epoch, what each member came to, by its place in `configs`: an `EpochResult`, whose `stack` says
@@ -216,7 +200,7 @@ def train_members(configs: Sequence[RunConfig], data: Data, *, one_stream: bool 
     device = torch.device(configs[0].device)
     images, val = data.train.to(device), data.val.to(device)
     clean = train.subset(images, len(val))
-    stack = Stack(configs, device, one_stream=one_stream)
+    stack = Stack(configs, device)
     steps = len(batch_sizes(len(images), configs[0].batch_size))
     recorders = [Recorder(steps, device) for _ in configs]
     histories: list[list[EpochResult]] = [[] for _ in configs]

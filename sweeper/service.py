@@ -32,6 +32,7 @@ from sweeper.engine.serial import SerialEngine
 from sweeper.engines import ONE_WORKER, Built, EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment, Say
 from sweeper.errors import ConfigError, Interrupted, OutOfTime, SpaceError, SweeperError, TrainingError
+from sweeper.gpu.captured import trainer
 from sweeper.journal import (
     ENGINE_TAG,
     FAILED,
@@ -60,7 +61,6 @@ from sweeper.train import (
     resolve_device,
     resolve_precision,
     score,
-    train,
     use_threads,
 )
 
@@ -531,7 +531,7 @@ def _retrain(
                                 folder=folder, tags=tags, description=words))  # fmt: skip
     use_threads(cores())
     try:
-        result = _advance(train(config, watched), config, log.epoch, env.say, signals)
+        result = _advance(trainer(config.device)(config, watched), config, log.epoch, env.say, signals)
     except BaseException:
         log.end(KILLED, {}, {"sweeper.state": "killed"})
         raise

@@ -14,7 +14,7 @@ import math
 import re
 import struct
 import traceback
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from time import perf_counter
@@ -36,8 +36,9 @@ from sweeper.stability import GRAD_NORM_EVERY, Recorder, Stability
 if TYPE_CHECKING:
     from sweeper.xray import XRay
 
-EVAL_BATCH: Final = 500  # on a CPU the activations of more would leave its caches
+EVAL_BATCH: Final = {"cpu": 500, "cuda": 2_500}  # images; on a CPU the activations of more would leave its caches
 ECE_BINS: Final = 15
+MEASURED: Final = 5 + len(CLASSES) ** 2  # numbers of an evaluation
 RUNAWAY_LOSS: Final = 20 * math.log(len(CLASSES))  # twenty times the loss of a uniform guess, in nats
 
 
@@ -60,6 +61,7 @@ class EpochResult:
     epoch_s: float  # seconds of training, without evaluation
     images_per_s: float
     stack: tuple[int, int] | None = None  # of stacked trainings: how many they were, and which place this one had
+    beside: int = 0  # other trainings that the GPU was shared with, by which `epoch_s` is divided
 
     def metrics(self) -> dict[str, float]:
         """The values under their names in MLflow."""
@@ -75,7 +77,13 @@ class EpochResult:
             "grad_norm": self.grad_norm,
             "time/epoch_s": self.epoch_s,
             "time/images_per_s": self.images_per_s,
-        } | ({} if self.stack is None else {"stack/members": self.stack[0], "stack/place": self.stack[1]})
+        } | self._company()
+
+    def _company(self) -> dict[str, float]:
+        """What it was trained with, if anything: its times are then shares."""
+        if self.stack is not None:
+            return {"stack/members": self.stack[0], "stack/place": self.stack[1]}
+        return {"time/beside": self.beside} if self.beside else {}
 
 
 @dataclass(frozen=True)
@@ -165,6 +173,7 @@ class TrainResult:
 
 
 Training = Generator[EpochResult, None, TrainResult]
+Train = Callable[[RunConfig, Data], Training]
 
 
 def train(config: RunConfig, data: Data) -> Training:
@@ -232,9 +241,9 @@ def train(config: RunConfig, data: Data) -> Training:
     return TrainResult(tuple(history), weights, on_val, stability=recorder.stability)
 
 
-def cross_validate(config: RunConfig, folds: Sequence[Data]) -> Training:
+def cross_validate(config: RunConfig, folds: Sequence[Data], train_one: Train = train) -> Training:
     """Train one model a fold, all in step: each epoch yields the mean over folds."""
-    trainings = [train(config, data) for data in folds]
+    trainings = [train_one(config, data) for data in folds]
     history: list[EpochResult] = []
     for _ in range(config.epochs):
         history.append(_mean([next(training) for training in trainings]))
@@ -250,9 +259,9 @@ def cross_validate(config: RunConfig, folds: Sequence[Data]) -> Training:
     )
 
 
-def start(config: RunConfig, data: Sequence[Data]) -> Training:
-    """The training of `config`: on its one split, or over its folds."""
-    return cross_validate(config, data) if config.split == "folds" else train(config, data[0])
+def start(config: RunConfig, data: Sequence[Data], train_one: Train = train) -> Training:
+    """The training of `config`: on its one split, or over its folds. `train_one` may be another way to train."""
+    return cross_validate(config, data, train_one) if config.split == "folds" else train_one(config, data[0])
 
 
 def finish(training: Training) -> TrainResult:
@@ -291,14 +300,18 @@ def evaluate(model: nn.Module, images: Images, config: RunConfig) -> Evaluation:
 def predict(model: nn.Module, images: Images, config: RunConfig) -> Tensor:
     """Logits `(N, 10)`, float32, of `model` in eval mode for `images`, which lie on its device."""
     model.eval()
-    size = EVAL_BATCH if images.pixels.device.type == "cpu" else len(images)
     with autocast(config):
-        logits = [model(to_input(pixels)).float() for pixels in images.pixels.split(size)]
+        logits = [model(to_input(p)).float() for p in images.pixels.split(EVAL_BATCH[images.pixels.device.type])]
     return torch.cat(logits)
 
 
 def score(logits: Tensor, labels: Tensor) -> Evaluation:
-    """Metrics of `logits` `(N, 10)` against `labels` `(N,)`.
+    """Metrics of `logits` `(N, 10)` against `labels` `(N,)`."""
+    return evaluation_of(measure(logits, labels))
+
+
+def measure(logits: Tensor, labels: Tensor) -> Tensor:
+    """What an `Evaluation` is made of, float64 `(MEASURED,)`, on the device of `logits` and without waiting for it.
 
     The calibration error is that of Guo et al. 2017 (arXiv 1706.04599), with 15 equal bins of confidence:
     the mean over bins, weighted by their share of images, of |accuracy - mean confidence|.
@@ -307,17 +320,25 @@ def score(logits: Tensor, labels: Tensor) -> Evaluation:
     confidence, predicted = probabilities.max(1)
     correct = predicted == labels
     classes = logits.shape[1]
-    confusion = torch.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    confusion = torch.zeros(classes**2, dtype=torch.int64, device=logits.device)
+    confusion.index_add_(0, labels * classes + predicted, torch.ones_like(labels))
     bins = (confidence.nan_to_num() * ECE_BINS).ceil().clamp(1, ECE_BINS).long() - 1
     surplus = torch.zeros(ECE_BINS, device=logits.device).index_add_(0, bins, confidence - correct.float())
-    return Evaluation(
-        loss=F.cross_entropy(logits, labels).item(),
-        accuracy=correct.float().mean(dtype=torch.float64).item(),
-        ece=surplus.abs().sum().item() / len(labels),
-        confusion=confusion.cpu(),
-        brier=(probabilities - F.one_hot(labels, classes)).square().sum(1).mean().item(),
-        error_confidence=confidence[~correct].mean().item(),
-    )
+    numbers = [
+        F.cross_entropy(logits, labels),
+        correct.float().mean(dtype=torch.float64),
+        surplus.abs().sum().double() / len(labels),
+        (probabilities - F.one_hot(labels, classes)).square().sum(1).mean(),
+        confidence.where(~correct, 0.0).sum() / (~correct).sum(),
+    ]
+    return torch.cat([torch.stack([number.double() for number in numbers]), confusion.double()])
+
+
+def evaluation_of(measured: Tensor) -> Evaluation:
+    """What was measured, as a value; it is fetched from its device."""
+    loss, accuracy, ece, brier, error_confidence, *counts = measured.tolist()
+    confusion = torch.tensor(counts, dtype=torch.int64).view(len(CLASSES), len(CLASSES))
+    return Evaluation(loss, accuracy, ece, confusion, brier, error_confidence)
 
 
 def learning_rate(config: RunConfig, step: int, steps: int) -> float:
@@ -451,7 +472,7 @@ def check_converging(config: RunConfig, epoch: int, lr: float, *losses: float) -
 
 def _mean(results: Sequence[EpochResult]) -> EpochResult:
     """The mean of each measured value; times add up."""
-    measured = [f.name for f in fields(EpochResult) if f.name != "stack"]
+    measured = [f.name for f in fields(EpochResult) if f.name not in ("stack", "beside")]
     values = {name: sum(getattr(r, name) for r in results) / len(results) for name in measured}
     seconds = sum(r.epoch_s for r in results)
     return EpochResult(**values | {"epoch": results[0].epoch, "epoch_s": seconds})

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from sweeper import train
@@ -37,10 +34,10 @@ def members(**changes: object) -> list[RunConfig]:
 
 
 def run(
-    configs: list[RunConfig], data: Data, let_go: dict[int, frozenset[int]] | None = None, one_stream: bool = False
+    configs: list[RunConfig], data: Data, let_go: dict[int, frozenset[int]] | None = None
 ) -> tuple[list[Step], dict[int, TrainResult]]:
     """Every epoch of stacked trainings, and their results; `let_go` are members to send away after an epoch."""
-    training = train_members(configs, data, one_stream=one_stream)
+    training = train_members(configs, data)
     steps = [next(training)]
     while True:
         try:
@@ -110,54 +107,17 @@ def test_whole_trainings_agree_up_to_rounding(placement: Placement, tiny: Data):
         assert int(results[member].evaluation.confusion.sum()) == len(tiny.val)
 
 
-@pytest.mark.parametrize("one_stream", [False, True], ids=["own-masks", "one-stream"])
 @pytest.mark.parametrize("gone", [0, 1])
-def test_a_member_that_is_sent_away_is_gone_and_the_others_do_not_notice(tiny: Data, gone: int, one_stream: bool):
+def test_a_member_that_is_sent_away_is_gone_and_the_others_do_not_notice(tiny: Data, gone: int):
     configs = members()
-    _, whole = run(configs, tiny, one_stream=one_stream)
-    steps, rest = run(configs, tiny, let_go={1: frozenset({gone})}, one_stream=one_stream)
+    _, whole = run(configs, tiny)
+    steps, rest = run(configs, tiny, let_go={1: frozenset({gone})})
     others = {0, 1, 2} - {gone}
     assert [set(step) for step in steps] == [{0, 1, 2}, others, others]
     assert set(rest) == others
     for member in others:
         for found, expected in zip(rest[member].history, whole[member].history, strict=True):
             assert found.val_loss == pytest.approx(expected.val_loss, abs=1e-3)
-
-
-@pytest.mark.parametrize("shape", [(512, 3 * 16, 2, 2), (3, 512, 16)], ids=["channels", "features"])
-def test_masks_of_one_stream_keep_each_member_s_share_and_stay_when_another_goes(shape: tuple[int, ...]):
-    configs = members()
-    stack = Stack(configs, CPU, one_stream=True)
-
-    def masks(count: int) -> dict[int, Tensor]:
-        size = (shape[0], count * 16, 2, 2) if len(shape) == 4 else (count, *shape[1:])
-        mask = stack._mask(torch.empty(size), stack.generators(epoch=2)).squeeze()
-        rows = mask.unflatten(1, (count, 16)).unbind(1) if len(shape) == 4 else mask.unbind(0)
-        return dict(zip(stack.members, rows, strict=True))
-
-    before = masks(3)
-    for member, config in enumerate(configs):
-        rate = config.conv_dropout if len(shape) == 4 else config.head_dropout
-        assert before[member].unique().tolist() == [0, pytest.approx(1 / (1 - rate))]
-        assert (before[member] == 0).float().mean().item() == pytest.approx(rate, abs=0.02)  # 4 standard deviations
-    stack.keep([1, 2])
-    after = masks(2)
-    assert set(after) == {1, 2}
-    assert all(torch.equal(after[m], before[m]) for m in after)
-
-
-def test_no_step_sends_anything_to_the_device(tiny: Data, monkeypatch: pytest.MonkeyPatch):
-    """Of a GPU, it would then wait at each step: as many tensors are made of numbers in few steps as in many."""
-    make, calls = torch.tensor, Counter[int]()
-
-    def counted(*args: Any, **options: Any) -> Tensor:
-        calls[batch_size] += 1
-        return make(*args, **options)
-
-    monkeypatch.setattr(torch, "tensor", counted)
-    for batch_size in (8, 64):
-        run(members(batch_size=batch_size, epochs=1), tiny, one_stream=True)
-    assert calls[8] == calls[64] > 0
 
 
 def test_a_member_that_diverges_ends_alone(tiny: Data):

@@ -1,0 +1,1 @@
+"""Training on a GPU: steps of few kernels, captured once and replayed."""
