@@ -159,7 +159,7 @@ def train_all(
 def engine_of(device: str, data: Data, workers: int) -> Engine:
     """What trains `workers` at a time on `device`."""
     if device != "cpu":
-        return ConcurrentEngine(data, device, usable_cores() or 1, workers)
+        return ConcurrentEngine([data], device, usable_cores() or 1, workers)
     threads = max(1, (usable_cores() or 1) // workers)
     return SerialEngine([data], threads) if workers == 1 else ProcessEngine([data], workers, threads)
 

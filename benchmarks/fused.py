@@ -105,7 +105,7 @@ def fused(data: Sequence[Data], device: str, members: int) -> Engine:
     cores = usable_cores() or 1
     if device == "cpu":
         return FusedEngine(data, cores, members)
-    return ConcurrentEngine(data[0], device, cores, members)
+    return ConcurrentEngine(data, device, cores, members)
 
 
 def measure(args: argparse.Namespace) -> dict[str, list[float]]:

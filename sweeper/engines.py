@@ -124,7 +124,7 @@ def build(
         case "serial":
             return Built(SerialEngine(data, cores()), name, cores())
         case "fused" if kind == "cuda":
-            return Built(ConcurrentEngine(data[0], configs[0].device, cores(), members), CONCURRENT, cores())
+            return Built(ConcurrentEngine(data, configs[0].device, cores(), members), CONCURRENT, cores())
         case "fused":
             return Built(FusedEngine(data, cores(), members), name, cores())
         case "ray":

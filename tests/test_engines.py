@@ -108,10 +108,21 @@ def test_auto_stacks_a_search_of_the_default_space(make: Any, monkeypatch: pytes
     assert make(EngineChoice("auto", None), configs, most=50, few=10).name == "fused"
 
 
-def test_on_a_gpu_auto_is_the_default_and_takes_a_worker_a_core(make: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(engines, "speedup", lambda *_: 1.0)
-    on_gpu = CONFIG.model_copy(update={"device": "cuda"})
-    built = make(EngineChoice(workers=None), [on_gpu] * 4)
+@pytest.mark.parametrize("name", [None, "auto", "fused"])
+def test_on_a_gpu_trainings_of_any_shape_advance_side_by_side(
+    make: Any, monkeypatch: pytest.MonkeyPatch, name: str | None
+):
+    made = engines.ConcurrentEngine
+    monkeypatch.setattr(engines, "ConcurrentEngine", lambda data, _, *sizes: made(data, "cpu", *sizes))
+    monkeypatch.setattr(engines, "speedup", lambda *_: pytest.fail("nothing to measure"))
+    on_gpu = [CONFIG.model_copy(update={"device": "cuda", "batch_size": 16 * (1 + n)}) for n in range(8)]
+    built = make(EngineChoice(name, workers=None), on_gpu, most=50, few=10)
+    assert (built.name, built.engine.slots, built.threads) == ("concurrent", 10, 2)
+
+
+def test_cross_validation_on_a_gpu_takes_a_worker_a_core(make: Any):
+    folds = CONFIG.derive(split="folds", folds=3).model_copy(update={"device": "cuda"})
+    built = make(EngineChoice(workers=None), [folds] * 4)
     assert (built.name, built.engine.slots, built.threads) == ("processes", 2, 1)
 
 

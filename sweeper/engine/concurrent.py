@@ -8,6 +8,7 @@ many advance from then on.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -20,7 +21,7 @@ from sweeper.data import Data
 from sweeper.engine.base import Event
 from sweeper.errors import OutOfMemory
 from sweeper.gpu.captured import Cooperative, Waiting, cooperative
-from sweeper.train import EpochResult, explain, use_threads
+from sweeper.train import EpochResult, TrainResult, explain, use_threads
 
 POLL_SECONDS: Final = 2e-4  # between looks at the device, when it has enough to do
 
@@ -38,11 +39,11 @@ class _Training:
 class ConcurrentEngine:
     """Up to `slots` trainings on the GPU `device`. On a CPU, where it is tested, they take turns."""
 
-    def __init__(self, data: Data, device: str, threads: int, slots: int) -> None:
+    def __init__(self, data: Sequence[Data], device: str, threads: int, slots: int) -> None:
         use_threads(threads)
         self.slots = slots
         self._device = torch.device(device)
-        self._data = Data(data.train.to(self._device), data.val.to(self._device))
+        self._data = [Data(part.train.to(self._device), part.val.to(self._device)) for part in data]
         self._held: dict[int, _Training] = {}
 
     @cached_property
@@ -55,8 +56,11 @@ class ConcurrentEngine:
         return max(0, self.slots - len(self._held))
 
     def submit(self, key: int, config: RunConfig) -> None:
-        """Begin the training at the next `wait`."""
-        generator = cooperative(config, self._data, lambda: len(self._held) - 1)
+        """Begin the training at the next `wait`. Cross-validation does not let others advance within its epochs."""
+        if config.split == "folds":
+            generator: Cooperative = diagnostics.start(config, self._data)
+        else:
+            generator = cooperative(config, self._data[0], lambda: len(self._held) - 1)
         self._held[key] = _Training(key, config, generator)
 
     def wait(self, timeout: float) -> list[Event]:
@@ -82,8 +86,7 @@ class ConcurrentEngine:
             what = next(training.generator)
         except StopIteration as stop:
             del self._held[training.key]
-            with torch.cuda.stream(self._first):
-                return Event(training.key, diagnostics.examined(training.config, stop.value, self._data))
+            return Event(training.key, self._examined(training.config, stop.value))
         except Exception as error:  # noqa: BLE001 - whatever a training raises is an outcome, told to the driver
             explained = explain(error)
             if isinstance(explained, OutOfMemory):
@@ -95,6 +98,12 @@ class ConcurrentEngine:
             return Event(training.key, what)
         training.waiting = what
         return None
+
+    def _examined(self, config: RunConfig, result: TrainResult) -> TrainResult:
+        if config.split == "folds":
+            return result
+        with torch.cuda.stream(self._first):
+            return diagnostics.examined(config, result, self._data[0])
 
     def cancel(self, key: int) -> None:
         """Close the training."""

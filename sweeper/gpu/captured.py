@@ -84,15 +84,20 @@ def cooperative(config: RunConfig, data: Data, beside: Callable[[], int] = lambd
 
 
 @cache
-def _parts(device: str) -> Operations:
-    """Kernels where Triton is there, which comes with the builds of torch for a GPU."""
-    if device == "cuda":
-        try:
-            from sweeper.gpu.launches import Kernels
-        except ImportError:
-            return Plain()
-        return Kernels()
-    return Plain()
+def _parts(device: torch.device) -> Operations:
+    """Kernels on a GPU, where Triton is there, which comes with torch's builds for one, and can compile."""
+    if device.type == "cpu":
+        return Plain()
+    try:
+        from sweeper.gpu.launches import Kernels
+
+        kernels = Kernels()
+        step = Step(torch.zeros((), dtype=torch.int64, device=device), 1)
+        kernels.patches(torch.zeros(1, 28, 28, dtype=torch.uint8, device=device), 1, step, 1.0, 0.0, torch.float32)
+    except Exception as error:  # noqa: BLE001 - no Triton, no C compiler, or a GPU that it does not know
+        warnings.warn(f"slower steps, by torch's own operations: {' '.join(str(error).split())[:200]}", stacklevel=2)
+        return Plain()
+    return kernels
 
 
 class Captured:
@@ -106,7 +111,7 @@ class Captured:
     def __init__(self, config: RunConfig, data: Data, parts: Operations | None = None) -> None:
         self.config = config
         self._device = torch.device(config.device)
-        self._parts = parts or _parts(self._device.type)
+        self._parts = parts or _parts(self._device)
         self._images, self._val = data.train.to(self._device), data.val.to(self._device)
         clean = train.subset(self._images, len(self._val))
         self._judged = clean.joined(self._val), len(clean)
@@ -186,11 +191,9 @@ class Captured:
 
     def _losses_of_steps(self) -> Tensor:
         """The mean loss of each batch, `(steps,)`, in few operations."""
-        size = self.config.batch_size
-        full = size * sum(its == size for its in self.sizes)
-        means = self._losses[:full].view(-1, size).mean(1)
-        rest = self._losses[full:]
-        return torch.cat([means, rest.mean().view(1)]) if len(rest) else means
+        before_last = self.config.batch_size * (len(self.sizes) - 1)
+        means = self._losses[:before_last].view(-1, self.config.batch_size).mean(1)
+        return torch.cat([means, self._losses[before_last:].mean().view(1)])
 
     def read(self, epoch: int, beside: int) -> EpochResult:
         """What the epoch came to.

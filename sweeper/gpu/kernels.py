@@ -8,7 +8,10 @@ compiled again for sizes that happen to be 1 or a multiple of 16.
 
 from __future__ import annotations
 
+import os
 from typing import Final
+
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # as ever; Triton 3.9 warns that its default will change
 
 import triton
 import triton.language as tl

@@ -87,7 +87,7 @@ class Network:
                 values = values[:, :9].unflatten(1, (1, 3, 3))
             values.copy_(parameter.detach())
             parameter.data = values
-        copies = None if self._dtype == torch.float32 else row.to(self._dtype)
+        copies = None if self._dtype == row.dtype else row.to(self._dtype)
         first, second = torch.zeros_like(row), torch.zeros_like(row)
         decaying = max(self._places[name].end for name, parameter in named.items() if parameter.dim() > 1)
         return Moments(row, first, second, copies, decaying, decay)

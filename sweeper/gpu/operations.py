@@ -124,7 +124,7 @@ class Plain:
 
     def patches(self, pixels: Tensor, batch: int, step: Step, scale: float, shift: float, dtype: torch.dtype) -> Tensor:
         """As `Operations` says."""
-        x = pixels.index_select(0, step.rows(batch)).float().mul_(scale).sub_(shift)
+        x = pixels.index_select(0, step.rows(batch)).to(_at_least_float32(dtype)).mul_(scale).sub_(shift)
         around = F.unfold(x.unsqueeze(1), 3, padding=1).transpose(1, 2).flatten(0, 1)  # (B·28·28, 9)
         return F.pad(around, (0, PATCH - 9)).to(dtype)
 
@@ -132,7 +132,7 @@ class Plain:
         """As `Operations` says."""
         rows = step.rows(len(logits))
         label = labels.index_select(0, rows)
-        likelihoods = logits.float().log_softmax(1)
+        likelihoods = logits.to(_at_least_float32(logits.dtype)).log_softmax(1)
         losses.index_copy_(0, rows, -likelihoods.gather(1, label[:, None])[:, 0])
         return likelihoods.exp_().sub_(F.one_hot(label, logits.shape[1])).div_(len(logits)).to(logits.dtype)
 
@@ -145,7 +145,7 @@ class Plain:
         step: Step,
     ) -> None:  # fmt: skip
         """As `Operations` says."""
-        number, gradient = step.number.view(1), torch.cat([part.float() for part in gradients])
+        number, gradient = step.number.view(1), torch.cat([part.to(moments.values.dtype) for part in gradients])
         rate = rates.index_select(0, number)
         first, second = corrections.index_select(0, number)[0]
         squares.index_copy_(0, number, gradient.square().sum().view(1, 1))
@@ -160,6 +160,10 @@ class Plain:
     def blocks(self, parts: Sequence[int]) -> int:
         """As `Operations` says."""
         return 1
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _mask(x: Tensor, masks: Masks, step: Step) -> Tensor:

@@ -25,15 +25,18 @@ from descendants import descendants
 from sweeper import diagnostics
 from sweeper.config import RunConfig
 from sweeper.data import SAMPLE, SAMPLE_DIR, Data, load, read_idx
+from sweeper.engine import concurrent as concurrent_engine
 from sweeper.engine import fused as fused_engine
 from sweeper.engine.base import Engine, Event
+from sweeper.engine.concurrent import ConcurrentEngine
 from sweeper.engine.fused import FusedEngine
 from sweeper.engine.processes import ProcessEngine
 from sweeper.engine.serial import SerialEngine
 from sweeper.errors import Diverged, OutOfMemory, ServiceUnreachable, TrainingError, UsageError, WorkerLost
+from sweeper.gpu.captured import Cooperative, cooperative, train_captured
 from sweeper.members import Training, train_members
 from sweeper.sweep import RETRIES
-from sweeper.train import EpochResult, TrainResult, finish, start
+from sweeper.train import EpochResult, Train, TrainResult, finish, start, train
 
 THREADS = 1
 SOON = 0.05  # seconds that one wait() may take
@@ -72,6 +75,13 @@ def fused(split: list[Data]) -> Iterator[FusedEngine]:
 
 
 @pytest.fixture(scope="module")
+def concurrent(split: list[Data]) -> Iterator[ConcurrentEngine]:
+    """Without a GPU: its steps are taken one by one, and nothing is waited for."""
+    with closing(ConcurrentEngine(split, "cpu", THREADS, 2)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
 def ray(split: list[Data], until: Any) -> Iterator[Engine]:
     """Two slots on a local Ray, which was started while this process had passwords in its environment."""
     pytest.importorskip("ray")
@@ -86,7 +96,7 @@ def ray(split: list[Data], until: Any) -> Iterator[Engine]:
     until(lambda: not ray_processes(), "the processes of a local Ray to end")
 
 
-@pytest.fixture(scope="module", params=["serial", "one_worker", "two_workers", "fused", "ray"])
+@pytest.fixture(scope="module", params=["serial", "one_worker", "two_workers", "fused", "concurrent", "ray"])
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each kind of engine in turn; a test leaves it idle."""
     made: Engine = request.getfixturevalue(request.param)
@@ -121,6 +131,11 @@ def train_all(engine: Engine, until: Callable[..., Any], configs: dict[int, RunC
     return seen
 
 
+def its_way(engine: Engine, config: RunConfig) -> Train:
+    """How the engine trains one configuration."""
+    return train_captured if isinstance(engine, ConcurrentEngine) and config.split != "folds" else train
+
+
 # --- the contract --------------------------------------------------------------------------------------
 
 
@@ -138,7 +153,7 @@ def test_training_in_an_engine_gives_the_bits_of_training_without(
     engine: Engine, until: Any, split: list[Data], changes: dict[str, Any]
 ):
     configs = {0: quick(**changes), 1: quick(seed=1, **changes)}
-    plain = {key: finish(start(config, split)) for key, config in configs.items()}
+    plain = {key: finish(start(config, split, its_way(engine, config))) for key, config in configs.items()}
     results = {e.key: e.what for e in train_all(engine, until, configs) if isinstance(e.what, TrainResult)}
     for key in configs:
         if isinstance(engine, FusedEngine) and not changes:  # stacked: up to rounding; test_members.py says how far
@@ -152,7 +167,7 @@ def test_training_in_an_engine_gives_the_bits_of_training_without(
 def test_a_result_carries_its_xray(engine: Engine, until: Any, split: list[Data]):
     config = quick(placement="dropout-bn", epochs=1, batch_size=16)
     (*_, end) = train_all(engine, until, {3: config})
-    alone = finish(diagnostics.start(config, split))
+    alone = diagnostics.examined(config, finish(start(config, split, its_way(engine, config))), split[0])
     assert isinstance(end.what, TrainResult)
     assert end.what.xray is not None
     assert alone.xray is not None
@@ -254,6 +269,37 @@ def test_out_of_memory_in_a_stack_makes_later_stacks_smaller(
     assert max(attempts.values()) <= RETRIES
     assert engine.slots == 2
     assert engine.free() == 2
+
+
+# --- trainings side by side on a GPU --------------------------------------------------------------------
+
+
+def test_out_of_memory_lets_half_as_many_advance(split: list[Data], monkeypatch: pytest.MonkeyPatch):
+    """The device holds three; the driver submits again what did not fit, as it promises, at most twice."""
+    engine = ConcurrentEngine(split, "cpu", THREADS, 8)
+
+    def small_device(config: RunConfig, data: Data, beside: Callable[[], int]) -> Cooperative:
+        if beside() >= 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return (yield from cooperative(config, data, beside))
+
+    monkeypatch.setattr(concurrent_engine, "cooperative", small_device)
+    attempts, results = Counter[int](), set()
+    for key in range(8):
+        engine.submit(key, quick(epochs=1, seed=key))
+    lost: list[int] = []
+    while len(results) < 8:
+        while lost and engine.free():
+            engine.submit(lost[0], quick(epochs=1, seed=lost.pop(0)))
+        for event in engine.wait(SOON):
+            if isinstance(event.what, OutOfMemory):
+                attempts[event.key] += 1
+                lost.append(event.key)
+            elif isinstance(event.what, TrainResult):
+                results.add(event.key)
+    assert max(attempts.values()) <= RETRIES
+    assert 1 <= engine.slots < 4
+    assert engine.free() == engine.slots
 
 
 # --- worker processes ----------------------------------------------------------------------------------
