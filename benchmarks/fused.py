@@ -138,9 +138,9 @@ def picture(rates: dict[str, list[float]], members: Sequence[int]) -> Figure:
     """Trials an hour against K."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    for name, its in rates.items():
-        if not name.startswith("fused"):
-            axes.axhline(Spread.of(its).median, linestyle="--", label=name, color="0.3" if name == ALONE else "0.6")
+    others = {name: its for name, its in rates.items() if not name.startswith("fused")}
+    for (name, its), style in zip(others.items(), ("--", ":", "-."), strict=False):
+        axes.axhline(Spread.of(its).median, linestyle=style, label=name, color="0.4")
     spreads = [Spread.of(rates[f"fused, K = {k}"]) for k in members]
     low, high = [s.median - s.low for s in spreads], [s.high - s.median for s in spreads]
     axes.errorbar(members, [s.median for s in spreads], yerr=[low, high], marker="o", capsize=3, label="fused")
