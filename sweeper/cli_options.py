@@ -179,8 +179,8 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      "what they can hold."),
         click.option("--engine", "engine", type=click.Choice(ENGINES), metavar="|".join(ENGINES),
                      help="serial: in this process; fused: many in this process, on a GPU side by side, on a CPU those "
-                     "of one shape as one; auto: fused on a GPU, and on a CPU where a short calibration says that it pays, "
-                     "else processes. [default: processes, on a GPU auto]"),
+                     "of one shape as one; auto: fused on a GPU, and on a CPU where a short calibration says that it "
+                     "pays, else processes. [default: processes, on a GPU auto]"),
         click.option("--address", metavar="auto|HOST:PORT", help="Ray cluster that this machine is a part of, for "
                      "--engine ray. [default: one is started here]"),
         click.option("--cpus-per-trial", type=Number(0, MAX_WORKERS, min_open=True), default=1, show_default=True,
