@@ -92,8 +92,9 @@ def _parts(device: torch.device) -> Operations:
         from sweeper.gpu.launches import Kernels
 
         kernels = Kernels()
-        step = Step(torch.zeros((), dtype=torch.int64, device=device), 1)
-        kernels.patches(torch.zeros(1, 28, 28, dtype=torch.uint8, device=device), 1, step, 1.0, 0.0, torch.float32)
+        with torch.cuda.device(device):
+            step = Step(torch.zeros((), dtype=torch.int64, device=device), 1)
+            kernels.patches(torch.zeros(1, 28, 28, dtype=torch.uint8, device=device), 1, step, 1.0, 0.0, torch.float32)
     except Exception as error:  # noqa: BLE001 - no Triton, no C compiler, or a GPU that it does not know
         warnings.warn(f"slower steps, by torch's own operations: {' '.join(str(error).split())[:200]}", stacklevel=2)
         return Plain()
@@ -111,8 +112,8 @@ class Captured:
     def __init__(self, config: RunConfig, data: Data, parts: Operations | None = None) -> None:
         self.config = config
         self._device = torch.device(config.device)
-        self._parts = parts or _parts(self._device)
         self._images, self._val = data.train.to(self._device), data.val.to(self._device)
+        self._parts = parts or _parts(self._device)
         clean = train.subset(self._images, len(self._val))
         self._judged = clean.joined(self._val), len(clean)
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
