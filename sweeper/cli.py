@@ -40,7 +40,7 @@ from sweeper.errors import Interrupted, SweeperError, UsageError
 
 if TYPE_CHECKING:
     from sweeper.arms import ProtocolName
-    from sweeper.engines import EngineChoice
+    from sweeper.engine_choice import EngineChoice
     from sweeper.environment import Environment
     from sweeper.report.ledger import Ledger
 
@@ -530,7 +530,7 @@ def _given(options: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _engine(options: dict[str, Any]) -> EngineChoice:
-    from sweeper.engines import EngineChoice
+    from sweeper.engine_choice import EngineChoice
 
     return EngineChoice(options["engine"], options["workers"], options["address"], options["cpus_per_trial"],
                         options["gpus_per_trial"])  # fmt: skip

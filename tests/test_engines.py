@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from sweeper import engines
+from sweeper import engine_choice, engines
 from sweeper.config import RunConfig
 from sweeper.data import Data
 from sweeper.engine.fused import FusedEngine
 from sweeper.engine.processes import ProcessEngine
 from sweeper.engine.serial import SerialEngine
-from sweeper.engines import Built, EngineChoice, build, check, prepare, speedup
+from sweeper.engine_choice import Built, EngineChoice, check, prepare
+from sweeper.engines import build, speedup
 from sweeper.errors import ConfigError
 from sweeper.space import Draw, default_space
+from sweeper.splits import SharedSplits
 
 CONFIG = RunConfig.create(model="small", epochs=2, batch_size=64, dataset="sample")
 
@@ -28,6 +30,7 @@ def two_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
     """Two cores, and a cache of its own."""
     threads = torch.get_num_threads()
     monkeypatch.setattr(engines, "cores", lambda: 2)
+    monkeypatch.setattr(engine_choice, "cores", lambda: 2)
     monkeypatch.setattr(engines, "user_cache_path", lambda name: tmp_path / name)
     yield
     torch.set_num_threads(threads)
@@ -39,7 +42,7 @@ def make(tiny: Data) -> Iterator[Any]:
     built: list[Built] = []
 
     def call(choice: EngineChoice, configs: Any = (CONFIG,), most: int = 10, few: int = 10) -> Built:
-        built.append(build(choice, [tiny], configs, most, call.said.append, few=few))  # type: ignore[attr-defined]
+        built.append(build(choice, SharedSplits([tiny.arrays()]), configs, most, call.said.append, few=few))  # type: ignore[attr-defined]
         return built[-1]
 
     call.said = []  # type: ignore[attr-defined]
