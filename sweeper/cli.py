@@ -537,11 +537,16 @@ def _engine(options: dict[str, Any]) -> EngineChoice:
 
 
 def _start_workers(options: dict[str, Any]) -> None:
-    """Let what workers are forked from import torch while this process imports what it needs itself."""
+    """Let what workers are forked from import torch while this process imports what it needs itself, which may be torch
+    too."""
     from sweeper.engine.forkserver import FORKING, start_server
 
     if options["engine"] in FORKING:
         start_server()
+    from sweeper.engine_choice import likely_here
+
+    if likely_here(options["engine"], options["device"]):
+        from sweeper import engines  # noqa: F401
 
 
 def _device(options: dict[str, Any]) -> dict[str, str]:

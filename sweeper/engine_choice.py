@@ -12,6 +12,7 @@ Nothing here needs torch in this process: those that do are built by `engines`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from sweeper.config import RunConfig
@@ -24,6 +25,7 @@ from sweeper.splits import SharedSplits
 
 ENGINES: Final = ("auto", "serial", "processes", "fused", "ray")
 MANY: Final = ("fused", "ray")  # may hold many more trainings than there are cores
+GPU_FILES: Final = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of a driver of GPUs
 MEMBERS: Final = {"cpu": 8, "cuda": 64}  # stacked at most, unless --workers says how many
 
 
@@ -85,6 +87,16 @@ def check(choice: EngineChoice, config: RunConfig) -> None:
 def chosen(choice: EngineChoice, device: str) -> str:
     """The name of the engine: one that was asked for, or what is taken on `device`."""
     return choice.name or ("processes" if device == "cpu" else "auto")
+
+
+def likely_here(name: str | None, device: str) -> bool:
+    """Whether this process is likely to train, or to measure what pays, so that it had better load torch at once.
+
+    `name` is that of an `EngineChoice`; `device` may be `auto`.
+    """
+    if name is not None:
+        return name != "processes"
+    return device != "cpu" and (device != "auto" or any(Path(file).exists() for file in GPU_FILES))
 
 
 def processes(splits: SharedSplits, workers: int, most: int) -> Built:

@@ -16,7 +16,7 @@ from sweeper.data import Data
 from sweeper.engine.fused import FusedEngine
 from sweeper.engine.processes import ProcessEngine
 from sweeper.engine.serial import SerialEngine
-from sweeper.engine_choice import Built, EngineChoice, check, prepare
+from sweeper.engine_choice import Built, EngineChoice, check, likely_here, prepare
 from sweeper.engines import build, speedup
 from sweeper.errors import ConfigError
 from sweeper.space import Draw, default_space
@@ -218,3 +218,26 @@ def test_a_ray_cluster_is_looked_at_once(make: Any, monkeypatch: pytest.MonkeyPa
 def test_a_choice_that_cannot_be_is_refused(choice: EngineChoice, config: RunConfig, says: str):
     with pytest.raises(ConfigError, match=says):
         check(choice, config)
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "gpu", "here"),
+    [
+        (None, "auto", False, False),
+        (None, "cpu", True, False),
+        (None, "auto", True, True),
+        (None, "cuda:1", False, True),
+        ("processes", "auto", True, False),
+        ("processes", "cuda", True, False),
+        ("auto", "cpu", False, True),
+        ("fused", "cpu", False, True),
+        ("serial", "auto", False, True),
+    ],
+)
+def test_where_torch_is_loaded_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None, device: str, gpu: bool, here: bool
+):
+    if gpu:
+        (tmp_path / "second").touch()
+    monkeypatch.setattr(engine_choice, "GPU_FILES", (str(tmp_path / "first"), str(tmp_path / "second")))
+    assert likely_here(name, device) == here

@@ -6,6 +6,7 @@ and ends with its parent. Where this process has torch, or has started no server
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing as mp
 import pickle
 import sys
@@ -44,7 +45,7 @@ def stream(function: Callable[[*Ts], Generator[Y, None, T]], *args: *Ts) -> Gene
 
     It goes on while what it has yielded is looked at here.
     """
-    if "torch" in sys.modules or not running():
+    if here():
         return (yield from function(*args))
     context = mp.get_context("forkserver")
     ours, theirs = context.Pipe(duplex=False)
@@ -71,6 +72,11 @@ def stream(function: Callable[[*Ts], Generator[Y, None, T]], *args: *Ts) -> Gene
         ours.close()
 
 
+def here() -> bool:
+    """Whether a call is made in this process."""
+    return "torch" in sys.modules or not running()
+
+
 def _stepless(function: Callable[..., T], args: tuple[Any, ...]) -> Generator[None, None, T]:
     yield from ()
     return function(*args)
@@ -88,7 +94,8 @@ def _serve(pipe: Connection, function: Callable[..., Generator[Any, None, Any]],
     except Exception as error:  # noqa: BLE001 - whatever it is, it is raised where the call was made
         error.add_note("".join(traceback.format_exception(error)))
         message = _pickled(error)
-    pipe.send_bytes(message)
+    with contextlib.suppress(BrokenPipeError):  # whoever asked is gone
+        pipe.send_bytes(message)
 
 
 def _pickled(error: Exception) -> bytes:

@@ -533,6 +533,16 @@ while True:
 """
 
 
+def test_a_worker_takes_the_most_folds_that_there_may_be(tiny: Data, until: Any):
+    """Each file descriptor of theirs would be one of the 256 that the fork server takes."""
+    few = Data(tiny.train.first(40), tiny.val.first(20)).arrays()
+    with closing(ProcessEngine(SharedSplits([few] * 100), 1, THREADS)) as engine:
+        config = quick(split="folds", folds=100, epochs=1, batch_size=40, model="small")
+        (*_, end) = train_all(engine, until, {0: config})
+    assert isinstance(end.what, TrainResult)
+    assert len(end.what.fold_accuracies) == 100
+
+
 @dataclass(frozen=True)
 class Driver:
     """What became of a driver's one worker, which was sent SIGINT while it started."""
