@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sweeper.config import RunConfig
 from sweeper.mistakes import MOST_ERRORS, Mistake, confident_mistakes
 from sweeper.results import EpochResult, Evaluation
-from sweeper.splits import Labelled, Split
+from sweeper.splits import Split
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,7 @@ class Champion:
 
 def watched(everything: Split) -> Split:
     """All training images, judged on the first of themselves."""
-    train, size = everything.train, len(everything.val)
-    return Split(train, Labelled(train.pixels[:size], train.labels[:size]))
+    return Split(everything.train, everything.train[: len(everything.val)])
 
 
 def retrain(config: RunConfig, splits: Sequence[Split], threads: int) -> Generator[EpochResult, None, Champion]:

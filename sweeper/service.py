@@ -13,14 +13,12 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
-
-import numpy as np
 
 from sweeper import dataset, engine_choice, reports, splits
 from sweeper.champion import Champion, retrain
@@ -54,7 +52,7 @@ from sweeper.space import Draw, Space
 from sweeper.splits import SharedSplits, Split
 from sweeper.study import Study, StudySettings, Trial, best_row, open_study
 from sweeper.sweep import RETRIES, Driver, Fixed, Signals, out_of_time
-from sweeper.tracking import MlflowTracker, Save, run_id_of
+from sweeper.tracking import MlflowTracker, run_id_of
 
 LEARNING: Final = ("tpe", "gp")  # samplers that choose by the results of earlier trials
 PACKAGES: Final = ("sweeper", "torch", "numpy")
@@ -535,7 +533,8 @@ def _retrain(
     log = tracker.start(replace(info, key=f"{study.uid}/champion/{best.number}", name=f"champion {best.number:03d}",
                                 folder=folder, tags=tags, description=words))  # fmt: skip
     try:
-        champion = _advance(stream(retrain, config, everything, cores()), config, log.epoch, env.say, signals)
+        with closing(stream(retrain, config, everything, cores())) as training:
+            champion = _advance(training, config, log.epoch, env.say, signals)
     except BaseException:
         log.end(KILLED, {}, {"sweeper.state": "killed"})
         raise
@@ -583,10 +582,12 @@ def _register(sweep: _Sweep, tracker: MlflowTracker, config: RunConfig, folder: 
     if not tracker.flush(FLUSH_SECONDS):
         env.warn("the champion is not registered yet: MLflow has not answered; the same command does it")
         return
-    example = sweep.images[0].train[np.arange(2)]
-    try:
+
+    def save(path: str, described: Any) -> Any:
         weights = tracker.uploader.file(env.journal / folder, WEIGHTS)
-        save: Save = lambda path, described: call(save_model, config, weights, example, path, described)  # noqa: E731
+        return call(save_model, config, weights, sweep.images[0].train[:2], path, described)
+
+    try:
         number = tracker.uploader.register(env.journal / folder, save, name, "champion")
     except Exception as error:  # noqa: BLE001 - MLflow's own, or torch's where it cannot export the network
         env.warn(f"the champion is not registered yet ({reason_of(error)}); the same command tries again")

@@ -31,7 +31,7 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: Array) -> Labelled:
+    def __getitem__(self, index: Array | slice) -> Labelled:
         return Labelled(self.pixels[index], self.labels[index])
 
 
