@@ -23,7 +23,8 @@ from benchmarks.hardware import THREADS, Others, describe
 from benchmarks.pages import ROOT, Spread, add_save, conclude, head, table
 from sweeper import model as networks
 from sweeper.config import RunConfig
-from sweeper.data import Data, load, resolve
+from sweeper.data import Data, load
+from sweeper.dataset import resolve
 from sweeper.memory import keep_freed
 from sweeper.train import finish, resolve_precision, subset, train
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from time import perf_counter, sleep, thread_time
 from typing import Any, Final
 
-import torch
+import numpy as np
 
 from benchmarks.hardware import Others, describe
 from benchmarks.pages import add_save, conclude, head, table
@@ -42,8 +42,8 @@ COLUMNS: Final = {
     "runs not in MLflow yet": "runs_not_in_mlflow_yet", "others, cores": "other_processes_cores",
 }  # fmt: skip
 ENDLESS: Final = 1_000_000  # trials
-EVALUATION: Final = Evaluation(0.5, 0.8, 0.1, torch.eye(10, dtype=torch.int64))
-WEIGHTS: Final = {"weights": torch.zeros(22_000)}  # as many as the small network has
+EVALUATION: Final = Evaluation(0.5, 0.8, 0.1, np.eye(10, dtype=np.int64))
+WEIGHTS: Final = {"weights": np.zeros(22_000, np.float32)}  # as many as the small network has
 
 
 class Stub:

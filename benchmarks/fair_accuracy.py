@@ -41,7 +41,8 @@ from scipy import stats
 from benchmarks.hardware import Others, describe, usable_cores
 from benchmarks.pages import ROOT, add_save, conclude, head, table
 from sweeper.config import RunConfig, experiment
-from sweeper.data import MANIFESTS, Data, load, resolve
+from sweeper.data import Data, load
+from sweeper.dataset import MANIFESTS, resolve
 from sweeper.duplicates import THRESHOLD, near_duplicates
 from sweeper.engine.base import Engine
 from sweeper.engine.concurrent import ConcurrentEngine
@@ -50,6 +51,7 @@ from sweeper.engine.serial import SerialEngine
 from sweeper.errors import Diverged, SweeperError, UsageError
 from sweeper.journal import write_whole
 from sweeper.model import build_model
+from sweeper.splits import SharedSplits
 from sweeper.train import EpochResult, TrainResult, predict_weights, resolve_device, resolve_precision, score
 
 FOLDER: Final = ROOT / "build" / "fair_accuracy"
@@ -161,7 +163,11 @@ def engine_of(device: str, data: Data, workers: int) -> Engine:
     if device != "cpu":
         return ConcurrentEngine([data], device, usable_cores() or 1, workers)
     threads = max(1, (usable_cores() or 1) // workers)
-    return SerialEngine([data], threads) if workers == 1 else ProcessEngine([data], workers, threads)
+    return (
+        SerialEngine([data], threads)
+        if workers == 1
+        else ProcessEngine(SharedSplits([data.arrays()]), workers, threads)
+    )
 
 
 class Progress:

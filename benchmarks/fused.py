@@ -29,13 +29,15 @@ from benchmarks.journal_cost import Silent
 from benchmarks.pages import Spread, add_save, conclude, head, table
 from benchmarks.peers.recipe import trial_config
 from sweeper.config import RunConfig
-from sweeper.data import Data, load, resolve
+from sweeper.data import Data, load
+from sweeper.dataset import resolve
 from sweeper.engine.base import Engine
 from sweeper.engine.concurrent import ConcurrentEngine
 from sweeper.engine.fused import FusedEngine
 from sweeper.engine.processes import ProcessEngine
 from sweeper.engine.serial import SerialEngine
 from sweeper.journal import NullTracker, RunInfo
+from sweeper.splits import SharedSplits
 from sweeper.sweep import Driver, Fixed
 from sweeper.train import finish, resolve_precision, train
 
@@ -73,7 +75,8 @@ def step_by_step(data: Sequence[Data], configs: Sequence[RunConfig]) -> float:
 
 def warm(data: Sequence[Data], config: RunConfig, workers: int) -> Engine:
     """Worker processes that have trained once."""
-    engine = ProcessEngine(data, workers, max(1, (usable_cores() or 1) // workers))
+    splits = SharedSplits([each.arrays() for each in data])
+    engine = ProcessEngine(splits, workers, max(1, (usable_cores() or 1) // workers))
     for key in range(workers):
         engine.submit(key, config.derive(epochs=1))
     while engine.free() < workers:

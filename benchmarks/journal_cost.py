@@ -23,6 +23,7 @@ from typing import Any
 from benchmarks.hardware import THREADS, Others, describe
 from sweeper import data as datasets
 from sweeper.config import RunConfig, experiment
+from sweeper.dataset import SAMPLE_DIR
 from sweeper.engine.serial import SerialEngine
 from sweeper.journal import JournalTracker, NullTracker, RunInfo, Tracker
 from sweeper.study import Trial
@@ -70,7 +71,7 @@ def run_once(config: RunConfig, images: list[datasets.Data], tracker: Tracker | 
 def measure(args: argparse.Namespace) -> dict[str, object]:
     """Run the rounds, printing a line for each."""
     config = experiment(args.exp, epochs=args.epochs, dataset="sample", split="holdout")
-    images = datasets.load(config, datasets.SAMPLE_DIR)
+    images = datasets.load(config, SAMPLE_DIR)
     run_once(config.derive(epochs=1), images, NullTracker())  # to warm up
     rounds = []
     with Others() as others:

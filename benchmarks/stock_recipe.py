@@ -27,7 +27,8 @@ from torchvision.datasets import FashionMNIST, VisionDataset
 
 from benchmarks.hardware import THREADS
 from sweeper.config import RunConfig
-from sweeper.data import MEAN, PADDING, SIDE, STD, Data, Images, load, resolve
+from sweeper.data import MEAN, PADDING, STD, Data, Images, load
+from sweeper.dataset import SIDE, resolve
 from sweeper.model import build_model
 
 WORKERS: Final = 2

@@ -21,7 +21,7 @@ from optuna.storages._rdb import models as tables
 from optuna.trial import TrialState
 
 from sweeper.config import RunConfig, experiment
-from sweeper.data import SAMPLE
+from sweeper.dataset import SAMPLE
 from sweeper.environment import storage_url, tracking_url
 from sweeper.journal import EVENTS, FINISHED
 from sweeper.preflight import EXPERIMENT

@@ -21,7 +21,8 @@ from benchmarks.hardware import THREADS, Others, describe
 from benchmarks.pages import Spread, add_save, conclude, head, table
 from benchmarks.train_throughput import training_flops
 from sweeper.config import Placement, RunConfig
-from sweeper.data import load, resolve
+from sweeper.data import load
+from sweeper.dataset import resolve
 from sweeper.train import finish, resolve_precision, train, use_threads
 
 

@@ -18,7 +18,8 @@ from typing import Any
 from benchmarks.hardware import describe, no_gpu
 from benchmarks.pages import Spread, add_save, conclude, head, table
 from sweeper.config import RunConfig, experiment
-from sweeper.data import Data, load, resolve
+from sweeper.data import Data, load
+from sweeper.dataset import resolve
 from sweeper.gpu.captured import train_captured
 from sweeper.train import resolve_precision
 

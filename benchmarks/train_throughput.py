@@ -36,7 +36,8 @@ from torch import Tensor, nn
 from benchmarks.hardware import THREADS, Others, describe
 from benchmarks.pages import Spread, hardware_table, table, write
 from sweeper.config import Placement, RunConfig
-from sweeper.data import MANIFESTS, SIDE, Data, DatasetName, load, resolve
+from sweeper.data import Data, load
+from sweeper.dataset import MANIFESTS, SIDE, DatasetName, resolve
 from sweeper.errors import SweeperError
 from sweeper.model import build_model
 from sweeper.train import finish, resolve_precision, train, use_threads

@@ -18,7 +18,8 @@ from typing import Final
 from benchmarks.hardware import THREADS, Others, describe
 from benchmarks.pages import Spread, add_save, conclude, head, table
 from sweeper.config import RunConfig
-from sweeper.data import Data, load, resolve
+from sweeper.data import Data, load
+from sweeper.dataset import resolve
 from sweeper.diagnostics import examine
 from sweeper.train import finish, subset, train, use_threads
 

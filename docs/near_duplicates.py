@@ -17,7 +17,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sweeper.config import RunConfig
-from sweeper.data import CLASSES, Data, load_test, resolve
+from sweeper.data import Data, load_test
+from sweeper.dataset import CLASSES, resolve
 from sweeper.duplicates import THRESHOLD, Nearest, nearest
 
 PICTURE = Path(__file__).parent / "images" / "near-duplicates.png"

@@ -40,7 +40,7 @@ from sweeper.errors import Interrupted, SweeperError, UsageError
 
 if TYPE_CHECKING:
     from sweeper.arms import ProtocolName
-    from sweeper.engines import EngineChoice
+    from sweeper.engine_choice import EngineChoice
     from sweeper.environment import Environment
     from sweeper.report.ledger import Ledger
 
@@ -530,18 +530,23 @@ def _given(options: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _engine(options: dict[str, Any]) -> EngineChoice:
-    from sweeper.engines import EngineChoice
+    from sweeper.engine_choice import EngineChoice
 
     return EngineChoice(options["engine"], options["workers"], options["address"], options["cpus_per_trial"],
                         options["gpus_per_trial"])  # fmt: skip
 
 
 def _start_workers(options: dict[str, Any]) -> None:
-    """Let what workers are forked from import torch while this process imports what it needs itself."""
+    """Let what workers are forked from import torch while this process imports what it needs itself, which may be torch
+    too."""
     from sweeper.engine.forkserver import FORKING, start_server
 
     if options["engine"] in FORKING:
         start_server()
+    from sweeper.engine_choice import likely_here
+
+    if likely_here(options["engine"], options["device"]):
+        from sweeper import engines  # noqa: F401
 
 
 def _device(options: dict[str, Any]) -> dict[str, str]:

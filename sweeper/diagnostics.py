@@ -26,9 +26,9 @@ from sweeper import train
 from sweeper.config import Placement, RunConfig
 from sweeper.data import Data
 from sweeper.gpu.captured import trainer
+from sweeper.model import load_weights
 from sweeper.passes import BatchNorm, Inputs, Subject, eval_pass, recalibrate, training_pass
-from sweeper.stability import Stability
-from sweeper.train import Training, TrainResult
+from sweeper.results import Stability, Training, TrainResult
 from sweeper.variance_shift import counted, mean_of, noise_floor, shift, variation
 from sweeper.xray import Activations, BatchNormLayer, XRay
 
@@ -102,7 +102,7 @@ def _recalibration_gain(subject: Subject, result: TrainResult, data: Data) -> tu
     config, model = subject.config, subject.model
     size = val_images(config, len(data.train), len(data.val))
     val = train.subset(data.val, size).to(torch.device(config.device))
-    model.load_state_dict(result.weights)
+    load_weights(model, result.weights)
     before = result.evaluation if size == len(data.val) else train.evaluate(model, val, config)
     recalibrate(subject)
     after = train.evaluate(model, val, config)

@@ -1,10 +1,4 @@
-"""Which engine trains, with how many slots and threads; and whether stacking trainings pays on this machine.
-
-    processes   worker processes; with one, a sweep is the same each time
-    serial      in this process, one at a time: breakpoints work
-    fused       in this process: on a CPU trainings of one shape stacked into one, on a GPU any of them side by side
-    ray         tasks on a Ray cluster
-    auto        on a GPU fused; on a CPU fused where a short calibration says that it pays, else processes
+"""The engine that was chosen, with its slots and threads; and whether stacking trainings pays on this machine.
 
 Nothing but `auto` decides by a stopwatch, and it has to be asked for: a search asks in batches of what is stacked, so
 that its trials depend on the engine.
@@ -17,10 +11,9 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from platformdirs import user_cache_path
 
@@ -28,82 +21,22 @@ from sweeper.config import RunConfig
 from sweeper.data import Data
 from sweeper.engine.base import Engine, cores
 from sweeper.engine.concurrent import ConcurrentEngine
-from sweeper.engine.forkserver import FORKING, start_server
 from sweeper.engine.fused import FusedEngine
-from sweeper.engine.processes import ProcessEngine
 from sweeper.engine.serial import SerialEngine
+from sweeper.engine_choice import CONCURRENT, MEMBERS, Built, EngineChoice, chosen, processes
 from sweeper.environment import Say
-from sweeper.errors import ConfigError
-from sweeper.journal import ENGINE_TAG, write_whole
+from sweeper.journal import write_whole
 from sweeper.members import signature, train_members
+from sweeper.splits import SharedSplits
 from sweeper.train import EpochResult, finish, hardware, out_of_memory, train, use_threads
 
-ENGINES: Final = ("auto", "serial", "processes", "fused", "ray")
-CONCURRENT: Final = "concurrent"  # what a training's record calls the engine that is fused on a GPU
-MANY: Final = ("fused", CONCURRENT, "ray")  # may hold many more trainings than there are cores
 PAYS: Final = 1.2  # stacked trainings must be so many times as fast: a calibration is short
 STEPS: Final = 6  # of an epoch of the calibration
 CALM: Final = 1e-3  # its learning rate, at most: speed does not depend on it, and nothing shall diverge
-MEMBERS: Final = {"cpu": 8, "cuda": 16}  # stacked at most, unless --workers says how many
-
-
-@dataclass(frozen=True)
-class EngineChoice:
-    """What the command line said. `workers` are trainings at a time; None leaves them to the engine."""
-
-    name: str | None = None  # None: auto on a GPU, processes on a CPU
-    workers: int | None = 1
-    address: str | None = None  # of a Ray cluster; None: one is started here
-    cpus: float = 1.0  # that Ray reserves for a training
-    gpus: float = 0.0
-
-
-ONE_WORKER: Final = EngineChoice()
-
-
-class Built(NamedTuple):
-    """An engine, its name, and the threads of one of its trainings."""
-
-    engine: Engine
-    name: str
-    threads: int
-
-    def tags(self) -> dict[str, str]:
-        """What a run's record says of the engine."""
-        return {ENGINE_TAG: self.name}
-
-
-def check(choice: EngineChoice, config: RunConfig) -> None:
-    """Refuse a choice that cannot be.
-
-    Raises:
-        ConfigError: one line.
-    """
-    if choice.name == "serial" and (choice.workers or 1) > 1:
-        raise ConfigError(f"workers={choice.workers}: the engine serial trains one at a time; take processes")
-    if choice.name != "ray":
-        for name, value, default in (
-            ("address", choice.address, None),
-            ("cpus_per_trial", choice.cpus, 1),
-            ("gpus_per_trial", choice.gpus, 0),
-        ):
-            if value != default:
-                raise ConfigError(f"{name}={value!r}: only Ray takes it; add --engine ray")
-    if choice.name == "fused" and config.split == "folds":
-        raise ConfigError("engine='fused': cross-validation cannot be stacked; take processes")
-    if choice.gpus and config.device == "cpu":
-        raise ConfigError(
-            f"gpus_per_trial={choice.gpus:g}: training on cpu leaves them idle; start the driver where there is a GPU, "
-            "as --device auto looks here, or leave it out"
-        )
-    if choice.name == "ray" and ":" in config.device:
-        raise ConfigError(f"device={config.device!r}: Ray gives a training its GPU; take --device cuda")
-    if choice.name == "ray" and config.device != "cpu" and not choice.gpus:
-        raise ConfigError(f"gpus_per_trial=0: training on {config.device} in Ray needs a part of a GPU, such as 0.25")
 
 
 def build(
-    choice: EngineChoice, data: Sequence[Data], configs: Sequence[RunConfig], most: int, say: Say, *, few: int
+    choice: EngineChoice, splits: SharedSplits, configs: Sequence[RunConfig], most: int, say: Say, *, few: int
 ) -> Built:
     """The engine that was chosen, for trainings such as `configs`, at which only `auto` looks.
 
@@ -115,9 +48,10 @@ def build(
     """
     few = max(1, min(few, most))
     kind = configs[0].device.partition(":")[0]
-    name = choice.name or ("processes" if kind == "cpu" else "auto")
+    name = chosen(choice, kind)
     members = min(choice.workers or MEMBERS[kind], few)
     workers = choice.workers or (cores() if name == "auto" else 1)
+    data = [Data.from_arrays(split) for split in splits]
     if name == "auto":
         name = _fastest(data, configs, members, workers, say)
     match name:
@@ -130,33 +64,7 @@ def build(
         case "ray":
             return Built(_ray(choice, data, few), name, max(1, int(choice.cpus)))
         case _:
-            return _processes(data, workers, most)
-
-
-def _processes(data: Sequence[Data], workers: int, most: int) -> Built:
-    threads = max(1, cores() // workers)  # however few trainings are left, so that times stay comparable
-    return Built(ProcessEngine(data, max(0, min(workers, most)), threads), "processes", threads)
-
-
-def prepare(choice: EngineChoice) -> None:
-    """See that Ray is there, and start what workers are forked from.
-
-    To be called before anything is created, and before any thread needs a variable that holds a secret.
-
-    Raises:
-        ConfigError: Ray is not installed.
-        UsageError: the address is none that a driver can join.
-        ServiceUnreachable: the Ray cluster does not answer.
-    """
-    if choice.name == "ray":
-        try:
-            from sweeper.engine.ray import check_cluster
-        except ImportError as error:
-            raise ConfigError(f"engine='ray': {error}; install it with: pip install 'sweeper[ray]'") from None
-        if choice.address is not None:
-            check_cluster(choice.address)
-    if choice.name in FORKING:
-        start_server()
+            return processes(splits, workers, most)
 
 
 def _ray(choice: EngineChoice, data: Sequence[Data], few: int) -> Engine:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-import numpy.typing as npt
-from torch import Tensor
+from sweeper.dataset import CLASSES, Array
 
-from sweeper.data import CLASSES, Images
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sweeper.data import Images
 
 MOST_ERRORS: Final = 32  # in a picture
 
@@ -15,7 +17,7 @@ MOST_ERRORS: Final = 32  # in a picture
 class Mistake(NamedTuple):
     """An image that was taken for what it is not."""
 
-    pixels: npt.NDArray[Any]  # uint8 (28, 28), 0 is background
+    pixels: Array  # uint8 (28, 28), 0 is background
     truth: str
     predicted: str
     confidence: float  # the softmax probability of the predicted class

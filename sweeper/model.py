@@ -13,13 +13,15 @@ non-negative values lets through unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
+import numpy as np
+import torch
 from torch import nn
 
 from sweeper.config import Placement, RunConfig
-from sweeper.data import CLASSES, SIDE
+from sweeper.dataset import CLASSES, SIDE
 from sweeper.norm import batch_norm_2d
 
 STAGES: Final[dict[str, tuple[tuple[int, ...], ...]]] = {
@@ -82,6 +84,12 @@ def _head(config: RunConfig, features: int) -> Iterator[nn.Module]:
     if placement.has_head_dropout:
         yield nn.Dropout(rate)
     yield nn.Linear(width, len(CLASSES))
+
+
+def load_weights(model: nn.Sequential, weights: Mapping[str, Any]) -> nn.Sequential:
+    """`model` with copies of `weights`, arrays or tensors by their names."""
+    model.load_state_dict({name: torch.from_numpy(np.asarray(value).copy()) for name, value in weights.items()})
+    return model
 
 
 def multiply_adds(size: str) -> int:

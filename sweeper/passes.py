@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sweeper import train
 from sweeper.config import RunConfig
 from sweeper.data import Images, batches
-from sweeper.model import build_model
+from sweeper.model import build_model, load_weights
 from sweeper.variance_shift import by_channel, dropped_variance, moments
 
 SAMPLE: Final = 1 << 16  # values of a layer that are kept for its histogram
@@ -39,12 +39,11 @@ class Subject:
 
     @classmethod
     def rebuild(
-        cls, config: RunConfig, weights: Mapping[str, Tensor], images: Images, generator: torch.Generator
+        cls, config: RunConfig, weights: Mapping[str, Any], images: Images, generator: torch.Generator
     ) -> Subject:
         """The network of `config` with `weights`, on its device, and the batches of an epoch of `images`."""
         device = torch.device(config.device)
-        model = build_model(config)
-        model.load_state_dict(weights)
+        model = load_weights(build_model(config), weights)
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(config, model, tuple(pixels for pixels, _ in batches(images.to(device), config, generator)))
 

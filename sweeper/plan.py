@@ -12,9 +12,9 @@ from typing import Any, Final, NamedTuple
 
 from sweeper.arms import ARMS, PROTOCOLS, Protocol, ProtocolName, arm_config, select, trained_as
 from sweeper.config import RunConfig
-from sweeper.data import Manifest
+from sweeper.dataset import Manifest
 from sweeper.engine.base import cores
-from sweeper.engines import ONE_WORKER, EngineChoice
+from sweeper.engine_choice import ONE_WORKER, EngineChoice
 from sweeper.environment import Environment
 from sweeper.errors import StudyConflict
 from sweeper.journal import THREADS_TAG, read_events

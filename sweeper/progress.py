@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final, TextIO
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from sweeper.results import EpochResult
     from sweeper.study import StudyView, Trial, TrialRow
-    from sweeper.train import EpochResult
 
 REFRESH_SECONDS: Final = 0.25
 

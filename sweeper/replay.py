@@ -17,18 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from sweeper import data as datasets
-from sweeper import diagnostics
+from sweeper import dataset, diagnostics, splits
+from sweeper.champion import watched
 from sweeper.config import RunConfig
-from sweeper.data import Data
+from sweeper.data import Data, load
 from sweeper.environment import NONE, OFFLINE, Environment
 from sweeper.errors import DataError, Diverged, UsageError
 from sweeper.journal import ENGINE_TAG, STACKING, THREADS_TAG, Record, read_record
 from sweeper.members import train_members
-from sweeper.service import environment_tags, retraining_data
+from sweeper.results import EpochResult, Training, TrainResult
+from sweeper.service import environment_tags
 from sweeper.sweep import Signals
 from sweeper.tracking import fetch
-from sweeper.train import EpochResult, Training, TrainResult, resolve_device, start, use_threads
+from sweeper.train import hardware, resolve_device, start, use_threads
 
 NAMES: Final = {
     "mlflow.source.git.commit": "commit",
@@ -101,7 +102,7 @@ def replay(env: Environment, run: str) -> Replayed:
     resolve_device(config.device)
     images = _images(env, record, config)
     threads = int(record.tags.get(THREADS_TAG, "1"))
-    changes = tuple(_changes(record.tags, environment_tags(config.device)))
+    changes = tuple(_changes(record.tags, environment_tags(hardware(config.device))))
     env.say(
         f"replaying {_last(record, config)} of {config.epochs} epochs: {config.model}, {config.placement.value}, "
         f"{config.dataset}, {config.precision} on {config.device}, {threads} threads"
@@ -117,7 +118,7 @@ def replay(env: Environment, run: str) -> Replayed:
 
 
 def _images(env: Environment, record: Record, config: RunConfig) -> Sequence[Data]:
-    manifest, folder = datasets.resolve(config.dataset, env.data_dir)
+    manifest, folder = dataset.resolve(config.dataset, env.data_dir)
     digest = record.tags.get("sweeper.dataset_sha256", manifest.digest)
     if digest != manifest.digest:
         raise DataError(
@@ -125,8 +126,8 @@ def _images(env: Environment, record: Record, config: RunConfig) -> Sequence[Dat
             "another data set cannot give the same run"
         )
     if record.tags.get("sweeper.kind") == "champion":
-        return [retraining_data(config, folder)[0]]
-    return datasets.load(config, folder)
+        return [Data.from_arrays(watched(splits.load_test(config, folder)))]
+    return load(config, folder)
 
 
 def _changes(then: dict[str, str], now: dict[str, str]) -> Iterator[str]:

@@ -16,11 +16,9 @@ from typing import Any, Final
 
 import filelock
 
-from sweeper import data as datasets
-from sweeper import engines
+from sweeper import engine_choice, engines, splits
 from sweeper.arms import ARMS, PROTOCOLS, Protocol, ProtocolName
-from sweeper.data import Data
-from sweeper.engines import Built
+from sweeper.engine_choice import Built
 from sweeper.environment import NONE, Environment
 from sweeper.errors import Interrupted, OutOfTime, StudyConflict, StudyIncomplete, SweeperError, UsageError
 from sweeper.journal import RunInfo, Tracker
@@ -29,6 +27,7 @@ from sweeper.plan import Options, Planned, cost, forecast, make_plan
 from sweeper.progress import Progress, counted, duration, make_view
 from sweeper.report.rows import DIVERGED, read_runs, summarise
 from sweeper.service import Chosen, choose, describe_run, tracking
+from sweeper.splits import SharedSplits
 from sweeper.study import Trial
 from sweeper.sweep import Driver, Signals
 
@@ -150,11 +149,11 @@ def reproduce(
     if env.tracking_uri == NONE:
         raise UsageError("--tracking-uri none: the runs of a reproduction are told from their records; use offline")
     runs = make_plan(env, chosen, options)
-    images = datasets.load(runs[0].config, chosen.folder)
+    images = SharedSplits(splits.load(runs[0].config, chosen.folder))
     for run in runs:
-        datasets.check_batch(run.config, images[0])
-    engines.check(options.engine, runs[0].config)
-    engines.prepare(options.engine)
+        splits.check_batch(run.config, images[0])
+    engine_choice.check(options.engine, runs[0].config)
+    engine_choice.prepare(options.engine)
     with _held(env.journal / PROTOCOLS[options.protocol].folder):
         runs = make_plan(env, chosen, options)
         _announce(env, runs)
@@ -227,7 +226,7 @@ def _held(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _engine(
-    env: Environment, options: Options, runs: Sequence[Planned], images: Sequence[Data]
+    env: Environment, options: Options, runs: Sequence[Planned], images: SharedSplits
 ) -> Iterator[Built | None]:
     """What trains the runs that are missing, or None if none is; closed at the end of the block."""
     missing = sorted((run.config for run in runs if run.state is None), key=signature)
@@ -243,7 +242,7 @@ def _engine(
 
 def _train(
     env: Environment, chosen: Chosen, options: Options, runs: Sequence[Planned], source: Missing, tracker: Tracker,
-    images: Sequence[Data], signals: Signals, built: Built,
+    images: SharedSplits, signals: Signals, built: Built,
 ) -> None:  # fmt: skip
     missing = [number for number, run in enumerate(runs) if run.state is None]
     progress = ArmProgress(

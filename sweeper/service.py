@@ -12,27 +12,24 @@ import platform
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-import safetensors.torch
-
-from sweeper import data as datasets
-from sweeper import engines, reports
+from sweeper import dataset, engine_choice, reports, splits
+from sweeper.champion import Champion, retrain
 from sweeper.config import EXPERIMENT_TITLES, RunConfig, experiment
-from sweeper.data import Data, Images, Manifest
+from sweeper.dataset import Manifest
+from sweeper.engine.aside import call, stream
 from sweeper.engine.base import cores
 from sweeper.engine.secrecy import public
-from sweeper.engine.serial import SerialEngine
-from sweeper.engines import ONE_WORKER, Built, EngineChoice
+from sweeper.engine_choice import ONE_WORKER, Built, EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment, Say
 from sweeper.errors import ConfigError, Interrupted, OutOfTime, SpaceError, SweeperError, TrainingError
-from sweeper.gpu.captured import trainer
 from sweeper.journal import (
     ENGINE_TAG,
     FAILED,
@@ -46,23 +43,16 @@ from sweeper.journal import (
     Tracker,
     read_events,
 )
-from sweeper.mistakes import MOST_ERRORS, confident_mistakes
+from sweeper.machine import find_machine
+from sweeper.mlflow_model import save_model
 from sweeper.preflight import preflight, reason_of
 from sweeper.progress import Progress, counted, make_view
+from sweeper.results import EpochResult
 from sweeper.space import Draw, Space
+from sweeper.splits import SharedSplits, Split
 from sweeper.study import Study, StudySettings, Trial, best_row, open_study
 from sweeper.sweep import RETRIES, Driver, Fixed, Signals, out_of_time
 from sweeper.tracking import MlflowTracker, run_id_of
-from sweeper.train import (
-    Training,
-    TrainResult,
-    hardware,
-    predict_weights,
-    resolve_device,
-    resolve_precision,
-    score,
-    use_threads,
-)
 
 LEARNING: Final = ("tpe", "gp")  # samplers that choose by the results of earlier trials
 PACKAGES: Final = ("sweeper", "torch", "numpy")
@@ -78,26 +68,26 @@ class Chosen:
     manifest: Manifest
     folder: Path
     substituted: bool  # the sample stands in for FashionMNIST
+    hardware: str  # that computes, in words
 
 
-def choose(env: Environment, number: int, dataset: str, device: str, precision: str, fields: dict[str, Any]) -> Chosen:
-    """The configuration of experiment `number` with `fields`, for this machine and the data that can be had.
+def choose(env: Environment, number: int, name: str, device: str, precision: str, fields: dict[str, Any]) -> Chosen:
+    """The configuration of experiment `number` with `fields`, for this machine and the data set `name`.
 
     Raises:
         ConfigError, DataError: a value is wrong, or the data set is not there.
     """
     config = experiment(number, **fields)  # before anything is looked for
-    device = resolve_device(device)
-    precision = resolve_precision(precision, device)
-    manifest, folder = datasets.resolve(dataset, env.data_dir)
-    substituted = dataset == "auto" and manifest.name == "sample"
+    machine = call(find_machine, device, precision)
+    manifest, folder = dataset.resolve(name, env.data_dir)
+    substituted = name == "auto" and manifest.name == "sample"
     if substituted:
         env.warn(
             "FashionMNIST was not found and cannot be downloaded: using the embedded sample of 8,000 of its images "
             "(say --dataset sample to mean it, or --data-dir to name the full set)"
         )
-    config = config.derive(device=device, precision=precision, dataset=manifest.name)
-    return Chosen(config, manifest, folder, substituted)
+    config = config.derive(device=machine.device, precision=machine.precision, dataset=manifest.name)
+    return Chosen(config, manifest, folder, substituted, machine.hardware)
 
 
 @contextmanager
@@ -151,7 +141,10 @@ def train_one(env: Environment, chosen: Chosen, run_id: str | None) -> dict[str,
     Raises:
         Diverged, TrainingError: it could not be trained to its end.
     """
-    images = datasets.load(chosen.config, chosen.folder)
+    from sweeper.data import Data
+    from sweeper.engine.serial import SerialEngine
+
+    images = splits.load(chosen.config, chosen.folder)
     key = uuid.uuid4().hex  # of every attempt
     folder = f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{key[:6]}"
 
@@ -165,7 +158,7 @@ def train_one(env: Environment, chosen: Chosen, run_id: str | None) -> dict[str,
     source, view = Fixed([chosen.config]), make_view(Progress(target=1, unit="run"), json_output=env.json_output)
     with Signals() as signals, tracking(env, signals) as tracker:
         tracker.reconcile("runs")
-        engine = SerialEngine(images, cores())
+        engine = SerialEngine([Data.from_arrays(split) for split in images], cores())
         try:
             driver = Driver(source, engine, tracker, describe, view, keep_results=True, signals=signals,
                             diverged=FAILED)  # fmt: skip
@@ -186,7 +179,7 @@ def train_one(env: Environment, chosen: Chosen, run_id: str | None) -> dict[str,
 
 
 def describe_run(
-    chosen: Chosen, config: RunConfig, images: Sequence[Data], *, kind: str, threads: int, engine: str = "serial"
+    chosen: Chosen, config: RunConfig, images: Sequence[Split], *, kind: str, threads: int, engine: str = "serial"
 ) -> RunInfo:
     """The record of a run, but for its key, name and folder."""
     counts = {"train_images": len(images[0].train), "val_images": len(images[0].val)}
@@ -201,7 +194,7 @@ def describe_run(
         "mlflow.source.name": f"sweeper {'train' if kind == 'run' else 'optimize'}",
         "mlflow.source.type": "LOCAL",
         "mlflow.user": _user(),
-        **environment_tags(config.device),
+        **environment_tags(chosen.hardware),
     }
     return RunInfo(
         key="", name="", folder="", params=config.to_params(), tags=tags,
@@ -238,11 +231,11 @@ def _words(config: RunConfig, counts: dict[str, int]) -> str:
     )
 
 
-def environment_tags(device: str) -> dict[str, str]:
-    """What the bits of a result depend on, besides its configuration: code, packages, processor."""
+def environment_tags(hardware: str) -> dict[str, str]:
+    """What the bits of a result depend on, besides its configuration: code, packages, and the processor, `hardware`."""
     return {
         "sweeper.versions": ", ".join([f"python {platform.python_version()}", *map(_versioned, PACKAGES)]),
-        "sweeper.hardware": hardware(device),
+        "sweeper.hardware": hardware,
         **_git_tags(),
     }
 
@@ -298,13 +291,13 @@ def optimize(env: Environment, chosen: Chosen, options: SweepOptions) -> dict[st
         StudyIncomplete: too many trials failed; OutOfTime: the time was over before any trial was finished.
     """
     _check_space(options.space, chosen)
-    engines.check(options.engine, chosen.config)
+    engine_choice.check(options.engine, chosen.config)
     settings = StudySettings(chosen.config, options.space, chosen.manifest.digest, options.sampler, options.pruner,
                              options.seed)  # fmt: skip
     if env.tracking_uri not in (NONE, OFFLINE):
         preflight(env.tracking_uri)
-    images = datasets.load(chosen.config, chosen.folder)
-    engines.prepare(options.engine)
+    images = SharedSplits(splits.load(chosen.config, chosen.folder))
+    engine_choice.prepare(options.engine)
     study = open_study(options.study, settings, env.storage)
     sweep = _Sweep(env, chosen, options, images, study)
     try:
@@ -324,7 +317,7 @@ class _Sweep:
     env: Environment
     chosen: Chosen
     options: SweepOptions
-    images: Sequence[Data]
+    images: SharedSplits
     study: Study
 
     @contextmanager
@@ -339,8 +332,8 @@ class _Sweep:
         missing = max(0, self.options.trials - self.study.finished())
         learning = self.options.sampler in LEARNING
         few = max(1, self.options.trials // 5) if learning and self.options.engine.workers is None else missing
-        built = engines.build(self.options.engine, self.images, self._alike(), missing, self.env.say, few=few)
-        if built.engine.slots == few < missing and built.name in engines.MANY:
+        built = self._build(missing, few)
+        if built.engine.slots == few < missing and built.name in engine_choice.MANY:
             self.env.say(
                 f"{few} trials at a time: sampler {self.options.sampler} learns from finished ones, and with more in "
                 "flight it would choose blindly; --workers sets another number, --sampler qmc needs no results"
@@ -350,10 +343,20 @@ class _Sweep:
         finally:
             built.engine.close()
 
+    def _build(self, missing: int, few: int) -> Built:
+        choice = self.options.engine
+        if engine_choice.chosen(choice, self.chosen.config.device) == "processes":
+            return engine_choice.processes(self.images, choice.workers or 1, missing)
+        from sweeper import engines  # and with it torch
+
+        return engines.build(choice, self.images, self._alike(), missing, self.env.say, few=few)
+
     def _alike(self) -> list[RunConfig]:
         """Configurations such as the search will ask for."""
         draw = Draw(self.options.seed)
-        return [self.options.space.suggest(self.chosen.config, draw) for _ in range(max(engines.MEMBERS.values()))]
+        return [
+            self.options.space.suggest(self.chosen.config, draw) for _ in range(max(engine_choice.MEMBERS.values()))
+        ]
 
     def describe(self, trial: Trial, built: Built) -> RunInfo:
         """The record of a trial."""
@@ -519,50 +522,47 @@ def _retrain(
     sweep: _Sweep, best: Trial, config: RunConfig, folder: str, tracker: Tracker, signals: Signals
 ) -> dict[str, Any]:
     env, chosen, study = sweep.env, sweep.chosen, sweep.study
-    watched, test = retraining_data(config, chosen.folder)
-    info = describe_run(chosen, config, [watched], kind="champion", threads=cores())
+    everything = SharedSplits([splits.load_test(config, chosen.folder)])
+    info = describe_run(chosen, config, everything, kind="champion", threads=cores())
     tags = {**info.tags, "sweeper.study": study.name, "sweeper.trial": str(best.number), "sweeper.test": "once"}
     words = (
         f"The best configuration of study **{study.name}** (trial {best.number}), retrained on all "
-        f"{len(watched.train):,} training images, validation included, and evaluated once on the "
-        f"{len(test):,} test images."
+        f"{len(everything[0].train):,} training images, validation included, and evaluated once on the "
+        f"{len(everything[0].val):,} test images."
     )
     log = tracker.start(replace(info, key=f"{study.uid}/champion/{best.number}", name=f"champion {best.number:03d}",
                                 folder=folder, tags=tags, description=words))  # fmt: skip
-    use_threads(cores())
     try:
-        result = _advance(trainer(config.device)(config, watched), config, log.epoch, env.say, signals)
+        with closing(stream(retrain, config, everything, cores())) as training:
+            champion = _advance(training, config, log.epoch, env.say, signals)
     except BaseException:
         log.end(KILLED, {}, {"sweeper.state": "killed"})
         raise
-    _, logits = predict_weights(config, result.weights, test)
-    verdict = score(logits, test.labels)
+    verdict = champion.verdict
     metrics = {"test/accuracy": verdict.accuracy, "test/loss": verdict.loss, "test/ece": verdict.ece}
     log.artifact("config.json", config.model_dump_json(indent=2).encode())
-    log.artifact(WEIGHTS, result.weights_file())
+    log.artifact(WEIGHTS, champion.weights)
     log.artifact("evaluation/confusion.csv", verdict.confusion_csv())
-    log.artifact("evaluation/errors.png", reports.errors_picture(confident_mistakes(logits, test, MOST_ERRORS)))
-    log.end(FINISHED, metrics, {"sweeper.state": "complete", "sweeper.weights_sha256": result.weights_sha256})
+    log.artifact("evaluation/errors.png", reports.errors_picture(champion.mistakes))
+    log.end(FINISHED, metrics, {"sweeper.state": "complete", "sweeper.weights_sha256": champion.weights_sha256})
     return {"trial": best.number, **metrics}
 
 
-def retraining_data(config: RunConfig, folder: Path) -> tuple[Data, Images]:
-    """All training images, judged on the first of themselves; and the test images, for after the last epoch."""
-    everything = datasets.load_test(config, folder)
-    return Data(everything.train, everything.train.first(len(everything.val))), everything.val
-
-
 def _advance(
-    training: Training, config: RunConfig, record: Callable[[int, dict[str, float]], None], say: Say, signals: Signals
-) -> TrainResult:
+    training: Generator[EpochResult, None, Champion],
+    config: RunConfig,
+    record: Callable[[int, dict[str, float]], None],
+    say: Say,
+    signals: Signals,
+) -> Champion:
     """Run the champion's training; only its train values mean anything, so only they are recorded."""
     while True:
         try:
             with signals.raised():
                 epoch = next(training)
         except StopIteration as stop:
-            result: TrainResult = stop.value
-            return result
+            champion: Champion = stop.value
+            return champion
         say(f"retraining the best on all training images: epoch {epoch.epoch}/{config.epochs}")
         record(epoch.epoch, {k: v for k, v in epoch.metrics().items() if not k.startswith(("val/", "gap/"))})
 
@@ -582,12 +582,13 @@ def _register(sweep: _Sweep, tracker: MlflowTracker, config: RunConfig, folder: 
     if not tracker.flush(FLUSH_SECONDS):
         env.warn("the champion is not registered yet: MLflow has not answered; the same command does it")
         return
-    example = sweep.images[0].train.first(2)
+
+    def save(path: str, described: Any) -> Any:
+        weights = tracker.uploader.file(env.journal / folder, WEIGHTS)
+        return call(save_model, config, weights, sweep.images[0].train[:2], path, described)
+
     try:
-        weights = safetensors.torch.load(tracker.uploader.file(env.journal / folder, WEIGHTS))
-        model, _ = predict_weights(config, weights, example)
-        pixels = datasets.normalize(example.pixels).numpy()
-        number = tracker.uploader.register(env.journal / folder, model, pixels, name, "champion")
+        number = tracker.uploader.register(env.journal / folder, save, name, "champion")
     except Exception as error:  # noqa: BLE001 - MLflow's own, or torch's where it cannot export the network
         env.warn(f"the champion is not registered yet ({reason_of(error)}); the same command tries again")
         return

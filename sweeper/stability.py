@@ -8,30 +8,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from sweeper.results import Stability
+
 GRAD_NORM_EVERY: Final = 8  # steps
 WINDOW: Final = 51  # steps before the one that is judged
 SPIKE_MADS: Final = 5
-
-
-@dataclass(frozen=True)
-class Stability:
-    """How steady a training was.
-
-    `grad_norm_cv` is the coefficient of variation of the sampled gradient norms within an epoch, mean over the epochs;
-    NaN if no epoch has two samples. `spikes` counts the steps whose loss is above median + 5 MAD of the 51 steps
-    before it, across epochs; MAD is the median distance from the median. A falling loss is thus no spike, and
-    the first 51 steps are not judged. `nonfinite_steps` counts losses and sampled norms that are not finite.
-    """
-
-    grad_norm_cv: float
-    spikes: int
-    nonfinite_steps: int
 
 
 class Recorder:

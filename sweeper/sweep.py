@@ -37,8 +37,8 @@ from sweeper.errors import (
     UsageError,
 )
 from sweeper.journal import FAILED, FINISHED, KILLED, WEIGHTS, Recorded, RunInfo, RunLog, Tracker
+from sweeper.results import EpochResult, TrainResult
 from sweeper.study import Trial
-from sweeper.train import EpochResult, TrainResult
 
 RETRIES: Final = 2  # of the same parameters, after a worker died or memory ran out
 TICK_SECONDS: Final = 0.5

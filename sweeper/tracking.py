@@ -46,7 +46,7 @@ from sweeper.preflight import EXPERIMENT, check_stage, hide_password, preflight,
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-    from torch import nn
+    from mlflow.models import Model
 
 OUTCOME_TAGS: Final = {"sweeper.state", "sweeper.reason", "sweeper.traceback"}
 KEY_TAG: Final = "sweeper.key"
@@ -65,6 +65,7 @@ LONGEST_PAUSE: Final = 10.0  # seconds between two tries while the server is awa
 T = TypeVar("T")
 Draw = Callable[[list[dict[str, float]], str], bytes]
 Warn = Callable[[str], None]
+Save = Callable[[str, "Model"], "Model"]  # into a folder; of the model's description it returns the completed one
 
 
 class MlflowTracker(JournalTracker):
@@ -397,8 +398,8 @@ class Uploader:
         with TemporaryDirectory() as aside:
             return Path(self.client.download_artifacts(self._run_id(folder), name, aside)).read_bytes()
 
-    def register(self, folder: Path, model: nn.Module, example: Any, name: str, alias: str) -> str:
-        """Register `model`, which the run of `folder` made, as a version of `name`, and give it `alias`.
+    def register(self, folder: Path, save: Save, name: str, alias: str) -> str:
+        """Register the model that `save` saves, which the run of `folder` made, as a version of `name` with `alias`.
 
         A note of it is kept with the run. Calling it again after a crash registers nothing twice.
 
@@ -407,17 +408,16 @@ class Uploader:
         """
         run_id = self._run_id(folder)
         made = self.client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
-        version = str(made[0].version) if made else self._log_model(run_id, model, example, name)
+        version = str(made[0].version) if made else self._log_model(run_id, save, name)
         self.client.set_registered_model_alias(name, alias, version)
         with filelock.FileLock(folder / UPLOADER):
             write_whole(folder / UPLOAD, json.dumps(_read_state(folder, self.uri) | {"registered": version}).encode())
         return version
 
-    def _log_model(self, run_id: str, model: nn.Module, example: Any, name: str) -> str:
+    def _log_model(self, run_id: str, save: Save, name: str) -> str:
         """By `Model.log`, which takes a run that has ended: `mlflow.pytorch.log_model` wants it to be RUNNING again,
         where a crash leaves it for ever."""
         import mlflow
-        import mlflow.pytorch
         from mlflow.models import Model
 
         mlflow.set_tracking_uri(self.uri)
@@ -427,19 +427,27 @@ class Uploader:
         with redirect_stdout(silence), redirect_stderr(silence):
             info = Model.log(
                 None,
-                mlflow.pytorch,
+                _Flavor(save),
                 run_id=run_id,
                 model_id=made.model_id,
                 registered_model_name=name,
-                pytorch_model=model,
-                input_example=example,
-                serialization_format="pt2",
-                pip_requirements=[_pinned("torch"), _pinned("numpy")],
+                validate_serving_input=False,  # it would load the network, and torch, into this process
             )
         return str(info.registered_model_version)
 
     def _run_id(self, folder: Path) -> str:
         return str(_read_state(folder, self.uri)["run_id"])
+
+
+class _Flavor:
+    """To MLflow, a kind of model; ours is saved by `save`, which may do so in another process."""
+
+    def __init__(self, save: Save) -> None:
+        self._save = save
+
+    def save_model(self, path: str, mlflow_model: Model, **_: Any) -> None:
+        """Save the model in the folder `path`, and complete its description."""
+        vars(mlflow_model).update(vars(self._save(path, mlflow_model)))
 
 
 def _remove(folder: Path, prefix: str) -> None:
@@ -635,9 +643,3 @@ def ui_link(base: str, uri: str, run_id: str | None) -> str:
             number = client.get_run(run_id).info.experiment_id
     path = f"runs/{run_id}" if run_id else "runs?workflowType=machine_learning"
     return f"{base.rstrip('/')}/#/experiments/{number}/{path}"
-
-
-def _pinned(package: str) -> str:
-    from importlib.metadata import version
-
-    return f"{package}=={version(package)}"

@@ -7,34 +7,36 @@ several generators may be advanced in turn, and a run depends on its configurati
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import math
+import os
 import re
-import struct
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from time import perf_counter
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
-import safetensors.torch
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sweeper.config import DEVICE, RunConfig
-from sweeper.data import CLASSES, Data, Images, batch_sizes, batches, normalize
+from sweeper.data import Data, Images, batch_sizes, batches, normalize
+from sweeper.dataset import CLASSES
 from sweeper.errors import ConfigError, Diverged, OutOfMemory, TrainingError, UsageError
 from sweeper.memory import keep_freed
-from sweeper.model import build_model
+from sweeper.model import build_model, load_weights
 from sweeper.optimizer import AdamW
-from sweeper.stability import GRAD_NORM_EVERY, Recorder, Stability
+from sweeper.results import EpochResult as EpochResult
+from sweeper.results import Evaluation as Evaluation
+from sweeper.results import Training as Training
+from sweeper.results import TrainResult as TrainResult
+from sweeper.stability import GRAD_NORM_EVERY, Recorder
 
-if TYPE_CHECKING:
-    from sweeper.xray import XRay
+os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # read when CUDA starts: of 8, streams wait for one another
 
 EVAL_BATCH: Final = {"cpu": 500, "cuda": 2_500}  # images; on a CPU the activations of more would leave its caches
 ECE_BINS: Final = 15
@@ -42,137 +44,6 @@ MEASURED: Final = 5 + len(CLASSES) ** 2  # numbers of an evaluation
 RUNAWAY_LOSS: Final = 20 * math.log(len(CLASSES))  # twenty times the loss of a uniform guess, in nats
 
 
-@dataclass(frozen=True)
-class EpochResult:
-    """What one epoch measured. Losses are mean negative log-likelihoods in nats, accuracies in [0, 1].
-
-    Train values are clean: in eval mode, on un-augmented images, on a fixed subset as large as the
-    validation set, so that the gap compares like with like.
-    """
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    val_loss: float
-    val_accuracy: float
-    val_ece: float
-    lr: float  # at the last step
-    grad_norm: float  # L2 over all parameters, mean over every 8th step
-    epoch_s: float  # seconds of training, without evaluation
-    images_per_s: float
-    stack: tuple[int, int] | None = None  # of stacked trainings: how many they were, and which place this one had
-    beside: int = 0  # other trainings that the GPU was shared with, by which `epoch_s` is divided
-
-    def metrics(self) -> dict[str, float]:
-        """The values under their names in MLflow."""
-        return {
-            "train/loss": self.train_loss,
-            "train/accuracy": self.train_accuracy,
-            "val/loss": self.val_loss,
-            "val/accuracy": self.val_accuracy,
-            "val/ece": self.val_ece,
-            "gap/loss": self.val_loss - self.train_loss,
-            "gap/accuracy": self.train_accuracy - self.val_accuracy,
-            "lr": self.lr,
-            "grad_norm": self.grad_norm,
-            "time/epoch_s": self.epoch_s,
-            "time/images_per_s": self.images_per_s,
-        } | self._company()
-
-    def _company(self) -> dict[str, float]:
-        """What it was trained with, if anything: its times are then shares."""
-        if self.stack is not None:
-            return {"stack/members": self.stack[0], "stack/place": self.stack[1]}
-        return {"time/beside": self.beside} if self.beside else {}
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A model on labelled images: mean NLL in nats, accuracy, expected calibration error, confusion.
-
-    `confusion` is int64 `(10, 10)`: rows are true classes, columns predicted ones. `brier` is the mean over
-    images of the squared distance between the ten probabilities and the truth, 0 to 2 (Brier 1950);
-    `error_confidence` the mean confidence on wrong predictions, NaN if there is none.
-    """
-
-    loss: float
-    accuracy: float
-    ece: float
-    confusion: Tensor
-    brier: float = math.nan
-    error_confidence: float = math.nan
-
-    @property
-    def per_class_accuracy(self) -> list[float]:
-        """Recall of each class, in the order of `data.CLASSES`."""
-        return (self.confusion.diag() / self.confusion.sum(1)).tolist()
-
-    def confusion_csv(self) -> bytes:
-        """Counts, a row a true class, a column a predicted one, and each class's accuracy."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["true class", *CLASSES, "accuracy"])
-        for name, row, accuracy in zip(CLASSES, self.confusion.tolist(), self.per_class_accuracy, strict=True):
-            writer.writerow([name, *row, round(accuracy, 4)])
-        return text.getvalue().encode()
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """A finished run: its epochs, the weights after the last one, and what they reach on `val`.
-
-    In cross-validation the history is the mean over folds, the confusion their sum, the weights
-    are empty, and `fold_accuracies` has one value a fold; there is no `stability` and no `xray`.
-    `diagnostics.start` adds the `xray`, or in `xray_failure` one line on why it could not be taken.
-    """
-
-    history: tuple[EpochResult, ...]
-    weights: dict[str, Tensor]
-    evaluation: Evaluation
-    fold_accuracies: tuple[float, ...] = ()
-    stability: Stability | None = None
-    xray: XRay | None = None
-    xray_failure: str = ""
-
-    def metrics(self) -> dict[str, float]:
-        """Final and best values under their names in MLflow; best is the highest validation accuracy."""
-        last = self.history[-1]
-        best = max(self.history, key=lambda e: (e.val_accuracy, -e.val_loss))
-        values: dict[str, float] = {
-            "final/val_accuracy": last.val_accuracy,
-            "final/val_loss": last.val_loss,
-            "best/val_accuracy": best.val_accuracy,
-            "best/val_loss": best.val_loss,
-            "best/epoch": best.epoch,
-        }
-        if self.fold_accuracies:
-            accuracies = torch.tensor(self.fold_accuracies, dtype=torch.float64)
-            values["final/val_accuracy_fold_sd"] = float(accuracies.std())
-        return values | (self.xray.metrics() if self.xray else {})
-
-    def weights_file(self) -> bytes:
-        """The weights in the format of safetensors."""
-        return safetensors.torch.save(self.weights)
-
-    @property
-    def history_sha256(self) -> str:
-        """Hash of every measured value but the times: equal only if two runs agree in each bit."""
-        digest = hashlib.sha256()
-        for e in self.history:
-            digest.update(struct.pack("<q7d", e.epoch, e.train_loss, e.train_accuracy, e.val_loss,
-                                      e.val_accuracy, e.val_ece, e.lr, e.grad_norm))  # fmt: skip
-        return digest.hexdigest()
-
-    @property
-    def weights_sha256(self) -> str:
-        """Hash of the weights, in the order of their names."""
-        digest = hashlib.sha256()
-        for name in sorted(self.weights):
-            digest.update(name.encode() + self.weights[name].contiguous().numpy().tobytes())
-        return digest.hexdigest()
-
-
-Training = Generator[EpochResult, None, TrainResult]
 Train = Callable[[RunConfig, Data], Training]
 
 
@@ -250,7 +121,7 @@ def cross_validate(config: RunConfig, folds: Sequence[Data], train_one: Train = 
         yield history[-1]
     results = [finish(training) for training in trainings]
     last = history[-1]
-    confusion = torch.stack([r.evaluation.confusion for r in results]).sum(0)
+    confusion = np.sum([r.evaluation.confusion for r in results], axis=0)
     return TrainResult(
         history=tuple(history),
         weights={},
@@ -281,10 +152,9 @@ def use_threads(threads: int) -> None:
     keep_freed()
 
 
-def predict_weights(config: RunConfig, weights: dict[str, Tensor], images: Images) -> tuple[nn.Module, Tensor]:
+def predict_weights(config: RunConfig, weights: Mapping[str, Any], images: Images) -> tuple[nn.Module, Tensor]:
     """The network of `config` with `weights`, in eval mode on the CPU, and its logits `(N, 10)` for `images`."""
-    model = build_model(config)
-    model.load_state_dict(weights)
+    model = load_weights(build_model(config), weights)
     device = torch.device(config.device)
     logits = predict(model.to(device), images.to(device), config)
     return model.cpu().eval(), logits.cpu()
@@ -337,7 +207,7 @@ def measure(logits: Tensor, labels: Tensor) -> Tensor:
 def evaluation_of(measured: Tensor) -> Evaluation:
     """What was measured, as a value; it is fetched from its device."""
     loss, accuracy, ece, brier, error_confidence, *counts = measured.tolist()
-    confusion = torch.tensor(counts, dtype=torch.int64).view(len(CLASSES), len(CLASSES))
+    confusion = np.asarray(counts, dtype=np.int64).reshape(len(CLASSES), len(CLASSES))
     return Evaluation(loss, accuracy, ece, confusion, brier, error_confidence)
 
 

@@ -189,7 +189,7 @@ def settle(env: Environment, found: Verified, budget: float, workers: int) -> Ve
         SweeperError: the recorded runs are of more than one data set, device or precision.
     """
     from sweeper import reproduce as reproduction
-    from sweeper.engines import EngineChoice
+    from sweeper.engine_choice import EngineChoice
     from sweeper.plan import Options
     from sweeper.progress import counted, duration
 

@@ -23,7 +23,8 @@ if shutil.which("nvidia-smi") is None:
 import torch
 
 from sweeper.config import RunConfig
-from sweeper.data import SAMPLE_DIR, Data, load
+from sweeper.data import Data, load
+from sweeper.dataset import SAMPLE_DIR
 
 pytest.register_assert_rewrite("served", "postgres")  # which tests import before pytest loads them
 torch.set_num_threads(1)  # the tests need no more, and the sums then come out in one order

@@ -29,7 +29,7 @@ from faults.tools.tmpfs import mounted
 
 from sweeper.cli import main
 from sweeper.config import EXPERIMENT_TITLES
-from sweeper.data import FULL, SYSTEM_DIR
+from sweeper.dataset import FULL, SYSTEM_DIR
 from sweeper.preflight import EXPERIMENT
 
 pytest_plugins = ["mlflow_store", "postgres"]
@@ -117,7 +117,7 @@ class Given:
     def study(self, space: str) -> None:
         """A study of experiment 1 on the sample, 2 epochs, that another process has made; and a search space."""
         from sweeper.config import experiment
-        from sweeper.data import SAMPLE
+        from sweeper.dataset import SAMPLE
         from sweeper.space import default_space
         from sweeper.study import StudySettings, open_study
         from sweeper.train import resolve_precision

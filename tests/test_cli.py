@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from sweeper.cli import COLLECT_AFTER, cli, main
+from sweeper.data import Data
 from sweeper.engine.serial import SerialEngine
 from sweeper.errors import UsageError
 from sweeper.journal import KILLED, read_events
@@ -147,7 +148,10 @@ def test_a_sweep_whose_time_is_over_says_what_it_came_to_and_ends_with_exit_code
     sweeper: Callable[..., Answer], finished_sweep: Any, copied: Path, monkeypatch: pytest.MonkeyPatch,
     json_output: bool,
 ):  # fmt: skip
-    monkeypatch.setattr("sweeper.engines.ProcessEngine", lambda data, workers, threads: SerialEngine(data, 1))
+    monkeypatch.setattr(
+        "sweeper.engine_choice.ProcessEngine",
+        lambda splits, workers, threads: SerialEngine([Data.from_arrays(split) for split in splits], 1),
+    )
     (copied / "report/sweep.html").unlink()
     more = ("--trials", "8", "--timeout", "1e-9", "--tracking-uri", "offline", *(["--json"] if json_output else []))
     answer = sweeper(*finished_sweep.argv, *more)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.client
+import multiprocessing as mp
 import os
 import socket
 import struct
@@ -17,38 +18,29 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sharing import change_and_read
 from torch import Tensor
 
-from sweeper import data
+from sweeper import dataset, splits
 from sweeper.config import RunConfig
 from sweeper.data import (
     MEAN,
     PADDING,
-    SAMPLE,
-    SAMPLE_DIR,
-    SIDE,
     STD,
-    SYSTEM_DIR,
     Augmentation,
     Data,
-    IdxFile,
     Images,
-    Manifest,
     batch_sizes,
     batches,
-    fold,
-    holdout,
     load,
     load_test,
-    locate,
     normalize,
-    read_idx,
-    resolve,
     stacked_batches,
-    subset,
 )
+from sweeper.dataset import SAMPLE, SAMPLE_DIR, SIDE, SYSTEM_DIR, IdxFile, Manifest, locate, read_idx, resolve
 from sweeper.errors import ConfigError, DataError
 from sweeper.sample import cut
+from sweeper.splits import Labelled, SharedSplits, Split
 
 SMALL = RunConfig(batch_size=8, placement="none")  # fits the 30 training images that `little` leaves
 
@@ -64,6 +56,23 @@ def numbered(images: int) -> Images:
     pixels[:, 0, 1] = torch.arange(images) % 256
     classes = torch.arange(images) % 10
     return Images(pixels, classes[torch.randperm(images, generator=seeded(0))])
+
+
+def labelled(images: Images) -> Labelled:
+    return Data(images, images).arrays().train
+
+
+def holdout(images: Images, size: int) -> Data:
+    return Data.from_arrays(splits.holdout(labelled(images), size))
+
+
+def fold(images: Images, k: int, folds: int) -> Data:
+    return Data.from_arrays(splits.fold(labelled(images), k, folds))
+
+
+def subset(images: Images, size: int) -> Images:
+    part = splits.subset(labelled(images), size)
+    return Data.from_arrays(Split(part, part)).train
 
 
 def numbers(pixels: Tensor) -> Tensor:
@@ -101,7 +110,7 @@ def described(name: str, content: bytes) -> IdxFile:
 @pytest.fixture
 def little(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """The four files, decompressed, of a little data set that now stands for FashionMNIST."""
-    names = [file.name for file in data.FULL.train + data.FULL.test]
+    names = [file.name for file in dataset.FULL.train + dataset.FULL.test]
     files = dict(zip(names, contents(40, 1) + contents(20, 2), strict=True))
     declare(files, monkeypatch)
     return files
@@ -110,8 +119,8 @@ def little(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
 def declare(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     a, b, c, d = (described(name, content) for name, content in files.items())
     manifest = Manifest("fashion-mnist", (a, b), (c, d), holdout=10)
-    monkeypatch.setattr(data, "FULL", manifest)
-    monkeypatch.setitem(data.MANIFESTS, "fashion-mnist", manifest)
+    monkeypatch.setattr(dataset, "FULL", manifest)
+    monkeypatch.setitem(dataset.MANIFESTS, "fashion-mnist", manifest)
 
 
 def write(files: dict[str, bytes], folder: Path) -> Path:
@@ -131,8 +140,8 @@ def folder(little: dict[str, bytes], tmp_path: Path) -> Path:
 def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Neither variable, cache nor system package holds the data set; the folder they would be in."""
     monkeypatch.delenv("SWEEPER_DATA_DIR", raising=False)
-    monkeypatch.setattr(data, "cache_dir", lambda: tmp_path / "user" / "cache")
-    monkeypatch.setattr(data, "SYSTEM_DIR", tmp_path / "system")
+    monkeypatch.setattr(dataset, "cache_dir", lambda: tmp_path / "user" / "cache")
+    monkeypatch.setattr(dataset, "SYSTEM_DIR", tmp_path / "system")
     return tmp_path
 
 
@@ -195,7 +204,7 @@ def test_a_folder_that_was_asked_for_must_hold_the_files(
 ):
     write({"t10k-labels-idx1-ubyte": b""}, nowhere / "asked")
     write({"train-labels-idx1-ubyte": b""}, nowhere / "asked")
-    monkeypatch.setattr(data, "SYSTEM_DIR", folder)  # holds them, and was not asked for
+    monkeypatch.setattr(dataset, "SYSTEM_DIR", folder)  # holds them, and was not asked for
     if how == "variable":
         monkeypatch.setenv("SWEEPER_DATA_DIR", str(nowhere / "asked"))
     message = refusal(locate, *([nowhere / "asked"] if how == "named" else []))
@@ -335,7 +344,7 @@ def test_a_missing_file_is_refused(folder: Path):
 
 def test_blog_trains_on_every_training_image_and_judges_on_the_test_images(folder: Path):
     (split,) = load(SMALL.derive(split="blog"), folder)
-    train, test = (read_idx(folder, files[0]) for files in (data.FULL.train, data.FULL.test))
+    train, test = (torch.tensor(read_idx(folder, files[0])) for files in (dataset.FULL.train, dataset.FULL.test))
     assert torch.equal(split.train.pixels, train)
     assert torch.equal(split.val.pixels, test)
 
@@ -368,9 +377,9 @@ def test_holdout_is_disjoint_complete_and_stratified():
 @pytest.mark.parametrize("folds", [2, 3, 5, 7, 10])
 def test_folds_judge_each_image_once_and_train_on_the_others(folds: int):
     images = numbered(700)
-    splits = [fold(images, k, folds) for k in range(folds)]
-    assert sorted(n for split in splits for n in numbers(split.val.pixels).tolist()) == list(range(700))
-    for split in splits:
+    parts = [fold(images, k, folds) for k in range(folds)]
+    assert sorted(n for split in parts for n in numbers(split.val.pixels).tolist()) == list(range(700))
+    for split in parts:
         assert sorted(numbers(split.train.pixels).tolist() + numbers(split.val.pixels).tolist()) == list(range(700))
         assert torch.equal(split.val.labels, images.labels[numbers(split.val.pixels)])
 
@@ -445,11 +454,32 @@ def test_a_subset_never_changes_keeps_labels_and_lies_in_a_larger_one():
     assert numbers(small.pixels)[:8].tolist() == [8, 15, 18, 32, 33, 47, 48, 76]  # for ever
 
 
-def test_data_can_be_moved_to_shared_memory():
-    split = holdout(numbered(20), 10)
-    shared = split.share_memory()
-    tensors = [t for images in (shared.train, shared.val) for t in (images.pixels, images.labels)]
-    assert all(t.is_shared() for t in tensors)
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 10, 624, 625, 7_000, 60_000])
+def test_a_shuffle_is_that_of_torch(size: int):
+    for seed in (splits.SPLIT_SEED, 0, 2**32 - 1):
+        assert splits.shuffle(size, seed).tolist() == torch.randperm(size, generator=seeded(seed)).tolist()
+
+
+def test_a_child_process_shares_the_memory_of_splits():
+    shared = SharedSplits([holdout(numbered(20), 10).arrays(), fold(numbered(31), 0, 3).arrays()])
+    ours, theirs = mp.Pipe()
+    child = mp.get_context("spawn").Process(target=change_and_read, args=(shared, theirs))
+    child.start()
+    ours.recv()
+    assert shared[0].train.pixels[0, 0, 0] == 77
+    shared[1].val.labels[0] = 5
+    ours.send(None)
+    assert ours.recv() == ([array.sum() for split in shared for array in split.arrays()], False)
+    child.join()
+
+
+def test_shared_splits_are_those_that_were_given():
+    given = [holdout(numbered(20), 10).arrays(), fold(numbered(31), 0, 3).arrays()]
+    shared = SharedSplits(given)
+    assert len(shared) == 2
+    for one, other in zip(given, shared, strict=True):
+        for array, copy in zip(one.arrays(), other.arrays(), strict=True):
+            assert (array.dtype, array.tolist()) == (copy.dtype, copy.tolist())
 
 
 # --- batches and augmentation ------------------------------------------------------------------------
@@ -676,8 +706,8 @@ def test_a_download_is_verified_and_kept(little: dict[str, bytes], nowhere: Path
 
     network(answers)
     cache = nowhere / "user" / "cache"
-    assert resolve("fashion-mnist") == (data.FULL, cache)
-    assert resolve("auto") == (data.FULL, cache)
+    assert resolve("fashion-mnist") == (dataset.FULL, cache)
+    assert resolve("auto") == (dataset.FULL, cache)
     assert len(load_test(SMALL, cache).val) == 20
     assert asked == [f"{name}.gz" for name in little]  # each once
     assert list((nowhere / "user").iterdir()) == [cache]

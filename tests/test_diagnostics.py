@@ -12,8 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from tensors import tensors
 from torch import Tensor, nn
 
 from sweeper import diagnostics, train
@@ -49,7 +51,7 @@ def untrained(config: RunConfig) -> TrainResult:
     with seeded(config, 0):
         weights = build_model(config).state_dict()
     epoch = EpochResult(1, 2.3, 0.1, 2.3, 0.1, 0.1, 1e-3, 1.0, 1.0, 100.0)
-    evaluation = Evaluation(2.3, 0.1, 0.1, torch.eye(10, dtype=torch.int64), brier=0.9, error_confidence=0.2)
+    evaluation = Evaluation(2.3, 0.1, 0.1, np.eye(10, dtype=np.int64), brier=0.9, error_confidence=0.2)
     return TrainResult((epoch,), weights, evaluation)
 
 
@@ -168,7 +170,7 @@ def recalibrated_slowly(config: RunConfig, weights: dict[str, Tensor], batches: 
 @pytest.mark.parametrize("placement", [p for p in Placement if p.has_batch_norm])
 def test_recalibration_equals_a_slow_layer_by_layer_one(placement: Placement, tiny: Data):
     config = small(placement=placement, conv_dropout=0.3, head_dropout=0.5, batch_size=60)
-    weights = finish(train.train(config, tiny)).weights
+    weights = tensors(finish(train.train(config, tiny)))
     network = subject(config, weights, tiny)
     with torch.inference_mode():
         recalibrate(network)
@@ -309,7 +311,7 @@ def test_activations_are_those_that_the_network_computes(precision: str, tiny: D
 def test_a_dead_channel_is_left_out_and_counted(tiny: Data):
     config = small(placement="bn", batch_size=50, epochs=1)
     result = finish(train.train(config, tiny))
-    weights = {name: value.clone() for name, value in result.weights.items()}
+    weights = tensors(result)
     weights["0.weight"][3] = 0
     weights["1.bias"][3] = -1
     whole, dead = examine(config, result, tiny), examine(config, replace(result, weights=weights), tiny)
@@ -324,7 +326,7 @@ def test_a_dead_channel_is_left_out_and_counted(tiny: Data):
 def test_weights_that_are_not_finite_have_no_numbers_and_raise_nothing(tiny: Data):
     config = small(placement="dropout-bn", batch_size=50, epochs=1)
     result = untrained(config)
-    weights = {n: torch.full_like(v, math.nan) if v.is_floating_point() else v for n, v in result.weights.items()}
+    weights = {n: torch.full_like(v, math.nan) if v.is_floating_point() else v for n, v in tensors(result).items()}
     found = examine(config, replace(result, weights=weights), tiny)
     assert found.metrics().keys() <= ALWAYS | {"xray/recalibration_gain_accuracy"}
     rows = list(csv.DictReader(io.StringIO(found.csv().decode())))

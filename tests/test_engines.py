@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from sweeper import engines
+from sweeper import engine_choice, engines
 from sweeper.config import RunConfig
 from sweeper.data import Data
 from sweeper.engine.fused import FusedEngine
 from sweeper.engine.processes import ProcessEngine
 from sweeper.engine.serial import SerialEngine
-from sweeper.engines import Built, EngineChoice, build, check, prepare, speedup
+from sweeper.engine_choice import Built, EngineChoice, check, likely_here, prepare
+from sweeper.engines import build, speedup
 from sweeper.errors import ConfigError
 from sweeper.space import Draw, default_space
+from sweeper.splits import SharedSplits
 
 CONFIG = RunConfig.create(model="small", epochs=2, batch_size=64, dataset="sample")
 
@@ -28,6 +30,7 @@ def two_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
     """Two cores, and a cache of its own."""
     threads = torch.get_num_threads()
     monkeypatch.setattr(engines, "cores", lambda: 2)
+    monkeypatch.setattr(engine_choice, "cores", lambda: 2)
     monkeypatch.setattr(engines, "user_cache_path", lambda name: tmp_path / name)
     yield
     torch.set_num_threads(threads)
@@ -39,7 +42,7 @@ def make(tiny: Data) -> Iterator[Any]:
     built: list[Built] = []
 
     def call(choice: EngineChoice, configs: Any = (CONFIG,), most: int = 10, few: int = 10) -> Built:
-        built.append(build(choice, [tiny], configs, most, call.said.append, few=few))  # type: ignore[attr-defined]
+        built.append(build(choice, SharedSplits([tiny.arrays()]), configs, most, call.said.append, few=few))  # type: ignore[attr-defined]
         return built[-1]
 
     call.said = []  # type: ignore[attr-defined]
@@ -226,3 +229,26 @@ def test_a_ray_cluster_is_looked_at_once(make: Any, monkeypatch: pytest.MonkeyPa
 def test_a_choice_that_cannot_be_is_refused(choice: EngineChoice, config: RunConfig, says: str):
     with pytest.raises(ConfigError, match=says):
         check(choice, config)
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "gpu", "here"),
+    [
+        (None, "auto", False, False),
+        (None, "cpu", True, False),
+        (None, "auto", True, True),
+        (None, "cuda:1", False, True),
+        ("processes", "auto", True, False),
+        ("processes", "cuda", True, False),
+        ("auto", "cpu", False, True),
+        ("fused", "cpu", False, True),
+        ("serial", "auto", False, True),
+    ],
+)
+def test_where_torch_is_loaded_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None, device: str, gpu: bool, here: bool
+):
+    if gpu:
+        (tmp_path / "second").touch()
+    monkeypatch.setattr(engine_choice, "GPU_FILES", (str(tmp_path / "first"), str(tmp_path / "second")))
+    assert likely_here(name, device) == here

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from benchmarks import fair_accuracy as fair
-from sweeper import data
+from sweeper import data, splits
 from sweeper.config import RunConfig, experiment
-from sweeper.data import SAMPLE_DIR
+from sweeper.dataset import SAMPLE, SAMPLE_DIR, Array, IdxFile
 from sweeper.errors import Diverged, SweeperError, UsageError
 
 BASE = experiment(1, dataset="sample", epochs=2, train_images=200)
@@ -55,13 +55,13 @@ def evaluate(path: Path, seeds: int, config: RunConfig = RECIPE, sha256: str = "
 def test_tuning_reads_no_test_image_and_freezes_the_best(
     tmp_path: Path, two: None, looks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = data.read_idx
+    read = splits.read_idx
 
-    def train_only(folder: Path, file: data.IdxFile) -> torch.Tensor:
-        assert file in data.SAMPLE.train
+    def train_only(folder: Path, file: IdxFile) -> Array:
+        assert file in SAMPLE.train
         return read(folder, file)
 
-    monkeypatch.setattr(data, "read_idx", train_only)
+    monkeypatch.setattr(splits, "read_idx", train_only)
     frozen = fair.tune(BASE, SAMPLE_DIR, tmp_path / "recipe.json", 2, 0.5, 1)
     assert (frozen["chosen"], frozen["trained_on"], frozen["held_out"]) == ("as it is", 200, 1000)
     assert [(e["name"], e["seed"], e["epochs"]) for e in frozen["tried"]] == [

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sweeper.config import EXPERIMENTS, MAX_EPOCHS, Placement, RunConfig, experiment
-from sweeper.data import IdxFile, read_idx
+from sweeper.dataset import IdxFile, read_idx
 from sweeper.errors import ConfigError, DataError, SpaceError, SweeperError
 from sweeper.space import MAX_FILE_BYTES, SEARCHABLE, Space, read_space
 
@@ -278,7 +278,7 @@ def test_any_bytes_are_the_images_themselves_or_a_one_line_error(
         if suffix == "":
             assert (images is not None) == (bytes_ == CONTENT)
         if images is not None:
-            assert (images.numpy() == VALUES).all()
+            assert (images == VALUES).all()
 
 
 ZEROS = gzip.compress(bytes(2**24), 1)
@@ -297,7 +297,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 def test_a_bomb_is_a_one_line_error_in_little_memory(tmp_path: Path, bomb: str):
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(BOMBS[bomb]())
     limited(f"""
-from sweeper.data import FULL, read_idx
+from sweeper.dataset import FULL, read_idx
 limit_processor_seconds()
 assert attempt(lambda: read_idx(Path({str(tmp_path)!r}), FULL.train[0])) is None
 """)

@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -225,11 +226,11 @@ def test_a_training_without_dropout_is_the_same_up_to_rounding(placement: Placem
         assert found.lr == expected.lr
     assert ours.weights.keys() == alone.weights.keys()
     for name, value in alone.weights.items():
-        torch.testing.assert_close(ours.weights[name], value, rtol=0, atol=2e-4)
+        np.testing.assert_allclose(ours.weights[name], value, rtol=0, atol=2e-4)
     assert ours.stability is not None
     assert alone.stability is not None
     assert ours.stability.grad_norm_cv == pytest.approx(alone.stability.grad_norm_cv, rel=1e-2, nan_ok=True)
-    assert torch.equal(ours.evaluation.confusion.sum(1), alone.evaluation.confusion.sum(1))
+    assert np.array_equal(ours.evaluation.confusion.sum(1), alone.evaluation.confusion.sum(1))
 
 
 def test_kernels_and_torch_train_the_same_network(kernels: Operations, tiny: Data, monkeypatch: pytest.MonkeyPatch):
@@ -281,7 +282,7 @@ def test_bf16_is_rounded_where_autocast_rounds(tiny: Data):
     alone, ours = train.finish(train.train(config, tiny)), train.finish(train_captured(config, tiny))
     assert isinstance(ours, TrainResult)
     assert ours.history[-1].val_loss == pytest.approx(alone.history[-1].val_loss, abs=5e-3)
-    assert all(value.dtype in (torch.float32, torch.int64) for value in ours.weights.values())
+    assert {value.dtype.name for value in ours.weights.values()} == {"float32", "int64"}
 
 
 def test_a_cpu_trains_step_by_step_and_a_gpu_by_its_graph():

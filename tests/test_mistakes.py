@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from sweeper.data import CLASSES, Images
+from sweeper.data import Images
+from sweeper.dataset import CLASSES
 from sweeper.mistakes import confident_mistakes
 
 

@@ -49,7 +49,8 @@ def test_steps_are_those_of_torch_in_each_bit(placement: Placement, weight_decay
 TRAIN = """
 import sys
 from sweeper.config import RunConfig
-from sweeper.data import load, resolve
+from sweeper.data import load
+from sweeper.dataset import resolve
 from sweeper.diagnostics import start
 from sweeper.train import finish
 config = RunConfig(model="small", dataset="sample", epochs=1, train_images=256)

@@ -224,7 +224,7 @@ def test_a_continued_run_in_mlflow_is_compared_by_its_end(home: Path, again: Cal
 def stacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The home of a fused sweep of one shape, pruned as it goes; its trials shared stacks that became smaller."""
     from sweeper.config import Placement
-    from sweeper.engines import EngineChoice
+    from sweeper.engine_choice import EngineChoice
     from sweeper.pruning import PRUNERS, Percentile
     from sweeper.service import SweepOptions, choose, optimize
     from sweeper.space import Range, Space

@@ -20,8 +20,9 @@ import pytest
 from sweeper import cli, engines, plan, reproduce
 from sweeper.arms import ARMS, PROTOCOLS, Arm, Protocol, arm_config, select
 from sweeper.config import RunConfig
-from sweeper.data import FULL, SAMPLE, SAMPLE_DIR, load
-from sweeper.engines import EngineChoice
+from sweeper.data import load
+from sweeper.dataset import FULL, SAMPLE, SAMPLE_DIR
+from sweeper.engine_choice import EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment
 from sweeper.errors import ConfigError, Interrupted, StudyConflict, StudyIncomplete, TrainingError, UsageError
 from sweeper.journal import FAILED, FINISHED, KILLED, RunInfo, read_events

@@ -12,7 +12,7 @@ import signal
 import sqlite3
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -22,11 +22,12 @@ import pytest
 import safetensors.torch
 import torch
 
-from sweeper import data, engines, service
+from sweeper import dataset, engine_choice, service, splits
 from sweeper.config import RunConfig
-from sweeper.data import SAMPLE, SAMPLE_DIR, IdxFile, load
+from sweeper.data import Data, load
+from sweeper.dataset import SAMPLE, SAMPLE_DIR, IdxFile
 from sweeper.engine.serial import SerialEngine
-from sweeper.engines import EngineChoice
+from sweeper.engine_choice import EngineChoice
 from sweeper.environment import NONE, OFFLINE, Environment
 from sweeper.errors import DataError, Interrupted, OutOfTime, SpaceError, SweeperError, TrainingError
 from sweeper.journal import FAILED, FINISHED, RunInfo, read_events
@@ -34,6 +35,7 @@ from sweeper.model import build_model
 from sweeper.preflight import EXPERIMENT
 from sweeper.service import Chosen, SweepOptions, choose, optimize, train_one
 from sweeper.space import Choice, Space, default_space
+from sweeper.splits import Split
 from sweeper.study import read_study
 from sweeper.sweep import Signals
 from sweeper.tracking import Uploader
@@ -172,7 +174,7 @@ def test_the_weights_of_a_training_can_be_loaded_and_are_those_it_reports(traine
     assert digest.hexdigest() == trained.result["weights_sha256"] == trained.run.data.tags["sweeper.weights_sha256"]
 
 
-def test_a_training_gives_what_training_alone_gives(trained: Trained, sample: data.Data):
+def test_a_training_gives_what_training_alone_gives(trained: Trained, sample: Data):
     alone = finish(train(trained.config, sample))
     assert trained.result["history_sha256"] == alone.history_sha256
 
@@ -204,7 +206,7 @@ def test_a_user_without_a_name_is_a_number(place: Place, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("getpass.getuser", nobody)
     chosen = place.choose()
-    info = service.describe_run(chosen, chosen.config, load(chosen.config, chosen.folder), kind="run", threads=1)
+    info = service.describe_run(chosen, chosen.config, splits.load(chosen.config, chosen.folder), kind="run", threads=1)
     assert info.tags["mlflow.user"] == str(os.getuid())
 
 
@@ -231,8 +233,8 @@ def test_the_sample_stands_in_for_fashion_mnist_with_a_warning_and_a_tag(place: 
     def unreachable(_: Path) -> None:
         raise DataError("no network")
 
-    monkeypatch.setattr(data, "locate", lambda *_: None)
-    monkeypatch.setattr(data, "download", unreachable)
+    monkeypatch.setattr(dataset, "locate", lambda *_: None)
+    monkeypatch.setattr(dataset, "download", unreachable)
     chosen = choose(place.environment, 1, "auto", "cpu", "fp32", {"epochs": 1, "batch_size": 512})
     assert (chosen.config.dataset, chosen.substituted) == ("sample", True)
     assert "FashionMNIST was not found" in place.warned[0]
@@ -303,8 +305,8 @@ def test_the_same_command_again_adds_nothing_and_tests_nothing_again(
     shutil.copytree(finished_sweep.home, tmp_path, dirs_exist_ok=True)
     place = Place(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
     kinds = place.kinds()
-    monkeypatch.setattr(engines, "ProcessEngine", lambda *_: pytest.fail("there is nothing to train"))
-    monkeypatch.setattr(data, "load_test", lambda *_: pytest.fail("there is nothing to test"))
+    monkeypatch.setattr(engine_choice, "ProcessEngine", lambda *_: pytest.fail("there is nothing to train"))
+    monkeypatch.setattr(splits, "load_test", lambda *_: pytest.fail("there is nothing to test"))
     chosen = place.choose("auto", epochs=2)  # as the command chose it, which is not the same on every CPU
     options = SweepOptions("sweep", 6, default_space(), "tpe", "percentile", 0, None, final=True)
     result = optimize(place.environment, chosen, options)
@@ -320,10 +322,14 @@ def test_the_same_command_again_adds_nothing_and_tests_nothing_again(
 FEW = Space({"batch_size": Choice((512, 1024))})
 
 
+def in_this_process(images: Sequence[Split], workers: int, threads: int) -> SerialEngine:
+    return SerialEngine([Data.from_arrays(split) for split in images], threads)
+
+
 @pytest.fixture
 def sweep(place: Place, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """Runs a sweep in this process, offline."""
-    monkeypatch.setattr(engines, "ProcessEngine", lambda images, workers, threads: SerialEngine(images, threads))
+    monkeypatch.setattr(engine_choice, "ProcessEngine", in_this_process)
 
     def run(
         space: Space = FEW, trials: int = 2, workers: int = 1, final: bool = False, timeout: float | None = None,
@@ -343,15 +349,15 @@ def without_test_images(tmp_path_factory: pytest.TempPathFactory, monkeypatch: p
         shutil.copy(SAMPLE_DIR / f"{file.name}.gz", folder)
     for file in SAMPLE.test:
         (folder / f"{file.name}.gz").write_bytes(b"nothing to be seen here")
-    monkeypatch.setattr(data, "SAMPLE_DIR", folder)
+    monkeypatch.setattr(dataset, "SAMPLE_DIR", folder)
     read: list[str] = []
-    original = data.read_idx
+    original = splits.read_idx
 
     def noted(folder: Path, file: IdxFile) -> Any:
         read.append(file.name)
         return original(folder, file)
 
-    monkeypatch.setattr(data, "read_idx", noted)
+    monkeypatch.setattr(splits, "read_idx", noted)
     return read
 
 
@@ -458,7 +464,7 @@ def test_a_sweep_whose_time_is_over_is_summarised_and_reported_but_nothing_is_te
 ):
     assert sweep(trials=1)["finished"] == 1
     (place.home / "report/few.html").unlink()
-    monkeypatch.setattr(data, "load_test", lambda *_: pytest.fail("there is more to come"))
+    monkeypatch.setattr(splits, "load_test", lambda *_: pytest.fail("there is more to come"))
     result = sweep(trials=3, final=True, timeout=AT_ONCE)
     assert (result["finished"], result["added"]) == (1, 0)
     assert result["best"]["trial"] == 0
@@ -545,9 +551,9 @@ def test_no_more_workers_are_started_than_there_are_trials_to_train(
 
     def noted(images: Any, workers: int, threads: int) -> SerialEngine:
         started.append(workers)
-        return SerialEngine(images, threads)
+        return in_this_process(images, workers, threads)
 
-    monkeypatch.setattr(engines, "ProcessEngine", noted)
+    monkeypatch.setattr(engine_choice, "ProcessEngine", noted)
     place.tracking_uri = NONE
     sweep(trials=1, workers=8)
     assert started == [1]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sweeper.config import RunConfig
 from sweeper.data import Data
-from sweeper.stability import SPIKE_MADS, WINDOW, Recorder, Stability, count_spikes
+from sweeper.results import Stability
+from sweeper.stability import SPIKE_MADS, WINDOW, Recorder, count_spikes
 from sweeper.train import finish, train
 
 CPU = torch.device("cpu")

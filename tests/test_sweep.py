@@ -14,14 +14,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import sqlalchemy
-import torch
 
 from sweeper import journal
 from sweeper.config import RunConfig
-from sweeper.data import CLASSES, Data
+from sweeper.data import Data
+from sweeper.dataset import CLASSES
 from sweeper.engine.base import Event
 from sweeper.engine.serial import SerialEngine
 from sweeper.errors import (
@@ -61,8 +62,8 @@ def epoch(number: int, accuracy: float = 0.5) -> EpochResult:
 
 def result(accuracy: float = 0.5, loss: float = 1.1) -> TrainResult:
     history = (*(epoch(n) for n in range(1, EPOCHS)), replace(epoch(EPOCHS, accuracy), val_loss=loss))
-    confusion = torch.eye(len(CLASSES), dtype=torch.int64)
-    return TrainResult(history, {"weight": torch.zeros(2)}, Evaluation(loss, accuracy, 0.1, confusion))
+    confusion = np.eye(len(CLASSES), dtype=np.int64)
+    return TrainResult(history, {"weight": np.zeros(2, np.float32)}, Evaluation(loss, accuracy, 0.1, confusion))
 
 
 # What a training comes to: its events, or a function that is called in the middle of wait().

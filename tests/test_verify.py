@@ -23,7 +23,7 @@ from sweeper.arms import ARMS, PROTOCOLS, Arm, Protocol, ProtocolName, arm_confi
 from sweeper.claims import claims
 from sweeper.cli import main
 from sweeper.config import RunConfig
-from sweeper.engines import EngineChoice
+from sweeper.engine_choice import EngineChoice
 from sweeper.environment import Environment
 from sweeper.errors import SweeperError, TrainingError
 from sweeper.journal import read_events
@@ -452,7 +452,7 @@ def test_a_plan_that_fails_is_judged_too_and_the_exit_code_is_3(
         return (yield from start(config, data))
 
     monkeypatch.setattr("sweeper.engine.serial.start", failing)
-    monkeypatch.setattr("sweeper.engines.EngineChoice", lambda **_: EngineChoice("serial"))
+    monkeypatch.setattr("sweeper.engine_choice.EngineChoice", lambda **_: EngineChoice("serial"))
     monkeypatch.setattr("sweeper.sweep.SAME_ERROR_FROM_THE_START", 2)
     code, _, err = sweeper("verify", "--protocol", "quick", "--plan", "--tracking-uri", "offline")
     assert code == 3

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 from sweeper.config import RunConfig
 from sweeper.errors import TrainingError, UsageError
-from sweeper.train import EpochResult, TrainResult
+from sweeper.results import EpochResult, TrainResult
 
 
 class Event(NamedTuple):

@@ -1,4 +1,7 @@
-"""The process that workers are forked from. It imports torch once for all of them, while the driver imports its own."""
+"""The process that workers are forked from: it imports torch once for all of them, and the driver need not.
+
+What its children do first, and how they may have ended, is here too.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import contextlib
 import multiprocessing as mp
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from functools import cache
 from multiprocessing import forkserver, resource_tracker
@@ -48,3 +52,30 @@ def _ctrl_c_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def running() -> bool:
+    """Whether this process has started it."""
+    return start_server.cache_info().currsize > 0
+
+
+def follow_parent() -> None:
+    """Let this process, a child of the server, end when the process does that asked for it, and at SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    parent = mp.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def cause_of_death(exit_code: int | None) -> str:
+    """What is known of a child that ended by itself, in words."""
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        hint = "; the machine may be out of memory" if name == "SIGKILL" else ""
+        return f"the worker process was ended by {name}{hint}"
+    return f"the worker process ended with exit code {exit_code}"

@@ -11,21 +11,21 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing as mp
-import os
 import pickle
-import signal
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sweeper.config import RunConfig
-from sweeper.data import Data
 from sweeper.engine.base import Event
-from sweeper.engine.forkserver import start_server
+from sweeper.engine.forkserver import cause_of_death, follow_parent, start_server
 from sweeper.errors import WorkerLost
+from sweeper.splits import SharedSplits, Split
+
+if TYPE_CHECKING:
+    from sweeper.data import Data
 
 WORD_SECONDS: Final = 0.25  # how long a worker waits after an epoch to hear whether to go on
 GO_ON, CLOSE = True, False
@@ -43,17 +43,17 @@ class _Worker:
 class ProcessEngine:
     """A fixed number of worker processes, replaced when one dies."""
 
-    def __init__(self, data: Sequence[Data], workers: int, threads: int) -> None:
+    def __init__(self, splits: SharedSplits, workers: int, threads: int) -> None:
         self.slots = workers
         start_server()
         self._context: ForkServerContext = mp.get_context("forkserver")
-        self._data = [d.share_memory() for d in data]
+        self._splits = splits
         self._threads = threads
         self._workers = [self._spawn() for _ in range(workers)]
 
     def _spawn(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(theirs, self._data, self._threads), daemon=True)
+        process = self._context.Process(target=_work, args=(theirs, self._splits, self._threads), daemon=True)
         process.start()
         theirs.close()
         return _Worker(process, ours)
@@ -86,7 +86,7 @@ class ProcessEngine:
         except (EOFError, OSError):
             worker.process.join()
             self._workers[index] = self._spawn()
-            what, last = WorkerLost(_cause_of_death(worker.process.exitcode)), True
+            what, last = WorkerLost(cause_of_death(worker.process.exitcode)), True
         if last:
             worker.key = None
         worker.awaiting_word = not last
@@ -114,23 +114,16 @@ class ProcessEngine:
             worker.pipe.close()
 
 
-def _cause_of_death(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
-        name = signal.Signals(-exit_code).name
-        hint = "; the machine may be out of memory" if name == "SIGKILL" else ""
-        return f"the worker process was ended by {name}{hint}"
-    return f"the worker process ended with exit code {exit_code}"
-
-
 # --- in the worker ---------------------------------------------------------------------------------
 
 
-def _work(pipe: Connection, data: Sequence[Data], threads: int) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+def _work(pipe: Connection, splits: Sequence[Split], threads: int) -> None:
+    follow_parent()
+    from sweeper.data import Data
     from sweeper.train import use_threads
 
     use_threads(threads)
+    data = [Data.from_arrays(split) for split in splits]
     while True:
         try:
             config = pipe.recv()
@@ -140,7 +133,7 @@ def _work(pipe: Connection, data: Sequence[Data], threads: int) -> None:
             _train(pipe, config, data)
 
 
-def _train(pipe: Connection, config: RunConfig, data: Sequence[Data]) -> None:
+def _train(pipe: Connection, config: RunConfig, data: list[Data]) -> None:
     from sweeper.diagnostics import start
     from sweeper.train import explain
 
@@ -167,10 +160,3 @@ def _told_to_close(pipe: Connection) -> bool:
     while pipe.poll(0):
         words.append(pipe.recv())
     return CLOSE in words
-
-
-def _die_with_parent() -> None:
-    parent = mp.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

@@ -41,11 +41,12 @@ from ray._private import worker as ray_worker
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from sweeper.config import RunConfig
-from sweeper.data import Array, Data
+from sweeper.data import Data
 from sweeper.engine.base import Event, cores
 from sweeper.engine.secrecy import no_secrets, public, secretive
 from sweeper.errors import OutOfMemory, ServiceUnreachable, TrainingError, UsageError, WorkerLost
-from sweeper.train import EpochResult, TrainResult
+from sweeper.results import EpochResult, TrainResult
+from sweeper.splits import Split
 
 What = EpochResult | TrainResult | TrainingError | UsageError
 
@@ -90,10 +91,10 @@ class RayEngine:
         few: int | None = None,
         checked: bool = False,
     ) -> None:
-        arrays = [d.arrays() for d in data]
+        splits = [d.arrays() for d in data]
         self._session = contextlib.ExitStack()
         if address is None:
-            size = sum(array.nbytes for each in arrays for array in each)
+            size = sum(array.nbytes for split in splits for array in split.arrays())
             self._session.enter_context(_started(max(cores(), math.ceil((slots or 0) * cpus)), size + STORE_BYTES))
         else:
             if not checked:
@@ -109,7 +110,7 @@ class RayEngine:
             self._look_at = time.monotonic() + LOOK_SECONDS
             self.slots = self._fitting(_room(held, cpus, gpus) if slots is None else slots)
             self._running: dict[int, ray.ObjectRefGenerator] = {}
-            self._data = ray.put(arrays)
+            self._data = ray.put(splits)
             self._options = {
                 "num_cpus": cpus,
                 "num_gpus": gpus,
@@ -208,7 +209,7 @@ def _explain(error: failures.RayError) -> TrainingError | UsageError:
 
 
 @ray.remote
-def _train(config: RunConfig, arrays: list[list[Array]], threads: int) -> Iterator[What]:
+def _train(config: RunConfig, splits: list[Split], threads: int) -> Iterator[What]:
     """What the training yields, and as the last its result or its error."""
     for name in secretive():  # a node may have been started with some
         del os.environ[name]
@@ -216,7 +217,7 @@ def _train(config: RunConfig, arrays: list[list[Array]], threads: int) -> Iterat
     from sweeper.train import explain, use_threads
 
     use_threads(threads)
-    training = start(config, [Data.from_arrays(each) for each in arrays])
+    training = start(config, [Data.from_arrays(split) for split in splits])
     try:
         while True:
             yield next(training)

@@ -11,7 +11,6 @@ the epoch and the layers alone. Without a GPU the same steps can be taken one by
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -32,8 +31,6 @@ from sweeper.model import build_model
 from sweeper.optimizer import BETAS
 from sweeper.stability import GRAD_NORM_EVERY, Recorder
 from sweeper.train import EpochResult, Evaluation, Train, Training, TrainResult
-
-os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # before CUDA starts: 8 make streams wait for one another
 
 AHEAD: Final = 64  # steps that are launched at once, twice: more would only delay what other trainings launch
 

@@ -24,7 +24,8 @@ from descendants import descendants
 
 from sweeper import diagnostics
 from sweeper.config import RunConfig
-from sweeper.data import SAMPLE, SAMPLE_DIR, Data, load, read_idx
+from sweeper.data import Data
+from sweeper.dataset import SAMPLE, SAMPLE_DIR, read_idx
 from sweeper.engine import concurrent as concurrent_engine
 from sweeper.engine import fused as fused_engine
 from sweeper.engine.base import Engine, Event
@@ -35,6 +36,7 @@ from sweeper.engine.serial import SerialEngine
 from sweeper.errors import Diverged, OutOfMemory, ServiceUnreachable, TrainingError, UsageError, WorkerLost
 from sweeper.gpu.captured import Cooperative, cooperative, train_captured
 from sweeper.members import Training, train_members
+from sweeper.splits import SharedSplits, load
 from sweeper.sweep import RETRIES
 from sweeper.train import EpochResult, Train, TrainResult, finish, start, train
 
@@ -51,20 +53,25 @@ def split(tiny: Data) -> list[Data]:
 
 
 @pytest.fixture(scope="module")
+def shared(split: list[Data]) -> SharedSplits:
+    return SharedSplits([data.arrays() for data in split])
+
+
+@pytest.fixture(scope="module")
 def serial(split: list[Data]) -> Iterator[SerialEngine]:
     with closing(SerialEngine(split, THREADS)) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def one_worker(split: list[Data]) -> Iterator[ProcessEngine]:
-    with closing(ProcessEngine(split, 1, THREADS)) as made:
+def one_worker(shared: SharedSplits) -> Iterator[ProcessEngine]:
+    with closing(ProcessEngine(shared, 1, THREADS)) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def two_workers(split: list[Data]) -> Iterator[ProcessEngine]:
-    with closing(ProcessEngine(split, 2, THREADS)) as made:
+def two_workers(shared: SharedSplits) -> Iterator[ProcessEngine]:
+    with closing(ProcessEngine(shared, 2, THREADS)) as made:
         yield made
 
 
@@ -224,9 +231,9 @@ def children() -> set[int]:
 
 
 @pytest.mark.parametrize("kind", [SerialEngine, ProcessEngine])
-def test_close_in_mid_training_leaves_no_child_process(kind: type, split: list[Data], until: Any):
+def test_close_in_mid_training_leaves_no_child_process(kind: type, split: list[Data], shared: SharedSplits, until: Any):
     before = children()
-    engine = SerialEngine(split, THREADS) if kind is SerialEngine else ProcessEngine(split, 1, THREADS)
+    engine = SerialEngine(split, THREADS) if kind is SerialEngine else ProcessEngine(shared, 1, THREADS)
     engine.submit(0, quick(epochs=ENDLESS))
     events(engine, until, bool)
     mine = children() - before
@@ -550,14 +557,15 @@ def test_a_local_ray_dies_when_its_driver_is_killed(alone: dict[str, str], until
 
 
 DRIVER = """
-import multiprocessing as mp, os, signal, torch
+import multiprocessing as mp, os, signal
+import numpy as np
 from sweeper.config import RunConfig
-from sweeper.data import Data, Images
 from sweeper.engine.processes import ProcessEngine
 from sweeper.errors import WorkerLost
+from sweeper.splits import Labelled, SharedSplits, Split
 
-images = Images(torch.zeros(64, 28, 28, dtype=torch.uint8), torch.arange(64) % 10)
-engine = ProcessEngine([Data(images, images)], 1, 1)
+images = Labelled(np.zeros((64, 28, 28), np.uint8), np.arange(64) % 10)
+engine = ProcessEngine(SharedSplits([Split(images, images)]), 1, 1)
 for child in mp.active_children():
     os.kill(child.pid, signal.SIGINT)  # which a terminal sends to the whole group
 seen = []
@@ -569,6 +577,16 @@ print(type(seen[0].what).__name__, *(child.pid for child in mp.active_children()
 while True:
     engine.wait(1)
 """
+
+
+def test_a_worker_takes_the_most_folds_that_there_may_be(tiny: Data, until: Any):
+    """Each file descriptor of theirs would be one of the 256 that the fork server takes."""
+    few = Data(tiny.train.first(40), tiny.val.first(20)).arrays()
+    with closing(ProcessEngine(SharedSplits([few] * 100), 1, THREADS)) as engine:
+        config = quick(split="folds", folds=100, epochs=1, batch_size=40, model="small")
+        (*_, end) = train_all(engine, until, {0: config})
+    assert isinstance(end.what, TrainResult)
+    assert len(end.what.fold_accuracies) == 100
 
 
 @dataclass(frozen=True)
@@ -626,14 +644,13 @@ class NotStarted:
 
 def test_workers_are_given_shared_arrays_and_no_test_image(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(mp.get_context("forkserver"), "Process", NotStarted)
-    data = load(RunConfig(dataset="sample"), SAMPLE_DIR)
-    given = [data[0].train.pixels, data[0].train.labels, data[0].val.pixels, data[0].val.labels]
-    assert not any(array.is_shared() for array in given)
-    ProcessEngine(data, 1, THREADS).close()
-    pipe, (only,), threads = NotStarted.given  # nothing more: no tracker, no study, no folder
+    shared = SharedSplits(load(RunConfig(dataset="sample"), SAMPLE_DIR))
+    ProcessEngine(shared, 1, THREADS).close()
+    pipe, given, threads = NotStarted.given  # nothing more: no tracker, no study, no folder
     assert isinstance(pipe, Connection)
     assert threads == THREADS
-    assert only is data[0]
-    assert all(array.is_shared() for array in given)
-    seen = {image.numpy().tobytes() for images in (only.train, only.val) for image in images.pixels}
-    assert not seen & {image.numpy().tobytes() for image in read_idx(SAMPLE_DIR, SAMPLE.test[0])}
+    assert given is shared
+    (only,) = given
+    seen = {image.tobytes() for images in (only.train, only.val) for image in images.pixels}
+    assert len(seen) > 6_000
+    assert not seen & {image.tobytes() for image in read_idx(SAMPLE_DIR, SAMPLE.test[0])}

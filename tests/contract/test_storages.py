@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sweeper.config import RunConfig
-from sweeper.data import SAMPLE
+from sweeper.dataset import SAMPLE
 from sweeper.environment import database_url
 from sweeper.errors import ServiceUnreachable, StudyConflict
 from sweeper.space import default_space

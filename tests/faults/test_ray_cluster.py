@@ -26,6 +26,7 @@ from sweeper.engine.processes import ProcessEngine
 from sweeper.journal import NullTracker, RunInfo, Tracker, read_events
 from sweeper.preflight import EXPERIMENT
 from sweeper.space import Choice, Range, Space
+from sweeper.splits import SharedSplits
 from sweeper.study import Study, StudySettings, Trial, open_study
 from sweeper.sweep import Driver
 from sweeper.tracking import MlflowTracker
@@ -135,7 +136,7 @@ def test_one_at_a_time_the_cluster_is_asked_what_a_worker_process_is_asked(tmp_p
             if name == "ray":
                 engine = stack.enter_context(closing(RayEngine([tiny], 1, address=nodes.address)))
             else:
-                engine = stack.enter_context(closing(ProcessEngine([tiny], 1, 1)))
+                engine = stack.enter_context(closing(ProcessEngine(SharedSplits([tiny.arrays()]), 1, 1)))
             study = stack.enter_context(closing(study_at(tmp_path / name, epochs=4)))
             drive(study, engine, NullTracker(), Watch(), 14)
             asked.append([(row.number, row.state, dict(row.params), row.value, row.loss) for row in study.rows()])

@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 import sweeper.train
@@ -115,7 +116,7 @@ def train(config: RunConfig, data: Data) -> Training:
         loss = 2.3 * (1 - accuracy)
         history.append(EpochResult(epoch, loss, accuracy, loss, accuracy, 0.1, config.lr, 1.0, 0.001, 6e6))
         yield history[-1]
-    evaluation = Evaluation(loss, accuracy, 0.1, torch.eye(10, dtype=torch.int64))
+    evaluation = Evaluation(loss, accuracy, 0.1, np.eye(10, dtype=np.int64))
     weights = torch.full((FAULTS.get("weights", 1_000),), config.seed % 256, dtype=torch.uint8)
     return TrainResult(tuple(history), {"weights": weights}, evaluation)
 

@@ -1,0 +1,55 @@
+"""The best configuration of a sweep, trained on all training images and evaluated once on the test images.
+
+What it comes to is a value; torch is imported where it is called, which need not be the driver's process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+from sweeper.config import RunConfig
+from sweeper.mistakes import MOST_ERRORS, Mistake, confident_mistakes
+from sweeper.results import EpochResult, Evaluation
+from sweeper.splits import Split
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The file of the weights and their hash; the verdict on the test images, and the errors it is surest of."""
+
+    weights: bytes
+    weights_sha256: str
+    verdict: Evaluation
+    mistakes: list[Mistake]
+
+
+def watched(everything: Split) -> Split:
+    """All training images, judged on the first of themselves."""
+    return Split(everything.train, everything.train[: len(everything.val)])
+
+
+def retrain(config: RunConfig, splits: Sequence[Split], threads: int) -> Generator[EpochResult, None, Champion]:
+    """Train `config` on the training images of the one split; its test images are for after the last epoch.
+
+    Yields:
+        One `EpochResult` an epoch, whose `val` values are of training images.
+
+    Raises:
+        Diverged: as `train.train`.
+    """
+    from sweeper.data import Data
+    from sweeper.gpu.captured import trainer
+    from sweeper.train import predict_weights, score, use_threads
+
+    (everything,) = splits
+    use_threads(threads)
+    result = yield from trainer(config.device)(config, Data.from_arrays(watched(everything)))
+    test = Data.from_arrays(everything).val
+    _, logits = predict_weights(config, result.weights, test)
+    return Champion(
+        result.weights_file(),
+        result.weights_sha256,
+        score(logits, test.labels),
+        confident_mistakes(logits, test, MOST_ERRORS),
+    )
