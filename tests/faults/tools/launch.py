@@ -151,7 +151,7 @@ def come_to(outcome: str | None, config: RunConfig) -> None:
 
 
 sweeper.train.train = train  # in a worker too: it imports this module before it works
-sweeper.train.start = lambda config, data: train(config, data[0])
+sweeper.train.start = lambda config, data, _: train(config, data[0])
 
 
 # --- the driver ----------------------------------------------------------------------------------------
