@@ -56,7 +56,7 @@ check: .venv/installed-dev  ## Lint, types, who imports whom, generated pages
 docs: .venv/installed-dev  ## Write the generated parts of the documentation again
 	$(BIN)/cog -r docs/cli.md docs/reliability.md docs/reproduction.md docs/verify.md README.md
 
-bench: .venv/installed-dev  ## Run the benchmarks and keep their results (about 50 minutes on 2 quiet cores)
+bench: .venv/installed-dev  ## Run the benchmarks and keep their results (about 40 minutes on 2 quiet cores)
 	$(BIN)/python -m benchmarks.peers --save
 	$(BIN)/python -m benchmarks.bare_loop --save
 	$(BIN)/python -m benchmarks.scale --save
