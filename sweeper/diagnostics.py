@@ -42,14 +42,16 @@ HALF_RANGE: Final = 4  # of a histogram, standard deviations
 
 
 def start(config: RunConfig, data: Sequence[Data]) -> Training:
-    """The training of `config`, with an X-ray of its result; cross-validation has none."""
+    """The training of `config`, with an X-ray of its result."""
     result = yield from train.start(config, data, trainer(config.device))
-    return result if config.split == "folds" else examined(config, result, data[0])
+    return examined(config, result, data[0])
 
 
 def examined(config: RunConfig, result: TrainResult, data: Data) -> TrainResult:
-    """`result` with its X-ray. An examination that fails costs the X-ray and not the training: `xray_failure` then
-    says why."""
+    """`result` with its X-ray; cross-validation has none. An examination that fails costs the X-ray and not the
+    training: `xray_failure` then says why."""
+    if config.split == "folds":
+        return result
     try:
         return replace(result, xray=examine(config, result, data))
     except Exception as error:  # noqa: BLE001 - whatever it is, the epochs that were trained are worth more

@@ -21,7 +21,7 @@ from sweeper.data import Data
 from sweeper.engine.base import Event
 from sweeper.errors import OutOfMemory
 from sweeper.gpu.captured import Cooperative, Waiting, cooperative
-from sweeper.train import EpochResult, TrainResult, explain, use_threads
+from sweeper.train import EpochResult, explain, use_threads
 
 POLL_SECONDS: Final = 2e-4  # between looks at the device, when it has enough to do
 
@@ -86,7 +86,8 @@ class ConcurrentEngine:
             what = next(training.generator)
         except StopIteration as stop:
             del self._held[training.key]
-            return Event(training.key, self._examined(training.config, stop.value))
+            with torch.cuda.stream(self._first):
+                return Event(training.key, diagnostics.examined(training.config, stop.value, self._data[0]))
         except Exception as error:  # noqa: BLE001 - whatever a training raises is an outcome, told to the driver
             explained = explain(error)
             if isinstance(explained, OutOfMemory):
@@ -98,12 +99,6 @@ class ConcurrentEngine:
             return Event(training.key, what)
         training.waiting = what
         return None
-
-    def _examined(self, config: RunConfig, result: TrainResult) -> TrainResult:
-        if config.split == "folds":
-            return result
-        with torch.cuda.stream(self._first):
-            return diagnostics.examined(config, result, self._data[0])
 
     def cancel(self, key: int) -> None:
         """Close the training."""

@@ -106,13 +106,13 @@ class Captured:
         sizes: those of the batches of an epoch.
     """
 
-    def __init__(self, config: RunConfig, data: Data, parts: Operations | None = None) -> None:
+    def __init__(self, config: RunConfig, data: Data) -> None:
         self.config = config
         self._device = torch.device(config.device)
-        self._images, self._val = data.train.to(self._device), data.val.to(self._device)
-        self._parts = parts or _parts(self._device)
-        clean = train.subset(self._images, len(self._val))
-        self._judged = clean.joined(self._val), len(clean)
+        self._images, val = data.train.to(self._device), data.val.to(self._device)
+        self._parts = _parts(self._device)
+        clean = train.subset(self._images, len(val))
+        self._judged = clean.joined(val), len(clean)
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self._device))

@@ -53,7 +53,7 @@ class Network:
     """The layers of a model on its device, and how a batch goes through them and back.
 
     Attributes:
-        model: the model; it is in training mode and goes on to be the same network.
+        model: the model, which goes on to be the same network.
         moments: the parameters, weights and kernels first, with what the optimizer keeps of them.
         rates: of each Dropout layer that drops anything.
         masks: what they keep, for all images of an epoch.
@@ -205,25 +205,22 @@ def _joined(layers: Iterator[_Layer]) -> Iterator[_Layer]:
     """Activations in a row as one, as far as their order allows."""
     before: _Layer | None = None
     for layer in layers:
-        if before is None or not isinstance(before.what, Activation) or not isinstance(layer.what, Activation):
-            joined = None
-        else:
-            joined = _both(before.what, layer.what)
-        if before is not None and joined is None:
+        joined = before and _both(before, layer)
+        if before and not joined:
             yield before
-        if before is not None and joined is not None:
-            layer = _Layer(joined, before.weight or layer.weight, before.bias or layer.bias)
-        before = layer
-    if before is not None:
+        before = joined or layer
+    if before:
         yield before
 
 
-def _both(one: Activation, other: Activation) -> Activation | None:
+def _both(one: _Layer, other: _Layer) -> _Layer | None:
     """One activation that does both, if there is one."""
-    done, added = _parts_of(one), _parts_of(other)
+    if not isinstance(one.what, Activation) or not isinstance(other.what, Activation):
+        return None
+    done, added = _parts_of(one.what), _parts_of(other.what)
     if max(map(ORDER.index, done)) >= min(map(ORDER.index, added)):
         return None
-    return replace(one, **added)
+    return _Layer(replace(one.what, **added), one.weight or other.weight, one.bias or other.bias)
 
 
 def _parts_of(activation: Activation) -> dict[str, Any]:
