@@ -18,9 +18,10 @@ from torch.nn import functional as F
 from sweeper import train
 from sweeper.config import Placement, RunConfig
 from sweeper.data import MEAN, STD, Data
-from sweeper.errors import Diverged
+from sweeper.errors import ConfigError, Diverged
 from sweeper.gpu import captured
 from sweeper.gpu.captured import Captured, cooperative, train_captured, trainer
+from sweeper.gpu.layers import parse, supports
 from sweeper.gpu.network import Network
 from sweeper.gpu.operations import Activation, Masks, Moments, Norm, Operations, Plain, Step
 from sweeper.model import build_model
@@ -283,6 +284,58 @@ def test_bf16_is_rounded_where_autocast_rounds(tiny: Data):
     assert isinstance(ours, TrainResult)
     assert ours.history[-1].val_loss == pytest.approx(alone.history[-1].val_loss, abs=5e-3)
     assert {value.dtype.name for value in ours.weights.values()} == {"float32", "int64"}
+
+
+# --- what the step does not have -----------------------------------------------------------------------
+
+
+def network_of(*layers: nn.Module) -> nn.Sequential:
+    """A network of images, with `layers` after its first convolution."""
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), *layers, nn.Flatten(), nn.Linear(4 * 28 * 28, 10))
+
+
+class Doubled(nn.ReLU):
+    """A subclass that computes something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+RELU = nn.ReLU()
+CONV = nn.Conv2d(4, 4, 3, padding=1)
+UNSUPPORTED = {
+    "activation": network_of(nn.Tanh()),
+    "subclass": network_of(Doubled()),
+    "nested": network_of(nn.Sequential(nn.ReLU())),
+    "convolution": network_of(nn.Conv2d(4, 4, 5, padding=2)),
+    "groups": network_of(nn.Conv2d(4, 4, 3, padding=1, groups=2)),
+    "pool": network_of(nn.MaxPool2d(3, 1, 1)),
+    "dropout of pixels": network_of(nn.Dropout(0.5)),
+    "everything dropped": network_of(nn.Dropout2d(1.0)),
+    "no running statistics": network_of(nn.BatchNorm2d(4, track_running_stats=False)),
+    "cumulative statistics": network_of(nn.BatchNorm2d(4, momentum=None)),
+    "shared weights": network_of(CONV, nn.ReLU(), CONV),
+    "first layer": nn.Sequential(nn.Flatten(), nn.Linear(784, 10)),
+    "colours": nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 28 * 28, 10)),
+    "no layers": nn.Sequential(),
+    "no head": nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Flatten()),
+    "another module": nn.ModuleList([nn.Linear(784, 10)]),
+}
+
+
+@pytest.mark.parametrize("model", UNSUPPORTED.values(), ids=UNSUPPORTED)
+def test_a_network_that_the_step_cannot_compute_is_refused_in_one_line(model: Any):
+    assert not supports(model)
+    with pytest.raises(ConfigError, match="the captured step on a GPU does not support") as refused:
+        Network(model, 8, Step(torch.tensor(0), 4), torch.float32, 0.0, Plain())
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_dropout_of_nothing_and_a_module_in_two_places_are_supported():
+    model = network_of(RELU, nn.Dropout(0.0), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3, padding=1), RELU)
+    assert supports(model)
+    activations = [layer.what for layer in parse(model, 8).steps if isinstance(layer.what, Activation)]
+    assert [activation.relu for activation in activations] == [True, False, True]
 
 
 def test_a_cpu_trains_step_by_step_and_a_gpu_by_its_graph():

@@ -9,25 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sweeper.data import MEAN, STD
-from sweeper.gpu.operations import PATCH, Activation, Masks, Moments, Norm, Operations, Step
-
-ORDER: Final = ("before", "norm", "pool", "relu", "after")  # of what an activation does
-
-
-class _Layer(NamedTuple):
-    """A layer with weights, or Flatten, or what stands between two of them."""
-
-    what: nn.Module | Activation
-    weight: str = ""
-    bias: str = ""
+from sweeper.gpu.layers import parse
+from sweeper.gpu.operations import PATCH, Activation, Moments, Operations, Step
 
 
 @dataclass(frozen=True)
@@ -57,6 +48,9 @@ class Network:
         moments: the parameters, weights and kernels first, with what the optimizer keeps of them.
         rates: of each Dropout layer that drops anything.
         masks: what they keep, for all images of an epoch.
+
+    Raises:
+        ConfigError: the captured step does not have one of the layers.
     """
 
     def __init__(
@@ -64,12 +58,12 @@ class Network:
     ) -> None:
         self.model = model
         self._parts, self._step, self._dtype = parts, step, dtype
+        layers = parse(model, images)
+        self.masks, self.rates = layers.masks, layers.rates
+        self._steps = layers.steps
         named = dict(model.named_parameters())
         self._first: nn.Conv2d = next(layer for layer in model if isinstance(layer, nn.Conv2d))
-        self.masks: list[Masks] = []
-        self.rates: list[float] = []
-        self._layers = list(_joined(self._parse(images)))
-        of_norm = {name for layer in self._layers if isinstance(layer.what, Activation) for name in layer[1:]}
+        of_norm = {name for layer in self._steps if isinstance(layer.what, Activation) for name in layer[1:]}
         self._places = dict(_places(named, self._first.weight, of_norm))
         self.moments = self._lay_out(named, decay)
         self._leaves = {
@@ -101,36 +95,6 @@ class Network:
         """BatchNorm computes in float32, all else in the precision of the network."""
         return self.moments.values if of_norm or self.moments.copies is None else self.moments.copies
 
-    def _parse(self, images: int) -> Iterator[_Layer]:
-        """The layers of the model, with masks for those that drop."""
-        children = list(self.model.named_children())
-        features = 0
-        for position, (name, layer) in enumerate(children):
-            weight, bias = f"{name}.weight", f"{name}.bias" if getattr(layer, "bias", None) is not None else ""
-            match layer:
-                case nn.Conv2d() | nn.Linear():
-                    features = len(layer.weight)
-                    yield _Layer(layer, weight, bias)
-                case nn.Flatten():
-                    features = next(one.in_features for _, one in children[position:] if isinstance(one, nn.Linear))
-                    yield _Layer(layer)
-                case nn.Dropout2d() | nn.Dropout() if layer.p > 0:
-                    kept = torch.ones(images, features, dtype=torch.uint8, device=self._first.weight.device)
-                    self.rates.append(layer.p)
-                    self.masks.append(Masks(kept, 1 / (1 - layer.p)))
-                    _, following = children[position + 1]
-                    normed = isinstance(following, nn.BatchNorm1d | nn.BatchNorm2d)
-                    yield _Layer(Activation(before=self.masks[-1]) if normed else Activation(after=self.masks[-1]))
-                case nn.BatchNorm1d() | nn.BatchNorm2d():
-                    assert layer.running_mean is not None
-                    assert layer.running_var is not None
-                    norm = Norm(layer.running_mean, layer.running_var, layer.momentum or 0.0, layer.eps)
-                    yield _Layer(Activation(norm=norm), weight, bias)
-                case nn.MaxPool2d():
-                    yield _Layer(Activation(pool=True))
-                case nn.ReLU():
-                    yield _Layer(Activation(relu=True))
-
     def backward(self, pixels: Tensor, labels: Tensor, losses: Tensor, batch: int) -> list[Tensor]:
         """Send the batch of this step through the network and back; its images' losses go to their places in `losses`.
 
@@ -149,7 +113,7 @@ class Network:
     def _forward(self, pixels: Tensor, batch: int) -> Tensor:
         """Logits `(B, 10)`."""
         x = self._parts.patches(pixels, batch, self._step, 1 / (255 * STD), MEAN / STD, self._dtype)
-        for what, *names in self._layers:
+        for what, *names in self._steps:
             weight, bias = (self._leaves.get(name) for name in names)
             match what:
                 case Activation():
@@ -161,8 +125,10 @@ class Network:
                 case nn.Conv2d():
                     side = pixels.shape[1]
                     x = self._parts.linear(x, _there(weight), bias).view(batch, side, side, -1).permute(0, 3, 1, 2)
-                case _:
+                case nn.Linear():
                     x = self._parts.linear(x, _there(weight), bias)
+                case _:
+                    raise AssertionError(f"no step for {what}")  # `parse` lets none through
         return x
 
 
@@ -199,29 +165,3 @@ def _places(named: dict[str, nn.Parameter], first: Tensor, of_norm: set[str]) ->
         place = _Place(begin, shape)
         yield name, place
         begin = place.end
-
-
-def _joined(layers: Iterator[_Layer]) -> Iterator[_Layer]:
-    """Activations in a row as one, as far as their order allows."""
-    before: _Layer | None = None
-    for layer in layers:
-        joined = before and _both(before, layer)
-        if before and not joined:
-            yield before
-        before = joined or layer
-    if before:
-        yield before
-
-
-def _both(one: _Layer, other: _Layer) -> _Layer | None:
-    """One activation that does both, if there is one."""
-    if not isinstance(one.what, Activation) or not isinstance(other.what, Activation):
-        return None
-    done, added = _parts_of(one.what), _parts_of(other.what)
-    if max(map(ORDER.index, done)) >= min(map(ORDER.index, added)):
-        return None
-    return _Layer(replace(one.what, **added), one.weight or other.weight, one.bias or other.bias)
-
-
-def _parts_of(activation: Activation) -> dict[str, Any]:
-    return {name: value for name in ORDER if (value := getattr(activation, name))}
