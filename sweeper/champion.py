@@ -39,12 +39,12 @@ def retrain(config: RunConfig, splits: Sequence[Split], threads: int) -> Generat
         Diverged: as `train.train`.
     """
     from sweeper.data import Data
-    from sweeper.gpu.captured import trainer
+    from sweeper.start import training
     from sweeper.train import predict_weights, score, use_threads
 
     (everything,) = splits
     use_threads(threads)
-    result = yield from trainer(config.device)(config, Data.from_arrays(watched(everything)))
+    result = yield from training(config, [Data.from_arrays(watched(everything))])
     test = Data.from_arrays(everything).val
     _, logits = predict_weights(config, result.weights, test)
     return Champion(

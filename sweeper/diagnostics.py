@@ -1,7 +1,7 @@
 """The X-ray: how BatchNorm and Dropout interact in the final weights of a run.
 
-`start` is `train.start` with an X-ray at the end. The network is rebuilt for it and its randomness is that of an
-epoch after the last, so that the result's weights and history stay as they are.
+`examine` rebuilds the network and draws from the random numbers of an epoch after the last, so that the result's
+weights and history stay as they are.
 
     one pass in eval mode                           r; the activations before and after each BN layer
     one pass in training mode                       batch noise; the closed form for Dropout right before BN
@@ -14,8 +14,7 @@ docs/xray.md says what each number means.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from time import perf_counter
 from typing import Any, Final
 
@@ -25,10 +24,9 @@ from torch import Tensor, nn
 from sweeper import train
 from sweeper.config import Placement, RunConfig
 from sweeper.data import Data
-from sweeper.gpu.captured import trainer
 from sweeper.model import load_weights
 from sweeper.passes import BatchNorm, Inputs, Subject, eval_pass, recalibrate, training_pass
-from sweeper.results import Stability, Training, TrainResult
+from sweeper.results import Stability, TrainResult
 from sweeper.variance_shift import counted, mean_of, noise_floor, shift, variation
 from sweeper.xray import Activations, BatchNormLayer, XRay
 
@@ -39,23 +37,6 @@ FEWEST_VAL: Final = 1_000
 FEWEST_BATCHES: Final = 4
 BINS: Final = 48
 HALF_RANGE: Final = 4  # of a histogram, standard deviations
-
-
-def start(config: RunConfig, data: Sequence[Data]) -> Training:
-    """The training of `config`, with an X-ray of its result."""
-    result = yield from train.start(config, data, trainer(config.device))
-    return examined(config, result, data[0])
-
-
-def examined(config: RunConfig, result: TrainResult, data: Data) -> TrainResult:
-    """`result` with its X-ray; cross-validation has none. An examination that fails costs the X-ray and not the
-    training: `xray_failure` then says why."""
-    if config.split == "folds":
-        return result
-    try:
-        return replace(result, xray=examine(config, result, data))
-    except Exception as error:  # noqa: BLE001 - whatever it is, the epochs that were trained are worth more
-        return replace(result, xray_failure=str(train.explain(error)))
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from sweeper import dataset, diagnostics, splits
+from sweeper import dataset, splits
 from sweeper.champion import watched
 from sweeper.config import RunConfig
 from sweeper.data import Data, load
@@ -27,9 +27,10 @@ from sweeper.journal import ENGINE_TAG, STACKING, THREADS_TAG, Record, read_reco
 from sweeper.members import train_members
 from sweeper.results import EpochResult, Training, TrainResult
 from sweeper.service import environment_tags
+from sweeper.start import examined, start
 from sweeper.sweep import Signals
 from sweeper.tracking import fetch
-from sweeper.train import hardware, resolve_device, start, use_threads
+from sweeper.train import hardware, resolve_device, use_threads
 
 NAMES: Final = {
     "mlflow.source.git.commit": "commit",
@@ -223,7 +224,7 @@ def _restacked(record: Record, config: RunConfig, images: Sequence[Data]) -> Tra
         try:
             step = stacked.send(frozenset(left) - frozenset(staying))
         except StopIteration as stop:
-            return diagnostics.examined(config, stop.value[mine], images[0])
+            return examined(config, stop.value[mine], images[0])
         left = staying
 
 

@@ -123,7 +123,7 @@ class TrainResult:
 
     In cross-validation the history is the mean over folds, the confusion their sum, the weights
     are empty, and `fold_accuracies` has one value a fold; there is no `stability` and no `xray`.
-    `diagnostics.start` adds the `xray`, or in `xray_failure` one line on why it could not be taken.
+    `start.start` adds the `xray`, or in `xray_failure` one line on why it could not be taken.
     """
 
     history: tuple[EpochResult, ...]

@@ -130,11 +130,6 @@ def cross_validate(config: RunConfig, folds: Sequence[Data], train_one: Train = 
     )
 
 
-def start(config: RunConfig, data: Sequence[Data], train_one: Train = train) -> Training:
-    """The training of `config`: on its one split, or over its folds. `train_one` may be another way to train."""
-    return cross_validate(config, data, train_one) if config.split == "folds" else train_one(config, data[0])
-
-
 def finish(training: Training) -> TrainResult:
     """Run a training to its end and return its result."""
     while True:

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from sweeper import diagnostics, train
 from sweeper.config import Placement, RunConfig
 from sweeper.data import Data, normalize
-from sweeper.diagnostics import examine, images_in_a_pass, start, val_images
+from sweeper.diagnostics import examine, images_in_a_pass, val_images
 from sweeper.engine.serial import SerialEngine
 from sweeper.journal import ARTIFACTS, JournalTracker, RunInfo, read_events
 from sweeper.model import build_model
 from sweeper.passes import Subject, eval_pass, recalibrate, training_pass
 from sweeper.progress import PlainView, Progress
+from sweeper.start import start
 from sweeper.sweep import Driver, Fixed
 from sweeper.train import EpochResult, Evaluation, TrainResult, evaluate, finish, seeded, subset
 from sweeper.xray import XRay

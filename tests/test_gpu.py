@@ -20,12 +20,13 @@ from sweeper.config import Placement, RunConfig
 from sweeper.data import MEAN, STD, Data
 from sweeper.errors import ConfigError, Diverged
 from sweeper.gpu import captured
-from sweeper.gpu.captured import Captured, cooperative, train_captured, trainer
+from sweeper.gpu.captured import Captured, cooperative, train_captured
 from sweeper.gpu.layers import parse, supports
 from sweeper.gpu.network import Network
 from sweeper.gpu.operations import Activation, Masks, Moments, Norm, Operations, Plain, Step
 from sweeper.model import build_model
 from sweeper.optimizer import AdamW
+from sweeper.start import has_captured_step, in_turn, is_captured, start
 from sweeper.train import EpochResult, TrainResult
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -338,6 +339,32 @@ def test_dropout_of_nothing_and_a_module_in_two_places_are_supported():
     assert [activation.relu for activation in activations] == [True, False, True]
 
 
-def test_a_cpu_trains_step_by_step_and_a_gpu_by_its_graph():
-    assert trainer("cpu") is train.train
-    assert trainer("cuda:1") is train_captured
+@pytest.mark.parametrize("model", ["small", "medium", "large"])
+@pytest.mark.parametrize("placement", list(Placement))
+def test_the_step_supports_the_networks_of_this_package(placement: Placement, model: str):
+    assert has_captured_step(RunConfig(model=model, placement=placement, dataset="sample"))
+
+
+# --- which of them trains ------------------------------------------------------------------------------
+
+
+def test_a_cpu_is_trained_by_the_plain_loop_and_a_gpu_by_the_captured_step():
+    assert not is_captured(BASE)
+    assert is_captured(BASE.derive(device="cuda:1"))
+
+
+def test_a_network_without_a_captured_step_is_trained_by_the_plain_loop(tiny: Data, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sweeper.start.supports", lambda model: False)
+    assert not is_captured(BASE.derive(device="cuda"))
+    plain = train.finish(train.train(BASE, tiny))
+    side_by_side = train.finish(in_turn(BASE, [tiny], lambda: 1))  # type: ignore[arg-type]
+    assert side_by_side.weights_sha256 == plain.weights_sha256
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_trains_by_the_captured_step_in_the_same_bits(tiny: Data):
+    config = BASE.derive(device="cuda", placement="bn-dropout")
+    alone, ours = train.finish(train_captured(config, tiny)), train.finish(start(config, [tiny]))
+    assert ours.history_sha256 == alone.history_sha256
+    assert ours.weights_sha256 == alone.weights_sha256
+    assert ours.xray is not None

@@ -51,7 +51,7 @@ import sys
 from sweeper.config import RunConfig
 from sweeper.data import load
 from sweeper.dataset import resolve
-from sweeper.diagnostics import start
+from sweeper.start import start
 from sweeper.train import finish
 config = RunConfig(model="small", dataset="sample", epochs=1, train_images=256)
 finish(start(config, load(config, resolve("sample")[1])))

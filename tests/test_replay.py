@@ -12,11 +12,16 @@ from typing import Any
 import pytest
 import torch
 
+from sweeper.config import RunConfig
+from sweeper.data import load
+from sweeper.dataset import SAMPLE_DIR
 from sweeper.environment import Environment
 from sweeper.errors import DataError, UsageError
+from sweeper.gpu.captured import train_captured
 from sweeper.journal import EVENTS, read_events, read_record
 from sweeper.replay import Replayed, replay
 from sweeper.tracking import UPLOAD, fetch
+from sweeper.train import finish
 
 # MLflow's own use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
@@ -128,6 +133,31 @@ def test_what_cannot_be_replayed_is_refused_in_one_line(home: Path, again: Calla
         again("sweep/study")
     with pytest.raises(UsageError, match="holds no run"):
         again("sweep")
+
+
+# --- runs that a GPU trained ---------------------------------------------------------------------------------
+
+
+def test_a_run_that_the_captured_step_trained_is_replayed_by_it(
+    home: Path, again: Callable[[str], Replayed], monkeypatch: pytest.MonkeyPatch
+):
+    """Where there is no GPU, the captured step trains on the CPU, for the recorded run and its replay alike."""
+    folder = home / "journal" / complete_trial(home)
+    config = RunConfig.from_params(read_record(folder).params)
+    torch.set_num_threads(int(read_record(folder).tags["sweeper.threads"]))
+    result = finish(train_captured(config, *load(config, SAMPLE_DIR)))
+    hashes = {"sweeper.history_sha256": result.history_sha256, "sweeper.weights_sha256": result.weights_sha256}
+
+    def change(event: dict[str, Any]) -> None:
+        if event["event"] == "epoch":
+            event["metrics"] |= result.history[event["step"] - 1].metrics()
+        if event["event"] == "end":
+            event["tags"] |= hashes
+
+    rewrite(folder, change)
+    monkeypatch.setattr("sweeper.start.is_captured", lambda config: True)
+    done = again(str(folder))
+    assert (done.difference, done.epochs, done.weights) == ("", 2, True)
 
 
 # --- runs that were continued ------------------------------------------------------------------------------

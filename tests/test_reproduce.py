@@ -30,8 +30,9 @@ from sweeper.plan import Options, cost, order
 from sweeper.preflight import EXPERIMENT
 from sweeper.report.rows import read_runs
 from sweeper.reproduce import ArmProgress, choose_machine, dry_run
+from sweeper.start import training
 from sweeper.study import Trial
-from sweeper.train import EpochResult, Training, finish, start
+from sweeper.train import EpochResult, Training, finish
 from sweeper.verify import fingerprint, record_report
 
 pytest_plugins = ["mlflow_store"]
@@ -100,7 +101,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
 
     def noted(config: RunConfig, data: Any) -> Any:
         configs.append(config)
-        return start(config, data)
+        return training(config, data)
 
     monkeypatch.setattr("sweeper.engine.serial.start", noted)
     return configs
@@ -112,7 +113,7 @@ def breaks(monkeypatch: pytest.MonkeyPatch, *reasons: str) -> None:
     def failing(config: RunConfig, data: Any) -> Training:
         if config.seed < len(reasons) and reasons[config.seed]:
             raise TrainingError(reasons[config.seed])
-        return (yield from start(config, data))
+        return (yield from training(config, data))
 
     monkeypatch.setattr("sweeper.engine.serial.start", failing)
 
@@ -149,7 +150,7 @@ def test_a_run_gives_what_training_alone_gives(place: Place):
     place.reproduce(1, seeds=1)
     config = arm_config("exp1", TINY, 0, dataset="sample")
     (run,) = read_runs(place.home / "journal", "quick")["exp1"]
-    assert run.history_sha256 == finish(start(config, load(config, SAMPLE_DIR))).history_sha256
+    assert run.history_sha256 == finish(training(config, load(config, SAMPLE_DIR))).history_sha256
 
 
 def test_all_of_a_protocol_is_planned_with_its_seeds_and_names_fit_into_mlflow(place: Place):
@@ -229,7 +230,7 @@ def test_workers_train_the_same_runs(place: Place):
     assert place.reproduce(1, 2, seeds=1, workers=2)["added"] == 2
     config = arm_config("exp2", TINY, 0, dataset="sample")
     (run,) = read_runs(place.home / "journal", "quick")["exp2"]
-    assert run.history_sha256 == finish(start(config, load(config, SAMPLE_DIR))).history_sha256
+    assert run.history_sha256 == finish(training(config, load(config, SAMPLE_DIR))).history_sha256
 
 
 def test_the_seeds_of_an_arm_are_stacked_where_that_is_asked_for(place: Place):

@@ -46,7 +46,8 @@ from sweeper.report.ledger import (
 )
 from sweeper.report.ledger_page import html
 from sweeper.settle import affordable, seconds, steps
-from sweeper.train import Training, start
+from sweeper.start import training
+from sweeper.train import Training
 from sweeper.verify import (
     Verified,
     as_json,
@@ -449,7 +450,7 @@ def test_a_plan_that_fails_is_judged_too_and_the_exit_code_is_3(
     def failing(config: RunConfig, data: Any) -> Training:
         if broken == "all" or config.experiment == 1:
             raise TrainingError("no luck")
-        return (yield from start(config, data))
+        return (yield from training(config, data))
 
     monkeypatch.setattr("sweeper.engine.serial.start", failing)
     monkeypatch.setattr("sweeper.engine_choice.EngineChoice", lambda **_: EngineChoice("serial"))

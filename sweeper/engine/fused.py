@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from sweeper import diagnostics
+from sweeper import start
 from sweeper.config import RunConfig
 from sweeper.data import Data
 from sweeper.engine.base import Event
@@ -127,7 +127,7 @@ class _Group:
 
     def _alone(self) -> _Advancing:
         (key,) = self._order
-        training = diagnostics.start(self._configs[key], self._data)
+        training = start.start(self._configs[key], self._data)
 
         def advance() -> list[Event]:
             try:
@@ -151,7 +151,7 @@ class _Group:
                 return [Event(self._order[member], what) for member, what in step.items()]
             except StopIteration as stop:
                 return [
-                    Event(self._order[m], diagnostics.examined(configs[m], result, self._data[0]))
+                    Event(self._order[m], start.examined(configs[m], result, self._data[0]))
                     for m, result in stop.value.items()
                 ]
 

@@ -7,8 +7,8 @@ import gc
 
 gc.disable()
 
-import sweeper.diagnostics  # noqa: E402
-import sweeper.engine.processes  # noqa: E402, F401
+import sweeper.engine.processes  # noqa: E402
+import sweeper.start  # noqa: E402, F401
 
 gc.freeze()
 gc.enable()

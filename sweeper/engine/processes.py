@@ -134,7 +134,7 @@ def _work(pipe: Connection, splits: Sequence[Split], threads: int) -> None:
 
 
 def _train(pipe: Connection, config: RunConfig, data: list[Data]) -> None:
-    from sweeper.diagnostics import start
+    from sweeper.start import start
     from sweeper.train import explain
 
     training = start(config, data)

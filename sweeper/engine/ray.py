@@ -213,7 +213,7 @@ def _train(config: RunConfig, splits: list[Split], threads: int) -> Iterator[Wha
     """What the training yields, and as the last its result or its error."""
     for name in secretive():  # a node may have been started with some
         del os.environ[name]
-    from sweeper.diagnostics import start
+    from sweeper.start import start
     from sweeper.train import explain, use_threads
 
     use_threads(threads)

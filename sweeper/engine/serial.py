@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from sweeper.config import RunConfig
 from sweeper.data import Data
-from sweeper.diagnostics import start
 from sweeper.engine.base import Event
+from sweeper.start import start
 from sweeper.train import Training, explain, use_threads
 
 

@@ -30,17 +30,12 @@ from sweeper.gpu.operations import Operations, Plain, Step
 from sweeper.model import build_model
 from sweeper.optimizer import BETAS
 from sweeper.stability import GRAD_NORM_EVERY, Recorder
-from sweeper.train import EpochResult, Evaluation, Train, Training, TrainResult
+from sweeper.train import EpochResult, Evaluation, Training, TrainResult
 
 AHEAD: Final = 64  # steps that are launched at once, twice: more would only delay what other trainings launch
 
 Waiting = torch.cuda.Event  # what the device has to come to before a training can go on
 Cooperative = Generator[EpochResult | Waiting, None, TrainResult]
-
-
-def trainer(device: str) -> Train:
-    """The way to train one configuration on a device."""
-    return train.train if torch.device(device).type == "cpu" else train_captured
 
 
 def train_captured(config: RunConfig, data: Data) -> Training:

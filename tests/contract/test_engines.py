@@ -22,11 +22,9 @@ import pytest
 import torch
 from descendants import descendants
 
-from sweeper import diagnostics
 from sweeper.config import RunConfig
 from sweeper.data import Data
 from sweeper.dataset import SAMPLE, SAMPLE_DIR, read_idx
-from sweeper.engine import concurrent as concurrent_engine
 from sweeper.engine import fused as fused_engine
 from sweeper.engine.base import Engine, Event
 from sweeper.engine.concurrent import ConcurrentEngine
@@ -34,11 +32,12 @@ from sweeper.engine.fused import FusedEngine
 from sweeper.engine.processes import ProcessEngine
 from sweeper.engine.serial import SerialEngine
 from sweeper.errors import Diverged, OutOfMemory, ServiceUnreachable, TrainingError, UsageError, WorkerLost
-from sweeper.gpu.captured import Cooperative, cooperative, train_captured
+from sweeper.gpu.captured import Cooperative, cooperative
 from sweeper.members import Training, train_members
 from sweeper.splits import SharedSplits, load
+from sweeper.start import start
 from sweeper.sweep import RETRIES
-from sweeper.train import EpochResult, Train, TrainResult, finish, start, train
+from sweeper.train import EpochResult, TrainResult, finish
 
 THREADS = 1
 SOON = 0.05  # seconds that one wait() may take
@@ -138,9 +137,16 @@ def train_all(engine: Engine, until: Callable[..., Any], configs: dict[int, RunC
     return seen
 
 
-def its_way(engine: Engine, config: RunConfig) -> Train:
-    """How the engine trains one configuration."""
-    return train_captured if isinstance(engine, ConcurrentEngine) and config.split != "folds" else train
+@pytest.fixture
+def apart(engine: Engine, split: list[Data], monkeypatch: pytest.MonkeyPatch) -> Callable[[RunConfig], TrainResult]:
+    """Trains a configuration without an engine, by the captured step where the engine does."""
+
+    def train_apart(config: RunConfig) -> TrainResult:
+        captured = isinstance(engine, ConcurrentEngine) and config.split != "folds"
+        monkeypatch.setattr("sweeper.start.is_captured", lambda config: captured)
+        return finish(start(config, split))
+
+    return train_apart
 
 
 # --- the contract --------------------------------------------------------------------------------------
@@ -157,10 +163,10 @@ def test_events_of_a_training_come_in_order_and_end_in_its_result(engine: Engine
 
 @pytest.mark.parametrize("changes", [{}, {"split": "folds", "folds": 2}], ids=["plain", "folds"])
 def test_training_in_an_engine_gives_the_bits_of_training_without(
-    engine: Engine, until: Any, split: list[Data], changes: dict[str, Any]
+    engine: Engine, until: Any, apart: Callable[[RunConfig], TrainResult], changes: dict[str, Any]
 ):
     configs = {0: quick(**changes), 1: quick(seed=1, **changes)}
-    plain = {key: finish(start(config, split, its_way(engine, config))) for key, config in configs.items()}
+    plain = {key: apart(config) for key, config in configs.items()}
     results = {e.key: e.what for e in train_all(engine, until, configs) if isinstance(e.what, TrainResult)}
     for key in configs:
         if isinstance(engine, FusedEngine) and not changes:  # stacked: up to rounding; test_members.py says how far
@@ -171,16 +177,16 @@ def test_training_in_an_engine_gives_the_bits_of_training_without(
     assert results[0].history_sha256 != results[1].history_sha256
 
 
-def test_a_result_carries_its_xray(engine: Engine, until: Any, split: list[Data]):
+def test_a_result_carries_its_xray(engine: Engine, until: Any, apart: Callable[[RunConfig], TrainResult]):
     config = quick(placement="dropout-bn", epochs=1, batch_size=16)
     (*_, end) = train_all(engine, until, {3: config})
-    alone = diagnostics.examined(config, finish(start(config, split, its_way(engine, config))), split[0])
+    expected = apart(config)
     assert isinstance(end.what, TrainResult)
     assert end.what.xray is not None
-    assert alone.xray is not None
+    assert expected.xray is not None
     assert end.what.xray_failure == ""
-    assert end.what.xray.csv() == alone.xray.csv()
-    assert end.what.metrics() == alone.metrics()
+    assert end.what.xray.csv() == expected.xray.csv()
+    assert end.what.metrics() == expected.metrics()
 
 
 @pytest.mark.parametrize("gone_on", [False, True], ids=["after-an-epoch", "in-an-epoch"])
@@ -290,7 +296,7 @@ def test_out_of_memory_lets_half_as_many_advance(split: list[Data], monkeypatch:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return (yield from cooperative(config, data, beside))
 
-    monkeypatch.setattr(concurrent_engine, "cooperative", small_device)
+    monkeypatch.setattr("sweeper.start.cooperative", small_device)
     attempts, results = Counter[int](), set()
     for key in range(8):
         engine.submit(key, quick(epochs=1, seed=key))

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import sweeper.start
 import sweeper.train
 from sweeper.config import RunConfig
 from sweeper.data import Data
@@ -150,8 +151,7 @@ def come_to(outcome: str | None, config: RunConfig) -> None:
             config.derive(batch_size=0)
 
 
-sweeper.train.train = train  # in a worker too: it imports this module before it works
-sweeper.train.start = lambda config, data, _: train(config, data[0])
+sweeper.start.training = lambda config, data: train(config, data[0])  # in a worker too: it imports this module first
 
 
 # --- the driver ----------------------------------------------------------------------------------------
