@@ -3,7 +3,7 @@
     python -m benchmarks.cpu_steps [--rounds 5] [--images 6000] [--epochs 3] [--save]
 
 Each training runs in a process of its own, with and without the measure, in pairs of turning order. `memory`:
-`sweeper.memory.keep_freed` against glibc's defaults; the weights are equal in each bit. `fold`: `sweeper.norm` against
+`sweeper.training.device.keep_freed` against glibc's defaults; the weights are equal in each bit. `fold`: `sweeper.norm` against
 `nn.BatchNorm2d`. Images a second over all epochs, without evaluation, and the page faults of the whole training.
 """
 
@@ -21,12 +21,13 @@ from torch import nn
 
 from benchmarks.hardware import THREADS, Others, describe
 from benchmarks.pages import ROOT, Spread, add_save, conclude, head, table
-from sweeper import model as networks
-from sweeper.config import RunConfig
-from sweeper.data import Data, load
-from sweeper.dataset import resolve
-from sweeper.memory import keep_freed
-from sweeper.train import finish, resolve_precision, subset, train
+from sweeper.core.config import RunConfig
+from sweeper.data.fashion import resolve
+from sweeper.training.device import keep_freed, resolve_precision
+from sweeper.training.evaluate import subset
+from sweeper.training.folds import finish
+from sweeper.training.images import Data, load
+from sweeper.training.loop import train
 
 CASES: Final = (("memory", "small"), ("memory", "medium"), ("memory", "large"), ("fold", "small"))
 
@@ -37,7 +38,7 @@ def train_once(measure: str, model: str, threads: int, on: bool, images: int, ep
     if on or measure == "fold":
         keep_freed()
     if not on and measure == "fold":
-        networks.batch_norm_2d = nn.BatchNorm2d
+        batch_norm_2d = nn.BatchNorm2d
     precision = resolve_precision("auto", "cpu")
     config = RunConfig.create(experiment=7, model=model, placement="bn", epochs=epochs, dataset="sample", seed=seed,
                               precision=precision)  # fmt: skip

@@ -25,14 +25,17 @@ import numpy as np
 
 from benchmarks.hardware import Others, describe
 from benchmarks.pages import add_save, conclude, head, table
-from sweeper.config import RunConfig
+from sweeper.core.config import RunConfig
+from sweeper.core.results import EpochResult, Evaluation, TrainResult
+from sweeper.core.trial import Trial
 from sweeper.engine.base import Event
-from sweeper.journal import JournalTracker, RunInfo, Tracker
-from sweeper.space import default_space
-from sweeper.study import StudySettings, Trial, open_study
-from sweeper.sweep import Driver
-from sweeper.tracking import MlflowTracker
-from sweeper.train import EpochResult, Evaluation, TrainResult
+from sweeper.study.opening import open_study
+from sweeper.study.space import default_space
+from sweeper.study.study import StudySettings
+from sweeper.sweep.driver import Driver
+from sweeper.tracking.base import RunInfo, Tracker
+from sweeper.tracking.journal import JournalTracker
+from sweeper.tracking.mlflow import MlflowTracker
 
 PACE: Final = 1.0  # seconds an epoch
 COLUMNS: Final = {

@@ -7,7 +7,7 @@ processes.
 Every engine trains the same: trials of the model, under sweeper's driver, with nothing recorded. The rate counts from
 the first trial's begin, with workers that are there already, to the last one's end, evaluations included. K members are
 given K trials; one after the other and the processes, one each, are given as many as there are processes, at least two.
-On a GPU the loop that `sweeper.train.train` is, which launches its operations one by one, trains one trial. A round
+On a GPU the loop that `sweeper.training.loop.train` is, which launches its operations one by one, trains one trial. A round
 runs each case once. With --device cuda and without a GPU it says so and ends with status 1.
 """
 
@@ -28,18 +28,21 @@ from benchmarks.hardware import Others, describe, no_gpu, usable_cores
 from benchmarks.journal_cost import Silent
 from benchmarks.pages import Spread, add_save, conclude, head, table
 from benchmarks.peers.recipe import trial_config
-from sweeper.config import RunConfig
-from sweeper.data import Data, load
-from sweeper.dataset import resolve
+from sweeper.core.config import RunConfig
+from sweeper.data.fashion import resolve
+from sweeper.data.shared import SharedSplits
 from sweeper.engine.base import Engine
 from sweeper.engine.concurrent import ConcurrentEngine
 from sweeper.engine.fused import FusedEngine
 from sweeper.engine.processes import ProcessEngine
 from sweeper.engine.serial import SerialEngine
-from sweeper.journal import NullTracker, RunInfo
-from sweeper.splits import SharedSplits
-from sweeper.sweep import Driver, Fixed
-from sweeper.train import finish, resolve_precision, train
+from sweeper.sweep.driver import Driver
+from sweeper.sweep.source import Fixed
+from sweeper.tracking.base import NullTracker, RunInfo
+from sweeper.training.device import resolve_precision
+from sweeper.training.folds import finish
+from sweeper.training.images import Data, load
+from sweeper.training.loop import train
 
 Case = tuple[str, int, Callable[[Sequence[RunConfig]], float]]  # its name, how many trials, trials an hour of them
 ALONE: Final = "one after the other"

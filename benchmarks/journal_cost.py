@@ -21,13 +21,16 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.hardware import THREADS, Others, describe
-from sweeper import data as datasets
-from sweeper.config import RunConfig, experiment
-from sweeper.dataset import SAMPLE_DIR
+from sweeper.core.config import RunConfig
+from sweeper.core.experiments import experiment
+from sweeper.core.trial import Trial
+from sweeper.data.fashion import SAMPLE_DIR
 from sweeper.engine.serial import SerialEngine
-from sweeper.journal import JournalTracker, NullTracker, RunInfo, Tracker
-from sweeper.study import Trial
-from sweeper.sweep import Driver, Fixed
+from sweeper.sweep.driver import Driver
+from sweeper.sweep.source import Fixed
+from sweeper.tracking.base import NullTracker, RunInfo, Tracker
+from sweeper.tracking.journal import JournalTracker
+from sweeper.training.images import Data, load
 
 
 class Silent:
@@ -55,7 +58,7 @@ class Timed:
         return timed
 
 
-def run_once(config: RunConfig, images: list[datasets.Data], tracker: Tracker | Timed) -> float:
+def run_once(config: RunConfig, images: list[Data], tracker: Tracker | Timed) -> float:
     """Wall seconds of one run under the driver."""
     engine = SerialEngine(images, THREADS)
     params = config.to_params()
@@ -71,7 +74,7 @@ def run_once(config: RunConfig, images: list[datasets.Data], tracker: Tracker | 
 def measure(args: argparse.Namespace) -> dict[str, object]:
     """Run the rounds, printing a line for each."""
     config = experiment(args.exp, epochs=args.epochs, dataset="sample", split="holdout")
-    images = datasets.load(config, SAMPLE_DIR)
+    images = load(config, SAMPLE_DIR)
     run_once(config.derive(epochs=1), images, NullTracker())  # to warm up
     rounds = []
     with Others() as others:

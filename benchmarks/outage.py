@@ -35,8 +35,8 @@ from urllib.parse import urlsplit
 from benchmarks.hardware import Others, describe
 from benchmarks.pages import Spread, add_save, conclude, head, table
 from benchmarks.sweep_overhead import trial_seconds
-from sweeper.journal import read_events, run_folders
-from sweeper.tracking import run_id_of
+from sweeper.tracking.fetching import run_id_of
+from sweeper.tracking.reading import read_events, run_folders
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from faults.tools.proxy import Proxy

@@ -29,7 +29,7 @@ from benchmarks.processes import pss_mib
 
 TARGETS: Final = "The targets: ready within 20 s, 700 MB in all."
 PARTS: Final = {
-    "sweeper.dashboard": "dashboard",
+    "sweeper.server.dashboard": "dashboard",
     "postgres": "PostgreSQL",  # whose processes for MLflow are named after it
     "mlflow": "MLflow",
     "serve": "sweeper serve",

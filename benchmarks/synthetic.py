@@ -20,14 +20,19 @@ import sqlalchemy
 from optuna.storages._rdb import models as tables
 from optuna.trial import TrialState
 
-from sweeper.config import RunConfig, experiment
-from sweeper.dataset import SAMPLE
-from sweeper.environment import storage_url, tracking_url
-from sweeper.journal import EVENTS, FINISHED
-from sweeper.preflight import EXPERIMENT
-from sweeper.space import Space, default_space
-from sweeper.study import Study, StudySettings, open_study
-from sweeper.tracking import KEY_TAG, UPLOAD, Uploader, behind
+from sweeper.core.config import RunConfig
+from sweeper.core.environment import storage_url, tracking_url
+from sweeper.core.experiments import experiment
+from sweeper.data.fashion import SAMPLE
+from sweeper.study.opening import open_study
+from sweeper.study.space import Space, default_space
+from sweeper.study.study import Study, StudySettings
+from sweeper.tracking.base import FINISHED
+from sweeper.tracking.fetching import KEY_TAG, UPLOAD
+from sweeper.tracking.mlflow import behind
+from sweeper.tracking.reading import EVENTS
+from sweeper.tracking.store import EXPERIMENT
+from sweeper.tracking.upload import Uploader
 
 NAME: Final = "synthetic"
 OPTIONS: Final = ("--study", NAME, "--exp", "6", "--model", "small", "--epochs", "10", "--dataset", "sample",

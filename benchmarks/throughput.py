@@ -20,10 +20,12 @@ import torch
 from benchmarks.hardware import THREADS, Others, describe
 from benchmarks.pages import Spread, add_save, conclude, head, table
 from benchmarks.train_throughput import training_flops
-from sweeper.config import Placement, RunConfig
-from sweeper.data import load
-from sweeper.dataset import resolve
-from sweeper.train import finish, resolve_precision, train, use_threads
+from sweeper.core.config import Placement, RunConfig
+from sweeper.data.fashion import resolve
+from sweeper.training.device import resolve_precision, use_threads
+from sweeper.training.folds import finish
+from sweeper.training.images import load
+from sweeper.training.loop import train
 
 
 def cases(args: argparse.Namespace) -> list[RunConfig]:

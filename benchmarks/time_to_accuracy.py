@@ -17,11 +17,12 @@ from typing import Any
 
 from benchmarks.hardware import describe, no_gpu
 from benchmarks.pages import Spread, add_save, conclude, head, table
-from sweeper.config import RunConfig, experiment
-from sweeper.data import Data, load
-from sweeper.dataset import resolve
-from sweeper.gpu.captured import train_captured
-from sweeper.train import resolve_precision
+from sweeper.core.config import RunConfig
+from sweeper.core.experiments import experiment
+from sweeper.data.fashion import resolve
+from sweeper.training.device import resolve_precision
+from sweeper.training.gpu.captured import train_captured
+from sweeper.training.images import Data, load
 
 
 def until(config: RunConfig, data: Data, accuracy: float) -> dict[str, Any]:

@@ -35,12 +35,15 @@ from torch import Tensor, nn
 
 from benchmarks.hardware import THREADS, Others, describe
 from benchmarks.pages import Spread, hardware_table, table, write
-from sweeper.config import Placement, RunConfig
-from sweeper.data import Data, load
-from sweeper.dataset import MANIFESTS, SIDE, DatasetName, resolve
-from sweeper.errors import SweeperError
-from sweeper.model import build_model
-from sweeper.train import finish, resolve_precision, train, use_threads
+from sweeper.core.config import Placement, RunConfig
+from sweeper.core.errors import SweeperError
+from sweeper.core.images import SIDE
+from sweeper.data.fashion import MANIFESTS, DatasetName, resolve
+from sweeper.training.device import resolve_precision, use_threads
+from sweeper.training.folds import finish
+from sweeper.training.images import Data, load
+from sweeper.training.loop import train
+from sweeper.training.network import build_model
 
 ROOT: Final = Path(__file__).parents[1]
 SIDES: Final = ("stock", "sweeper")

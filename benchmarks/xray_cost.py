@@ -17,11 +17,14 @@ from typing import Final
 
 from benchmarks.hardware import THREADS, Others, describe
 from benchmarks.pages import Spread, add_save, conclude, head, table
-from sweeper.config import RunConfig
-from sweeper.data import Data, load
-from sweeper.dataset import resolve
-from sweeper.diagnostics import examine
-from sweeper.train import finish, subset, train, use_threads
+from sweeper.core.config import RunConfig
+from sweeper.data.fashion import resolve
+from sweeper.training.device import use_threads
+from sweeper.training.evaluate import subset
+from sweeper.training.folds import finish
+from sweeper.training.images import Data, load
+from sweeper.training.loop import train
+from sweeper.training.xray.examine import examine
 
 # Model, placement, augmentation: each has another share of BN layers, and what surrounds them.
 CASES: Final = (

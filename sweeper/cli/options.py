@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
-from sweeper.errors import Interrupted, UsageError
+from sweeper.core.errors import Interrupted, UsageError
 
 PLACEMENTS: Final = ("none", "bn", "dropout", "bn-dropout", "dropout-bn", "bn-head-dropout", "ic")
 ENGINES: Final = ("auto", "serial", "processes", "fused", "ray")
@@ -59,7 +60,7 @@ class Experiment(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """The number; whatever is none of the eight is answered with a list of them."""
-        from sweeper.config import EXPERIMENT_TITLES
+        from sweeper.core.experiments import EXPERIMENT_TITLES
 
         if str(value) not in map(str, EXPERIMENT_TITLES):
             listing = "; ".join(f"{n} {title}" for n, title in EXPERIMENT_TITLES.items())
@@ -78,7 +79,7 @@ class Experiments(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         """The numbers in ascending order; anything else is answered with a list of the eight."""
-        from sweeper.arms import parse_experiments
+        from sweeper.replication.arms import parse_experiments
 
         try:
             return parse_experiments(str(value))
@@ -201,3 +202,19 @@ def ends_unread(command: Callable[..., None]) -> Callable[..., None]:
             raise Interrupted(signal.SIGPIPE) from None
 
     return run
+
+
+MAX_TRIALS: Final = 1_000_000
+MAX_SEEDS: Final = 1_000
+
+
+def _refuse(why: str, *names: str) -> None:
+    """Options that would not be read shall not be passed over in silence."""
+    context = click.get_current_context()
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in names
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(f"{given[0]}: {why}")

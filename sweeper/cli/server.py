@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
-from sweeper.cli_options import json_option, together
+from sweeper.cli.options import json_option, together
 
 PORT: Final = click.IntRange(1, 65535)
 
@@ -50,12 +50,13 @@ def serve(home: Path, database_url: str | None, json_output: bool, check: bool, 
 
     Prints the lines that point sweeper and mlflow at them.
     """
-    from sweeper import server
-    from sweeper.environment import check_home, new_home
+    from sweeper.core.environment import check_home, new_home
+    from sweeper.server import serve
+    from sweeper.server.serve import ServeOptions
 
     say = _say(json_output)
     if check:
-        result = server.check(check_home(home, _named()), database_url)
+        result = serve.check(check_home(home, _named()), database_url)
         for part, healthy in result["parts"].items():
             say(f"{part}: {'healthy' if healthy else 'does not answer'}")
         if not result["parts"]:
@@ -63,12 +64,12 @@ def serve(home: Path, database_url: str | None, json_output: bool, check: bool, 
         _print_json(result, json_output)
         raise click.exceptions.Exit(0 if result["healthy"] else 4)
     hosts = tuple(name.strip() for given in options["allowed_hosts"] for name in given.split(","))
-    asked = server.ServeOptions(
+    asked = ServeOptions(
         dashboard_port=options["dashboard_port"] if options["dashboard"] else None, allowed_hosts=hosts,
         database_url=database_url, **{name: options[name] for name in ("host", "port", "auth", "upgrade")},
     )  # fmt: skip
     with new_home(home, _named()):
-        server.serve(home, asked, say, lambda result: _print_json(result, json_output))
+        serve.serve(home, asked, say, lambda result: _print_json(result, json_output))
 
 
 @click.command()
@@ -76,10 +77,10 @@ def serve(home: Path, database_url: str | None, json_output: bool, check: bool, 
 @at_home
 def backup(file: Path, home: Path, database_url: str | None, json_output: bool) -> None:
     """Write databases, artifacts and secrets of a server into FILE; it may be running."""
-    from sweeper import backup as backups
-    from sweeper.environment import check_home
+    from sweeper.core.environment import check_home
+    from sweeper.server import backup
 
-    result = backups.backup(check_home(home, _named()), file, database_url)
+    result = backup.backup(check_home(home, _named()), file, database_url)
     _say(json_output)(
         f"{result['file']}: {result['bytes']:,} bytes, {result['artifacts']} artifacts and both databases"
     )
@@ -91,11 +92,11 @@ def backup(file: Path, home: Path, database_url: str | None, json_output: bool) 
 @at_home
 def restore(file: Path, home: Path, database_url: str | None, json_output: bool) -> None:
     """Make of a new home what FILE is a backup of."""
-    from sweeper import backup as backups
-    from sweeper.environment import new_home
+    from sweeper.core.environment import new_home
+    from sweeper.server import backup
 
     with new_home(home, _named()):
-        result = backups.restore(home, file, database_url)
+        result = backup.restore(home, file, database_url)
     _say(json_output)(
         f"{result['home']}: both databases and {result['artifacts']} artifacts; start it with: sweeper serve"
     )

@@ -13,13 +13,13 @@ import statistics
 import struct
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import safetensors.numpy
 
-from sweeper.dataset import CLASSES, Array
-from sweeper.xray import XRay
+from sweeper.core.images import CLASSES, Array
+from sweeper.core.xray import XRay
 
 
 @dataclass(frozen=True)
@@ -175,3 +175,15 @@ class TrainResult:
 
 
 Training = Generator[EpochResult, None, TrainResult]
+
+
+MOST_ERRORS: Final = 32  # in a picture
+
+
+class Mistake(NamedTuple):
+    """An image that was taken for what it is not."""
+
+    pixels: Array  # uint8 (28, 28), 0 is background
+    truth: str
+    predicted: str
+    confidence: float  # the softmax probability of the predicted class

@@ -13,19 +13,14 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 
-from sweeper.errors import DataError, one_line
-
-SIDE: Final = 28
-CLASSES: Final = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
+from sweeper.core.errors import DataError, one_line
+from sweeper.core.images import SIDE, Array
 
 DatasetName = Literal["fashion-mnist", "sample"]
-Array = np.ndarray[Any, np.dtype[Any]]
 SYSTEM_DIR: Final = Path("/usr/share/datasets/fashion-mnist")
 SAMPLE_DIR: Final = Path(__file__).parent / "sample"
 GZIP_OVERHEAD: Final = 65_536  # bytes more than its content that a gzipped file may have

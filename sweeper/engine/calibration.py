@@ -17,61 +17,21 @@ from typing import Final
 
 from platformdirs import user_cache_path
 
-from sweeper.config import RunConfig
-from sweeper.data import Data
-from sweeper.engine.base import Engine, cores
-from sweeper.engine.concurrent import ConcurrentEngine
-from sweeper.engine.fused import FusedEngine
-from sweeper.engine.serial import SerialEngine
-from sweeper.engine_choice import CONCURRENT, MEMBERS, Built, EngineChoice, chosen, processes
-from sweeper.environment import Say
-from sweeper.journal import write_whole
-from sweeper.members import signature, train_members
-from sweeper.splits import SharedSplits
-from sweeper.train import EpochResult, finish, hardware, out_of_memory, train, use_threads
+from sweeper.core.config import RunConfig
+from sweeper.core.environment import Say
+from sweeper.core.files import write_whole
+from sweeper.core.results import EpochResult
+from sweeper.engine.base import cores
+from sweeper.training.device import hardware, use_threads
+from sweeper.training.failures import out_of_memory
+from sweeper.training.folds import finish
+from sweeper.training.images import Data
+from sweeper.training.loop import train
+from sweeper.training.stacked import signature, train_members
 
 PAYS: Final = 1.2  # stacked trainings must be so many times as fast: a calibration is short
 STEPS: Final = 6  # of an epoch of the calibration
 CALM: Final = 1e-3  # its learning rate, at most: speed does not depend on it, and nothing shall diverge
-
-
-def build(
-    choice: EngineChoice, splits: SharedSplits, configs: Sequence[RunConfig], most: int, say: Say, *, few: int
-) -> Built:
-    """The engine that was chosen, for trainings such as `configs`, at which only `auto` looks.
-
-    It holds at most `most` at a time, and at most `few` where it could hold many more than there are cores. To be
-    called soon after `prepare`, which has looked at the Ray cluster.
-
-    Raises:
-        UsageError: Ray finds fewer GPUs on this machine than a training is to have.
-    """
-    few = max(1, min(few, most))
-    kind = configs[0].device.partition(":")[0]
-    name = chosen(choice, kind)
-    members = min(choice.workers or MEMBERS[kind], few)
-    workers = choice.workers or (cores() if name == "auto" else 1)
-    data = [Data.from_arrays(split) for split in splits]
-    if name == "auto":
-        name = _fastest(data, configs, members, workers, say)
-    match name:
-        case "serial":
-            return Built(SerialEngine(data, cores()), name, cores())
-        case "fused" if kind == "cuda":
-            return Built(ConcurrentEngine(data, configs[0].device, cores(), members), CONCURRENT, cores())
-        case "fused":
-            return Built(FusedEngine(data, cores(), members), name, cores())
-        case "ray":
-            return Built(_ray(choice, data, few), name, max(1, int(choice.cpus)))
-        case _:
-            return processes(splits, workers, most)
-
-
-def _ray(choice: EngineChoice, data: Sequence[Data], few: int) -> Engine:
-    from sweeper.engine.ray import RayEngine
-
-    return RayEngine(data, choice.workers, address=choice.address, cpus=choice.cpus, gpus=choice.gpus, few=few,
-                     checked=True)  # fmt: skip
 
 
 # --- does stacking pay? ------------------------------------------------------------------------------------

@@ -11,17 +11,24 @@ Nothing here needs torch in this process: those that do are built by `engines`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from sweeper.config import RunConfig
+from sweeper.core.config import RunConfig
+from sweeper.core.environment import Say
+from sweeper.core.errors import ConfigError
+from sweeper.data.shared import SharedSplits
 from sweeper.engine.base import Engine, cores
+from sweeper.engine.calibration import _fastest
+from sweeper.engine.concurrent import ConcurrentEngine
 from sweeper.engine.forkserver import FORKING, start_server
+from sweeper.engine.fused import FusedEngine
 from sweeper.engine.processes import ProcessEngine
-from sweeper.errors import ConfigError
-from sweeper.journal import ENGINE_TAG
-from sweeper.splits import SharedSplits
+from sweeper.engine.serial import SerialEngine
+from sweeper.tracking.base import ENGINE_TAG
+from sweeper.training.images import Data
 
 ENGINES: Final = ("auto", "serial", "processes", "fused", "ray")
 CONCURRENT: Final = "concurrent"  # what a training's record calls the engine that is fused on a GPU
@@ -125,3 +132,42 @@ def prepare(choice: EngineChoice) -> None:
             check_cluster(choice.address)
     if choice.name in FORKING:
         start_server()
+
+
+def build(
+    choice: EngineChoice, splits: SharedSplits, configs: Sequence[RunConfig], most: int, say: Say, *, few: int
+) -> Built:
+    """The engine that was chosen, for trainings such as `configs`, at which only `auto` looks.
+
+    It holds at most `most` at a time, and at most `few` where it could hold many more than there are cores. To be
+    called soon after `prepare`, which has looked at the Ray cluster.
+
+    Raises:
+        UsageError: Ray finds fewer GPUs on this machine than a training is to have.
+    """
+    few = max(1, min(few, most))
+    kind = configs[0].device.partition(":")[0]
+    name = chosen(choice, kind)
+    members = min(choice.workers or MEMBERS[kind], few)
+    workers = choice.workers or (cores() if name == "auto" else 1)
+    data = [Data.from_arrays(split) for split in splits]
+    if name == "auto":
+        name = _fastest(data, configs, members, workers, say)
+    match name:
+        case "serial":
+            return Built(SerialEngine(data, cores()), name, cores())
+        case "fused" if kind == "cuda":
+            return Built(ConcurrentEngine(data, configs[0].device, cores(), members), CONCURRENT, cores())
+        case "fused":
+            return Built(FusedEngine(data, cores(), members), name, cores())
+        case "ray":
+            return Built(_ray(choice, data, few), name, max(1, int(choice.cpus)))
+        case _:
+            return processes(splits, workers, most)
+
+
+def _ray(choice: EngineChoice, data: Sequence[Data], few: int) -> Engine:
+    from sweeper.engine.ray import RayEngine
+
+    return RayEngine(data, choice.workers, address=choice.address, cpus=choice.cpus, gpus=choice.gpus, few=few,
+                     checked=True)  # fmt: skip

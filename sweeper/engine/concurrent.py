@@ -15,13 +15,15 @@ from typing import Final
 
 import torch
 
-from sweeper.config import RunConfig
-from sweeper.data import Data
+from sweeper.core.config import RunConfig
+from sweeper.core.errors import OutOfMemory
+from sweeper.core.results import EpochResult
 from sweeper.engine.base import Event
-from sweeper.errors import OutOfMemory
-from sweeper.gpu.captured import Cooperative, Waiting
-from sweeper.start import examined, in_turn
-from sweeper.train import EpochResult, explain, use_threads
+from sweeper.training.device import use_threads
+from sweeper.training.failures import explain
+from sweeper.training.gpu.captured import Cooperative, Waiting
+from sweeper.training.images import Data
+from sweeper.training.start import examined, in_turn
 
 POLL_SECONDS: Final = 2e-4  # between looks at the device, when it has enough to do
 

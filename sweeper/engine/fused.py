@@ -11,13 +11,15 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from sweeper import start
-from sweeper.config import RunConfig
-from sweeper.data import Data
+from sweeper.core.config import RunConfig
+from sweeper.core.errors import OutOfMemory
+from sweeper.core.results import EpochResult
 from sweeper.engine.base import Event
-from sweeper.errors import OutOfMemory
-from sweeper.members import Step, signature, train_members
-from sweeper.train import EpochResult, explain, use_threads
+from sweeper.training.device import use_threads
+from sweeper.training.failures import explain
+from sweeper.training.images import Data
+from sweeper.training.stacked import Step, signature, train_members
+from sweeper.training.start import examined, start
 
 
 class FusedEngine:
@@ -127,7 +129,7 @@ class _Group:
 
     def _alone(self) -> _Advancing:
         (key,) = self._order
-        training = start.start(self._configs[key], self._data)
+        training = start(self._configs[key], self._data)
 
         def advance() -> list[Event]:
             try:
@@ -151,7 +153,7 @@ class _Group:
                 return [Event(self._order[member], what) for member, what in step.items()]
             except StopIteration as stop:
                 return [
-                    Event(self._order[m], start.examined(configs[m], result, self._data[0]))
+                    Event(self._order[m], examined(configs[m], result, self._data[0]))
                     for m, result in stop.value.items()
                 ]
 

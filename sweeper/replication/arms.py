@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from sweeper.config import EXPERIMENT_TITLES, EXPERIMENTS, RunConfig, experiment
-from sweeper.errors import ConfigError
+from sweeper.core.config import RunConfig
+from sweeper.core.errors import ConfigError
+from sweeper.core.experiments import EXPERIMENT_TITLES, EXPERIMENTS, experiment
 
 ProtocolName = Literal["full", "quick"]
 

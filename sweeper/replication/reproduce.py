@@ -16,20 +16,25 @@ from typing import Any, Final
 
 import filelock
 
-from sweeper import engine_choice, engines, splits
-from sweeper.arms import ARMS, PROTOCOLS, Protocol, ProtocolName
-from sweeper.engine_choice import Built
-from sweeper.environment import NONE, Environment
-from sweeper.errors import Interrupted, OutOfTime, StudyConflict, StudyIncomplete, SweeperError, UsageError
-from sweeper.journal import RunInfo, Tracker
-from sweeper.members import signature
-from sweeper.plan import Options, Planned, cost, forecast, make_plan
-from sweeper.progress import Progress, counted, duration, make_view
-from sweeper.report.rows import DIVERGED, read_runs, summarise
-from sweeper.service import Chosen, choose, describe_run, tracking
-from sweeper.splits import SharedSplits
-from sweeper.study import Trial
-from sweeper.sweep import Driver, Signals
+from sweeper.core.environment import NONE, Environment
+from sweeper.core.errors import Interrupted, OutOfTime, StudyConflict, StudyIncomplete, SweeperError, UsageError
+from sweeper.core.text import counted, duration
+from sweeper.core.trial import Trial
+from sweeper.data.shared import SharedSplits
+from sweeper.data.splits import check_batch, load
+from sweeper.engine.choice import Built, build, check, prepare
+from sweeper.replication.arms import ARMS, PROTOCOLS, Protocol, ProtocolName
+from sweeper.replication.forecast import cost, forecast
+from sweeper.replication.plan import Options, Planned, make_plan
+from sweeper.replication.runs import DIVERGED, read_runs, summarise
+from sweeper.sweep.choose import Chosen, choose
+from sweeper.sweep.describe import describe_run
+from sweeper.sweep.driver import Driver
+from sweeper.sweep.progress import Progress, make_view
+from sweeper.sweep.signals import Signals
+from sweeper.sweep.tracker import tracking
+from sweeper.tracking.base import RunInfo, Tracker
+from sweeper.training.stacked import signature
 
 RecordSummary = Callable[[Environment, ProtocolName, Tracker], None]
 
@@ -149,11 +154,11 @@ def reproduce(
     if env.tracking_uri == NONE:
         raise UsageError("--tracking-uri none: the runs of a reproduction are told from their records; use offline")
     runs = make_plan(env, chosen, options)
-    images = SharedSplits(splits.load(runs[0].config, chosen.folder))
+    images = SharedSplits(load(runs[0].config, chosen.folder))
     for run in runs:
-        splits.check_batch(run.config, images[0])
-    engine_choice.check(options.engine, runs[0].config)
-    engine_choice.prepare(options.engine)
+        check_batch(run.config, images[0])
+    check(options.engine, runs[0].config)
+    prepare(options.engine)
     with _held(env.journal / PROTOCOLS[options.protocol].folder):
         runs = make_plan(env, chosen, options)
         _announce(env, runs)
@@ -233,7 +238,7 @@ def _engine(
     if not missing:
         yield None
         return
-    built = engines.build(options.engine, images, missing, len(missing), env.say, few=len(missing))
+    built = build(options.engine, images, missing, len(missing), env.say, few=len(missing))
     try:
         yield built
     finally:

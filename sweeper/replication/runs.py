@@ -14,10 +14,11 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any, Final, NamedTuple, cast
 
-from sweeper.arms import ARMS, PROTOCOLS, Protocol, ProtocolName, arm_config, trained_as
-from sweeper.config import RunConfig
-from sweeper.errors import ConfigError, SweeperError
-from sweeper.journal import FINISHED, THREADS_TAG, history, read_events
+from sweeper.core.config import RunConfig
+from sweeper.core.errors import ConfigError, SweeperError
+from sweeper.replication.arms import ARMS, PROTOCOLS, Protocol, ProtocolName, arm_config, trained_as
+from sweeper.tracking.base import FINISHED, THREADS_TAG
+from sweeper.tracking.reading import history, read_events
 
 SEED: Final = re.compile(r"seed-(\d{1,9})")
 COMPLETE, DIVERGED = "complete", "diverged"

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
-import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sweeper.arms import PROTOCOLS, ProtocolName
-from sweeper.claims import CONTRADICTIONS, claims
-from sweeper.environment import NONE, OFFLINE, Environment
-from sweeper.errors import StudyConflict, StudyIncomplete, SweeperError
-from sweeper.journal import FINISHED, THREADS_TAG, RunInfo, Tracker, read_events, write_whole
-from sweeper.ledger import (
-    ALPHA,
+from sweeper.core.environment import NONE, OFFLINE, Environment
+from sweeper.core.errors import StudyConflict, StudyIncomplete, SweeperError
+from sweeper.core.files import write_whole
+from sweeper.replication.arms import PROTOCOLS, ProtocolName
+from sweeper.replication.claims.claims import CONTRADICTIONS, claims
+from sweeper.replication.claims.ledger import (
     MOST_SEEDS,
-    POWER,
     Detail,
     Judged,
     Runs,
@@ -30,18 +26,21 @@ from sweeper.ledger import (
     lacking,
     look_at,
     reason,
-    spent,
 )
-from sweeper.report.ledger import ArmRow, Entry, Ledger
-from sweeper.report.rows import DIVERGED, ArmRun, each, images, read_runs, starts, tag
-from sweeper.reports import FOLDER
-from sweeper.settle import affordable, lines, steps
-from sweeper.statistics.base import Test
-from sweeper.statistics.combine import Shown, facts
+from sweeper.replication.claims.next_runs import affordable, lines, steps
+from sweeper.replication.pages.ledger import ArmRow, Entry, Ledger
+from sweeper.replication.runs import DIVERGED, ArmRun, each, images, read_runs, starts, tag
+from sweeper.replication.statistics.combine import Shown, facts
+from sweeper.report.files import FOLDER
+from sweeper.tracking.base import FINISHED, THREADS_TAG, RunInfo, Tracker
+from sweeper.tracking.reading import read_events
 
 if TYPE_CHECKING:
     from sweeper.report.page import Section
-    from sweeper.service import Chosen
+    from sweeper.sweep.choose import Chosen
+from sweeper.replication.claims.ledger import Verified
+from sweeper.replication.claims.looks import fingerprint, looks_file, record_look
+from sweeper.replication.pages.ledger_json import as_json
 
 METHOD: Final = (
     "A claim is supported or contradicted if its p-value is at most 0.05 after Holm's correction over the 56 p-values "
@@ -53,18 +52,6 @@ METHOD: Final = (
 )
 FINGERPRINT_TAG: Final = "sweeper.fingerprint"  # of the run that holds the report: of which runs it is
 UNSEEN: Final = Shown("", "", "", 1, 0.0, math.nan, math.nan, math.nan, math.nan, "", {})
-
-
-@dataclass(frozen=True)
-class Verified:
-    """The runs of a protocol, judged."""
-
-    journal: Path
-    protocol: ProtocolName
-    runs: Runs
-    judged: list[Judged]
-    details: list[Detail | None]
-    incomplete: StudyIncomplete | None = None  # why `settle` did not train all that it chose; time is no reason
 
 
 def verify(journal: Path, protocol: ProtocolName) -> Verified:
@@ -96,17 +83,17 @@ def publish(env: Environment, found: Verified) -> tuple[Ledger, dict[str, Any]]:
     Raises:
         SweeperError: it cannot be written there.
     """
-    from sweeper.report import ledger as texts
-    from sweeper.report.ledger_page import html
+    from sweeper.replication.pages.ledger import forest, markdown
+    from sweeper.replication.pages.ledger_page import html
 
     found = replace(found, runs=_known_here(env, found.runs))
     shown = describe(found, _links(env, found.runs))
     result = as_json(found, shown)
     folder = env.home / FOLDER / found.protocol
-    picture = texts.forest(shown)
+    picture = forest(shown)
     files = {
         "ledger.json": (json.dumps(result, indent=2, allow_nan=False) + "\n").encode(),
-        "ledger.md": texts.markdown(shown),
+        "ledger.md": markdown(shown),
         "ledger.png": picture,
         "ledger.html": html(shown, picture),
     }
@@ -124,7 +111,7 @@ def publish(env: Environment, found: Verified) -> tuple[Ledger, dict[str, Any]]:
 
 def sections(env: Environment, protocol: ProtocolName, runs: Runs) -> list[Section]:
     """The ledger of `runs` as sections of the report of the reproduction."""
-    from sweeper.report.ledger_page import ledger_sections
+    from sweeper.replication.pages.ledger_page import ledger_sections
 
     runs = _known_here(env, runs)
     return ledger_sections(describe(judge_runs(env.journal, protocol, runs), _links(env, runs)))
@@ -135,7 +122,7 @@ def record_report(env: Environment, protocol: ProtocolName, tracker: Tracker) ->
 
     It is the same run each time, and is left as it is where it has ended and is of these runs; the look is not counted.
     """
-    from sweeper.reports import reproduction_print, reproduction_report
+    from sweeper.replication.pages.page import reproduction_print, reproduction_report
 
     runs = read_runs(env.journal, protocol)
     folder = _summary(protocol)
@@ -188,10 +175,10 @@ def settle(env: Environment, found: Verified, budget: float, workers: int) -> Ve
     Raises:
         SweeperError: the recorded runs are of more than one data set, device or precision.
     """
-    from sweeper import reproduce as reproduction
-    from sweeper.engine_choice import EngineChoice
-    from sweeper.plan import Options
-    from sweeper.progress import counted, duration
+    from sweeper.core.text import counted, duration
+    from sweeper.engine.choice import EngineChoice
+    from sweeper.replication.plan import Options
+    from sweeper.replication.reproduce import check_failed, reproduce
 
     plan = steps(found.judged, found.details, found.runs)
     chosen = affordable(plan, budget * workers)
@@ -206,12 +193,12 @@ def settle(env: Environment, found: Verified, budget: float, workers: int) -> Ve
     options = Options(found.protocol, engine=EngineChoice(workers=workers), runs=runs, seconds=budget)
     incomplete = None
     try:
-        result = reproduction.reproduce(env, _machine(env, found), options, record_report)
+        result = reproduce(env, _machine(env, found), options, record_report)
         for run, why in result["failed"].items():
             env.warn(f"{run} failed: {why}")
         if result["recorded"] + len(result["failed"]) < len(runs):
             env.warn(f"the time was enough for {result['recorded']} of {counted(len(runs), 'planned run')}")
-        reproduction.check_failed(result)
+        check_failed(result)
     except StudyIncomplete as error:
         incomplete = error
     return replace(verify(found.journal, found.protocol), incomplete=incomplete)
@@ -219,24 +206,24 @@ def settle(env: Environment, found: Verified, budget: float, workers: int) -> Ve
 
 def _record_missing(env: Environment, found: Verified) -> None:
     """Record the report where an earlier command was stopped before it had."""
-    from sweeper import reproduce as reproduction
+    from sweeper.replication.reproduce import summarise_only
 
     events = read_events(env.journal / _summary(found.protocol))
     if env.tracking_uri != NONE and not _is_of(events, found.runs):
         with contextlib.suppress(StudyConflict):  # whoever trains records it
-            reproduction.summarise_only(env, found.protocol, record_report)
+            summarise_only(env, found.protocol, record_report)
 
 
 def _machine(env: Environment, found: Verified) -> Chosen:
     """The data set, device and precision of the recorded runs."""
-    from sweeper import reproduce as reproduction
+    from sweeper.replication.reproduce import choose_machine
 
     params = [start["params"] for start in starts(found.runs)]
     kinds = {(p["dataset"], p["device"].partition(":")[0], p["precision"]) for p in params}
     if len(kinds) != 1:
         shown = "; ".join(" ".join(kind) for kind in sorted(kinds)) or "none"
         raise SweeperError(f"{found.journal}: runs of several kinds ({shown}): --plan continues those of one kind")
-    return reproduction.choose_machine(env, *kinds.pop())
+    return choose_machine(env, *kinds.pop())
 
 
 # --- what is shown --------------------------------------------------------------------------------------
@@ -304,7 +291,7 @@ def provenance(runs: Runs) -> dict[str, str]:
 
 def _known_here(env: Environment, runs: Runs) -> dict[str, list[ArmRun]]:
     """The runs, without the names that they have in another store than this command's."""
-    from sweeper.preflight import hide_password
+    from sweeper.tracking.store import hide_password
 
     store = hide_password(env.tracking_uri)
     return {arm: [r if r.store == store else r._replace(run_id=None) for r in of_arm] for arm, of_arm in runs.items()}
@@ -315,8 +302,8 @@ def _links(env: Environment, runs: Runs) -> dict[str, str]:
     known = [run.run_id for of_arm in runs.values() for run in of_arm if run.run_id]
     if not known or env.tracking_uri in (NONE, OFFLINE):
         return {}
-    from sweeper.preflight import hide_password, preflight, sqlite_file
-    from sweeper.tracking import ui_link
+    from sweeper.tracking.fetching import ui_link
+    from sweeper.tracking.store import hide_password, preflight, sqlite_file
 
     uri = env.tracking_uri
     if uri.startswith("sqlite") and not sqlite_file(uri).exists():
@@ -328,127 +315,3 @@ def _links(env: Environment, runs: Runs) -> dict[str, str]:
         return {}
     first = ui_link(hide_password(uri) if uri.startswith("http") else "http://127.0.0.1:5000", uri, known[0])
     return {run_id: first.replace(known[0], run_id) for run_id in known} if known[0] in first else {}
-
-
-# --- JSON -----------------------------------------------------------------------------------------------
-
-
-def as_json(found: Verified, shown: Ledger) -> dict[str, Any]:
-    """Everything that is needed to redo the verdicts; values that cannot be had are null."""
-    pairs = zip(shown.entries, found.judged, found.details, strict=True)
-    return {
-        "protocol": found.protocol,
-        "declared": "under our declared instantiation of the study, docs/reproduction.md",
-        "provenance": dict(shown.provenance),
-        "alpha": ALPHA,
-        "power": POWER,
-        "method": shown.method,
-        "claims": [_claim_json(*pair) for pair in pairs],
-        "contradictions": list(shown.contradictions),
-        "links": dict(shown.links),
-        "runs": {arm: [_run_json(run) for run in runs] for arm, runs in found.runs.items()},
-    }
-
-
-def _claim_json(entry: Entry, judged: Judged, detail: Detail | None) -> dict[str, Any]:
-    looked = judged.looked
-    return {
-        "claim": entry.number,
-        "says": entry.says,
-        "supported_if": entry.question,
-        "verdict": entry.verdict,
-        "reason": entry.reason,
-        "arms": list(entry.arms),
-        "seeds": looked.seeds,
-        "decided_by": None if detail is None else {
-            "label": entry.label, "test": entry.test, "n": dict(entry.counts), "unit": entry.unit,
-            "claimed": "above" if entry.direction > 0 else "below",
-            "bound": entry.bound, "estimate": _finite(entry.estimate),
-            "interval_95": [_finite(entry.low), _finite(entry.high)],
-            **_found_json(entry),
-        },
-        "looks": [look._asdict() | {"share_of_alpha": spent(look.seeds)} for look in looked.looks],
-        "p_sequential": looked.p._asdict(),
-        "p_holm": judged.p_holm._asdict(),
-        "seeds_needed": detail.seeds_needed if detail else None,
-        "also": {name: _finite(value) for name, value in entry.also.items()},
-        "tests": [_test_json(leaf.test, leaf.alpha, leaf.power) for leaf in detail.leaves] if detail else [],
-        "notes": list(entry.notes),
-    }  # fmt: skip
-
-
-def _found_json(entry: Entry) -> dict[str, Any]:
-    """What could have been found: a distance from the bound; of two bounds, from their centre, null for none."""
-    distances = {"two_sided_5": _finite(entry.detectable), "in_ledger": _finite(entry.detectable_here)}
-    if math.isfinite(entry.centre):
-        return {"centre": entry.centre} | {f"supportable_{level}": value for level, value in distances.items()}
-    return {f"detectable_{level}": value for level, value in distances.items()}
-
-
-def _test_json(test: Test, alpha: float, power: float) -> dict[str, Any]:
-    low, high = test.interval(ALPHA / 2)
-    return {
-        "test": type(test).__name__,
-        "label": test.label,
-        "unit": test.unit,
-        "claimed": "above" if test.direction > 0 else "below",
-        "bound": test.null,
-        "n": dict(test.counts),
-        "estimate": _finite(test.estimate),
-        "interval_95": [_finite(low), _finite(high)],
-        "p_support": test.p_support,
-        "p_contradict": test.p_contradict,
-        "detectable": {"alpha": alpha, "power": power, "distance": _finite(test.detectable(alpha, power))},
-    }
-
-
-def _run_json(run: ArmRun) -> dict[str, Any]:
-    return {"seed": run.seed, "state": run.state, "journal": str(run.folder), "history_sha256": run.history_sha256,
-            "run_id": run.run_id}  # fmt: skip
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-# --- the record of looks ----------------------------------------------------------------------------------
-
-
-def looks_file(found: Verified) -> Path:
-    """Beside the protocol's runs."""
-    return found.journal / f"{PROTOCOLS[found.protocol].folder}.looks.jsonl"
-
-
-def record_look(found: Verified) -> bool:
-    """Append what was looked at, and what it came to; the same runs again are the same look, and add nothing."""
-    runs = fingerprint(found.runs)
-    earlier = list(read_looks(looks_file(found)))
-    if earlier and earlier[-1]["runs"] == runs:
-        return False
-    line = {
-        "time": time.time_ns() // 1_000_000,
-        "runs": runs,
-        "number_of_runs": sum(map(len, found.runs.values())),
-        "claims": [
-            {"claim": entry.claim.number, "verdict": entry.verdict, "seeds": entry.looked.seeds,
-             "looks": [look.seeds for look in entry.looked.looks],
-             "alpha_spent": sum(spent(look.seeds) for look in entry.looked.looks),
-             "p_sequential": entry.looked.p._asdict(), "p_holm": entry.p_holm._asdict()}
-            for entry in found.judged
-        ],
-    }  # fmt: skip
-    text = "".join(json.dumps(look, allow_nan=False) + "\n" for look in (*earlier, line))
-    write_whole(looks_file(found), text.encode())
-    return True
-
-
-def read_looks(path: Path) -> Iterator[dict[str, Any]]:
-    """The looks that are recorded, oldest first."""
-    if path.exists():
-        yield from (json.loads(line) for line in path.read_text().splitlines())
-
-
-def fingerprint(runs: Runs) -> str:
-    """A hash of what was looked at: equal only for the same runs with the same histories."""
-    lines = sorted(f"{arm} {run.seed} {run.state} {run.history_sha256}" for arm, of in runs.items() for run in of)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

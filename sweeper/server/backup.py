@@ -20,10 +20,10 @@ from typing import IO, Any, Final
 
 from psycopg import sql
 
-from sweeper.errors import SweeperError
-from sweeper.postgres import MLFLOW, OPTUNA, Databases, Embedded, run_tool
-from sweeper.server import ARTIFACTS, DATA, SECRETS, held, read_state, start_databases
-from sweeper.supervisor import Group
+from sweeper.core.errors import SweeperError
+from sweeper.server.postgres import MLFLOW, OPTUNA, Databases, Embedded, run_tool
+from sweeper.server.serve import ARTIFACTS, DATA, SECRETS, held, read_state, start_databases
+from sweeper.server.supervisor import Group
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"

@@ -1,4 +1,4 @@
-"""`python -m sweeper.mlflow_server OPTION…`: `mlflow server OPTION…` in one process, where MLflow runs it in two.
+"""`python -m sweeper.server.mlflow OPTION…`: `mlflow server OPTION…` in one process, where MLflow runs it in two.
 
 `mlflow server` starts the process that serves, and waits for its end with all of MLflow in memory: 200 MB that do
 nothing but forward signals. Here that process becomes the one that serves. It relies on a function of MLflow that is

@@ -25,9 +25,9 @@ import psycopg
 import sqlalchemy
 from psycopg import sql
 
-from sweeper.environment import database_url
-from sweeper.errors import ServiceUnreachable, SweeperError, UsageError, one_line
-from sweeper.supervisor import Group, clean_environment
+from sweeper.core.errors import ServiceUnreachable, SweeperError, UsageError, one_line
+from sweeper.core.urls import database_url
+from sweeper.server.supervisor import Group, clean_environment
 
 CONNECT_SECONDS: Final = 5
 READY_SECONDS: Final = 120.0  # a database that was killed first replays its log

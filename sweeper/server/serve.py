@@ -29,10 +29,10 @@ from typing import Any, Final
 
 import filelock
 
-from sweeper.environment import Say
-from sweeper.errors import SweeperError, UsageError
-from sweeper.postgres import MLFLOW, OPTUNA, Databases, Embedded, external, package_folder
-from sweeper.supervisor import Group, clean_environment
+from sweeper.core.environment import Say
+from sweeper.core.errors import SweeperError, UsageError
+from sweeper.server.postgres import MLFLOW, OPTUNA, Databases, Embedded, external, package_folder
+from sweeper.server.supervisor import Group, clean_environment
 
 READY_SECONDS: Final = 300.0  # for what takes about ten; a loaded machine is slow, not broken
 PROBE_SECONDS: Final = 5.0
@@ -267,7 +267,7 @@ def _start_mlflow(group: Group, home: Path, options: ServeOptions, databases: Da
     artifacts = (home / ARTIFACTS).resolve()
     artifacts.mkdir(mode=0o700, exist_ok=True)
     command = [
-        sys.executable, "-m", "sweeper.mlflow_server", "--host", options.host, "--port", str(options.port),
+        sys.executable, "-m", "sweeper.server.mlflow", "--host", options.host, "--port", str(options.port),
         "--workers", "1", "--artifacts-destination", str(artifacts), "--allowed-hosts", options.hosts,
         "--uvicorn-opts", "--log-level warning",
     ]  # fmt: skip
@@ -314,7 +314,7 @@ def _auth_config(home: Path, databases: Databases) -> Path:
 
 def _start_dashboard(group: Group, port: int, databases: Databases) -> None:
     variables = _libpq() | {"DATABASE_URL": databases.reading_url()}
-    group.start("dashboard", [sys.executable, "-m", "sweeper.dashboard", str(port)], variables)
+    group.start("dashboard", [sys.executable, "-m", "sweeper.server.dashboard", str(port)], variables)
 
 
 def _addresses(options: ServeOptions, databases: Databases) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
-from sweeper.errors import Interrupted, SweeperError
+from sweeper.core.errors import Interrupted, SweeperError
 
 POLL_SECONDS: Final = 0.1
 TERM_SECONDS: Final = 5.0  # until a child that does not end is killed

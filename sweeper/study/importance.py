@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import optuna
 from optuna.trial import TrialState
 
-from sweeper.trials import Shown
+from sweeper.study.trials import Shown
 
 NAME: Final = "optuna.importance"
 RESAMPLES: Final = 100  # of the trials, for the intervals

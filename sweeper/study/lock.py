@@ -20,7 +20,7 @@ import filelock
 import psycopg
 import sqlalchemy
 
-from sweeper.errors import ServiceUnreachable, StudyConflict, SweeperError, one_line
+from sweeper.core.errors import ServiceUnreachable, StudyConflict, SweeperError, one_line
 
 CONNECT_SECONDS: Final = 5
 HOLDER: Final = """

@@ -21,8 +21,8 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
-from sweeper.errors import StudyConflict
-from sweeper.trials import read_trials, utc
+from sweeper.core.errors import StudyConflict
+from sweeper.study.trials import read_trials, utc
 
 Written = set[tuple[type[models.BaseModel], str]]  # the names of a trial's rows in a table
 

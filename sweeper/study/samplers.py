@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeper.trials import FINISHED, Shown
+from sweeper.study.trials import FINISHED, Shown
 
 WINDOW: Final = 1_000  # finished trials that TPE looks at; its time grows with them
 BEST: Final = 25  # trials that TPE takes for good ones, once there are 250 (optuna's default_gamma)

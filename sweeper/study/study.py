@@ -7,33 +7,30 @@ so that a sweep that was killed and continued asks what an unbroken one would ha
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
-import json
 import sqlite3
-import uuid
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeper.config import RunConfig, check_name, finite
-from sweeper.environment import database_url
-from sweeper.errors import ServiceUnreachable, StudyConflict, SweeperError, UsageError
-from sweeper.importance import Importance, importance_intervals, importances
-from sweeper.lock import CONNECT_SECONDS, Lock, acquire, creation
-from sweeper.mirror import Mirror
-from sweeper.pruning import PRUNERS, Pruner
-from sweeper.samplers import make_sampler
-from sweeper.space import Choice, Space
-from sweeper.trials import FINISHED, Shown, read_trials
+from sweeper.core.config import RunConfig, finite
+from sweeper.core.errors import ServiceUnreachable, SweeperError
+from sweeper.core.trial import Trial
+from sweeper.study.importance import importances
+from sweeper.study.lock import Lock
+from sweeper.study.mirror import Mirror
+from sweeper.study.pruning import Pruner
+from sweeper.study.rows import StudyRecord, TrialRow, _record, _row, best_row
+from sweeper.study.samplers import make_sampler
+from sweeper.study.space import Space
+from sweeper.study.trials import FINISHED
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPESampler's `group`
@@ -63,30 +60,6 @@ class StudySettings:
             **{f"space.{name}": value for name, value in self.space.describe().items()},
             **{name: value for name, value in base.items() if name not in self.space.dimensions},
         }
-
-
-class Trial(NamedTuple):
-    """One trial to train: its number in the study, and its configuration.
-
-    `twin` is an earlier trial, complete, that trained the same network in the same way.
-    """
-
-    number: int
-    config: RunConfig
-    twin: int | None = None
-
-
-class TrialRow(NamedTuple):
-    """One trial as a study records it."""
-
-    number: int
-    state: str  # complete, pruned, running, failed; waiting, if it was enqueued and not begun
-    value: float | None  # validation accuracy: final, or the last reported
-    loss: float | None
-    params: Mapping[str, Any]
-    epochs: int
-    seconds: float | None
-    reason: str
 
 
 @dataclass
@@ -284,241 +257,6 @@ class Study:
         self._resources.close()
 
 
-def best_row(rows: list[TrialRow]) -> TrialRow | None:
-    """The complete trial of highest accuracy, ties by loss, then by number; None if there is none."""
-    complete = [r for r in rows if r.state == "complete" and r.value is not None]
-    return max(complete, key=lambda r: (r.value, -(r.loss or 0.0), -r.number), default=None)
-
-
-# --- opening -----------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _storage(url: sqlalchemy.URL, *, create: bool) -> Iterator[optuna.storages.RDBStorage]:
-    """The database of `url`; its connections are closed at the end of the block.
-
-    With `create`, an empty one gets the tables of studies.
-
-    Raises:
-        UsageError: the database is another program's, or it is empty and to be read.
-    """
-    sqlite = url.get_backend_name() == "sqlite"
-    options = {"timeout": 60} if sqlite else {"connect_timeout": CONNECT_SECONDS}
-    shown = url.render_as_string(hide_password=True)
-    try:
-        tables = _tables(url, options)
-        if "studies" not in tables and (tables or not create):
-            held = f"which is another program's, with tables such as {tables[0]!r}" if tables else "which is empty"
-            raise UsageError(f"storage {shown}: no study is in this database, {held}")
-        storage = optuna.storages.RDBStorage(
-            url.render_as_string(hide_password=False), engine_kwargs={"connect_args": options, "pool_pre_ping": True}
-        )
-    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ImportError) as error:
-        reason = " ".join(str(getattr(error, "orig", error)).split())[:300].replace(url.password or "\0", "***")
-        kind = SweeperError if sqlite else ServiceUnreachable
-        raise kind(f"storage {shown}: {reason}") from None
-    try:
-        yield storage
-    finally:
-        storage.engine.dispose()
-
-
-def _tables(url: sqlalchemy.URL, options: Mapping[str, Any]) -> list[str]:
-    """The names of the tables in the database of `url`; nothing is created there."""
-    engine = sqlalchemy.create_engine(url, connect_args=dict(options), poolclass=sqlalchemy.NullPool)
-    with engine.connect() as connection:
-        return sqlalchemy.inspect(connection).get_table_names()
-
-
-def open_study(name: str, settings: StudySettings, storage_url: str) -> Study:
-    """Create the study, or continue it where it stopped.
-
-    Raises:
-        UsageError: the name or the URL is wrong.
-        StudyConflict: another driver holds the study, or it has other settings; or a trial was enqueued that is
-            outside the space, which is failed by this call.
-        ServiceUnreachable: the database does not answer.
-    """
-    check_name(name)
-    url = database_url(storage_url)
-    with contextlib.ExitStack() as resources:
-        lock = acquire(url, name)
-        resources.callback(lock.release)
-        with creation(url):
-            storage = resources.enter_context(_storage(url, create=True))
-        known = name in [s.study_name for s in storage.get_all_studies()]
-        if known:
-            _check_settings(name, storage, settings)
-        optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-        mirror = Mirror(storage, name)
-        if "settings" not in mirror.study.user_attrs:
-            mirror.set_user_attr("uid", uuid.uuid4().hex)
-            mirror.set_user_attr("settings", settings.describe())
-        _check_enqueued(name, mirror, settings.space)
-        pruner = PRUNERS[settings.pruner]()
-        return Study(name, settings, mirror, pruner, lock, resources.pop_all(), continued=known)
-
-
-def _check_settings(name: str, storage: optuna.storages.BaseStorage, settings: StudySettings) -> None:
-    study_id = storage.get_study_id_from_name(name)
-    stored = storage.get_study_user_attrs(study_id).get("settings")
-    directions = [d.name for d in storage.get_study_directions(study_id)]
-    if directions != ["MAXIMIZE"] or (stored is None and storage.get_n_trials(study_id)):
-        raise StudyConflict(f"study {name!r} was not made by sweeper; choose another name with --study")
-    wanted = json.loads(json.dumps(settings.describe()))
-    if stored is not None and stored != wanted:
-        keys = [k for k in sorted(stored.keys() | wanted.keys()) if stored.get(k) != wanted.get(k)]
-        changes = "; ".join(f"{k} was {stored.get(k)!r}, is {wanted.get(k)!r}" for k in keys)
-        raise StudyConflict(
-            f"study {name!r} has other settings ({changes}); continue it with the old ones, or choose another --study"
-        )
-
-
 def _waiting(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that were enqueued and have not begun, by number."""
     return study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-
-
-def _check_enqueued(name: str, mirror: Mirror, space: Space) -> None:
-    """Fail the trials that were enqueued and cannot be trained: nothing else takes them out of the queue.
-
-    Raises:
-        StudyConflict: there were some.
-    """
-    found = [(frozen.number, _outside(space, frozen)) for frozen in _waiting(mirror.study)]
-    refused = [(number, reason) for number, reason in found if reason]
-    for number, reason in refused:
-        mirror.refuse(number, f"enqueued with {reason}")
-    if refused:
-        shown = "; ".join(f"trial {number} was enqueued with {reason}" for number, reason in refused[:3])
-        more = f"; and {len(refused) - 3} more" if len(refused) > 3 else ""
-        raise StudyConflict(
-            f"study {name!r}: {shown}{more}; what was refused is recorded as failed, and the same command goes on "
-            "without it"
-        )
-
-
-def _outside(space: Space, frozen: FrozenTrial) -> str:
-    """What of an enqueued trial is not in the space, and what is; empty if all of it is."""
-    if frozen.params:  # by `add_trial`: `enqueue_trial` leaves the distributions to the space
-        return "distributions of its own; use Optuna's enqueue_trial"
-    for parameter, value in frozen.system_attrs.get("fixed_params", {}).items():
-        dimension = space.dimensions.get(parameter)
-        shown = f"{str(parameter)[:60]}={value!r:.60}"
-        if dimension is None:
-            return f"{shown!r}, which the search space does not have; it has {', '.join(space.dimensions)}"
-        if isinstance(dimension, Choice):
-            if not any(type(value) is type(known) and value == known for known in dimension.values):
-                return f"{shown!r}, outside the search space: one of {', '.join(map(str, dimension.values))}"
-        elif type(value) not in (int, float) or not dimension.low <= value <= dimension.high:
-            return f"{shown!r}, outside the search space: {dimension.low:g} to {dimension.high:g}"
-    return ""
-
-
-# --- reading, for whoever watches ------------------------------------------------------------------
-
-
-class StudyView(NamedTuple):
-    """A study as another process sees it."""
-
-    name: str
-    target: int
-    workers: int
-    rows: list[TrialRow]
-
-
-def read_study(name: str | None, storage_url: str) -> StudyView:
-    """Read a study, by default the one created last, without holding it.
-
-    Raises:
-        UsageError: there is no such study.
-    """
-    with _loaded(name, storage_url) as study:
-        attrs = study.user_attrs
-        return StudyView(
-            name=study.study_name,
-            target=int(attrs.get("target", 0)),
-            workers=int(attrs.get("workers", 1)),
-            rows=[_row(frozen) for frozen in study.get_trials(deepcopy=False)],
-        )
-
-
-@contextlib.contextmanager
-def _loaded(name: str | None, storage_url: str) -> Iterator[optuna.Study]:
-    """The study `name`, or the one created last, to be read.
-
-    Raises:
-        UsageError: there is no such study.
-    """
-    url = database_url(storage_url)
-    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
-        raise UsageError(
-            f"storage {url.database}: no such file; run `sweeper optimize` first, or name it with --storage"
-        )
-    with _storage(url, create=False) as storage:
-        names = [s.study_name for s in storage.get_all_studies()]
-        if not names or (name is not None and name not in names):
-            raise UsageError(f"study {name!r}: not in {url.database}, which holds: {', '.join(names) or 'no study'}")
-        study = optuna.load_study(study_name=name or names[-1], storage=storage)
-        yield Shown(study, read_trials(storage, study._study_id))
-
-
-def _row(frozen: FrozenTrial) -> TrialRow:
-    states = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed",
-              TrialState.WAITING: "waiting", TrialState.RUNNING: "running"}  # fmt: skip
-    state = states[frozen.state]
-    steps = frozen.intermediate_values
-    last = steps[max(steps)] if steps else None
-    end = frozen.datetime_complete or dt.datetime.now()
-    started = frozen.datetime_start
-    return TrialRow(
-        number=frozen.number,
-        state=state,
-        value=frozen.value if state == "complete" else last,
-        loss=frozen.user_attrs.get("val_loss"),
-        params=frozen.params,
-        epochs=len(steps),
-        seconds=(end - started).total_seconds() if started else None,
-        reason=str(frozen.user_attrs.get("reason", "")),
-    )
-
-
-# --- reading, for a report -------------------------------------------------------------------------
-
-
-class StudyRecord(NamedTuple):
-    """A study with all that it holds."""
-
-    name: str
-    uid: str
-    settings: Mapping[str, Any]
-    rows: list[TrialRow]
-    curves: Mapping[int, Mapping[int, float]]  # validation accuracy by trial and epoch
-    importances: list[Importance]
-    began: dt.datetime | None  # in the time of the machine that drove it
-    ended: dt.datetime | None
-
-
-def read_record(name: str | None, storage_url: str) -> StudyRecord:
-    """Read all of a study, by default of the one created last, without holding it.
-
-    Raises:
-        UsageError: there is no such study.
-    """
-    with _loaded(name, storage_url) as study:
-        return _record(study)
-
-
-def _record(study: optuna.Study) -> StudyRecord:
-    trials = study.get_trials(deepcopy=False)
-    attrs = study.user_attrs
-    return StudyRecord(
-        name=study.study_name,
-        uid=str(attrs.get("uid", "")),
-        settings=attrs.get("settings", {}),
-        rows=[_row(frozen) for frozen in trials],
-        curves={frozen.number: frozen.intermediate_values for frozen in trials},
-        importances=importance_intervals(study),
-        began=min((t.datetime_start for t in trials if t.datetime_start), default=None),
-        ended=max((t.datetime_complete for t in trials if t.datetime_complete), default=None),
-    )

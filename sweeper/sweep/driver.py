@@ -16,17 +16,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import Any, Final, Protocol
+from typing import Final
 
-from sweeper.config import RunConfig, finite
-from sweeper.engine.base import Engine, Event
-from sweeper.errors import (
+from sweeper.core.config import finite
+from sweeper.core.errors import (
     Diverged,
     Interrupted,
     OutOfTime,
@@ -36,9 +32,13 @@ from sweeper.errors import (
     Transient,
     UsageError,
 )
-from sweeper.journal import FAILED, FINISHED, KILLED, WEIGHTS, Recorded, RunInfo, RunLog, Tracker
-from sweeper.results import EpochResult, TrainResult
-from sweeper.study import Trial
+from sweeper.core.results import EpochResult, TrainResult
+from sweeper.core.trial import Trial
+from sweeper.engine.base import Engine, Event
+from sweeper.sweep.signals import Signals
+from sweeper.sweep.source import Source, View
+from sweeper.tracking.base import FAILED, FINISHED, KILLED, Recorded, RunInfo, RunLog, Tracker
+from sweeper.tracking.reading import WEIGHTS
 
 RETRIES: Final = 2  # of the same parameters, after a worker died or memory ran out
 TICK_SECONDS: Final = 0.5
@@ -46,107 +46,6 @@ ASKING_SECONDS: Final = 2.0  # how long trainings that run are left alone while 
 COPIES: Final = 64  # trials of a pass that need no training; each has an open file until the pass is written
 SAME_ERROR_FROM_THE_START: Final = 3
 TRACEBACK_CHARACTERS: Final = 4_000  # MLflow takes 8,000 in a tag
-
-
-class Source(Protocol):
-    """Where trials come from, and where their outcomes go: a study, or a fixed list."""
-
-    def together(self) -> AbstractContextManager[None]:
-        """Within the block, what is asked outlasts this process after `begin`, and what is told of it after `settle`;
-        an error that ends the block drops what is neither."""
-
-    def begin(self) -> None:
-        """Make the trials that were asked since the last call outlast this process."""
-
-    def finished(self) -> int:
-        """Number of trials that are complete or pruned."""
-
-    def unfinished(self) -> Iterator[Trial]:
-        """Trials that an earlier driver left running."""
-
-    def ask(self) -> Trial | None:
-        """A new trial, or None where there are no more, as in a list some of which failed."""
-
-    def report(self, number: int, step: int, value: float) -> bool:
-        """Record an intermediate value; True asks to prune."""
-
-    def settle(self) -> None:
-        """Make what was told since the last call outlast this process."""
-
-    def complete(self, number: int, accuracy: float, loss: float) -> None:
-        """A trial reached its end."""
-
-    def prune(self, number: int, reason: str) -> None:
-        """A trial was stopped early, or diverged."""
-
-    def fail(self, number: int, reason: str, details: str = "") -> None:
-        """A trial could not be trained; `details` is the traceback, or empty."""
-
-
-class Fixed:
-    """A list of configurations as a source: `sweeper train` is a sweep of one."""
-
-    def __init__(self, configs: Sequence[RunConfig]) -> None:
-        self._configs = list(configs)
-        self._asked = 0
-        self._finished = 0
-        self.outcomes: dict[int, str] = {}
-
-    def together(self) -> AbstractContextManager[None]:
-        """A list is not kept."""
-        return contextlib.nullcontext()
-
-    def begin(self) -> None:
-        """A list is not kept."""
-
-    def finished(self) -> int:
-        """Number of configurations that are done."""
-        return self._finished
-
-    def unfinished(self) -> Iterator[Trial]:
-        """None: a list is not kept."""
-        return iter(())
-
-    def ask(self) -> Trial:
-        """The next configuration."""
-        self._asked += 1
-        return Trial(self._asked - 1, self._configs[self._asked - 1])
-
-    def report(self, number: int, step: int, value: float) -> bool:
-        """Nothing is pruned."""
-        return False
-
-    def settle(self) -> None:
-        """Nothing was kept."""
-
-    def complete(self, number: int, accuracy: float, loss: float) -> None:
-        """Count it."""
-        self._finished += 1
-
-    def prune(self, number: int, reason: str) -> None:
-        """It diverged."""
-        self._finished += 1
-        self.outcomes[number] = reason
-
-    def fail(self, number: int, reason: str, details: str = "") -> None:
-        """A list has no replacement to offer: the error ends it."""
-        raise TrainingError(reason)
-
-
-class View(Protocol):
-    """Whoever shows progress."""
-
-    def started(self, trial: Trial) -> None:
-        """A trial begins."""
-
-    def epoch(self, trial: Trial, result: EpochResult) -> None:
-        """An epoch has ended."""
-
-    def ended(self, trial: Trial, outcome: str, value: float | None) -> None:
-        """A trial is over: complete, pruned, failed, lost."""
-
-    def tick(self) -> None:
-        """Time has passed."""
 
 
 @dataclass
@@ -471,61 +370,3 @@ def _reasons(error: TrainingError | UsageError) -> dict[str, str]:
     """Why a training failed, as tags."""
     details = _details(error)
     return {"sweeper.reason": str(error)} | ({"sweeper.traceback": details} if details else {})
-
-
-class Signals:
-    """SIGINT and SIGTERM, noticed at once but raised only where nothing is half done; a second of the same ends it now.
-
-    A second of the other kind is the same wish: Ctrl-C on `mlflow run` reaches this process as SIGINT, and a quarter of
-    a second later MLflow sends SIGTERM. The first one decides the exit code.
-
-    The context may be entered again within itself: a command's signals are also its driver's.
-    """
-
-    def __init__(self) -> None:
-        self._received: list[int] = []
-        self._may_raise = False
-        self._depth = 0
-        self._before: list[tuple[int, Any]] = []
-
-    def __enter__(self) -> Signals:
-        self._depth += 1
-        if self._depth == 1:
-            with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
-                self._before = [(s, signal.signal(s, self._handle)) for s in (signal.SIGINT, signal.SIGTERM)]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            for number, handler in self._before:
-                signal.signal(number, handler)
-            self._before = []
-
-    def _handle(self, number: int, _: FrameType | None) -> None:
-        again = number in self._received  # as any third is: there are two kinds
-        self._received.append(number)
-        if again:
-            signal.signal(self._received[0], signal.SIG_DFL)
-            signal.raise_signal(self._received[0])
-        if self._may_raise and len(self._received) == 1:  # else what it interrupts is ending already
-            raise Interrupted(number)
-
-    def check(self) -> None:
-        """Raise `Interrupted` if a signal has come.
-
-        Raises:
-            Interrupted: one has.
-        """
-        if self._received:
-            raise Interrupted(self._received[0])
-
-    @contextlib.contextmanager
-    def raised(self) -> Iterator[None]:
-        """Within the block, a signal raises `Interrupted`; one that came before raises it here."""
-        self._may_raise = True
-        try:
-            self.check()
-            yield
-        finally:
-            self._may_raise = False

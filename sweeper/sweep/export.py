@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import safetensors.numpy
 
-from sweeper.config import RunConfig
-from sweeper.splits import Labelled
+from sweeper.core.config import RunConfig
+from sweeper.data.splits import Labelled
 
 if TYPE_CHECKING:
     from mlflow.models import Model
@@ -28,9 +28,9 @@ def save_model(config: RunConfig, weights: bytes, example: Labelled, path: str, 
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     import mlflow.pytorch
 
-    from sweeper.data import Data, normalize
-    from sweeper.splits import Split
-    from sweeper.train import predict_weights
+    from sweeper.data.splits import Split
+    from sweeper.training.evaluate import predict_weights
+    from sweeper.training.images import Data, normalize
 
     images = Data.from_arrays(Split(example, example)).train
     model, _ = predict_weights(config, safetensors.numpy.load(weights), images)

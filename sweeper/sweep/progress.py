@@ -11,25 +11,13 @@ from typing import TYPE_CHECKING, Final, TextIO
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from sweeper.results import EpochResult
-    from sweeper.study import StudyView, Trial, TrialRow
+    from sweeper.core.results import EpochResult
+    from sweeper.core.trial import Trial
+    from sweeper.study.reading import StudyView
+    from sweeper.study.rows import TrialRow
+from sweeper.core.text import duration
 
 REFRESH_SECONDS: Final = 0.25
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person would say them: 42s, 3m10s, 1h05m."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-
-
-def counted(count: int, noun: str) -> str:
-    """1 run, 2 runs."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 @dataclass

@@ -17,20 +17,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from sweeper import dataset, splits
-from sweeper.champion import watched
-from sweeper.config import RunConfig
-from sweeper.data import Data, load
-from sweeper.environment import NONE, OFFLINE, Environment
-from sweeper.errors import DataError, Diverged, UsageError
-from sweeper.journal import ENGINE_TAG, STACKING, THREADS_TAG, Record, read_record
-from sweeper.members import train_members
-from sweeper.results import EpochResult, Training, TrainResult
-from sweeper.service import environment_tags
-from sweeper.start import examined, start
-from sweeper.sweep import Signals
-from sweeper.tracking import fetch
-from sweeper.train import hardware, resolve_device, use_threads
+from sweeper.core.config import RunConfig
+from sweeper.core.environment import NONE, OFFLINE, Environment
+from sweeper.core.errors import DataError, Diverged, UsageError
+from sweeper.core.results import EpochResult, Training, TrainResult
+from sweeper.data.fashion import resolve
+from sweeper.data.splits import load_test
+from sweeper.sweep.describe import environment_tags
+from sweeper.sweep.retrain import watched
+from sweeper.sweep.signals import Signals
+from sweeper.tracking.base import ENGINE_TAG, STACKING, THREADS_TAG, Record
+from sweeper.tracking.fetching import fetch
+from sweeper.tracking.reading import read_record
+from sweeper.training.device import hardware, resolve_device, use_threads
+from sweeper.training.images import Data, load
+from sweeper.training.stacked import train_members
+from sweeper.training.start import examined, start
 
 NAMES: Final = {
     "mlflow.source.git.commit": "commit",
@@ -119,7 +121,7 @@ def replay(env: Environment, run: str) -> Replayed:
 
 
 def _images(env: Environment, record: Record, config: RunConfig) -> Sequence[Data]:
-    manifest, folder = dataset.resolve(config.dataset, env.data_dir)
+    manifest, folder = resolve(config.dataset, env.data_dir)
     digest = record.tags.get("sweeper.dataset_sha256", manifest.digest)
     if digest != manifest.digest:
         raise DataError(
@@ -127,7 +129,7 @@ def _images(env: Environment, record: Record, config: RunConfig) -> Sequence[Dat
             "another data set cannot give the same run"
         )
     if record.tags.get("sweeper.kind") == "champion":
-        return [Data.from_arrays(watched(splits.load_test(config, folder)))]
+        return [Data.from_arrays(watched(load_test(config, folder)))]
     return load(config, folder)
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from sweeper.config import RunConfig
-from sweeper.mistakes import MOST_ERRORS, Mistake, confident_mistakes
-from sweeper.results import EpochResult, Evaluation
-from sweeper.splits import Split
+from sweeper.core.config import RunConfig
+from sweeper.core.results import MOST_ERRORS, EpochResult, Evaluation, Mistake
+from sweeper.data.splits import Split
+from sweeper.training.mistakes import confident_mistakes
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,10 @@ def retrain(config: RunConfig, splits: Sequence[Split], threads: int) -> Generat
     Raises:
         Diverged: as `train.train`.
     """
-    from sweeper.data import Data
-    from sweeper.start import training
-    from sweeper.train import predict_weights, score, use_threads
+    from sweeper.training.device import use_threads
+    from sweeper.training.evaluate import predict_weights, score
+    from sweeper.training.images import Data
+    from sweeper.training.start import training
 
     (everything,) = splits
     use_threads(threads)

@@ -13,156 +13,24 @@ The times in it are those of the events, so that replaying it gives the same met
 from __future__ import annotations
 
 import contextlib
-import csv
 import errno
-import io
-import itertools
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final
 
 import filelock
 
-from sweeper.errors import SweeperError, UsageError
+from sweeper.core.errors import SweeperError
+from sweeper.core.files import remove_parts, write_whole
+from sweeper.tracking.base import FINISHED, KILLED, Recorded, RunInfo
+from sweeper.tracking.reading import ARTIFACTS, EVENTS, _by_step, as_csv, history, read_all_events, read_events
 
-THREADS_TAG: Final = "sweeper.threads"  # of a run: threads of its computations
-ENGINE_TAG: Final = "sweeper.engine"
-STACKING: Final = "fused"  # the engine whose trainings depend on those that they are stacked with
-# What the bits of a training depend on besides its parameters.
-SURROUNDINGS: Final = (
-    THREADS_TAG, ENGINE_TAG, "sweeper.hardware", "sweeper.versions", "mlflow.source.git.commit", "sweeper.git.changed",
-)  # fmt: skip
-EVENTS: Final = "events.jsonl"
-ARTIFACTS: Final = "artifacts"
-WEIGHTS: Final = "model/state.safetensors"  # among them
 WRITER: Final = ".writer"
 FSYNCS: Final = 16  # at a time
-FAILED, FINISHED, KILLED = "FAILED", "FINISHED", "KILLED"  # MLflow's names
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """What is known of a run before it starts.
-
-    `key` identifies it for ever: starting the same key again continues the same run.
-    """
-
-    key: str
-    name: str
-    params: Mapping[str, str]
-    tags: Mapping[str, str]
-    description: str
-    folder: str  # below the journal's root, such as "demo/0007"
-    dataset: Mapping[str, Any] = field(default_factory=dict)
-    run_id: str | None = None  # an MLflow run that exists already
-
-
-class RunLog(Protocol):
-    """Where one run writes what happens to it."""
-
-    def epoch(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record the metrics of one epoch; a step that is recorded already stays as it is."""
-
-    def artifact(self, name: str, content: bytes) -> None:
-        """Record a file."""
-
-    def end(self, status: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
-        """Record the outcome: FINISHED, FAILED or KILLED."""
-
-
-class Recorded(NamedTuple):
-    """What is recorded of a finished run: the metrics of each epoch by its number; metrics and tags of its end."""
-
-    epochs: dict[int, dict[str, float]]
-    final: dict[str, float]
-    tags: dict[str, str]
-
-
-class Record(NamedTuple):
-    """A run as its last attempt was recorded, to be trained again: parameters, tags, and the metrics of each epoch by
-    its number.
-
-    `earlier` has the epochs that an attempt before it recorded, or may have, whose bits may have been others.
-    """
-
-    params: dict[str, str]
-    tags: dict[str, str]
-    epochs: dict[int, dict[str, float]]
-    earlier: dict[int, dict[str, float]]
-
-
-class Tracker(Protocol):
-    """Where runs are recorded."""
-
-    def recorded(self, run: RunInfo) -> Recorded | None:
-        """What is recorded of the run, or None if it is not there or has not finished."""
-
-    def start(self, run: RunInfo) -> RunLog:
-        """Begin, or continue, a run."""
-
-    def together(self) -> AbstractContextManager[None]:
-        """Within the block, what happens to runs may be recorded late, but not later than its end."""
-
-    def reconcile(self, below: str) -> None:
-        """End, as killed, the runs below a folder that processes which are gone left without an end."""
-
-    def catch_up(self, below: str) -> None:
-        """Let arrive what earlier processes recorded below a folder and could not bring where it belongs."""
-
-    def check(self) -> None:
-        """Raise if nothing that is recorded can ever arrive."""
-
-    def close(self, timeout: float) -> int:
-        """Wait up to `timeout` seconds until all has arrived; the number of runs that have not."""
-
-
-class NullLog:
-    """Forgets everything."""
-
-    def epoch(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Forget."""
-
-    def artifact(self, name: str, content: bytes) -> None:
-        """Forget."""
-
-    def end(self, status: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
-        """Forget."""
-
-
-class NullTracker:
-    """No tracking."""
-
-    def recorded(self, run: RunInfo) -> Recorded | None:
-        """Nothing."""
-        return None
-
-    def start(self, run: RunInfo) -> RunLog:
-        """A log that forgets everything."""
-        return NullLog()
-
-    def together(self) -> AbstractContextManager[None]:
-        """Nothing is late."""
-        return contextlib.nullcontext()
-
-    def reconcile(self, below: str) -> None:
-        """Nothing was left."""
-
-    def catch_up(self, below: str) -> None:
-        """Nothing was recorded."""
-
-    def check(self) -> None:
-        """Nothing can go wrong."""
-
-    def close(self, timeout: float) -> int:
-        """Nothing to wait for."""
-        return 0
 
 
 class JournalTracker:
@@ -342,122 +210,12 @@ def _append_line(path: Path, line: bytes) -> None:
             raise
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that nobody ever reads a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def remove_parts(folder: Path) -> None:
-    """Remove what other processes, which were killed, have written aside and not renamed."""
-    for part in folder.glob("**/.*.part"):
-        if not part.name.endswith(f".{os.getpid()}.part"):
-            part.unlink(missing_ok=True)
-
-
-def read_events(folder: Path) -> list[dict[str, Any]]:
-    """The events of a run, oldest first, without a last line that is not whole.
-
-    Raises:
-        SweeperError: a line of the file is damaged.
-    """
-    path = folder / EVENTS
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    return [
-        _event(path, number, line)
-        for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1)
-    ]
-
-
-def _event(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        event = json.loads(line)
-    except ValueError:  # no JSON, or no UTF-8
-        event = None
-    if not isinstance(event, dict):
-        raise SweeperError(f"{path}: line {number} is damaged; restore the file from a copy, or move its folder away")
-    return event
-
-
-def read_all_events(root: Path, warn: Callable[[str], None]) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
-    """Every run below `root` with its events, in the order of their names; of a damaged one only a warning."""
-    for folder in run_folders(root):
-        try:
-            yield folder, read_events(folder)
-        except SweeperError as error:
-            warn(str(error))
-
-
-def read_record(folder: Path) -> Record:
-    """The run in `folder`, as far as its last attempt came.
-
-    Raises:
-        UsageError: the folder holds no run.
-    """
-    attempts = _attempts(read_events(folder))
-    if not attempts:
-        raise UsageError(f"{folder}: holds no run; name an MLflow run, or a folder below SWEEPER_HOME/journal")
-    last = attempts[-1]
-    tags = {name: value for event in last for name, value in event.get("tags", {}).items()}
-    epochs: dict[int, dict[str, float]] = {}
-    earlier: dict[int, dict[str, float]] = {}
-    for attempt in attempts:
-        same = attempt is last or _trained_alike(attempt[0], last[0])
-        (epochs if same else earlier).update(_by_step(attempt))
-    return Record(last[0]["params"], tags, epochs, earlier)
-
-
-def _attempts(events: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The events of each attempt, from its start on."""
-    starts = [number for number, event in enumerate(events) if event["event"] == "start"]
-    return [events[begin:end] for begin, end in itertools.pairwise([*starts, len(events)])]
-
-
-def _trained_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two attempts, by their starts, trained in the same bits; of stacked ones that cannot be told."""
-    tags = [{name: start["tags"].get(name) for name in SURROUNDINGS} for start in (one, other)]
-    return one["params"] == other["params"] and tags[0] == tags[1] and tags[0][ENGINE_TAG] != STACKING
-
-
-def _by_step(events: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
-    return {e["step"]: e["metrics"] for e in events if e["event"] == "epoch"}
-
-
 def _cut_torn_line(path: Path) -> None:
     """Remove what a crash left of a line, before anything is appended to it."""
     if path.exists():
         content = path.read_bytes()
         with path.open("r+b") as stream:
             stream.truncate(content.rfind(b"\n") + 1)
-
-
-def history(events: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """The metrics of each epoch, with the epoch's number under `epoch`, in its order."""
-    epochs = [
-        {"epoch": e["step"], **{sys.intern(name): value for name, value in e["metrics"].items()}}  # names once for all
-        for e in events
-        if e["event"] == "epoch"
-    ]
-    return sorted(epochs, key=lambda e: e["epoch"])
-
-
-def as_csv(epochs: list[dict[str, float]]) -> bytes:
-    """One row an epoch, one column a metric."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(epochs[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(epochs)
-    return text.getvalue().encode()
 
 
 def end_abandoned(folder: Path, reason: str = "the process that trained it is gone") -> bool:
@@ -495,8 +253,3 @@ def _hold(folder: Path) -> filelock.FileLock:
             f"{folder}: another process writes this run; give the two commands different studies or SWEEPER_HOMEs"
         ) from None
     return lock
-
-
-def run_folders(root: Path) -> list[Path]:
-    """Every run below `root`, in the order of their names."""
-    return sorted(path.parent for path in root.glob(f"**/{EVENTS}"))

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
-from sweeper.environment import hide_query_password, refuse_query_password
-from sweeper.errors import ServiceUnreachable, SweeperError, UsageError, one_line
+from sweeper.core.errors import ServiceUnreachable, SweeperError, UsageError, one_line
+from sweeper.core.urls import hide_query_password, refuse_query_password
 
 if TYPE_CHECKING:
     import requests
+
 
 EXPERIMENT: Final = "bn-dropout"
 SQLITE_URI: Final = re.compile(r"sqlite:///(?!:memory:).")  # nobody could look at what is in memory

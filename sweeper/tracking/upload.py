@@ -14,156 +14,38 @@ import io
 import json
 import logging
 import os
-import re
 import shutil
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import filelock
 
-from sweeper.errors import ServiceUnreachable, SweeperError, UsageError
-from sweeper.journal import (
-    ARTIFACTS,
-    JournalLog,
-    JournalTracker,
-    Record,
-    RunInfo,
-    end_all_abandoned,
-    history,
-    read_all_events,
-    read_events,
-    remove_parts,
-    write_whole,
-)
-from sweeper.preflight import EXPERIMENT, check_stage, hide_password, preflight, reason_of, sqlite_file, store_uri
+from sweeper.core.errors import SweeperError
+from sweeper.core.files import remove_parts, write_whole
+from sweeper.tracking.reading import ARTIFACTS, history, read_events
+from sweeper.tracking.store import EXPERIMENT, check_stage, hide_password, reason_of, sqlite_file, store_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.models import Model
+from sweeper.tracking.fetching import KEY_TAG, UPLOAD, _read_state
+from sweeper.tracking.patience import _Patient, _retrying
 
 OUTCOME_TAGS: Final = {"sweeper.state", "sweeper.reason", "sweeper.traceback"}
-KEY_TAG: Final = "sweeper.key"
-UPLOAD: Final = "upload.json"
 UPLOADER: Final = ".uploader"  # locked while a process uploads the run
 XRAY: Final = "diagnostics/xray.json"
-# In what MLflow says of a server that is away or overloaded, and of one that answered with a status.
-PASSING: Final = re.compile(r"API request to (?!endpoint )|\blocked|OperationalError|Max retries")
-ANSWERED: Final = re.compile(r"API request to endpoint .*? failed with error code (\d{3})")
 KEPT: Final = "evaluation"  # of a run's files, in the journal
 SYNC_PATIENCE: Final = 120.0  # seconds
-FIRST_PAUSE: Final = 0.1  # seconds before the second try
 AWAY_AFTER: Final = 5  # failures in a row: a second and a half
-LONGEST_PAUSE: Final = 10.0  # seconds between two tries while the server is away
-
-T = TypeVar("T")
 Draw = Callable[[list[dict[str, float]], str], bytes]
 Warn = Callable[[str], None]
 Save = Callable[[str, "Model"], "Model"]  # into a folder; of the model's description it returns the completed one
-
-
-class MlflowTracker(JournalTracker):
-    """The journal, and a thread that uploads it to MLflow as it grows."""
-
-    def __init__(self, root: Path, uri: str, draw: Draw, warn: Warn) -> None:
-        super().__init__(root, warn)
-        self.uploader = Uploader(uri, root.parent, draw, warn)
-        self._pending: dict[Path, int] = {}  # folder: how often it was written to
-        self._refused: set[Path] = set()
-        self._carried: set[Path] = set()
-        self._wake = threading.Condition()
-        self._closing = False
-        self._connected = False
-        self._fatal: SweeperError | None = None
-        self._thread = threading.Thread(target=self._run, name="mlflow-uploader", daemon=True)
-        self._thread.start()
-
-    def start(self, run: RunInfo) -> JournalLog:
-        """Begin, or continue, the run's folder, and upload what is written to it."""
-        store = hide_password(self.uploader.uri)
-        return self._log(run, written=self._notify, store=store)
-
-    def check(self) -> None:
-        """Raise what makes every upload impossible, such as a deleted experiment."""
-        if self._fatal is not None:
-            raise self._fatal
-
-    def close(self, timeout: float) -> int:
-        """Wait up to `timeout` seconds for the uploads; the number of runs that have not arrived."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify_all()
-        self._thread.join(timeout)
-        for folder in self._carried - self._pending.keys():
-            self.uploader.tidy(folder)
-        return len(self._pending) + len(self._refused)
-
-    def flush(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds until MLflow answers and has everything written so far; whether it has."""
-        with self._wake:
-            self._wake.wait_for(lambda: (self._connected and not self._pending) or self._fatal, timeout)
-            return self._connected and not self._pending and not self._refused
-
-    def reconcile(self, below: str) -> None:
-        """End what processes that are gone left without an end, also in MLflow if it was meant for this store.
-
-        That is also where a run has its end in the journal, and its process was gone before MLflow had it.
-        """
-        super().reconcile(below)
-        store = hide_password(self.uploader.uri)
-        for folder, events in behind(self.root / below, self.uploader.uri):
-            if events[-1]["event"] == "end" and events[0].get("store") == store:
-                self._notify(folder)
-
-    def catch_up(self, below: str) -> None:
-        """Upload what earlier processes wrote below the folder `below` and could not bring there."""
-        for folder, _ in behind(self.root / below, self.uploader.uri):
-            self._notify(folder)
-
-    def _notify(self, folder: Path) -> None:
-        with self._wake:
-            self._pending[folder] = self._pending.get(folder, 0) + 1
-            self._wake.notify_all()
-
-    def _run(self) -> None:
-        try:
-            self.uploader.connect()
-        except SweeperError as error:
-            with self._wake:
-                self._fatal = error
-                self._wake.notify_all()
-            return
-        with self._wake:
-            self._connected = True
-            self._wake.notify_all()
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._pending or self._closing)
-                if not self._pending:
-                    return
-                folder, writes = next(iter(self._pending.items()))
-            self._upload(folder)
-            with self._wake:
-                if self._pending[folder] == writes:  # nothing was written meanwhile
-                    del self._pending[folder]
-                self._wake.notify_all()
-
-    def _upload(self, folder: Path) -> None:
-        try:
-            self.uploader.upload(folder, time.sleep)
-            self._refused.discard(folder)
-            self._carried.add(folder)
-        except Exception as error:  # noqa: BLE001 - one run that MLflow refuses must not end the uploads of the others
-            if folder in self._refused:
-                return
-            self._refused.add(folder)
-            self._warn(f"{folder}: MLflow refuses this run ({reason_of(error)}); it stays in the journal")
 
 
 class Uploader:
@@ -465,100 +347,12 @@ def _empty(artifacts: Path) -> None:
         artifacts.rmdir()
 
 
-def sync(root: Path, uri: str, home: Path, draw: Draw, warn: Warn) -> int:
-    """Upload every run of the journal at `root` that has not arrived; the number of runs carried.
-
-    A run without an end whose process is gone is ended as killed; one that is being written is carried as far as it is.
-    Artifacts of a new sqlite store go below `home`.
-
-    Raises:
-        ServiceUnreachable: the server does not answer.
-    """
-    preflight(uri)
-    uploader = Uploader(uri, home, draw, warn)
-    deadline = time.monotonic() + SYNC_PATIENCE
-
-    def wait(seconds: float) -> None:
-        if time.monotonic() > deadline:
-            raise ServiceUnreachable(f"tracking server {hide_password(uri)} went away; `sweeper sync` again continues")
-        time.sleep(seconds)
-
-    uploader.connect(wait)
-    end_all_abandoned(root, warn)
-    waiting = [folder for folder, _ in behind(root, uri)]
-    refused = []
-    for folder in waiting:
-        try:
-            uploader.upload(folder, wait)
-            uploader.tidy(folder)
-        except SweeperError:
-            raise
-        except Exception as error:  # noqa: BLE001 - one run that MLflow refuses must not keep the others
-            refused.append(folder)
-            warn(f"{folder}: MLflow refuses this run ({reason_of(error)}); it stays in the journal")
-    if refused:
-        raise SweeperError(f"{len(waiting) - len(refused)} runs were carried, {len(refused)} were refused")
-    return len(waiting)
-
-
 def _draw_xray(source: Path, title: str) -> None:
     """Draw the X-ray of a run that has one, beside its file."""
     if source.exists():
-        from sweeper.report import xray  # matplotlib is loaded already: the curves are drawn first
+        from sweeper.report.run.xray import figure  # matplotlib is loaded already: the curves are drawn first
 
-        write_whole(source.with_suffix(".png"), xray.figure(json.loads(source.read_bytes()), title))
-
-
-def run_id_of(root: Path, folder: str, uri: str) -> str | None:
-    """The run in the store `uri` that a run folder was uploaded to, or None while it was not."""
-    run_id: str | None = _read_state(root / folder, uri)["run_id"]
-    return run_id
-
-
-def fetch(uri: str, run_id: str) -> Record:
-    """The run `run_id` of the store `uri`, to be trained again.
-
-    Raises:
-        UsageError: the store has no such run, or it is none of sweeper's.
-        ServiceUnreachable: the server does not answer.
-    """
-    preflight(uri)
-    if uri.startswith("sqlite") and not sqlite_file(uri).exists():
-        raise UsageError(f"run {run_id[:60]!r}: no folder of a journal, and there is no {sqlite_file(uri)} to look in")
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    client = MlflowClient(tracking_uri=store_uri(uri))
-    try:
-        run = client.get_run(run_id)
-        if KEY_TAG not in run.data.tags:
-            raise UsageError(f"run {run_id!r} of {hide_password(uri)}: not one that sweeper recorded")
-        epochs: dict[int, dict[str, float]] = {}
-        for name in run.data.metrics:
-            for point in client.get_metric_history(run_id, name):
-                epochs.setdefault(point.step, {})[name] = point.value
-    except MlflowException as error:
-        raise UsageError(f"run {run_id[:60]!r}: {reason_of(error)[:120]} in {hide_password(uri)}") from None
-    epochs.pop(0, None)  # the values of the run's end
-    params, tags = dict(run.data.params), dict(run.data.tags)
-    if tags.get("sweeper.attempt", "1") != "1":  # MLflow does not say which attempt an epoch is of
-        return Record(params, tags, {}, epochs)
-    return Record(params, tags, epochs, {})
-
-
-def behind(root: Path, uri: str) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
-    """The runs below `root` of which the store `uri` lacks a part, with their events; damaged ones are passed over, as
-    whoever ends abandoned runs has warned of them."""
-    for folder, events in read_all_events(root, lambda _: None):
-        if len(events) > _read_state(folder, uri)["events"]:
-            yield folder, events
-
-
-def _read_state(folder: Path, uri: str) -> dict[str, Any]:
-    """How far the folder has been carried to the store `uri`; another store has nothing of it."""
-    path, store = folder / UPLOAD, hide_password(uri)
-    state: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
-    return state if state.get("store") == store else {"store": store, "run_id": None, "events": 0}
+        write_whole(source.with_suffix(".png"), figure(json.loads(source.read_bytes()), title))
 
 
 def _new_params(run: Run, params: dict[str, str]) -> dict[str, str]:
@@ -568,78 +362,3 @@ def _new_params(run: Run, params: dict[str, str]) -> dict[str, str]:
     values = {k: v for k, v in params.items() if k not in present}
     values |= {f"config.{k}": v for k, v in params.items() if present.get(k, v) != v and f"config.{k}" not in present}
     return values
-
-
-def _retrying(call: Callable[[], T], report: Callable[[Exception | None], None], wait: Callable[[float], None]) -> T:
-    """Call until the server answers. What it answers, good or bad, is passed on."""
-    pause = FIRST_PAUSE
-    while True:
-        try:
-            result = call()
-        except Exception as error:
-            if not _passing(error):
-                raise
-            report(error)
-            wait(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
-        else:
-            report(None)
-            return result
-
-
-class _Patient:
-    """A client each call of which is repeated until the server answers, where repeating it changes nothing.
-
-    The others are repeated with the whole upload, which first looks what is there.
-    """
-
-    def __init__(
-        self, client: MlflowClient, report: Callable[[Exception | None], None], wait: Callable[[float], None]
-    ) -> None:
-        self._client, self._report, self._wait = client, report, wait
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        return lambda *given, **named: _retrying(
-            lambda: getattr(self._client, name)(*given, **named), self._report, self._wait
-        )
-
-
-def _passing(error: Exception) -> bool:
-    """Whether trying again may help: the server is away, overloaded, or its database is locked."""
-    import requests
-    from mlflow.exceptions import MlflowException
-
-    if isinstance(error, requests.exceptions.HTTPError) and error.response is not None:  # of the artifacts
-        return _busy(error.response.status_code)
-    if isinstance(error, requests.exceptions.RequestException | ConnectionError | TimeoutError):
-        return True
-    if isinstance(error, MlflowException):
-        if error.error_code not in ("TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED"):
-            return False
-        answered = ANSWERED.search(str(error))
-        return _busy(int(answered[1])) if answered else PASSING.search(str(error)) is not None
-    return "OperationalError" in type(error).__name__
-
-
-def _busy(status: int) -> bool:
-    """Whether a server that answers with this HTTP status may take the same request later."""
-    return status in (408, 429) or status >= 500
-
-
-def ui_link(base: str, uri: str, run_id: str | None) -> str:
-    """Where MLflow's UI shows the run, or else the table of all runs (not its page for GenAI)."""
-    import requests
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    client = MlflowClient(tracking_uri=uri)
-    try:
-        found = client.get_experiment_by_name(EXPERIMENT)
-    except (MlflowException, requests.RequestException):
-        return base  # the server is away: its front page will do
-    number = found.experiment_id if found else "1"
-    if run_id is not None:  # `mlflow run` may have put it into another experiment
-        with contextlib.suppress(MlflowException, requests.RequestException):
-            number = client.get_run(run_id).info.experiment_id
-    path = f"runs/{run_id}" if run_id else "runs?workflowType=machine_learning"
-    return f"{base.rstrip('/')}/#/experiments/{number}/{path}"

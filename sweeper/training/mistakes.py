@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING
 
-from sweeper.dataset import CLASSES, Array
+from sweeper.core.images import CLASSES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sweeper.data import Images
-
-MOST_ERRORS: Final = 32  # in a picture
-
-
-class Mistake(NamedTuple):
-    """An image that was taken for what it is not."""
-
-    pixels: Array  # uint8 (28, 28), 0 is background
-    truth: str
-    predicted: str
-    confidence: float  # the softmax probability of the predicted class
+    from sweeper.training.images import Images
+from sweeper.core.results import Mistake
 
 
 def confident_mistakes(logits: Tensor, images: Images, most: int) -> list[Mistake]:

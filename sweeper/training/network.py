@@ -14,22 +14,16 @@ non-negative values lets through unchanged.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from sweeper.config import Placement, RunConfig
-from sweeper.dataset import CLASSES, SIDE
-from sweeper.norm import batch_norm_2d
-
-STAGES: Final[dict[str, tuple[tuple[int, ...], ...]]] = {
-    "small": ((8,), (16,)),
-    "medium": ((32,), (64,), (128,)),
-    "large": ((64, 64), (128, 128), (256, 256)),
-}
-HEAD: Final = {"small": 32, "medium": 128, "large": 256}
+from sweeper.core.config import Placement, RunConfig
+from sweeper.core.images import CLASSES, SIDE
+from sweeper.core.networks import HEAD, STAGES
+from sweeper.training.norm import batch_norm_2d
 
 
 def build_model(config: RunConfig) -> nn.Sequential:
@@ -90,17 +84,6 @@ def load_weights(model: nn.Sequential, weights: Mapping[str, Any]) -> nn.Sequent
     """`model` with copies of `weights`, arrays or tensors by their names."""
     model.load_state_dict({name: torch.from_numpy(np.asarray(value).copy()) for name, value in weights.items()})
     return model
-
-
-def multiply_adds(size: str) -> int:
-    """Multiply-adds of a forward pass for one image, of the convolutions and the head."""
-    total, channels, side = 0, 1, SIDE
-    for stage in STAGES[size]:
-        for width in stage:
-            total += side * side * 9 * channels * width
-            channels = width
-        side //= 2
-    return total + HEAD[size] * (channels * side * side + len(CLASSES))
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -6,11 +6,18 @@ The steps are those of torch's fused kernel, in the same bits.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
+
+from sweeper.core.config import RunConfig
+from sweeper.core.results import EpochResult as EpochResult
+from sweeper.core.results import Evaluation as Evaluation
+from sweeper.core.results import Training as Training
+from sweeper.core.results import TrainResult as TrainResult
 
 BETAS: Final = (0.9, 0.999)  # as torch has them
 EPSILON: Final = 1e-8
@@ -57,3 +64,20 @@ class _Group:
             fused=True, amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=lr, weight_decay=self._weight_decay,
             eps=EPSILON, maximize=False,
         )  # fmt: skip
+
+
+def learning_rate(config: RunConfig, step: int, steps: int) -> float:
+    """The learning rate at `step` of `steps`, from 0.
+
+    cosine: half a cosine from lr to 0 (Loshchilov and Hutter 2016, arXiv 1608.03983).
+    onecycle: a linear rise from lr/25 over the first 30 % of steps, then half a cosine to 0
+    (after Smith and Topin 2017, arXiv 1708.07120).
+    """
+    if config.schedule == "constant":
+        return config.lr
+    if config.schedule == "cosine":
+        return config.lr * (1 + math.cos(math.pi * step / steps)) / 2
+    rise = 0.3 * steps
+    if step < rise:
+        return config.lr * (1 / 25 + (24 / 25) * step / rise)
+    return config.lr * (1 + math.cos(math.pi * (step - rise) / (steps - rise))) / 2

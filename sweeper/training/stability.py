@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from sweeper.results import Stability
+from sweeper.core.results import Stability
 
 GRAD_NORM_EVERY: Final = 8  # steps
 WINDOW: Final = 51  # steps before the one that is judged

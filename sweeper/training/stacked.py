@@ -20,15 +20,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sweeper import train
-from sweeper.config import RunConfig
-from sweeper.data import Data, Images, batch_sizes, stacked_batches, standardize
-from sweeper.errors import Diverged
-from sweeper.model import build_model
-from sweeper.norm import NarrowBatchNorm2d, narrow_batch_norm
-from sweeper.optimizer import BETAS, EPSILON
-from sweeper.stability import GRAD_NORM_EVERY, Recorder
-from sweeper.train import EpochResult, Evaluation, TrainResult
+from sweeper.core.config import RunConfig
+from sweeper.core.errors import Diverged
+from sweeper.core.results import EpochResult, Evaluation, TrainResult
+from sweeper.training.batches import batch_sizes, stacked_batches
+from sweeper.training.device import autocast
+from sweeper.training.evaluate import EVAL_BATCH, score, subset, to_input
+from sweeper.training.failures import check_converging
+from sweeper.training.images import Data, Images, standardize
+from sweeper.training.network import build_model
+from sweeper.training.norm import NarrowBatchNorm2d, narrow_batch_norm
+from sweeper.training.optimizer import BETAS, EPSILON, learning_rate
+from sweeper.training.seeds import mask_generator, order_generator, seeded
+from sweeper.training.stability import GRAD_NORM_EVERY, Recorder
 
 OWN_FIELDS: Final = {
     "experiment", "placement", "conv_dropout", "head_dropout", "augmentation", "lr", "weight_decay", "schedule", "seed",
@@ -58,7 +62,7 @@ class Stack:
         self._let_in(range(len(configs)))
         solo = []
         for config in configs:
-            with train.seeded(config, epoch=0):
+            with seeded(config, epoch=0):
                 solo.append(build_model(config))
         self.layers = list(solo[0].named_children())
         parameters = {name for name, _ in solo[0].named_parameters()}
@@ -86,7 +90,7 @@ class Stack:
 
     def generators(self, epoch: int) -> list[torch.Generator]:
         """What each member's masks of an epoch are drawn from."""
-        return [train.mask_generator(self.configs[m], epoch, self.device) for m in self.members]
+        return [mask_generator(self.configs[m], epoch, self.device) for m in self.members]
 
     def forward(self, x: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
         """Standardised images `(B, K, 28, 28)`, one channel a member, to logits `(K, B, 10)`.
@@ -180,13 +184,13 @@ class Stack:
     def evaluate(self, images: Images) -> list[Evaluation]:
         """Each member in eval mode on the same images."""
         count = len(self.members)
-        size = max(1, train.EVAL_BATCH[self.device.type] // count)
-        with train.autocast(self.configs[0]):
+        size = max(1, EVAL_BATCH[self.device.type] // count)
+        with autocast(self.configs[0]):
             parts = [
-                self.forward(train.to_input(pixels).expand(-1, count, -1, -1), None).float()
+                self.forward(to_input(pixels).expand(-1, count, -1, -1), None).float()
                 for pixels in images.pixels.split(size)
             ]
-        return [train.score(logits, images.labels) for logits in torch.cat(parts, dim=1)]
+        return [score(logits, images.labels) for logits in torch.cat(parts, dim=1)]
 
 
 def train_members(configs: Sequence[RunConfig], data: Data) -> Training:
@@ -199,7 +203,7 @@ def train_members(configs: Sequence[RunConfig], data: Data) -> Training:
     """
     device = torch.device(configs[0].device)
     images, val = data.train.to(device), data.val.to(device)
-    clean = train.subset(images, len(val))
+    clean = subset(images, len(val))
     stack = Stack(configs, device)
     steps = len(batch_sizes(len(images), configs[0].batch_size))
     recorders = [Recorder(steps, device) for _ in configs]
@@ -220,7 +224,7 @@ def train_members(configs: Sequence[RunConfig], data: Data) -> Training:
             )  # fmt: skip
             try:
                 running = recorder.losses.mean().item()
-                train.check_converging(configs[member], epoch, rates[row], running, result.train_loss, result.val_loss)
+                check_converging(configs[member], epoch, rates[row], running, result.train_loss, result.val_loss)
             except Diverged as error:
                 results[member] = error
             else:
@@ -245,7 +249,7 @@ def _train_epoch(
     """One epoch of every member; the seconds it took, and their learning rates at its last step."""
     configs = [stack.configs[m] for m in stack.members]
     masks = stack.generators(epoch)
-    orders = [train.order_generator(config, epoch) for config in configs]
+    orders = [order_generator(config, epoch) for config in configs]
     start = perf_counter()
     rates = _learning_rates(configs, epoch, steps)
     rates_there = torch.tensor(rates, device=stack.device)  # (steps, K)
@@ -253,7 +257,7 @@ def _train_epoch(
     norms = torch.zeros(math.ceil(steps / GRAD_NORM_EVERY), len(configs), device=stack.device)
     for step, (pixels, labels) in enumerate(stacked_batches(images, configs, orders)):
         x = standardize(pixels).permute(0, 3, 1, 2)  # (B, K, 28, 28), channels last
-        with train.autocast(configs[0]):
+        with autocast(configs[0]):
             logits = stack.forward(x, masks)
         loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")
         loss = loss.view(labels.shape).mean(1)  # (K,)
@@ -273,6 +277,6 @@ def _train_epoch(
 def _learning_rates(configs: Sequence[RunConfig], epoch: int, steps: int) -> list[list[float]]:
     """Those of each step of an epoch, each with one a member."""
     return [
-        [train.learning_rate(c, step, c.epochs * steps) for c in configs]
+        [learning_rate(c, step, c.epochs * steps) for c in configs]
         for step in range((epoch - 1) * steps, epoch * steps)
     ]

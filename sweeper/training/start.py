@@ -13,14 +13,16 @@ from dataclasses import replace
 
 import torch
 
-from sweeper import diagnostics
-from sweeper.config import RunConfig
-from sweeper.data import Data
-from sweeper.gpu.captured import Cooperative, cooperative, train_captured
-from sweeper.gpu.layers import supports
-from sweeper.model import build_model
-from sweeper.results import Training, TrainResult
-from sweeper.train import cross_validate, explain, train
+from sweeper.core.config import RunConfig
+from sweeper.core.results import Training, TrainResult
+from sweeper.training.failures import explain
+from sweeper.training.folds import cross_validate
+from sweeper.training.gpu.captured import Cooperative, cooperative, train_captured
+from sweeper.training.gpu.layers import supports
+from sweeper.training.images import Data
+from sweeper.training.loop import train
+from sweeper.training.network import build_model
+from sweeper.training.xray.examine import examine
 
 
 def start(config: RunConfig, data: Sequence[Data]) -> Training:
@@ -75,6 +77,6 @@ def examined(config: RunConfig, result: TrainResult, data: Data) -> TrainResult:
     if config.split == "folds":
         return result
     try:
-        return replace(result, xray=diagnostics.examine(config, result, data))
+        return replace(result, xray=examine(config, result, data))
     except Exception as error:  # noqa: BLE001 - whatever it is, the trained epochs are worth more
         return replace(result, xray_failure=str(explain(error)))

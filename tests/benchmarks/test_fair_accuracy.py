@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from benchmarks import fair_accuracy as fair
-from sweeper import data, splits
-from sweeper.config import RunConfig, experiment
-from sweeper.dataset import SAMPLE, SAMPLE_DIR, Array, IdxFile
-from sweeper.errors import Diverged, SweeperError, UsageError
+from sweeper.core.config import RunConfig
+from sweeper.core.errors import Diverged, SweeperError, UsageError
+from sweeper.core.experiments import experiment
+from sweeper.core.images import Array
+from sweeper.data import splits
+from sweeper.data.fashion import SAMPLE, SAMPLE_DIR, IdxFile, read_idx
+from sweeper.training.images import Data, load
 
 BASE = experiment(1, dataset="sample", epochs=2, train_images=200)
 SMALL = {"as it is": {}, "slower": {"lr": 1e-5}}
@@ -55,7 +58,7 @@ def evaluate(path: Path, seeds: int, config: RunConfig = RECIPE, sha256: str = "
 def test_tuning_reads_no_test_image_and_freezes_the_best(
     tmp_path: Path, two: None, looks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = splits.read_idx
+    read = read_idx
 
     def train_only(folder: Path, file: IdxFile) -> Array:
         assert file in SAMPLE.train
@@ -164,9 +167,10 @@ def test_an_evaluation_that_was_interrupted_goes_on(
 
 
 def test_the_values_are_those_of_the_weights_after_the_last_epoch(tmp_path: Path) -> None:
-    from sweeper.train import finish, train
+    from sweeper.training.folds import finish
+    from sweeper.training.loop import train
 
-    [both] = data.load(RECIPE, SAMPLE_DIR)
+    [both] = load(RECIPE, SAMPLE_DIR)
     expected = finish(train(RECIPE, both))
     [found] = evaluate(tmp_path / "results.jsonl", 1)
     assert found["weights_sha256"] == expected.weights_sha256
@@ -175,8 +179,8 @@ def test_the_values_are_those_of_the_weights_after_the_last_epoch(tmp_path: Path
 
 
 def test_a_training_sees_no_test_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    [both] = data.load(RECIPE, SAMPLE_DIR)
-    given: list[data.Data] = []
+    [both] = load(RECIPE, SAMPLE_DIR)
+    given: list[Data] = []
     monkeypatch.setattr(fair, "train_all", lambda configs, data, *_: given.append(data))
     evaluate(tmp_path / "results.jsonl", 1)
     [seen] = given

@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from worlds import World
 
-from browser.screen import CHROMIUM, launched, opened_at
-from sweeper.arms import PROTOCOLS
-from sweeper.claims import claims
-from sweeper.report.ledger import Ledger
-from sweeper.report.ledger_page import html, ledger_sections
-from sweeper.report.study_page import study_page
-from sweeper.verify import Verified, describe, judge_runs
+from sweeper.replication.arms import PROTOCOLS
+from sweeper.replication.claims.claims import claims
+from sweeper.replication.claims.ledger import Verified
+from sweeper.replication.pages.ledger import Ledger
+from sweeper.replication.pages.ledger_page import html, ledger_sections
+from sweeper.replication.pages.page import study_page
+from sweeper.replication.verify import describe, judge_runs
+from tests.browser.screen import CHROMIUM, launched, opened_at
+from tests.support.worlds import World
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 

@@ -20,24 +20,27 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from descendants import descendants
 
-from sweeper.config import RunConfig
-from sweeper.data import Data
-from sweeper.dataset import SAMPLE, SAMPLE_DIR, read_idx
+from sweeper.core.config import RunConfig
+from sweeper.core.errors import Diverged, OutOfMemory, ServiceUnreachable, TrainingError, UsageError, WorkerLost
+from sweeper.core.results import EpochResult, TrainResult
+from sweeper.data.fashion import SAMPLE, SAMPLE_DIR, read_idx
+from sweeper.data.shared import SharedSplits
+from sweeper.data.splits import load
 from sweeper.engine import fused as fused_engine
 from sweeper.engine.base import Engine, Event
 from sweeper.engine.concurrent import ConcurrentEngine
 from sweeper.engine.fused import FusedEngine
 from sweeper.engine.processes import ProcessEngine
+from sweeper.engine.ray import RayEngine
 from sweeper.engine.serial import SerialEngine
-from sweeper.errors import Diverged, OutOfMemory, ServiceUnreachable, TrainingError, UsageError, WorkerLost
-from sweeper.gpu.captured import Cooperative, cooperative
-from sweeper.members import Training, train_members
-from sweeper.splits import SharedSplits, load
-from sweeper.start import start
-from sweeper.sweep import RETRIES
-from sweeper.train import EpochResult, TrainResult, finish
+from sweeper.sweep.driver import RETRIES
+from sweeper.training.folds import finish
+from sweeper.training.gpu.captured import Cooperative, cooperative
+from sweeper.training.images import Data
+from sweeper.training.stacked import Training, train_members
+from sweeper.training.start import start
+from tests.support.descendants import descendants
 
 THREADS = 1
 SOON = 0.05  # seconds that one wait() may take
@@ -91,7 +94,6 @@ def concurrent(split: list[Data]) -> Iterator[ConcurrentEngine]:
 def ray(split: list[Data], until: Any) -> Iterator[Engine]:
     """Two slots on a local Ray, which was started while this process had passwords in its environment."""
     pytest.importorskip("ray")
-    from sweeper.engine.ray import RayEngine
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MLFLOW_TRACKING_PASSWORD", "PGPASSWORD"):
@@ -143,7 +145,7 @@ def apart(engine: Engine, split: list[Data], monkeypatch: pytest.MonkeyPatch) ->
 
     def train_apart(config: RunConfig) -> TrainResult:
         captured = isinstance(engine, ConcurrentEngine) and config.split != "folds"
-        monkeypatch.setattr("sweeper.start.is_captured", lambda config: captured)
+        monkeypatch.setattr("sweeper.training.start.is_captured", lambda config: captured)
         return finish(start(config, split))
 
     return train_apart
@@ -296,7 +298,7 @@ def test_out_of_memory_lets_half_as_many_advance(split: list[Data], monkeypatch:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return (yield from cooperative(config, data, beside))
 
-    monkeypatch.setattr("sweeper.start.cooperative", small_device)
+    monkeypatch.setattr("sweeper.training.start.cooperative", small_device)
     attempts, results = Counter[int](), set()
     for key in range(8):
         engine.submit(key, quick(epochs=1, seed=key))
@@ -484,7 +486,6 @@ def test_nobody_runs_code_on_a_local_ray_without_its_token(ray: Engine, alone: d
 )
 def test_a_ray_cluster_that_cannot_be_joined_is_one_line(split: list[Data], address: str, error: type, says: str):
     pytest.importorskip("ray")
-    from sweeper.engine.ray import RayEngine
 
     with pytest.raises(error) as caught:
         RayEngine(split, 1, address=address)
@@ -499,7 +500,7 @@ def test_a_host_that_is_no_ray_cluster_is_given_up(split: list[Data], monkeypatc
 
     monkeypatch.setattr(engine, "JOIN_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ServiceUnreachable, match="no answer within"):
-        engine.RayEngine(split, 1, address=f"127.0.0.1:{silent.getsockname()[1]}")
+        RayEngine(split, 1, address=f"127.0.0.1:{silent.getsockname()[1]}")
 
 
 @pytest.mark.parametrize(

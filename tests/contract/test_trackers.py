@@ -14,22 +14,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from sweeper.journal import (
-    ARTIFACTS,
-    FAILED,
-    FINISHED,
-    KILLED,
-    JournalTracker,
-    NullTracker,
-    Recorded,
-    RunInfo,
-    RunLog,
-    Tracker,
-    read_events,
-)
-from sweeper.preflight import EXPERIMENT
-from sweeper.report.plots import curves
-from sweeper.tracking import KEY_TAG, UPLOAD, MlflowTracker, run_id_of, sync
+from sweeper.report.run.curves import curves
+from sweeper.tracking.base import FAILED, FINISHED, KILLED, NullTracker, Recorded, RunInfo, RunLog, Tracker
+from sweeper.tracking.fetching import KEY_TAG, UPLOAD, run_id_of
+from sweeper.tracking.journal import JournalTracker
+from sweeper.tracking.mlflow import MlflowTracker, sync
+from sweeper.tracking.reading import ARTIFACTS, read_events
+from sweeper.tracking.store import EXPERIMENT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

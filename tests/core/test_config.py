@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sweeper.config import EXPERIMENT_TITLES, EXPERIMENTS, Placement, RunConfig, check_name, experiment
-from sweeper.errors import ConfigError
+from sweeper.core.config import Placement, RunConfig, check_name
+from sweeper.core.errors import ConfigError
+from sweeper.core.experiments import EXPERIMENT_TITLES, EXPERIMENTS, experiment
 
 # placement: (Dropout among the convolutions, Dropout in the head, BatchNorm)
 HOLDS = {

@@ -18,29 +18,31 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sharing import change_and_read
 from torch import Tensor
 
-from sweeper import dataset, splits
-from sweeper.config import RunConfig
-from sweeper.data import (
-    MEAN,
-    PADDING,
-    STD,
-    Augmentation,
-    Data,
-    Images,
-    batch_sizes,
-    batches,
-    load,
-    load_test,
-    normalize,
-    stacked_batches,
+from docs.cut_sample import main
+from sweeper.core.config import RunConfig
+from sweeper.core.errors import ConfigError, DataError
+from sweeper.core.images import MEAN, SIDE, STD
+from sweeper.data import fashion as dataset
+from sweeper.data import splits
+from sweeper.data.fashion import (
+    FULL,
+    MANIFESTS,
+    SAMPLE,
+    SAMPLE_DIR,
+    SYSTEM_DIR,
+    IdxFile,
+    Manifest,
+    locate,
+    read_idx,
+    resolve,
 )
-from sweeper.dataset import SAMPLE, SAMPLE_DIR, SIDE, SYSTEM_DIR, IdxFile, Manifest, locate, read_idx, resolve
-from sweeper.errors import ConfigError, DataError
-from sweeper.sample import cut
-from sweeper.splits import Labelled, SharedSplits, Split
+from sweeper.data.shared import SharedSplits
+from sweeper.data.splits import SPLIT_SEED, Labelled, Split, shuffle
+from sweeper.training.batches import Augmentation, batch_sizes, batches, stacked_batches
+from sweeper.training.images import PADDING, Data, Images, load, load_test, normalize
+from tests.support.sharing import change_and_read
 
 SMALL = RunConfig(batch_size=8, placement="none")  # fits the 30 training images that `little` leaves
 
@@ -110,7 +112,7 @@ def described(name: str, content: bytes) -> IdxFile:
 @pytest.fixture
 def little(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """The four files, decompressed, of a little data set that now stands for FashionMNIST."""
-    names = [file.name for file in dataset.FULL.train + dataset.FULL.test]
+    names = [file.name for file in FULL.train + FULL.test]
     files = dict(zip(names, contents(40, 1) + contents(20, 2), strict=True))
     declare(files, monkeypatch)
     return files
@@ -120,7 +122,7 @@ def declare(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     a, b, c, d = (described(name, content) for name, content in files.items())
     manifest = Manifest("fashion-mnist", (a, b), (c, d), holdout=10)
     monkeypatch.setattr(dataset, "FULL", manifest)
-    monkeypatch.setitem(dataset.MANIFESTS, "fashion-mnist", manifest)
+    monkeypatch.setitem(MANIFESTS, "fashion-mnist", manifest)
 
 
 def write(files: dict[str, bytes], folder: Path) -> Path:
@@ -167,7 +169,7 @@ def test_the_sample_is_found_in_the_package():
 
 @pytest.mark.skipif(not SYSTEM_DIR.is_dir(), reason=f"Debian's package dataset-fashion-mnist is not in {SYSTEM_DIR}")
 def test_the_cut_script_reproduces_the_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    cut.main(SYSTEM_DIR, tmp_path)
+    main(SYSTEM_DIR, tmp_path)
     printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
     for file in SAMPLE.train + SAMPLE.test:
         shipped = gzip.decompress((SAMPLE_DIR / f"{file.name}.gz").read_bytes())
@@ -344,7 +346,7 @@ def test_a_missing_file_is_refused(folder: Path):
 
 def test_blog_trains_on_every_training_image_and_judges_on_the_test_images(folder: Path):
     (split,) = load(SMALL.derive(split="blog"), folder)
-    train, test = (torch.tensor(read_idx(folder, files[0])) for files in (dataset.FULL.train, dataset.FULL.test))
+    train, test = (torch.tensor(read_idx(folder, files[0])) for files in (FULL.train, FULL.test))
     assert torch.equal(split.train.pixels, train)
     assert torch.equal(split.val.pixels, test)
 
@@ -456,8 +458,8 @@ def test_a_subset_never_changes_keeps_labels_and_lies_in_a_larger_one():
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 10, 624, 625, 7_000, 60_000])
 def test_a_shuffle_is_that_of_torch(size: int):
-    for seed in (splits.SPLIT_SEED, 0, 2**32 - 1):
-        assert splits.shuffle(size, seed).tolist() == torch.randperm(size, generator=seeded(seed)).tolist()
+    for seed in (SPLIT_SEED, 0, 2**32 - 1):
+        assert shuffle(size, seed).tolist() == torch.randperm(size, generator=seeded(seed)).tolist()
 
 
 def test_a_child_process_shares_the_memory_of_splits():
@@ -706,8 +708,8 @@ def test_a_download_is_verified_and_kept(little: dict[str, bytes], nowhere: Path
 
     network(answers)
     cache = nowhere / "user" / "cache"
-    assert resolve("fashion-mnist") == (dataset.FULL, cache)
-    assert resolve("auto") == (dataset.FULL, cache)
+    assert resolve("fashion-mnist") == (FULL, cache)
+    assert resolve("auto") == (FULL, cache)
     assert len(load_test(SMALL, cache).val) == 20
     assert asked == [f"{name}.gz" for name in little]  # each once
     assert list((nowhere / "user").iterdir()) == [cache]

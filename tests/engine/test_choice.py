@@ -10,17 +10,20 @@ from typing import Any
 import pytest
 import torch
 
-from sweeper import engine_choice, engines
-from sweeper.config import RunConfig
-from sweeper.data import Data
+from sweeper.core.config import RunConfig
+from sweeper.core.errors import ConfigError
+from sweeper.data.shared import SharedSplits
+from sweeper.engine import calibration as engines
+from sweeper.engine import choice as engine_choice
+from sweeper.engine.calibration import speedup
+from sweeper.engine.choice import Built, EngineChoice, build, check, likely_here, prepare
+from sweeper.engine.concurrent import ConcurrentEngine
 from sweeper.engine.fused import FusedEngine
 from sweeper.engine.processes import ProcessEngine
 from sweeper.engine.serial import SerialEngine
-from sweeper.engine_choice import Built, EngineChoice, check, likely_here, prepare
-from sweeper.engines import build, speedup
-from sweeper.errors import ConfigError
-from sweeper.space import Draw, default_space
-from sweeper.splits import SharedSplits
+from sweeper.study.space import Draw, default_space
+from sweeper.training import stacked
+from sweeper.training.images import Data
 
 CONFIG = RunConfig.create(model="small", epochs=2, batch_size=64, dataset="sample")
 
@@ -115,7 +118,7 @@ def test_auto_stacks_a_search_of_the_default_space(make: Any, monkeypatch: pytes
 def test_on_a_gpu_trainings_of_any_shape_advance_side_by_side(
     make: Any, monkeypatch: pytest.MonkeyPatch, name: str | None
 ):
-    made = engines.ConcurrentEngine
+    made = ConcurrentEngine
     monkeypatch.setattr(engines, "ConcurrentEngine", lambda data, _, *sizes: made(data, "cpu", *sizes))
     monkeypatch.setattr(engines, "speedup", lambda *_: pytest.fail("nothing to measure"))
     on_gpu = [CONFIG.model_copy(update={"device": "cuda", "batch_size": 16 * (1 + n)}) for n in range(8)]
@@ -147,7 +150,7 @@ def test_a_calibration_is_made_once_for_a_machine(tiny: Data, tmp_path: Path, mo
 
 def test_a_stack_without_memory_is_calibrated_at_half_its_size(tiny: Data, monkeypatch: pytest.MonkeyPatch):
     tried: list[int] = []
-    trained = engines.train_members
+    trained = stacked.train_members
 
     def train_members(configs: Any, data: Data) -> Any:
         tried.append(len(configs))

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from faults.conftest import Tally
-from faults.tools.place import OFFLINE, PATIENCE, SWEEP, Place
+from tests.faults.conftest import Tally
+from tests.faults.tools.place import OFFLINE, PATIENCE, SWEEP, Place
 
 pytest_plugins = ["mlflow_store", "postgres"]
 

@@ -15,14 +15,16 @@ import numpy as np
 import optuna
 import pytest
 import yaml
-from faults.tools.tally import note
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sweeper.config import EXPERIMENTS, MAX_EPOCHS, Placement, RunConfig, experiment
-from sweeper.dataset import IdxFile, read_idx
-from sweeper.errors import ConfigError, DataError, SpaceError, SweeperError
-from sweeper.space import MAX_FILE_BYTES, SEARCHABLE, Space, read_space
+from sweeper.core.config import MAX_EPOCHS, Placement, RunConfig
+from sweeper.core.errors import ConfigError, DataError, SpaceError, SweeperError
+from sweeper.core.experiments import EXPERIMENTS, experiment
+from sweeper.data.fashion import IdxFile, read_idx
+from sweeper.study.space import SEARCHABLE, Space
+from sweeper.study.space_file import MAX_FILE_BYTES, read_space
+from tests.faults.tools.tally import note
 
 TIERS = [pytest.param(50, id="quick"), pytest.param(2_000, id="long", marks=pytest.mark.slow)]
 PATIENCE = 300  # seconds, for what takes less than twenty

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from faults.tools.place import PATIENCE, Place
-from sweeper.journal import KILLED, read_events
+from sweeper.tracking.base import KILLED
+from sweeper.tracking.reading import read_events
+from tests.faults.tools.place import PATIENCE, Place
 
 pytest_plugins = ["mlflow_store"]
 # MLflow's own use of SQLAlchemy 2.1

@@ -16,14 +16,16 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from faults.conftest import Tally
-from faults.tools.place import OFFLINE, PATIENCE, SWEEP, Place
-from faults.tools.proxy import Proxy
-from sweeper.journal import FINISHED, RunInfo, read_events, run_folders
-from sweeper.tracking import KEY_TAG, MlflowTracker, run_id_of
+from sweeper.tracking.base import FINISHED, RunInfo
+from sweeper.tracking.fetching import KEY_TAG, run_id_of
+from sweeper.tracking.mlflow import MlflowTracker
+from sweeper.tracking.reading import read_events, run_folders
+from tests.faults.conftest import Tally
+from tests.faults.tools.place import OFFLINE, PATIENCE, SWEEP, Place
+from tests.faults.tools.proxy import Proxy
 
 if TYPE_CHECKING:
-    from mlflow_store import MlflowServer
+    from tests.support.mlflow_store import MlflowServer
 
 pytest_plugins = ["mlflow_store"]
 # MLflow's own use of SQLAlchemy 2.1

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import safetensors.torch
 
-from faults.conftest import Tally
-from faults.tools.place import OFFLINE, SWEEP, Place
-from faults.tools.tmpfs import mounted
-from sweeper.journal import read_events
+from sweeper.tracking.reading import read_events
+from tests.faults.conftest import Tally
+from tests.faults.tools.place import OFFLINE, SWEEP, Place
+from tests.faults.tools.tmpfs import mounted
 
 pytest_plugins = ["mlflow_store"]
 # MLflow's own use of SQLAlchemy 2.1

@@ -23,14 +23,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from bad_input_table import CANARY, EIGHT, ROWS, Row
-from faults.tools.tally import note
-from faults.tools.tmpfs import mounted
 
-from sweeper.cli import main
-from sweeper.config import EXPERIMENT_TITLES
-from sweeper.dataset import FULL, SYSTEM_DIR
-from sweeper.preflight import EXPERIMENT
+from sweeper.cli.main import main
+from sweeper.core.experiments import EXPERIMENT_TITLES
+from sweeper.data.fashion import FULL, SYSTEM_DIR
+from sweeper.tracking.store import EXPERIMENT
+from tests.faults.tools.tally import note
+from tests.faults.tools.tmpfs import mounted
+from tests.support.bad_input_table import CANARY, EIGHT, ROWS, Row
 
 pytest_plugins = ["mlflow_store", "postgres"]
 # MLflow's own use of SQLAlchemy 2.1
@@ -116,11 +116,12 @@ class Given:
 
     def study(self, space: str) -> None:
         """A study of experiment 1 on the sample, 2 epochs, that another process has made; and a search space."""
-        from sweeper.config import experiment
-        from sweeper.dataset import SAMPLE
-        from sweeper.space import default_space
-        from sweeper.study import StudySettings, open_study
-        from sweeper.train import resolve_precision
+        from sweeper.core.experiments import experiment
+        from sweeper.data.fashion import SAMPLE
+        from sweeper.study.opening import open_study
+        from sweeper.study.space import default_space
+        from sweeper.study.study import StudySettings
+        from sweeper.training.device import resolve_precision
 
         fields = {"epochs": 2, "split": "holdout", "dataset": "sample", "precision": resolve_precision("auto", "cpu")}
         settings = StudySettings(experiment(1, **fields), default_space(), SAMPLE.digest)

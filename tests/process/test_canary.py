@@ -14,7 +14,7 @@ import psutil
 import psycopg
 import pytest
 
-from sweeper.postgres import MLFLOW
+from sweeper.server.postgres import MLFLOW
 
 pytest_plugins = ["postgres", "served"]
 

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from sweeper.cli import COLLECT_AFTER, cli, main
-from sweeper.data import Data
+from sweeper.cli.main import COLLECT_AFTER, cli, main
+from sweeper.core.errors import UsageError
 from sweeper.engine.serial import SerialEngine
-from sweeper.errors import UsageError
-from sweeper.journal import KILLED, read_events
+from sweeper.tracking.base import KILLED
+from sweeper.tracking.reading import read_events
+from sweeper.training.images import Data
 
 LARGE = {"mlflow", "optuna", "pandas", "ray", "requests", "torch"}
 UNREACHABLE = "127.0.0.1:1"  # nothing listens on port 1
@@ -119,7 +120,7 @@ def test_an_error_nobody_foresaw_is_one_line_as_well(refused: Callable[..., str]
     def breaks(*_: Any) -> None:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr("sweeper.study.read_study", breaks)
+    monkeypatch.setattr("sweeper.study.reading.read_study", breaks)
     assert "RuntimeError: two lines (sweeper --debug" in refused(["status"], 1)
 
 
@@ -149,7 +150,7 @@ def test_a_sweep_whose_time_is_over_says_what_it_came_to_and_ends_with_exit_code
     json_output: bool,
 ):  # fmt: skip
     monkeypatch.setattr(
-        "sweeper.engine_choice.ProcessEngine",
+        "sweeper.engine.choice.ProcessEngine",
         lambda splits, workers, threads: SerialEngine([Data.from_arrays(split) for split in splits], 1),
     )
     (copied / "report/sweep.html").unlink()
@@ -360,8 +361,8 @@ def test_a_training_that_nobody_reads_any_more_ends_as_sigpipe_ends_it(
 @pytest.mark.parametrize(
     ("argv", "what"),
     [
-        (("optimize", "--no-final"), "sweeper.service.optimize"),
-        (("reproduce", "--offline"), "sweeper.reproduce.reproduce"),
+        (("optimize", "--no-final"), "sweeper.sweep.optimize.optimize"),
+        (("reproduce", "--offline"), "sweeper.replication.reproduce.reproduce"),
     ],
     ids=["optimize", "reproduce"],
 )

@@ -14,7 +14,7 @@ import click
 import pytest
 import yaml
 
-from sweeper.cli import cli
+from sweeper.cli.main import cli
 
 pytest_plugins = ["mlflow_store"]
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sweeper.arms import ARMS, PROTOCOLS, Arm, arm_config, parse_experiments, select, trained_as
-from sweeper.config import EXPERIMENT_TITLES, experiment
-from sweeper.errors import ConfigError
+from sweeper.core.errors import ConfigError
+from sweeper.core.experiments import EXPERIMENT_TITLES, experiment
+from sweeper.replication.arms import ARMS, PROTOCOLS, Arm, arm_config, parse_experiments, select, trained_as
 
 FULL, QUICK = PROTOCOLS["full"], PROTOCOLS["quick"]
 

@@ -9,17 +9,28 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from worlds import ALMOST, NOTHING, World
 
-from sweeper.claims import Claim, claims
-from sweeper.ledger import ALPHA, Judged, details, first_seeds, judge, look_at, look_times, reason, seeds_needed, spent
-from sweeper.measures import ACCURACY
-from sweeper.questions import Table
-from sweeper.report.rows import ArmRun, Machine
-from sweeper.settle import steps
-from sweeper.statistics.base import Sample
-from sweeper.statistics.combine import leaves, shown
-from sweeper.statistics.means import Contrast
+from sweeper.replication.claims.claims import Claim, claims
+from sweeper.replication.claims.ledger import (
+    ALPHA,
+    Judged,
+    details,
+    first_seeds,
+    judge,
+    look_at,
+    look_times,
+    reason,
+    seeds_needed,
+    spent,
+)
+from sweeper.replication.claims.measures import ACCURACY
+from sweeper.replication.claims.next_runs import steps
+from sweeper.replication.claims.questions import Table
+from sweeper.replication.runs import ArmRun, Machine
+from sweeper.replication.statistics.base import Sample
+from sweeper.replication.statistics.combine import leaves, shown
+from sweeper.replication.statistics.means import Contrast
+from tests.support.worlds import ALMOST, NOTHING, World
 
 QUICK = claims("quick")
 ARMS = sorted({arm for claim in QUICK for arm in claim.question.arms})

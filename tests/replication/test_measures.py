@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.measures import (
+from sweeper.replication.claims.measures import (
     ACCURACY,
     ACCURACY_COMPLETE,
     GAP,
@@ -26,7 +26,7 @@ from sweeper.measures import (
     since,
     slope,
 )
-from sweeper.report.rows import ArmRun
+from sweeper.replication.runs import ArmRun
 
 VAL = [0.9, 0.5, 0.4, 0.45, 0.5, 0.7]
 

@@ -12,16 +12,19 @@ import pytest
 from click.testing import CliRunner
 from matplotlib.figure import Figure
 
-from sweeper import reports
-from sweeper.arms import PROTOCOLS, arm_config
-from sweeper.cli import cli
-from sweeper.environment import Environment
-from sweeper.journal import FINISHED, JournalTracker, RunInfo
-from sweeper.report import study_charts as charts
-from sweeper.report import study_print
+from sweeper.cli.main import cli
+from sweeper.core.environment import Environment
+from sweeper.replication.arms import PROTOCOLS, arm_config
+from sweeper.replication.pages import charts
+from sweeper.replication.pages import print as study_print
+from sweeper.replication.pages.charts import SPLITS, arms, common_ranges, complete, curve, seed_values
+from sweeper.replication.pages.page import finished_runs, reproduction_report, study_page
+from sweeper.replication.pages.print import study_print
+from sweeper.replication.pages.published import PUBLISHED
+from sweeper.replication.runs import ArmRun
 from sweeper.report.page import Section, text
-from sweeper.report.rows import ArmRun
-from sweeper.report.study_page import PUBLISHED, study_page
+from sweeper.tracking.base import FINISHED, RunInfo
+from sweeper.tracking.journal import JournalTracker
 
 QUICK = PROTOCOLS["quick"]
 NOWHERE = Path("nowhere")
@@ -60,18 +63,18 @@ def titles(page: str) -> list[str]:
 
 
 def test_a_curve_is_the_mean_of_its_seeds_within_their_range() -> None:
-    found = charts.curve([run("exp1", 0, 0.8), run("exp1", 1, 0.9)], "val/accuracy")
+    found = curve([run("exp1", 0, 0.8), run("exp1", 1, 0.9)], "val/accuracy")
     assert found.epochs == [1, 2, 3]
     assert (found.mean[-1], found.low[-1], found.high[-1]) == (pytest.approx(0.85), 0.8, 0.9)
 
 
 def test_all_figures_share_axes_that_hold_every_curve() -> None:
     runs = [[run("exp1", 0, 0.7)], [run("exp2", 0, 0.95), run("exp2", 1, 0.1, state="diverged")]]
-    ranges = charts.common_ranges(runs)
+    ranges = common_ranges(runs)
     assert ranges.accuracy[0] < 0.5 < 1.0 < ranges.accuracy[1]
     assert ranges.accuracy[0] > 0.4  # what diverged has no part in it
     assert ranges.epochs[0] < 1 < 3 < ranges.epochs[1]
-    figures = [charts.figure(charts.complete(of_arm), ranges) for of_arm in runs]
+    figures = [charts.figure(complete(of_arm), ranges) for of_arm in runs]
     assert figures[0].layout.yaxis.range == figures[1].layout.yaxis.range
     assert figures[0].layout.yaxis2.range == figures[1].layout.yaxis2.range
     assert figures[0].layout.xaxis.range == figures[1].layout.xaxis2.range
@@ -79,8 +82,8 @@ def test_all_figures_share_axes_that_hold_every_curve() -> None:
 
 def test_an_arm_is_a_dot_for_each_complete_seed_and_a_bar_at_their_mean() -> None:
     runs = {"exp6": [run("exp6", 0, 0.8), run("exp6", 1, 0.1, state="diverged"), run("exp6", 2, 0.9)]}
-    values = {"exp6": charts.seed_values(runs["exp6"], "final/val_accuracy")}
-    dots, bars = charts.arms(runs, values, "accuracy", shares=True).data
+    values = {"exp6": seed_values(runs["exp6"], "final/val_accuracy")}
+    dots, bars = arms(runs, values, "accuracy", shares=True).data
     assert (list(dots.x), list(dots.y)) == ([0.8, 0.9], ["exp6", "exp6"])
     assert dots.text[1] == "exp6, seed 2: 90.00%"
     assert list(bars.x) == [pytest.approx(0.85)]
@@ -89,7 +92,7 @@ def test_an_arm_is_a_dot_for_each_complete_seed_and_a_bar_at_their_mean() -> Non
 @pytest.mark.parametrize("final", [{}, {"xray/spikes": math.nan}])
 def test_a_metric_that_a_run_lacks_is_not_averaged_over_the_others(final: Any) -> None:
     runs = [run("exp6", 0, **{"xray/spikes": 2.0}), run("exp6", 1, **final)]
-    assert charts.seed_values(runs, "xray/spikes") == []
+    assert seed_values(runs, "xray/spikes") == []
 
 
 # --- for print ------------------------------------------------------------------------------------
@@ -99,14 +102,14 @@ def drawn(monkeypatch: pytest.MonkeyPatch, runs: dict[str, list[ArmRun]]) -> Fig
     """The figure that `study_print` draws, before it becomes an image."""
     figures: list[Figure] = []
     monkeypatch.setattr(study_print, "as_png", lambda figure: figures.append(figure) or b"")
-    study_print.study_print(runs, QUICK)
+    study_print(runs, QUICK)
     return figures[0]
 
 
 def test_the_eight_figures_are_printed_on_common_axes_as_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = eight(exp3=0.8)
     panels = drawn(monkeypatch, runs).axes
-    ranges = charts.common_ranges(list(runs.values()))
+    ranges = common_ranges(list(runs.values()))
     assert len(panels) == 16
     heads = [panel.get_title(loc="left") for panel in panels]
     assert [head.split("\n")[0] for head in heads if head] == [f"Figure {n}: experiment {n - 3}" for n in range(4, 12)]
@@ -117,7 +120,7 @@ def test_the_eight_figures_are_printed_on_common_axes_as_on_the_page(monkeypatch
         assert len(panel.lines) == 2
     accuracy, loss = panels[2], panels[6]  # of experiment 3
     for panel, metric in ((accuracy, "accuracy"), (loss, "loss")):
-        expected = [charts.curve(runs["exp3"], f"{split}/{metric}").mean for split in charts.SPLITS]
+        expected = [curve(runs["exp3"], f"{split}/{metric}").mean for split in SPLITS]
         assert [list(line.get_ydata()) for line in panel.lines] == expected
     assert [note.get_text() for note in accuracy.texts] == ["80.00%"]
 
@@ -134,8 +137,8 @@ def test_a_figure_without_a_run_is_printed_empty(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("runs", [eight(), {"exp6": [run("exp6")]}, {"ic": [run("ic")]}])
 def test_the_print_is_the_same_image_each_time(runs: dict[str, list[ArmRun]]) -> None:
-    image = study_print.study_print(runs, QUICK)
-    assert image == study_print.study_print(runs, QUICK)
+    image = study_print(runs, QUICK)
+    assert image == study_print(runs, QUICK)
     width, height = struct.unpack(">II", image[16:24])
     assert (width, height) == (1500, 675 if "ic" in runs else 1650)
 
@@ -221,7 +224,7 @@ def record(home: Path) -> None:
 def test_the_report_is_made_from_the_journals_of_the_arms(tmp_path: Path) -> None:
     record(tmp_path)
     environment = Environment(tmp_path, "none", "", None, False, str, str)
-    page = reports.reproduction_report(reports.finished_runs(environment, "quick"), "quick").decode()
+    page = reproduction_report(finished_runs(environment, "quick"), "quick").decode()
     assert (">87.50%<" in page, "torch 9" in page, "1 run of 1 arm." in page) == (True, True, True)
 
 

@@ -17,23 +17,29 @@ from typing import Any
 import filelock
 import pytest
 
-from sweeper import cli, engines, plan, reproduce
-from sweeper.arms import ARMS, PROTOCOLS, Arm, Protocol, arm_config, select
-from sweeper.config import RunConfig
-from sweeper.data import load
-from sweeper.dataset import FULL, SAMPLE, SAMPLE_DIR
-from sweeper.engine_choice import EngineChoice
-from sweeper.environment import NONE, OFFLINE, Environment
-from sweeper.errors import ConfigError, Interrupted, StudyConflict, StudyIncomplete, TrainingError, UsageError
-from sweeper.journal import FAILED, FINISHED, KILLED, RunInfo, read_events
-from sweeper.plan import Options, cost, order
-from sweeper.preflight import EXPERIMENT
-from sweeper.report.rows import read_runs
-from sweeper.reproduce import ArmProgress, choose_machine, dry_run
-from sweeper.start import training
-from sweeper.study import Trial
-from sweeper.train import EpochResult, Training, finish
-from sweeper.verify import fingerprint, record_report
+from sweeper.cli.main import main
+from sweeper.core.config import RunConfig
+from sweeper.core.environment import NONE, OFFLINE, Environment
+from sweeper.core.errors import ConfigError, Interrupted, StudyConflict, StudyIncomplete, TrainingError, UsageError
+from sweeper.core.results import EpochResult, Training
+from sweeper.core.trial import Trial
+from sweeper.data.fashion import FULL, SAMPLE, SAMPLE_DIR
+from sweeper.engine import calibration as engines
+from sweeper.engine.choice import EngineChoice
+from sweeper.replication import plan, reproduce
+from sweeper.replication.arms import ARMS, PROTOCOLS, Arm, Protocol, arm_config, select
+from sweeper.replication.claims.looks import fingerprint
+from sweeper.replication.forecast import cost
+from sweeper.replication.plan import Options, _machine, make_plan, order
+from sweeper.replication.reproduce import ArmProgress, _arm_info, choose_machine, dry_run
+from sweeper.replication.runs import read_runs
+from sweeper.replication.verify import record_report
+from sweeper.tracking.base import FAILED, FINISHED, KILLED, RunInfo
+from sweeper.tracking.reading import read_events
+from sweeper.tracking.store import EXPERIMENT
+from sweeper.training.folds import finish
+from sweeper.training.images import load
+from sweeper.training.start import training
 
 pytest_plugins = ["mlflow_store"]
 
@@ -157,10 +163,10 @@ def test_all_of_a_protocol_is_planned_with_its_seeds_and_names_fit_into_mlflow(p
     result = place.reproduce(command=dry_run, only_experiments=False)
     assert sorted(run["arm"] for run in result["plan"]) == ["exp1", "exp1", "exp1-long", "exp1-long"]
     chosen = choose_machine(place.environment, "sample", "cpu", "fp32")
-    everything = plan.make_plan(place.environment, chosen, Options("quick"))
+    everything = make_plan(place.environment, chosen, Options("quick"))
     assert {run.arm for run in everything} == set(ARMS)
     blank = RunInfo(key="", name="", params={}, tags={}, description="", folder="")
-    names = [reproduce._arm_info(run, TINY, blank).name for run in everything]
+    names = [_arm_info(run, TINY, blank).name for run in everything]
     assert max(map(len, names)) == 18
     assert len(set(names)) == len(names)
 
@@ -188,7 +194,7 @@ def test_two_arms_of_one_recipe_are_trained_once(place: Place, trained: list[Run
 @pytest.mark.parametrize(("manifest", "images"), [(SAMPLE, 0), (FULL, 12_000)], ids=["sample", "full"])
 def test_a_data_set_with_fewer_images_than_the_protocol_wants_is_used_whole(manifest: Any, images: int):
     chosen = SimpleNamespace(manifest=manifest, config=RunConfig())
-    assert plan._machine(chosen, PROTOCOLS["quick"])["train_images"] == images
+    assert _machine(chosen, PROTOCOLS["quick"])["train_images"] == images
 
 
 # --- order ---------------------------------------------------------------------------------------------------
@@ -392,7 +398,7 @@ def test_a_run_costs_what_its_network_images_and_epochs_cost():
 
 def test_the_forecast_weighs_each_run_by_what_it_costs(monkeypatch: pytest.MonkeyPatch):
     now = [0.0]
-    monkeypatch.setattr("sweeper.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("sweeper.sweep.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
     state = ArmProgress(target=4, since=0, unit="run", finished=1, at_start=1, costs={1: 10, 2: 10, 3: 80},
                         arms={1: "exp1", 2: "exp2", 3: "exp8"})  # fmt: skip
     trials = {number: Trial(number, RunConfig(epochs=4, seed=5)) for number in (1, 2, 3)}
@@ -427,7 +433,7 @@ def command(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         words = ["sweeper", "reproduce", "--protocol", "quick", "--dataset", "sample", "--offline", *argv]
         monkeypatch.setattr(sys, "argv", words)
         with pytest.raises(SystemExit) as done:
-            cli.main()
+            main()
         return (int(done.value.code or 0), *capsys.readouterr())
 
     return call
@@ -537,7 +543,7 @@ def test_a_report_that_was_not_recorded_is_recorded_by_the_next_command(
 
     if left == "nothing":
         with monkeypatch.context() as drawing:
-            drawing.setattr("sweeper.reports.reproduction_print", interrupt)
+            drawing.setattr("sweeper.replication.pages.page.reproduction_print", interrupt)
             with pytest.raises(Interrupted):
                 place.reproduce(1, seeds=2, record_summary=record_report)
         assert place.events("study") == []

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from sweeper.arms import ARMS, PROTOCOLS, Arm, arm_config
-from sweeper.journal import FAILED, FINISHED, KILLED, JournalLog, RunInfo
-from sweeper.report.rows import ArmRun, ArmSummary, Machine, each, images, read_runs, summarise, table
+from sweeper.replication.arms import ARMS, PROTOCOLS, Arm, arm_config
+from sweeper.replication.runs import ArmRun, ArmSummary, Machine, each, images, read_runs, summarise, table
+from sweeper.tracking.base import FAILED, FINISHED, KILLED, RunInfo
+from sweeper.tracking.journal import JournalLog
 
 QUICK = PROTOCOLS["quick"]
 FINAL = {"final/val_accuracy": 0.75, "final/val_loss": 0.5, "best/epoch": 2.0}

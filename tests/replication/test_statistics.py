@@ -11,13 +11,13 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_ind
 
-from sweeper.ledger import holm
-from sweeper.questions import rank_one
-from sweeper.statistics.base import Sample, Test
-from sweeper.statistics.combine import All, AnyOf, Given, facts, leaves, shown
-from sweeper.statistics.exact import Ranks, Share
-from sweeper.statistics.means import Contrast, Reached
-from sweeper.statistics.spread import Importance, VarianceRatio
+from sweeper.replication.claims.ledger import holm
+from sweeper.replication.claims.questions import rank_one
+from sweeper.replication.statistics.base import Sample, Test
+from sweeper.replication.statistics.combine import All, AnyOf, Given, facts, leaves, shown
+from sweeper.replication.statistics.exact import Ranks, Share
+from sweeper.replication.statistics.means import Contrast, Reached
+from sweeper.replication.statistics.spread import Importance, VarianceRatio
 
 A = np.array([0.931, 0.935, 0.929, 0.938, 0.933])
 B = np.array([0.925, 0.931, 0.930, 0.921])

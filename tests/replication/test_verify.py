@@ -16,20 +16,20 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
-from worlds import EPOCHS, World
 
-from sweeper import verify
-from sweeper.arms import ARMS, PROTOCOLS, Arm, Protocol, ProtocolName, arm_config
-from sweeper.claims import claims
-from sweeper.cli import main
-from sweeper.config import RunConfig
-from sweeper.engine_choice import EngineChoice
-from sweeper.environment import Environment
-from sweeper.errors import SweeperError, TrainingError
-from sweeper.journal import read_events
-from sweeper.ledger import ALPHA, Runs, holm
-from sweeper.preflight import EXPERIMENT
-from sweeper.report.ledger import (
+from sweeper.cli.main import main
+from sweeper.core.config import RunConfig
+from sweeper.core.environment import Environment
+from sweeper.core.errors import SweeperError, TrainingError
+from sweeper.core.results import Training
+from sweeper.engine.choice import EngineChoice
+from sweeper.replication import verify
+from sweeper.replication.arms import ARMS, PROTOCOLS, Arm, Protocol, ProtocolName, arm_config
+from sweeper.replication.claims.claims import claims
+from sweeper.replication.claims.ledger import ALPHA, Runs, Verified, holm
+from sweeper.replication.claims.looks import fingerprint, looks_file, read_looks, record_look
+from sweeper.replication.claims.next_runs import affordable, seconds, steps
+from sweeper.replication.pages.ledger import (
     Ledger,
     counts,
     detectable,
@@ -44,21 +44,13 @@ from sweeper.report.ledger import (
     text_table,
     untestable,
 )
-from sweeper.report.ledger_page import html
-from sweeper.settle import affordable, seconds, steps
-from sweeper.start import training
-from sweeper.train import Training
-from sweeper.verify import (
-    Verified,
-    as_json,
-    describe,
-    fingerprint,
-    judge_runs,
-    looks_file,
-    publish,
-    read_looks,
-    record_look,
-)
+from sweeper.replication.pages.ledger_json import as_json
+from sweeper.replication.pages.ledger_page import html
+from sweeper.replication.verify import _known_here, _links, _machine, describe, judge_runs, publish, settle, verify
+from sweeper.tracking.reading import read_events
+from sweeper.tracking.store import EXPERIMENT
+from sweeper.training.start import training
+from tests.support.worlds import EPOCHS, World
 
 pytest_plugins = ["mlflow_store"]
 
@@ -295,12 +287,12 @@ def test_runs_that_mlflow_has_are_linked(tmp_path: Path, empty_store: Path) -> N
     runs["exp1"][1] = runs["exp1"][1]._replace(run_id=run_id)
     env = replace(environment(tmp_path, []), tracking_uri=uri)
     link = f"http://127.0.0.1:5000/#/experiments/{experiment}/runs/{run_id}"
-    assert verify._links(env, runs) == {run_id: link}
+    assert _links(env, runs) == {run_id: link}
     shown = describe(judge_runs(tmp_path, "quick", runs), {run_id: link})
     assert f"| exp1 | 2 | 0 | 0 [1]({link}) |" in markdown(shown).decode()
     assert f"| exp2, exp1 [1]({link}) | no run of exp2" in markdown(shown).decode()
     absent = replace(env, tracking_uri=f"sqlite:///{tmp_path / 'other.db'}")
-    assert verify._links(absent, runs) == {}
+    assert _links(absent, runs) == {}
     assert not (tmp_path / "other.db").exists()
 
 
@@ -308,7 +300,7 @@ def test_a_run_of_another_server_is_not_linked(tmp_path: Path) -> None:
     env = replace(environment(tmp_path, []), tracking_uri="http://user:word@here:5000")
     run = WORLD.draw(["exp1"], 1, np.random.default_rng(0))["exp1"][0]._replace(run_id="abc")
     stores = ("http://***@here:5000", "http://there:5000", "")
-    known = verify._known_here(env, {"exp1": [run._replace(store=store) for store in stores]})
+    known = _known_here(env, {"exp1": [run._replace(store=store) for store in stores]})
     assert [run.run_id for run in known["exp1"]] == ["abc", None, None]
 
 
@@ -340,7 +332,7 @@ def test_a_server_that_is_away_costs_the_links_alone(tmp_path: Path) -> None:
     runs = {"exp1": [WORLD.draw(["exp1"], 1, np.random.default_rng(0))["exp1"][0]._replace(run_id="abc")]}
     said: list[str] = []
     away = replace(environment(tmp_path, said), tracking_uri="http://127.0.0.1:1")  # nothing listens on port 1
-    assert verify._links(away, runs) == {}
+    assert _links(away, runs) == {}
     assert said[0].startswith("the ledger has no links to MLflow: ")
 
 
@@ -390,9 +382,9 @@ def test_a_plan_is_trained_and_judged_again(tmp_path: Path, monkeypatch: pytest.
     written(tmp_path, WORLD.draw(["exp1", "exp2"], 2, np.random.default_rng(0)), ["exp1", "exp2"], dataset="sample")
     said: list[str] = []
     env = environment(tmp_path, said)
-    before = verify.verify(env.journal, "quick")
-    assert verify.settle(env, before, budget=0, workers=1) is before
-    after = verify.settle(env, before, budget=600, workers=1)
+    before = verify(env.journal, "quick")
+    assert settle(env, before, budget=0, workers=1) is before
+    after = settle(env, before, budget=600, workers=1)
     seeds = {arm: [run.seed for run in runs] for arm, runs in after.runs.items()}
     assert seeds == {"exp2": [0, 1, 2], "exp1": [0, 1, 2]}
     assert [look.seeds for look in after.judged[2].looked.looks] == [3]
@@ -433,13 +425,13 @@ def test_a_plan_that_trains_nothing_records_a_report_that_is_missing(
 ) -> None:
     monkeypatch.setattr(verify, "affordable", lambda plan, budget: [])
     env = environment(two_seeds, [])
-    found = verify.verify(env.journal, "quick")
-    verify.settle(env, found, budget=0, workers=1)
-    verify.settle(replace(env, tracking_uri="none"), found, budget=600, workers=1)
+    found = verify(env.journal, "quick")
+    settle(env, found, budget=0, workers=1)
+    settle(replace(env, tracking_uri="none"), found, budget=600, workers=1)
     with FileLock(two_seeds / "journal/reproduce-quick/.lock"):
-        verify.settle(env, found, budget=600, workers=1)  # another command trains
+        settle(env, found, budget=600, workers=1)  # another command trains
     assert report_of(two_seeds) is None
-    verify.settle(env, found, budget=600, workers=1)
+    settle(env, found, budget=600, workers=1)
     assert report_of(two_seeds) == fingerprint(found.runs)
 
 
@@ -453,8 +445,8 @@ def test_a_plan_that_fails_is_judged_too_and_the_exit_code_is_3(
         return (yield from training(config, data))
 
     monkeypatch.setattr("sweeper.engine.serial.start", failing)
-    monkeypatch.setattr("sweeper.engine_choice.EngineChoice", lambda **_: EngineChoice("serial"))
-    monkeypatch.setattr("sweeper.sweep.SAME_ERROR_FROM_THE_START", 2)
+    monkeypatch.setattr("sweeper.engine.choice.EngineChoice", lambda **_: EngineChoice("serial"))
+    monkeypatch.setattr("sweeper.sweep.driver.SAME_ERROR_FROM_THE_START", 2)
     code, _, err = sweeper("verify", "--protocol", "quick", "--plan", "--tracking-uri", "offline")
     assert code == 3
     if broken == "exp1":
@@ -475,9 +467,9 @@ def test_runs_of_two_kinds_are_not_continued(tmp_path: Path) -> None:
         "\n".join([json.dumps(start), *(found / "exp1/seed-0/events.jsonl").read_text().splitlines()[1:]]) + "\n"
     )
     env = environment(tmp_path, [])
-    judged = verify.verify(env.journal, "quick")
+    judged = verify(env.journal, "quick")
     with pytest.raises(SweeperError, match="several kinds"):
-        verify._machine(env, judged)
+        _machine(env, judged)
 
 
 # --- the command ----------------------------------------------------------------------------------------------

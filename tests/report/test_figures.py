@@ -18,12 +18,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sweeper.report import figure, parallel, plots
-from sweeper.report.figure import TrialPoint
-from sweeper.report.parallel import BELOW, FAN, FIRST_POSITIVE, TICKS_APART
-from sweeper.report.plots import PlacementRow
+from sweeper.report.figure import TrialPoint, axis_floor, is_room_above, limits
+from sweeper.report.run.curves import apart, best_epoch, curves
+from sweeper.report.sweep.parallel import (
+    BELOW,
+    FAN,
+    FIRST_POSITIVE,
+    TICKS_APART,
+    fanned,
+    objective_axis,
+    parallel_axis,
+    parallel_coordinates,
+    parameter_names,
+    worst_first,
+)
+from sweeper.report.sweep.prints import (
+    PlacementRow,
+    best_so_far,
+    by_placement,
+    history,
+    importance,
+    jitter,
+    placements,
+    rank,
+)
 
-TRIAL_FIGURES = [plots.history, parallel.parallel_coordinates, plots.placements]
+TRIAL_FIGURES = [history, parallel_coordinates, placements]
 PLACEMENTS = ["none", "bn", "dropout", "bn-dropout", "dropout-bn", "bn-head-dropout", "ic"]
 
 
@@ -108,7 +128,7 @@ def test_a_figure_of_trials_is_a_whole_picture(draw: Callable[..., bytes], name:
     ids=["none", "one", "two, reversed", "300", "constant", "not finite", "with a hole"],
 )
 def test_curves_are_a_whole_picture(epochs: Sequence[Mapping[str, float]]):
-    assert_is_figure(plots.curves(epochs, "run"))
+    assert_is_figure(curves(epochs, "run"))
 
 
 @pytest.mark.parametrize(
@@ -124,20 +144,20 @@ def test_curves_are_a_whole_picture(epochs: Sequence[Mapping[str, float]]):
     ids=["none", "one", "all 0", "not finite", "sixty long names", "mathematics"],
 )
 def test_importance_is_a_whole_picture(importances: Sequence[tuple[str, float]]):
-    assert_is_figure(plots.importance(importances, "importance"))
+    assert_is_figure(importance(importances, "importance"))
 
 
 @pytest.mark.parametrize("title", ["", "$5 and $x^", "W" * 300, "two\nlines\tand more", "Größe, naïve"])
 def test_any_title_fits(title: str):
-    assert_is_figure(plots.history(study(10), title))
-    assert_is_figure(plots.importance([], title))
+    assert_is_figure(history(study(10), title))
+    assert_is_figure(importance([], title))
 
 
 def all_figures() -> list[Callable[[], bytes]]:
     trials = study(60)
     return [
-        partial(plots.curves, [epoch(e, 0.9 - 1 / e) for e in range(1, 21)], "curves"),
-        partial(plots.importance, [("lr", 0.6), ("placement", 0.4)], "importance"),
+        partial(curves, [epoch(e, 0.9 - 1 / e) for e in range(1, 21)], "curves"),
+        partial(importance, [("lr", 0.6), ("placement", 0.4)], "importance"),
         *(partial(draw, trials, "trials") for draw in TRIAL_FIGURES),
     ]
 
@@ -177,11 +197,11 @@ def test_pyplot_is_not_imported():
 
 
 def test_the_best_epoch_is_the_most_accurate_then_of_the_lowest_loss_then_the_first():
-    assert plots.best_epoch([epoch(1, 0.8), epoch(2, 0.9), epoch(3, 0.85)]) == 1
-    assert plots.best_epoch([epoch(1, 0.9, 0.3), epoch(2, 0.9, 0.2), epoch(3, 0.9, 0.2)]) == 1
-    assert plots.best_epoch([epoch(1, math.nan), epoch(2, 0.1)]) == 1
-    assert plots.best_epoch([epoch(1, math.nan)]) is None
-    assert plots.best_epoch([]) is None
+    assert best_epoch([epoch(1, 0.8), epoch(2, 0.9), epoch(3, 0.85)]) == 1
+    assert best_epoch([epoch(1, 0.9, 0.3), epoch(2, 0.9, 0.2), epoch(3, 0.9, 0.2)]) == 1
+    assert best_epoch([epoch(1, math.nan), epoch(2, 0.1)]) == 1
+    assert best_epoch([epoch(1, math.nan)]) is None
+    assert best_epoch([]) is None
 
 
 @pytest.mark.parametrize(
@@ -189,13 +209,13 @@ def test_the_best_epoch_is_the_most_accurate_then_of_the_lowest_loss_then_the_fi
     [(1.0, 3.0, (1.0, 3.0)), (2.0, 2.5, (1.75, 2.75)), (2.5, 2.0, (2.75, 1.75)), (2.0, 2.0, (2.5, 1.5))],
 )
 def test_labels_are_moved_apart_in_their_order(first: float, second: float, expected: tuple[float, float]):
-    assert plots.apart(first, second, 1.0) == expected
+    assert apart(first, second, 1.0) == expected
 
 
 def test_a_note_stands_where_there_is_more_room():
-    assert plots.is_room_above([0.1, 0.2, math.nan], 0.0, 1.0)
-    assert not plots.is_room_above([0.7, 0.9], 0.0, 1.0)
-    assert plots.is_room_above([math.nan], 0.0, 1.0)
+    assert is_room_above([0.1, 0.2, math.nan], 0.0, 1.0)
+    assert not is_room_above([0.7, 0.9], 0.0, 1.0)
+    assert is_room_above([math.nan], 0.0, 1.0)
 
 
 # --- history -----------------------------------------------------------------------------------------
@@ -211,25 +231,25 @@ def test_best_so_far_holds_the_complete_trials_that_improved():
         trial(5, None, "failed"),
         trial(6, math.nan),
     ]
-    assert plots.best_so_far(trials) == [(0, 0.90), (4, 0.95)]
-    assert plots.best_so_far([trial(0, 0.9, "pruned")]) == []
+    assert best_so_far(trials) == [(0, 0.90), (4, 0.95)]
+    assert best_so_far([trial(0, 0.9, "pruned")]) == []
 
 
 def test_an_axis_starts_above_the_outliers():
-    assert figure.axis_floor([0.10, 0.90, 0.91, 0.92, 0.93, 0.94]) == 0.90
-    assert figure.axis_floor([0.88, 0.90, 0.91, 0.92]) == 0.88
-    assert figure.axis_floor([0.5]) == 0.5
-    assert figure.axis_floor([0.1, 0.9, 0.9, 0.9, 0.9, 0.9]) == 0.9
+    assert axis_floor([0.10, 0.90, 0.91, 0.92, 0.93, 0.94]) == 0.90
+    assert axis_floor([0.88, 0.90, 0.91, 0.92]) == 0.88
+    assert axis_floor([0.5]) == 0.5
+    assert axis_floor([0.1, 0.9, 0.9, 0.9, 0.9, 0.9]) == 0.9
 
 
 @given(st.lists(st.floats(0, 1), min_size=1))
 def test_an_axis_starts_at_one_of_the_values(values: list[float]):
-    assert figure.axis_floor(values) in values
+    assert axis_floor(values) in values
 
 
 @given(st.lists(st.floats(-1e6, 1e6) | st.just(math.nan)), st.floats(0, 1))
 def test_limits_hold_every_value_and_are_never_empty(values: list[float], margin: float):
-    low, high = plots.limits(values, margin)
+    low, high = limits(values, margin)
     assert low < high
     assert all(low <= value <= high for value in values if math.isfinite(value))
 
@@ -239,7 +259,7 @@ def test_limits_hold_every_value_and_are_never_empty(values: list[float], margin
 
 def test_importances_are_ranked():
     pairs = [("b", 0.2), ("c", 0.5), ("a", 0.2), ("d", math.nan)]
-    assert plots.rank(pairs) == [("c", 0.5), ("a", 0.2), ("b", 0.2)]
+    assert rank(pairs) == [("c", 0.5), ("a", 0.2), ("b", 0.2)]
 
 
 # --- parallel coordinates ----------------------------------------------------------------------------
@@ -247,52 +267,52 @@ def test_importances_are_ranked():
 
 def test_the_best_trial_is_drawn_last_and_the_earlier_of_two_equals():
     trials = [trial(0, 0.9), trial(1, 0.95), trial(2, 0.95), trial(3, 0.99, "pruned"), trial(4, math.nan)]
-    assert [t.number for t in parallel.worst_first(trials)] == [0, 2, 1]
+    assert [t.number for t in worst_first(trials)] == [0, 2, 1]
 
 
 def test_parameters_are_named_in_the_order_of_the_trials():
-    assert parallel.parameter_names([trial(1, c=1, a=1), trial(0, b=1, a=1)]) == ["b", "a", "c"]
+    assert parameter_names([trial(1, c=1, a=1), trial(0, b=1, a=1)]) == ["b", "a", "c"]
 
 
 def test_categories_stand_evenly_apart_from_the_head():
-    axis = parallel.parallel_axis("placement", ["ic", "bn", "none", "bn"])
+    axis = parallel_axis("placement", ["ic", "bn", "none", "bn"])
     assert axis.positions == (0.5, 1.0, 0.0, 1.0)
     assert axis.ticks == ((0.0, "none"), (0.5, "ic"), (1.0, "bn"))
 
 
 def test_a_truth_value_is_a_category():
-    assert parallel.parallel_axis("flag", [True, False]).ticks == ((0.0, "True"), (1.0, "False"))
+    assert parallel_axis("flag", [True, False]).ticks == ((0.0, "True"), (1.0, "False"))
 
 
 def test_a_missing_parameter_stands_below_the_axis():
-    assert parallel.parallel_axis("head_dropout", [0.1, None, 0.5]).positions == (0.0, BELOW, 1.0)
-    assert parallel.parallel_axis("augmentation", [None, "none"]).positions == (BELOW, 0.5)
+    assert parallel_axis("head_dropout", [0.1, None, 0.5]).positions == (0.0, BELOW, 1.0)
+    assert parallel_axis("augmentation", [None, "none"]).positions == (BELOW, 0.5)
 
 
 def test_numbers_stand_to_scale():
-    axis = parallel.parallel_axis("head_dropout", [0.1, 0.2, 0.5])
+    axis = parallel_axis("head_dropout", [0.1, 0.2, 0.5])
     assert axis.positions == pytest.approx((0.0, 0.25, 1.0))
     assert [label for _, label in axis.ticks] == ["0.1", "0.2", "0.5"]
 
 
 @pytest.mark.parametrize("name", ["batch_size", "lr", "weight_decay"])
 def test_a_logarithmic_parameter_stands_to_its_logarithm(name: str):
-    assert parallel.parallel_axis(name, [1e-4, 1e-3, 1e-2]).positions == pytest.approx((0.0, 0.5, 1.0))
+    assert parallel_axis(name, [1e-4, 1e-3, 1e-2]).positions == pytest.approx((0.0, 0.5, 1.0))
 
 
 def test_no_weight_decay_stands_at_the_foot_of_its_logarithmic_axis():
-    axis = parallel.parallel_axis("weight_decay", [0.0, 1e-4, 1e-2])
+    axis = parallel_axis("weight_decay", [0.0, 1e-4, 1e-2])
     assert axis.positions == pytest.approx((0.0, FIRST_POSITIVE, 1.0))
     assert [label for _, label in axis.ticks] == ["0", "1e-4", "1e-2"]
-    assert parallel.parallel_axis("weight_decay", [0.0, 0.0]).positions == (0.5, 0.5)
+    assert parallel_axis("weight_decay", [0.0, 0.0]).positions == (0.5, 0.5)
 
 
 def test_many_numbers_have_round_ticks():
-    rates = parallel.parallel_axis("lr", [10 ** (-4 + i / 10) for i in range(21)])
+    rates = parallel_axis("lr", [10 ** (-4 + i / 10) for i in range(21)])
     assert [label for _, label in rates.ticks] == ["1e-4", "1e-3", "1e-2"]
-    narrow = parallel.parallel_axis("lr", [1.1e-3 + i * 1e-4 for i in range(9)])
+    narrow = parallel_axis("lr", [1.1e-3 + i * 1e-4 for i in range(9)])
     assert [label for _, label in narrow.ticks] == ["1.1e-3", "1.9e-3"]
-    drop = parallel.parallel_axis("head_dropout", [i / 20 for i in range(11)])
+    drop = parallel_axis("head_dropout", [i / 20 for i in range(11)])
     assert [label for _, label in drop.ticks] == ["0", "0.1", "0.2", "0.3", "0.4", "0.5"]
 
 
@@ -301,7 +321,7 @@ values = st.none() | st.floats(1e-9, 1e6) | st.just(0.0) | st.integers(0, 10**6)
 
 @given(st.sampled_from(["lr", "seed"]), st.lists(values, min_size=1).filter(lambda v: any(x is not None for x in v)))
 def test_positions_keep_the_order_of_the_values(name: str, values: list[float | None]):
-    axis = parallel.parallel_axis(name, values)
+    axis = parallel_axis(name, values)
     present = sorted((value, at) for value, at in zip(values, axis.positions, strict=True) if value is not None)
     heights = [at for _, at in present]
     assert heights == sorted(heights)
@@ -312,26 +332,26 @@ def test_positions_keep_the_order_of_the_values(name: str, values: list[float | 
 
 
 def test_the_objective_axis_starts_at_the_floor_and_holds_worse_trials_there():
-    axis = parallel.objective_axis([0.10, 0.90, 0.91, 0.92, 0.93, 0.94])
+    axis = objective_axis([0.10, 0.90, 0.91, 0.92, 0.93, 0.94])
     assert axis.positions == pytest.approx((0.0, 0.0, 0.25, 0.5, 0.75, 1.0))
     assert [label for _, label in axis.ticks] == ["\N{LESS-THAN OR EQUAL TO} 90.00%", "91%", "92%", "93%", "94%"]
 
 
 def test_equal_accuracies_stand_in_the_middle():
-    axis = parallel.objective_axis([0.93, 0.93])
+    axis = objective_axis([0.93, 0.93])
     assert axis.positions == (0.5, 0.5)
     assert axis.ticks == ((0.5, "93%"),)
 
 
 def test_trials_of_the_same_value_are_spread_around_it():
     heights = np.array([[0.5, 0.1], [0.5, BELOW], [0.5, BELOW], [0.5, 0.9]])
-    spread = parallel.fanned(heights)
+    spread = fanned(heights)
     assert spread[:, 0] == pytest.approx(0.5 + FAN * np.array([-1 / 2, -1 / 6, 1 / 6, 1 / 2]))
     assert spread[:, 1] == pytest.approx([0.1, BELOW - FAN * 0.5**0.5 / 2, BELOW + FAN * 0.5**0.5 / 2, 0.9])
 
 
 def test_one_trial_is_not_spread():
-    assert (parallel.fanned(np.array([[0.5, BELOW]])) == [[0.5, BELOW]]).all()
+    assert (fanned(np.array([[0.5, BELOW]])) == [[0.5, BELOW]]).all()
 
 
 # --- placements --------------------------------------------------------------------------------------
@@ -348,7 +368,7 @@ def test_placements_are_sorted_by_the_median_of_complete_trials():
         trial(6, None, "failed", placement="none"),
         trial(7, 0.95),
     ]
-    assert plots.by_placement(trials) == [
+    assert by_placement(trials) == [
         PlacementRow("ic", (0.10, 0.93, 0.92), ()),
         PlacementRow("bn", (0.91,), (0.99,)),
         PlacementRow("dropout", (), (0.99,)),
@@ -356,9 +376,9 @@ def test_placements_are_sorted_by_the_median_of_complete_trials():
 
 
 def test_jitter_spreads_the_dots():
-    assert plots.jitter(0) == []
-    assert plots.jitter(1) == [0.0]
-    offsets = sorted(plots.jitter(100))
+    assert jitter(0) == []
+    assert jitter(1) == [0.0]
+    offsets = sorted(jitter(100))
     assert offsets[0] >= -0.5
     assert offsets[-1] < 0.5
     assert max(np.diff(offsets)) < 0.03

@@ -11,16 +11,31 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from swept import CHAMPION, IMPORTANCES, searched, sweep, trial
 
-from sweeper.journal import ARTIFACTS, FINISHED, JournalTracker, RunInfo, write_whole
-from sweeper.report import charts, landscape
-from sweeper.report.errors import errors
+from sweeper.core.files import write_whole
 from sweeper.report.figure import VERMILLION
-from sweeper.report.sweep_page import prints, sweep_page
-from sweeper.report.sweep_rows import Champion, Sweep, SweptTrial, distinct, read_sweep
-from sweeper.report.sweep_tables import MOST_ROWS, dimension, duration, lead, leaderboard, trials_csv
-from sweeper.study import StudyRecord, TrialRow
+from sweeper.report.run.errors import errors
+from sweeper.report.sweep import charts
+from sweeper.report.sweep.charts import (
+    ACCURACY,
+    MOST_CURVES,
+    confusion,
+    history,
+    importance,
+    pareto,
+    per_class,
+    pruned_epochs,
+)
+from sweeper.report.sweep.landscape import kernel_mean, numeric_pair, parallel, rate_map
+from sweeper.report.sweep.page import prints, sweep_page
+from sweeper.report.sweep.parallel import BELOW
+from sweeper.report.sweep.rows import Champion, Sweep, SweptTrial, distinct, read_sweep
+from sweeper.report.sweep.tables import MOST_ROWS, dimension, duration, lead, leaderboard, trials_csv
+from sweeper.study.rows import StudyRecord, TrialRow
+from sweeper.tracking.base import FINISHED, RunInfo
+from sweeper.tracking.journal import JournalTracker
+from sweeper.tracking.reading import ARTIFACTS
+from tests.support.swept import CHAMPION, IMPORTANCES, searched, sweep, trial
 
 CANARY = "<script>alert('canary')</script>"
 UID = "0123"
@@ -119,7 +134,7 @@ def test_of_trials_with_the_same_parameters_the_first_stays() -> None:
 
 
 def test_the_front_holds_the_best_that_took_no_longer() -> None:
-    found = charts.pareto(
+    found = pareto(
         [
             trial(0, 0.9, seconds=3.0),
             trial(1, 0.8, seconds=1.0),
@@ -194,10 +209,10 @@ def test_a_time_is_said_in_words(seconds: float, words: str) -> None:
 
 def test_curves_draw_the_best_last_and_the_pruned_faint() -> None:
     ranked = [trial(i, 0.9 - i / 100, params={"placement": "ic" if i else "bn"}) for i in range(30)]
-    figure = charts.curves(ranked, [trial(99, state="pruned")], charts.ACCURACY)
+    figure = charts.curves(ranked, [trial(99, state="pruned")], ACCURACY)
     assert [trace.name for trace in figure.data] == ["pruned", "ic", "best, 0"]
     assert figure.data[-1].line.color == VERMILLION
-    assert list(figure.data[1].y).count(None) == charts.MOST_CURVES - 1
+    assert list(figure.data[1].y).count(None) == MOST_CURVES - 1
     assert figure.data[0].opacity < 0.5
 
 
@@ -207,33 +222,33 @@ def test_curves_leave_out_a_metric_that_nobody_has() -> None:
 
 
 def test_history_rises_with_the_best_so_far() -> None:
-    figure = charts.history([trial(0, 0.5), trial(1, 0.9), trial(2, 0.7), trial(3, 0.6, state="pruned")])
+    figure = history([trial(0, 0.5), trial(1, 0.9), trial(2, 0.7), trial(3, 0.6, state="pruned")])
     best = figure.data[-1]
     assert (list(best.x), list(best.y)) == ([0, 1, 3], [0.5, 0.9, 0.9])
 
 
 def test_importance_is_drawn_with_its_interval_the_largest_on_top() -> None:
-    (bars,) = charts.importance(IMPORTANCES).data
+    (bars,) = importance(IMPORTANCES).data
     assert list(bars.y) == ["head_dropout", "batch_size"]
     assert np.allclose(bars.error_x.array, [0.2, 0.3])
     assert np.allclose(bars.error_x.arrayminus, [0.3, 0.2])
 
 
 def test_pruned_trials_are_counted_by_epoch() -> None:
-    (bars,) = charts.pruned_epochs([trial(0), trial(1, epochs=[{"epoch": 1.0}]), trial(2)], 4).data
+    (bars,) = pruned_epochs([trial(0), trial(1, epochs=[{"epoch": 1.0}]), trial(2)], 4).data
     assert (list(bars.x), list(bars.y)) == ([1, 2, 3, 4], [1, 0, 2, 0])
 
 
 def test_confusion_colours_errors_alone() -> None:
-    right, wrong = charts.confusion(CHAMPION).data
+    right, wrong = confusion(CHAMPION).data
     assert [list(line) for line in right.z] == [[7, None], [None, 9]]
     assert [list(line) for line in wrong.z] == [[None, 3], [1, None]]
-    assert charts.per_class(CHAMPION) == [("Coat", 10, 0.7, "Shirt (3)"), ("Shirt", 10, 0.9, "Coat (1)")]
+    assert per_class(CHAMPION) == [("Coat", 10, 0.7, "Shirt (3)"), ("Shirt", 10, 0.9, "Coat (1)")]
 
 
 def test_a_class_that_is_never_mistaken_is_taken_for_nothing() -> None:
-    assert charts.per_class(CHAMPION._replace(confusion=[[5, 0], [0, 0]]))[0] == ("Coat", 5, 1.0, "")
-    assert math.isnan(charts.per_class(CHAMPION._replace(confusion=[[5, 0], [0, 0]]))[1][2])
+    assert per_class(CHAMPION._replace(confusion=[[5, 0], [0, 0]]))[0] == ("Coat", 5, 1.0, "")
+    assert math.isnan(per_class(CHAMPION._replace(confusion=[[5, 0], [0, 0]]))[1][2])
 
 
 # --- landscape ------------------------------------------------------------------------------------
@@ -241,13 +256,13 @@ def test_a_class_that_is_never_mistaken_is_taken_for_nothing() -> None:
 
 def test_parallel_lines_end_at_the_accuracy_and_the_best_comes_last() -> None:
     found = sweep(*searched())
-    axes, lines = landscape.parallel(found.ranked(), found.parameters)
+    axes, lines = parallel(found.ranked(), found.parameters)
     assert [axis.name for axis in axes] == ["placement", "batch_size", "conv_dropout", "head_dropout", "accuracy"]
     assert lines[-1].text.startswith("trial 11, complete\n91.00%")
     assert lines[-1].shares[-1] == max(line.shares[-1] for line in lines) == 1
     lacking = [line.shares[2] < 0 for line in lines]
     assert lacking == ["placement bn\n" in line.text for line in lines]
-    assert (landscape.BELOW, "none") in axes[2].ticks
+    assert (BELOW, "none") in axes[2].ticks
 
 
 def test_a_rate_map_means_over_the_trials_of_a_cell() -> None:
@@ -257,30 +272,30 @@ def test_a_rate_map_means_over_the_trials_of_a_cell() -> None:
         trial(2, 0.7, params={"placement": "dropout", "conv_dropout": 0.5}),
         trial(3, 0.1, params={"placement": "bn"}),
     ]
-    cells = landscape.rate_map(trials, "conv_dropout")
+    cells = rate_map(trials, "conv_dropout")
     assert cells is not None
     assert cells.placements == ["dropout", "ic"]
     assert cells.counts.tolist() == [[0, 0, 0, 0, 1], [2, 0, 0, 0, 0]]
     assert cells.means[1, 0] == pytest.approx(0.85)
     assert math.isnan(cells.means[0, 0])
-    assert landscape.rate_map(trials, "head_dropout") is None
+    assert rate_map(trials, "head_dropout") is None
 
 
 def test_a_rate_that_never_varies_is_one_bin() -> None:
-    cells = landscape.rate_map([trial(0, params={"placement": "ic", "conv_dropout": 0.1})] * 2, "conv_dropout")
+    cells = rate_map([trial(0, params={"placement": "ic", "conv_dropout": 0.1})] * 2, "conv_dropout")
     assert cells is not None
     assert cells.counts.tolist() == [[2]]
 
 
 def test_the_contour_takes_the_most_important_numbers_that_trials_have_together() -> None:
     trials = searched(30)
-    assert landscape.numeric_pair(sweep(*trials, importances=IMPORTANCES)) == ("batch_size", "head_dropout")
-    assert landscape.numeric_pair(sweep(*trials)) == ("batch_size", "conv_dropout")
-    assert landscape.numeric_pair(sweep(*trials[:9])) is None
+    assert numeric_pair(sweep(*trials, importances=IMPORTANCES)) == ("batch_size", "head_dropout")
+    assert numeric_pair(sweep(*trials)) == ("batch_size", "conv_dropout")
+    assert numeric_pair(sweep(*trials[:9])) is None
 
 
 def test_a_kernel_mean_is_near_its_trials_and_empty_far_from_them() -> None:
-    mean = landscape.kernel_mean(np.array([0.0, 0.1]), np.array([0.0, 0.0]), np.array([0.5, 0.7]))
+    mean = kernel_mean(np.array([0.0, 0.1]), np.array([0.0, 0.0]), np.array([0.5, 0.7]))
     assert 0.5 < mean[0, 0] < 0.6
     assert math.isnan(mean[-1, -1])
     assert np.nanmin(mean) >= 0.5

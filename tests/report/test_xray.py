@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sweeper.report import xray as figures
-from sweeper.xray import Activations, BatchNormLayer, XRay
+from sweeper.core.xray import Activations, BatchNormLayer, XRay
+from sweeper.report.run import xray
+from sweeper.report.run.xray import Row, figure, height, shifts
 
 NAN = math.nan
 SIDE = Activations(0.5, 1.25, 0.125, -4.0, 4.0, (0.1, 0.4, 0.4, 0.1))
@@ -91,7 +92,7 @@ def test_two_xrays_that_took_different_times_are_equal():
 
 
 def drawn(*shown: BatchNormLayer) -> bytes:
-    return figures.figure(json.loads(replace(XRAY, layers=shown).json()), "run")
+    return figure(json.loads(replace(XRAY, layers=shown).json()), "run")
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 7])
@@ -122,14 +123,14 @@ def test_it_can_show_what_is_missing_or_extreme(changes: dict[str, Any]):
 
 def test_its_left_half_shows_the_layers_in_their_order():
     found = json.loads(replace(XRAY, layers=layers(3, closed_form=1.1)).json())["layers"]
-    shown = figures.shifts(found)
+    shown = shifts(found)
     assert [row.position for row in shown] == ["after conv 1", "after conv 2", "after conv 3"]
-    assert shown[0] == figures.Row("after conv 1", 1.2, (1.1, 1.3), 1.02, 1.1, -0.18)
-    assert math.isnan(figures.shifts(json.loads(XRAY.json())["layers"])[0].closed_form)
+    assert shown[0] == Row("after conv 1", 1.2, (1.1, 1.3), 1.02, 1.1, -0.18)
+    assert math.isnan(shifts(json.loads(XRAY.json())["layers"])[0].closed_form)
 
 
 def test_a_histogram_is_a_density():
-    outline = figures.outline(json.loads(XRAY.json())["layers"][0]["before"])
+    outline = xray.outline(json.loads(XRAY.json())["layers"][0]["before"])
     assert outline is not None
     assert list(outline.edges) == [-4, -2, 0, 2, 4]
     assert float((outline.density * 2).sum()) == pytest.approx(1)
@@ -137,6 +138,6 @@ def test_a_histogram_is_a_density():
 
 def test_a_spike_does_not_press_the_rest_of_a_histogram_into_a_line():
     smooth = [1.0, 2, 3, 4, 5, 4, 3, 2, 1, 1]
-    assert figures.height(smooth) == pytest.approx(1.08 * 5)
-    assert figures.height([100, *smooth]) == pytest.approx(1.08 * 9)
-    assert figures.height([100, 0, 0, 0, 0]) == pytest.approx(108)
+    assert height(smooth) == pytest.approx(1.08 * 5)
+    assert height([100, *smooth]) == pytest.approx(1.08 * 9)
+    assert height([100, 0, 0, 0, 0]) == pytest.approx(108)

@@ -19,15 +19,15 @@ import psutil
 import psycopg
 import pytest
 from click.testing import CliRunner
-from postgres import postgres
-from served import CANARY, Served, free_port
 
-from sweeper import backup as backups
-from sweeper.cli import cli
-from sweeper.errors import ServiceUnreachable, SweeperError, UsageError
-from sweeper.postgres import MLFLOW, OPTUNA, Databases, Embedded, external
-from sweeper.server import ServeOptions, bring_schemas_up, held, serve
-from sweeper.supervisor import Group
+from sweeper.cli.main import cli
+from sweeper.core.errors import ServiceUnreachable, SweeperError, UsageError
+from sweeper.server.backup import backup, restore
+from sweeper.server.postgres import MLFLOW, OPTUNA, Databases, Embedded, external
+from sweeper.server.serve import ServeOptions, bring_schemas_up, held, serve
+from sweeper.server.supervisor import Group
+from tests.support.postgres import postgres
+from tests.support.served import CANARY, Served, free_port
 
 pytest_plugins = ["postgres", "served"]
 
@@ -122,7 +122,7 @@ def test_serve_makes_its_home_and_leaves_no_empty_one(tmp_path: Path, monkeypatc
             (home / "serve.lock").touch()
         raise SweeperError("no more")
 
-    monkeypatch.setattr("sweeper.server.serve", serves)
+    monkeypatch.setattr("sweeper.server.serve.serve", serves)
     for keeps in (False, True):
         done = CliRunner().invoke(cli, ["serve", "--home", str(tmp_path / "new")])
         assert str(done.exception) == "no more"
@@ -160,7 +160,7 @@ def backed_up(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("backup") / "all.tar"
     weights = next((served.home / "artifacts").rglob("*.safetensors"))
     os.link(weights, weights.with_name("linked"))  # as a tool that saves space does
-    backups.backup(served.home, file)
+    backup(served.home, file)
     return file
 
 
@@ -195,12 +195,12 @@ def test_a_backup_is_restored_to_the_server_of_a_url_and_made_from_there(
         url = server.get_uri("postgres")
         for home, file in ((tmp_path / "one", backed_up), (tmp_path / "two", again)):
             home.mkdir()
-            backups.restore(home, file, url)
+            restore(home, file, url)
             assert contents(external(url)) == contents(Embedded(served.home / "postgres").databases)
             assert files(home / "artifacts") == files(served.home / "artifacts")
             assert not (home / "postgres").exists()
             if not again.exists():
-                backups.backup(home, again, url)
+                backup(home, again, url)
                 for name in (MLFLOW, OPTUNA):
                     server.psql(f"DROP DATABASE {name}")
 
@@ -209,19 +209,19 @@ def test_a_second_backup_leaves_the_postgresql_of_the_first_alone(tmp_path: Path
     with held(tmp_path, "backup"), Group(tmp_path / "log") as group:
         databases = Embedded(tmp_path / "postgres").start(group)
         with pytest.raises(SweeperError, match=f"in use by process {os.getpid()} since .* runs sweeper backup"):
-            backups.backup(tmp_path, tmp_path / "all.tar")
+            backup(tmp_path, tmp_path / "all.tar")
         assert databases.answer()
     assert not (tmp_path / "all.tar").exists()
 
 
 def test_a_backup_is_not_written_over(backed_up: Path, served: Served):
     with pytest.raises(SweeperError, match="exists; name another file"):
-        backups.backup(served.home, backed_up)
+        backup(served.home, backed_up)
 
 
 def test_a_home_in_use_is_not_restored_into(backed_up: Path, restored: Path):
     with pytest.raises(SweeperError, match=r"has postgres, artifacts, .*restore into a new home"):
-        backups.restore(restored, backed_up)
+        restore(restored, backed_up)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "another tar", "one file more"])
@@ -239,7 +239,7 @@ def test_a_damaged_backup_leaves_nothing_behind(backed_up: Path, tmp_path: Path,
         with tarfile.open(file, "a" if damage == "one file more" else "w") as tar:
             tar.add(ROUTES, "artifacts/served_routes.py")
     with pytest.raises(SweeperError, match="not a whole backup"):
-        backups.restore(home, file)
+        restore(home, file)
     assert [path.name for path in home.iterdir()] == ["serve.lock"]
 
 

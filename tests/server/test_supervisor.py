@@ -13,9 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
-from sweeper import supervisor
-from sweeper.errors import Interrupted, SweeperError
-from sweeper.supervisor import Group, clean_environment
+from sweeper.core.errors import Interrupted, SweeperError
+from sweeper.server import supervisor
+from sweeper.server.supervisor import Group, clean_environment
 
 # A shell that has a child of its own, and says in a file when it has.
 FAMILY = "sleep 1000 & echo $! > {file}; wait"

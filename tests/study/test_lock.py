@@ -13,9 +13,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from sweeper.environment import database_url
-from sweeper.errors import ServiceUnreachable, StudyConflict
-from sweeper.lock import acquire
+from sweeper.core.errors import ServiceUnreachable, StudyConflict
+from sweeper.core.urls import database_url
+from sweeper.study.lock import acquire
 
 pytest_plugins = ["postgres"]
 

@@ -13,12 +13,14 @@ from pathlib import Path
 import optuna
 import pytest
 import sqlalchemy
-from optuna_store import stored
 
-from sweeper.config import RunConfig
-from sweeper.errors import StudyConflict
-from sweeper.space import default_space
-from sweeper.study import Study, StudySettings, open_study, read_record
+from sweeper.core.config import RunConfig
+from sweeper.core.errors import StudyConflict
+from sweeper.study.opening import open_study
+from sweeper.study.reading import read_record
+from sweeper.study.space import default_space
+from sweeper.study.study import Study, StudySettings
+from tests.support.optuna_store import stored
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 

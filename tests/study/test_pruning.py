@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeper.pruning import PRUNERS, STARTUP, WARM_UP, Nothing, quantile
+from sweeper.study.pruning import PRUNERS, STARTUP, WARM_UP, Nothing, quantile
 
 REFERENCES = {
     "percentile": optuna.pruners.PercentilePruner(75.0, STARTUP, WARM_UP),

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeper.config import Placement, RunConfig
-from sweeper.errors import SpaceError
-from sweeper.space import MAX_FILE_BYTES, SEARCHABLE, Choice, Range, Space, default_space, read_space
+from sweeper.core.config import Placement, RunConfig
+from sweeper.core.errors import SpaceError
+from sweeper.study.space import SEARCHABLE, Choice, Range, Space, default_space
+from sweeper.study.space_file import MAX_FILE_BYTES, read_space
 
 RATES = {"conv_dropout", "head_dropout"}
 

@@ -15,23 +15,18 @@ import filelock
 import optuna
 import pytest
 import sqlalchemy
-from optuna_store import stored
 
-from sweeper.config import RunConfig, check_name
-from sweeper.environment import database_url
-from sweeper.errors import ConfigError, ServiceUnreachable, StudyConflict, SweeperError, UsageError
-from sweeper.importance import importance_intervals
-from sweeper.space import Choice, Range, Space, default_space
-from sweeper.study import (
-    Study,
-    StudySettings,
-    Trial,
-    TrialRow,
-    best_row,
-    open_study,
-    read_record,
-    read_study,
-)
+from sweeper.core.config import RunConfig, check_name
+from sweeper.core.errors import ConfigError, ServiceUnreachable, StudyConflict, SweeperError, UsageError
+from sweeper.core.trial import Trial
+from sweeper.core.urls import database_url
+from sweeper.study.importance import importance_intervals
+from sweeper.study.opening import open_study
+from sweeper.study.reading import read_record, read_study
+from sweeper.study.rows import TrialRow, best_row
+from sweeper.study.space import Choice, Range, Space, default_space
+from sweeper.study.study import Study, StudySettings
+from tests.support.optuna_store import stored
 
 pytest_plugins = ["postgres"]
 # Optuna marks TPESampler's multivariate, group and constant_liar as experimental.
@@ -584,7 +579,7 @@ def test_a_driver_that_died_before_it_wrote_asks_the_enqueued_trial_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, closing(open_study("demo", SETTINGS, url)) as study:
-        patch.setattr("sweeper.mirror.Mirror.taken", dies)
+        patch.setattr("sweeper.study.mirror.Mirror.taken", dies)
         with pytest.raises(KeyboardInterrupt):
             study.ask()
     with closing(open_study("demo", SETTINGS, url)) as study:

@@ -11,12 +11,13 @@ import pytest
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeper import samplers
-from sweeper.config import RunConfig
-from sweeper.samplers import make_sampler, window
-from sweeper.space import default_space
-from sweeper.study import Study, StudySettings, open_study
-from sweeper.trials import read_trials
+from sweeper.core.config import RunConfig
+from sweeper.study import samplers
+from sweeper.study.opening import open_study
+from sweeper.study.samplers import BEST, make_sampler, window
+from sweeper.study.space import default_space
+from sweeper.study.study import Study, StudySettings
+from sweeper.study.trials import read_trials
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -181,7 +182,7 @@ def test_the_window_holds_the_best_the_latest_and_those_that_run(monkeypatch: py
     study = searched(201)
     left = window(study).get_trials(deepcopy=False)
     complete = study.get_trials(states=(TrialState.COMPLETE,))
-    best = {t.number for t in sorted(complete, key=lambda t: -t.value)[: samplers.BEST]}
+    best = {t.number for t in sorted(complete, key=lambda t: -t.value)[:BEST]}
     assert best < {t.number for t in left}
     assert left[-1].state == TrialState.RUNNING
     assert len(left) == 60 + 1

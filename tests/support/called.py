@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Generator, Iterator
 
-from sweeper.errors import ConfigError
+from sweeper.core.errors import ConfigError
 
 
 class Unpicklable(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from multiprocessing.connection import Connection
 
-from sweeper.splits import Split
+from sweeper.data.splits import Split
 
 
 def change_and_read(given: list[Split], pipe: Connection) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from sweeper.importance import Importance
-from sweeper.report.sweep_rows import Champion, Sweep, SweptTrial
+from sweeper.report.sweep.rows import Champion, Sweep, SweptTrial
+from sweeper.study.importance import Importance
 
 
 def trial(number: int, value: float | None = 0.9, **fields: Any) -> SweptTrial:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import safetensors.torch
 from torch import Tensor
 
-from sweeper.results import TrainResult
+from sweeper.core.results import TrainResult
 
 
 def tensors(result: TrainResult) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from sweeper.report.rows import ArmRun
+from sweeper.replication.runs import ArmRun
 
 EPOCHS: Final = 6
 UNSTABLE: Final = 2.3  # nats: the NLL of a network that has learned nothing

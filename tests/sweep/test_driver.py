@@ -19,15 +19,11 @@ import optuna
 import pytest
 import sqlalchemy
 
-from sweeper import journal
-from sweeper.config import RunConfig
-from sweeper.data import Data
-from sweeper.dataset import CLASSES
-from sweeper.engine.base import Event
-from sweeper.engine.serial import SerialEngine
-from sweeper.errors import (
+from sweeper.core.config import RunConfig
+from sweeper.core.errors import (
     ConfigError,
     Diverged,
+    Interrupted,
     OutOfMemory,
     ServiceUnreachable,
     StudyIncomplete,
@@ -35,22 +31,25 @@ from sweeper.errors import (
     TrainingError,
     WorkerLost,
 )
-from sweeper.journal import (
-    FAILED,
-    FINISHED,
-    KILLED,
-    JournalLog,
-    JournalTracker,
-    NullTracker,
-    Recorded,
-    RunInfo,
-    read_events,
-)
-from sweeper.progress import PlainView, Progress
-from sweeper.space import Choice, Space, default_space
-from sweeper.study import Study, StudySettings, Trial, open_study, read_study
-from sweeper.sweep import COPIES, RETRIES, Driver, Fixed, Interrupted, Signals
-from sweeper.train import EpochResult, Evaluation, TrainResult
+from sweeper.core.files import write_whole
+from sweeper.core.images import CLASSES
+from sweeper.core.results import EpochResult, Evaluation, TrainResult
+from sweeper.core.trial import Trial
+from sweeper.engine.base import Event
+from sweeper.engine.serial import SerialEngine
+from sweeper.study.opening import open_study
+from sweeper.study.reading import read_study
+from sweeper.study.space import Choice, Space, default_space
+from sweeper.study.study import Study, StudySettings
+from sweeper.sweep.driver import COPIES, RETRIES, Driver
+from sweeper.sweep.progress import PlainView, Progress
+from sweeper.sweep.signals import Signals
+from sweeper.sweep.source import Fixed
+from sweeper.tracking import journal
+from sweeper.tracking.base import FAILED, FINISHED, KILLED, NullTracker, Recorded, RunInfo
+from sweeper.tracking.journal import JournalLog, JournalTracker
+from sweeper.tracking.reading import read_events
+from sweeper.training.images import Data
 
 EPOCHS = 2
 BASE = RunConfig(model="small", epochs=EPOCHS, dataset="sample")
@@ -400,7 +399,7 @@ def test_what_the_journal_could_not_take_is_not_told_to_the_study(
     reopen: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     tracker, full = JournalTracker(tmp_path), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    write = journal.write_whole
+    write = write_whole
 
     def refuse(path: Path, content: bytes) -> None:
         if path.name == "state.safetensors" and "0001" in path.parts:
@@ -580,7 +579,7 @@ def test_a_copy_is_in_the_study_only_if_it_is_in_the_journal(
 ):
     """No later driver would make up for it."""
     assert Recorder().drive(1, reopen(space=ONE_NETWORK), JournalTracker(tmp_path)) == 1
-    write = journal.write_whole
+    write = write_whole
 
     def refuse(path: Path, content: bytes) -> None:
         if "0003" in path.parts:
@@ -736,7 +735,7 @@ def test_too_many_failures_end_the_sweep(
 
 def test_after_the_deadline_nothing_is_asked_and_what_runs_is_finished(monkeypatch: pytest.MonkeyPatch):
     clock = SimpleNamespace(monotonic=lambda: 10.0)
-    monkeypatch.setattr("sweeper.sweep.time", clock)
+    monkeypatch.setattr("sweeper.sweep.driver.time", clock)
     recorder = Recorder({1: [(epoch(1), lambda: setattr(clock, "monotonic", lambda: 30.0), epoch(2), result())]})
     with pytest.raises(StudyIncomplete, match="2 of 5 trials finished before --timeout"):
         recorder.drive(5, deadline=20.0)

@@ -22,24 +22,34 @@ import pytest
 import safetensors.torch
 import torch
 
-from sweeper import dataset, engine_choice, service, splits
-from sweeper.config import RunConfig
-from sweeper.data import Data, load
-from sweeper.dataset import SAMPLE, SAMPLE_DIR, IdxFile
+from sweeper.core.config import RunConfig
+from sweeper.core.environment import NONE, OFFLINE, Environment
+from sweeper.core.errors import DataError, Interrupted, OutOfTime, SpaceError, SweeperError, TrainingError
+from sweeper.data import fashion as dataset
+from sweeper.data import splits
+from sweeper.data.fashion import SAMPLE, SAMPLE_DIR, IdxFile, read_idx
+from sweeper.data.splits import Split, load
+from sweeper.engine import choice as engine_choice
+from sweeper.engine.choice import EngineChoice
 from sweeper.engine.serial import SerialEngine
-from sweeper.engine_choice import EngineChoice
-from sweeper.environment import NONE, OFFLINE, Environment
-from sweeper.errors import DataError, Interrupted, OutOfTime, SpaceError, SweeperError, TrainingError
-from sweeper.journal import FAILED, FINISHED, RunInfo, read_events
-from sweeper.model import build_model
-from sweeper.preflight import EXPERIMENT
-from sweeper.service import Chosen, SweepOptions, choose, optimize, train_one
-from sweeper.space import Choice, Space, default_space
-from sweeper.splits import Split
-from sweeper.study import read_study
-from sweeper.sweep import Signals
-from sweeper.tracking import Uploader
-from sweeper.train import finish, train
+from sweeper.study.reading import read_study
+from sweeper.study.space import Choice, Space, default_space
+from sweeper.sweep import optimize as service
+from sweeper.sweep.choose import Chosen, choose
+from sweeper.sweep.describe import describe_run
+from sweeper.sweep.optimize import check_finished, optimize, reports
+from sweeper.sweep.options import SweepOptions
+from sweeper.sweep.signals import Signals
+from sweeper.sweep.tracker import tracking
+from sweeper.sweep.train import train_one
+from sweeper.tracking.base import FAILED, FINISHED, RunInfo
+from sweeper.tracking.reading import read_events
+from sweeper.tracking.store import EXPERIMENT
+from sweeper.tracking.upload import Uploader
+from sweeper.training.folds import finish
+from sweeper.training.images import Data, load
+from sweeper.training.loop import train
+from sweeper.training.network import build_model
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -206,7 +216,7 @@ def test_a_user_without_a_name_is_a_number(place: Place, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("getpass.getuser", nobody)
     chosen = place.choose()
-    info = service.describe_run(chosen, chosen.config, splits.load(chosen.config, chosen.folder), kind="run", threads=1)
+    info = describe_run(chosen, chosen.config, load(chosen.config, chosen.folder), kind="run", threads=1)
     assert info.tags["mlflow.user"] == str(os.getuid())
 
 
@@ -220,7 +230,7 @@ def test_a_command_whose_runs_can_never_arrive_fails(place: Place, empty_store: 
     with (
         pytest.raises(SweeperError, match="experiments restore"),
         Signals() as signals,
-        service.tracking(place.environment, signals) as tracker,
+        tracking(place.environment, signals) as tracker,
     ):
         tracker.start(run).end(FINISHED, {}, {})
     assert place.warned == []
@@ -351,7 +361,7 @@ def without_test_images(tmp_path_factory: pytest.TempPathFactory, monkeypatch: p
         (folder / f"{file.name}.gz").write_bytes(b"nothing to be seen here")
     monkeypatch.setattr(dataset, "SAMPLE_DIR", folder)
     read: list[str] = []
-    original = splits.read_idx
+    original = read_idx
 
     def noted(folder: Path, file: IdxFile) -> Any:
         read.append(file.name)
@@ -437,7 +447,7 @@ def test_a_signal_at_the_end_of_a_sweep_is_not_noted_only(
         signal.raise_signal(signal.SIGTERM)
         pytest.fail("it goes on")
 
-    monkeypatch.setattr(service.reports, step, interrupted)
+    monkeypatch.setattr(reports, step, interrupted)
     with pytest.raises(Interrupted):
         sweep(trials=1)
 
@@ -474,7 +484,7 @@ def test_a_sweep_whose_time_is_over_is_summarised_and_reported_but_nothing_is_te
     assert summary["finished"] == 1
     assert read_events(place.home / "journal/few/study")[-1]["status"] == FINISHED
     with pytest.raises(OutOfTime, match="1 of 3 trials finished before --timeout"):
-        service.check_finished(result, 3)
+        check_finished(result, 3)
 
 
 def test_a_sweep_whose_time_is_over_before_a_trial_is_finished_has_no_report(
@@ -486,9 +496,9 @@ def test_a_sweep_whose_time_is_over_before_a_trial_is_finished_has_no_report(
 
 
 def test_a_sweep_that_is_done_is_late_for_nothing(sweep: Callable[..., dict[str, Any]]):
-    service.check_finished(sweep(trials=1, timeout=3600), 1)
+    check_finished(sweep(trials=1, timeout=3600), 1)
     result = sweep(trials=1, timeout=AT_ONCE, final=True)
-    service.check_finished(result, 1)
+    check_finished(result, 1)
     assert result["test"]["trial"] == 0
 
 

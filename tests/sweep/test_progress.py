@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sweeper.config import RunConfig
-from sweeper.progress import LiveView, PlainView, Progress, duration, label, make_view, params, status_lines
-from sweeper.study import StudyView, Trial, TrialRow
-from sweeper.train import EpochResult
+from sweeper.core.config import RunConfig
+from sweeper.core.results import EpochResult
+from sweeper.core.text import duration
+from sweeper.core.trial import Trial
+from sweeper.study.reading import StudyView
+from sweeper.study.rows import TrialRow
+from sweeper.sweep.progress import LiveView, PlainView, Progress, label, make_view, params, status_lines
 
 CONFIG = RunConfig(model="small", epochs=4, conv_dropout=0.25, head_dropout=0.5, dataset="sample")
 TRIALS = [Trial(number, CONFIG) for number in range(4)]
@@ -31,7 +34,7 @@ def epoch(number: int, accuracy: float = 0.5) -> EpochResult:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """A clock that stands at 0 until it is moved on."""
     now = [0.0]
-    monkeypatch.setattr("sweeper.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("sweeper.sweep.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
     return lambda seconds: now.__setitem__(0, now[0] + seconds)
 
 

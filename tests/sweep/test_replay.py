@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-from sweeper.config import RunConfig
-from sweeper.data import load
-from sweeper.dataset import SAMPLE_DIR
-from sweeper.environment import Environment
-from sweeper.errors import DataError, UsageError
-from sweeper.gpu.captured import train_captured
-from sweeper.journal import EVENTS, read_events, read_record
-from sweeper.replay import Replayed, replay
-from sweeper.tracking import UPLOAD, fetch
-from sweeper.train import finish
+from sweeper.core.config import RunConfig
+from sweeper.core.environment import Environment
+from sweeper.core.errors import DataError, UsageError
+from sweeper.data.fashion import SAMPLE_DIR
+from sweeper.sweep.replay import Replayed, replay
+from sweeper.tracking.fetching import UPLOAD, fetch
+from sweeper.tracking.reading import EVENTS, read_events, read_record
+from sweeper.training.folds import finish
+from sweeper.training.gpu.captured import train_captured
+from sweeper.training.images import load
 
 # MLflow's own use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
@@ -155,7 +155,7 @@ def test_a_run_that_the_captured_step_trained_is_replayed_by_it(
             event["tags"] |= hashes
 
     rewrite(folder, change)
-    monkeypatch.setattr("sweeper.start.is_captured", lambda config: True)
+    monkeypatch.setattr("sweeper.training.start.is_captured", lambda config: True)
     done = again(str(folder))
     assert (done.difference, done.epochs, done.weights) == ("", 2, True)
 
@@ -253,11 +253,13 @@ def test_a_continued_run_in_mlflow_is_compared_by_its_end(home: Path, again: Cal
 @pytest.fixture(scope="module")
 def stacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The home of a fused sweep of one shape, pruned as it goes; its trials shared stacks that became smaller."""
-    from sweeper.config import Placement
-    from sweeper.engine_choice import EngineChoice
-    from sweeper.pruning import PRUNERS, Percentile
-    from sweeper.service import SweepOptions, choose, optimize
-    from sweeper.space import Range, Space
+    from sweeper.core.config import Placement
+    from sweeper.engine.choice import EngineChoice
+    from sweeper.study.pruning import PRUNERS, Percentile
+    from sweeper.study.space import Range, Space
+    from sweeper.sweep.choose import choose
+    from sweeper.sweep.optimize import optimize
+    from sweeper.sweep.options import SweepOptions
 
     home = tmp_path_factory.mktemp("stacked")
     threads, pruner = torch.get_num_threads(), PRUNERS["median"]
@@ -291,7 +293,7 @@ def test_a_training_that_was_stacked_comes_out_again_in_each_bit(stacked: Path):
 
 
 def test_a_training_that_was_stacked_is_another_alone(stacked: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sweeper.replay._places", lambda record: {})
+    monkeypatch.setattr("sweeper.sweep.replay._places", lambda record: {})
     threads = torch.get_num_threads()
     env = Environment(stacked, "offline", "", None, False, print, print)
     try:

@@ -14,24 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeper import journal
-from sweeper.errors import SweeperError
-from sweeper.journal import (
-    ARTIFACTS,
-    EVENTS,
-    FINISHED,
-    KILLED,
-    JournalLog,
-    JournalTracker,
-    NullTracker,
-    RunInfo,
-    as_csv,
-    end_abandoned,
-    history,
-    read_events,
-    run_folders,
-    write_whole,
-)
+from sweeper.core.errors import SweeperError
+from sweeper.core.files import write_whole
+from sweeper.tracking import journal
+from sweeper.tracking.base import FINISHED, KILLED, NullTracker, RunInfo
+from sweeper.tracking.journal import JournalLog, JournalTracker, end_abandoned, os
+from sweeper.tracking.reading import ARTIFACTS, EVENTS, as_csv, history, read_events, run_folders
 
 RUN = RunInfo(
     key="uid/7",
@@ -106,7 +94,7 @@ def test_each_event_is_whole_on_disk_before_anybody_hears_of_it(folder: Path, mo
             if os.path.sameopenfile(descriptor, stream.fileno()):
                 synced.append(stream.read())
 
-    monkeypatch.setattr(journal.os, "fsync", spy)
+    monkeypatch.setattr(os, "fsync", spy)
     log = JournalLog(folder, RUN, lambda _: heard.append(synced[-1]))
     log.epoch(1, {"loss": 1.0})
     log.epoch(2, {"loss": 0.5})
@@ -131,7 +119,7 @@ def test_what_happens_in_a_block_is_on_disk_at_its_end_before_anybody_hears_of_i
     logs = [JournalLog(folder, RUN, hear_not, late=tracker._postpone) for folder in folders]
     for log in logs:
         log._written = hear
-    monkeypatch.setattr(journal.os, "fsync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino))
     with contextlib.suppress(KeyError), tracker.together():
         for log in logs:
             log.epoch(1, {"loss": 1.0})
@@ -158,7 +146,7 @@ def test_a_block_writes_a_whole_run_with_one_fsync_of_its_events_after_its_files
         synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name.strip(".").split(".")[0])
         sync(descriptor)
 
-    monkeypatch.setattr(journal.os, "fsync", spy)
+    monkeypatch.setattr(os, "fsync", spy)
     with tracker.together():
         log = tracker.start(RUN)
         log.artifact("config.json", b"{}")
@@ -174,7 +162,7 @@ def test_a_run_that_cannot_be_written_does_not_keep_others_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor is anything ever there of a run that has no start."""
-    tracker, logs, write = JournalTracker(tmp_path), list[JournalLog](), journal.write_whole
+    tracker, logs, write = JournalTracker(tmp_path), list[JournalLog](), write_whole
     monkeypatch.setattr(
         journal, "write_whole", lambda path, content: disk_is_full() if "0" in path.parts else write(path, content)
     )
@@ -368,9 +356,7 @@ def test_a_written_file_is_synced_before_it_takes_its_place(tmp_path: Path, monk
     path = tmp_path / "file"
     path.write_bytes(b"old")
     seen: list[tuple[bytes, int]] = []
-    monkeypatch.setattr(
-        journal.os, "fsync", lambda descriptor: seen.append((path.read_bytes(), os.fstat(descriptor).st_size))
-    )
+    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append((path.read_bytes(), os.fstat(descriptor).st_size)))
     write_whole(path, b"longer")
     assert seen == [(b"old", 6)]
     assert path.read_bytes() == b"longer"

@@ -27,14 +27,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from faults.tools.proxy import Proxy
 
-from sweeper import tracking
-from sweeper.errors import ServiceUnreachable, SweeperError, UsageError
-from sweeper.journal import ARTIFACTS, FINISHED, JournalTracker, RunInfo, RunLog, read_events
-from sweeper.preflight import EXPERIMENT, hide_password, preflight, sqlite_file, store_uri
-from sweeper.report.plots import curves
-from sweeper.tracking import KEY_TAG, MlflowTracker, Uploader, run_id_of, sync, ui_link
+from sweeper.core.errors import ServiceUnreachable, SweeperError, UsageError
+from sweeper.report.run.curves import curves
+from sweeper.tracking import upload as tracking
+from sweeper.tracking.base import FINISHED, RunInfo, RunLog
+from sweeper.tracking.fetching import KEY_TAG, run_id_of, ui_link
+from sweeper.tracking.journal import JournalTracker
+from sweeper.tracking.mlflow import MlflowTracker, sync
+from sweeper.tracking.reading import ARTIFACTS, read_events
+from sweeper.tracking.store import EXPERIMENT, hide_password, preflight, sqlite_file, store_uri
+from sweeper.tracking.upload import Uploader
+from tests.faults.tools.proxy import Proxy
 
 pytest_plugins = ["mlflow_store"]
 
@@ -192,7 +196,7 @@ def test_a_server_that_only_fails_does_not_answer(status: int) -> None:
 
 
 def test_a_server_that_never_answers_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweeper.preflight.SECONDS", 0.01)
+    monkeypatch.setattr("sweeper.tracking.store.SECONDS", 0.01)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         assert "timed out" in refusal(lambda: preflight(uri), ServiceUnreachable)

@@ -15,22 +15,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tensors import tensors
 from torch import Tensor, nn
 
-from sweeper import diagnostics, train
-from sweeper.config import Placement, RunConfig
-from sweeper.data import Data, normalize
-from sweeper.diagnostics import examine, images_in_a_pass, val_images
+from sweeper.core.config import Placement, RunConfig
+from sweeper.core.results import EpochResult, Evaluation, TrainResult
+from sweeper.core.xray import XRay
 from sweeper.engine.serial import SerialEngine
-from sweeper.journal import ARTIFACTS, JournalTracker, RunInfo, read_events
-from sweeper.model import build_model
-from sweeper.passes import Subject, eval_pass, recalibrate, training_pass
-from sweeper.progress import PlainView, Progress
-from sweeper.start import start
-from sweeper.sweep import Driver, Fixed
-from sweeper.train import EpochResult, Evaluation, TrainResult, evaluate, finish, seeded, subset
-from sweeper.xray import XRay
+from sweeper.sweep.driver import Driver
+from sweeper.sweep.progress import PlainView, Progress
+from sweeper.sweep.source import Fixed
+from sweeper.tracking.base import RunInfo
+from sweeper.tracking.journal import JournalTracker
+from sweeper.tracking.reading import ARTIFACTS, read_events
+from sweeper.training.device import autocast
+from sweeper.training.evaluate import evaluate, predict_weights, score, subset
+from sweeper.training.folds import finish
+from sweeper.training.images import Data, normalize
+from sweeper.training.loop import train
+from sweeper.training.network import build_model
+from sweeper.training.seeds import seeded
+from sweeper.training.start import start
+from sweeper.training.xray import examine as diagnostics
+from sweeper.training.xray.examine import BINS, examine, images_in_a_pass, val_images
+from sweeper.training.xray.passes import Subject, eval_pass, recalibrate, training_pass
+from tests.support.tensors import tensors
 
 ALWAYS = {"xray/brier", "xray/error_confidence", "xray/onset", "xray/spikes", "xray/nonfinite_steps"}
 OF_BATCH_NORM = {
@@ -171,7 +179,7 @@ def recalibrated_slowly(config: RunConfig, weights: dict[str, Tensor], batches: 
 @pytest.mark.parametrize("placement", [p for p in Placement if p.has_batch_norm])
 def test_recalibration_equals_a_slow_layer_by_layer_one(placement: Placement, tiny: Data):
     config = small(placement=placement, conv_dropout=0.3, head_dropout=0.5, batch_size=60)
-    weights = tensors(finish(train.train(config, tiny)))
+    weights = tensors(finish(train(config, tiny)))
     network = subject(config, weights, tiny)
     with torch.inference_mode():
         recalibrate(network)
@@ -188,10 +196,10 @@ def test_recalibration_equals_a_slow_layer_by_layer_one(placement: Placement, ti
 def test_the_gain_is_what_recalibration_makes_of_the_validation_images(sample: Data):
     """Running variances that are much too small: recalibration finds the right ones, and the loss falls."""
     config = small(placement="bn", epochs=1)
-    good = finish(train.train(config, sample))
+    good = finish(train(config, sample))
     weights = {n: v / 50 if n.endswith("running_var") else v for n, v in good.weights.items()}
-    _, logits = train.predict_weights(config, weights, sample.val)
-    verdict = train.score(logits, sample.val.labels)
+    _, logits = predict_weights(config, weights, sample.val)
+    verdict = score(logits, sample.val.labels)
     bad = replace(good, weights=weights, evaluation=verdict)
     found = examine(config, bad, sample)
     assert found.recalibration_gain_loss == pytest.approx(verdict.loss - good.evaluation.loss, abs=0.1)
@@ -204,7 +212,7 @@ def test_with_many_validation_images_the_gain_compares_the_same_ones(sample: Dat
     config = small(placement="bn", epochs=1)
     result = untrained(config)
     found = examine(config, result, sample)
-    model, _ = train.predict_weights(config, result.weights, sample.val)
+    model, _ = predict_weights(config, result.weights, sample.val)
     before = evaluate(model, subset(sample.val, 200), config)
     assert 0 < before.loss - found.recalibration_gain_loss < 3
     assert abs(found.recalibration_gain_accuracy) < 0.5
@@ -218,7 +226,7 @@ def test_with_many_validation_images_the_gain_compares_the_same_ones(sample: Dat
 @pytest.mark.parametrize("placement", [Placement.DROPOUT_BN, Placement.IC, Placement.NONE])
 def test_the_result_is_that_of_training_alone(placement: Placement, tiny: Data):
     config = small(placement=placement, head_dropout=0.3, augmentation="crop-flip-erase", batch_size=50)
-    alone = finish(train.train(config, tiny))
+    alone = finish(train(config, tiny))
     with_xray = finish(start(config, [tiny]))
     assert with_xray.xray is not None
     assert with_xray.history_sha256 == alone.history_sha256
@@ -228,7 +236,7 @@ def test_the_result_is_that_of_training_alone(placement: Placement, tiny: Data):
 
 def test_the_xray_is_the_same_each_time_and_draws_from_no_generator_of_others(tiny: Data):
     config = small(placement="dropout-bn", augmentation="crop-flip", batch_size=50)
-    result = finish(train.train(config, tiny))
+    result = finish(train(config, tiny))
     before = torch.get_rng_state()
     one = examine(config, result, tiny)
     assert torch.equal(torch.get_rng_state(), before)
@@ -288,11 +296,11 @@ def test_a_layer_is_named_by_its_position(placement: Placement, expected: list[s
 def test_activations_are_those_that_the_network_computes(precision: str, tiny: Data):
     """After BN they are derived from those before it: here both are taken from the network."""
     config = small(placement="bn", precision=precision, batch_size=50, augmentation="none", epochs=1)
-    result = finish(train.train(config, tiny))
+    result = finish(train(config, tiny))
     result.weights["5.weight"][::2] *= -1  # of some channels the largest values then come from the smallest
     result.weights["5.bias"][:4] -= 1
-    model, _ = train.predict_weights(config, result.weights, tiny.val)
-    with torch.inference_mode(), train.autocast(config):
+    model, _ = predict_weights(config, result.weights, tiny.val)
+    with torch.inference_mode(), autocast(config):
         before = model[:5](normalize(tiny.train.pixels))
         after = model[5](before.clone()).float()
     found = examine(config, result, tiny).layers[1]
@@ -302,7 +310,7 @@ def test_activations_are_those_that_the_network_computes(precision: str, tiny: D
         assert side.dead == (values.amax((0, 2, 3)) <= 0).float().mean().item()
         assert sum(side.shares) == pytest.approx(1)
         assert (side.low + side.high) / 2 == pytest.approx(side.mean, abs=1e-5)
-        histogram = values.clamp(side.low, side.high).histc(diagnostics.BINS, side.low, side.high) / values.numel()
+        histogram = values.clamp(side.low, side.high).histc(BINS, side.low, side.high) / values.numel()
         assert (torch.tensor(side.shares) - histogram).abs().max() < 0.02
 
 
@@ -311,7 +319,7 @@ def test_activations_are_those_that_the_network_computes(precision: str, tiny: D
 
 def test_a_dead_channel_is_left_out_and_counted(tiny: Data):
     config = small(placement="bn", batch_size=50, epochs=1)
-    result = finish(train.train(config, tiny))
+    result = finish(train(config, tiny))
     weights = tensors(result)
     weights["0.weight"][3] = 0
     weights["1.bias"][3] = -1
@@ -337,7 +345,7 @@ def test_weights_that_are_not_finite_have_no_numbers_and_raise_nothing(tiny: Dat
 
 def test_a_network_that_makes_no_errors_has_no_confidence_on_them():
     labels = torch.arange(10)
-    assert math.isnan(train.score(20 * torch.eye(10), labels).error_confidence)
+    assert math.isnan(score(20 * torch.eye(10), labels).error_confidence)
 
 
 # --- sizes -------------------------------------------------------------------------------------------------
@@ -392,7 +400,7 @@ def test_the_journal_holds_the_xray(sweep_of_one: Callable[[RunConfig], Path]):
     rows = list(csv.DictReader((folder / ARTIFACTS / "diagnostics" / "variance_shift.csv").read_text().splitlines()))
     assert [row["position"] for row in rows] == ["after conv 1", "after conv 2"]
     found = json.loads((folder / ARTIFACTS / "diagnostics" / "xray.json").read_bytes())
-    assert len(found["layers"][0]["before"]["shares"]) == diagnostics.BINS
+    assert len(found["layers"][0]["before"]["shares"]) == BINS
 
 
 def test_without_batch_norm_there_are_numbers_and_no_files(sweep_of_one: Callable[[RunConfig], Path]):
@@ -407,12 +415,12 @@ def test_an_examination_that_fails_loses_the_xray_and_nothing_else(
     def fail(*_: Any) -> None:
         raise RuntimeError("no\nmemory")
 
-    monkeypatch.setattr("sweeper.diagnostics.examine", fail)
+    monkeypatch.setattr("sweeper.training.xray.examine.examine", fail)
     config = small(placement="bn", epochs=1, batch_size=50)
     result = finish(start(config, [tiny]))
     assert result.xray is None
     assert result.xray_failure == "RuntimeError: no memory"
-    assert result.weights_sha256 == finish(train.train(config, tiny)).weights_sha256
+    assert result.weights_sha256 == finish(train(config, tiny)).weights_sha256
     folder = sweep_of_one(config)
     end = read_events(folder)[-1]
     assert end["status"] == "FINISHED"
@@ -429,7 +437,7 @@ def test_calibration_error_is_that_of_torchmetrics_and_brier_that_of_its_definit
 
     generator = torch.Generator().manual_seed(0)
     logits, labels = 2 * torch.randn(500, 10, generator=generator), torch.randint(10, (500,), generator=generator)
-    found = train.score(logits, labels)
+    found = score(logits, labels)
     ece = multiclass_calibration_error(logits.softmax(1), labels, num_classes=10, n_bins=15, norm="l1")
     assert found.ece == pytest.approx(ece.item(), abs=1e-6)
     brier, confidence = 0.0, []

@@ -15,19 +15,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sweeper import train
-from sweeper.config import Placement, RunConfig
-from sweeper.data import MEAN, STD, Data
-from sweeper.errors import ConfigError, Diverged
-from sweeper.gpu import captured
-from sweeper.gpu.captured import Captured, cooperative, train_captured
-from sweeper.gpu.layers import parse, supports
-from sweeper.gpu.network import Network
-from sweeper.gpu.operations import Activation, Masks, Moments, Norm, Operations, Plain, Step
-from sweeper.model import build_model
-from sweeper.optimizer import AdamW
-from sweeper.start import has_captured_step, in_turn, is_captured, start
-from sweeper.train import EpochResult, TrainResult
+from sweeper.core.config import Placement, RunConfig
+from sweeper.core.errors import ConfigError, Diverged
+from sweeper.core.images import MEAN, STD
+from sweeper.core.results import EpochResult, TrainResult
+from sweeper.training.evaluate import to_input
+from sweeper.training.folds import finish
+from sweeper.training.gpu import captured
+from sweeper.training.gpu.captured import Captured, cooperative, train_captured
+from sweeper.training.gpu.layers import parse, supports
+from sweeper.training.gpu.network import Network
+from sweeper.training.gpu.operations import Activation, Masks, Moments, Norm, Operations, Plain, Step
+from sweeper.training.images import Data
+from sweeper.training.loop import train
+from sweeper.training.network import build_model
+from sweeper.training.optimizer import AdamW
+from sweeper.training.seeds import seeded
+from sweeper.training.start import has_captured_step, in_turn, is_captured, start
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BASE = RunConfig(model="small", dataset="sample", epochs=2, batch_size=64)
@@ -37,7 +41,7 @@ NO_DROPOUT: dict[str, Any] = {"conv_dropout": 0.0, "head_dropout": 0.0}
 @pytest.fixture(scope="module")
 def kernels() -> Operations:
     pytest.importorskip("triton")
-    from sweeper.gpu.launches import Kernels
+    from sweeper.training.gpu.launches import Kernels
 
     return Kernels()
 
@@ -74,7 +78,7 @@ def test_an_activation_is_what_torch_computes(
 
 
 def test_rows_that_fill_many_tiles_are_put_together_again(kernels: Operations, monkeypatch: pytest.MonkeyPatch):
-    from sweeper.gpu import launches
+    from sweeper.training.gpu import launches
 
     monkeypatch.setattr(launches, "PARTS", 2)  # of 8 tiles: a program then goes through several
     check_activation(kernels, (41, 8, 10, 10), True, True, True, True, True)
@@ -124,7 +128,7 @@ def test_of_equal_pixels_the_first_gets_the_gradient_and_what_is_not_a_number_st
 
 def test_patches_are_what_the_first_convolution_multiplies(kernels: Operations):
     pixels = torch.randint(0, 256, (9, 28, 28), dtype=torch.uint8, device=DEVICE)
-    images = train.to_input(pixels[6:9])
+    images = to_input(pixels[6:9])
     kernel = torch.randn(4, 1, 3, 3, device=DEVICE)
     for parts in (kernels, Plain()):
         rows = parts.patches(pixels, 3, Step(number(2), 3), 1 / (255 * STD), MEAN / STD, torch.float32)
@@ -181,9 +185,9 @@ def test_the_optimizer_is_torch_s_adamw(kernels: Operations):
 @pytest.mark.parametrize("placement", list(Placement))
 def test_a_step_has_the_gradient_of_the_model(placement: Placement, model: str):
     config = RunConfig(model=model, placement=placement, dataset="sample", conv_dropout=0.2, head_dropout=0.4)
-    with train.seeded(config, 0):
+    with seeded(config, 0):
         alone, stepped = build_model(config), None
-    with train.seeded(config, 0):
+    with seeded(config, 0):
         stepped = build_model(config)
     pixels, labels = torch.randint(0, 256, (12, 28, 28), dtype=torch.uint8), torch.randint(10, (12,))
     step = Step(torch.tensor(1), 4)  # the images 4 to 7
@@ -220,7 +224,7 @@ def test_a_step_has_the_gradient_of_the_model(placement: Placement, model: str):
 def test_a_training_without_dropout_is_the_same_up_to_rounding(placement: Placement, batch_size: int, tiny: Data):
     config = BASE.derive(placement=placement, batch_size=batch_size, lr=1e-4, weight_decay=0.1, schedule="onecycle",
                          augmentation="crop-flip-erase", seed=3, **NO_DROPOUT)  # fmt: skip
-    alone, ours = train.finish(train.train(config, tiny)), train.finish(train_captured(config, tiny))
+    alone, ours = finish(train(config, tiny)), finish(train_captured(config, tiny))
     for found, expected in zip(ours.history, alone.history, strict=True):
         assert found.val_loss == pytest.approx(expected.val_loss, abs=1e-4)
         assert found.train_loss == pytest.approx(expected.train_loss, abs=1e-4)
@@ -241,7 +245,7 @@ def test_kernels_and_torch_train_the_same_network(kernels: Operations, tiny: Dat
     results = []
     for parts in (kernels, Plain()):
         monkeypatch.setattr(captured, "_parts", lambda _, parts=parts: parts)
-        results.append(train.finish(train_captured(config, few)))
+        results.append(finish(train_captured(config, few)))
     for found, expected in zip(results[0].history, results[1].history, strict=True):
         assert found.val_loss == pytest.approx(expected.val_loss, abs=1e-3)
         assert found.grad_norm == pytest.approx(expected.grad_norm, rel=1e-2)
@@ -249,7 +253,7 @@ def test_kernels_and_torch_train_the_same_network(kernels: Operations, tiny: Dat
 
 def test_a_training_is_the_same_each_time_and_whatever_advances_beside_it(tiny: Data):
     config = BASE.derive(placement="bn-dropout", augmentation="crop-flip")
-    one = train.finish(train_captured(config, tiny))
+    one = finish(train_captured(config, tiny))
     beside, other = cooperative(config, tiny, lambda: 1), cooperative(config.derive(seed=1, model="medium"), tiny)
     epochs = [what for pair in zip(beside, other, strict=True) for what in pair[:1] if isinstance(what, EpochResult)]
     assert [e.val_loss for e in epochs] == [e.val_loss for e in one.history]
@@ -276,12 +280,12 @@ def test_masks_are_those_of_a_seed_and_an_epoch_and_keep_their_share(tiny: Data)
 
 def test_a_training_that_diverges_says_so(tiny: Data):
     with pytest.raises(Diverged, match="lower lr"):
-        train.finish(train_captured(BASE.derive(lr=1e9), tiny))
+        finish(train_captured(BASE.derive(lr=1e9), tiny))
 
 
 def test_bf16_is_rounded_where_autocast_rounds(tiny: Data):
     config = BASE.derive(placement="bn", precision="bf16", lr=1e-4, **NO_DROPOUT)
-    alone, ours = train.finish(train.train(config, tiny)), train.finish(train_captured(config, tiny))
+    alone, ours = finish(train(config, tiny)), finish(train_captured(config, tiny))
     assert isinstance(ours, TrainResult)
     assert ours.history[-1].val_loss == pytest.approx(alone.history[-1].val_loss, abs=5e-3)
     assert {value.dtype.name for value in ours.weights.values()} == {"float32", "int64"}
@@ -354,17 +358,17 @@ def test_a_cpu_is_trained_by_the_plain_loop_and_a_gpu_by_the_captured_step():
 
 
 def test_a_network_without_a_captured_step_is_trained_by_the_plain_loop(tiny: Data, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sweeper.start.supports", lambda model: False)
+    monkeypatch.setattr("sweeper.training.start.supports", lambda model: False)
     assert not is_captured(BASE.derive(device="cuda"))
-    plain = train.finish(train.train(BASE, tiny))
-    side_by_side = train.finish(in_turn(BASE, [tiny], lambda: 1))  # type: ignore[arg-type]
+    plain = finish(train(BASE, tiny))
+    side_by_side = finish(in_turn(BASE, [tiny], lambda: 1))  # type: ignore[arg-type]
     assert side_by_side.weights_sha256 == plain.weights_sha256
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_trains_by_the_captured_step_in_the_same_bits(tiny: Data):
     config = BASE.derive(device="cuda", placement="bn-dropout")
-    alone, ours = train.finish(train_captured(config, tiny)), train.finish(start(config, [tiny]))
+    alone, ours = finish(train_captured(config, tiny)), finish(start(config, [tiny]))
     assert ours.history_sha256 == alone.history_sha256
     assert ours.weights_sha256 == alone.weights_sha256
     assert ours.xray is not None

@@ -9,33 +9,23 @@ from typing import Any
 
 import pytest
 import torch
-from tensors import tensors
 from torch import Tensor, nn
 
-from sweeper.config import RunConfig
-from sweeper.data import Data, batches, normalize
-from sweeper.dataset import CLASSES
-from sweeper.errors import ConfigError, Diverged, TrainingError
-from sweeper.model import build_model
-from sweeper.splits import fold
-from sweeper.train import (
-    ECE_BINS,
-    EpochResult,
-    Training,
-    TrainResult,
-    cross_validate,
-    evaluate,
-    explain,
-    finish,
-    learning_rate,
-    out_of_memory,
-    predict_weights,
-    resolve_device,
-    resolve_precision,
-    score,
-    start,
-    train,
-)
+from sweeper.core.config import RunConfig
+from sweeper.core.errors import ConfigError, Diverged, TrainingError
+from sweeper.core.images import CLASSES
+from sweeper.core.results import EpochResult, Training, TrainResult
+from sweeper.data.splits import fold
+from sweeper.training.batches import batches
+from sweeper.training.device import resolve_device, resolve_precision
+from sweeper.training.evaluate import ECE_BINS, evaluate, predict_weights, score
+from sweeper.training.failures import explain, out_of_memory
+from sweeper.training.folds import cross_validate, finish
+from sweeper.training.images import Data, normalize
+from sweeper.training.loop import start, train
+from sweeper.training.network import build_model
+from sweeper.training.optimizer import learning_rate
+from tests.support.tensors import tensors
 
 
 def quick(**changes: Any) -> RunConfig:
@@ -189,7 +179,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Batches:
             taken.append(batch)
             yield batch
 
-    monkeypatch.setattr("sweeper.train.batches", spy)
+    monkeypatch.setattr("sweeper.training.loop.batches", spy)
     return taken
 
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import torch
 
-from sweeper.data import Images
-from sweeper.dataset import CLASSES
-from sweeper.mistakes import confident_mistakes
+from sweeper.core.images import CLASSES
+from sweeper.training.images import Images
+from sweeper.training.mistakes import confident_mistakes
 
 
 def images(labels: list[int]) -> Images:

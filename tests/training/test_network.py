@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from sweeper.config import Placement, RunConfig
-from sweeper.model import build_model, parameter_count
-from sweeper.norm import NarrowBatchNorm2d
+from sweeper.core.config import Placement, RunConfig
+from sweeper.training.network import build_model, parameter_count
+from sweeper.training.norm import NarrowBatchNorm2d
 
 WORDS = {
     nn.Conv2d: "conv",

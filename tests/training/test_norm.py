@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sweeper.norm import FEWEST, NARROW, NarrowBatchNorm2d, _Normalised, batch_norm_2d, narrow_batch_norm
+from sweeper.training.norm import FEWEST, NARROW, NarrowBatchNorm2d, _Normalised, batch_norm_2d, narrow_batch_norm
 
 SHAPE = (5, 8, 6, 6)
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}  # of values around 1

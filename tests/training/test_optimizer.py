@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sweeper.config import Placement, RunConfig
-from sweeper.model import build_model
-from sweeper.optimizer import AdamW
+from sweeper.core.config import Placement, RunConfig
+from sweeper.training.network import build_model
+from sweeper.training.optimizer import AdamW
 
 
 def trained(config: RunConfig, ours: bool) -> list[torch.Tensor]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sweeper.passes import DropoutInputs
-from sweeper.variance_shift import by_channel, dropped_variance, mean_of, moments, noise_floor, shift, variation
+from sweeper.training.xray.passes import DropoutInputs
+from sweeper.training.xray.shift import by_channel, dropped_variance, mean_of, moments, noise_floor, shift, variation
 
 EPS = 1e-5
 

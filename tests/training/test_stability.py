@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweeper.config import RunConfig
-from sweeper.data import Data
-from sweeper.results import Stability
-from sweeper.stability import SPIKE_MADS, WINDOW, Recorder, count_spikes
-from sweeper.train import finish, train
+from sweeper.core.config import RunConfig
+from sweeper.core.results import Stability
+from sweeper.training.folds import finish
+from sweeper.training.images import Data
+from sweeper.training.loop import train
+from sweeper.training.stability import SPIKE_MADS, WINDOW, Recorder, count_spikes
 
 CPU = torch.device("cpu")
 
@@ -94,7 +95,7 @@ class Kept(Recorder):
 
 def test_a_training_records_each_of_its_steps(tiny: Data, monkeypatch: pytest.MonkeyPatch):
     """300 images in batches of 4 are 75 steps an epoch; a norm is taken at 10 of them."""
-    monkeypatch.setattr("sweeper.train.Recorder", Kept)
+    monkeypatch.setattr("sweeper.training.loop.Recorder", Kept)
     monkeypatch.setattr(Kept, "epochs", [])
     config = RunConfig(model="small", placement="none", epochs=2, batch_size=4, dataset="sample")
     result = finish(train(config, tiny))

@@ -9,14 +9,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sweeper import train
-from sweeper.config import Placement, RunConfig
-from sweeper.data import Data
-from sweeper.errors import Diverged
-from sweeper.members import Stack, Step, signature, train_members
-from sweeper.model import build_model
-from sweeper.optimizer import AdamW
-from sweeper.train import EpochResult, TrainResult
+from sweeper.core.config import Placement, RunConfig
+from sweeper.core.errors import Diverged
+from sweeper.core.results import EpochResult, TrainResult
+from sweeper.training.folds import finish
+from sweeper.training.images import Data
+from sweeper.training.loop import train
+from sweeper.training.network import build_model
+from sweeper.training.optimizer import AdamW
+from sweeper.training.seeds import seeded
+from sweeper.training.stacked import Stack, Step, signature, train_members
 
 CPU = torch.device("cpu")
 BASE = RunConfig(model="small", dataset="sample", epochs=3, batch_size=64)
@@ -71,10 +73,10 @@ def test_each_member_takes_the_steps_it_takes_alone(placement: Placement, model:
         stack.step(rates)
 
     for row, config in enumerate(configs):
-        with train.seeded(config, 0):
+        with seeded(config, 0):
             alone = build_model(config)
         optimizer = AdamW(alone, config.weight_decay)
-        with train.seeded(config, 1):
+        with seeded(config, 1):
             for x, y in zip(pixels[:, :, row, None], labels[:, row], strict=True):
                 optimizer.zero_grad()
                 F.cross_entropy(alone(x), y).backward()
@@ -94,7 +96,7 @@ def test_whole_trainings_agree_up_to_rounding(placement: Placement, tiny: Data):
     steps, results = run(configs, tiny)
     assert [set(step) for step in steps] == [{0, 1, 2}] * 3
     for member, config in enumerate(configs):
-        alone = train.finish(train.train(config, tiny))
+        alone = finish(train(config, tiny))
         assert [e.epoch for e in results[member].history] == [1, 2, 3]
         for found, expected in zip(results[member].history, alone.history, strict=True):
             assert found.val_loss == pytest.approx(expected.val_loss, abs=1e-4)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sweeper.arms import PROTOCOLS, ProtocolName, arm_config
-from sweeper.measures import (
+from sweeper.replication.arms import PROTOCOLS, ProtocolName, arm_config
+from sweeper.replication.claims.measures import (
     ACCURACY,
     ACCURACY_COMPLETE,
     ECE,
@@ -29,7 +29,7 @@ from sweeper.measures import (
     onset,
     since,
 )
-from sweeper.questions import (
+from sweeper.replication.claims.questions import (
     Question,
     above,
     all_of,
@@ -50,7 +50,7 @@ from sweeper.questions import (
     varies_more,
     within,
 )
-from sweeper.report.rows import ArmRun
+from sweeper.replication.runs import ArmRun
 
 MARGIN: Final = 0.003  # of accuracy: what is not worth a difference
 MARGIN_NLL: Final = 0.01  # nats

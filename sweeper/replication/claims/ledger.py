@@ -18,14 +18,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
-from sweeper.claims import Claim
-from sweeper.questions import Table
-from sweeper.report.rows import ArmRun
-from sweeper.statistics.combine import AnyOf, Combined, Evidence, Given, Leaf, Shown, leaves, shown
+from sweeper.core.errors import StudyIncomplete
+from sweeper.replication.arms import ProtocolName
+from sweeper.replication.claims.claims import Claim
+from sweeper.replication.claims.questions import Table
+from sweeper.replication.runs import ArmRun
+from sweeper.replication.statistics.combine import AnyOf, Combined, Evidence, Given, Leaf, Shown, leaves, shown
 
 ALPHA: Final = 0.05  # of a ledger
 POWER: Final = 0.8
@@ -261,3 +264,15 @@ def reason(detail: Detail | None, judged: Judged) -> str:
 def _settled(looked: Looked, side: Literal["support", "contradict"]) -> int:
     """The look with the smallest p / share."""
     return min(looked.looks, key=lambda look: getattr(look, side) / spent(look.seeds)).seeds
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The runs of a protocol, judged."""
+
+    journal: Path
+    protocol: ProtocolName
+    runs: Runs
+    judged: list[Judged]
+    details: list[Detail | None]
+    incomplete: StudyIncomplete | None = None  # why `settle` did not train all that it chose; time is no reason

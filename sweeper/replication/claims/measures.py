@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from sweeper.report.rows import ArmRun
+from sweeper.replication.runs import ArmRun
 
 CHANCE: Final = 0.1  # accuracy of a guess among ten classes
 UNIFORM: Final = math.log(10)  # its NLL in nats

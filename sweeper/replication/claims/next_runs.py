@@ -12,10 +12,10 @@ from itertools import accumulate
 from statistics import fmean
 from typing import NamedTuple
 
-from sweeper.journal import read_events
-from sweeper.ledger import FIRST_LOOK, Detail, Judged, Runs
-from sweeper.progress import counted, duration
-from sweeper.report.rows import ArmRun
+from sweeper.core.text import counted, duration
+from sweeper.replication.claims.ledger import FIRST_LOOK, Detail, Judged, Runs
+from sweeper.replication.runs import ArmRun
+from sweeper.tracking.reading import read_events
 
 
 class Step(NamedTuple):

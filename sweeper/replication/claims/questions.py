@@ -13,13 +13,13 @@ from typing import Final
 
 import numpy as np
 
-from sweeper.measures import LOG_SECONDS, Measure, is_stable
-from sweeper.report.rows import ArmRun
-from sweeper.statistics.base import Array, Sample, Test
-from sweeper.statistics.combine import All, AnyOf, Between, Evidence, Given
-from sweeper.statistics.exact import Ranks, Share
-from sweeper.statistics.means import Contrast, Reached
-from sweeper.statistics.spread import Importance, VarianceRatio
+from sweeper.replication.claims.measures import LOG_SECONDS, Measure, is_stable
+from sweeper.replication.runs import ArmRun
+from sweeper.replication.statistics.base import Array, Sample, Test
+from sweeper.replication.statistics.combine import All, AnyOf, Between, Evidence, Given
+from sweeper.replication.statistics.exact import Ranks, Share
+from sweeper.replication.statistics.means import Contrast, Reached
+from sweeper.replication.statistics.spread import Importance, VarianceRatio
 
 RESAMPLES: Final = 10_000
 

@@ -10,10 +10,9 @@ from typing import Final, NamedTuple
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from sweeper.report.figure import BLUE, INK, ORANGE, SOFT_INK, VERMILLION, axis_floor, percent
+from sweeper.replication.runs import COMPLETE, ArmRun
+from sweeper.report.figure import BLUE, INK, ORANGE, SOFT_INK, VERMILLION, axis_floor, limits, percent
 from sweeper.report.page import PAPER
-from sweeper.report.plots import limits
-from sweeper.report.rows import COMPLETE, ArmRun
 
 Runs = Mapping[str, Sequence[ArmRun]]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
 
-from sweeper.report.ledger import (
+from sweeper.replication.pages.ledger import (
     PICTURED,
     ArmRow,
     Entry,

@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, stdev
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from markupsafe import Markup
 
-from sweeper.arms import ARMS, Protocol
-from sweeper.config import EXPERIMENT_TITLES
-from sweeper.report import study_charts as charts
+from sweeper.core.environment import Environment
+from sweeper.core.errors import UsageError
+from sweeper.core.experiments import EXPERIMENT_TITLES
+from sweeper.replication.arms import ARMS, PROTOCOLS, Protocol, ProtocolName
+from sweeper.replication.pages.charts import Runs, arms, common_ranges, complete, figure, mark, seed_values
+from sweeper.replication.pages.published import PUBLISHED, complete_experiments
+from sweeper.replication.runs import ArmRun, each, images, starts, tag
 from sweeper.report.figure import counted, percent
 from sweeper.report.page import NOTHING, Cell, Section, Value, beside, chart, facts, figures, heading, page, table, text
-from sweeper.report.rows import ArmRun, each, images, starts, tag
-from sweeper.report.study_charts import Runs, complete, seed_values
+
+if TYPE_CHECKING:
+    from sweeper.replication.runs import ArmRun
+    from sweeper.report.page import Section
+
 
 ACCURACY: Final = "final/val_accuracy"
 DECLARED: Final = (
     "The study gives neither architectures nor rates, epochs, optimizer, schedule, batch size or augmentations: all of "
     "these are our declared instantiation of it, and what is found holds for that."
 )
-
-
-class Published(NamedTuple):
-    """What the study reports of one of its experiments."""
-
-    figure: int
-    words: str
-    accuracy: float | None = None
-
-
-PUBLISHED: Final = {
-    1: Published(4, "at its capacity; more training widens the gap"),
-    2: Published(5, "overfits quickly, still better than 1"),
-    3: Published(6, "better than 2; generalises"),
-    4: Published(7, "accuracy and loss improve; still overfits"),
-    5: Published(8, "accuracy about as 4, loss better, overfits more slowly"),
-    6: Published(9, "accuracy +0.001, loss much better, overfits again"),
-    7: Published(10, "best so far; losses fall to the last epoch; tiny gap"),
-    8: Published(11, "best: 0.948", 0.948),
-}
 XRAY: Final = {
     "xray/variance_shift": ("Variance shift", 4),
     "xray/recalibration_gain_accuracy": ("Recalibration, accuracy", 5),
@@ -73,12 +60,6 @@ def study_page(runs: Runs, protocol: Protocol, ledger: Sequence[Section] = ()) -
     if any(name in run.final for of_arm in runs.values() for run in of_arm for name in XRAY):
         sections.append(Section("X-ray", _xray(runs)))
     return page("The study, reproduced", _lead(runs, protocol), sections)
-
-
-def complete_experiments(runs: Runs) -> dict[int, list[ArmRun]]:
-    """The complete runs of those of the eight experiments that have one."""
-    found = {number: complete(runs.get(f"exp{number}", [])) for number in PUBLISHED}
-    return {number: of_arm for number, of_arm in found.items() if of_arm}
 
 
 def _lead(runs: Runs, protocol: Protocol) -> str:
@@ -191,10 +172,10 @@ def _final(runs: Sequence[ArmRun], metric: str, digits: int) -> Cell:
 
 
 def _figures(experiments: dict[int, list[ArmRun]]) -> Markup:
-    ranges = charts.common_ranges(list(experiments.values()))
+    ranges = common_ranges(list(experiments.values()))
     cards = [
         heading(f"Figure {PUBLISHED[number].figure}: experiment {number}")
-        + chart(charts.figure(of_arm, ranges), _caption(number, of_arm))
+        + chart(figure(of_arm, ranges), _caption(number, of_arm))
         for number, of_arm in experiments.items()
     ]
     words = (
@@ -211,9 +192,9 @@ def _caption(number: int, runs: Sequence[ArmRun]) -> str:
 
 def _arms(runs: Runs) -> Markup:
     values = {name: seed_values(of_arm, ACCURACY) for name, of_arm in runs.items()}
-    drawn = charts.arms(runs, values, "validation accuracy", shares=True)
+    drawn = arms(runs, values, "validation accuracy", shares=True)
     if (best := PUBLISHED[8].accuracy) is not None and runs.get("exp8"):
-        charts.mark(drawn, best, "the study's experiment 8")
+        mark(drawn, best, "the study's experiment 8")
     rows: list[list[Value]] = [
         [name, ARMS[name].title, len(complete(of_arm)), len(of_arm) - len(complete(of_arm)), _mean(of_arm),
          _spread(of_arm), _final(complete(of_arm), "val/loss", 4)]
@@ -239,10 +220,48 @@ def _xray(runs: Runs) -> Markup:
     html = text(words)
     shift = {name: seed_values(of_arm, "xray/variance_shift") for name, of_arm in found.items()}
     if any(shift.values()):
-        html += chart(charts.arms(found, shift, "variance shift", shares=False), "Variance shift by arm.")
+        html += chart(arms(found, shift, "variance shift", shares=False), "Variance shift by arm.")
     return html + table(["Arm", *(title for title, _ in XRAY.values())], rows, caption=caption)
 
 
 def _xray_cell(runs: Sequence[ArmRun], metric: str) -> Cell:
     values = seed_values(runs, metric)
     return Cell(f"{fmean(values):.{XRAY[metric][1]}f}", fmean(values)) if values else Cell(NOTHING, None)
+
+
+def recorded_protocol(env: Environment) -> ProtocolName:
+    """The protocol that has finished runs; full if both have, or neither."""
+    from sweeper.replication.runs import read_runs
+
+    return next((name for name in PROTOCOLS if read_runs(env.journal, name)), "full")
+
+
+def finished_runs(env: Environment, protocol: ProtocolName) -> Mapping[str, list[ArmRun]]:
+    """The runs that the report of the reproduction shows, by arm.
+
+    Raises:
+        UsageError: no run of `protocol` has finished.
+    """
+    from sweeper.replication.runs import read_runs
+
+    runs = read_runs(env.journal, protocol)
+    if not runs:
+        raise UsageError(
+            f"{env.journal / PROTOCOLS[protocol].folder}: no finished run of protocol {protocol}; run "
+            f"`sweeper reproduce --protocol {protocol}` first"
+        )
+    return runs
+
+
+def reproduction_report(
+    runs: Mapping[str, list[ArmRun]], protocol: ProtocolName, ledger: Sequence[Section] = ()
+) -> bytes:
+    """The report of the reproduction; `ledger` judges the study's claims, where they have been judged."""
+    return study_page(runs, PROTOCOLS[protocol], ledger)
+
+
+def reproduction_print(runs: Mapping[str, list[ArmRun]], protocol: ProtocolName) -> bytes:
+    """The study's eight figures as one PNG image."""
+    from sweeper.replication.pages.print import study_print
+
+    return study_print(runs, PROTOCOLS[protocol])

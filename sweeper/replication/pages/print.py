@@ -10,8 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from sweeper.arms import Protocol
-from sweeper.config import EXPERIMENT_TITLES
+from sweeper.core.experiments import EXPERIMENT_TITLES
+from sweeper.replication.arms import Protocol
+from sweeper.replication.pages.charts import METRICS, SPLITS, Ranges, Runs, common_ranges, curve
+from sweeper.replication.pages.published import PUBLISHED, complete_experiments
+from sweeper.replication.runs import ArmRun
 from sweeper.report.figure import (
     BLUE,
     SOFT_INK,
@@ -21,6 +24,7 @@ from sweeper.report.figure import (
     backing,
     counted,
     decorate,
+    is_room_above,
     new_figure,
     notice,
     percent,
@@ -28,10 +32,6 @@ from sweeper.report.figure import (
     plain_tick,
     whole_numbers,
 )
-from sweeper.report.plots import is_room_above
-from sweeper.report.rows import ArmRun
-from sweeper.report.study_charts import METRICS, SPLITS, Ranges, Runs, common_ranges, curve
-from sweeper.report.study_page import PUBLISHED, complete_experiments
 
 HEIGHT: Final = 11.0  # inches
 ACROSS: Final = 4  # figures beside one another, each accuracy above loss

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeAlias
 
 from scipy.optimize import brentq
 
-from sweeper.statistics.base import Test
+from sweeper.replication.statistics.base import Test
 
 
 class Shown(NamedTuple):

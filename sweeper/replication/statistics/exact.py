@@ -11,8 +11,8 @@ import numpy.typing as npt
 from scipy import special, stats
 from scipy.optimize import brentq
 
-from sweeper.statistics.base import UNKNOWN, Interval, Sample, Test
-from sweeper.statistics.means import Contrast
+from sweeper.replication.statistics.base import UNKNOWN, Interval, Sample, Test
+from sweeper.replication.statistics.means import Contrast
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from scipy import special
 
-from sweeper.statistics.base import UNKNOWN, Interval, Sample, Test
+from sweeper.replication.statistics.base import UNKNOWN, Interval, Sample, Test
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,8 @@ from scipy import special, stats
 from scipy.optimize import brentq
 from statsmodels.stats.oneway import anova_oneway
 
-from sweeper.statistics.base import UNKNOWN, Array, Interval, Sample, Test
-from sweeper.statistics.means import Contrast
+from sweeper.replication.statistics.base import UNKNOWN, Array, Interval, Sample, Test
+from sweeper.replication.statistics.means import Contrast
 
 
 @dataclass(frozen=True, eq=False)

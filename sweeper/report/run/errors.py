@@ -10,7 +10,12 @@ from matplotlib.figure import Figure
 from sweeper.report.figure import DPI, INK, SOFT_INK, VERMILLION, as_png, notice
 
 if TYPE_CHECKING:
-    from sweeper.mistakes import Mistake
+    from sweeper.core.results import Mistake
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sweeper.core.results import Mistake
+
 
 COLUMNS: Final = 8
 ROW_INCHES: Final = 1.62
@@ -42,3 +47,8 @@ def errors(mistakes: Sequence[Mistake], title: str) -> bytes:
             axes.text(0.5, -0.12 - 0.17 * line, words, transform=axes.transAxes, ha="center", va="center",
                       fontsize=8.5, color=color if line else SOFT_INK, parse_math=False)  # fmt: skip
     return as_png(figure)
+
+
+def errors_picture(mistakes: list[Mistake]) -> bytes:
+    """The errors that a champion was surest of."""
+    return errors(mistakes, "The champion's errors")

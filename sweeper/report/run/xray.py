@@ -1,4 +1,4 @@
-"""The figure of a run's X-ray, drawn from its JSON file (sweeper/xray.py writes it, docs/xray.md explains it)."""
+"""The figure of a run's X-ray, drawn from its JSON file (sweeper/core/xray.py writes it, docs/xray.md explains it)."""
 
 from __future__ import annotations
 

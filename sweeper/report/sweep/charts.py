@@ -20,12 +20,13 @@ from sweeper.report.figure import (
     SOFT_INK,
     VERMILLION,
     axis_floor,
+    limits,
     percent,
     rounded,
 )
 from sweeper.report.page import GREEN, PAPER, PINK, SKY
-from sweeper.report.plots import best_so_far, limits
-from sweeper.report.sweep_rows import Champion, SweptTrial
+from sweeper.report.sweep.prints import best_so_far
+from sweeper.report.sweep.rows import Champion, SweptTrial
 
 PLACEMENT_COLORS: Final = {
     "none": GREY,

@@ -10,11 +10,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from sweeper.report.charts import describe, placement_order
 from sweeper.report.figure import INK, VERMILLION, Array, axis_floor, percent, rounded
 from sweeper.report.page import PALETTE, PAPER, Axis, Line
-from sweeper.report.parallel import BELOW, LOG_SCALED, fanned, objective_axis, parallel_axis
-from sweeper.report.sweep_rows import Sweep, SweptTrial
+from sweeper.report.sweep.charts import describe, placement_order
+from sweeper.report.sweep.parallel import BELOW, LOG_SCALED, fanned, objective_axis, parallel_axis
+from sweeper.report.sweep.rows import Sweep, SweptTrial
 
 BINS: Final = 5  # of a rate, in a heat map
 GRID_STEPS: Final = 48  # of a contour, along each parameter

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from markupsafe import Markup
 
-from sweeper.report import charts, landscape, plots
+from sweeper.core.environment import Environment
 from sweeper.report.figure import axis_floor, counted, percent
 from sweeper.report.page import (
     Section,
@@ -24,9 +24,28 @@ from sweeper.report.page import (
     table,
     text,
 )
-from sweeper.report.parallel import parallel_coordinates
-from sweeper.report.sweep_rows import Champion, Sweep, SweptTrial, distinct
-from sweeper.report.sweep_tables import all_trials, lead, leaderboard, share, stopped, summary
+from sweeper.report.sweep.charts import (
+    METRIC_TITLES,
+    MOST_CURVES,
+    confusion,
+    curves,
+    history,
+    importance,
+    per_class,
+    pruned_epochs,
+    time_accuracy,
+)
+from sweeper.report.sweep.landscape import BANDWIDTH, FEWEST, contour, heat_map, numeric_pair, parallel, rate_map
+from sweeper.report.sweep.parallel import parallel_coordinates
+from sweeper.report.sweep.prints import history, importance, placements
+from sweeper.report.sweep.rows import Champion, Sweep, SweptTrial, distinct
+from sweeper.report.sweep.tables import all_trials, lead, leaderboard, share, stopped, summary
+
+if TYPE_CHECKING:
+    from sweeper.report.page import Section
+    from sweeper.report.sweep.rows import Sweep
+    from sweeper.study.rows import StudyRecord
+
 
 MAP_WIDTH: Final = 420  # pixels, at least, of a heat map whose cells hold words
 ERRORS_WIDTH: Final = 720  # and of the images with their classes
@@ -44,10 +63,10 @@ def prints(sweep: Sweep) -> dict[str, bytes]:
     points = [t.point for t in sweep.trials]
     title = f"study {sweep.name}"
     return {
-        "history.png": plots.history(points, title),
-        "importance.png": plots.importance([(found.parameter, found.share) for found in sweep.importances], title),
+        "history.png": history(points, title),
+        "importance.png": importance([(found.parameter, found.share) for found in sweep.importances], title),
         "parallel_coordinates.png": parallel_coordinates(points, title),
-        "placements.png": plots.placements(points, title),
+        "placements.png": placements(points, title),
     }
 
 
@@ -58,7 +77,7 @@ def _sections(sweep: Sweep, pictures: Mapping[str, bytes]) -> Iterator[tuple[str
         yield "Leaderboard", leaderboard(sweep, ranked)
     if ranked or pruned:
         yield "Curves", _curves(distinct(ranked), pruned)
-        yield "History", chart(charts.history(sweep.trials), _history_words(sweep, ranked))
+        yield "History", chart(history(sweep.trials), _history_words(sweep, ranked))
     if ranked:
         yield "Importance", _importance(sweep)
         yield "Parallel coordinates", _parallel(sweep, ranked)
@@ -77,13 +96,13 @@ def _sections(sweep: Sweep, pictures: Mapping[str, bytes]) -> Iterator[tuple[str
 
 
 def _curves(ranked: Sequence[SweptTrial], pruned: Sequence[SweptTrial]) -> Markup:
-    which = f"The best {charts.MOST_CURVES} complete trials" if len(ranked) > charts.MOST_CURVES else "Complete trials"
+    which = f"The best {MOST_CURVES} complete trials" if len(ranked) > MOST_CURVES else "Complete trials"
     faint = f"; {counted(len(pruned), 'pruned trial')} in grey" if pruned else ""
     words = f"{which}, coloured by placement{faint}. A click on the legend hides a group."
     known = {metric for trial in (*ranked, *pruned) for epoch in trial.epochs for metric in epoch}
     parts = [
-        chart(charts.curves(ranked, pruned, metric), f"{title.capitalize()} by epoch.")
-        for metric, title in charts.METRIC_TITLES.items()
+        chart(curves(ranked, pruned, metric), f"{title.capitalize()} by epoch.")
+        for metric, title in METRIC_TITLES.items()
         if metric in known
     ]
     return text(words) + beside(*parts)
@@ -106,7 +125,7 @@ def _importance(sweep: Sweep) -> Markup:
         f"of the shares in 100 bootstrap samples of the {counted(len(sweep.having('complete')), 'complete trial')}. "
         "Where intervals overlap, the order of the parameters is not settled."
     )
-    return chart(charts.importance(sweep.importances), words)
+    return chart(importance(sweep.importances), words)
 
 
 def _parallel(sweep: Sweep, ranked: Sequence[SweptTrial]) -> Markup:
@@ -114,11 +133,11 @@ def _parallel(sweep: Sweep, ranked: Sequence[SweptTrial]) -> Markup:
         "Complete trials; the more a line stands out, the better, and the best is in vermillion. Drag along an axis to "
         "keep the lines that pass there; a click on it lets go. A trial without a parameter passes below its axis."
     )
-    return parallel_lines(*landscape.parallel(ranked, sweep.parameters), words)
+    return parallel_lines(*parallel(ranked, sweep.parameters), words)
 
 
 def _rates(ranked: Sequence[SweptTrial]) -> Markup:
-    maps = [(rate, cells) for rate in RATES if (cells := landscape.rate_map(ranked, rate)) is not None]
+    maps = [(rate, cells) for rate in RATES if (cells := rate_map(ranked, rate)) is not None]
     if not maps:
         return text("The trials have no placement together with a rate of Dropout.")
     means = [mean for _, cells in maps for mean in cells.means.ravel().tolist() if not math.isnan(mean)]
@@ -126,7 +145,7 @@ def _rates(ranked: Sequence[SweptTrial]) -> Markup:
     words = "n counts the complete trials in a cell: a mean of one or two says little. The maps share their colours."
     parts = [
         chart(
-            landscape.heat_map(cells, rate, span),
+            heat_map(cells, rate, span),
             f"Mean validation accuracy by placement and {rate}.",
             least_width=MAP_WIDTH,
         )
@@ -136,15 +155,15 @@ def _rates(ranked: Sequence[SweptTrial]) -> Markup:
 
 
 def _contour(sweep: Sweep, ranked: Sequence[SweptTrial]) -> Markup:
-    pair = landscape.numeric_pair(sweep)
+    pair = numeric_pair(sweep)
     if pair is None:
-        return text(f"A contour needs two numeric parameters that {landscape.FEWEST} complete trials have together.")
+        return text(f"A contour needs two numeric parameters that {FEWEST} complete trials have together.")
     words = (
         f"Validation accuracy over {pair[0]} and {pair[1]}, the two most important numeric parameters, smoothed by a "
-        f"Gaussian kernel of {landscape.BANDWIDTH:.0%} of each range; empty where no trial is near. Dots are trials, "
+        f"Gaussian kernel of {BANDWIDTH:.0%} of each range; empty where no trial is near. Dots are trials, "
         "the best of them in vermillion."
     )
-    return chart(landscape.contour(ranked, pair), words)
+    return chart(contour(ranked, pair), words)
 
 
 def _time(ranked: Sequence[SweptTrial]) -> Markup:
@@ -155,7 +174,7 @@ def _time(ranked: Sequence[SweptTrial]) -> Markup:
         "Complete trials. The line is the front: no trial that took no longer is better. Times depend on what else "
         "the machine did; a trial that repeats the network of another has none."
     )
-    return chart(charts.time_accuracy(timed), words)
+    return chart(time_accuracy(timed), words)
 
 
 def _stopped(sweep: Sweep) -> Markup:
@@ -163,7 +182,7 @@ def _stopped(sweep: Sweep) -> Markup:
     pruned = [t for t in trials if t.state == "pruned"]
     epochs = max(len(t.epochs) for t in sweep.trials)
     words = "Trials by the epoch after which they were pruned."
-    return (chart(charts.pruned_epochs(pruned, epochs), words) if pruned else Markup()) + stopped(trials)
+    return (chart(pruned_epochs(pruned, epochs), words) if pruned else Markup()) + stopped(trials)
 
 
 # --- what it ends with ----------------------------------------------------------------------------
@@ -183,10 +202,10 @@ def _champion(champion: Champion) -> Markup:
     html = text(words) + figures(numbers)
     if champion.confusion:
         rows: list[list[Value]] = [
-            [name, total, share(right), taken] for name, total, right, taken in charts.per_class(champion)
+            [name, total, share(right), taken] for name, total, right, taken in per_class(champion)
         ]
         html += beside(
-            chart(charts.confusion(champion), "Test images by true and predicted class; the colour is of the errors."),
+            chart(confusion(champion), "Test images by true and predicted class; the colour is of the errors."),
             table(["Class", "Images", "Recognised", "Most taken for"], rows, caption="The classes"),
         )
     if champion.errors:
@@ -203,3 +222,23 @@ def _pictures(sweep: Sweep, pictures: Mapping[str, bytes]) -> Markup:
         for name, content in pictures.items()
     )
     return words + folded("Show them", Markup().join(images))
+
+
+def sweep_report(env: Environment, record: StudyRecord, prints: Mapping[str, bytes] | None = None) -> bytes:
+    """The report of a sweep; `prints` are its figures for print, where they have been drawn already."""
+    sweep = _sweep(env, record)
+    return sweep_page(sweep, prints(sweep) if prints is None else prints)
+
+
+def sweep_prints(env: Environment, record: StudyRecord) -> tuple[dict[str, bytes], bytes]:
+    """The figures of a sweep for print, by the names of their files, and the table of its trials as CSV."""
+    from sweeper.report.sweep.tables import trials_csv
+
+    sweep = _sweep(env, record)
+    return prints(sweep), trials_csv(sweep)
+
+
+def _sweep(env: Environment, record: StudyRecord) -> Sweep:
+    from sweeper.report.sweep.rows import read_sweep
+
+    return read_sweep(record, env.journal)

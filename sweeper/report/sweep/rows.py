@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sweeper.journal import ARTIFACTS, FINISHED, history, read_events
 from sweeper.report.figure import TrialPoint
+from sweeper.tracking.base import FINISHED
+from sweeper.tracking.reading import ARTIFACTS, history, read_events
 
 if TYPE_CHECKING:
-    from sweeper.importance import Importance
-    from sweeper.study import StudyRecord, TrialRow
+    from sweeper.study.importance import Importance
+    from sweeper.study.rows import StudyRecord, TrialRow
 
 
 class SweptTrial(NamedTuple):

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from sweeper.report.charts import shown
 from sweeper.report.figure import counted, percent
 from sweeper.report.page import NOTHING, Cell, Value, download, facts, figures, folded, table, text
-from sweeper.report.sweep_rows import Sweep, SweptTrial, distinct
+from sweeper.report.sweep.charts import shown
+from sweeper.report.sweep.rows import Sweep, SweptTrial, distinct
 
 LEADERS: Final = 50
 MOST_ROWS: Final = 1_000

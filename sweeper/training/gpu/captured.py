@@ -22,15 +22,18 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from sweeper import train
-from sweeper.config import RunConfig
-from sweeper.data import Data, batch_sizes, epoch_images, send
-from sweeper.gpu.network import Network
-from sweeper.gpu.operations import Operations, Plain, Step
-from sweeper.model import build_model
-from sweeper.optimizer import BETAS
-from sweeper.stability import GRAD_NORM_EVERY, Recorder
-from sweeper.train import EpochResult, Evaluation, Training, TrainResult
+from sweeper.core.config import RunConfig
+from sweeper.core.results import EpochResult, Evaluation, Training, TrainResult
+from sweeper.training.batches import batch_sizes, epoch_images
+from sweeper.training.evaluate import MEASURED, evaluation_of, measure, predict, subset
+from sweeper.training.failures import check_converging
+from sweeper.training.gpu.network import Network
+from sweeper.training.gpu.operations import Operations, Plain, Step
+from sweeper.training.images import Data, send
+from sweeper.training.network import build_model
+from sweeper.training.optimizer import BETAS, learning_rate
+from sweeper.training.seeds import mask_generator, order_generator, seeded
+from sweeper.training.stability import GRAD_NORM_EVERY, Recorder
 
 AHEAD: Final = 64  # steps that are launched at once, twice: more would only delay what other trainings launch
 
@@ -81,7 +84,7 @@ def _parts(device: torch.device) -> Operations:
     if device.type == "cpu":
         return Plain()
     try:
-        from sweeper.gpu.launches import Kernels
+        from sweeper.training.gpu.launches import Kernels
 
         kernels = Kernels()
         with torch.cuda.device(device):
@@ -106,7 +109,7 @@ class Captured:
         self._device = torch.device(config.device)
         self._images, val = data.train.to(self._device), data.val.to(self._device)
         self._parts = _parts(self._device)
-        clean = train.subset(self._images, len(val))
+        clean = subset(self._images, len(val))
         self._judged = clean.joined(val), len(clean)
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         if self._stream is not None:
@@ -114,7 +117,7 @@ class Captured:
         count = len(self._images)
         self.sizes = batch_sizes(count, config.batch_size)
         with self._on_stream():
-            with train.seeded(config, epoch=0):
+            with seeded(config, epoch=0):
                 model = build_model(config)
             model._apply(lambda values: send(values, self._device))
             self._step = Step(torch.zeros((), dtype=torch.int64, device=self._device), config.batch_size)
@@ -140,7 +143,7 @@ class Captured:
         """Put what the epoch draws, and its learning rates, on the device."""
         config, steps = self.config, len(self.sizes)
         first = (epoch - 1) * steps
-        rates = [train.learning_rate(config, first + s, config.epochs * steps) for s in range(steps)]
+        rates = [learning_rate(config, first + s, config.epochs * steps) for s in range(steps)]
         self._lr = rates[-1]
         number = torch.arange(first + 1, first + steps + 1, dtype=torch.float64)
         corrections = torch.stack([1 - BETAS[0] ** number, (1 - BETAS[1] ** number).sqrt()], dim=1)
@@ -148,10 +151,10 @@ class Captured:
             self._step.number.zero_()
             self._rates.copy_(send(torch.tensor(rates), self._device))
             self._corrections.copy_(send(corrections.float(), self._device))
-            images = epoch_images(self._images, config, train.order_generator(config, epoch))
+            images = epoch_images(self._images, config, order_generator(config, epoch))
             self._pixels.copy_(images.pixels)
             self._labels.copy_(images.labels)
-            generator = train.mask_generator(config, epoch, self._device)
+            generator = mask_generator(config, epoch, self._device)
             for rate, masks in zip(self.network.rates, self.network.masks, strict=True):
                 masks.kept.bernoulli_(1 - rate, generator=generator)
 
@@ -172,8 +175,8 @@ class Captured:
         """Evaluate the network, and fetch what the epoch has left on the device."""
         images, clean = self._judged
         with self._on_stream():
-            logits = train.predict(self.network.model, images, self.config)
-            judged = [train.measure(logits[part], images.labels[part]) for part in (slice(clean), slice(clean, None))]
+            logits = predict(self.network.model, images, self.config)
+            judged = [measure(logits[part], images.labels[part]) for part in (slice(clean), slice(clean, None))]
             losses = self._losses_of_steps()
             norms = self._squares.sum(1).sqrt()
             found = torch.cat([losses.double(), norms.double(), *judged])
@@ -196,13 +199,13 @@ class Captured:
         """
         assert self._read is not None
         steps = len(self.sizes)
-        losses, norms, on_train, on_val = self._read.split([steps, steps, train.MEASURED, train.MEASURED])
+        losses, norms, on_train, on_val = self._read.split([steps, steps, MEASURED, MEASURED])
         norms = norms[::GRAD_NORM_EVERY]
         self._recorder.losses.copy_(losses)
         self._recorder.norms.copy_(norms)
         self._recorder.end_epoch()
-        clean, self._last = train.evaluation_of(on_train), train.evaluation_of(on_val)
-        train.check_converging(self.config, epoch, self._lr, losses.mean().item(), clean.loss, self._last.loss)
+        clean, self._last = evaluation_of(on_train), evaluation_of(on_val)
+        check_converging(self.config, epoch, self._lr, losses.mean().item(), clean.loss, self._last.loss)
         seconds = self._clock.seconds() / (1 + beside)
         return EpochResult(
             epoch=epoch, train_loss=clean.loss, train_accuracy=clean.accuracy, val_loss=self._last.loss,

@@ -4,6 +4,7 @@ Images lie in memory with their channels last: a tensor `(B, C, H, W)` is a matr
 made in a fixed order. A mask is looked at if `drops_…` is not 0, so that one kernel does for all placements; nor is one
 compiled again for sizes that happen to be 1 or a multiple of 16.
 """
+
 # mypy: ignore-errors
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from __future__ import annotations
 import os
 from typing import Final
 
-os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # as ever; Triton 3.9 warns that its default will change
-
 import triton
 import triton.language as tl
+
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # as ever; Triton 3.9 warns that its default will change
 
 SIZES: Final = (
     "rows", "area", "part_rows", "height", "width", "out_height", "out_width", "stride", "count", "side", "decaying",

@@ -17,9 +17,19 @@ import triton
 from torch import Tensor
 from torch.nn import functional as F
 
-from sweeper.gpu import kernels
-from sweeper.gpu.operations import PATCH, Activation, Masks, Moments, Step
-from sweeper.optimizer import BETAS, EPSILON
+from sweeper.training.gpu.kernels import (
+    adamw_kernel,
+    backward_kernel,
+    cross_entropy_kernel,
+    forward_kernel,
+    join_statistics_kernel,
+    join_sums_kernel,
+    patches_kernel,
+    statistics_kernel,
+    sums_kernel,
+)
+from sweeper.training.gpu.operations import PATCH, Activation, Masks, Moments, Step
+from sweeper.training.optimizer import BETAS, EPSILON
 
 PARTS: Final = 512  # of the rows, at most, over which sums are first taken apart
 JOINED: Final = 16  # columns whose parts a program joins
@@ -41,7 +51,7 @@ class Kernels:
         side = pixels.shape[1]
         rows = batch * side * side
         out = torch.empty(rows, PATCH, dtype=dtype, device=pixels.device)
-        kernels.patches_kernel[(triton.cdiv(rows, TILE // PATCH),)](
+        patches_kernel[(triton.cdiv(rows, TILE // PATCH),)](
             pixels, step.number, step.stride, out, rows, side, scale, shift, BLOCK_M=TILE // PATCH, PATCH=PATCH
         )
         return out
@@ -50,7 +60,7 @@ class Kernels:
         """As `Operations` says."""
         gradient = torch.empty_like(logits)
         rows, classes = logits.shape
-        kernels.cross_entropy_kernel[(triton.cdiv(rows, 64),)](
+        cross_entropy_kernel[(triton.cdiv(rows, 64),)](
             logits, labels, step.number, step.stride, losses, gradient, rows, classes, BLOCK_M=64,
             BLOCK_C=triton.next_power_of_2(classes),
         )  # fmt: skip
@@ -71,7 +81,7 @@ class Kernels:
             count, here = len(gradient), slice(begin, begin + len(gradient))
             copies = None if moments.copies is None else moments.copies[here]
             blocks = int(triton.cdiv(count, ADAMW_BLOCK))
-            kernels.adamw_kernel[(blocks,)](
+            adamw_kernel[(blocks,)](
                 moments.values[here], gradient, moments.first[here], moments.second[here], copies, squares, step.number,
                 rates, corrections, count, max(0, moments.decaying - begin), block, squares.shape[1], moments.decay,
                 *BETAS, EPSILON, COPIES=copies is not None, BLOCK=ADAMW_BLOCK,
@@ -108,7 +118,7 @@ class _Activate(torch.autograd.Function):
         out = _empty(x, what)
         places = torch.empty_like(out, dtype=torch.uint8) if what.pool or what.relu else None
         size, drops = _Size.of(out, TILE // (4 if what.pool else 1)), _Drops.of(what, x.device)
-        kernels.forward_kernel[size.grid](
+        forward_kernel[size.grid](
             x, *drops.kept, step.number, step.stride, statistics, weight, bias, out, places, size.rows, size.channels,
             *_sides(x), *_sides(out), *drops.numbers, NORM=statistics is not None, POOL=what.pool, RELU=what.relu,
             **size.blocks,
@@ -130,16 +140,16 @@ class _Activate(torch.autograd.Function):
             size = _Size.of(gradient, TILE)
             count, part_rows = size.parts()
             parts = torch.empty(2, count, size.channels, device=x.device)
-            kernels.sums_kernel[(count, size.grid[1])](
+            sums_kernel[(count, size.grid[1])](
                 x, gradient, *drops.kept, step.number, step.stride, statistics, places, parts, size.rows, size.channels,
                 *_sides(x), *_sides(gradient), part_rows, *drops.numbers, **flags, **size.blocks,
             )  # fmt: skip
             sums = torch.empty(2, size.channels, device=x.device)
-            kernels.join_sums_kernel[(triton.cdiv(size.channels, JOINED),)](
+            join_sums_kernel[(triton.cdiv(size.channels, JOINED),)](
                 parts, sums, size.channels, count, PARTS=PARTS, BLOCK_C=JOINED, num_warps=8
             )
         size, by_x = _Size.of(x, TILE), torch.empty_like(x)
-        kernels.backward_kernel[size.grid](
+        backward_kernel[size.grid](
             x, gradient, *drops.kept, step.number, step.stride, statistics, weight, sums, places, by_x, size.rows,
             size.channels, *_sides(x), *_sides(gradient), *drops.numbers, **flags, NORM=sums is not None, **size.blocks,
         )  # fmt: skip
@@ -155,12 +165,12 @@ def _statistics(x: Tensor, what: Activation, step: Step) -> Tensor:
     count, part_rows = size.parts()
     parts = torch.empty(2, count, size.channels, device=x.device)
     height, width = _sides(x)
-    kernels.statistics_kernel[(count, size.grid[1])](
+    statistics_kernel[(count, size.grid[1])](
         x, drops.kept[0], step.number, step.stride, parts, size.rows, height * width, size.channels, part_rows,
         drops.numbers[0], drops.numbers[2], **size.blocks,
     )  # fmt: skip
     statistics = torch.empty(2, size.channels, device=x.device)
-    kernels.join_statistics_kernel[(triton.cdiv(size.channels, JOINED),)](
+    join_statistics_kernel[(triton.cdiv(size.channels, JOINED),)](
         parts, statistics, norm.running_mean, norm.running_var, size.rows, size.channels, part_rows, count,
         norm.momentum, norm.eps, PARTS=PARTS, BLOCK_C=JOINED, num_warps=8,
     )  # fmt: skip

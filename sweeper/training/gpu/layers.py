@@ -12,9 +12,9 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import nn
 
-from sweeper.errors import ConfigError
-from sweeper.gpu.operations import Activation, Masks, Norm
-from sweeper.norm import NarrowBatchNorm2d
+from sweeper.core.errors import ConfigError
+from sweeper.training.gpu.operations import Activation, Masks, Norm
+from sweeper.training.norm import NarrowBatchNorm2d
 
 ORDER: Final = ("before", "norm", "pool", "relu", "after")  # in which an activation applies its parts
 SHOWN: Final = 100  # characters of a refused layer

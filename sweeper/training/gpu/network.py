@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sweeper.data import MEAN, STD
-from sweeper.gpu.layers import parse
-from sweeper.gpu.operations import PATCH, Activation, Moments, Operations, Step
+from sweeper.core.images import MEAN, STD
+from sweeper.training.gpu.layers import parse
+from sweeper.training.gpu.operations import PATCH, Activation, Moments, Operations, Step
 
 
 @dataclass(frozen=True)

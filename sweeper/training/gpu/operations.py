@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sweeper.optimizer import BETAS, EPSILON
+from sweeper.training.optimizer import BETAS, EPSILON
 
 PATCH: Final = 16  # columns of a patch: 9 pixels, and zeros up to what tensor cores multiply
 

@@ -21,14 +21,15 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from sweeper import train
-from sweeper.config import Placement, RunConfig
-from sweeper.data import Data
-from sweeper.model import load_weights
-from sweeper.passes import BatchNorm, Inputs, Subject, eval_pass, recalibrate, training_pass
-from sweeper.results import Stability, TrainResult
-from sweeper.variance_shift import counted, mean_of, noise_floor, shift, variation
-from sweeper.xray import Activations, BatchNormLayer, XRay
+from sweeper.core.config import Placement, RunConfig
+from sweeper.core.results import Stability, TrainResult
+from sweeper.core.xray import Activations, BatchNormLayer, XRay
+from sweeper.training.evaluate import evaluate, subset
+from sweeper.training.images import Data
+from sweeper.training.network import load_weights
+from sweeper.training.seeds import seeded
+from sweeper.training.xray.passes import BatchNorm, Inputs, Subject, eval_pass, recalibrate, training_pass
+from sweeper.training.xray.shift import counted, mean_of, noise_floor, shift, variation
 
 TRAINED_PER_IMAGE: Final = 120  # a pass takes one image for so many that the run trained on
 TRAINED_PER_VAL_IMAGE: Final = 72
@@ -46,7 +47,7 @@ def examine(config: RunConfig, result: TrainResult, data: Data) -> XRay:
     size = images_in_a_pass(config, len(data.train))
     layers: tuple[BatchNormLayer, ...] = ()
     gain = math.nan, math.nan
-    with train.seeded(config, config.epochs + 1) as generator:
+    with seeded(config, config.epochs + 1) as generator:
         drawn = torch.randperm(len(data.train), generator=generator)[:size]  # others for each seed: their bias averages
         subject = Subject.rebuild(config, result.weights, data.train[drawn], generator)
         if subject.norms:
@@ -84,11 +85,11 @@ def _recalibration_gain(subject: Subject, result: TrainResult, data: Data) -> tu
     """Accuracy after recalibration minus before, NLL before minus after."""
     config, model = subject.config, subject.model
     size = val_images(config, len(data.train), len(data.val))
-    val = train.subset(data.val, size).to(torch.device(config.device))
+    val = subset(data.val, size).to(torch.device(config.device))
     load_weights(model, result.weights)
-    before = result.evaluation if size == len(data.val) else train.evaluate(model, val, config)
+    before = result.evaluation if size == len(data.val) else evaluate(model, val, config)
     recalibrate(subject)
-    after = train.evaluate(model, val, config)
+    after = evaluate(model, val, config)
     return after.accuracy - before.accuracy, before.loss - after.loss
 
 

@@ -14,11 +14,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from sweeper import train
-from sweeper.config import RunConfig
-from sweeper.data import Images, batches
-from sweeper.model import build_model, load_weights
-from sweeper.variance_shift import by_channel, dropped_variance, moments
+from sweeper.core.config import RunConfig
+from sweeper.training.batches import batches
+from sweeper.training.device import autocast
+from sweeper.training.evaluate import to_input
+from sweeper.training.images import Images
+from sweeper.training.network import build_model, load_weights
+from sweeper.training.xray.shift import by_channel, dropped_variance, moments
 
 SAMPLE: Final = 1 << 16  # values of a layer that are kept for its histogram
 
@@ -62,8 +64,8 @@ class Subject:
     def feed(self) -> Iterator[None]:
         """Run the batches through the network; yields after each."""
         for pixels in self.batches:
-            with train.autocast(self.config):
-                self.model(train.to_input(pixels))
+            with autocast(self.config):
+                self.model(to_input(pixels))
             yield
 
 

@@ -31,11 +31,11 @@ from typing import Any
 import numpy as np
 import torch
 
-import sweeper.start
-import sweeper.train
-from sweeper.config import RunConfig
-from sweeper.data import Data
-from sweeper.train import EpochResult, Evaluation, Training, TrainResult
+import sweeper.training.loop
+import sweeper.training.start
+from sweeper.core.config import RunConfig
+from sweeper.core.results import EpochResult, Evaluation, Training, TrainResult
+from sweeper.training.images import Data
 
 FAULTS: dict[str, Any] = json.loads(os.environ.get("FAULTS", "{}"))
 
@@ -188,14 +188,17 @@ def tear(inner: Callable[[pathlib.Path, bytes], None]) -> Callable[..., None]:
 
 def arm(events: set[str]) -> None:
     """Let the driver's events happen; those that slow it down only if they are asked for."""
-    from sweeper import journal, reports, service, tracking
     from sweeper.engine.processes import ProcessEngine
-    from sweeper.mirror import Mirror
-    from sweeper.study import Study
+    from sweeper.report.sweep.page import sweep_prints, sweep_report
+    from sweeper.study.mirror import Mirror
+    from sweeper.study.study import Study
+    from sweeper.sweep.tracker import _draw
+    from sweeper.tracking import upload as tracking
+    from sweeper.tracking.journal import _append_line
 
-    service._draw = lambda *_: b""
-    reports.sweep_prints = lambda *_: ({}, b"")
-    reports.sweep_report = lambda *_: b""
+    _draw = lambda *_: b""
+    sweep_prints = lambda *_: ({}, b"")
+    sweep_report = lambda *_: b""
     after(Study, "ask", "asked")
     after(ProcessEngine, "submit", "submitted")
     before(Study, "report", "reporting")
@@ -206,7 +209,7 @@ def arm(events: set[str]) -> None:
     before(pathlib.Path, "replace", "renaming", is_part)
     before(tracking, "write_whole", "noting", is_note)
     if "appending" in events:
-        journal._append_line = tear(journal._append_line)
+        _append_line = tear(_append_line)
     if "uploading" in events:
         from mlflow import MlflowClient
 
@@ -214,7 +217,7 @@ def arm(events: set[str]) -> None:
 
 
 if __name__ == "__main__":
-    from sweeper.cli import main
+    from sweeper.cli.main import main
 
     if "marks" in FAULTS:
         arm({fault["at"] for fault in [*FAULTS.get("strikes", []), FAULTS.get("gate", {"at": ""})]})

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.journal import read_events
-from sweeper.preflight import EXPERIMENT
-from sweeper.study import TrialRow, read_study
+from sweeper.study.reading import read_study
+from sweeper.study.rows import TrialRow
+from sweeper.tracking.reading import read_events
+from sweeper.tracking.store import EXPERIMENT
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
