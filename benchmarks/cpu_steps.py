@@ -3,7 +3,7 @@
     python -m benchmarks.cpu_steps [--rounds 5] [--images 6000] [--epochs 3] [--save]
 
 Each training runs in a process of its own, with and without the measure, in pairs of turning order. `memory`:
-`sweeper.training.device.keep_freed` against glibc's defaults; the weights are equal in each bit. `fold`: `sweeper.norm` against
+`training.device.keep_freed` against glibc's defaults; the weights are equal in each bit. `fold`: `sweeper.norm` against
 `nn.BatchNorm2d`. Images a second over all epochs, without evaluation, and the page faults of the whole training.
 """
 
@@ -23,6 +23,7 @@ from benchmarks.hardware import THREADS, Others, describe
 from benchmarks.pages import ROOT, Spread, add_save, conclude, head, table
 from sweeper.core.config import RunConfig
 from sweeper.data.fashion import resolve
+from sweeper.training import network as networks
 from sweeper.training.device import keep_freed, resolve_precision
 from sweeper.training.evaluate import subset
 from sweeper.training.folds import finish
@@ -38,7 +39,7 @@ def train_once(measure: str, model: str, threads: int, on: bool, images: int, ep
     if on or measure == "fold":
         keep_freed()
     if not on and measure == "fold":
-        batch_norm_2d = nn.BatchNorm2d
+        networks.batch_norm_2d = nn.BatchNorm2d
     precision = resolve_precision("auto", "cpu")
     config = RunConfig.create(experiment=7, model=model, placement="bn", epochs=epochs, dataset="sample", seed=seed,
                               precision=precision)  # fmt: skip

@@ -7,7 +7,7 @@ processes.
 Every engine trains the same: trials of the model, under sweeper's driver, with nothing recorded. The rate counts from
 the first trial's begin, with workers that are there already, to the last one's end, evaluations included. K members are
 given K trials; one after the other and the processes, one each, are given as many as there are processes, at least two.
-On a GPU the loop that `sweeper.training.loop.train` is, which launches its operations one by one, trains one trial. A round
+On a GPU the loop that `training.loop.train` is, which launches its operations one by one, trains one trial. A round
 runs each case once. With --device cuda and without a GPU it says so and ends with status 1.
 """
 

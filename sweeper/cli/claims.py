@@ -1,4 +1,4 @@
-"""TODO sweeper.cli.claims"""
+"""The commands that judge an article: reproduce and verify."""
 
 from __future__ import annotations
 

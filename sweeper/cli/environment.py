@@ -1,4 +1,4 @@
-"""TODO sweeper.cli.environment"""
+"""From options to an environment, an engine and a device."""
 
 from __future__ import annotations
 

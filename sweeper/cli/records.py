@@ -1,4 +1,4 @@
-"""TODO sweeper.cli.records"""
+"""The commands that read runs: status, report, sync and replay."""
 
 from __future__ import annotations
 

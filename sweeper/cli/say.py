@@ -1,4 +1,4 @@
-"""TODO sweeper.cli.say"""
+"""What commands print at their end: where to look, or JSON."""
 
 from __future__ import annotations
 

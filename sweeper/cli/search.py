@@ -1,4 +1,4 @@
-"""TODO sweeper.cli.search"""
+"""The commands that train: train and optimize."""
 
 from __future__ import annotations
 

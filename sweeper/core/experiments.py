@@ -1,4 +1,4 @@
-"""TODO sweeper.core.experiments"""
+"""The article's eight experiments, as configurations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO sweeper.core.files"""
+"""Files that others read: written aside, then renamed."""
 
 from __future__ import annotations
 

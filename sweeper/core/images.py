@@ -1,4 +1,4 @@
-"""TODO sweeper.core.images"""
+"""Arrays of images and their constants: size, classes, mean and standard deviation."""
 
 from __future__ import annotations
 

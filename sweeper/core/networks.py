@@ -1,4 +1,4 @@
-"""TODO sweeper.core.networks"""
+"""The sizes of the networks, and what a pass through each costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO sweeper.core.text"""
+"""Durations and counts in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO sweeper.core.trial"""
+"""A trial: its number and its configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO sweeper.core.urls"""
+"""Database URLs: checked, and shown without a password."""
 
 from __future__ import annotations
 

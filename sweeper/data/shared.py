@@ -1,4 +1,4 @@
-"""TODO sweeper.data.shared"""
+"""Splits in shared memory, which worker processes read without a copy."""
 
 from __future__ import annotations
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import gc
 
+gc.disable()
 import sweeper.engine.processes  # noqa: E402
 import sweeper.training.start  # noqa: E402, F401
-
-gc.disable()
 
 gc.freeze()
 gc.enable()

@@ -1,4 +1,4 @@
-"""TODO sweeper.replication.forecast"""
+"""How long the runs of a plan will take."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 The dashboard has no authentication. What protects it: it listens on loopback, it answers no other Host (a web page
 whose name is made to point at loopback has its own), it takes no request that writes, and the database lets it read
-only. Run as `python -m sweeper.server.dashboard PORT [ADDRESS]`, with the database in DATABASE_URL. In a container the address
-is 0.0.0.0, and the engine publishes the port on the loopback of the machine.
+only. Run as `python -m sweeper.server.dashboard PORT [ADDRESS]`, with the database in DATABASE_URL. In a container the
+address is 0.0.0.0, and the engine publishes the port on the loopback of the machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""TODO sweeper.study.database"""
+"""The study's database, opened or refused in one line."""
 
 from __future__ import annotations
 

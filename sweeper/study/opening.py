@@ -1,4 +1,4 @@
-"""TODO sweeper.study.opening"""
+"""Open a study, or create it; refuse one with other settings."""
 
 from __future__ import annotations
 

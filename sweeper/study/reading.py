@@ -1,4 +1,4 @@
-"""TODO sweeper.study.reading"""
+"""Read a study that another process may be writing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO sweeper.study.rows"""
+"""A study as rows: one a trial, and the best of them."""
 
 from __future__ import annotations
 

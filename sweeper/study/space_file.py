@@ -1,4 +1,4 @@
-"""TODO sweeper.study.space_file"""
+"""Search spaces from YAML files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO sweeper.sweep.champion"""
+"""The best configuration of a sweep: retrained, tested once, registered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO sweeper.sweep.describe"""
+"""What the record of a run says of it: parameters, tags, versions."""
 
 from __future__ import annotations
 

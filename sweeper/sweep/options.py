@@ -1,4 +1,4 @@
-"""TODO sweeper.sweep.options"""
+"""What a sweep was asked for, and what all its parts need."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sweeper.core.config import RunConfig
 from sweeper.core.environment import Environment
 from sweeper.core.trial import Trial
 from sweeper.data.shared import SharedSplits
-from sweeper.engine.choice import MANY, MEMBERS, ONE_WORKER, Built, EngineChoice, build, processes
+from sweeper.engine.choice import MANY, MEMBERS, ONE_WORKER, Built, EngineChoice, build, chosen, processes
 from sweeper.study.space import Draw, Space
 from sweeper.study.study import Study
 from sweeper.sweep.choose import Chosen
@@ -76,10 +76,8 @@ class _Sweep:
 
     def _build(self, missing: int, few: int) -> Built:
         choice = self.options.engine
-        if choice.chosen(choice, self.chosen.config.device) == "processes":
+        if chosen(choice, self.chosen.config.device) == "processes":
             return processes(self.images, choice.workers or 1, missing)
-        from sweeper.engine import choice
-
         return build(choice, self.images, self._alike(), missing, self.env.say, few=few)
 
     def _alike(self) -> list[RunConfig]:

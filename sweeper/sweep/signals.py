@@ -1,4 +1,4 @@
-"""TODO sweeper.sweep.signals"""
+"""SIGINT and SIGTERM while a sweep runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO sweeper.sweep.source"""
+"""Where the driver gets its trials: a study, or a fixed list."""
 
 from __future__ import annotations
 

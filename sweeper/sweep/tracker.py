@@ -1,4 +1,4 @@
-"""TODO sweeper.sweep.tracker"""
+"""The tracker of a command, from its first run to its last upload."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO sweeper.sweep.train"""
+"""Train one configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO sweeper.tracking.base"""
+"""The contract of trackers and of the logs that they give, and the tracker that forgets."""
 
 from __future__ import annotations
 

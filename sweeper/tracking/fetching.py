@@ -1,4 +1,4 @@
-"""TODO sweeper.tracking.fetching"""
+"""Find a run in MLflow, and fetch its files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO sweeper.tracking.mlflow"""
+"""The tracker that uploads to MLflow while runs go on, and the upload afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO sweeper.tracking.patience"""
+"""Repeat a request to MLflow until it passes or is refused."""
 
 from __future__ import annotations
 

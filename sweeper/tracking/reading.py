@@ -1,4 +1,4 @@
-"""TODO sweeper.tracking.reading"""
+"""Read the journal: events, records, histories."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO sweeper.training.evaluate"""
+"""Evaluate a network: loss, accuracy and calibration."""
 
 from __future__ import annotations
 

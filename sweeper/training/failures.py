@@ -1,4 +1,4 @@
-"""TODO sweeper.training.failures"""
+"""Why a training failed: divergence, memory, anything else."""
 
 from __future__ import annotations
 

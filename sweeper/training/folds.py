@@ -1,4 +1,4 @@
-"""TODO sweeper.training.folds"""
+"""Cross-validation: all folds trained in step, an epoch of each at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO sweeper.training.images"""
+"""Images and labels as tensors on a device."""
 
 from __future__ import annotations
 

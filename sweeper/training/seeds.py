@@ -1,4 +1,4 @@
-"""TODO sweeper.training.seeds"""
+"""All randomness of an epoch, drawn from the seed and the epoch."""
 
 from __future__ import annotations
 

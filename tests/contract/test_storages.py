@@ -19,7 +19,7 @@ from sweeper.study.reading import read_study
 from sweeper.study.space import default_space
 from sweeper.study.study import Study, StudySettings
 
-pytest_plugins = ["postgres"]
+pytest_plugins = ["tests.support.postgres"]
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 SETTINGS = StudySettings(RunConfig(dataset="sample", epochs=4), default_space(), SAMPLE.digest)

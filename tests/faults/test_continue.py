@@ -14,7 +14,7 @@ import pytest
 from tests.faults.conftest import Tally
 from tests.faults.tools.place import OFFLINE, PATIENCE, SWEEP, Place
 
-pytest_plugins = ["mlflow_store", "postgres"]
+pytest_plugins = ["tests.support.mlflow_store", "tests.support.postgres"]
 
 POINTS = ("asked", "begun", "submitted", "reporting", "over", "telling", "appending", "renaming")
 

@@ -19,7 +19,7 @@ from sweeper.tracking.base import KILLED
 from sweeper.tracking.reading import read_events
 from tests.faults.tools.place import PATIENCE, Place
 
-pytest_plugins = ["mlflow_store"]
+pytest_plugins = ["tests.support.mlflow_store"]
 # MLflow's own use of SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
 

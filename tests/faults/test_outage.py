@@ -27,7 +27,7 @@ from tests.faults.tools.proxy import Proxy
 if TYPE_CHECKING:
     from tests.support.mlflow_store import MlflowServer
 
-pytest_plugins = ["mlflow_store"]
+pytest_plugins = ["tests.support.mlflow_store"]
 # MLflow's own use of SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
 

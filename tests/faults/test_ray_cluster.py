@@ -37,7 +37,7 @@ from tests.support.descendants import descendants
 
 ray = pytest.importorskip("ray")
 
-pytest_plugins = ["mlflow_store"]
+pytest_plugins = ["tests.support.mlflow_store"]
 pytestmark = [
     # MLflow's own use of SQLAlchemy 2.1
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),

@@ -21,7 +21,7 @@ from tests.faults.conftest import Tally
 from tests.faults.tools.place import PATIENCE, SWEEP, Place
 from tests.faults.tools.tally import note
 
-pytest_plugins = ["mlflow_store"]
+pytest_plugins = ["tests.support.mlflow_store"]
 # MLflow's own use of SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
 

@@ -32,7 +32,7 @@ from tests.faults.tools.tally import note
 from tests.faults.tools.tmpfs import mounted
 from tests.support.bad_input_table import CANARY, EIGHT, ROWS, Row
 
-pytest_plugins = ["mlflow_store", "postgres"]
+pytest_plugins = ["tests.support.mlflow_store", "tests.support.postgres"]
 # MLflow's own use of SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
 

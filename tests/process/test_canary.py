@@ -16,7 +16,7 @@ import pytest
 
 from sweeper.server.postgres import MLFLOW
 
-pytest_plugins = ["postgres", "served"]
+pytest_plugins = ["tests.support.postgres", "tests.support.served"]
 
 STORAGE_CANARY = "canary-of-the-study"
 

@@ -16,9 +16,9 @@ import yaml
 
 from sweeper.cli.main import cli
 
-pytest_plugins = ["mlflow_store"]
+pytest_plugins = ["tests.support.mlflow_store"]
 
-FILE = Path(__file__).parents[1] / "MLproject"
+FILE = Path(__file__).parents[2] / "MLproject"
 PROJECT: dict[str, Any] = yaml.safe_load(FILE.read_text())
 ENTRY_POINTS: dict[str, dict[str, Any]] = PROJECT["entry_points"]
 COMMANDS = {"main": "train", "optimize": "optimize"}  # of sweeper

@@ -16,7 +16,7 @@ from sweeper.cli.main import cli
 from sweeper.core.environment import Environment
 from sweeper.replication.arms import PROTOCOLS, arm_config
 from sweeper.replication.pages import charts
-from sweeper.replication.pages import print as study_print
+from sweeper.replication.pages import print as printing
 from sweeper.replication.pages.charts import SPLITS, arms, common_ranges, complete, curve, seed_values
 from sweeper.replication.pages.page import finished_runs, reproduction_report, study_page
 from sweeper.replication.pages.print import study_print
@@ -101,7 +101,7 @@ def test_a_metric_that_a_run_lacks_is_not_averaged_over_the_others(final: Any) -
 def drawn(monkeypatch: pytest.MonkeyPatch, runs: dict[str, list[ArmRun]]) -> Figure:
     """The figure that `study_print` draws, before it becomes an image."""
     figures: list[Figure] = []
-    monkeypatch.setattr(study_print, "as_png", lambda figure: figures.append(figure) or b"")
+    monkeypatch.setattr(printing, "as_png", lambda figure: figures.append(figure) or b"")
     study_print(runs, QUICK)
     return figures[0]
 

@@ -41,7 +41,7 @@ from sweeper.training.folds import finish
 from sweeper.training.images import load
 from sweeper.training.start import training
 
-pytest_plugins = ["mlflow_store"]
+pytest_plugins = ["tests.support.mlflow_store"]
 
 TINY = Protocol("quick", "for tests", seeds=2, train_images=600, epochs=1)  # batch-512 takes 512
 

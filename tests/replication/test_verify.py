@@ -23,7 +23,7 @@ from sweeper.core.environment import Environment
 from sweeper.core.errors import SweeperError, TrainingError
 from sweeper.core.results import Training
 from sweeper.engine.choice import EngineChoice
-from sweeper.replication import verify
+from sweeper.replication import verify as verifying
 from sweeper.replication.arms import ARMS, PROTOCOLS, Arm, Protocol, ProtocolName, arm_config
 from sweeper.replication.claims.claims import claims
 from sweeper.replication.claims.ledger import ALPHA, Runs, Verified, holm
@@ -52,7 +52,7 @@ from sweeper.tracking.store import EXPERIMENT
 from sweeper.training.start import training
 from tests.support.worlds import EPOCHS, World
 
-pytest_plugins = ["mlflow_store"]
+pytest_plugins = ["tests.support.mlflow_store"]
 
 NAMES = sorted({arm for claim in claims("quick") for arm in claim.question.arms})
 WORLD = (
@@ -412,7 +412,7 @@ def two_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_plan_whose_time_is_over_is_judged_all_the_same(
     two_seeds: Path, monkeypatch: pytest.MonkeyPatch, sweeper: Callable[..., tuple[int, str, str]]
 ) -> None:
-    monkeypatch.setattr(verify, "affordable", lambda plan, budget: plan)  # the forecast was too good
+    monkeypatch.setattr(verifying, "affordable", lambda plan, budget: plan)  # the forecast was too good
     code, _, err = sweeper("verify", "--protocol", "quick", "--plan", "--budget", "0.001", "--tracking-uri", "offline")
     assert code == 0, err
     assert re.search(r"^warning: the time was enough for [01] of 2 planned runs$", err, re.M), err
@@ -423,7 +423,7 @@ def test_a_plan_whose_time_is_over_is_judged_all_the_same(
 def test_a_plan_that_trains_nothing_records_a_report_that_is_missing(
     two_seeds: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify, "affordable", lambda plan, budget: [])
+    monkeypatch.setattr(verifying, "affordable", lambda plan, budget: [])
     env = environment(two_seeds, [])
     found = verify(env.journal, "quick")
     settle(env, found, budget=0, workers=1)

@@ -29,10 +29,10 @@ from sweeper.server.supervisor import Group
 from tests.support.postgres import postgres
 from tests.support.served import CANARY, Served, free_port
 
-pytest_plugins = ["postgres", "served"]
+pytest_plugins = ["tests.support.postgres", "tests.support.served"]
 
 STRANGERS = ["evil.example", "10.attacker.example", "192.168.evil.com"]
-ROUTES = Path(__file__).with_name("served_routes.py")
+ROUTES = Path(__file__).parents[1] / "support" / "served_routes.py"
 
 
 @pytest.fixture

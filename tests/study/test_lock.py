@@ -17,7 +17,7 @@ from sweeper.core.errors import ServiceUnreachable, StudyConflict
 from sweeper.core.urls import database_url
 from sweeper.study.lock import acquire
 
-pytest_plugins = ["postgres"]
+pytest_plugins = ["tests.support.postgres"]
 
 HOLD = """
 import sys

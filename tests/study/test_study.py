@@ -28,7 +28,7 @@ from sweeper.study.space import Choice, Range, Space, default_space
 from sweeper.study.study import Study, StudySettings
 from tests.support.optuna_store import stored
 
-pytest_plugins = ["postgres"]
+pytest_plugins = ["tests.support.postgres"]
 # Optuna marks TPESampler's multivariate, group and constant_liar as experimental.
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 

@@ -1,4 +1,4 @@
-"""MLflow stores to test against: an empty database, and servers. Loaded by `pytest_plugins = ["mlflow_store"]`."""
+"""MLflow stores to test against: an empty database, and servers. A plugin of pytest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real PostgreSQL to test against. Loaded by `pytest_plugins = ["postgres"]`."""
+"""A real PostgreSQL to test against. A plugin of pytest."""
 
 from __future__ import annotations
 

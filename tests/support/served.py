@@ -1,4 +1,4 @@
-"""`sweeper serve` as a process: one open on loopback, one behind passwords. Loaded by `pytest_plugins = ["served"]`."""
+"""`sweeper serve` as a process: one open on loopback, one behind passwords. A plugin of pytest."""
 
 from __future__ import annotations
 

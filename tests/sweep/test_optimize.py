@@ -37,7 +37,7 @@ from sweeper.study.space import Choice, Space, default_space
 from sweeper.sweep import optimize as service
 from sweeper.sweep.choose import Chosen, choose
 from sweeper.sweep.describe import describe_run
-from sweeper.sweep.optimize import check_finished, optimize, reports
+from sweeper.sweep.optimize import check_finished, optimize
 from sweeper.sweep.options import SweepOptions
 from sweeper.sweep.signals import Signals
 from sweeper.sweep.tracker import tracking
@@ -47,7 +47,8 @@ from sweeper.tracking.reading import read_events
 from sweeper.tracking.store import EXPERIMENT
 from sweeper.tracking.upload import Uploader
 from sweeper.training.folds import finish
-from sweeper.training.images import Data, load
+from sweeper.training.images import Data
+from sweeper.training.images import load as load_tensors
 from sweeper.training.loop import train
 from sweeper.training.network import build_model
 
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-pytest_plugins = ["mlflow_store"]
+pytest_plugins = ["tests.support.mlflow_store"]
 pytestmark = [
     # MLflow's own use of SQLAlchemy 2.1
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
@@ -108,7 +109,7 @@ def place(tmp_path: Path) -> Place:
 def _one_thread() -> Iterator[None]:
     """What is trained in this process has one thread, as everywhere in the tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(service, "cores", lambda: 1)
+        patch.setattr("sweeper.sweep.train.cores", lambda: 1)
         yield
 
 
@@ -316,7 +317,7 @@ def test_the_same_command_again_adds_nothing_and_tests_nothing_again(
     place = Place(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
     kinds = place.kinds()
     monkeypatch.setattr(engine_choice, "ProcessEngine", lambda *_: pytest.fail("there is nothing to train"))
-    monkeypatch.setattr(splits, "load_test", lambda *_: pytest.fail("there is nothing to test"))
+    monkeypatch.setattr("sweeper.sweep.champion.load_test", lambda *_: pytest.fail("there is nothing to test"))
     chosen = place.choose("auto", epochs=2)  # as the command chose it, which is not the same on every CPU
     options = SweepOptions("sweep", 6, default_space(), "tpe", "percentile", 0, None, final=True)
     result = optimize(place.environment, chosen, options)
@@ -391,7 +392,7 @@ def test_the_test_images_are_read_once_after_the_search(
 def test_the_objective_of_folds_is_the_mean_over_them(sweep: Callable[..., dict[str, Any]], place: Place):
     best = sweep(trials=1, split="folds", folds=2)["best"]
     config = RunConfig.model_validate_json((place.home / "journal/few/0000/artifacts/config.json").read_text())
-    folds = [finish(train(config, each)) for each in load(config, SAMPLE_DIR)]
+    folds = [finish(train(config, each)) for each in load_tensors(config, SAMPLE_DIR)]
     assert len(folds) == 2
     assert best["val_accuracy"] == pytest.approx(fmean(fold.evaluation.accuracy for fold in folds))
     assert best["val_loss"] == pytest.approx(fmean(fold.evaluation.loss for fold in folds))
@@ -447,7 +448,7 @@ def test_a_signal_at_the_end_of_a_sweep_is_not_noted_only(
         signal.raise_signal(signal.SIGTERM)
         pytest.fail("it goes on")
 
-    monkeypatch.setattr(reports, step, interrupted)
+    monkeypatch.setattr(service, step, interrupted)
     with pytest.raises(Interrupted):
         sweep(trials=1)
 
@@ -474,7 +475,7 @@ def test_a_sweep_whose_time_is_over_is_summarised_and_reported_but_nothing_is_te
 ):
     assert sweep(trials=1)["finished"] == 1
     (place.home / "report/few.html").unlink()
-    monkeypatch.setattr(splits, "load_test", lambda *_: pytest.fail("there is more to come"))
+    monkeypatch.setattr("sweeper.sweep.champion.load_test", lambda *_: pytest.fail("there is more to come"))
     result = sweep(trials=3, final=True, timeout=AT_ONCE)
     assert (result["finished"], result["added"]) == (1, 0)
     assert result["best"]["trial"] == 0

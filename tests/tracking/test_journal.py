@@ -18,7 +18,7 @@ from sweeper.core.errors import SweeperError
 from sweeper.core.files import write_whole
 from sweeper.tracking import journal
 from sweeper.tracking.base import FINISHED, KILLED, NullTracker, RunInfo
-from sweeper.tracking.journal import JournalLog, JournalTracker, end_abandoned, os
+from sweeper.tracking.journal import JournalLog, JournalTracker, end_abandoned
 from sweeper.tracking.reading import ARTIFACTS, EVENTS, as_csv, history, read_events, run_folders
 
 RUN = RunInfo(
@@ -345,7 +345,7 @@ def test_a_write_that_fails_leaves_what_was_there(
     path = tmp_path / "folder" / "file"
     if old is not None:
         write_whole(path, old)
-    monkeypatch.setattr(f"sweeper.journal.{failing}", disk_is_full)
+    monkeypatch.setattr(f"sweeper.core.files.{failing}", disk_is_full)
     with pytest.raises(OSError, match="No space"):
         write_whole(path, b"new")
     assert [p.name for p in path.parent.iterdir()] == ([] if old is None else ["file"])

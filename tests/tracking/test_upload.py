@@ -40,7 +40,7 @@ from sweeper.tracking.store import EXPERIMENT, hide_password, preflight, sqlite_
 from sweeper.tracking.upload import Uploader
 from tests.faults.tools.proxy import Proxy
 
-pytest_plugins = ["mlflow_store"]
+pytest_plugins = ["tests.support.mlflow_store"]
 
 # MLflow's own use of SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")

@@ -22,9 +22,10 @@ from sweeper.training.evaluate import ECE_BINS, evaluate, predict_weights, score
 from sweeper.training.failures import explain, out_of_memory
 from sweeper.training.folds import cross_validate, finish
 from sweeper.training.images import Data, normalize
-from sweeper.training.loop import start, train
+from sweeper.training.loop import train
 from sweeper.training.network import build_model
 from sweeper.training.optimizer import learning_rate
+from sweeper.training.start import training as start
 from tests.support.tensors import tensors
 
 

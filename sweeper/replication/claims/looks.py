@@ -1,4 +1,4 @@
-"""TODO sweeper.replication.claims.looks"""
+"""The interim analyses that were made of a ledger: recorded, so that their number is known."""
 
 from __future__ import annotations
 

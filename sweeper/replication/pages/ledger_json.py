@@ -1,4 +1,4 @@
-"""TODO sweeper.replication.pages.ledger_json"""
+"""A ledger as JSON."""
 
 from __future__ import annotations
 

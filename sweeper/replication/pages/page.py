@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from markupsafe import Markup
 
@@ -17,11 +17,6 @@ from sweeper.replication.pages.published import PUBLISHED, complete_experiments
 from sweeper.replication.runs import ArmRun, each, images, starts, tag
 from sweeper.report.figure import counted, percent
 from sweeper.report.page import NOTHING, Cell, Section, Value, beside, chart, facts, figures, heading, page, table, text
-
-if TYPE_CHECKING:
-    from sweeper.replication.runs import ArmRun
-    from sweeper.report.page import Section
-
 
 ACCURACY: Final = "final/val_accuracy"
 DECLARED: Final = (

@@ -1,4 +1,4 @@
-"""TODO sweeper.replication.pages.published"""
+"""What the article reports of each experiment."""
 
 from __future__ import annotations
 

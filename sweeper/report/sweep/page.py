@@ -24,6 +24,7 @@ from sweeper.report.page import (
     table,
     text,
 )
+from sweeper.report.sweep import prints as prints_of
 from sweeper.report.sweep.charts import (
     METRIC_TITLES,
     MOST_CURVES,
@@ -37,13 +38,10 @@ from sweeper.report.sweep.charts import (
 )
 from sweeper.report.sweep.landscape import BANDWIDTH, FEWEST, contour, heat_map, numeric_pair, parallel, rate_map
 from sweeper.report.sweep.parallel import parallel_coordinates
-from sweeper.report.sweep.prints import history, importance, placements
 from sweeper.report.sweep.rows import Champion, Sweep, SweptTrial, distinct
 from sweeper.report.sweep.tables import all_trials, lead, leaderboard, share, stopped, summary
 
 if TYPE_CHECKING:
-    from sweeper.report.page import Section
-    from sweeper.report.sweep.rows import Sweep
     from sweeper.study.rows import StudyRecord
 
 
@@ -63,10 +61,10 @@ def prints(sweep: Sweep) -> dict[str, bytes]:
     points = [t.point for t in sweep.trials]
     title = f"study {sweep.name}"
     return {
-        "history.png": history(points, title),
-        "importance.png": importance([(found.parameter, found.share) for found in sweep.importances], title),
+        "history.png": prints_of.history(points, title),
+        "importance.png": prints_of.importance([(found.parameter, found.share) for found in sweep.importances], title),
         "parallel_coordinates.png": parallel_coordinates(points, title),
-        "placements.png": placements(points, title),
+        "placements.png": prints_of.placements(points, title),
     }
 
 
@@ -224,10 +222,10 @@ def _pictures(sweep: Sweep, pictures: Mapping[str, bytes]) -> Markup:
     return words + folded("Show them", Markup().join(images))
 
 
-def sweep_report(env: Environment, record: StudyRecord, prints: Mapping[str, bytes] | None = None) -> bytes:
-    """The report of a sweep; `prints` are its figures for print, where they have been drawn already."""
+def sweep_report(env: Environment, record: StudyRecord, drawn: Mapping[str, bytes] | None = None) -> bytes:
+    """The report of a sweep; `drawn` are its figures for print, where they have been drawn already."""
     sweep = _sweep(env, record)
-    return sweep_page(sweep, prints(sweep) if prints is None else prints)
+    return sweep_page(sweep, prints(sweep) if drawn is None else drawn)
 
 
 def sweep_prints(env: Environment, record: StudyRecord) -> tuple[dict[str, bytes], bytes]:

@@ -1,4 +1,4 @@
-"""TODO sweeper.report.sweep.prints"""
+"""The figures of a sweep for print: history, importance and placements."""
 
 from __future__ import annotations
 

@@ -189,16 +189,16 @@ def tear(inner: Callable[[pathlib.Path, bytes], None]) -> Callable[..., None]:
 def arm(events: set[str]) -> None:
     """Let the driver's events happen; those that slow it down only if they are asked for."""
     from sweeper.engine.processes import ProcessEngine
-    from sweeper.report.sweep.page import sweep_prints, sweep_report
+    from sweeper.report.sweep import page
     from sweeper.study.mirror import Mirror
     from sweeper.study.study import Study
-    from sweeper.sweep.tracker import _draw
+    from sweeper.sweep import tracker
+    from sweeper.tracking import journal
     from sweeper.tracking import upload as tracking
-    from sweeper.tracking.journal import _append_line
 
-    _draw = lambda *_: b""
-    sweep_prints = lambda *_: ({}, b"")
-    sweep_report = lambda *_: b""
+    tracker._draw = lambda *_: b""
+    page.sweep_prints = lambda *_: ({}, b"")
+    page.sweep_report = lambda *_: b""
     after(Study, "ask", "asked")
     after(ProcessEngine, "submit", "submitted")
     before(Study, "report", "reporting")
@@ -209,7 +209,7 @@ def arm(events: set[str]) -> None:
     before(pathlib.Path, "replace", "renaming", is_part)
     before(tracking, "write_whole", "noting", is_note)
     if "appending" in events:
-        _append_line = tear(_append_line)
+        journal._append_line = tear(journal._append_line)
     if "uploading" in events:
         from mlflow import MlflowClient
 
