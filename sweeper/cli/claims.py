@@ -25,14 +25,13 @@ if TYPE_CHECKING:
     from sweeper.core.environment import Environment
     from sweeper.replication.arms import ProtocolName
     from sweeper.replication.pages.ledger import Ledger
-from sweeper.cli.environment import _engine, make_environment
-from sweeper.cli.main import cli
-from sweeper.cli.options import MAX_SEEDS, _refuse
-from sweeper.cli.say import _print_json, _say_where
-from sweeper.cli.search import _start_workers
+from sweeper.cli.environment import engine_choice, make_environment
+from sweeper.cli.options import MAX_SEEDS, refuse
+from sweeper.cli.say import print_json, say_where
+from sweeper.cli.search import start_workers
 
 
-@cli.command()
+@click.command()
 @click.option(
     "--exp",
     type=OrAuto(Experiments()),
@@ -79,26 +78,26 @@ def reproduce(**options: Any) -> None:
         options["tracking_uri"] = OFFLINE
     env = make_environment(options)
     if not options["dry_run"]:
-        _start_workers(options)
+        start_workers(options)
     from sweeper.replication import reproduce
     from sweeper.replication.plan import Options
     from sweeper.replication.reproduce import check_failed, choose_machine, dry_run
     from sweeper.replication.verify import record_report
 
     only = options["arms"] == "experiments" or (options["arms"] is None and options["exp"] is not None)
-    asked = Options(options["protocol"], options["exp"] or (), only, options["seeds"], _engine(options))
+    asked = Options(options["protocol"], options["exp"] or (), only, options["seeds"], engine_choice(options))
     chosen = choose_machine(env, options["dataset"], options["device"], options["precision"])
     if options["dry_run"]:
-        _print_json(env, dry_run(env, chosen, asked))
+        print_json(env, dry_run(env, chosen, asked))
         return
     result = reproduce.reproduce(env, chosen, asked, record_report)
     _say_arms(env, result)
-    _say_where(env, None)
-    _print_json(env, result)
+    say_where(env, None)
+    print_json(env, result)
     check_failed(result)
 
 
-@cli.command()
+@click.command()
 @click.option(
     "--protocol",
     type=click.Choice(["full", "quick"]),
@@ -152,7 +151,7 @@ def verify(
     It is written to report/PROTOCOL in SWEEPER_HOME, as ledger.html, .md, .png and .json.
     """
     if not settle:
-        _refuse("for --plan only, which trains; add --plan, or leave it out", "budget", "workers", "data_dir")
+        refuse("for --plan only, which trains; add --plan, or leave it out", "budget", "workers", "data_dir")
     if journal is not None and settle:
         raise click.UsageError("--plan trains into SWEEPER_HOME/journal: set SWEEPER_HOME in place of --journal")
     env = make_environment(options, check_tracking=settle)
@@ -164,7 +163,7 @@ def verify(
         found = verify.settle(env, found, budget, workers)
     ledger, result = publish(env, found)
     _say_ledger(env, ledger, result)
-    _print_json(env, result)
+    print_json(env, result)
     if found.incomplete:
         raise found.incomplete
 

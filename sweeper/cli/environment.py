@@ -43,17 +43,19 @@ def make_environment(options: dict[str, Any], *, check_tracking: bool = True) ->
     )
 
 
-def _given(options: dict[str, Any], *names: str) -> dict[str, Any]:
+def given(options: dict[str, Any], *names: str) -> dict[str, Any]:
     """The options that were given a value, as fields of a run."""
     return {name: options[name] for name in names if options[name] is not None}
 
 
-def _engine(options: dict[str, Any]) -> EngineChoice:
+def engine_choice(options: dict[str, Any]) -> EngineChoice:
+    """The engine that the options name."""
     from sweeper.engine.choice import EngineChoice
 
     return EngineChoice(options["engine"], options["workers"], options["address"], options["cpus_per_trial"],
                         options["gpus_per_trial"])  # fmt: skip
 
 
-def _device(options: dict[str, Any]) -> dict[str, str]:
+def device_name(options: dict[str, Any]) -> dict[str, str]:
+    """The device as a field of a configuration, unless it is to be found."""
     return {} if options["device"] == "auto" else {"device": options["device"]}

@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from sweeper import __version__
-from sweeper.cli.server import backup, restore, serve
+from sweeper.cli import claims, records, search, server
 from sweeper.core.errors import Interrupted, SweeperError
 
 SHOWS: Final = {"-h", "--help", "--version", "status"}  # which is done when whoever reads has had enough
@@ -50,7 +50,19 @@ def cli(debug: bool) -> None:
     """
 
 
-for _command in (serve, backup, restore):
+for _command in (
+    search.train,
+    search.optimize,
+    records.status,
+    records.report,
+    records.sync,
+    records.replay,
+    claims.reproduce,
+    claims.verify,
+    server.serve,
+    server.backup,
+    server.restore,
+):
     cli.add_command(_command)
 
 

@@ -208,7 +208,7 @@ MAX_TRIALS: Final = 1_000_000
 MAX_SEEDS: Final = 1_000
 
 
-def _refuse(why: str, *names: str) -> None:
+def refuse(why: str, *names: str) -> None:
     """Options that would not be read shall not be passed over in silence."""
     context = click.get_current_context()
     given = [

@@ -18,12 +18,11 @@ from sweeper.core.errors import SweeperError, UsageError
 if TYPE_CHECKING:
     from sweeper.replication.arms import ProtocolName
 from sweeper.cli.environment import make_environment
-from sweeper.cli.main import cli
-from sweeper.cli.options import _refuse
-from sweeper.cli.say import _print_json
+from sweeper.cli.options import refuse
+from sweeper.cli.say import print_json
 
 
-@cli.command()
+@click.command()
 @click.argument("study", required=False)
 @storage_option
 @json_option
@@ -38,10 +37,10 @@ def status(study: str | None, **options: Any) -> None:
         for line in status_lines(view):
             env.say(line)
     trials = [row._asdict() | {"params": dict(row.params)} for row in view.rows]
-    _print_json(env, {"study": view.name, "target": view.target, "trials": trials})
+    print_json(env, {"study": view.name, "target": view.target, "trials": trials})
 
 
-@cli.command()
+@click.command()
 @click.argument("study", required=False)
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Where to write it. [default: report/STUDY.html in SWEEPER_HOME]")  # fmt: skip
@@ -58,9 +57,9 @@ def report(study: str | None, output: Path | None, protocol: ProtocolName | None
     reproduction, and so is --tracking-uri, for links to its runs in MLflow.
     """
     if study == "reproduce":
-        _refuse("for a sweep only; the reproduction is read from the journal: leave it out", "storage")
+        refuse("for a sweep only; the reproduction is read from the journal: leave it out", "storage")
     else:
-        _refuse("for sweeper report reproduce only: leave it out", "protocol", "tracking_uri")
+        refuse("for sweeper report reproduce only: leave it out", "protocol", "tracking_uri")
     from sweeper.replication.pages.page import finished_runs, recorded_protocol, reproduction_print, reproduction_report
     from sweeper.report.files import report_path, write_report
     from sweeper.report.sweep.page import sweep_report
@@ -87,10 +86,10 @@ def report(study: str | None, output: Path | None, protocol: ProtocolName | None
         result["figures"] = str(path.with_suffix(".png"))
         write_report(path.with_suffix(".png"), figures)
         env.say(f"figures 4 to 11 for print: {result['figures']}")
-    _print_json(env, result)
+    print_json(env, result)
 
 
-@cli.command()
+@click.command()
 @click.argument("journal", required=False, type=click.Path(path_type=Path))
 @tracking_option
 @json_option
@@ -110,10 +109,10 @@ def sync(journal: Path | None, **options: Any) -> None:
         raise UsageError(f"--tracking-uri {env.tracking_uri}: a journal is carried to a server or a database")
     carried = mlflow.sync(root, env.tracking_uri, env.home, curves, env.warn)
     env.say(f"{counted(carried, 'run')} carried from {root} to {hide_password(env.tracking_uri)}")
-    _print_json(env, {"carried": carried})
+    print_json(env, {"carried": carried})
 
 
-@cli.command()
+@click.command()
 @click.argument("run", metavar="RUN_ID|FOLDER")
 @click.option("--data-dir", type=OrAuto(click.Path(path_type=Path)), default="auto", show_default=True,
               metavar="auto|DIR", help="Folder of the four FashionMNIST files.")  # fmt: skip
@@ -134,6 +133,6 @@ def replay(run: str, **options: Any) -> None:
     else:
         env.say(f"different: {done.difference}")
         env.say("not as it was: " + ("; ".join(done.environment) or "nothing that was recorded"))
-    _print_json(env, done.describe())
+    print_json(env, done.describe())
     if not done.identical:
         raise click.exceptions.Exit(1)

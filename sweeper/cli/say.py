@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sweeper.core.environment import Environment
 
 
-def _say_where(env: Environment, run_id: str | None) -> None:
+def say_where(env: Environment, run_id: str | None) -> None:
     """Where the runs are, and how to look at them."""
     from sweeper.core.environment import NONE, OFFLINE
     from sweeper.tracking.fetching import ui_link
@@ -43,6 +43,7 @@ def _mlflow() -> str:
     return os.path.relpath(ours) if ours.is_relative_to(Path.cwd()) else str(ours)
 
 
-def _print_json(env: Environment, result: dict[str, Any]) -> None:
+def print_json(env: Environment, result: dict[str, Any]) -> None:
+    """Print the result, where JSON was asked for."""
     if env.json_output:
         click.echo(json.dumps(result))

@@ -22,13 +22,12 @@ from sweeper.cli.options import (
 
 if TYPE_CHECKING:
     from sweeper.core.environment import Environment
-from sweeper.cli.environment import _device, _engine, _given, make_environment
-from sweeper.cli.main import cli
+from sweeper.cli.environment import device_name, engine_choice, given, make_environment
 from sweeper.cli.options import MAX_TRIALS
-from sweeper.cli.say import _print_json, _say_where
+from sweeper.cli.say import print_json, say_where
 
 
-@cli.command()
+@click.command()
 @click.option("--exp", type=Experiment(), default=6, show_default=True, help=EXP_HELP)
 @overrides
 @click.option("--split", type=OrAuto(click.Choice(["blog", "holdout"])), default="auto", show_default=True,
@@ -43,9 +42,9 @@ def train(exp: int, split: str | None, **options: Any) -> None:
     """
     from sweeper.core.experiments import experiment
 
-    fields = _given(options, "epochs", "batch_size", "placement", "conv_dropout", "head_dropout", "lr", "seed")
+    fields = given(options, "epochs", "batch_size", "placement", "conv_dropout", "head_dropout", "lr", "seed")
     fields |= {"split": split} if split else {}
-    fields |= _device(options)
+    fields |= device_name(options)
     experiment(exp, **fields)  # a wrong value is answered before anything large is imported
     env = make_environment(options)
     from sweeper.sweep.choose import choose
@@ -60,11 +59,11 @@ def train(exp: int, split: str | None, **options: Any) -> None:
     result = train_one(env, chosen, os.environ.get("MLFLOW_RUN_ID"))
     metrics = result["metrics"]
     env.say(f"final val accuracy {metrics['final/val_accuracy']:.4f}, loss {metrics['final/val_loss']:.4f}")
-    _say_where(env, result["run_id"])
-    _print_json(env, result)
+    say_where(env, result["run_id"])
+    print_json(env, result)
 
 
-@cli.command()
+@click.command()
 @click.option(
     "--trials",
     type=click.IntRange(1, MAX_TRIALS),
@@ -163,11 +162,11 @@ def optimize(exp: int, **options: Any) -> None:
     if options["folds"] == 1:
         raise click.BadParameter("1: cross-validation needs 2 or more folds, 0 means none", param_hint="--folds")
     space = read_space(options["space"]) if options["space"] else default_space()
-    fields = _given(options, "epochs", "model", "augmentation", "seed")
+    fields = given(options, "epochs", "model", "augmentation", "seed")
     fields |= {"split": "folds", "folds": options["folds"]} if options["folds"] else {"split": "holdout"}
-    space.validate(experiment(exp, **fields, **_device(options)))
+    space.validate(experiment(exp, **fields, **device_name(options)))
     env = make_environment(options)
-    _start_workers(options)
+    start_workers(options)
     from sweeper.sweep import optimize
     from sweeper.sweep.choose import choose
     from sweeper.sweep.optimize import check_finished
@@ -177,15 +176,15 @@ def optimize(exp: int, **options: Any) -> None:
     asked = {
         name: options[name] for name in ("study", "trials", "sampler", "pruner", "seed", "timeout", "retries", "final")
     }
-    result = optimize.optimize(env, chosen, SweepOptions(space=space, engine=_engine(options), **asked))
+    result = optimize.optimize(env, chosen, SweepOptions(space=space, engine=engine_choice(options), **asked))
     _say_best(env, result)
     env.say(f"report: {result['report']}")
-    _say_where(env, None)
-    _print_json(env, result)
+    say_where(env, None)
+    print_json(env, result)
     check_finished(result, options["trials"])
 
 
-def _start_workers(options: dict[str, Any]) -> None:
+def start_workers(options: dict[str, Any]) -> None:
     """Let what workers are forked from import torch while this process imports what it needs itself, which may be torch
     too."""
     from sweeper.engine.forkserver import FORKING, start_server

@@ -101,7 +101,7 @@ def test_each_trial_of_a_sweep_that_was_killed_is_one_finished_run_with_each_ste
 REGISTERING = """
 import os, signal
 from mlflow import MlflowClient
-from sweeper.cli import main
+from sweeper.cli.main import main
 
 MlflowClient.log_model_artifacts = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 main()

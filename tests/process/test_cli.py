@@ -77,7 +77,7 @@ def listing(folder: Path) -> dict[Path, bytes]:
 ENDS = """
 import atexit, gc, sys
 atexit.register(lambda: print(gc.get_freeze_count() > 1000, gc.get_threshold()))  # after what main() registers
-from sweeper.cli import main
+from sweeper.cli.main import main
 sys.argv = ["sweeper", "--version"]
 main()
 """
@@ -249,7 +249,7 @@ def test_json_of_a_whole_sweep_is_one_line_and_the_words_go_to_stderr(finished_s
 PROBE = """
 import atexit, sys
 atexit.register(lambda: print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr))
-from sweeper.cli import main
+from sweeper.cli.main import main
 main()
 """
 

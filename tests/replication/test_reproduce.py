@@ -573,7 +573,7 @@ if hasattr(os, "sched_setaffinity"):
 atexit.register(lambda: print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr))
 from sweeper.arms import PROTOCOLS, Protocol
 PROTOCOLS["quick"] = Protocol("quick", "", seeds=2, train_images=1_000, epochs=6)
-from sweeper.cli import main
+from sweeper.cli.main import main
 main()
 """
 COMMAND = ("reproduce", "--exp", "1", "--seeds", "2", "--protocol", "quick", "--dataset", "sample", "--offline")
