@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from sweeper.core.errors import Interrupted, UsageError
 
 PLACEMENTS: Final = ("none", "bn", "dropout", "bn-dropout", "dropout-bn", "bn-head-dropout", "ic")
-ENGINES: Final = ("auto", "serial", "processes", "fused", "ray")
+ENGINES: Final = ("auto", "serial", "processes", "gpu", "ray")
 MAX_WORKERS: Final = 1_024
 Command = Callable[..., Any]
 EXP_HELP: Final = (
@@ -40,6 +40,17 @@ class OrAuto(click.ParamType[Any]):
         """As --help shows it."""
         inner = self.inner.get_metavar(param, ctx) or self.inner.name.upper()
         return f"auto|{inner.strip('[]')}"
+
+
+class EngineName(click.Choice[str]):
+    """The name of an engine. `fused`, the former name of `gpu`, is accepted with a warning."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name that `EngineChoice` knows."""
+        if value == "fused":
+            click.echo("warning: --engine fused is now --engine gpu. Use the new name.", err=True)
+            return "gpu"
+        return super().convert(value, param, ctx)
 
 
 class Number(click.FloatRange):
@@ -175,13 +186,12 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of a command that trains many configurations: how, and how many at a time."""
     return together(
         click.option("--workers", type=OrAuto(click.IntRange(1, MAX_WORKERS)), default="auto", show_default=True,
-                     help="Trainings at a time: worker processes, which share the cores, stacked trainings, or Ray's "
+                     help="Trainings at a time: worker processes, which share the cores, trainings on a GPU, or Ray's "
                      "tasks. auto: one worker process, with which a sweep is the same each time; of the other engines "
                      "what they can hold."),
-        click.option("--engine", "engine", type=click.Choice(ENGINES), metavar="|".join(ENGINES),
-                     help="serial: in this process; fused: many in this process, on a GPU side by side, on a CPU those "
-                     "of one shape as one; auto: fused on a GPU, and on a CPU where a short calibration says that it "
-                     "pays, else processes. [default: processes, on a GPU auto]"),
+        click.option("--engine", "engine", type=EngineName(ENGINES), metavar="|".join(ENGINES), default="auto",
+                     show_default=True, help="serial: in this process; processes: in worker processes; gpu: many side "
+                     "by side on one GPU; ray: on a Ray cluster; auto: gpu on a GPU, else processes."),
         click.option("--address", metavar="auto|HOST:PORT", help="Ray cluster that this machine is a part of, for "
                      "--engine ray. [default: one is started here]"),
         click.option("--cpus-per-trial", type=Number(0, MAX_WORKERS, min_open=True), default=1, show_default=True,

@@ -55,7 +55,6 @@ class EpochResult:
     grad_norm: float  # L2 over all parameters, mean over every 8th step
     epoch_s: float  # seconds of training, without evaluation
     images_per_s: float
-    stack: tuple[int, int] | None = None  # of stacked trainings: how many they were, and which place this one had
     beside: int = 0  # other trainings that the GPU was shared with, by which `epoch_s` is divided
 
     def metrics(self) -> dict[str, float]:
@@ -72,13 +71,7 @@ class EpochResult:
             "grad_norm": self.grad_norm,
             "time/epoch_s": self.epoch_s,
             "time/images_per_s": self.images_per_s,
-        } | self._company()
-
-    def _company(self) -> dict[str, float]:
-        """What it was trained with, if anything: its times are then shares."""
-        if self.stack is not None:
-            return {"stack/members": self.stack[0], "stack/place": self.stack[1]}
-        return {"time/beside": self.beside} if self.beside else {}
+        } | ({"time/beside": self.beside} if self.beside else {})
 
 
 @dataclass(frozen=True)

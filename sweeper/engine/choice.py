@@ -1,47 +1,43 @@
-"""Which engine was chosen, whether it can be, and what it is given; the engine of worker processes, as it is built.
+"""Which engine to use, whether it can be used here, and how it is built.
 
     processes   worker processes; with one, a sweep is the same each time
     serial      in this process, one at a time: breakpoints work
-    fused       in this process: on a CPU trainings of one shape stacked into one, on a GPU any of them side by side
+    gpu         in this process, many trainings side by side on one GPU
     ray         tasks on a Ray cluster
-    auto        on a GPU fused; on a CPU fused where a short calibration says that it pays, else processes
+    auto        gpu on a GPU, processes on a CPU and for cross-validation
 
-Nothing here needs torch in this process: those that do are built by `engines`.
+Choosing and building the engine of worker processes loads no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sweeper.core.config import RunConfig
-from sweeper.core.environment import Say
 from sweeper.core.errors import ConfigError
 from sweeper.data.shared import SharedSplits
 from sweeper.engine.base import Engine, cores
-from sweeper.engine.calibration import _fastest
-from sweeper.engine.concurrent import ConcurrentEngine
 from sweeper.engine.forkserver import FORKING, start_server
-from sweeper.engine.fused import FusedEngine
 from sweeper.engine.processes import ProcessEngine
-from sweeper.engine.serial import SerialEngine
 from sweeper.tracking.base import ENGINE_TAG
-from sweeper.training.images import Data
 
-ENGINES: Final = ("auto", "serial", "processes", "fused", "ray")
-CONCURRENT: Final = "concurrent"  # what a training's record calls the engine that is fused on a GPU
-MANY: Final = ("fused", CONCURRENT, "ray")  # may hold many more trainings than there are cores
+if TYPE_CHECKING:
+    from sweeper.training.images import Data
+
+
+MANY: Final = ("gpu", "ray")  # may hold many more trainings than there are cores
+SIDE_BY_SIDE: Final = 16  # trainings on a GPU at most, unless --workers says how many
 GPU_FILES: Final = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of a driver of GPUs
-MEMBERS: Final = {"cpu": 8, "cuda": 16}  # stacked at most, unless --workers says how many
 
 
 @dataclass(frozen=True)
 class EngineChoice:
     """What the command line said. `workers` are trainings at a time; None leaves them to the engine."""
 
-    name: str | None = None  # None: auto on a GPU, processes on a CPU
+    name: str = "auto"
     workers: int | None = 1
     address: str | None = None  # of a Ray cluster; None: one is started here
     cpus: float = 1.0  # that Ray reserves for a training
@@ -79,8 +75,13 @@ def check(choice: EngineChoice, config: RunConfig) -> None:
         ):
             if value != default:
                 raise ConfigError(f"{name}={value!r}: only Ray takes it; add --engine ray")
-    if choice.name == "fused" and config.split == "folds":
-        raise ConfigError("engine='fused': cross-validation cannot be stacked; take processes")
+    if choice.name == "gpu" and config.device == "cpu":
+        raise ConfigError(
+            "engine='gpu': training on cpu, and this engine needs a GPU. Use --engine processes --workers N, or run it "
+            "where there is a GPU."
+        )
+    if choice.name == "gpu" and config.split == "folds":
+        raise ConfigError("engine='gpu': cross-validation cannot share a GPU. Use --engine processes.")
     if choice.gpus and config.device == "cpu":
         raise ConfigError(
             f"gpus_per_trial={choice.gpus:g}: training on cpu leaves them idle; start the driver where there is a GPU, "
@@ -92,25 +93,25 @@ def check(choice: EngineChoice, config: RunConfig) -> None:
         raise ConfigError(f"gpus_per_trial=0: training on {config.device} in Ray needs a part of a GPU, such as 0.25")
 
 
-def chosen(choice: EngineChoice, device: str) -> str:
-    """The name of the engine: one that was asked for, or what is taken on `device`."""
-    return choice.name or ("processes" if device == "cpu" else "auto")
+def resolve(choice: EngineChoice, config: RunConfig) -> EngineChoice:
+    """Replace `auto` by the engine for `config`; any other choice stays as it is."""
+    if choice.name != "auto":
+        return choice
+    if config.device == "cpu":
+        return replace(choice, name="processes")
+    if config.split == "folds":
+        return replace(choice, name="processes", workers=choice.workers or cores())
+    return replace(choice, name="gpu")
 
 
-def likely_here(name: str | None, device: str) -> bool:
-    """Whether this process is likely to train, or to measure what pays, so that it had better load torch at once.
+def likely_here(name: str, device: str) -> bool:
+    """Whether this process is likely to train, so that it had better load torch at once.
 
     `name` is that of an `EngineChoice`; `device` may be `auto`.
     """
-    if name is not None:
+    if name != "auto":
         return name != "processes"
     return device != "cpu" and (device != "auto" or any(Path(file).exists() for file in GPU_FILES))
-
-
-def processes(splits: SharedSplits, workers: int, most: int) -> Built:
-    """The engine of `workers` processes, or of `most`, where it is less."""
-    threads = max(1, cores() // workers)  # however few trainings are left, so that times stay comparable
-    return Built(ProcessEngine(splits, max(0, min(workers, most)), threads), "processes", threads)
 
 
 def prepare(choice: EngineChoice) -> None:
@@ -134,40 +135,51 @@ def prepare(choice: EngineChoice) -> None:
         start_server()
 
 
-def build(
-    choice: EngineChoice, splits: SharedSplits, configs: Sequence[RunConfig], most: int, say: Say, *, few: int
-) -> Built:
-    """The engine that was chosen, for trainings such as `configs`, at which only `auto` looks.
+def build(choice: EngineChoice, config: RunConfig, splits: SharedSplits, most: int, *, few: int) -> Built:
+    """Build the engine for trainings such as `config`. Call it soon after `prepare`, which has checked the Ray cluster.
 
-    It holds at most `most` at a time, and at most `few` where it could hold many more than there are cores. To be
-    called soon after `prepare`, which has looked at the Ray cluster.
+    It holds at most `most` trainings at a time, and at most `few` if it is one of `MANY`.
 
     Raises:
         UsageError: Ray finds fewer GPUs on this machine than a training is to have.
     """
-    few = max(1, min(few, most))
-    kind = configs[0].device.partition(":")[0]
-    name = chosen(choice, kind)
-    members = min(choice.workers or MEMBERS[kind], few)
-    workers = choice.workers or (cores() if name == "auto" else 1)
+    choice = resolve(choice, config)
+    if choice.name == "processes":
+        return _processes(splits, choice.workers or 1, most)
+    from sweeper.training.images import Data  # and with it torch
+
     data = [Data.from_arrays(split) for split in splits]
-    if name == "auto":
-        name = _fastest(data, configs, members, workers, say)
-    match name:
+    few = max(1, min(few, most))
+    match choice.name:
         case "serial":
-            return Built(SerialEngine(data, cores()), name, cores())
-        case "fused" if kind == "cuda":
-            return Built(ConcurrentEngine(data, configs[0].device, cores(), members), CONCURRENT, cores())
-        case "fused":
-            return Built(FusedEngine(data, cores(), members), name, cores())
-        case "ray":
-            return Built(_ray(choice, data, few), name, max(1, int(choice.cpus)))
+            return _serial(data)
+        case "gpu":
+            return _gpu(data, config.device, min(choice.workers or SIDE_BY_SIDE, few))
         case _:
-            return processes(splits, workers, most)
+            return _ray(choice, data, few)
 
 
-def _ray(choice: EngineChoice, data: Sequence[Data], few: int) -> Engine:
+def _processes(splits: SharedSplits, workers: int, most: int) -> Built:
+    """The engine of `workers` processes, or of `most`, where it is less."""
+    threads = max(1, cores() // workers)  # however few trainings are left, so that times stay comparable
+    return Built(ProcessEngine(splits, max(0, min(workers, most)), threads), "processes", threads)
+
+
+def _serial(data: Sequence[Data]) -> Built:
+    from sweeper.engine.serial import SerialEngine
+
+    return Built(SerialEngine(data, cores()), "serial", cores())
+
+
+def _gpu(data: Sequence[Data], device: str, slots: int) -> Built:
+    from sweeper.engine.concurrent import ConcurrentEngine
+
+    return Built(ConcurrentEngine(data, device, cores(), slots), "gpu", cores())
+
+
+def _ray(choice: EngineChoice, data: Sequence[Data], few: int) -> Built:
     from sweeper.engine.ray import RayEngine
 
-    return RayEngine(data, choice.workers, address=choice.address, cpus=choice.cpus, gpus=choice.gpus, few=few,
-                     checked=True)  # fmt: skip
+    engine = RayEngine(data, choice.workers, address=choice.address, cpus=choice.cpus, gpus=choice.gpus, few=few,
+                       checked=True)  # fmt: skip
+    return Built(engine, "ray", max(1, int(choice.cpus)))

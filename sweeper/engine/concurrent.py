@@ -39,7 +39,7 @@ class _Training:
 
 
 class ConcurrentEngine:
-    """Up to `slots` trainings on the GPU `device`. On a CPU, where it is tested, they take turns."""
+    """Run up to `slots` trainings on the GPU `device`. On a CPU, where it is tested, they take turns."""
 
     def __init__(self, data: Sequence[Data], device: str, threads: int, slots: int) -> None:
         use_threads(threads)

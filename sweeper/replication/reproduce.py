@@ -34,7 +34,6 @@ from sweeper.sweep.progress import Progress, make_view
 from sweeper.sweep.signals import Signals
 from sweeper.sweep.tracker import tracking
 from sweeper.tracking.base import RunInfo, Tracker
-from sweeper.training.stacked import signature
 
 RecordSummary = Callable[[Environment, ProtocolName, Tracker], None]
 
@@ -100,10 +99,6 @@ class Missing:
     def begin(self) -> None:
         """The journal is all that is kept."""
 
-    def sort(self) -> None:
-        """Ask for runs that can be stacked one after the other."""
-        self._waiting = iter(sorted(self._waiting, key=lambda trial: signature(trial.config)))
-
     def finished(self) -> int:
         """Number of runs that are complete or have diverged, those recorded before included."""
         return self._finished
@@ -164,7 +159,7 @@ def reproduce(
         _announce(env, runs)
         source = Missing(runs)
         try:
-            with Signals() as signals, _engine(env, options, runs, images) as built, tracking(env, signals) as tracker:
+            with Signals() as signals, _engine(options, runs, images) as built, tracking(env, signals) as tracker:
                 tracker.reconcile(PROTOCOLS[options.protocol].folder)
                 tracker.catch_up(PROTOCOLS[options.protocol].folder)
                 if built:
@@ -230,15 +225,13 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _engine(
-    env: Environment, options: Options, runs: Sequence[Planned], images: SharedSplits
-) -> Iterator[Built | None]:
+def _engine(options: Options, runs: Sequence[Planned], images: SharedSplits) -> Iterator[Built | None]:
     """What trains the runs that are missing, or None if none is; closed at the end of the block."""
-    missing = sorted((run.config for run in runs if run.state is None), key=signature)
+    missing = [run.config for run in runs if run.state is None]
     if not missing:
         yield None
         return
-    built = build(options.engine, images, missing, len(missing), env.say, few=len(missing))
+    built = build(options.engine, missing[0], images, len(missing), few=len(missing))
     try:
         yield built
     finally:
@@ -260,8 +253,6 @@ def _train(
         arms={number: run.arm for number, run in enumerate(runs)},
     )
     view = make_view(progress, json_output=env.json_output)
-    if built.name == "fused":
-        source.sort()
 
     def describe(trial: Trial) -> RunInfo:
         info = describe_run(chosen, trial.config, images, kind="run", threads=built.threads, engine=built.name)

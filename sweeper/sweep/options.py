@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sweeper.core.config import RunConfig
 from sweeper.core.environment import Environment
 from sweeper.core.trial import Trial
 from sweeper.data.shared import SharedSplits
-from sweeper.engine.choice import MANY, MEMBERS, ONE_WORKER, Built, EngineChoice, build, chosen, processes
-from sweeper.study.space import Draw, Space
+from sweeper.engine.choice import MANY, ONE_WORKER, Built, EngineChoice, build
+from sweeper.study.space import Space
 from sweeper.study.study import Study
 from sweeper.sweep.choose import Chosen
 from sweeper.sweep.describe import describe_run
@@ -63,7 +62,7 @@ class _Sweep:
         missing = max(0, self.options.trials - self.study.finished())
         learning = self.options.sampler in LEARNING
         few = max(1, self.options.trials // 5) if learning and self.options.engine.workers is None else missing
-        built = self._build(missing, few)
+        built = build(self.options.engine, self.chosen.config, self.images, missing, few=few)
         if built.engine.slots == few < missing and built.name in MANY:
             self.env.say(
                 f"{few} trials at a time: sampler {self.options.sampler} learns from finished ones, and with more in "
@@ -73,17 +72,6 @@ class _Sweep:
             yield built
         finally:
             built.engine.close()
-
-    def _build(self, missing: int, few: int) -> Built:
-        choice = self.options.engine
-        if chosen(choice, self.chosen.config.device) == "processes":
-            return processes(self.images, choice.workers or 1, missing)
-        return build(choice, self.images, self._alike(), missing, self.env.say, few=few)
-
-    def _alike(self) -> list[RunConfig]:
-        """Configurations such as the search will ask for."""
-        draw = Draw(self.options.seed)
-        return [self.options.space.suggest(self.chosen.config, draw) for _ in range(max(MEMBERS.values()))]
 
     def describe(self, trial: Trial, built: Built) -> RunInfo:
         """The record of a trial."""

@@ -1,8 +1,7 @@
 """Exact replay: train a recorded run again, and compare it bit by bit.
 
 Equal are the SHA-256 of the history and of the weights, where the run recorded them, and every
-metric of every recorded epoch but the times. A run that was trained stacked with others is
-stacked again, with copies of itself. With the same code, packages, processor and threads
+metric of every recorded epoch but the times. With the same code, packages, processor and threads
 the answer is `identical`, always.
 
 Of a run that was continued, the last attempt is trained again. Epochs that an earlier one recorded, on other threads
@@ -19,20 +18,19 @@ from typing import Any, Final
 
 from sweeper.core.config import RunConfig
 from sweeper.core.environment import NONE, OFFLINE, Environment
-from sweeper.core.errors import DataError, Diverged, UsageError
-from sweeper.core.results import EpochResult, Training, TrainResult
+from sweeper.core.errors import DataError, UsageError
+from sweeper.core.results import EpochResult, TrainResult
 from sweeper.data.fashion import resolve
 from sweeper.data.splits import load_test
 from sweeper.sweep.describe import environment_tags
 from sweeper.sweep.retrain import watched
 from sweeper.sweep.signals import Signals
-from sweeper.tracking.base import ENGINE_TAG, STACKING, THREADS_TAG, Record
+from sweeper.tracking.base import ENGINE_TAG, THREADS_TAG, Record
 from sweeper.tracking.fetching import fetch
 from sweeper.tracking.reading import read_record
 from sweeper.training.device import hardware, resolve_device, use_threads
 from sweeper.training.images import Data, load
-from sweeper.training.stacked import train_members
-from sweeper.training.start import examined, start
+from sweeper.training.start import start
 
 NAMES: Final = {
     "mlflow.source.git.commit": "commit",
@@ -40,7 +38,7 @@ NAMES: Final = {
     "sweeper.versions": "packages",
     "sweeper.hardware": "processor",
 }
-STACK: Final = "stack/members"  # a metric of the epochs that were trained stacked
+STACKED: Final = "stack/members"  # a metric of epochs that an earlier version trained in a stack, on a CPU
 
 
 @dataclass(frozen=True)
@@ -91,17 +89,15 @@ def replay(env: Environment, run: str) -> Replayed:
     """Train the run again, with its configuration, data and threads, up to its last recorded epoch.
 
     Raises:
-        UsageError: there is no such run, it has nothing to compare, its device is not here, or it was continued in a
-            stack of which too little is recorded.
+        UsageError: there is no such run, it has nothing to compare, its device is not here, or it was trained in a
+            stack.
         DataError: its data set is not there, or is another one today.
     """
     record = find(env, run)
     config = RunConfig.from_params(record.params)
     if not record.epochs and not _hashes(record):
         raise _nothing(run, record)
-    places = _places(record)
-    if places and 1 not in places:
-        raise _untold(run)
+    _check_unstacked(run, record)
     resolve_device(config.device)
     images = _images(env, record, config)
     threads = int(record.tags.get(THREADS_TAG, "1"))
@@ -115,8 +111,6 @@ def replay(env: Environment, run: str) -> Replayed:
     use_threads(threads)
     with Signals() as signals:
         difference, weights = _compare(env, record, config, images, signals)
-    if difference and _stack_is_guessed(record):
-        raise _untold(run)
     return Replayed(config, len(record.epochs), weights, difference, changes)
 
 
@@ -145,7 +139,7 @@ def _compare(
     env: Environment, record: Record, config: RunConfig, images: Sequence[Data], signals: Signals
 ) -> tuple[str, bool]:
     """Train and compare; the first difference in words, and whether the weights were compared."""
-    training = _restacked(record, config, images) if _places(record) else start(config, images)
+    training = start(config, images)
     last = _last(record, config)
     while True:
         try:
@@ -177,19 +171,6 @@ def _hashes(record: Record) -> dict[str, str]:
     return {name: record.tags[tag] for name, tag in tags.items() if tag in record.tags}
 
 
-def _places(record: Record) -> dict[int, tuple[int, int]]:
-    """For each epoch that was trained stacked with others: how many they were, and which place this one had."""
-    epochs = record.earlier | record.epochs if _stack_is_guessed(record) else record.epochs
-    return {n: (int(e[STACK]), int(e["stack/place"])) for n, e in epochs.items() if STACK in e}
-
-
-def _stack_is_guessed(record: Record) -> bool:
-    """Whether the last attempt was stacked, or may have been, in epochs of which only an earlier one's stack is
-    recorded; it is taken for the same, as it is where all trainings of a stack were continued together."""
-    stacked = record.tags.get(ENGINE_TAG) == STACKING and all(STACK in epoch for epoch in record.epochs.values())
-    return stacked and bool(record.earlier)
-
-
 def _nothing(run: str, record: Record) -> UsageError:
     if not record.earlier:
         return UsageError(f"run {run[:60]!r}: no epoch was recorded, so there is nothing to compare")
@@ -199,35 +180,14 @@ def _nothing(run: str, record: Record) -> UsageError:
     )
 
 
-def _untold(run: str) -> UsageError:
-    return UsageError(
-        f"run {run[:60]!r}: it was continued by --engine fused, and with which trainings it was stacked in the epochs "
-        "that it had is not recorded, so it cannot be compared"
-    )
-
-
-def _restacked(record: Record, config: RunConfig, images: Sequence[Data]) -> Training:
-    """The training in a stack as large as it was trained in, at its place; the others are copies of it.
-
-    How a sum is rounded depends on the size of the stack and on the place in it, not on what the others compute.
-    """
-    places = _places(record)
-    size, mine = places[1]
-    stacked, left = train_members([config] * size, images[0]), list(range(size))
-    step = next(stacked)
-    while True:
-        epoch = step[mine]
-        if isinstance(epoch, Diverged):
-            raise epoch
-        yield epoch
-        size, place = places.get(epoch.epoch + 1, (len(left), left.index(mine)))
-        before, after = left[: left.index(mine)], left[left.index(mine) + 1 :]
-        staying = [*before[:place], mine, *after[: size - 1 - place]]
-        try:
-            step = stacked.send(frozenset(left) - frozenset(staying))
-        except StopIteration as stop:
-            return examined(config, stop.value[mine], images[0])
-        left = staying
+def _check_unstacked(run: str, record: Record) -> None:
+    """Refuse a run whose last attempt was trained in a stack: how sums were rounded depended on the stack's size."""
+    epochs = record.earlier | record.epochs
+    if record.tags.get(ENGINE_TAG) == "fused" and any(STACKED in epoch for epoch in epochs.values()):
+        raise UsageError(
+            f"run {run[:60]!r}: it was trained in a stack (--engine fused on a CPU), which sweeper no longer does. "
+            "Replay it with the version that trained it."
+        )
 
 
 def _compare_epoch(recorded: dict[str, float], epoch: EpochResult) -> str:

@@ -10,7 +10,6 @@ from typing import Any, Final, NamedTuple, Protocol
 
 THREADS_TAG: Final = "sweeper.threads"  # of a run: threads of its computations
 ENGINE_TAG: Final = "sweeper.engine"
-STACKING: Final = "fused"  # the engine whose trainings depend on those that they are stacked with
 # What the bits of a training depend on besides its parameters.
 SURROUNDINGS: Final = (
     THREADS_TAG, ENGINE_TAG, "sweeper.hardware", "sweeper.versions", "mlflow.source.git.commit", "sweeper.git.changed",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sweeper.core.errors import SweeperError, UsageError
-from sweeper.tracking.base import ENGINE_TAG, STACKING, SURROUNDINGS, Record
+from sweeper.tracking.base import SURROUNDINGS, Record
 
 EVENTS: Final = "events.jsonl"
 ARTIFACTS: Final = "artifacts"
@@ -80,9 +80,9 @@ def _attempts(events: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def _trained_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two attempts, by their starts, trained in the same bits; of stacked ones that cannot be told."""
+    """Whether two attempts, by their starts, trained in the same bits."""
     tags = [{name: start["tags"].get(name) for name in SURROUNDINGS} for start in (one, other)]
-    return one["params"] == other["params"] and tags[0] == tags[1] and tags[0][ENGINE_TAG] != STACKING
+    return one["params"] == other["params"] and tags[0] == tags[1]
 
 
 def _by_step(events: list[dict[str, Any]]) -> dict[int, dict[str, float]]:

@@ -7,7 +7,7 @@ when a step needs it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -50,39 +50,19 @@ class Augmentation:
         flip = torch.rand(images, generator=generator) < 0.5
         return cls(dy, dx, flip, _draw_rectangles(images, generator) if erase else None)
 
-    @classmethod
-    def nothing(cls, images: int) -> Augmentation:
-        """The draws that leave each image as it is."""
-        middle = torch.full((images,), PADDING)
-        return cls(middle, middle, torch.zeros(images, dtype=torch.bool), None)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Augmentation]) -> Augmentation:
-        """The draws of `parts`, one after the other."""
-        erase = None
-        if any(part.erase is not None for part in parts):
-            none = torch.zeros(len(parts[0].dy), 4, dtype=torch.int64)
-            erase = torch.cat([none if part.erase is None else part.erase for part in parts])
-        dy, dx, flip = (torch.cat([getattr(part, name) for part in parts]) for name in ("dy", "dx", "flip"))
-        return cls(dy, dx, flip, erase)
-
     def to(self, device: torch.device) -> Augmentation:
         """The same draws on `device`."""
         erase = None if self.erase is None else send(self.erase, device)
         return Augmentation(send(self.dy, device), send(self.dx, device), send(self.flip, device), erase)
 
-    def apply(self, images: Images, index: Tensor, drawn: Tensor | None = None) -> Tensor:
-        """Augment the images of `index` `(B,)`, vectorised over the batch: uint8 `(B, 28, 28)`.
-
-        Which draw is whose: `drawn` `(B,)`, or else `index`.
-        """
-        at = index if drawn is None else drawn
+    def apply(self, images: Images, index: Tensor) -> Tensor:
+        """Augment the images of `index` `(B,)`, vectorised over the batch: uint8 `(B, 28, 28)`."""
         windows = images.padded.unfold(1, SIDE, 1).unfold(2, SIDE, 1)  # a view, (N, 5, 5, 28, 28)
-        batch = windows[index, self.dy[at], self.dx[at]]  # (B, 28, 28)
-        batch = torch.where(self.flip[at, None, None], batch.flip(2), batch)
+        batch = windows[index, self.dy[index], self.dx[index]]  # (B, 28, 28)
+        batch = torch.where(self.flip[index, None, None], batch.flip(2), batch)
         if self.erase is None:
             return batch
-        top, left, height, width = self.erase[at, :, None].unbind(1)  # each (B, 1)
+        top, left, height, width = self.erase[index, :, None].unbind(1)  # each (B, 1)
         pixel = torch.arange(SIDE, device=batch.device)
         rows = (pixel >= top) & (pixel < top + height)  # (B, 28)
         columns = (pixel >= left) & (pixel < left + width)
@@ -122,24 +102,6 @@ def epoch_images(images: Images, config: RunConfig, generator: torch.Generator) 
     order = send(order, device)
     pixels = augmentation.to(device).apply(images, order) if augmentation else images.pixels[order]
     return Images(pixels, images.labels[order])
-
-
-def stacked_batches(
-    images: Images, configs: Sequence[RunConfig], generators: Iterable[torch.Generator]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The `batches` of K configurations with one batch size, each in an order of its own, all in the same few
-    operations: uint8 `(B, 28, 28, K)` and labels `(K, B)`, on the images' device."""
-    device, count, size = images.pixels.device, len(configs), len(images)
-    drawn = [_draw_epoch(size, config, generator) for config, generator in zip(configs, generators, strict=True)]
-    orders = torch.stack([order for order, _ in drawn]).to(device)  # (K, N)
-    augmentation = None
-    if any(part for _, part in drawn):
-        augmentation = Augmentation.joined([part or Augmentation.nothing(size) for _, part in drawn]).to(device)
-    first = size * torch.arange(count, device=device)[:, None]  # of the draws of each configuration
-    for index in orders.split(batch_sizes(size, configs[0].batch_size), dim=1):  # (K, B)
-        flat = index.flatten()
-        pixels = augmentation.apply(images, flat, (first + index).flatten()) if augmentation else images.pixels[flat]
-        yield pixels.view(*index.shape, SIDE, SIDE).permute(1, 2, 3, 0).contiguous(), images.labels[index]
 
 
 def _draw_epoch(images: int, config: RunConfig, generator: torch.Generator) -> tuple[Tensor, Augmentation | None]:

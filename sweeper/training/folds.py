@@ -46,7 +46,7 @@ def finish(training: Training) -> TrainResult:
 
 def _mean(results: Sequence[EpochResult]) -> EpochResult:
     """The mean of each measured value; times add up."""
-    measured = [f.name for f in fields(EpochResult) if f.name not in ("stack", "beside")]
+    measured = [f.name for f in fields(EpochResult) if f.name != "beside"]
     values = {name: sum(getattr(r, name) for r in results) / len(results) for name in measured}
     seconds = sum(r.epoch_s for r in results)
     return EpochResult(**values | {"epoch": results[0].epoch, "epoch_s": seconds})

@@ -92,9 +92,4 @@ def send(values: Tensor, device: torch.device) -> Tensor:
 
 def normalize(pixels: Tensor) -> Tensor:
     """uint8 `(B, 28, 28)` to float32 `(B, 1, 28, 28)`, standardised by the training images' mean and std."""
-    return standardize(pixels).unsqueeze(1)
-
-
-def standardize(pixels: Tensor) -> Tensor:
-    """uint8 to float32 of the same shape, by the mean and standard deviation of the training images."""
-    return pixels.float().mul_(1 / (255 * STD)).sub_(MEAN / STD)
+    return pixels.float().mul_(1 / (255 * STD)).sub_(MEAN / STD).unsqueeze(1)

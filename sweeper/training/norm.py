@@ -52,8 +52,7 @@ def narrow_batch_norm(
     x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor, bias: Tensor, training: bool,
     momentum: float, eps: float,
 ) -> Tensor:  # fmt: skip
-    """`F.batch_norm` for images `(B, C, H, W)`, folded where that can be done. Networks may stand side by side in C:
-    each gets the bits that it gets alone."""
+    """`F.batch_norm` for images `(B, C, H, W)`, folded where that can be done."""
     last = x.is_contiguous(memory_format=torch.channels_last)
     if x.device.type != "cpu" or not last or _pixels_in_fold(x) < FEWEST:
         return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)

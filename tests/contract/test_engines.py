@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -27,18 +27,14 @@ from sweeper.core.results import EpochResult, TrainResult
 from sweeper.data.fashion import SAMPLE, SAMPLE_DIR, read_idx
 from sweeper.data.shared import SharedSplits
 from sweeper.data.splits import load
-from sweeper.engine import fused as fused_engine
 from sweeper.engine.base import Engine, Event
 from sweeper.engine.concurrent import ConcurrentEngine
-from sweeper.engine.fused import FusedEngine
 from sweeper.engine.processes import ProcessEngine
-from sweeper.engine.ray import RayEngine
 from sweeper.engine.serial import SerialEngine
 from sweeper.sweep.driver import RETRIES
 from sweeper.training.folds import finish
 from sweeper.training.gpu.captured import Cooperative, cooperative
 from sweeper.training.images import Data
-from sweeper.training.stacked import Training, train_members
 from sweeper.training.start import start
 from tests.support.descendants import descendants
 
@@ -78,12 +74,6 @@ def two_workers(shared: SharedSplits) -> Iterator[ProcessEngine]:
 
 
 @pytest.fixture(scope="module")
-def fused(split: list[Data]) -> Iterator[FusedEngine]:
-    with closing(FusedEngine(split, THREADS, 2)) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def concurrent(split: list[Data]) -> Iterator[ConcurrentEngine]:
     """Without a GPU: its steps are taken one by one, and nothing is waited for."""
     with closing(ConcurrentEngine(split, "cpu", THREADS, 2)) as made:
@@ -94,6 +84,7 @@ def concurrent(split: list[Data]) -> Iterator[ConcurrentEngine]:
 def ray(split: list[Data], until: Any) -> Iterator[Engine]:
     """Two slots on a local Ray, which was started while this process had passwords in its environment."""
     pytest.importorskip("ray")
+    from sweeper.engine.ray import RayEngine
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MLFLOW_TRACKING_PASSWORD", "PGPASSWORD"):
@@ -104,7 +95,7 @@ def ray(split: list[Data], until: Any) -> Iterator[Engine]:
     until(lambda: not ray_processes(), "the processes of a local Ray to end")
 
 
-@pytest.fixture(scope="module", params=["serial", "one_worker", "two_workers", "fused", "concurrent", "ray"])
+@pytest.fixture(scope="module", params=["serial", "one_worker", "two_workers", "concurrent", "ray"])
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each kind of engine in turn; a test leaves it idle."""
     made: Engine = request.getfixturevalue(request.param)
@@ -171,9 +162,6 @@ def test_training_in_an_engine_gives_the_bits_of_training_without(
     plain = {key: apart(config) for key, config in configs.items()}
     results = {e.key: e.what for e in train_all(engine, until, configs) if isinstance(e.what, TrainResult)}
     for key in configs:
-        if isinstance(engine, FusedEngine) and not changes:  # stacked: up to rounding; test_members.py says how far
-            assert results[key].history[-1].val_loss == pytest.approx(plain[key].history[-1].val_loss, abs=1e-3)
-            continue
         assert results[key].history_sha256 == plain[key].history_sha256
         assert results[key].weights_sha256 == plain[key].weights_sha256
     assert results[0].history_sha256 != results[1].history_sha256
@@ -248,42 +236,6 @@ def test_close_in_mid_training_leaves_no_child_process(kind: type, split: list[D
     engine.close()
     assert len(mine) == (kind is ProcessEngine)
     assert not [pid for pid in mine if psutil.pid_exists(pid)]
-
-
-# --- stacked trainings ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shapes", [1, 2])
-def test_out_of_memory_in_a_stack_makes_later_stacks_smaller(
-    split: list[Data], monkeypatch: pytest.MonkeyPatch, shapes: int
-):
-    """The device holds three; the driver submits again what did not fit, as it promises, at most twice."""
-    engine = FusedEngine(split, THREADS, 8)
-
-    def small_device(configs: Sequence[RunConfig], data: Data) -> Training:
-        if len(configs) + sum(len(other.keys) for other in engine._groups) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return (yield from train_members(configs, data))
-
-    monkeypatch.setattr(fused_engine, "train_members", small_device)
-    waiting = {key: quick(epochs=1, seed=key, batch_size=32 + 32 * (key % shapes)) for key in range(10)}
-    configs, attempts, results = dict(waiting), Counter[int](), set()
-    while len(results) < len(configs):
-        assert engine.free() >= 0
-        while waiting and engine.free():
-            key = next(iter(waiting))
-            engine.submit(key, waiting.pop(key))
-        seen = engine.wait(SOON)
-        assert seen
-        for event in seen:
-            if isinstance(event.what, OutOfMemory):
-                attempts[event.key] += 1
-                engine.submit(event.key, configs[event.key])
-            elif isinstance(event.what, TrainResult):
-                results.add(event.key)
-    assert max(attempts.values()) <= RETRIES
-    assert engine.slots == 2
-    assert engine.free() == 2
 
 
 # --- trainings side by side on a GPU --------------------------------------------------------------------
@@ -486,6 +438,7 @@ def test_nobody_runs_code_on_a_local_ray_without_its_token(ray: Engine, alone: d
 )
 def test_a_ray_cluster_that_cannot_be_joined_is_one_line(split: list[Data], address: str, error: type, says: str):
     pytest.importorskip("ray")
+    from sweeper.engine.ray import RayEngine
 
     with pytest.raises(error) as caught:
         RayEngine(split, 1, address=address)
@@ -497,6 +450,7 @@ def test_a_ray_cluster_that_cannot_be_joined_is_one_line(split: list[Data], addr
 def test_a_host_that_is_no_ray_cluster_is_given_up(split: list[Data], monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("ray")
     from sweeper.engine import ray as engine
+    from sweeper.engine.ray import RayEngine
 
     monkeypatch.setattr(engine, "JOIN_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ServiceUnreachable, match="no answer within"):

@@ -40,7 +40,7 @@ from sweeper.data.fashion import (
 )
 from sweeper.data.shared import SharedSplits
 from sweeper.data.splits import SPLIT_SEED, Labelled, Split, shuffle
-from sweeper.training.batches import Augmentation, batch_sizes, batches, stacked_batches
+from sweeper.training.batches import Augmentation, batch_sizes, batches
 from sweeper.training.images import PADDING, Data, Images, load, load_test, normalize
 from tests.support.sharing import change_and_read
 
@@ -549,23 +549,6 @@ def test_erasing_takes_2_to_33_percent_of_half_of_the_images():
     share = (height * width)[erased] / SIDE**2
     assert 0.01 < share.min() < 0.03  # sides are rounded to pixels
     assert 0.30 < share.max() < 0.36
-
-
-@pytest.mark.parametrize(
-    "augmentations",
-    [["none"], ["none", "none"], ["crop-flip", "crop-flip"], ["crop-flip-erase", "none", "crop-flip"]],
-)
-def test_stacked_batches_are_those_of_each_training_alone(tiny: Data, augmentations: list[str]):
-    images = Images(tiny.train.pixels[:129], tiny.train.labels[:129])  # the last batch has one image more
-    configs = [RunConfig(batch_size=64, augmentation=augmentation) for augmentation in augmentations]
-    seeds = range(len(configs))
-    alone = [list(batches(images, config, seeded(seed))) for config, seed in zip(configs, seeds, strict=True)]
-    stacked = list(stacked_batches(images, configs, map(seeded, seeds)))
-    assert [pixels.shape for pixels, _ in stacked] == [(64, 28, 28, len(configs)), (65, 28, 28, len(configs))]
-    for (pixels, labels), *solo in zip(stacked, *alone, strict=True):
-        for row, (own_pixels, own_labels) in enumerate(solo):
-            assert torch.equal(pixels[..., row], own_pixels)
-            assert torch.equal(labels[row], own_labels)
 
 
 @pytest.mark.parametrize("augmentation", ["none", "crop-flip", "crop-flip-erase"])

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from sweeper.cli.main import COLLECT_AFTER, cli, main
+from sweeper.cli.options import ENGINES, EngineName
 from sweeper.core.errors import UsageError
 from sweeper.engine.serial import SerialEngine
 from sweeper.tracking.base import KILLED
@@ -396,3 +397,8 @@ def test_a_training_that_diverges_is_one_line_and_exit_code_1(sweeper: Callable[
     assert answer.code == 1
     assert "lower lr" in answer.err
     assert len(answer.err.splitlines()) == 1
+
+
+def test_engine_fused_means_gpu_and_warns_in_one_line(capsys: pytest.CaptureFixture[str]):
+    assert EngineName(ENGINES).convert("fused", None, None) == "gpu"
+    assert capsys.readouterr().err == "warning: --engine fused is now --engine gpu. Use the new name.\n"

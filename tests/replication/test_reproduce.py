@@ -24,7 +24,7 @@ from sweeper.core.errors import ConfigError, Interrupted, StudyConflict, StudyIn
 from sweeper.core.results import EpochResult, Training
 from sweeper.core.trial import Trial
 from sweeper.data.fashion import FULL, SAMPLE, SAMPLE_DIR
-from sweeper.engine import calibration as engines
+from sweeper.engine import choice as engine_choice
 from sweeper.engine.choice import EngineChoice
 from sweeper.replication import plan, reproduce
 from sweeper.replication.arms import ARMS, PROTOCOLS, Arm, Protocol, arm_config, select
@@ -94,7 +94,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setitem(PROTOCOLS, "quick", TINY)
     for name, arm in SMALL.items():
         monkeypatch.setitem(ARMS, name, arm)
-    for module in (engines, plan):
+    for module in (engine_choice, plan):
         monkeypatch.setattr(module, "cores", lambda: 1)
     (tmp_path / "home").mkdir()
     return Place(tmp_path / "home")
@@ -239,25 +239,13 @@ def test_workers_train_the_same_runs(place: Place):
     assert run.history_sha256 == finish(training(config, load(config, SAMPLE_DIR))).history_sha256
 
 
-def test_the_seeds_of_an_arm_are_stacked_where_that_is_asked_for(place: Place):
-    result = place.reproduce(1, 2, seeds=3, engine=EngineChoice("fused", 3))
-    assert (result["added"], result["failed"]) == (6, {})
-    for arm in ("exp1", "exp2"):  # each seed in the stack of its arm, though seeds are planned arm after arm
-        of_arm = [place.events(f"{arm}/seed-{seed}") for seed in range(3)]
-        assert [events[0]["tags"]["sweeper.engine"] for events in of_arm] == ["fused"] * 3
-        stacks = [
-            event["metrics"]["stack/members"] for events in of_arm for event in events if event["event"] == "epoch"
-        ]
-        assert stacks == [3, 3, 3]
-
-
 # --- what is recorded is not trained again -----------------------------------------------------------------
 
 
 def test_the_same_again_trains_nothing_and_says_so(place: Place, monkeypatch: pytest.MonkeyPatch):
     before = place.reproduce(1, seeds=2)
     files = place.files()
-    monkeypatch.setattr(engines, "build", lambda *_, **__: pytest.fail("there is nothing to train"))
+    monkeypatch.setattr(engine_choice, "build", lambda *_, **__: pytest.fail("there is nothing to train"))
     assert place.reproduce(1, seeds=2) == before | {"added": 0}
     assert place.files() == files
     assert place.said[-1] == "2 of 2 runs are recorded already"

@@ -88,7 +88,9 @@ def of_all(command: str) -> Iterator[Row]:
 def engines(command: str) -> Iterator[Row]:
     """What the two commands that train many configurations refuse."""
     yield from values(command, "--workers", "workers", "0", "-1", "1.5", "1000000")
-    yield from values(command, "--engine", "engine", "dask", says=("fused",))
+    yield from values(command, "--engine", "engine", "dask", says=("gpu",))
+    yield from values(command, "--engine", "engine of a GPU on a CPU", "gpu", says=("--engine processes",),
+                      more="--device cpu")  # fmt: skip
     yield from values(command, "--cpus-per-trial", "CPUs of a trial", "0", "-1", "nan", "x", more="--engine ray")
     yield from values(command, "--gpus-per-trial", "GPUs of a trial", "-1", "inf", "x", more="--engine ray")
     yield from values(command, "--address", "Ray without its engine", "auto", says=("--engine ray",))

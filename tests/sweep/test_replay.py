@@ -247,88 +247,37 @@ def test_a_continued_run_in_mlflow_is_compared_by_its_end(home: Path, again: Cal
         again(run_id)
 
 
-# --- trainings that were stacked ---------------------------------------------------------------------------
+# --- runs that an earlier version stacked ------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def stacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The home of a fused sweep of one shape, pruned as it goes; its trials shared stacks that became smaller."""
-    from sweeper.core.config import Placement
-    from sweeper.engine.choice import EngineChoice
-    from sweeper.study.pruning import PRUNERS, Percentile
-    from sweeper.study.space import Range, Space
-    from sweeper.sweep.choose import choose
-    from sweeper.sweep.optimize import optimize
-    from sweeper.sweep.options import SweepOptions
-
-    home = tmp_path_factory.mktemp("stacked")
-    threads, pruner = torch.get_num_threads(), PRUNERS["median"]
-    env = Environment(home, "offline", f"sqlite:///{home / 'sweeper.db'}", None, False, print, print)
-    fields = {"model": "small", "epochs": 3, "placement": Placement.BN_DROPOUT, "split": "holdout", "train_images": 600}
-    chosen = choose(env, 6, "sample", "cpu", "fp32", fields)
-    space = Space({"lr": Range(1e-4, 3e-2, log=True)})
-    PRUNERS["median"] = lambda: Percentile(50, startup=1, warm_up=0)
-    try:
-        engine = EngineChoice("fused", 4)
-        optimize(env, chosen, SweepOptions("stacked", 8, space, "random", "median", 0, None, False, engine))
-    finally:
-        PRUNERS["median"] = pruner
-        torch.set_num_threads(threads)
-    return home
-
-
-def test_a_training_that_was_stacked_comes_out_again_in_each_bit(stacked: Path):
-    threads = torch.get_num_threads()
-    env = Environment(stacked, "offline", "", None, False, print, print)
-    trials = sorted((stacked / "journal/stacked").glob("0*"))
-    sizes = {f.name: [e["stack/members"] for e in read_record(f).epochs.values()] for f in trials}
-    assert [of[0] for of in sizes.values()] == [4] * 8
-    assert any(of[-1] < 4 for of in sizes.values()), "no stack became smaller: the test shows nothing"
-    try:
-        done = {f.name: replay(env, str(f)) for f in trials}
-    finally:
-        torch.set_num_threads(threads)
-    assert {name: d.difference for name, d in done.items()} == dict.fromkeys(done, "")
-    assert sum(d.weights for d in done.values()) >= 1
-
-
-def test_a_training_that_was_stacked_is_another_alone(stacked: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sweeper.sweep.replay._places", lambda record: {})
-    threads = torch.get_num_threads()
-    env = Environment(stacked, "offline", "", None, False, print, print)
-    try:
-        assert any(not replay(env, str(f)).identical for f in (stacked / "journal/stacked").glob("0*"))
-    finally:
-        torch.set_num_threads(threads)
-
-
-@pytest.mark.parametrize(
-    ("engine", "by", "told"), [("fused", 0.0, True), ("fused", 1e-9, False), ("processes", 0.0, False)]
-)
-def test_a_stack_that_was_continued_is_compared_as_far_as_it_is_known(
-    stacked: Path, tmp_path: Path, engine: str, by: float, told: bool
+@pytest.mark.parametrize("kept", [(), (1,)], ids=["to its end", "continued"])
+def test_a_run_that_was_trained_in_a_stack_is_refused_in_one_line(
+    home: Path, again: Callable[[str], Replayed], kept: tuple[int, ...]
 ):
-    """Identical in each bit is an answer; a difference may be that of a stack which is not recorded, and is none."""
-    home = Path(shutil.copytree(stacked, tmp_path / "home"))
-    env = Environment(home, "offline", "", None, False, print, print)
-    trials = sorted((home / "journal/stacked").glob("0*"))
-    folder = next(f for f in trials if "sweeper.weights_sha256" in read_record(f).tags)
-    continued(folder, {"sweeper.engine": engine}, (1,), 0.0)
-    assert set(read_record(folder).earlier) == {1}
+    folder = home / "journal" / complete_trial(home)
 
-    def change(event: dict[str, Any]) -> None:
-        if event["event"] == "epoch" and event["step"] == 1 and engine != "fused":
-            del event["metrics"]["stack/members"], event["metrics"]["stack/place"]
-        if event["event"] == "epoch" and event["step"] == 3:
-            event["metrics"]["val/loss"] += by  # as in another stack
+    def stack(event: dict[str, Any]) -> None:
+        if event["event"] == "start":
+            event["tags"]["sweeper.engine"] = "fused"
+        if event["event"] == "epoch":
+            event["metrics"] |= {"stack/members": 4, "stack/place": 2}
 
-    rewrite(folder, change)
-    threads = torch.get_num_threads()
-    try:
-        if told:
-            assert replay(env, str(folder)).identical
-        else:
-            with pytest.raises(UsageError, match="continued by --engine fused"):
-                replay(env, str(folder))
-    finally:
-        torch.set_num_threads(threads)
+    rewrite(folder, stack)
+    if kept:
+        continued(folder, {"sweeper.engine": "serial"}, kept)
+    with pytest.raises(UsageError, match="trained in a stack") as refused:
+        again(str(folder))
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_run_that_was_continued_without_a_stack_is_replayed(home: Path, again: Callable[[str], Replayed]):
+    folder = home / "journal" / complete_trial(home)
+    rewrite(folder, lambda event: event["metrics"].update({"stack/members": 4}) if event.get("step") == 1 else None)
+    continued(folder, {"sweeper.engine": "fused"}, (1,))
+    assert again(str(folder)).identical
+
+
+def test_a_run_that_engine_fused_trained_alone_is_replayed(home: Path, again: Callable[[str], Replayed]):
+    folder = home / "journal" / complete_trial(home)
+    rewrite(folder, lambda event: event.get("tags", {}).update({"sweeper.engine": "fused"}))
+    assert again(str(folder)).identical

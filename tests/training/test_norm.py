@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sweeper.training.norm import FEWEST, NARROW, NarrowBatchNorm2d, _Normalised, batch_norm_2d, narrow_batch_norm
+from sweeper.training.norm import FEWEST, NARROW, NarrowBatchNorm2d, _Normalised, batch_norm_2d
 
 SHAPE = (5, 8, 6, 6)
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}  # of values around 1
@@ -132,23 +132,3 @@ def test_an_exported_network_holds_torchs_own_layer():
     names = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     assert len(names) == 1
     assert "batch_norm" in names[0]
-
-
-def test_networks_side_by_side_get_the_bits_they_get_alone():
-    pairs = [layers(torch.float32)[0] for _ in range(3)]
-    xs = [images(seed, (4, 8, 28, 28), torch.float32) for seed in range(3)]
-    together = torch.cat(xs, 1).contiguous(memory_format=torch.channels_last).requires_grad_()
-    stacked = [torch.cat([getattr(layer, name).detach() for layer in pairs]).requires_grad_("running" not in name)
-               for name in ("running_mean", "running_var", "weight", "bias")]  # fmt: skip
-    y = narrow_batch_norm(together, *stacked, True, 0.1, 1e-5)
-    y.square().sum().backward()
-    for place, (layer, x) in enumerate(zip(pairs, xs, strict=True)):
-        own = slice(8 * place, 8 * place + 8)
-        mine = layer(x.requires_grad_())
-        mine.square().sum().backward()
-        assert torch.equal(y[:, own], mine)
-        assert together.grad is not None
-        assert x.grad is not None
-        assert torch.equal(together.grad[:, own], x.grad)
-        assert torch.equal(stacked[0][own], layer.running_mean)
-        assert torch.equal(stacked[1][own], layer.running_var)

@@ -89,8 +89,10 @@ def _gain_by_doubling(run: ArmRun) -> float:
 
 
 def _log_seconds(run: ArmRun) -> float:
-    """Log of the median seconds of an epoch, without the first, in which memory is laid out. Stacked trainings, and
-    those that shared a GPU, have no time of their own."""
+    """Log of the median seconds of an epoch, without the first, in which memory is laid out.
+
+    Trainings that shared a GPU have no time of their own, nor have those that an earlier version stacked on a CPU.
+    """
     if any(name in epoch for epoch in run.epochs for name in ("stack/members", "time/beside")):
         return math.nan
     values = series(run, "time/epoch_s")
