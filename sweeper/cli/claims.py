@@ -68,7 +68,7 @@ from sweeper.cli.search import start_workers
 @tracked
 @ends_unread
 def reproduce(**options: Any) -> None:
-    """Train the study's experiments with several seeds; what is recorded is not trained again.
+    """Train the article's experiments with several seeds; what is recorded is not trained again.
 
     The same command again continues a reproduction that was stopped.
     """
@@ -82,7 +82,6 @@ def reproduce(**options: Any) -> None:
     from sweeper.replication import reproduce
     from sweeper.replication.plan import Options
     from sweeper.replication.reproduce import check_failed, choose_machine, dry_run
-    from sweeper.replication.verify import record_report
 
     only = options["arms"] == "experiments" or (options["arms"] is None and options["exp"] is not None)
     asked = Options(options["protocol"], options["exp"] or (), only, options["seeds"], engine_choice(options))
@@ -90,7 +89,7 @@ def reproduce(**options: Any) -> None:
     if options["dry_run"]:
         print_json(env, dry_run(env, chosen, asked))
         return
-    result = reproduce.reproduce(env, chosen, asked, record_report)
+    result = reproduce.reproduce(env, chosen, asked)
     _say_arms(env, result)
     say_where(env, None)
     print_json(env, result)
@@ -115,9 +114,8 @@ def reproduce(**options: Any) -> None:
 )
 @click.option(
     "--plan",
-    "settle",
     is_flag=True,
-    help="Train what settles the claims that are nearest to being settled, then judge again.",
+    help="Train the next runs, which decide open claims at the lowest cost, and judge again.",
 )
 @click.option(
     "--budget",
@@ -144,23 +142,25 @@ def reproduce(**options: Any) -> None:
 @tracking_option
 @json_option
 def verify(
-    protocol: ProtocolName, journal: Path | None, settle: bool, budget: float, workers: int, **options: Any
+    protocol: ProtocolName, journal: Path | None, plan: bool, budget: float, workers: int, **options: Any
 ) -> None:
-    """Judge the study's 28 claims by the runs of sweeper reproduce, and write the ledger of verdicts.
+    """Judge the article's 28 claims by the runs of sweeper reproduce, and write the ledger of verdicts.
 
     It is written to report/PROTOCOL in SWEEPER_HOME, as ledger.html, .md, .png and .json.
     """
-    if not settle:
+    if not plan:
         refuse("for --plan only, which trains; add --plan, or leave it out", "budget", "workers", "data_dir")
-    if journal is not None and settle:
+    if journal is not None and plan:
         raise click.UsageError("--plan trains into SWEEPER_HOME/journal: set SWEEPER_HOME in place of --journal")
-    env = make_environment(options, check_tracking=settle)
+    env = make_environment(options, check_tracking=plan)
     from sweeper.replication import verify
     from sweeper.replication.verify import publish
 
     found = verify.verify(journal or env.journal, protocol)
-    if settle:
-        found = verify.settle(env, found, budget, workers)
+    if plan:
+        from sweeper.replication.next_training import train_next_runs
+
+        found = train_next_runs(env, found, budget, workers)
     ledger, result = publish(env, found)
     _say_ledger(env, ledger, result)
     print_json(env, result)
@@ -174,7 +174,7 @@ def _say_arms(env: Environment, result: dict[str, Any]) -> None:
     env.say(f"{result['recorded']} of {result['runs']} runs are recorded; {result['added']} added now")
     for line in table([ArmSummary(**row) for row in result["arms"]]):
         env.say(line)
-    env.say(f"what the study claims is judged with: sweeper verify --protocol {result['protocol']}")
+    env.say(f"to judge the claims of the article: sweeper verify --protocol {result['protocol']}")
 
 
 def _say_ledger(env: Environment, ledger: Ledger, result: dict[str, Any]) -> None:

@@ -52,7 +52,7 @@ def status(study: str | None, **options: Any) -> None:
 def report(study: str | None, output: Path | None, protocol: ProtocolName | None, **options: Any) -> None:
     """Write the report of a sweep, by default the newest: one HTML file that needs no network.
 
-    STUDY is a sweep, or the word reproduce, for what sweeper reproduce has trained; the study's eight figures are then
+    STUDY is a sweep, or the word reproduce, for the runs of sweeper reproduce; the article's eight figures are then
     written beside the report as well, as a PNG image for print. --storage is for a sweep, --protocol for the
     reproduction, and so is --tracking-uri, for links to its runs in MLflow.
     """

@@ -1,8 +1,7 @@
-"""The arms of the reproduction: every configuration that some claim of the study compares, and how long it is trained.
+"""The arms of the reproduction: every configuration that a claim of the article compares, and its length.
 
-An arm is one of the eight experiments, or a variant of one with some fields changed. A protocol says
-on how many images, for how many epochs and with how many seeds the arms are trained. Every arm and
-seed is trained once, however many claims use it.
+An arm is one of the eight experiments, or a variant of one with some fields changed. A protocol sets the number of
+images, epochs and seeds of the arms. Every arm and seed is trained once, however many claims use it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ ProtocolName = Literal["full", "quick"]
 
 @dataclass(frozen=True)
 class Arm:
-    """An experiment of the study, or a variant of one: `fields` replace those of experiment `base`."""
+    """An experiment of the article, or a variant of one: `fields` replace those of experiment `base`."""
 
     title: str
     base: int
@@ -31,7 +30,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How the arms are trained; what is not named is that of the experiments."""
+    """How the arms are trained; all else is as in the experiments."""
 
     name: ProtocolName
     title: str
@@ -60,7 +59,7 @@ PROTOCOLS: Final[dict[ProtocolName, Protocol]] = {
     ),
 }
 
-# In this order arms are trained, the longest first, and after that those next to each other that are compared.
+# In training order: the longest first, then arms that are compared next to each other.
 ARMS: Final[dict[str, Arm]] = {
     "exp8": Arm(EXPERIMENT_TITLES[8], 8),
     "large-both": Arm("experiment 6 with the large network", 6, {"model": "large"}),
@@ -121,7 +120,7 @@ ARMS: Final[dict[str, Arm]] = {
 
 
 def arm_config(name: str, protocol: Protocol, seed: int, **fields: Any) -> RunConfig:
-    """The run of arm `name` with `seed`, as `protocol` has it; `fields` are what the machine decides.
+    """The configuration of arm `name` with `seed` under `protocol`; `fields` are those that the machine decides.
 
     Raises:
         ConfigError: a field is wrong.
@@ -133,7 +132,7 @@ def arm_config(name: str, protocol: Protocol, seed: int, **fields: Any) -> RunCo
 
 
 def select(protocol: Protocol, experiments: Sequence[int] = (), only_experiments: bool = False) -> list[str]:
-    """The names of the arms to train, in their order: of these experiments (none: of all), with or without variants."""
+    """The names of the arms to train, in order: those of these experiments (none: all), with or without variants."""
     return [
         name
         for name, arm in ARMS.items()
@@ -144,7 +143,7 @@ def select(protocol: Protocol, experiments: Sequence[int] = (), only_experiments
 
 
 def trained_as(protocol: Protocol) -> dict[str, str]:
-    """For each arm of `protocol`, the arm as which it is trained: the first of those with the same key."""
+    """For each arm of `protocol`, the first arm with the same key: they share their runs."""
     first: dict[str, str] = {}
     return {name: first.setdefault(arm_config(name, protocol, seed=0).key, name) for name in select(protocol)}
 

@@ -27,7 +27,7 @@ SPEED: Final = 2.05e10  # a second and core
 
 
 def cost(config: RunConfig, manifest: Manifest) -> float:
-    """Work of a run on the split `blog`, in multiply-adds of training; only its ratio to others means anything."""
+    """Work of a run on the split `blog`, in multiply-adds of training; only ratios of costs have a meaning."""
     train = config.train_images or _images(manifest)
     judged = manifest.test[1].shape[0]
     images = train + (judged + min(judged, train)) / 3
@@ -35,7 +35,7 @@ def cost(config: RunConfig, manifest: Manifest) -> float:
 
 
 def forecast(env: Environment, runs: Sequence[Planned], manifest: Manifest) -> tuple[float | None, str]:
-    """Seconds that the missing runs will take on all cores, and what that is taken from."""
+    """Seconds that the missing runs will take on all cores, and the basis of the estimate."""
     missing = sum(cost(run.config, manifest) for run in runs if run.state is None)
     recorded = [run for run in runs if run.state == COMPLETE]
     timed = [(cost(run.config, manifest), _core_seconds(env.journal / run.folder)) for run in recorded]
@@ -48,7 +48,7 @@ def forecast(env: Environment, runs: Sequence[Planned], manifest: Manifest) -> t
 
 
 def _core_seconds(folder: Path) -> float:
-    """Seconds from the last start of a run to its end, times its threads."""
+    """Core seconds of a run: from its last start to its end, times its threads."""
     events = read_events(folder)
     start = [e for e in events if e["event"] == "start"][-1]
     return float((events[-1]["time"] - start["time"]) / 1000 * int(start["tags"].get(THREADS_TAG, 1)))

@@ -1,4 +1,4 @@
-"""What a reproduction consists of: its runs in their order, which are recorded, and how long the others take."""
+"""The plan of a reproduction: its runs in order, which of them are recorded, and how long the others take."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sweeper.tracking.reading import read_events
 
 @dataclass(frozen=True)
 class Options:
-    """What `sweeper reproduce` was asked for."""
+    """The options of `sweeper reproduce`."""
 
     protocol: ProtocolName
     experiments: tuple[int, ...] = ()  # none: all
@@ -35,14 +35,14 @@ class Options:
 
 
 class Planned(NamedTuple):
-    """One run of the plan: its record's key and folder, and what is recorded of it already."""
+    """One run of the plan: the key and folder of its record, and its recorded state."""
 
     arm: str
     config: RunConfig
     key: str
     folder: str
     state: str | None  # complete, diverged, or None: to be trained
-    set_aside: bool  # its folder holds a finished run of another recipe
+    set_aside: bool  # its folder holds a finished run of another configuration
 
 
 def order(arms: Sequence[str], seeds: int) -> Iterator[tuple[str, int]]:
@@ -60,7 +60,7 @@ def order(arms: Sequence[str], seeds: int) -> Iterator[tuple[str, int]]:
 
 
 def make_plan(env: Environment, chosen: Chosen, options: Options) -> list[Planned]:
-    """Every run that was asked for, in the order of training.
+    """Every run that was asked for, in training order.
 
     Raises:
         StudyConflict: the journal holds runs of another data set, precision or kind of device.
@@ -84,7 +84,7 @@ def make_plan(env: Environment, chosen: Chosen, options: Options) -> list[Planne
 
 
 def _machine(chosen: Chosen, protocol: Protocol) -> dict[str, Any]:
-    """Fields of every run: what the machine and the data set decide. A small data set is used whole."""
+    """The fields of every run that the machine and the data set decide. A small data set is used whole."""
     fields = chosen.config.model_dump(include={"dataset", "device", "precision"})
     return fields | {"train_images": protocol.train_images if _images(chosen.manifest) > protocol.train_images else 0}
 
@@ -107,15 +107,15 @@ def _planned(journal: Path, protocol: Protocol, arm: str, config: RunConfig) -> 
 
 
 def _kind(device: str) -> str:
-    """The kind, cpu or cuda: which GPU it is changes nothing."""
+    """The kind of device, cpu or cuda; the number of the GPU does not matter."""
     return device.partition(":")[0]
 
 
 def _check_same(journal: Path, protocol: Protocol, machine: Mapping[str, Any]) -> None:
-    """Refuse to mix runs that cannot be compared, or to set aside what took hours for a mistyped option.
+    """Refuse to mix runs that cannot be compared, or to set aside hours of training for a mistyped option.
 
     Raises:
-        StudyConflict: one line that says what differs.
+        StudyConflict: one line that names the differences.
     """
     folder = journal / protocol.folder
     wanted = {"dataset": machine["dataset"], "precision": machine["precision"], "device": _kind(machine["device"])}
@@ -128,6 +128,6 @@ def _check_same(journal: Path, protocol: Protocol, machine: Mapping[str, Any]) -
         if found != wanted:
             changes = "; ".join(f"{k} was {found[k]!r}, is {v!r}" for k, v in wanted.items() if found[k] != v)
             raise StudyConflict(
-                f"{folder} holds runs of another kind ({changes}); continue with the old options, or choose another "
-                "SWEEPER_HOME"
+                f"{folder} holds runs of another kind ({changes}). Continue with the old options, or set another "
+                "SWEEPER_HOME."
             )

@@ -1,14 +1,14 @@
-"""The reproduction: every arm of the study with several seeds, each run trained once, whatever stops the command.
+"""The reproduction: train every arm of the article with several seeds, each run once.
 
-A run is recorded when its journal says so: nothing else is kept. The same command again trains what
-is missing. A run that failed or was killed is trained again; one that diverged is an outcome.
+The journal is the only state. After an interruption, the same command trains the missing runs. A run that failed or
+was killed is trained again; a run that diverged is a result.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from sweeper.engine.choice import Built, build, check, prepare
 from sweeper.replication.arms import ARMS, PROTOCOLS, Protocol, ProtocolName
 from sweeper.replication.forecast import cost, forecast
 from sweeper.replication.plan import Options, Planned, make_plan
+from sweeper.replication.report_record import record_report
 from sweeper.replication.runs import DIVERGED, read_runs, summarise
 from sweeper.sweep.choose import Chosen, choose
 from sweeper.sweep.describe import describe_run
@@ -34,8 +35,6 @@ from sweeper.sweep.progress import Progress, make_view
 from sweeper.sweep.signals import Signals
 from sweeper.sweep.tracker import tracking
 from sweeper.tracking.base import RunInfo, Tracker
-
-RecordSummary = Callable[[Environment, ProtocolName, Tracker], None]
 
 NAME_LENGTH: Final = 18  # MLflow shows no more of a run's name
 LOCK: Final = ".lock"
@@ -56,13 +55,13 @@ class ArmProgress(Progress):
         return f"{self.arms[trial.number]} seed {trial.config.seed}"
 
     def word(self, outcome: str) -> str:
-        """Nothing is pruned here: what ended early has diverged."""
+        """Diverged instead of pruned: a reproduction prunes nothing."""
         return DIVERGED if outcome == "pruned" else outcome
 
     def ended(self, trial: Trial, outcome: str, value: float | None) -> None:
-        """A run is over."""
+        """Drop the cost of a finished run."""
         super().ended(trial, outcome, value)
-        if outcome != "lost":  # which is tried again at once
+        if outcome != "lost":  # a lost run is tried again at once
             self._left.pop(trial.number, None)
 
     def seconds_left(self) -> float | None:
@@ -77,7 +76,7 @@ class ArmProgress(Progress):
         return None if done <= 0 else max(0.0, left * self.elapsed() / done)
 
     def summary(self) -> str:
-        """One line: how far, what went wrong, how long."""
+        """One line: progress, failures, time left."""
         return super().summary().replace(" pruned", f" {DIVERGED}")
 
 
@@ -85,7 +84,7 @@ class ArmProgress(Progress):
 
 
 class Missing:
-    """The runs of a plan that are not recorded, as a source."""
+    """The unrecorded runs of a plan, as the driver's source."""
 
     def __init__(self, runs: Sequence[Planned]) -> None:
         self._waiting = iter([Trial(number, run.config) for number, run in enumerate(runs) if run.state is None])
@@ -93,18 +92,18 @@ class Missing:
         self.failed: dict[int, str] = {}
 
     def together(self) -> AbstractContextManager[None]:
-        """The journal is all that is kept."""
+        """No-op: the journal is the only state."""
         return contextlib.nullcontext()
 
     def begin(self) -> None:
-        """The journal is all that is kept."""
+        """No-op: the journal is the only state."""
 
     def finished(self) -> int:
-        """Number of runs that are complete or have diverged, those recorded before included."""
+        """The number of complete and diverged runs, including those recorded before."""
         return self._finished
 
     def unfinished(self) -> Iterator[Trial]:
-        """None: what an earlier command left running is among the missing."""
+        """Nothing: runs that an earlier command left unfinished are among the missing ones."""
         return iter(())
 
     def ask(self) -> Trial | None:
@@ -112,42 +111,40 @@ class Missing:
         return next(self._waiting, None)
 
     def report(self, number: int, step: int, value: float) -> bool:
-        """Nothing is pruned."""
+        """Never prune."""
         return False
 
     def settle(self) -> None:
-        """Nothing was kept."""
+        """No-op: the journal is the only state."""
 
     def complete(self, number: int, accuracy: float, loss: float) -> None:
-        """Count it."""
+        """Count a complete run."""
         self._finished += 1
 
     def prune(self, number: int, reason: str) -> None:
-        """It diverged: that is an outcome."""
+        """Count a diverged run."""
         self._finished += 1
 
     def fail(self, number: int, reason: str, details: str = "") -> None:
-        """Keep the reason; the others go on."""
+        """Keep the reason; the other runs go on."""
         self.failed[number] = reason
 
 
-def reproduce(
-    env: Environment, chosen: Chosen, options: Options, record_summary: RecordSummary = lambda *_: None
-) -> dict[str, Any]:
-    """Train the runs that are not recorded yet, and record one of all with `record_summary`.
+def reproduce(env: Environment, chosen: Chosen, options: Options) -> dict[str, Any]:
+    """Train the runs that are not recorded yet, then record the report.
 
-    It is called where nothing is missing too: an earlier command may have been stopped before it, or within it.
+    The report is recorded even if no run is missing: an earlier command may have been stopped before it had.
 
     Returns:
-        What `--json` prints: counts, the runs that failed, with why, and a summary of each arm. Fewer runs are
-        recorded than were asked for where some failed, or where the time of the options was over.
+        The JSON that `--json` prints: counts, the failed runs with their reasons, and a summary of each arm. Fewer
+        runs are recorded than were asked for if some failed, or if the time in `options` was over.
 
     Raises:
-        UsageError, StudyConflict: something is wrong, or another command trains the same; nothing was created.
+        UsageError, StudyConflict: an option is wrong, or another command trains the same; nothing was created.
         StudyIncomplete: too many runs failed.
     """
     if env.tracking_uri == NONE:
-        raise UsageError("--tracking-uri none: the runs of a reproduction are told from their records; use offline")
+        raise UsageError("--tracking-uri none: a reproduction needs recorded runs. Use --tracking-uri offline.")
     runs = make_plan(env, chosen, options)
     images = SharedSplits(load(runs[0].config, chosen.folder))
     for run in runs:
@@ -165,32 +162,32 @@ def reproduce(
                 if built:
                     _train(env, chosen, options, runs, source, tracker, images, signals, built)
                 with signals.raised():
-                    record_summary(env, options.protocol, tracker)
+                    record_report(env, options.protocol, tracker)
         except Interrupted:
             env.warn("the reproduction was interrupted; the same command continues it")
             raise
     return _result(env, options, runs, source)
 
 
-def summarise_only(env: Environment, protocol: ProtocolName, record_summary: RecordSummary) -> None:
-    """Train nothing, and record what there is with `record_summary`.
+def record_only(env: Environment, protocol: ProtocolName) -> None:
+    """Record the report of the recorded runs, without training.
 
     Raises:
-        StudyConflict: another command trains; it does so at its end.
+        StudyConflict: another command is training; it records the report at its end.
     """
     folder = PROTOCOLS[protocol].folder
     with _held(env.journal / folder), Signals() as signals, tracking(env, signals) as tracker:
         tracker.reconcile(folder)
         tracker.catch_up(folder)
         with signals.raised():
-            record_summary(env, protocol, tracker)
+            record_report(env, protocol, tracker)
 
 
 def choose_machine(env: Environment, dataset: str, device: str, precision: str) -> Chosen:
     """Data set, device and precision for all arms.
 
     Raises:
-        ConfigError, DataError: a value is wrong, or the data set is not there.
+        ConfigError, DataError: a value is wrong, or the data set is missing.
     """
     return choose(env, 1, dataset, device, precision, {})
 
@@ -200,24 +197,24 @@ def _announce(env: Environment, runs: Sequence[Planned]) -> None:
     if recorded:
         env.say(f"{recorded} of {counted(len(runs), 'run')} are recorded already")
     if aside := sum(run.set_aside for run in runs):
-        env.warn(f"{counted(aside, 'recorded run')} of another recipe: set aside in the journal, to be trained anew")
+        env.warn(f"{counted(aside, 'recorded run')} of another configuration set aside in the journal; training anew")
 
 
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Keep other commands from training into the folder; the operating system drops the lock with its holder.
+    """Keep other commands from training into the folder; the operating system releases the lock of a dead process.
 
     Raises:
-        StudyConflict: another command does.
+        StudyConflict: another command trains into it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / LOCK)
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise StudyConflict(f"{folder} is being written by another process; wait for it, or stop it") from None
+        raise StudyConflict(f"another process is writing to {folder}. Wait for it or stop it.") from None
     except OSError as error:
-        raise SweeperError(f"{folder}: cannot be written ({error.strerror})") from None
+        raise SweeperError(f"could not write to {folder} ({error.strerror})") from None
     try:
         yield
     finally:
@@ -226,7 +223,7 @@ def _held(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _engine(options: Options, runs: Sequence[Planned], images: SharedSplits) -> Iterator[Built | None]:
-    """What trains the runs that are missing, or None if none is; closed at the end of the block."""
+    """The engine for the missing runs, closed at the end of the block; None if no run is missing."""
     missing = [run.config for run in runs if run.state is None]
     if not missing:
         yield None
@@ -266,9 +263,14 @@ def _train(
         view.close()
 
 
+def run_name(arm: str, seed: int) -> str:
+    """The name of a run in MLflow, cut to what its table shows."""
+    end = f" s{seed}"
+    return arm[: NAME_LENGTH - len(end)] + end
+
+
 def _arm_info(run: Planned, protocol: Protocol, info: RunInfo) -> RunInfo:
-    """The record of a run as one of an arm."""
-    seed = f" s{run.config.seed}"
+    """The run info of one seed of an arm."""
     tags = {
         "sweeper.protocol": protocol.name,
         "sweeper.arm": run.arm,
@@ -277,7 +279,7 @@ def _arm_info(run: Planned, protocol: Protocol, info: RunInfo) -> RunInfo:
     }
     words = f"Arm **{run.arm}** ({ARMS[run.arm].title}) of the reproduction, protocol {protocol.name}. "
     return replace(
-        info, key=run.key, name=run.arm[: NAME_LENGTH - len(seed)] + seed, folder=run.folder,
+        info, key=run.key, name=run_name(run.arm, run.config.seed), folder=run.folder,
         tags={**info.tags, **tags}, description=words + info.description,
     )  # fmt: skip
 
@@ -298,10 +300,10 @@ def _result(env: Environment, options: Options, runs: Sequence[Planned], source:
 
 
 def check_failed(result: Mapping[str, Any]) -> None:
-    """Refuse to call a reproduction done that has runs which failed.
+    """Fail if runs failed.
 
     Raises:
-        StudyIncomplete: one line that names the first three, and why they failed.
+        StudyIncomplete: one line that names the first three failed runs and their reasons.
     """
     if failed := result["failed"]:
         shown = "; ".join(f"{run} ({reason[:120]})" for run, reason in list(failed.items())[:3])
@@ -315,14 +317,14 @@ def _name(run: Planned) -> str:
     return f"{run.arm} seed {run.config.seed}"
 
 
-# --- looking before it is run --------------------------------------------------------------------------------
+# --- dry run -------------------------------------------------------------------------------------------------
 
 
 def dry_run(env: Environment, chosen: Chosen, options: Options) -> dict[str, Any]:
-    """What `reproduce` would do: says it, and returns what `--json` prints.
+    """Report what `reproduce` would train, and return the JSON that `--json` prints.
 
     Raises:
-        UsageError, StudyConflict: it would be refused.
+        UsageError, StudyConflict: `reproduce` would raise it.
     """
     runs = make_plan(env, chosen, options)
     protocol = PROTOCOLS[options.protocol]

@@ -2,7 +2,7 @@
 
     journal/reproduce-quick/exp6/seed-3/events.jsonl
 
-A run that has not finished, one of an earlier recipe, and a folder of somebody else are left out.
+Unfinished runs, runs of an earlier configuration, and foreign folders are left out.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COMPLETE, DIVERGED = "complete", "diverged"
 
 
 class Machine(NamedTuple):
-    """What the time of an epoch depends on besides the configuration, as the journal names it."""
+    """The threads and hardware that an epoch's time depends on, as the journal names them."""
 
     threads: str
     hardware: str
@@ -41,8 +41,8 @@ class ArmRun(NamedTuple):
     final: dict[str, float]  # metrics of the end: "final/…", "best/…"
     folder: Path
     history_sha256: str  # of a run that diverged: empty
-    run_id: str | None  # in MLflow, if it was carried there
-    store: str = ""  # where `run_id` is, as the uploader names it
+    run_id: str | None  # in MLflow, if it was uploaded
+    store: str = ""  # that holds `run_id`, as the uploader names it
     all_images: bool = True  # trained on all of FashionMNIST's 60,000; the embedded sample has fewer
     machines: frozenset[Machine] = frozenset()  # of its epochs; several, where it was continued on another
 
@@ -75,7 +75,7 @@ def read_runs(root: Path, protocol: str) -> dict[str, list[ArmRun]]:
 
 
 def read_run(folder: Path, protocol: Protocol, arm: str) -> ArmRun | None:
-    """The run of `arm` in `folder`, or None if there is none, or none that has finished, or one of another recipe."""
+    """The run of `arm` in `folder`; None if there is none, or it has not finished, or has another configuration."""
     match = SEED.fullmatch(folder.name)
     events = _events(folder) if match else []
     if not match or (state := outcome(events)) is None:
@@ -93,14 +93,14 @@ def read_run(folder: Path, protocol: Protocol, arm: str) -> ArmRun | None:
 
 
 def outcome(events: Sequence[Mapping[str, Any]]) -> str | None:
-    """What the events of a run end in: complete, diverged, or None, where it has to be trained (again)."""
+    """The outcome of a run: complete, diverged, or None if it has to be trained (again)."""
     if not events or events[-1]["event"] != "end" or events[-1]["status"] != FINISHED:
         return None
     return {"complete": COMPLETE, "pruned": DIVERGED}.get(events[-1]["tags"].get("sweeper.state", ""))
 
 
 def _config(events: Sequence[Mapping[str, Any]], protocol: Protocol, arm: str, seed: int) -> RunConfig | None:
-    """What was trained, if its recipe is what the arm is now, on whatever data set and machine."""
+    """The trained configuration; None if it differs from the arm's today in more than data set and machine."""
     try:
         trained = RunConfig.from_params(events[0]["params"])
         given = trained.model_dump(include={"dataset", "train_images", "device", "precision"})
@@ -118,7 +118,7 @@ def _events(folder: Path) -> list[dict[str, Any]]:
 
 
 def _machines(events: Sequence[Mapping[str, Any]]) -> frozenset[Machine]:
-    """Those of the starts after which epochs were recorded."""
+    """The machines on which epochs were recorded."""
     found: set[Machine] = set()
     for event in events:
         if event["event"] == "start":
@@ -130,7 +130,7 @@ def _machines(events: Sequence[Mapping[str, Any]]) -> frozenset[Machine]:
 
 
 def _uploaded(folder: Path) -> tuple[str | None, str]:
-    """Which run the uploader carried it to, in which store (tracking.py)."""
+    """The MLflow run that it was uploaded to, and the store (tracking.py)."""
     try:
         state = json.loads((folder / "upload.json").read_bytes())
         return state["run_id"], state["store"]
@@ -138,27 +138,27 @@ def _uploaded(folder: Path) -> tuple[str | None, str]:
         return None, ""
 
 
-# --- what they were made with ---------------------------------------------------------------------------
+# --- circumstances ---------------------------------------------------------------------------------------
 
 
 def starts(runs: Mapping[str, Sequence[ArmRun]]) -> list[dict[str, Any]]:
-    """The first events of all runs whose journals are there: parameters, tags, data set."""
+    """The first event of each run that has a journal: parameters, tags, data set."""
     found = (read_events(run.folder) for of_arm in runs.values() for run in of_arm)
     return [events[0] for events in found if events]
 
 
 def each(starts: Sequence[Mapping[str, Any]], pick: Callable[[Mapping[str, Any]], str]) -> str:
-    """The distinct values of what `pick` finds, or nothing."""
+    """The distinct values that `pick` returns, joined by slashes."""
     return " / ".join(sorted({value for start in starts if (value := pick(start))}))
 
 
 def tag(name: str) -> Callable[[Mapping[str, Any]], str]:
-    """Picks a tag."""
+    """A function that returns a tag of a start event."""
     return lambda start: str(start["tags"].get(name, ""))
 
 
 def images(start: Mapping[str, Any]) -> str:
-    """How many images a run was trained and judged on, where it is recorded."""
+    """The number of images that a run was trained and judged on; empty if not recorded."""
     counts = (start.get("dataset") or {}).get("profile", {})
     if not {"train_images", "val_images"} <= counts.keys():
         return ""

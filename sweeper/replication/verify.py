@@ -1,57 +1,49 @@
-"""`sweeper verify`: from the journal to the ledger, its files, and the record of looks."""
+"""`sweeper verify`: from the journal to the ledger, its files, and the record of interim analyses."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sweeper.core.environment import NONE, OFFLINE, Environment
-from sweeper.core.errors import StudyConflict, StudyIncomplete, SweeperError
+from sweeper.core.errors import SweeperError
 from sweeper.core.files import write_whole
-from sweeper.replication.arms import PROTOCOLS, ProtocolName
+from sweeper.replication.arms import ProtocolName
 from sweeper.replication.claims.claims import CONTRADICTIONS, claims
 from sweeper.replication.claims.ledger import (
     MOST_SEEDS,
     Detail,
     Judged,
     Runs,
+    Verified,
     details,
     judge,
-    lacking,
     look_at,
     reason,
 )
-from sweeper.replication.claims.next_runs import affordable, lines, steps
+from sweeper.replication.claims.looks import looks_file, record_look
 from sweeper.replication.pages.ledger import ArmRow, Entry, Ledger
-from sweeper.replication.runs import DIVERGED, ArmRun, each, images, read_runs, starts, tag
-from sweeper.replication.statistics.combine import Shown, facts
+from sweeper.replication.pages.ledger_json import as_json
+from sweeper.replication.runs import ArmRun, each, images, read_runs, starts, tag
+from sweeper.replication.statistics.base import Shown
 from sweeper.report.files import FOLDER
-from sweeper.tracking.base import FINISHED, THREADS_TAG, RunInfo, Tracker
-from sweeper.tracking.reading import read_events
+from sweeper.tracking.base import THREADS_TAG
 
 if TYPE_CHECKING:
     from sweeper.report.page import Section
-    from sweeper.sweep.choose import Chosen
-from sweeper.replication.claims.ledger import Verified
-from sweeper.replication.claims.looks import fingerprint, looks_file, record_look
-from sweeper.replication.pages.ledger_json import as_json
+
 
 METHOD: Final = (
     "A claim is supported or contradicted if its p-value is at most 0.05 after Holm's correction over the 56 p-values "
-    "of the ledger and the correction for looking at 3, 5, 10, 20, ... seeds; docs/verify.md says how. The interval is "
-    "that of 95 %, without these corrections. Detectable at 5 % is the distance from the bound that a single two-sided "
-    "test at 5 % finds with power 80 %; detectable here, the one that this ledger finds with power 80 %. Where a "
-    "number is claimed to lie between two bounds, it is how far from their middle it may lie to be "
-    "shown so with power 80 %."
+    "of the ledger and the correction for interim analyses at 3, 5, 10, 20, ... seeds (see docs/verify.md). The "
+    "interval is the 95 % interval without these corrections. An inconclusive claim names the seeds of each arm that "
+    "would decide it with a power of 80 %, if the current estimates are the truth."
 )
-FINGERPRINT_TAG: Final = "sweeper.fingerprint"  # of the run that holds the report: of which runs it is
-UNSEEN: Final = Shown("", "", "", 1, 0.0, math.nan, math.nan, math.nan, math.nan, "", {})
+UNSEEN: Final = Shown("", "", "", 1, 0.0, math.nan, math.nan, math.nan, "", {})
 
 
 def verify(journal: Path, protocol: ProtocolName) -> Verified:
@@ -69,16 +61,16 @@ def verify(journal: Path, protocol: ProtocolName) -> Verified:
 
 
 def judge_runs(journal: Path, protocol: ProtocolName, runs: Runs) -> Verified:
-    """Judge the claims by `runs`, which `journal` holds."""
+    """Judge the claims by `runs` of `journal`."""
     judged = judge(look_at(claims(protocol), runs, protocol))
     return Verified(journal, protocol, runs, judged, details(judged, runs))
 
 
 def publish(env: Environment, found: Verified) -> tuple[Ledger, dict[str, Any]]:
-    """Write the ledger to SWEEPER_HOME/report/PROTOCOL, and record the look.
+    """Write the ledger to SWEEPER_HOME/report/PROTOCOL, and record the interim analysis.
 
     Returns:
-        What the pages show, and what `--json` prints.
+        The ledger as its pages show it, and the JSON that `--json` prints.
 
     Raises:
         SweeperError: it cannot be written there.
@@ -101,11 +93,14 @@ def publish(env: Environment, found: Verified) -> tuple[Ledger, dict[str, Any]]:
         for name, content in files.items():
             write_whole(folder / name, content)
     except OSError as error:
-        raise SweeperError(f"{folder}: the ledger cannot be written ({error.strerror}); set SWEEPER_HOME") from None
+        raise SweeperError(
+            f"could not write the ledger to {folder} ({error.strerror}). Set SWEEPER_HOME to a writable folder."
+        ) from None
     try:
         record_look(found)
     except OSError as error:
-        env.warn(f"the look is not recorded in {looks_file(found)}: {error.strerror}; verdicts do not depend on it")
+        file = looks_file(found)
+        env.warn(f"could not save the interim analysis to {file} ({error.strerror}); no verdict depends on it")
     return shown, result | {"report": str(folder)}
 
 
@@ -115,115 +110,6 @@ def sections(env: Environment, protocol: ProtocolName, runs: Runs) -> list[Secti
 
     runs = _known_here(env, runs)
     return ledger_sections(describe(judge_runs(env.journal, protocol, runs), _links(env, runs)))
-
-
-def record_report(env: Environment, protocol: ProtocolName, tracker: Tracker) -> None:
-    """Record the report of the reproduction, with the ledger, and its figures for print in a run of their own.
-
-    It is the same run each time, and is left as it is where it has ended and is of these runs; the look is not counted.
-    """
-    from sweeper.replication.pages.page import reproduction_print, reproduction_report
-
-    runs = read_runs(env.journal, protocol)
-    folder = _summary(protocol)
-    events = read_events(env.journal / folder)
-    if not runs or _is_of(events, runs):
-        return
-    page = reproduction_report(runs, protocol, sections(env, protocol, runs))
-    figures = reproduction_print(runs, protocol)
-    tags = {"sweeper.kind": "study", "sweeper.study": PROTOCOLS[protocol].folder, "sweeper.protocol": protocol}
-    info = RunInfo(
-        key=events[0]["key"] if events else f"{uuid.uuid4().hex}/{folder}", name=PROTOCOLS[protocol].folder,
-        folder=folder, params={"protocol": protocol}, tags=tags,
-        description=f"The study's figures, numbers and claims beside ours, protocol {protocol}: "
-                    f"{PROTOCOLS[protocol].title}. The runs are those with the tag `sweeper.protocol` = {protocol} and "
-                    "`sweeper.kind` = run.",
-    )  # fmt: skip
-    log = tracker.start(info)
-    log.artifact("report.html", page)
-    log.artifact("figures-4-to-11.png", figures)
-    states = [run.state for of_arm in runs.values() for run in of_arm]
-    log.end(FINISHED, {f"study/{state}": float(states.count(state)) for state in ("complete", DIVERGED)},
-            {"sweeper.state": "complete", FINGERPRINT_TAG: fingerprint(runs)})  # fmt: skip
-
-
-def _summary(protocol: ProtocolName) -> str:
-    """The folder of the run that holds the report, beside those of the arms."""
-    return f"{PROTOCOLS[protocol].folder}/study"
-
-
-def _is_of(events: Sequence[Mapping[str, Any]], runs: Runs) -> bool:
-    """Whether the run that holds the report has ended, and was made from `runs`."""
-    if not events or events[-1]["event"] != "end":
-        return False
-    return (events[-1]["status"], events[-1]["tags"].get(FINGERPRINT_TAG)) == (FINISHED, fingerprint(runs))
-
-
-def settle(env: Environment, found: Verified, budget: float, workers: int) -> Verified:
-    """Train what settles the claims that are nearest to being settled, record the report, and judge again.
-
-    Args:
-        env: its journal is that of `found`.
-        found: what was judged before.
-        budget: seconds; the forecast of what is trained is within it, and nothing is begun after it. With 0 nothing
-            is recorded either.
-        workers: processes that share the cores; with others than before, times are not comparable.
-
-    Returns:
-        What the runs come to that are recorded now; not all that were chosen, where some failed or the time was over.
-
-    Raises:
-        SweeperError: the recorded runs are of more than one data set, device or precision.
-    """
-    from sweeper.core.text import counted, duration
-    from sweeper.engine.choice import EngineChoice
-    from sweeper.replication.plan import Options
-    from sweeper.replication.reproduce import check_failed, reproduce
-
-    plan = steps(found.judged, found.details, found.runs)
-    chosen = affordable(plan, budget * workers)
-    for line in lines(plan, len(chosen)):
-        env.say(line)
-    runs = tuple(run for step in chosen for run in step.runs)
-    if not runs:
-        env.say("nothing is trained" + (f": the first would take {duration(plan[0].seconds)}" if plan else ""))
-        if budget:
-            _record_missing(env, found)
-        return found
-    options = Options(found.protocol, engine=EngineChoice(workers=workers), runs=runs, seconds=budget)
-    incomplete = None
-    try:
-        result = reproduce(env, _machine(env, found), options, record_report)
-        for run, why in result["failed"].items():
-            env.warn(f"{run} failed: {why}")
-        if result["recorded"] + len(result["failed"]) < len(runs):
-            env.warn(f"the time was enough for {result['recorded']} of {counted(len(runs), 'planned run')}")
-        check_failed(result)
-    except StudyIncomplete as error:
-        incomplete = error
-    return replace(verify(found.journal, found.protocol), incomplete=incomplete)
-
-
-def _record_missing(env: Environment, found: Verified) -> None:
-    """Record the report where an earlier command was stopped before it had."""
-    from sweeper.replication.reproduce import summarise_only
-
-    events = read_events(env.journal / _summary(found.protocol))
-    if env.tracking_uri != NONE and not _is_of(events, found.runs):
-        with contextlib.suppress(StudyConflict):  # whoever trains records it
-            summarise_only(env, found.protocol, record_report)
-
-
-def _machine(env: Environment, found: Verified) -> Chosen:
-    """The data set, device and precision of the recorded runs."""
-    from sweeper.replication.reproduce import choose_machine
-
-    params = [start["params"] for start in starts(found.runs)]
-    kinds = {(p["dataset"], p["device"].partition(":")[0], p["precision"]) for p in params}
-    if len(kinds) != 1:
-        shown = "; ".join(" ".join(kind) for kind in sorted(kinds)) or "none"
-        raise SweeperError(f"{found.journal}: runs of several kinds ({shown}): --plan continues those of one kind")
-    return choose_machine(env, *kinds.pop())
 
 
 # --- what is shown --------------------------------------------------------------------------------------
@@ -257,21 +143,21 @@ def _entry(judged: Judged, detail: Detail | None, runs: Runs) -> Entry:
         p=min(judged.looked.p) if tested else math.nan, p_holm=min(judged.p_holm) if tested else math.nan,
         counts=shown.counts if detail else {arm: len(runs.get(arm, ())) for arm in arms},
         looks=tuple(look.seeds for look in judged.looked.looks), arms=arms, test=shown.method,
-        takes=_takes(judged, detail), detectable=shown.detectable,
-        detectable_here=detail.detectable if detail else math.nan, centre=shown.centre, notes=claim.notes,
-        also=facts(detail.evidence) if detail else {},
+        takes=_takes(judged, detail), notes=claim.notes, also=detail.evidence.facts() if detail else {},
     )  # fmt: skip
 
 
 def _takes(judged: Judged, detail: Detail | None) -> str:
-    """The seeds that would settle an inconclusive claim, in few characters; nothing where no spread is known yet."""
-    if judged.verdict != "inconclusive" or detail is None or detail.without_premise or lacking(detail.evidence, 2):
+    """The seeds that would decide an inconclusive claim, such as >1280; empty where no number can be estimated."""
+    if judged.verdict != "inconclusive" or detail is None:
+        return ""
+    if detail.evidence.lacking(2) or not detail.evidence.premise_holds():
         return ""
     return str(detail.seeds_needed or f">{MOST_SEEDS}")
 
 
 def provenance(runs: Runs) -> dict[str, str]:
-    """Seeds, data set, device, hardware and versions, as the runs' records have them."""
+    """Seeds, data set, device, hardware and versions, as recorded with the runs."""
     recorded = starts(runs)
     sizes = sorted({len(of_arm) for of_arm in runs.values()})
     picked = {
@@ -290,7 +176,7 @@ def provenance(runs: Runs) -> dict[str, str]:
 
 
 def _known_here(env: Environment, runs: Runs) -> dict[str, list[ArmRun]]:
-    """The runs, without the names that they have in another store than this command's."""
+    """The runs, without the MLflow run IDs of other stores than this command's."""
     from sweeper.tracking.store import hide_password
 
     store = hide_password(env.tracking_uri)
@@ -298,7 +184,7 @@ def _known_here(env: Environment, runs: Runs) -> dict[str, list[ArmRun]]:
 
 
 def _links(env: Environment, runs: Runs) -> dict[str, str]:
-    """Where MLflow's UI shows the runs that were carried there; nothing where MLflow does not answer."""
+    """The address of each uploaded run in MLflow's UI; empty if MLflow cannot be reached."""
     known = [run.run_id for of_arm in runs.values() for run in of_arm if run.run_id]
     if not known or env.tracking_uri in (NONE, OFFLINE):
         return {}

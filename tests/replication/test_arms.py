@@ -8,7 +8,7 @@ import pytest
 
 from sweeper.core.errors import ConfigError
 from sweeper.core.experiments import EXPERIMENT_TITLES, experiment
-from sweeper.replication.arms import ARMS, PROTOCOLS, Arm, arm_config, parse_experiments, select, trained_as
+from sweeper.replication.arms import ARMS, PROTOCOLS, arm_config, parse_experiments, select, trained_as
 
 FULL, QUICK = PROTOCOLS["full"], PROTOCOLS["quick"]
 
@@ -43,7 +43,7 @@ def test_the_arms_are_the_eight_experiments_and_the_variants_of_these_tests():
 
 
 @pytest.mark.parametrize("number", EXPERIMENT_TITLES)
-def test_in_full_an_experiment_is_trained_as_the_study_has_it(number: int):
+def test_in_full_an_experiment_is_trained_as_in_the_article(number: int):
     assert arm_config(f"exp{number}", FULL, seed=3) == experiment(number, seed=3)
 
 
@@ -58,6 +58,9 @@ def test_the_quick_protocol_changes_the_number_of_images_and_epochs_alone(name: 
     full, quick = arm_config(name, FULL, 2), arm_config(name, QUICK, 2)
     assert (quick.train_images, quick.epochs) == (12_000, 12 if name == "exp1-long" else 6)
     assert quick.derive(train_images=0, epochs=full.epochs) == full
+    assert arm_config(name, QUICK, 2, dataset="sample", train_images=0, precision="bf16") == quick.derive(
+        dataset="sample", train_images=0, precision="bf16"
+    )
 
 
 def test_the_quick_protocol_has_every_arm_but_the_variants_of_the_large_network():
@@ -66,13 +69,8 @@ def test_the_quick_protocol_has_every_arm_but_the_variants_of_the_large_network(
     assert (QUICK.seeds, QUICK.at_most) == (5, {"exp8": 2})
 
 
-def test_every_arm_is_trained_on_the_split_of_the_study():
+def test_every_arm_is_trained_on_the_split_of_the_article():
     assert {arm_config(name, FULL, 0).split for name in ARMS} == {"blog"}
-
-
-def test_fields_of_the_machine_replace_those_of_the_arm():
-    config = arm_config("exp6", QUICK, 0, dataset="sample", train_images=0, precision="bf16")
-    assert (config.dataset, config.train_images, config.precision, config.epochs) == ("sample", 0, "bf16", 6)
 
 
 # --- which of them -----------------------------------------------------------------------------------------
@@ -91,23 +89,13 @@ def test_no_two_arms_are_the_same_run(protocol: Any):
     assert trained_as(protocol) == {name: name for name in select(protocol)}
 
 
-def test_two_arms_that_train_the_same_network_the_same_way_are_one(monkeypatch: pytest.MonkeyPatch):
-    same = Arm("6 without its rates", 6, {"conv_dropout": 0.0, "head_dropout": 0.0})
-    monkeypatch.setitem(ARMS, "both-zero", same)  # which is BatchNorm alone: experiment 4
-    first = trained_as(FULL)
-    assert first.pop("both-zero") == "exp4"
-    assert all(name == other for name, other in first.items())
-
-
 @pytest.mark.parametrize(
     ("text", "numbers"),
     [
-        ("1,6-8", (1, 6, 7, 8)),
         ("8", (8,)),
         ("1-8", tuple(range(1, 9))),
         ("3,1,3,2-3", (1, 2, 3)),
         (" 1 , 6 - 8 ", (1, 6, 7, 8)),
-        ("5-5", (5,)),
     ],
 )
 def test_numbers_of_experiments_are_read(text: str, numbers: tuple[int, ...]):
@@ -117,11 +105,8 @@ def test_numbers_of_experiments_are_read(text: str, numbers: tuple[int, ...]):
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("", "''"), ("1,", "''"), (",", "''"), ("0", "'0'"), ("9", "'9'"), ("1,6-9", "'6-9'"), ("8-6", "'8-6'"),
-        ("-1", "'-1'"),
-        ("1-", "'1-'"), ("1;2", "'1;2'"), ("x", "'x'"), ("1.5", "'1.5'"), ("1e0", "'1e0'"),
-        ("12", "'12'"), ("1\n2", r"'1\n2'"),
-        ("1-999999999", "'1-999999999'"), ("٣", "'٣'"),
+        ("", "''"), ("1,", "''"), ("0", "'0'"), ("1,6-9", "'6-9'"), ("8-6", "'8-6'"), ("-1", "'-1'"), ("1.5", "'1.5'"),
+        ("12", "'12'"), ("1\n2", r"'1\n2'"), ("1-999999999", "'1-999999999'"), ("٣", "'٣'"),
     ],
 )  # fmt: skip
 def test_what_is_no_number_of_an_experiment_is_refused_and_the_eight_are_listed(text: str, part: str):

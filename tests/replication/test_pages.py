@@ -1,4 +1,4 @@
-"""The report of the reproduction: the study's figures and numbers beside ours, from the runs of the arms."""
+"""The report of the reproduction: the article's figures and numbers beside ours, from the runs of the arms."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import math
 import struct
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -18,8 +17,8 @@ from sweeper.replication.arms import PROTOCOLS, arm_config
 from sweeper.replication.pages import charts
 from sweeper.replication.pages import print as printing
 from sweeper.replication.pages.charts import SPLITS, arms, common_ranges, complete, curve, seed_values
-from sweeper.replication.pages.page import finished_runs, reproduction_report, study_page
-from sweeper.replication.pages.print import study_print
+from sweeper.replication.pages.page import article_page, finished_runs, reproduction_report
+from sweeper.replication.pages.print import article_print
 from sweeper.replication.pages.published import PUBLISHED
 from sweeper.replication.runs import ArmRun
 from sweeper.report.page import Section, text
@@ -50,12 +49,12 @@ def eight(**accuracies: float) -> dict[str, list[ArmRun]]:
 
 
 def body(runs: dict[str, list[ArmRun]], *ledger: Section) -> str:
-    whole = study_page(runs, QUICK, ledger).decode()
+    whole = article_page(runs, QUICK, ledger).decode()
     return whole[: whole.rindex("</main>")]
 
 
 def titles(page: str) -> list[str]:
-    known = ("Summary", "Against the study's numbers", "Verdicts", "Figures 4 to 11", "All arms", "X-ray")
+    known = ("Summary", "Against the article's numbers", "Verdicts", "Figures 4 to 11", "All arms", "X-ray")
     return [title for title in known if f">{title.replace(chr(39), '&#39;')}</a>" in page]
 
 
@@ -87,22 +86,19 @@ def test_an_arm_is_a_dot_for_each_complete_seed_and_a_bar_at_their_mean() -> Non
     assert (list(dots.x), list(dots.y)) == ([0.8, 0.9], ["exp6", "exp6"])
     assert dots.text[1] == "exp6, seed 2: 90.00%"
     assert list(bars.x) == [pytest.approx(0.85)]
-
-
-@pytest.mark.parametrize("final", [{}, {"xray/spikes": math.nan}])
-def test_a_metric_that_a_run_lacks_is_not_averaged_over_the_others(final: Any) -> None:
-    runs = [run("exp6", 0, **{"xray/spikes": 2.0}), run("exp6", 1, **final)]
-    assert seed_values(runs, "xray/spikes") == []
+    lacking = [run("exp6", 0, **{"xray/spikes": 2.0}), run("exp6", 1, **{"xray/spikes": math.nan})]
+    assert seed_values(lacking, "xray/spikes") == seed_values([*lacking[:1], run("exp6")], "xray/spikes")
+    assert seed_values(lacking, "xray/spikes") == []
 
 
 # --- for print ------------------------------------------------------------------------------------
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch, runs: dict[str, list[ArmRun]]) -> Figure:
-    """The figure that `study_print` draws, before it becomes an image."""
+    """The figure that `article_print` draws, before it becomes an image."""
     figures: list[Figure] = []
     monkeypatch.setattr(printing, "as_png", lambda figure: figures.append(figure) or b"")
-    study_print(runs, QUICK)
+    article_print(runs, QUICK)
     return figures[0]
 
 
@@ -137,8 +133,8 @@ def test_a_figure_without_a_run_is_printed_empty(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("runs", [eight(), {"exp6": [run("exp6")]}, {"ic": [run("ic")]}])
 def test_the_print_is_the_same_image_each_time(runs: dict[str, list[ArmRun]]) -> None:
-    image = study_print(runs, QUICK)
-    assert image == study_print(runs, QUICK)
+    image = article_print(runs, QUICK)
+    assert image == article_print(runs, QUICK)
     width, height = struct.unpack(">II", image[16:24])
     assert (width, height) == (1500, 675 if "ic" in runs else 1650)
 
@@ -157,15 +153,6 @@ def test_the_command_writes_the_print_beside_the_report(tmp_path: Path, monkeypa
 # --- the page -------------------------------------------------------------------------------------
 
 
-def test_the_eight_figures_stand_beside_one_another() -> None:
-    page = body(eight())
-    assert titles(page) == ["Summary", "Against the study's numbers", "Figures 4 to 11", "All arms"]
-    assert [f"Figure {n}: experiment {n - 3}</h3>" in page for n in range(4, 12)] == [True] * 8
-    assert page.count("data-chart") == 9
-    assert "our declared instantiation" in page
-    assert "The study trained on all 60,000 images.</p>" in page  # of how long it trained, it says nothing
-
-
 def test_ours_stand_beside_the_published_numbers() -> None:
     page = body(eight(exp4=0.91, exp5=0.92, exp6=0.925, exp8=0.94))
     assert "its mean is +0.0050 against experiment 5, the better of 4 and 5" in page
@@ -178,7 +165,7 @@ def test_the_gain_is_not_said_where_an_experiment_lacks() -> None:
     runs = eight()
     del runs["exp5"]
     page = body(runs)
-    assert "which are not all here" in page
+    assert "Not all three have runs here" in page
     assert "Figure 8: experiment 5" not in page
 
 
@@ -195,9 +182,14 @@ def test_a_few_runs_have_a_page_all_the_same(runs: dict[str, list[ArmRun]]) -> N
     assert "All arms" in titles(body(runs))
 
 
-def test_the_ledger_follows_the_numbers() -> None:
+def test_the_ledger_follows_the_numbers_and_the_eight_figures_the_ledger() -> None:
     page = body(eight(), Section("Verdicts", text("Claim 10 is inconclusive.")))
-    assert titles(page)[1:4] == ["Against the study's numbers", "Verdicts", "Figures 4 to 11"]
+    known = ["Summary", "Against the article's numbers", "Verdicts", "Figures 4 to 11", "All arms"]
+    assert titles(page) == known
+    assert [f"Figure {n}: experiment {n - 3}</h3>" in page for n in range(4, 12)] == [True] * 8
+    assert page.count("data-chart") == 9
+    assert "our declared instantiation" in page
+    assert "The article trained on all 60,000 images.</p>" in page
     assert page.index("Claim 10 is inconclusive.") < page.index("Figure 4: experiment 1")
 
 
@@ -244,8 +236,8 @@ def test_all_machines_that_had_a_part_are_named(tmp_path: Path) -> None:
 
 def test_the_page_claims_no_images_that_were_not_seen() -> None:
     part = run("exp8")._replace(all_images=False)
-    pages = [study_page({"exp8": [each]}, PROTOCOLS["full"]).decode() for each in (part, run("exp8"))]
-    assert ["these runs have seen a part" in page for page in pages] == [True, False]
+    pages = [article_page({"exp8": [each]}, PROTOCOLS["full"]).decode() for each in (part, run("exp8"))]
+    assert ["these runs saw a part" in page for page in pages] == [True, False]
     assert not any("all 60,000 training images" in page or "10,000 test images" in page for page in pages)
 
 

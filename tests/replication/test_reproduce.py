@@ -30,11 +30,11 @@ from sweeper.replication import plan, reproduce
 from sweeper.replication.arms import ARMS, PROTOCOLS, Arm, Protocol, arm_config, select
 from sweeper.replication.claims.looks import fingerprint
 from sweeper.replication.forecast import cost
-from sweeper.replication.plan import Options, _machine, make_plan, order
-from sweeper.replication.reproduce import ArmProgress, _arm_info, choose_machine, dry_run
+from sweeper.replication.plan import Options, make_plan, order
+from sweeper.replication.report_record import record_report
+from sweeper.replication.reproduce import ArmProgress, choose_machine, dry_run, run_name
 from sweeper.replication.runs import read_runs
-from sweeper.replication.verify import record_report
-from sweeper.tracking.base import FAILED, FINISHED, KILLED, RunInfo
+from sweeper.tracking.base import FAILED, FINISHED, KILLED
 from sweeper.tracking.reading import read_events
 from sweeper.tracking.store import EXPERIMENT
 from sweeper.training.folds import finish
@@ -77,9 +77,8 @@ class Place:
         engine = (
             EngineChoice("serial") if (workers := options.pop("workers", 1)) == 1 else EngineChoice(workers=workers)
         )
-        summary = {"record_summary": options.pop("record_summary")} if "record_summary" in options else {}
         asked = Options("quick", experiments or (1,), **({"only_experiments": True, "engine": engine} | options))
-        return command(self.environment, chosen, asked, **summary)
+        return command(self.environment, chosen, asked)
 
     def events(self, run: str) -> list[dict[str, Any]]:
         return read_events(self.root / run)
@@ -96,6 +95,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
         monkeypatch.setitem(ARMS, name, arm)
     for module in (engine_choice, plan):
         monkeypatch.setattr(module, "cores", lambda: 1)
+    monkeypatch.setattr(reproduce, "record_report", lambda *_: None)  # drawing it takes seconds
     (tmp_path / "home").mkdir()
     return Place(tmp_path / "home")
 
@@ -152,23 +152,14 @@ def test_the_result_has_a_line_for_each_arm_as_the_journal_has_it(place: Place):
     assert row["val_accuracy"] == pytest.approx(sum(run.final["final/val_accuracy"] for run in runs) / 2)
 
 
-def test_a_run_gives_what_training_alone_gives(place: Place):
-    place.reproduce(1, seeds=1)
-    config = arm_config("exp1", TINY, 0, dataset="sample")
-    (run,) = read_runs(place.home / "journal", "quick")["exp1"]
-    assert run.history_sha256 == finish(training(config, load(config, SAMPLE_DIR))).history_sha256
-
-
 def test_all_of_a_protocol_is_planned_with_its_seeds_and_names_fit_into_mlflow(place: Place):
     result = place.reproduce(command=dry_run, only_experiments=False)
     assert sorted(run["arm"] for run in result["plan"]) == ["exp1", "exp1", "exp1-long", "exp1-long"]
     chosen = choose_machine(place.environment, "sample", "cpu", "fp32")
     everything = make_plan(place.environment, chosen, Options("quick"))
     assert {run.arm for run in everything} == set(ARMS)
-    blank = RunInfo(key="", name="", params={}, tags={}, description="", folder="")
-    names = [_arm_info(run, TINY, blank).name for run in everything]
-    assert max(map(len, names)) == 18
-    assert len(set(names)) == len(names)
+    names = {run_name(run.arm, run.config.seed) for run in everything}
+    assert (len(names), max(map(len, names))) == (len(everything), 18)
 
 
 def test_an_arm_may_have_fewer_seeds_but_not_than_are_asked_for(place: Place, monkeypatch: pytest.MonkeyPatch):
@@ -192,9 +183,13 @@ def test_two_arms_of_one_recipe_are_trained_once(place: Place, trained: list[Run
 
 
 @pytest.mark.parametrize(("manifest", "images"), [(SAMPLE, 0), (FULL, 12_000)], ids=["sample", "full"])
-def test_a_data_set_with_fewer_images_than_the_protocol_wants_is_used_whole(manifest: Any, images: int):
+def test_a_data_set_with_fewer_images_than_the_protocol_wants_is_used_whole(
+    place: Place, monkeypatch: Any, manifest: Any, images: int
+):
+    monkeypatch.undo()
     chosen = SimpleNamespace(manifest=manifest, config=RunConfig())
-    assert _machine(chosen, PROTOCOLS["quick"])["train_images"] == images
+    planned = make_plan(place.environment, chosen, Options("quick"))
+    assert {run.config.train_images for run in planned} == {images}
 
 
 # --- order ---------------------------------------------------------------------------------------------------
@@ -298,7 +293,7 @@ def test_a_changed_recipe_is_a_new_run_and_the_old_one_is_kept(place: Place, mon
     old = place.events("exp1/seed-0")
     monkeypatch.setitem(ARMS, "exp1", Arm("", 1, {"lr": 5e-4}))
     assert place.reproduce(1, seeds=1)["added"] == 1
-    assert place.warned == ["1 recorded run of another recipe: set aside in the journal, to be trained anew"]
+    assert place.warned == ["1 recorded run of another configuration set aside in the journal; training anew"]
     assert place.events("exp1/seed-0")[0]["params"]["lr"] == "0.0005"
     (aside,) = place.root.glob("exp1/seed-0.*")
     assert read_events(aside) == old
@@ -362,12 +357,6 @@ def test_a_dry_run_says_what_is_recorded_and_creates_nothing(place: Place):
     assert "exp1               1/2 seeds recorded   1 epochs  small CNN, plain" in place.said
     assert place.said[-1].startswith("2 arms, 4 runs, 3 to train: about ")
     assert place.said[-1].endswith("(at the pace of the 1 recorded run)")
-
-
-def test_without_a_recorded_run_the_estimate_says_which_speed_it_assumes(place: Place):
-    assert place.reproduce(1, command=dry_run)["seconds"] > 0
-    assert "multiply-adds a second and core" in place.said[-1]
-    assert list(place.home.iterdir()) == []
 
 
 def test_a_run_costs_what_its_network_images_and_epochs_cost():
@@ -439,14 +428,6 @@ def test_the_command_ends_with_a_table_and_names_the_one_that_judges(command: Ca
     assert lines[5].endswith("sweeper verify --protocol quick")
 
 
-def test_json_is_one_line(command: Callable[..., Any]):
-    code, out, err = command("--exp", "1", "--seeds", "1", "--json")
-    assert code == 0
-    assert json.loads(out)["added"] == 1
-    assert len(out.splitlines()) == 1
-    assert "1 of 1 runs are recorded" in err
-
-
 def test_a_failed_run_is_named_and_the_exit_code_is_3(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
     breaks(monkeypatch, "", "no luck")
     code, out, err = command("--exp", "1", "--seeds", "3", "--engine", "serial", "--json")
@@ -504,9 +485,10 @@ def test_the_report_is_an_artifact_of_one_run_that_sums_all_up(
     from mlflow import MlflowClient
 
     monkeypatch.setitem(PROTOCOLS, "quick", JUDGED)
+    monkeypatch.setattr(reproduce, "record_report", record_report)
     place.tracking_uri = f"sqlite:///{shutil.copy(empty_store, place.home)}"
     for seeds in (1, 2, 2):
-        place.reproduce(1, seeds=seeds, record_summary=record_report)
+        place.reproduce(1, seeds=seeds)
     client = MlflowClient(tracking_uri=place.tracking_uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
@@ -525,6 +507,7 @@ def test_a_report_that_was_not_recorded_is_recorded_by_the_next_command(
     place: Place, left: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(PROTOCOLS, "quick", JUDGED)
+    monkeypatch.setattr(reproduce, "record_report", record_report)
 
     def interrupt(*_: Any) -> bytes:
         raise Interrupted(signal.SIGINT)
@@ -533,21 +516,21 @@ def test_a_report_that_was_not_recorded_is_recorded_by_the_next_command(
         with monkeypatch.context() as drawing:
             drawing.setattr("sweeper.replication.pages.page.reproduction_print", interrupt)
             with pytest.raises(Interrupted):
-                place.reproduce(1, seeds=2, record_summary=record_report)
+                place.reproduce(1, seeds=2)
         assert place.events("study") == []
         assert place.warned == ["the reproduction was interrupted; the same command continues it"]
     else:
-        place.reproduce(1, seeds=1 if left == "other runs" else 2, record_summary=record_report)
+        place.reproduce(1, seeds=1 if left == "other runs" else 2)
     if left == "no end":  # as after a kill
         path = place.root / "study/events.jsonl"
         path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
     if left == "other runs":
         place.reproduce(1, seeds=2)
-    assert place.reproduce(1, seeds=2, record_summary=record_report)["added"] == 0
+    assert place.reproduce(1, seeds=2)["added"] == 0
     events = place.events("study")
     assert (events[-1]["status"], events[-1]["metrics"]["study/complete"]) == (FINISHED, 2)
     assert events[-1]["tags"]["sweeper.fingerprint"] == fingerprint(read_runs(place.home / "journal", "quick"))
-    place.reproduce(1, seeds=2, record_summary=record_report)
+    place.reproduce(1, seeds=2)
     assert place.events("study") == events  # it is there
 
 

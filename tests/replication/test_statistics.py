@@ -7,14 +7,12 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_ind
 
-from sweeper.replication.claims.ledger import holm
 from sweeper.replication.claims.questions import rank_one
 from sweeper.replication.statistics.base import Sample, Test
-from sweeper.replication.statistics.combine import All, AnyOf, Given, facts, leaves, shown
+from sweeper.replication.statistics.combine import All, AnyOf, Given
 from sweeper.replication.statistics.exact import Ranks, Share
 from sweeper.replication.statistics.means import Contrast, Reached
 from sweeper.replication.statistics.spread import Importance, VarianceRatio
@@ -72,15 +70,6 @@ def test_an_interaction_has_the_size_it_says() -> None:
     assert np.mean([one.p_above <= 0.05 for one in p]) == pytest.approx(0.05, abs=0.012)
 
 
-@pytest.mark.parametrize("samples", [(A[:1], B), (A[:0], B), (np.full(3, 0.5), np.full(4, 0.4))])
-def test_without_a_spread_nothing_is_found(samples: tuple[np.ndarray, np.ndarray]) -> None:
-    test = contrast(*samples)
-    assert (test.p_above, test.p_below) == (1.0, 1.0)
-    assert all(math.isnan(end) for end in test.interval(0.025))
-    assert math.isnan(test.detectable(0.025, 0.8))
-    assert test.power(10, 0.025, support=True) == 0
-
-
 def test_power_is_that_of_statsmodels() -> None:
     sample = contrast(A - 0.93, weights=(1.0,))
     effect = sample.estimate / A.std(ddof=1)
@@ -97,15 +86,6 @@ def test_power_is_monotone_where_the_series_ends() -> None:
     assert powers[-1] == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("n", "alpha"), [(3, 0.025), (5, 0.025), (5, 4e-4), (20, 4e-4)])
-def test_an_effect_of_the_detectable_size_is_found_in_four_of_five(n: int, alpha: float) -> None:
-    random = np.random.default_rng(1)
-    drawn = [(normal(random, n), normal(random, n)) for _ in range(3000)]
-    size = np.mean([contrast(a, b).detectable(alpha, 0.8) for a, b in drawn])
-    found = np.mean([contrast(a + size, b).p_above <= alpha for a, b in drawn])
-    assert found == pytest.approx(0.8, abs=0.03)
-
-
 def test_a_value_above_the_prediction_interval_is_not_reached() -> None:
     def reached(value: float) -> Reached:
         return Reached("accuracy", "points", 1, value - 0.003, {}, (1.0,), (Sample(A),), value)
@@ -114,7 +94,7 @@ def test_a_value_above_the_prediction_interval_is_not_reached() -> None:
     assert reached(A.mean() + 1.01 * half).p_support == 1
     assert reached(A.mean() + 1.01 * half).p_contradict < 0.025 < reached(A.mean() + 0.99 * half).p_contradict
     assert reached(0.93).p_support < 0.05 < reached(0.938).p_support
-    told = facts(All((reached(0.93), contrast(A, B)), tells=lambda: {"more": 1.0}))
+    told = All((reached(0.93), contrast(A, B)), tells=lambda: {"more": 1.0}).facts()
     assert told.pop("more") == 1
     assert list(told.values()) == pytest.approx([A.mean() - half, A.mean() + half])
 
@@ -151,7 +131,6 @@ def test_how_many_runs_a_share_takes() -> None:
     enough = math.ceil(math.log(0.025) / math.log(0.9))
     assert all_of_five.power(enough, 0.025, support=True) == 1
     assert all_of_five.power(enough - 1, 0.025, support=True) == 0
-    assert math.isnan(all_of_five.detectable(0.025, 0.8))
 
 
 @pytest.mark.parametrize(("first", "second"), [([4, 4, 3, 4], [3, 3, 2]), ([1, 1, 1], [1, 1, 1]), ([7, 0, 9], [2, 2])])
@@ -200,19 +179,6 @@ def test_levels_that_do_not_differ_are_shown_to_lie_within_the_margin() -> None:
     assert ours.p_support > 0.01
 
 
-def test_the_detectable_share_of_variance_is_found_in_four_of_five() -> None:
-    random = np.random.default_rng(0)
-    k, n = 3, 10
-    share = Importance("", "", 1, 0.0, {}, tuple(Sample(normal(random, n)) for _ in range(k)), 1).detectable(0.025, 0.8)
-    f2 = share / (1 - share)
-    effects = np.array([-1.0, 0.0, 1.0]) * math.sqrt(f2 * 3 / 2)
-    found = [
-        Importance("", "", 1, 0.0, {}, tuple(Sample(normal(random, n, m)) for m in effects), 1).p_support <= 0.025
-        for _ in range(300)
-    ]
-    assert np.mean(found) == pytest.approx(0.8, abs=0.08)
-
-
 # --- without values -----------------------------------------------------------------------------------------
 
 NONE, FEW = Sample(A[:0]), Sample(A)
@@ -224,6 +190,8 @@ NO_COUNTS, COUNTS = np.array([], dtype=np.int64), np.array([1, 2, 4])
     [
         Contrast("", "", 1, 0.0, {}, (1.0, -1.0), (NONE, FEW)),
         Contrast("", "", 1, 0.0, {}, (1.0,), (NONE,)),
+        Contrast("no spread", "", 1, 0.0, {}, (1.0, -1.0), (Sample(A[:1]), FEW)),
+        Contrast("no spread", "", 1, 0.0, {}, (1.0, -1.0), (Sample(np.full(3, 0.5)), Sample(np.full(4, 0.4)))),
         Reached("", "", 1, 0.9, {}, (1.0,), (NONE,), 0.95),
         Share("", "", 1, 0.05, {}, 0, 0),
         Ranks("", "", 1, 0.0, {}, NO_COUNTS, COUNTS),
@@ -235,11 +203,10 @@ NO_COUNTS, COUNTS = np.array([], dtype=np.int64), np.array([1, 2, 4])
     ],
     ids=lambda test: type(test).__name__,
 )
-def test_without_values_nothing_is_found(test: Test) -> None:
+def test_without_values_or_spread_nothing_is_found(test: Test) -> None:
     assert (test.p_support, test.p_contradict) == (1, 1)
-    assert math.isnan(test.estimate)
+    assert math.isnan(test.estimate) or test.label == "no spread"
     assert all(math.isnan(end) for end in test.interval(0.025))
-    assert math.isnan(test.detectable(0.025, 0.8))
     assert [test.power(5, 0.025, support=side) for side in (True, False)] == [0, 0]
     assert test.facts() == {}
 
@@ -264,9 +231,6 @@ class Known(Test):
     def power(self, n: int, alpha: float, *, support: bool) -> float:
         return 0.9 if support else 0.2
 
-    def detectable(self, alpha: float, power: float) -> float:
-        return power
-
 
 def test_all_takes_the_largest_p_and_any_the_smallest_times_their_number() -> None:
     parts = Known(0.01, 0.9), Known(0.04, 0.02)
@@ -290,22 +254,11 @@ def test_a_gate_withholds_support_and_gives_none() -> None:
 def test_without_its_premise_there_is_no_verdict() -> None:
     for p in ((0.001, 1.0), (1.0, 0.001)):
         closed = Given((Known(*p),), gate=lambda: False)
-        assert (closed.p_support, closed.p_contradict) == (1, 1)
+        assert (closed.p_support, closed.p_contradict, closed.premise_holds()) == (1, 1, False)
+        assert [closed.power(10, 0.01, support=side) for side in (True, False)] == [0, 0]
         opened = Given((Known(*p),), gate=lambda: True)
-        assert (opened.p_support, opened.p_contradict) == p
-
-
-def test_without_its_premise_no_number_of_seeds_will_do() -> None:
-    parts = (Known(0.001, 1.0),)
-    assert Given(parts, gate=lambda: True).power(10, 0.01, support=True) == 0.9
-    assert Given(parts, gate=lambda: True).power(10, 0.01, support=False) == 0.2
-    assert [Given(parts, gate=lambda: False).power(10, 0.01, support=side) for side in (True, False)] == [0, 0]
-
-
-def test_levels_and_powers_of_the_tests_within() -> None:
-    nested = All((AnyOf((Known(0.1), Known(0.2))), Known(0.3)))
-    found = [(leaf.alpha, round(leaf.power, 3)) for leaf in leaves(nested, 0.02, 0.8)]
-    assert found == [(0.01, 0.9), (0.01, 0.9), (0.02, 0.9)]
+        assert (opened.p_support, opened.p_contradict, opened.premise_holds()) == (*p, True)
+        assert [opened.power(10, 0.01, support=side) for side in (True, False)] == [0.9, 0.2]
 
 
 def test_above_the_better_of_two_is_the_smaller_difference() -> None:
@@ -313,7 +266,7 @@ def test_above_the_better_of_two_is_the_smaller_difference() -> None:
     inside = []
     for _ in range(2000):
         x, y, z = normal(random, 5, 0.3), normal(random, 5), normal(random, 5)
-        least = shown(All((contrast(x, y), contrast(x, z))), 0.025, 0.8)
+        least = All((contrast(x, y), contrast(x, z))).shown(0.025)
         assert least.estimate == min(x.mean() - y.mean(), x.mean() - z.mean())
         inside.append((least.low <= 0.3, least.high >= 0.3))
     missed = 1 - np.mean(inside, axis=0)
@@ -322,16 +275,9 @@ def test_above_the_better_of_two_is_the_smaller_difference() -> None:
 
 def test_what_is_shown_decides() -> None:
     parts = Known(0.01, 0.9, "points"), Known(0.04, 0.8, "nats")
-    assert shown(All(parts), 0.025, 0.8).unit == "nats"
-    assert shown(AnyOf(parts), 0.025, 0.8).unit == "points"
     against = Known(0.9, 0.01, "points"), Known(0.8, 0.04, "nats")
-    assert shown(All(against), 0.025, 0.8).unit == "points"
-    assert shown(AnyOf(against), 0.025, 0.8).unit == "nats"
-
-
-def test_holm_is_statsmodels() -> None:
-    p = np.random.default_rng(0).uniform(size=56) ** 3
-    assert holm(p.tolist()) == pytest.approx(multipletests(p, method="holm")[1])
+    assert [All(parts).shown(0.025).unit, AnyOf(parts).shown(0.025).unit] == ["nats", "points"]
+    assert [All(against).shown(0.025).unit, AnyOf(against).shown(0.025).unit] == ["points", "nats"]
 
 
 def test_the_probability_of_rank_one() -> None:

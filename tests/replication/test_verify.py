@@ -1,9 +1,8 @@
-"""What the ledger is written as, what is recorded of a look, and what a plan costs."""
+"""The pages and JSON of the ledger, the record of interim analyses, and the next runs."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
@@ -23,19 +22,16 @@ from sweeper.core.environment import Environment
 from sweeper.core.errors import SweeperError, TrainingError
 from sweeper.core.results import Training
 from sweeper.engine.choice import EngineChoice
-from sweeper.replication import verify as verifying
 from sweeper.replication.arms import ARMS, PROTOCOLS, Arm, Protocol, ProtocolName, arm_config
 from sweeper.replication.claims.claims import claims
 from sweeper.replication.claims.ledger import ALPHA, Runs, Verified, holm
 from sweeper.replication.claims.looks import fingerprint, looks_file, read_looks, record_look
 from sweeper.replication.claims.next_runs import affordable, seconds, steps
+from sweeper.replication.next_training import train_next_runs
 from sweeper.replication.pages.ledger import (
     Ledger,
-    counts,
-    detectable,
     favouring,
     forest,
-    interval,
     looks,
     markdown,
     n_runs,
@@ -44,9 +40,8 @@ from sweeper.replication.pages.ledger import (
     text_table,
     untestable,
 )
-from sweeper.replication.pages.ledger_json import as_json
 from sweeper.replication.pages.ledger_page import html
-from sweeper.replication.verify import _known_here, _links, _machine, describe, judge_runs, publish, settle, verify
+from sweeper.replication.verify import describe, judge_runs, publish, verify
 from sweeper.tracking.reading import read_events
 from sweeper.tracking.store import EXPERIMENT
 from sweeper.training.start import training
@@ -152,7 +147,7 @@ def test_every_table_says_where_it_holds(ledger: Ledger) -> None:
     )
     assert text.count("contradicts itself") == 1
     rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert {line.replace("\\|", "").count("|") for line in rows} == {12, 6, 5}
+    assert {line.replace("\\|", "").count("|") for line in rows} == {12, 4, 5}
 
 
 def test_the_page_escapes_what_it_shows_and_links_runs(ledger: Ledger) -> None:
@@ -174,17 +169,8 @@ def test_the_page_escapes_what_it_shows_and_links_runs(ledger: Ledger) -> None:
 
 
 def test_the_figure_is_the_same_each_time(ledger: Ledger) -> None:
-    drawn = forest(ledger)
-    assert drawn[:8] == b"\x89PNG\r\n\x1a\n"
-    assert drawn == forest(ledger)
-    assert len(forest(ledger._replace(entries=[]))) < len(drawn)
-
-
-def test_the_picture_is_said_to_show_what_it_draws(ledger: Ledger) -> None:
-    assert {entry.unit for entry in ledger.entries} > {"points", "nats"}  # of the others it draws none
-    words = "Differences in points and in nats, with their intervals"
-    assert f"![{words}](ledger.png)" in markdown(ledger).decode()
-    assert f'alt="{words}. Of all claims: {counts(ledger)}."' in html(ledger).decode()
+    assert forest(ledger) == forest(ledger)
+    assert len(forest(ledger._replace(entries=[]))) < len(forest(ledger))
 
 
 def test_right_of_zero_favours_a_claim(ledger: Ledger) -> None:
@@ -209,21 +195,6 @@ def test_p_values() -> None:
     assert shown == ["1.00", "0.25", "0.051", "0.001", "3.1e-5", "1.0e-12", "-"]
 
 
-def test_between_two_bounds_it_says_how_far_from_their_middle(found: Verified, ledger: Ledger) -> None:
-    eighth, fifteenth = (ledger.entries[number - 1] for number in (8, 15))
-    assert detectable(eighth, eighth.detectable_here) == "not supportable at this n"
-    assert detectable(fifteenth._replace(detectable=0.0021), 0.0021) == "within 0.21 pt of 0.50 pt"
-    assert detectable(ledger.entries[2], 0.0021) == "0.21 pt"
-    assert detectable(ledger.entries[16], math.nan) == "-"  # untestable
-    decided = as_json(found, ledger)["claims"][7]["decided_by"]
-    assert (decided["centre"], decided["supportable_in_ledger"]) == (0, None)
-    assert not any(name.startswith("detectable") for name in decided)
-
-
-def test_an_interval_that_cannot_be_had(ledger: Ledger) -> None:
-    assert interval(ledger.entries[16]) == "-"  # claim 17, of protocol full
-
-
 def test_n_is_that_of_the_test_that_decides(tmp_path: Path) -> None:
     runs = WORLD.draw(["exp7", "exp8", "exp1", "exp2"], 5, np.random.default_rng(0))
     runs["exp7"] = runs["exp7"][:1] + runs["exp7"][2:]  # without seed 1: four runs, one in a row
@@ -240,7 +211,7 @@ def test_n_is_that_of_the_test_that_decides(tmp_path: Path) -> None:
 def test_from_one_run_of_an_arm_no_number_of_seeds_is_foretold(tmp_path: Path) -> None:
     shown = describe(verified(tmp_path, 1), links={})
     assert {(entry.verdict, entry.takes) for entry in shown.entries} == {("inconclusive", ""), ("untestable", "")}
-    assert shown.entries[2].reason == "n=1: the first look is at 3 seeds of each arm"
+    assert shown.entries[2].reason == "n=1: the first interim analysis is at 3 seeds of each arm"
     assert describe(verified(tmp_path, 2), links={}).entries[2].takes
 
 
@@ -262,46 +233,20 @@ def test_a_look_that_cannot_be_recorded_is_a_warning(tmp_path: Path) -> None:
     said: list[str] = []
     publish(environment(tmp_path, said), verified(tmp_path))
     assert len(said) == 1
-    assert "verdicts do not depend on it" in said[0]
+    assert said[0].startswith("could not save the interim analysis to ")
 
 
 def test_a_ledger_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "report").write_text("not a folder")
-    with pytest.raises(SweeperError, match=r"report/quick: the ledger cannot be written \(.*\); set SWEEPER_HOME$"):
+    with pytest.raises(
+        SweeperError,
+        match=r"could not write .*report/quick \(.*\)\. Set SWEEPER_HOME to a writable folder\.$",
+    ):
         publish(environment(tmp_path, []), verified(tmp_path))
     assert not (tmp_path / "journal").exists()
 
 
 # --- links ----------------------------------------------------------------------------------------------------
-
-
-def test_runs_that_mlflow_has_are_linked(tmp_path: Path, empty_store: Path) -> None:
-    from mlflow import MlflowClient
-
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    client = MlflowClient(tracking_uri=uri)
-    experiment = client.create_experiment(EXPERIMENT)
-    run_id = client.create_run(experiment).info.run_id
-    runs = WORLD.draw(["exp1"], 2, np.random.default_rng(0))
-    runs["exp1"][1] = runs["exp1"][1]._replace(run_id=run_id)
-    env = replace(environment(tmp_path, []), tracking_uri=uri)
-    link = f"http://127.0.0.1:5000/#/experiments/{experiment}/runs/{run_id}"
-    assert _links(env, runs) == {run_id: link}
-    shown = describe(judge_runs(tmp_path, "quick", runs), {run_id: link})
-    assert f"| exp1 | 2 | 0 | 0 [1]({link}) |" in markdown(shown).decode()
-    assert f"| exp2, exp1 [1]({link}) | no run of exp2" in markdown(shown).decode()
-    absent = replace(env, tracking_uri=f"sqlite:///{tmp_path / 'other.db'}")
-    assert _links(absent, runs) == {}
-    assert not (tmp_path / "other.db").exists()
-
-
-def test_a_run_of_another_server_is_not_linked(tmp_path: Path) -> None:
-    env = replace(environment(tmp_path, []), tracking_uri="http://user:word@here:5000")
-    run = WORLD.draw(["exp1"], 1, np.random.default_rng(0))["exp1"][0]._replace(run_id="abc")
-    stores = ("http://***@here:5000", "http://there:5000", "")
-    known = _known_here(env, {"exp1": [run._replace(store=store) for store in stores]})
-    assert [run.run_id for run in known["exp1"]] == ["abc", None, None]
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
@@ -328,12 +273,22 @@ def test_the_ledger_and_the_report_link_what_the_journal_says_was_carried(
     assert [run["run_id"] for run in written_json["runs"]["exp1"][:2]] == [run_id, None]
 
 
-def test_a_server_that_is_away_costs_the_links_alone(tmp_path: Path) -> None:
-    runs = {"exp1": [WORLD.draw(["exp1"], 1, np.random.default_rng(0))["exp1"][0]._replace(run_id="abc")]}
+@pytest.mark.parametrize(
+    ("uri", "store"),
+    [("http://user:word@127.0.0.1:1", "http://***@127.0.0.1:1"), ("sqlite:///other.db", "sqlite:///other.db")],
+)  # nothing listens on port 1
+def test_a_store_that_is_away_costs_the_links_alone(
+    tmp_path: Path, uri: str, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = WORLD.draw(["exp1"], 1, np.random.default_rng(0))["exp1"][0]._replace(run_id="abc", store=store)
     said: list[str] = []
-    away = replace(environment(tmp_path, said), tracking_uri="http://127.0.0.1:1")  # nothing listens on port 1
-    assert _links(away, runs) == {}
-    assert said[0].startswith("the ledger has no links to MLflow: ")
+    _, result = publish(
+        replace(environment(tmp_path, said), tracking_uri=uri), judge_runs(tmp_path, "quick", {"exp1": [run]})
+    )
+    assert (result["links"], result["runs"]["exp1"][0]["run_id"]) == ({}, "abc")
+    assert [line.startswith("the ledger has no links to MLflow: ") for line in said] == [True] * uri.startswith("http")
+    assert not (tmp_path / "other.db").exists()
 
 
 # --- plan -----------------------------------------------------------------------------------------------------
@@ -383,8 +338,8 @@ def test_a_plan_is_trained_and_judged_again(tmp_path: Path, monkeypatch: pytest.
     said: list[str] = []
     env = environment(tmp_path, said)
     before = verify(env.journal, "quick")
-    assert settle(env, before, budget=0, workers=1) is before
-    after = settle(env, before, budget=600, workers=1)
+    assert train_next_runs(env, before, budget=0, workers=1) is before
+    after = train_next_runs(env, before, budget=600, workers=1)
     seeds = {arm: [run.seed for run in runs] for arm, runs in after.runs.items()}
     assert seeds == {"exp2": [0, 1, 2], "exp1": [0, 1, 2]}
     assert [look.seeds for look in after.judged[2].looked.looks] == [3]
@@ -412,10 +367,12 @@ def two_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_plan_whose_time_is_over_is_judged_all_the_same(
     two_seeds: Path, monkeypatch: pytest.MonkeyPatch, sweeper: Callable[..., tuple[int, str, str]]
 ) -> None:
-    monkeypatch.setattr(verifying, "affordable", lambda plan, budget: plan)  # the forecast was too good
+    monkeypatch.setattr(
+        "sweeper.replication.next_training.affordable", lambda plan, budget: plan
+    )  # the forecast was too good
     code, _, err = sweeper("verify", "--protocol", "quick", "--plan", "--budget", "0.001", "--tracking-uri", "offline")
     assert code == 0, err
-    assert re.search(r"^warning: the time was enough for [01] of 2 planned runs$", err, re.M), err
+    assert re.search(r"^warning: the budget sufficed for [01] of 2 planned runs$", err, re.M), err
     assert (two_seeds / "report/quick/ledger.json").exists()
     assert len(list(read_looks(two_seeds / "journal/reproduce-quick.looks.jsonl"))) == 1
 
@@ -423,15 +380,15 @@ def test_a_plan_whose_time_is_over_is_judged_all_the_same(
 def test_a_plan_that_trains_nothing_records_a_report_that_is_missing(
     two_seeds: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verifying, "affordable", lambda plan, budget: [])
+    monkeypatch.setattr("sweeper.replication.next_training.affordable", lambda plan, budget: [])
     env = environment(two_seeds, [])
     found = verify(env.journal, "quick")
-    settle(env, found, budget=0, workers=1)
-    settle(replace(env, tracking_uri="none"), found, budget=600, workers=1)
+    train_next_runs(env, found, budget=0, workers=1)
+    train_next_runs(replace(env, tracking_uri="none"), found, budget=600, workers=1)
     with FileLock(two_seeds / "journal/reproduce-quick/.lock"):
-        settle(env, found, budget=600, workers=1)  # another command trains
+        train_next_runs(env, found, budget=600, workers=1)  # another command trains
     assert report_of(two_seeds) is None
-    settle(env, found, budget=600, workers=1)
+    train_next_runs(env, found, budget=600, workers=1)
     assert report_of(two_seeds) == fingerprint(found.runs)
 
 
@@ -445,14 +402,14 @@ def test_a_plan_that_fails_is_judged_too_and_the_exit_code_is_3(
         return (yield from training(config, data))
 
     monkeypatch.setattr("sweeper.engine.serial.start", failing)
-    monkeypatch.setattr("sweeper.engine.choice.EngineChoice", lambda **_: EngineChoice("serial"))
+    monkeypatch.setattr("sweeper.replication.next_training.EngineChoice", lambda **_: EngineChoice("serial"))
     monkeypatch.setattr("sweeper.sweep.driver.SAME_ERROR_FROM_THE_START", 2)
     code, _, err = sweeper("verify", "--protocol", "quick", "--plan", "--tracking-uri", "offline")
     assert code == 3
     if broken == "exp1":
         assert "warning: exp1 seed 2 failed: no luck" in err.splitlines()
         assert "1 of 2 runs failed: exp1 seed 2 (no luck)" in err.splitlines()[-1]
-        assert "the time was enough" not in err
+        assert "the budget sufficed" not in err
     else:
         assert err.splitlines()[-1] == "error: the first 2 trials failed alike: no luck"
     result = json.loads((two_seeds / "report/quick/ledger.json").read_text())
@@ -469,7 +426,7 @@ def test_runs_of_two_kinds_are_not_continued(tmp_path: Path) -> None:
     env = environment(tmp_path, [])
     judged = verify(env.journal, "quick")
     with pytest.raises(SweeperError, match="several kinds"):
-        _machine(env, judged)
+        train_next_runs(env, judged, budget=1e6, workers=1)
 
 
 # --- the command ----------------------------------------------------------------------------------------------
@@ -535,17 +492,6 @@ def test_the_command_prints_the_table_and_writes_the_ledger(
     assert len(list(read_looks(tmp_path / "journal/reproduce-quick.looks.jsonl"))) == 1
 
 
-def test_the_report_of_the_reproduction_judges_the_claims(
-    tmp_path: Path, found: Verified, sweeper: Callable[..., tuple[int, str, str]]
-) -> None:
-    written(tmp_path, found.runs, NAMES)
-    code, _, err = sweeper("report", "reproduce", "--protocol", "quick")
-    assert (code, err) == (0, "")
-    page = (tmp_path / "report/reproduce-quick.html").read_text()
-    assert "Experiment 8 reaches an accuracy of 0.948" in page
-    assert page.index("Verdicts") < page.index("All arms")
-
-
 def test_the_report_is_of_the_protocol_that_has_runs(
     tmp_path: Path, found: Verified, sweeper: Callable[..., tuple[int, str, str]]
 ) -> None:
@@ -568,7 +514,7 @@ def test_a_plan_without_a_budget_only_says_what_it_would_train(
     code, out, _ = sweeper("verify", "--protocol", "quick", "--plan", "--budget", "0", "--tracking-uri", "offline")
     assert code == 0
     assert re.search(r"^claim +\d+ to \d+ seeds: \d+ runs more, \w+  \(beyond the budget\)", out, re.M)
-    assert "nothing is trained: the first would take" in out
+    assert "nothing to train: the first would take" in out
 
 
 @pytest.mark.parametrize(

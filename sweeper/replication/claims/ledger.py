@@ -1,17 +1,18 @@
-"""The ledger: a verdict for each claim, such that false ones are rare however often one looks.
+"""The ledger: a verdict for each claim. False verdicts are rare, however often the runs are analysed.
 
-For each claim two null hypotheses are tested: that it is not so (support), and that it is so (against). The ledger
-holds 56 p-values. Two corrections let at most 5 % of ledgers contain a false verdict:
+Two null hypotheses are tested for each claim: that it is false (support), and that it is true (against). The ledger
+holds 56 p-values. With two corrections, at most 5 % of ledgers contain a false verdict:
 
-Looks. A claim is judged at 3, 5, 10, 20, 40, ... seeds of each of its arms, always the first ones, and at no number
-between. The look at n spends the share w(n) of alpha: 1/16, 7/16, 1/4, 1/8, ... (`spent`). The shares sum to 1, so by
-Bonferroni's inequality P(p(n) <= w(n) alpha for some n) <= alpha, whenever and for whatever reason one looks or stops
-(Slud and Wei 1982, JASA 77; an alpha-spending function in the sense of Lan and DeMets 1983, Biometrika 70, with fixed
-looks). The smallest p(n) / w(n) so far is a p-value itself (the sequential p-value of Liu and Anderson 2008, JASA 103).
-It is a function of the runs alone: a second look at the same runs is the same look.
+Interim analyses. A claim is judged at 3, 5, 10, 20, 40, ... seeds of each of its arms, always the first ones, and at
+no number between. A look, in this package, is one such analysis. The look at n seeds spends the share w(n) of alpha:
+1/16, 7/16, 1/4, 1/8, ... (`spent`). The shares sum to 1, so by Bonferroni's inequality
+P(p(n) <= w(n) alpha for some n) <= alpha, whenever and for whatever reason one looks or stops (Slud and Wei 1982,
+JASA 77; an alpha-spending function in the sense of Lan and DeMets 1983, Biometrika 70, with fixed looks). The smallest
+p(n) / w(n) so far is a p-value itself (the sequential p-value of Liu and Anderson 2008, JASA 103). It depends on the
+runs alone: analysing the same runs again spends nothing.
 
 Claims. These p-values are corrected by Holm's method (Holm 1979, Scandinavian Journal of Statistics 6) over all 56,
-untestable claims included with p = 1. It supposes nothing about their dependence.
+untestable claims included with p = 1. The method assumes nothing about their dependence.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-import numpy as np
+from statsmodels.stats.multitest import multipletests
 
 from sweeper.core.errors import StudyIncomplete
 from sweeper.replication.arms import ProtocolName
 from sweeper.replication.claims.claims import Claim
 from sweeper.replication.claims.questions import Table
 from sweeper.replication.runs import ArmRun
-from sweeper.replication.statistics.combine import AnyOf, Combined, Evidence, Given, Leaf, Shown, leaves, shown
+from sweeper.replication.statistics.base import Evidence, Shown
 
 ALPHA: Final = 0.05  # of a ledger
 POWER: Final = 0.8
@@ -54,7 +55,7 @@ def look_times(most: int) -> Iterator[int]:
 
 
 def first_seeds(runs: Sequence[ArmRun]) -> int:
-    """How many of the seeds 0, 1, 2, ... there are before the first that is missing: a look shall never change."""
+    """The number of seeds 0, 1, 2, ... before the first missing one, so that a look never changes later."""
     seeds = {run.seed for run in runs}
     return next(i for i in range(len(seeds) + 1) if i not in seeds)
 
@@ -76,10 +77,10 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Looked:
-    """What the looks at one claim have come to; `why_not` says why it cannot be tested."""
+    """The looks at one claim so far; `why_not` says why it cannot be tested."""
 
     claim: Claim
-    seeds: int  # of the arm that has fewest
+    seeds: int  # of the arm with the fewest
     looks: tuple[Look, ...]
     why_not: str = ""
 
@@ -94,7 +95,7 @@ class Looked:
 
 @dataclass(frozen=True)
 class Judged:
-    """One claim with its verdict, and what the verdict is made from."""
+    """One claim with its verdict and the p-values behind it."""
 
     looked: Looked
     p_holm: Pair
@@ -126,36 +127,18 @@ def _look_at(claim: Claim, runs: Runs, everything: Table, tables: dict[int, Tabl
 
 
 def _why_not(claim: Claim, runs: Runs, everything: Table, protocol: str) -> str:
-    """Why a claim cannot be tested, or nothing."""
+    """Why a claim cannot be tested; empty if it can."""
     if claim.needs_full and not (protocol == "full" and _on_all_images(claim, runs)):
         return claim.needs_full
     if missing := [arm for arm in claim.question.arms if not runs.get(arm)]:
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         return f"no run of {shown}; run sweeper reproduce --protocol {protocol}"
-    found = lacking(claim.question.ask(everything), 1)
+    found = claim.question.ask(everything).lacking(1)
     return f"the runs of {found.arm} have no {found.quantity}" if found else ""
 
 
-class Lacking(NamedTuple):
-    """An arm that has too few runs with what is measured, and what that is."""
-
-    arm: str
-    quantity: str
-
-
-def lacking(evidence: Evidence, least: int) -> Lacking | None:
-    """What keeps `evidence` from being tested with `least` runs of each arm; one part is enough of AnyOf."""
-    if not isinstance(evidence, Combined):
-        few = (arm for arm, count in evidence.counts.items() if count < least)
-        return next((Lacking(arm, evidence.quantity) for arm in few), None)
-    found = [lacking(part, least) for part in evidence.parts]
-    if isinstance(evidence, AnyOf) and None in found:
-        return None
-    return next((one for one in found if one), None)
-
-
 def _on_all_images(claim: Claim, runs: Runs) -> bool:
-    """Whether no run of the claim's arms was trained on less: the embedded sample has any protocol."""
+    """Whether all runs of the claim's arms saw all images: the embedded sample can be trained by any protocol."""
     return all(run.all_images for arm in claim.question.arms for run in runs.get(arm, ()))
 
 
@@ -169,11 +152,7 @@ def judge(looked: Sequence[Looked], alpha: float = ALPHA) -> list[Judged]:
 
 def holm(p: Sequence[float]) -> list[float]:
     """P-values that control the family-wise error rate: the k-th smallest of m times m + 1 - k, made monotone."""
-    order = np.argsort(p)
-    steps = np.asarray(p)[order] * np.arange(len(p), 0, -1)
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(steps))
-    return [float(value) for value in adjusted]
+    return [float(value) for value in multipletests(p, method="holm")[1]]
 
 
 def _verdict(looked: Looked, p_holm: Pair, alpha: float) -> Verdict:
@@ -189,23 +168,16 @@ def _verdict(looked: Looked, p_holm: Pair, alpha: float) -> Verdict:
 
 @dataclass(frozen=True)
 class Detail:
-    """What is told of a claim beside its verdict; of all seeds, not of those of a look only."""
+    """What the ledger reports beside a verdict, from all seeds, not only those of an interim analysis."""
 
     judged: Judged
-    shown: Shown  # with the interval of 95 %, and the difference found with power 0.8 at two-sided 5 %
-    detectable: float  # the same at the level that the ledger asks of the last look
-    seeds_needed: int | None  # of each arm, to settle the claim; None: settled, untestable, or more than MOST_SEEDS
-    leaves: tuple[Leaf, ...]
+    shown: Shown  # with the 95 % interval
+    seeds_needed: int | None  # of each arm, to decide the claim; None: decided, untestable, or more than MOST_SEEDS
     evidence: Evidence
-
-    @property
-    def without_premise(self) -> bool:
-        """Whether the claim's premise is shown not to hold, so that no number of seeds would settle it."""
-        return isinstance(self.evidence, Given) and not self.evidence.gate()
 
 
 def details(judged: Sequence[Judged], runs: Runs) -> list[Detail | None]:
-    """What is told of each claim; None of those that cannot be tested."""
+    """The details of each claim; None for those that cannot be tested."""
     table = Table(runs)
     rejected = sum(p <= ALPHA for entry in judged for p in entry.p_holm)
     left = 2 * len(judged) - rejected
@@ -216,54 +188,12 @@ def _detail(judged: Judged, table: Table, left: int) -> Detail:
     """`left` is the number of p-values that Holm's next step divides alpha by."""
     evidence = judged.claim.question.ask(table)
     last = judged.looked.looks[-1].seeds if judged.looked.looks else 0
-    level = ALPHA * spent(last or FIRST_LOOK) / left
     return Detail(
         judged=judged,
-        shown=shown(evidence, ALPHA / 2, POWER),
-        detectable=shown(evidence, level, POWER).detectable,
+        shown=evidence.shown(ALPHA / 2),
         seeds_needed=seeds_needed(evidence, last, left) if judged.verdict == "inconclusive" else None,
-        leaves=tuple(leaves(evidence, ALPHA / 2, POWER)),
         evidence=evidence,
     )
-
-
-def seeds_needed(evidence: Evidence, after: int, left: int) -> int | None:
-    """The first look beyond `after` seeds that settles a claim, either way, with power 0.8; None: none up to 1,280.
-
-    It supposes that the true values, and the spread over seeds, are what they are estimated to be now.
-    """
-    for seeds in look_times(MOST_SEEDS):
-        level = ALPHA * spent(seeds) / left
-        if seeds > after and max(evidence.power(seeds, level, support=side) for side in (True, False)) >= POWER:
-            return seeds
-    return None
-
-
-def reason(detail: Detail | None, judged: Judged) -> str:
-    """The verdict's reason in a few words."""
-    looked = judged.looked
-    match judged.verdict:
-        case "untestable":
-            return looked.why_not
-        case "supported":
-            return f"settled at {_settled(looked, 'support')} seeds"
-        case "contradicted":
-            return f"settled at {_settled(looked, 'contradict')} seeds"
-    if looked.seeds < FIRST_LOOK:
-        return f"n={looked.seeds}: the first look is at {FIRST_LOOK} seeds of each arm"
-    if detail is None:
-        return ""
-    if few := lacking(detail.evidence, 2):
-        return f"fewer than two runs of {few.arm} have {few.quantity}"
-    if detail.without_premise:
-        return "its premise is shown not to hold"
-    needed = detail.seeds_needed
-    return f"would take {needed:,} seeds" if needed else f"would take more than {MOST_SEEDS:,} seeds"
-
-
-def _settled(looked: Looked, side: Literal["support", "contradict"]) -> int:
-    """The look with the smallest p / share."""
-    return min(looked.looks, key=lambda look: getattr(look, side) / spent(look.seeds)).seeds
 
 
 @dataclass(frozen=True)
@@ -275,4 +205,43 @@ class Verified:
     runs: Runs
     judged: list[Judged]
     details: list[Detail | None]
-    incomplete: StudyIncomplete | None = None  # why `settle` did not train all that it chose; time is no reason
+    incomplete: StudyIncomplete | None = None  # why next runs failed; a budget that was too short is no failure
+
+
+def seeds_needed(evidence: Evidence, after: int, left: int) -> int | None:
+    """The first interim analysis beyond `after` seeds that decides a claim, either way, with power 0.8.
+
+    Assumes that the true values and the spread over seeds are those estimated now. None if 1,280 seeds are too few.
+    """
+    for seeds in look_times(MOST_SEEDS):
+        level = ALPHA * spent(seeds) / left
+        if seeds > after and max(evidence.power(seeds, level, support=side) for side in (True, False)) >= POWER:
+            return seeds
+    return None
+
+
+def reason(detail: Detail | None, judged: Judged) -> str:
+    """The reason for the verdict in a few words."""
+    looked = judged.looked
+    match judged.verdict:
+        case "untestable":
+            return looked.why_not
+        case "supported":
+            return f"decided at {_decided(looked, 'support')} seeds"
+        case "contradicted":
+            return f"decided at {_decided(looked, 'contradict')} seeds"
+    if looked.seeds < FIRST_LOOK:
+        return f"n={looked.seeds}: the first interim analysis is at {FIRST_LOOK} seeds of each arm"
+    if detail is None:
+        return ""
+    if few := detail.evidence.lacking(2):
+        return f"fewer than two runs of {few.arm} have {few.quantity}"
+    if not detail.evidence.premise_holds():
+        return "its premise is shown not to hold"
+    needed = detail.seeds_needed
+    return f"would take {needed:,} seeds" if needed else f"would take more than {MOST_SEEDS:,} seeds"
+
+
+def _decided(looked: Looked, side: Literal["support", "contradict"]) -> int:
+    """The seeds of the look with the smallest p / share."""
+    return min(looked.looks, key=lambda look: getattr(look, side) / spent(look.seeds)).seeds

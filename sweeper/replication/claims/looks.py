@@ -1,4 +1,4 @@
-"""The interim analyses that were made of a ledger: recorded, so that their number is known."""
+"""The record of interim analyses: one line for each analysis of new runs, beside the runs of the protocol."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ from typing import Any
 
 from sweeper.core.files import write_whole
 from sweeper.replication.arms import PROTOCOLS
-from sweeper.replication.claims.ledger import (
-    Runs,
-    Verified,
-    spent,
-)
-
-# --- the record of looks ----------------------------------------------------------------------------------
+from sweeper.replication.claims.ledger import Runs, Verified, spent
 
 
 def looks_file(found: Verified) -> Path:
@@ -26,7 +20,7 @@ def looks_file(found: Verified) -> Path:
 
 
 def record_look(found: Verified) -> bool:
-    """Append what was looked at, and what it came to; the same runs again are the same look, and add nothing."""
+    """Append an interim analysis and its verdicts; False if the last recorded one is of the same runs."""
     runs = fingerprint(found.runs)
     earlier = list(read_looks(looks_file(found)))
     if earlier and earlier[-1]["runs"] == runs:
@@ -49,12 +43,12 @@ def record_look(found: Verified) -> bool:
 
 
 def read_looks(path: Path) -> Iterator[dict[str, Any]]:
-    """The looks that are recorded, oldest first."""
+    """The recorded interim analyses, oldest first."""
     if path.exists():
         yield from (json.loads(line) for line in path.read_text().splitlines())
 
 
 def fingerprint(runs: Runs) -> str:
-    """A hash of what was looked at: equal only for the same runs with the same histories."""
+    """A hash of the analysed runs: equal only for the same runs with the same histories."""
     lines = sorted(f"{arm} {run.seed} {run.state} {run.history_sha256}" for arm, of in runs.items() for run in of)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

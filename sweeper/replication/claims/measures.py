@@ -1,6 +1,6 @@
-"""What is measured of one run, each as one number: final values, slopes, epochs, seconds.
+"""Measures of one run, each a single number: final values, slopes, epochs, seconds.
 
-All values are of the last epoch, not of the best one.
+All values are those of the last epoch, not of the best one.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ UNIFORM: Final = math.log(10)  # its NLL in nats
 class Measure:
     """One number of a run.
 
-    `of` gives it for a run that finished, NaN where the run does not have it. `diverged` is what it is for a run
-    that diverged: accuracy and NLL are then those of a uniform guess, so that an arm does not gain by
-    losing its worst seeds; what has no such value is left out (NaN).
+    `of` computes it for a complete run, NaN if the run does not have it. `diverged` is its value for a run that
+    diverged: accuracy and NLL are then those of a uniform guess, so that an arm does not gain by losing its worst
+    seeds. A measure without such a value leaves the run out (NaN).
     """
 
     name: str
@@ -52,7 +52,7 @@ def series(run: ArmRun, key: str) -> list[float]:
 
 
 def slope(values: Sequence[float]) -> float:
-    """Of the least-squares line, an epoch; NaN for fewer than two values."""
+    """The slope of the least-squares line, per epoch; NaN for fewer than two values."""
     if len(values) < 2:
         return math.nan
     x = np.arange(len(values)) - (len(values) - 1) / 2
@@ -65,9 +65,10 @@ def last_part(values: Sequence[float], part: int) -> Sequence[float]:
 
 
 def crossing(values: Sequence[float], threshold: float) -> float:
-    """Epochs until `values` reach `threshold`, linear between epochs, from a guess at epoch 0; one more than there are
-    if they never do.
-    """  # fmt: skip
+    """Epochs until `values` reach `threshold`, linear between epochs, starting from a guess at epoch 0.
+
+    One more than the number of epochs if they never do.
+    """
     before = CHANCE
     for epoch, value in enumerate(values, start=1):
         if value >= threshold:
@@ -89,9 +90,9 @@ def _gain_by_doubling(run: ArmRun) -> float:
 
 
 def _log_seconds(run: ArmRun) -> float:
-    """Log of the median seconds of an epoch, without the first, in which memory is laid out.
+    """Log of the median seconds of an epoch, without the first, which allocates memory.
 
-    Trainings that shared a GPU have no time of their own, nor have those that an earlier version stacked on a CPU.
+    NaN for trainings that were stacked or shared a GPU: they have no time of their own.
     """
     if any(name in epoch for epoch in run.epochs for name in ("stack/members", "time/beside")):
         return math.nan

@@ -1,8 +1,8 @@
-"""Which claims are nearest to being settled, and the runs that would settle them.
+"""Choose the next runs: those that decide open claims at the lowest cost.
 
-A claim is brought to its next look that would settle it, were the true values what they are estimated to be
-(`ledger.seeds_needed`). What that costs is the time of the missing runs, at the pace of the recorded ones. The
-cheapest claim comes first; runs that are planned for it cost the next nothing more.
+Each inconclusive claim is taken to the interim analysis that would decide it, if the current estimates are the truth
+(`ledger.seeds_needed`). Its cost is the time of the missing runs, at the pace of the recorded ones. The cheapest claim
+comes first; runs planned for it are free for the claims that follow.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sweeper.tracking.reading import read_events
 
 
 class Step(NamedTuple):
-    """One claim, the look it is brought to, and the runs that this takes beyond those of earlier steps."""
+    """One claim, the seeds that it is taken to, and the runs that this needs beyond those of earlier steps."""
 
     claim: int
     says: str
@@ -29,7 +29,7 @@ class Step(NamedTuple):
 
 
 def steps(judged: Sequence[Judged], details: Sequence[Detail | None], runs: Runs) -> list[Step]:
-    """A step for each inconclusive claim that some number of seeds would settle, the cheapest first."""
+    """A step for each inconclusive claim that more seeds would decide, the cheapest first."""
     cost = {arm: fmean(map(seconds, of_arm)) for arm, of_arm in runs.items() if of_arm}
     waiting = {
         entry.claim.number: (entry, target)
@@ -48,7 +48,7 @@ def steps(judged: Sequence[Judged], details: Sequence[Detail | None], runs: Runs
 
 
 def _target(judged: Judged, detail: Detail) -> int | None:
-    """The number of seeds to bring a claim to; for one that has had no look, its next."""
+    """The number of seeds to take a claim to: its first interim analysis, or the one that would decide it."""
     if judged.verdict != "inconclusive":
         return None
     if not judged.looked.looks:
@@ -60,7 +60,7 @@ def _step(judged: Judged, target: int, runs: Runs, cost: Mapping[str, float], pl
     recorded = {arm: {run.seed for run in runs[arm]} for arm in judged.claim.question.arms}
     missing = [
         (arm, seed)
-        for seed in range(target)  # the arms of one seed one after the other: their times are compared
+        for seed in range(target)  # all arms of one seed in a row, because their times are compared
         for arm in judged.claim.question.arms
         if (arm, seed) not in planned and seed not in recorded[arm]
     ]
@@ -69,13 +69,13 @@ def _step(judged: Judged, target: int, runs: Runs, cost: Mapping[str, float], pl
 
 
 def affordable(steps: Sequence[Step], budget: float) -> list[Step]:
-    """The first steps, as far as `budget` seconds go; of what was left when a step did not fit, it was the cheapest."""
+    """The first steps that fit into `budget` seconds."""
     total = accumulate(step.seconds for step in steps)
     return [step for step, so_far in zip(steps, total, strict=True) if so_far <= budget]
 
 
 def lines(steps: Sequence[Step], affordable: int) -> list[str]:
-    """The steps in words; the first `affordable` of them are trained."""
+    """The steps in words; the first `affordable` of them fit into the budget."""
     said = []
     for index, step in enumerate(steps):
         what = f"{counted(len(step.runs), 'run')} more" if step.runs else "with the runs above"
@@ -85,7 +85,7 @@ def lines(steps: Sequence[Step], affordable: int) -> list[str]:
 
 
 def seconds(run: ArmRun) -> float:
-    """From a run's last start to its end by its journal; the time of its epochs, where that is not there."""
+    """The time from a run's last start to its end by its journal, else that of its epochs."""
     events = read_events(run.folder)
     starts = [event["time"] for event in events if event["event"] == "start"]
     if starts and events[-1]["event"] == "end":

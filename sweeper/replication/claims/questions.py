@@ -1,6 +1,6 @@
-"""What can be asked of the recorded runs: a question becomes evidence once it has a table of runs.
+"""Questions about recorded runs: a table of runs turns a question into evidence.
 
-A question says in words when it is answered with yes. Its null hypothesis is the opposite, bounds included.
+The words of a question state when its answer is yes. Its null hypothesis is the opposite, bounds included.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 
 from sweeper.replication.claims.measures import LOG_SECONDS, Measure, is_stable
 from sweeper.replication.runs import ArmRun
-from sweeper.replication.statistics.base import Array, Sample, Test
-from sweeper.replication.statistics.combine import All, AnyOf, Between, Evidence, Given
+from sweeper.replication.statistics.base import Array, Evidence, Sample, Test
+from sweeper.replication.statistics.combine import All, AnyOf, Between, Given
 from sweeper.replication.statistics.exact import Ranks, Share
 from sweeper.replication.statistics.means import Contrast, Reached
 from sweeper.replication.statistics.spread import Importance, VarianceRatio
@@ -25,7 +25,7 @@ RESAMPLES: Final = 10_000
 
 
 class Table:
-    """The runs of each arm, or those of the seeds below `seeds`, and what is measured of them."""
+    """The runs of each arm, or only those with seeds below `seeds`, and their measured values."""
 
     def __init__(self, runs: Mapping[str, Sequence[ArmRun]], seeds: int | None = None) -> None:
         most = math.inf if seeds is None else seeds
@@ -38,7 +38,7 @@ class Table:
         return self._runs.get(arm, [])
 
     def by_seed(self, arm: str, measure: Measure) -> dict[int, float]:
-        """The runs' values that are finite, by seed."""
+        """The finite values of the runs, by seed."""
         key = (arm, measure)
         if key not in self._values:
             values = {run.seed: measure(run) for run in self.runs(arm)}
@@ -46,7 +46,7 @@ class Table:
         return self._values[key]
 
     def sample(self, arm: str, measure: Measure) -> Sample:
-        """The same, without their seeds."""
+        """The finite values of the runs, without their seeds."""
         key = (arm, measure)
         if key not in self._samples:
             self._samples[key] = Sample(np.array(list(self.by_seed(arm, measure).values()), dtype=np.float64))
@@ -55,7 +55,7 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What is asked, of which arms, and how it is answered."""
+    """A question about some arms, in words and as a function of a table."""
 
     arms: tuple[str, ...]
     words: str
@@ -138,7 +138,7 @@ def time_ratio(first: str, second: str, direction: int, bound: float) -> Questio
 
 
 def _alike(table: Table, first: str, second: str) -> list[int]:
-    """The seeds that both arms have on one machine, with one number of threads."""
+    """The seeds that both arms trained on the same hardware with the same number of threads."""
     machines, others = ({run.seed: run.machines for run in table.runs(arm)} for arm in (first, second))
     return [seed for seed in sorted(machines.keys() & others.keys()) if len(machines[seed] | others[seed]) <= 1]
 
@@ -147,7 +147,7 @@ def _alike(table: Table, first: str, second: str) -> list[int]:
 
 
 def share(label: str, arm: str, holds: Callable[[ArmRun], bool | None], bound: float) -> Question:
-    """Whether in more than `bound` of an arm's runs something holds; runs for which it is None are left out."""
+    """Whether something holds in more than `bound` of an arm's runs; runs for which it is None are left out."""
 
     def ask(table: Table) -> Test:
         found = [held for run in table.runs(arm) if (held := holds(run)) is not None]
@@ -157,7 +157,7 @@ def share(label: str, arm: str, holds: Callable[[ArmRun], bool | None], bound: f
 
 
 def more_often(measure: Measure, first: str, second: str) -> Question:
-    """Whether counts of `first` are larger than those of `second`, by permutations."""
+    """Whether the counts of `first` are larger than those of `second`, by permutations."""
 
     def ask(table: Table) -> Test:
         samples = [table.sample(arm, measure).values.round().astype(np.int64) for arm in (first, second)]
@@ -182,7 +182,7 @@ def higher_stable_rate(first: Sequence[str], second: Sequence[str], label: str) 
 
 
 def _highest_stable(table: Table, arms: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """For each seed that all arms have, the number of the highest arm that is stable, from 1; 0 for none."""
+    """For each seed that all arms have: the number, from 1, of the highest stable arm; 0 if none is stable."""
     runs = [{run.seed: run for run in table.runs(arm)} for arm in arms]
     seeds = sorted(set.intersection(*(set(of_arm) for of_arm in runs)))
     steps = [max((i for i, of in enumerate(runs, 1) if is_stable(of[seed])), default=0) for seed in seeds]
@@ -201,7 +201,7 @@ def varies_more(measure: Measure, first: str, second: str) -> Question:
 
 
 def matters(measure: Measure, factor: str, arms: Sequence[str], margin: float) -> Question:
-    """Whether the levels of a factor differ; against it, that they all lie within `margin`."""
+    """Whether the levels of a factor differ; the test against is that they all lie within `margin`."""
 
     def ask(table: Table) -> Test:
         levels = tuple(table.sample(arm, measure) for arm in arms)
@@ -215,7 +215,7 @@ def matters(measure: Measure, factor: str, arms: Sequence[str], margin: float) -
 
 
 def all_of(*questions: Question) -> Question:
-    """Whether each is answered with yes: the intersection-union test."""
+    """Whether the answer to each is yes: the intersection-union test."""
     return _combined(questions, "; and ", lambda parts: All(parts))
 
 
@@ -225,7 +225,7 @@ def between(low: Question, high: Question) -> Question:
 
 
 def any_of(*questions: Question) -> Question:
-    """Whether one is: the union-intersection test."""
+    """Whether the answer to at least one is yes: the union-intersection test."""
     return _combined(questions, "; or ", lambda parts: AnyOf(parts))
 
 
@@ -238,7 +238,7 @@ def _combined(
 
 
 def given(premise: Question, question: Question) -> Question:
-    """`question`, unless its premise is shown not to hold (one-sided 2.5 %): there is then no verdict."""
+    """`question`, with no verdict if its premise is shown to fail (one-sided 2.5 %)."""
 
     def ask(table: Table) -> Evidence:
         return Given((question.ask(table),), gate=lambda: premise.ask(table).p_contradict > 0.025)
@@ -250,8 +250,8 @@ def given(premise: Question, question: Question) -> Question:
 def ranks_first(measures: Mapping[Measure, int], arm: str, others: Sequence[str], least: float) -> Question:
     """Whether `arm` is the best of all, in each measure, highest (+1) or lowest (-1).
 
-    Each difference is tested by itself. Support is withheld where the bootstrap probability of rank 1, with seeds
-    drawn anew within each arm, is below `least` in some measure.
+    Each difference is tested by itself. Support is withheld if the bootstrap probability of rank 1, with seeds
+    resampled within each arm, is below `least` in some measure.
     """
     pairs = [(above if d > 0 else below)(m, arm, other) for m, d in measures.items() for other in others]
     alone = all_of(*pairs)
@@ -297,7 +297,7 @@ def rank_one(samples: Sequence[Array]) -> float:
 
 
 def amount(value: float, unit: str) -> str:
-    """A bound in its unit, as people say it."""
+    """A bound with its unit, for people."""
     match unit:
         case "points":
             return f"{100 * value:g} points"

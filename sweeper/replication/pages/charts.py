@@ -1,4 +1,4 @@
-"""The charts of the reproduction: the study's figures 4 to 11 on common axes, and all arms beside one another."""
+"""The charts of the reproduction: the article's figures 4 to 11 on common axes, and all arms beside one another."""
 
 from __future__ import annotations
 

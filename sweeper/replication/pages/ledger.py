@@ -1,4 +1,4 @@
-"""The ledger as a table on a terminal, as Markdown, as a figure, and as a page: tuples in, text and bytes out."""
+"""The ledger as a table on a terminal, as Markdown and as a figure: tuples in, text and bytes out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sweeper.report.figure import (
     shorten,
 )
 
-DECLARED: Final = "Under our declared instantiation of the study (docs/reproduction.md)."
+DECLARED: Final = "Under our declared instantiation of the article (docs/reproduction.md)."
 COLORS: Final = {"supported": BLUE, "contradicted": VERMILLION, "inconclusive": GREY}
 PANELS: Final = (("points", "points of accuracy or confidence"), ("nats", "nats"))
 PICTURED: Final = "Differences in points and in nats, with their intervals"  # what `forest` draws
@@ -39,28 +39,25 @@ class Entry(NamedTuple):
 
     number: int
     says: str
-    question: str  # what counts as supported
+    question: str  # when it counts as supported
     verdict: str
     reason: str
-    label: str  # of the number that decides
+    label: str  # of the deciding number
     unit: str
     direction: int  # +1: claimed above `bound`
     bound: float
     estimate: float
     low: float
     high: float
-    p: float  # of the nearer verdict, before Holm
+    p: float  # of the verdict it is closer to, before Holm
     p_holm: float
     counts: Mapping[str, int]  # runs by arm, of the test that decides
-    looks: tuple[int, ...]  # seeds of each look so far
-    arms: tuple[str, ...]  # all that are compared
-    test: str  # that decides
-    takes: str  # seeds that would settle it
-    detectable: float  # two-sided 5 %, power 80 %; where there is a centre, the largest distance from it
-    detectable_here: float  # at the level that the ledger asks
-    centre: float  # of the two bounds that the number is claimed to lie between
+    looks: tuple[int, ...]  # seeds of each interim analysis so far
+    arms: tuple[str, ...]  # that are compared
+    test: str  # the deciding one
+    takes: str  # seeds that would decide it
     notes: tuple[str, ...]
-    also: Mapping[str, float]  # what else is told of it
+    also: Mapping[str, float]  # further numbers
 
 
 class ArmRow(NamedTuple):
@@ -72,7 +69,7 @@ class ArmRow(NamedTuple):
 
 
 class Ledger(NamedTuple):
-    """What the pages show."""
+    """The content of the pages."""
 
     protocol: str
     provenance: Mapping[str, str]  # seeds, data set, hardware, versions
@@ -110,7 +107,7 @@ UNITS: Final = {"points": "pt", "ratio": "%", "share": "%", "nats/epoch": "/ep",
 
 
 def interval(entry: Entry) -> str:
-    """The number that decides, with its interval: +0.31 [+0.12, +0.50] pt."""
+    """The deciding number with its interval: +0.31 [+0.12, +0.50] pt."""
     if not math.isfinite(entry.estimate):
         return "-"
     signed = entry.unit not in ("x", "share")
@@ -126,7 +123,7 @@ def p_value(p: float) -> str:
 
 
 def n_runs(entry: Entry) -> str:
-    """The runs of an arm that the deciding test has: 5, or 2-5 where arms differ."""
+    """The runs of an arm in the deciding test: 5, or 2-5 where arms differ."""
     found = sorted(set(entry.counts.values()))
     return str(found[0]) if len(found) == 1 else f"{found[0]}-{found[-1]}"
 
@@ -146,7 +143,7 @@ def linked_runs(ledger: Ledger, arm: str) -> list[tuple[int, str]]:
 
 
 def text_table(ledger: Ledger, width: int) -> list[str]:
-    """The ledger in lines of at most `width` characters, ASCII only; `takes` is the seeds that would settle a claim."""
+    """The ledger in lines of at most `width` characters, ASCII only; `takes` is the seeds that would decide a claim."""
     head = ("#", "claim", "verdict", "difference [95 %]", "p Holm", "n", "takes")
     rows = [
         (str(e.number), e.says.replace("Experiment ", "exp "), e.verdict, interval(e), p_value(e.p_holm), n_runs(e),
@@ -160,7 +157,7 @@ def text_table(ledger: Ledger, width: int) -> list[str]:
 
 
 def untestable(ledger: Ledger, width: int) -> list[str]:
-    """Why claims cannot be tested, a line a reason, of at most `width` characters; the first four."""
+    """Why claims cannot be tested: the first four reasons, one a line of at most `width` characters."""
     reasons: dict[str, list[str]] = {}
     for entry in ledger.entries:
         if entry.verdict == "untestable":
@@ -180,14 +177,14 @@ def _cut(text: str, width: int) -> str:
 
 
 def counts(ledger: Ledger) -> str:
-    """How many claims have which verdict: 3 supported, 1 contradicted, 20 inconclusive, 4 untestable."""
+    """The number of claims by verdict: 3 supported, 1 contradicted, 20 inconclusive, 4 untestable."""
     verdicts = [entry.verdict for entry in ledger.entries]
     names = ("supported", "contradicted", "inconclusive", "untestable")
     return ", ".join(f"{verdicts.count(name)} {name}" for name in names)
 
 
 def provenance_line(ledger: Ledger) -> str:
-    """What every table says of where it holds."""
+    """One line for every table: the protocol, data, hardware and versions that it holds for."""
     told = {"Protocol": ledger.protocol, **ledger.provenance}
     return f"{DECLARED} " + "; ".join(f"{name}: {value}" for name, value in told.items()) + "."
 
@@ -198,12 +195,12 @@ def markdown(ledger: Ledger) -> bytes:
 
 
 def _markdown(ledger: Ledger) -> Iterator[str]:
-    yield f"# The study's 28 claims, protocol {ledger.protocol}\n"
+    yield f"# The article's 28 claims, protocol {ledger.protocol}\n"
     yield f"{counts(ledger).capitalize()}.\n"
     yield from _markdown_table(
         ledger,
-        ("#", "claim", "verdict", "decided by", "test", "difference [95 % interval]", "p, Holm", "n", "looks at",
-         "arms", "reason"),
+        ("#", "claim", "verdict", "decided by", "test", "difference [95 % interval]", "p, Holm", "n",
+         "interim analyses at", "arms", "reason"),
         [(str(e.number), e.says, f"**{e.verdict}**", e.label, e.test, interval(e), p_value(e.p_holm), n_runs(e),
           looks(e), ", ".join(_markdown_arm(ledger, arm) for arm in e.arms), e.reason)
          for e in ledger.entries],
@@ -212,12 +209,11 @@ def _markdown(ledger: Ledger) -> Iterator[str]:
     yield "## What counts as supported\n"
     yield from _markdown_table(
         ledger,
-        ("#", "supported if", "detectable at 5 %", "detectable here", "notes"),
-        [(str(e.number), e.question, detectable(e, e.detectable), detectable(e, e.detectable_here),
-          told(e) + " ".join(e.notes)) for e in ledger.entries],
+        ("#", "supported if", "notes"),
+        [(str(e.number), e.question, told(e) + " ".join(e.notes)) for e in ledger.entries],
     )  # fmt: skip
     yield f"\n{ledger.method}\n"
-    yield "## Where the study contradicts itself\n"
+    yield "## Where the article contradicts itself\n"
     yield from (f"- {text}" for text in ledger.contradictions)
     yield "\n## Runs\n"
     yield from _markdown_table(
@@ -229,7 +225,7 @@ def _markdown(ledger: Ledger) -> Iterator[str]:
 
 
 def _markdown_arm(ledger: Ledger, arm: str) -> str:
-    """Its name, and those of its runs that have a link."""
+    """The name of an arm, and links to its runs."""
     return " ".join([arm, *(f"[{seed}]({link})" for seed, link in linked_runs(ledger, arm))])
 
 
@@ -245,16 +241,6 @@ def _markdown_table(ledger: Ledger, head: Sequence[str], rows: Sequence[Sequence
         yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
 
 
-def detectable(entry: Entry, distance: float) -> str:
-    """A detectable distance from the bound, or a supportable one from between two bounds, in the entry's unit."""
-    between = math.isfinite(entry.centre)
-    if not math.isfinite(distance):
-        return "not supportable at this n" if between else "-"
-    unit = UNITS.get(entry.unit, entry.unit)
-    shown = f"{number(distance, entry.unit, signed=False)} {unit}"
-    return f"within {shown} of {number(entry.centre, entry.unit, signed=False)} {unit}" if between else shown
-
-
 # --- the figure -----------------------------------------------------------------------------------------
 
 
@@ -264,11 +250,11 @@ def forest(ledger: Ledger) -> bytes:
     Returns:
         A PNG image.
     """
-    title = f"Claims of the study, protocol {ledger.protocol}"
+    title = f"Claims of the article, protocol {ledger.protocol}"
     panels = [(label, [e for e in ledger.entries if e.unit == unit and math.isfinite(e.low)]) for unit, label in PANELS]
     if not any(entries for _, entries in panels):
-        return notice(title, "No claim has an interval yet: an interval takes two seeds of each arm.")
-    figure = new_figure(title, "Distance from the claim's bound, with its interval of 95 %; to the right favours it.")
+        return notice(title, "No claim has an interval yet: that needs two seeds of each arm.")
+    figure = new_figure(title, "Distance from the claim's bound, with its 95 % interval; right favours the claim.")
     figure.set_size_inches(10, 7)
     for axes, (label, entries) in zip(figure.subplots(1, 2), panels, strict=True):
         _draw_panel(axes, label, entries)
@@ -303,7 +289,7 @@ def favouring(entry: Entry) -> tuple[float, float, float]:
 
 
 def told(entry: Entry) -> str:
-    """What else is told of a claim, in words."""
+    """The further numbers of a claim, in words."""
     return "".join(f"{name}: {value:.3f}. " for name, value in entry.also.items())
 
 

@@ -1,31 +1,22 @@
-"""A ledger as JSON."""
+"""The ledger as JSON, with everything that is needed to redo the verdicts."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from sweeper.replication.claims.ledger import (
-    ALPHA,
-    POWER,
-    Detail,
-    Judged,
-    Verified,
-    spent,
-)
+from sweeper.replication.claims.ledger import ALPHA, POWER, Detail, Judged, Verified, spent
 from sweeper.replication.pages.ledger import Entry, Ledger
 from sweeper.replication.runs import ArmRun
 from sweeper.replication.statistics.base import Test
 
-# --- JSON -----------------------------------------------------------------------------------------------
-
 
 def as_json(found: Verified, shown: Ledger) -> dict[str, Any]:
-    """Everything that is needed to redo the verdicts; values that cannot be had are null."""
+    """The ledger and its runs; values that cannot be computed are null."""
     pairs = zip(shown.entries, found.judged, found.details, strict=True)
     return {
         "protocol": found.protocol,
-        "declared": "under our declared instantiation of the study, docs/reproduction.md",
+        "declared": "under our declared instantiation of the article, docs/reproduction.md",
         "provenance": dict(shown.provenance),
         "alpha": ALPHA,
         "power": POWER,
@@ -52,27 +43,18 @@ def _claim_json(entry: Entry, judged: Judged, detail: Detail | None) -> dict[str
             "claimed": "above" if entry.direction > 0 else "below",
             "bound": entry.bound, "estimate": _finite(entry.estimate),
             "interval_95": [_finite(entry.low), _finite(entry.high)],
-            **_found_json(entry),
         },
         "looks": [look._asdict() | {"share_of_alpha": spent(look.seeds)} for look in looked.looks],
         "p_sequential": looked.p._asdict(),
         "p_holm": judged.p_holm._asdict(),
         "seeds_needed": detail.seeds_needed if detail else None,
         "also": {name: _finite(value) for name, value in entry.also.items()},
-        "tests": [_test_json(leaf.test, leaf.alpha, leaf.power) for leaf in detail.leaves] if detail else [],
+        "tests": [_test_json(test) for test in detail.evidence.tests()] if detail else [],
         "notes": list(entry.notes),
     }  # fmt: skip
 
 
-def _found_json(entry: Entry) -> dict[str, Any]:
-    """What could have been found: a distance from the bound; of two bounds, from their centre, null for none."""
-    distances = {"two_sided_5": _finite(entry.detectable), "in_ledger": _finite(entry.detectable_here)}
-    if math.isfinite(entry.centre):
-        return {"centre": entry.centre} | {f"supportable_{level}": value for level, value in distances.items()}
-    return {f"detectable_{level}": value for level, value in distances.items()}
-
-
-def _test_json(test: Test, alpha: float, power: float) -> dict[str, Any]:
+def _test_json(test: Test) -> dict[str, Any]:
     low, high = test.interval(ALPHA / 2)
     return {
         "test": type(test).__name__,
@@ -85,7 +67,6 @@ def _test_json(test: Test, alpha: float, power: float) -> dict[str, Any]:
         "interval_95": [_finite(low), _finite(high)],
         "p_support": test.p_support,
         "p_contradict": test.p_contradict,
-        "detectable": {"alpha": alpha, "power": power, "distance": _finite(test.detectable(alpha, power))},
     }
 
 

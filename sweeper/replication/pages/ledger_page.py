@@ -13,7 +13,6 @@ from sweeper.replication.pages.ledger import (
     Entry,
     Ledger,
     counts,
-    detectable,
     forest,
     interval,
     linked_runs,
@@ -36,7 +35,7 @@ def html(ledger: Ledger, picture: bytes | None = None) -> bytes:
         Section("Where it holds", facts(ledger.provenance.items())),
         Section("Runs", table(*_runs(ledger), caption=provenance_line(ledger))),
     ]
-    return page(f"The study's claims, protocol {ledger.protocol}", summary_words(ledger), parts)
+    return page(f"The article's claims, protocol {ledger.protocol}", summary_words(ledger), parts)
 
 
 def ledger_sections(ledger: Ledger, picture: bytes | None = None) -> list[Section]:
@@ -46,7 +45,7 @@ def ledger_sections(ledger: Ledger, picture: bytes | None = None) -> list[Sectio
         Section("Verdicts", Markup("").join([table(*_verdicts(ledger), caption=where), text(ledger.method)])),
         Section("Differences", png(picture or forest(ledger), f"{PICTURED}. Of all claims: {counts(ledger)}.")),
         Section("What counts as supported", Markup("").join([text(where), *_questions(ledger)])),
-        Section("Where the study contradicts itself", Markup("").join(map(text, ledger.contradictions))),
+        Section("Where the article contradicts itself", Markup("").join(map(text, ledger.contradictions))),
     ]
 
 
@@ -58,7 +57,7 @@ def _verdicts(ledger: Ledger) -> tuple[Sequence[str], Iterator[Sequence[Value]]]
         "difference [95 %]",
         "p, Holm",
         "n",
-        "looks at",
+        "interim analyses at",
         "takes seeds",
         "decided by",
         "test",
@@ -85,12 +84,10 @@ def _p(value: float) -> Cell:
 
 
 def _questions(ledger: Ledger) -> Iterator[Markup]:
-    """For each claim what opens on demand: what counts, what could be found, and what to know."""
+    """For each claim, folded: when it counts as supported, its test, arms and notes."""
     for e in ledger.entries:
-        numbers = facts([("detectable at 5 %", detectable(e, e.detectable)),
-                         ("detectable here", detectable(e, e.detectable_here)), *e.also.items()])  # fmt: skip
-        told = facts([("test", e.test), ("arms", _arms(ledger, e.arms))])
-        words = [text(f"Supported if: {e.question}."), told, numbers, *map(text, e.notes)]
+        told = facts([("test", e.test), ("arms", _arms(ledger, e.arms)), *e.also.items()])
+        words = [text(f"Supported if: {e.question}."), told, *map(text, e.notes)]
         yield folded(f"{e.number} \N{MIDDLE DOT} {e.says}", Markup("").join(words))
 
 

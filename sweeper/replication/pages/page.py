@@ -1,4 +1,4 @@
-"""The report of the reproduction: the study's eight figures, its numbers against ours, and what lies beneath them."""
+"""The report of the reproduction: the article's eight figures, its numbers beside ours, all arms and the X-ray."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from sweeper.report.page import NOTHING, Cell, Section, Value, beside, chart, fa
 
 ACCURACY: Final = "final/val_accuracy"
 DECLARED: Final = (
-    "The study gives neither architectures nor rates, epochs, optimizer, schedule, batch size or augmentations: all of "
-    "these are our declared instantiation of it, and what is found holds for that."
+    "The article gives no architectures, rates, epochs, optimizer, schedule, batch size or augmentations. All of these "
+    "are our declared instantiation of it, and the results hold for that."
 )
 XRAY: Final = {
     "xray/variance_shift": ("Variance shift", 4),
@@ -36,25 +36,25 @@ XRAY: Final = {
 }
 
 
-def study_page(runs: Runs, protocol: Protocol, ledger: Sequence[Section] = ()) -> bytes:
+def article_page(runs: Runs, protocol: Protocol, ledger: Sequence[Section] = ()) -> bytes:
     """The report, as one HTML file in UTF-8.
 
     Args:
         runs: the finished runs of each arm, of at least one; `rows.read_runs` reads them.
         protocol: that they were trained by.
-        ledger: the sections that judge the study's claims, which follow its numbers.
+        ledger: the sections that judge the article's claims, which follow its numbers.
     """
     sections = [Section("Summary", _summary(runs, protocol))]
     experiments = complete_experiments(runs)
     if experiments:
-        sections.append(Section("Against the study's numbers", _numbers(runs)))
+        sections.append(Section("Against the article's numbers", _numbers(runs)))
     sections += ledger
     if experiments:
         sections.append(Section("Figures 4 to 11", _figures(experiments)))
     sections.append(Section("All arms", _arms(runs)))
     if any(name in run.final for of_arm in runs.values() for run in of_arm for name in XRAY):
         sections.append(Section("X-ray", _xray(runs)))
-    return page("The study, reproduced", _lead(runs, protocol), sections)
+    return page("The article, reproduced", _lead(runs, protocol), sections)
 
 
 def _lead(runs: Runs, protocol: Protocol) -> str:
@@ -73,11 +73,11 @@ def _summary(runs: Runs, protocol: Protocol) -> Markup:
         if number in experiments
     ]
     diverged = sum(len(of_arm) - len(complete(of_arm)) for of_arm in runs.values())
-    words = [DECLARED, "Accuracies are those of the last epoch on the test images, as the study reads them."]
+    words = [DECLARED, "Accuracies are those of the last epoch on the test images, as the article reads them."]
     if protocol.train_images:
-        words.append("The study trained on all 60,000 images.")
+        words.append("The article trained on all 60,000 images.")
     elif not all(run.all_images for of_arm in runs.values() for run in of_arm):
-        words.append("The study trained on all 60,000 images, of which these runs have seen a part.")
+        words.append("The article trained on all 60,000 images; these runs saw a part of them.")
     return (
         (figures(numbers) if numbers else Markup())
         + text(" ".join(words))
@@ -86,7 +86,7 @@ def _summary(runs: Runs, protocol: Protocol) -> Markup:
 
 
 def _circumstances(runs: Runs) -> Iterator[tuple[str, Value]]:
-    """What the runs were made with, all that they recorded."""
+    """The recorded circumstances of the runs."""
     recorded = starts(runs)
     picked = {
         "Data set": tag("sweeper.dataset"),
@@ -107,7 +107,7 @@ def _circumstances(runs: Runs) -> Iterator[tuple[str, Value]]:
 def _numbers(runs: Runs) -> Markup:
     headers = [
         "Experiment",
-        "The study says",
+        "The article says",
         "Published",
         "Seeds",
         "Val accuracy",
@@ -128,20 +128,20 @@ def _numbers(runs: Runs) -> Markup:
         ])  # fmt: skip
     caption = (
         "Means over seeds at the last epoch; SD is the standard deviation of the accuracy, in points. Gap: train "
-        "accuracy minus validation accuracy; validation loss minus train loss. Of most, the study gives no number."
+        "accuracy minus validation accuracy; validation loss minus train loss. The article gives few of these numbers."
     )
     return text(_gain(experiments)) + table(headers, rows, caption=caption)
 
 
 def _gain(experiments: dict[int, list[ArmRun]]) -> str:
-    """Experiment 6 against the better of 4 and 5, of which the study says +0.001."""
+    """Experiment 6 against the better of 4 and 5; the article reports +0.001."""
     if not {4, 5, 6} <= experiments.keys():
-        return "The study's +0.001 is the gain of experiment 6 over 4 and 5, which are not all here."
+        return "The article's +0.001 is the gain of experiment 6 over 4 and 5. Not all three have runs here."
     means = {number: fmean(seed_values(experiments[number], ACCURACY)) for number in (4, 5, 6)}
     better = max((4, 5), key=lambda number: means[number])
     return (
-        f"The study reports a gain of +0.001 in experiment 6. Here its mean is {means[6] - means[better]:+.4f} against "
-        f"experiment {better}, the better of 4 and 5."
+        "The article reports a gain of +0.001 in experiment 6. "
+        f"Here its mean is {means[6] - means[better]:+.4f} against experiment {better}, the better of 4 and 5."
     )
 
 
@@ -182,14 +182,14 @@ def _figures(experiments: dict[int, list[ArmRun]]) -> Markup:
 
 def _caption(number: int, runs: Sequence[ArmRun]) -> str:
     title = EXPERIMENT_TITLES[number]
-    return f"{title[0].upper()}{title[1:]}; {counted(len(runs), 'seed')}. The study says: {PUBLISHED[number].words}."
+    return f"{title[0].upper()}{title[1:]}; {counted(len(runs), 'seed')}. The article says: {PUBLISHED[number].words}."
 
 
 def _arms(runs: Runs) -> Markup:
     values = {name: seed_values(of_arm, ACCURACY) for name, of_arm in runs.items()}
     drawn = arms(runs, values, "validation accuracy", shares=True)
     if (best := PUBLISHED[8].accuracy) is not None and runs.get("exp8"):
-        mark(drawn, best, "the study's experiment 8")
+        mark(drawn, best, "the article's experiment 8")
     rows: list[list[Value]] = [
         [name, ARMS[name].title, len(complete(of_arm)), len(of_arm) - len(complete(of_arm)), _mean(of_arm),
          _spread(of_arm), _final(complete(of_arm), "val/loss", 4)]
@@ -251,12 +251,12 @@ def finished_runs(env: Environment, protocol: ProtocolName) -> Mapping[str, list
 def reproduction_report(
     runs: Mapping[str, list[ArmRun]], protocol: ProtocolName, ledger: Sequence[Section] = ()
 ) -> bytes:
-    """The report of the reproduction; `ledger` judges the study's claims, where they have been judged."""
-    return study_page(runs, PROTOCOLS[protocol], ledger)
+    """The report of the reproduction; `ledger` judges the article's claims, where they have been judged."""
+    return article_page(runs, PROTOCOLS[protocol], ledger)
 
 
 def reproduction_print(runs: Mapping[str, list[ArmRun]], protocol: ProtocolName) -> bytes:
-    """The study's eight figures as one PNG image."""
-    from sweeper.replication.pages.print import study_print
+    """The article's eight figures as one PNG image."""
+    from sweeper.replication.pages.print import article_print
 
-    return study_print(runs, PROTOCOLS[protocol])
+    return article_print(runs, PROTOCOLS[protocol])

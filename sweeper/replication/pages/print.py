@@ -1,4 +1,4 @@
-"""The study's figures 4 to 11 for print: the same curves as on the page, in one PNG image."""
+"""The article's figures 4 to 11 for print: the same curves as on the page, in one PNG image."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ ACROSS: Final = 4  # figures beside one another, each accuracy above loss
 NAMES: Final = {"train": "train", "val": "validation"}
 
 
-def study_print(runs: Runs, protocol: Protocol) -> bytes:
+def article_print(runs: Runs, protocol: Protocol) -> bytes:
     """The eight figures on common axes, as a PNG image of 1500 x 1650 pixels.
 
     Args:
         runs: the finished runs of each arm; `rows.read_runs` reads them. An experiment without one has empty axes.
         protocol: that they were trained by.
     """
-    title = f"The study's figures 4 to 11, protocol {protocol.name}"
+    title = f"The article's figures 4 to 11, protocol {protocol.name}"
     experiments = complete_experiments(runs)
     if not experiments:
         return notice(title, "None of the eight experiments has a complete run yet.")
@@ -73,7 +73,7 @@ def _summary(experiments: Mapping[int, Sequence[ArmRun]]) -> str:
 
 
 def _draw(pair: Sequence[Axes], number: int, runs: Sequence[ArmRun], ranges: Ranges) -> None:
-    """One of the study's figures: accuracy above loss."""
+    """One of the article's figures: accuracy above loss."""
     words = textwrap.wrap(EXPERIMENT_TITLES[number], 26)
     decorate(pair[0], "\n".join([f"Figure {PUBLISHED[number].figure}: experiment {number}", *words]), "both")
     decorate(pair[1], "", "both")

@@ -9,7 +9,7 @@ from sweeper.replication.runs import ArmRun
 
 
 class Published(NamedTuple):
-    """What the study reports of one of its experiments."""
+    """The article's report on one of its experiments."""
 
     figure: int
     words: str

@@ -1,1 +1,1 @@
-"""What the ledger of claims computes with: tests of one number, and how a claim is made of several."""
+"""Statistics of the ledger: tests of one number against one bound, and claims that combine several tests."""

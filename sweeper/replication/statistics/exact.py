@@ -1,4 +1,4 @@
-"""Tests without a distribution to suppose: of a share, and of whole numbers."""
+"""Exact tests, which assume no distribution: of a share, and of whole numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
-from scipy.optimize import brentq
 
 from sweeper.replication.statistics.base import UNKNOWN, Interval, Sample, Test
 from sweeper.replication.statistics.means import Contrast
@@ -27,7 +26,7 @@ class Share(Test):
 
     @property
     def method(self) -> str:
-        """By its distribution."""
+        """The name of the test."""
         return "exact binomial"
 
     @property
@@ -46,23 +45,15 @@ class Share(Test):
         return float(special.bdtr(self.successes, self.n, self.null)) if self.n else 1.0
 
     def interval(self, alpha: float) -> Interval:
-        """Exact: the shares that neither tail of level `alpha` refuses."""
+        """Exact: the shares that neither tail of level `alpha` rejects."""
         if not self.n:
             return UNKNOWN
         limits = stats.binomtest(self.successes, self.n).proportion_ci(1 - 2 * alpha, method="exact")
         return float(limits.low), float(limits.high)
 
     def power(self, n: int, alpha: float, *, support: bool) -> float:
-        """Exact, were the share what it is in the sample."""
+        """Exact, if the true share is that of the sample."""
         return self._power(n, alpha, self.estimate, self.direction if support else -self.direction) if self.n else 0.0
-
-    def detectable(self, alpha: float, power: float) -> float:
-        """By bisection; NaN where even certainty is not enough."""
-        limit = 1.0 if self.direction > 0 else 0.0
-        if not self.n or self._power(self.n, alpha, limit, self.direction) < power:
-            return math.nan
-        root = brentq(lambda share: self._power(self.n, alpha, share, self.direction) - power, self.null, limit)
-        return abs(float(root) - self.null)
 
     def _power(self, n: int, alpha: float, share: float, direction: int) -> float:
         """P(p-value <= alpha | share)."""
@@ -75,10 +66,9 @@ class Share(Test):
 class Ranks(Test):
     """The difference of two means of whole numbers, by its exact permutation distribution.
 
-    All ways to deal the pooled values to the two samples are equally likely if the samples do not differ in
-    distribution. They are counted by the shift algorithm (Streitberg and Roehmel 1986, Statistical Software
-    Newsletter 12). For values such as steps of a grid or counts, which a t distribution does not describe,
-    and which may not vary at all within a sample.
+    All ways to deal the pooled values to the two samples are equally likely if both have one distribution.
+    They are counted by the shift algorithm (Streitberg and Roehmel 1986, Statistical Software Newsletter 12). For
+    values such as grid steps or counts: no t distribution describes them, and in a sample they may not vary at all.
     """
 
     first: npt.NDArray[np.int64]
@@ -86,7 +76,7 @@ class Ranks(Test):
 
     @property
     def method(self) -> str:
-        """By its distribution."""
+        """The name of the test."""
         return "exact permutation"
 
     @cached_property
@@ -131,13 +121,7 @@ class Ranks(Test):
         return self._welch.interval(alpha)
 
     def power(self, n: int, alpha: float, *, support: bool) -> float:
-        """Of Welch's test, but none while even a complete separation of the samples would not do."""
+        """That of Welch's test, but 0 while even completely separated samples would give a larger p."""
         if self.excess(support=support) <= 0 or 1 / special.binom(2 * n, n) > alpha:
             return 0.0
         return 1.0 if self._welch.standard_error == 0 else self._welch.power(n, alpha, support=support)
-
-    def detectable(self, alpha: float, power: float) -> float:
-        """Of Welch's test."""
-        if 1 / special.binom(len(self.first) + len(self.second), len(self.first)) > alpha:
-            return math.nan
-        return self._welch.detectable(alpha, power)

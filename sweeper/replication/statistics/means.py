@@ -1,4 +1,4 @@
-"""Tests of means: Welch's, Student's, paired, and of any other weighted sum; and whether one value is reached."""
+"""Tests of means: Welch's, Student's, paired, any other weighted sum, and whether a value is reached."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Contrast(Test):
 
     @property
     def method(self) -> str:
-        """After who found it."""
+        """The name of the test."""
         return "Welch's t" if len(self.samples) > 1 else "Student's t"
 
     @cached_property
@@ -35,12 +35,12 @@ class Contrast(Test):
 
     @cached_property
     def variances(self) -> list[float]:
-        """w_i^2 s_i^2, of one seed."""
+        """w_i^2 s_i^2, for one seed."""
         return [w * w * x.variance for w, x in zip(self.weights, self.samples, strict=True)]
 
     @cached_property
     def standard_error(self) -> float:
-        """Of the estimate; 0 where nothing varies, NaN with fewer than two values in a sample."""
+        """That of the estimate; 0 where nothing varies, NaN with fewer than two values in a sample."""
         return math.sqrt(sum(self._shares))
 
     @cached_property
@@ -67,25 +67,13 @@ class Contrast(Test):
         return self.estimate - half, self.estimate + half
 
     def power(self, n: int, alpha: float, *, support: bool) -> float:
-        """By the noncentral t distribution, with `n` values in each sample and the variances of now."""
+        """By the noncentral t distribution, with `n` values in each sample and the current variances."""
         distance = self.excess(support=support)
         if not self._varies or distance <= 0:
             return 0.0
         total = sum(self.variances)
         df = (n - 1) * total**2 / sum(v * v for v in self.variances)
         return _t_power(df, alpha, distance / math.sqrt(total / n))
-
-    def detectable(self, alpha: float, power: float) -> float:
-        """Standard errors by the noncentral t; these corrected for the bias of a standard deviation.
-
-        The expectation of s is c4 sigma, c4 = sqrt(2/df) Gamma((df+1)/2) / Gamma(df/2). Without the correction
-        an effect of the size that is stated on average would be found too seldom.
-        """
-        if not self._varies:
-            return math.nan
-        critical = -special.stdtrit(self.df, alpha)
-        c4 = math.sqrt(2 / self.df) * math.exp(special.gammaln((self.df + 1) / 2) - special.gammaln(self.df / 2))
-        return float(special.nctdtrinc(self.df, 1 - power, critical) * self.standard_error / c4)
 
     @cached_property
     def _varies(self) -> bool:
@@ -112,17 +100,18 @@ def _t_power(df: float, alpha: float, noncentrality: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Reached(Contrast):
-    """Whether runs reach a value that one other run had: the mean for support, a prediction interval against.
+    """Whether runs reach the value of one other run: by the mean for support, by a prediction interval against.
 
     `value` is contradicted when it lies above the prediction interval mean + t s sqrt(1 + 1/n) of one further run
-    (Hahn and Meeker 1991, Statistical Intervals, ch. 4), and not supported while it does, however close the mean.
+    (Hahn and Meeker 1991, Statistical Intervals, ch. 4). Until it no longer does, it is not supported, however close
+    the mean.
     """
 
     value: float
 
     @property
     def method(self) -> str:
-        """Of both directions."""
+        """The tests of both directions."""
         return "Student's t, and prediction interval"
 
     @cached_property
@@ -132,7 +121,7 @@ class Reached(Contrast):
         return (self.value - self.estimate) / math.sqrt(self.variances[0] * (1 + 1 / n))
 
     def facts(self) -> dict[str, float]:
-        """The prediction interval of 95 %."""
+        """The 95 % prediction interval."""
         if not self._varies:
             return {}
         n = len(self.samples[0])
@@ -141,17 +130,17 @@ class Reached(Contrast):
 
     @property
     def p_support(self) -> float:
-        """Of a mean of at most `null`; 1 while `value` is above the prediction interval of 95 %."""
+        """For a mean of at most `null`; 1 while `value` is above the 95 % prediction interval."""
         inside = self._varies and special.stdtr(self.df, -self.prediction_t) > 0.025
         return self.p_above if inside else 1.0
 
     @property
     def p_contradict(self) -> float:
-        """Of `value` as one further run."""
+        """For `value` as one further run."""
         return float(special.stdtr(self.df, -self.prediction_t)) if self._varies else 1.0
 
     def power(self, n: int, alpha: float, *, support: bool) -> float:
-        """As of a mean, but none where `value` will lie above the prediction interval; against, of one further run."""
+        """That of the mean, but 0 if `value` will lie above the prediction interval; against, that of a further run."""
         if not self._varies:
             return 0.0
         away = (self.value - self.estimate) / math.sqrt(self.variances[0] * (1 + 1 / n))

@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 from scipy import special, stats
-from scipy.optimize import brentq
 from statsmodels.stats.oneway import anova_oneway
 
 from sweeper.replication.statistics.base import UNKNOWN, Array, Interval, Sample, Test
@@ -17,14 +16,14 @@ from sweeper.replication.statistics.means import Contrast
 
 @dataclass(frozen=True, eq=False)
 class VarianceRatio(Test):
-    """The ratio of two variances, by the F distribution; it supposes that the values are normal."""
+    """The ratio of two variances, by the F distribution, which assumes normal values."""
 
     first: Sample
     second: Sample
 
     @property
     def method(self) -> str:
-        """By its distribution."""
+        """The name of the test."""
         return "F of two variances"
 
     @property
@@ -52,20 +51,12 @@ class VarianceRatio(Test):
         return self.estimate / float(stats.f.isf(alpha, d1, d2)), self.estimate * float(stats.f.isf(alpha, d2, d1))
 
     def power(self, n: int, alpha: float, *, support: bool) -> float:
-        """P(F > critical value / ratio), were the ratio of variances what it is in the samples."""
+        """P(F > critical value / ratio), if the true ratio of variances is that of the samples."""
         if not self._varies or self.excess(support=support) <= 0:
             return 0.0
         ratio = self.estimate / self.null
         ratio = ratio if ratio > 1 else 1 / ratio
         return float(special.fdtrc(n - 1, n - 1, stats.f.isf(alpha, n - 1, n - 1) / ratio))
-
-    def detectable(self, alpha: float, power: float) -> float:
-        """Critical value over the quantile that F exceeds with `power`, as the distance of the ratio from `null`."""
-        if not self._varies:
-            return math.nan
-        d1, d2 = self._dfs if self.direction > 0 else self._dfs[::-1]
-        ratio = float(stats.f.isf(alpha, d1, d2) / stats.f.isf(power, d1, d2))
-        return self.null * (ratio - 1 if self.direction > 0 else 1 - 1 / ratio)
 
     @property
     def _dfs(self) -> tuple[int, int]:
@@ -81,9 +72,9 @@ class Importance(Test):
     """The share of variance that the levels of a factor explain: omega squared, 0 if they do not differ.
 
     omega^2 = (SS_between - (k-1) MS_within) / (SS_total + MS_within) (Hays 1963), cut off at 0. Support is by
-    Welch's analysis of variance (Welch 1951, Biometrika 38), which lets the levels differ in spread. That levels do
-    not matter cannot be shown by it: against it stands that all their pairs lie within `margin` of each other,
-    each shown by two one-sided tests (Schuirmann 1987; Berger 1982, Technometrics 24).
+    Welch's analysis of variance (Welch 1951, Biometrika 38), which lets the levels differ in spread. It cannot show
+    that levels do not matter. The test against is that every pair of levels lies within `margin`, by two one-sided
+    tests each (Schuirmann 1987; Berger 1982, Technometrics 24).
     """
 
     levels: tuple[Sample, ...]
@@ -91,7 +82,7 @@ class Importance(Test):
 
     @property
     def method(self) -> str:
-        """After who found it."""
+        """The name of the test."""
         return "Welch's analysis of variance"
 
     @cached_property
@@ -101,14 +92,14 @@ class Importance(Test):
 
     @cached_property
     def p_above(self) -> float:
-        """Of no difference between the levels."""
+        """For no difference between the levels."""
         if not self._varies:
             return 1.0
         return float(anova_oneway([x.values for x in self.levels], use_var="unequal", welch_correction=True).pvalue)
 
     @cached_property
     def p_below(self) -> float:
-        """Of a pair that differs by `margin` or more."""
+        """For a pair that differs by `margin` or more."""
         return max(pair.p_above for pair in self._pairs) if self._varies else 1.0
 
     def interval(self, alpha: float) -> Interval:
@@ -121,7 +112,7 @@ class Importance(Test):
         return float(low), float(high)
 
     def power(self, n: int, alpha: float, *, support: bool) -> float:
-        """By the noncentral F of the ordinary analysis of variance; against, of the least of the pairs."""
+        """By the noncentral F of ordinary analysis of variance; against, a lower bound over the pairs."""
         if not self._varies:
             return 0.0
         if not support:
@@ -131,24 +122,13 @@ class Importance(Test):
         d1, d2 = k - 1, k * (n - 1)
         return _f_power(d1, d2, alpha, effect)
 
-    def detectable(self, alpha: float, power: float) -> float:
-        """The share of variance, lambda / (lambda + N), by the noncentral F of the ordinary analysis of variance."""
-        if not self._varies:
-            return math.nan
-        k, total = len(self.levels), sum(len(x) for x in self.levels)
-        most = 1.0
-        while _f_power(k - 1, total - k, alpha, most) < power:
-            most *= 2
-        found = brentq(lambda x: _f_power(k - 1, total - k, alpha, x) - power, 1e-9, most)
-        return float(found / (found + total))
-
     @cached_property
     def _varies(self) -> bool:
         return all(x.variance > 0 for x in self.levels)
 
     @cached_property
     def _pairs(self) -> list[Contrast]:
-        """Of each ordered pair, that the difference lies above -margin."""
+        """For each ordered pair: the difference lies above -margin."""
         return [
             Contrast(self.label, self.unit, 1, -self.margin, self.counts, (1.0, -1.0), (a, b))
             for a in self.levels
