@@ -36,6 +36,7 @@ from sweeper.sweep.driver import Driver
 from sweeper.tracking.base import RunInfo, Tracker
 from sweeper.tracking.journal import JournalTracker
 from sweeper.tracking.mlflow import MlflowTracker
+from sweeper.tracking.upload import Figures
 
 PACE: Final = 1.0  # seconds an epoch
 COLUMNS: Final = {
@@ -160,7 +161,8 @@ def open_files() -> int:
 def make_tracker(kind: str, root: Path) -> Tracker:
     if kind == "offline":
         return JournalTracker(root / "journal")
-    return MlflowTracker(root / "journal", f"sqlite:///{root / 'mlflow.db'}", lambda *_: b"", print)
+    undrawn = Figures(lambda *_: b"", lambda *_: b"")
+    return MlflowTracker(root / "journal", f"sqlite:///{root / 'mlflow.db'}", undrawn, print)
 
 
 def measure(args: argparse.Namespace, in_flight: int, tracking: str, root: Path) -> dict[str, Any]:

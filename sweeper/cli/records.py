@@ -97,7 +97,7 @@ def sync(journal: Path | None, **options: Any) -> None:
     """Carry to MLflow what is only in a journal yet: after an outage, or from a machine without MLflow."""
     from sweeper.core.environment import NONE, OFFLINE
     from sweeper.core.text import counted
-    from sweeper.report.run.curves import curves
+    from sweeper.sweep.tracker import FIGURES
     from sweeper.tracking import mlflow
     from sweeper.tracking.store import hide_password
 
@@ -107,7 +107,7 @@ def sync(journal: Path | None, **options: Any) -> None:
         raise SweeperError(f"{root}: not a folder; name a journal, which a run leaves in SWEEPER_HOME/journal")
     if env.tracking_uri in (OFFLINE, NONE):
         raise UsageError(f"--tracking-uri {env.tracking_uri}: a journal is carried to a server or a database")
-    carried = mlflow.sync(root, env.tracking_uri, env.home, curves, env.warn)
+    carried = mlflow.sync(root, env.tracking_uri, env.home, FIGURES, env.warn)
     env.say(f"{counted(carried, 'run')} carried from {root} to {hide_password(env.tracking_uri)}")
     print_json(env, {"carried": carried})
 

@@ -37,7 +37,7 @@ def _champion(sweep: _Sweep, best: Trial, tracker: Tracker, signals: Signals) ->
     config = best.config.derive(split="blog", folds=0, train_images=0)
     folder = f"{study.name}/champion-{best.number:04d}"
     result = _recorded_test(env, folder, study.uid) or _retrain(sweep, best, config, folder, tracker, signals)
-    if isinstance(tracker, MlflowTracker) and not tracker.uploader.registered(env.journal / folder):
+    if isinstance(tracker, MlflowTracker) and not tracker.registry.registered(env.journal / folder):
         with signals.raised():  # it can be done again
             _register(sweep, tracker, config, folder)
     return result
@@ -109,11 +109,11 @@ def _register(sweep: _Sweep, tracker: MlflowTracker, config: RunConfig, folder: 
         return
 
     def save(path: str, described: Any) -> Any:
-        weights = tracker.uploader.file(env.journal / folder, WEIGHTS)
+        weights = tracker.registry.file(env.journal / folder, WEIGHTS)
         return call(save_model, config, weights, sweep.images[0].train[:2], path, described)
 
     try:
-        number = tracker.uploader.register(env.journal / folder, save, name, "champion")
+        number = tracker.registry.register(env.journal / folder, save, name, "champion")
     except Exception as error:  # noqa: BLE001 - MLflow's own, or torch's where it cannot export the network
         env.warn(f"the champion is not registered yet ({reason_of(error)}); the same command tries again")
         return

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Any, Final
 
 from sweeper.core.environment import NONE, OFFLINE, Environment
 from sweeper.core.errors import SweeperError
 from sweeper.core.text import counted
-from sweeper.report.run.curves import curves
 from sweeper.sweep.signals import Signals
 from sweeper.tracking.base import NullTracker, Tracker
 from sweeper.tracking.journal import JournalTracker
 from sweeper.tracking.mlflow import MlflowTracker
 from sweeper.tracking.store import preflight
+from sweeper.tracking.upload import Figures
 
 FLUSH_SECONDS: Final = 60.0  # how long a command waits at its end for what MLflow has not yet
 SHORT_FLUSH_SECONDS: Final = 5.0  # the same after an error or a signal
@@ -36,7 +36,7 @@ def tracking(env: Environment, signals: Signals) -> Iterator[Tracker]:
         tracker = JournalTracker(env.journal, env.warn)
     else:
         preflight(env.tracking_uri)
-        tracker = MlflowTracker(env.journal, env.tracking_uri, _draw, env.warn)
+        tracker = MlflowTracker(env.journal, env.tracking_uri, FIGURES, env.warn)
     waiting = None
     try:
         yield tracker
@@ -53,6 +53,16 @@ def tracking(env: Environment, signals: Signals) -> Iterator[Tracker]:
                 env.warn(f"not in MLflow yet: {missing}; carry there what is missing with: sweeper sync {env.journal}")
 
 
-def _draw(epochs: list[dict[str, float]], title: str) -> bytes:
+def _curves(epochs: list[dict[str, float]], title: str) -> bytes:
+    from sweeper.report.run.curves import curves  # matplotlib loads while the first epochs are trained
 
     return curves(epochs, title)
+
+
+def _xray(found: Mapping[str, Any], title: str) -> bytes:
+    from sweeper.report.run.xray import figure
+
+    return figure(found, title)
+
+
+FIGURES: Final = Figures(_curves, _xray)

@@ -1,4 +1,4 @@
-"""Find a run in MLflow, and fetch its files."""
+"""What MLflow has of a run: how far it was uploaded, and the run as a record to train again."""
 
 from __future__ import annotations
 
@@ -7,17 +7,40 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+import filelock
+
 from sweeper.core.errors import UsageError
+from sweeper.core.files import write_whole
 from sweeper.tracking.base import Record
+from sweeper.tracking.client import open_client
 from sweeper.tracking.store import EXPERIMENT, hide_password, preflight, reason_of, sqlite_file, store_uri
 
 KEY_TAG: Final = "sweeper.key"
 UPLOAD: Final = "upload.json"
+UPLOADER: Final = ".uploader"  # locked while a process uploads the run, or changes its `UPLOAD`
+
+
+def read_state(folder: Path, uri: str) -> dict[str, Any]:
+    """The MLflow run of a run folder in the store `uri`, and the number of its events that arrived there."""
+    path, store = folder / UPLOAD, hide_password(uri)
+    state: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+    return state if state.get("store") == store else {"store": store, "run_id": None, "events": 0}
+
+
+def write_state(folder: Path, state: dict[str, Any]) -> None:
+    """Write what `read_state` reads; the caller holds the lock `UPLOADER`."""
+    write_whole(folder / UPLOAD, json.dumps(state).encode())
+
+
+def update_state(folder: Path, uri: str, **fields: Any) -> None:
+    """Add `fields` to what `read_state` reads."""
+    with filelock.FileLock(folder / UPLOADER):
+        write_state(folder, read_state(folder, uri) | fields)
 
 
 def run_id_of(root: Path, folder: str, uri: str) -> str | None:
-    """The run in the store `uri` that a run folder was uploaded to, or None while it was not."""
-    run_id: str | None = _read_state(root / folder, uri)["run_id"]
+    """The run in the store `uri` that a run folder was uploaded to, or None if it was not."""
+    run_id: str | None = read_state(root / folder, uri)["run_id"]
     return run_id
 
 
@@ -25,20 +48,19 @@ def fetch(uri: str, run_id: str) -> Record:
     """The run `run_id` of the store `uri`, to be trained again.
 
     Raises:
-        UsageError: the store has no such run, or it is none of sweeper's.
+        UsageError: the store has no such run, or sweeper did not record it.
         ServiceUnreachable: the server does not answer.
     """
     preflight(uri)
     if uri.startswith("sqlite") and not sqlite_file(uri).exists():
         raise UsageError(f"run {run_id[:60]!r}: no folder of a journal, and there is no {sqlite_file(uri)} to look in")
-    from mlflow import MlflowClient
+    client = open_client(store_uri(uri))
     from mlflow.exceptions import MlflowException
 
-    client = MlflowClient(tracking_uri=store_uri(uri))
     try:
         run = client.get_run(run_id)
         if KEY_TAG not in run.data.tags:
-            raise UsageError(f"run {run_id!r} of {hide_password(uri)}: not one that sweeper recorded")
+            raise UsageError(f"run {run_id!r} of {hide_password(uri)}: sweeper did not record it")
         epochs: dict[int, dict[str, float]] = {}
         for name in run.data.metrics:
             for point in client.get_metric_history(run_id, name):
@@ -52,24 +74,17 @@ def fetch(uri: str, run_id: str) -> Record:
     return Record(params, tags, epochs, {})
 
 
-def _read_state(folder: Path, uri: str) -> dict[str, Any]:
-    """How far the folder has been carried to the store `uri`; another store has nothing of it."""
-    path, store = folder / UPLOAD, hide_password(uri)
-    state: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
-    return state if state.get("store") == store else {"store": store, "run_id": None, "events": 0}
-
-
 def ui_link(base: str, uri: str, run_id: str | None) -> str:
-    """Where MLflow's UI shows the run, or else the table of all runs (not its page for GenAI)."""
+    """The address of the run in MLflow's UI, or of the table of all runs (not of its page for GenAI)."""
     import requests
-    from mlflow import MlflowClient
+
+    client = open_client(uri)
     from mlflow.exceptions import MlflowException
 
-    client = MlflowClient(tracking_uri=uri)
     try:
         found = client.get_experiment_by_name(EXPERIMENT)
     except (MlflowException, requests.RequestException):
-        return base  # the server is away: its front page will do
+        return base  # the server is away: link to its front page
     number = found.experiment_id if found else "1"
     if run_id is not None:  # `mlflow run` may have put it into another experiment
         with contextlib.suppress(MlflowException, requests.RequestException):

@@ -1,4 +1,4 @@
-"""Repeat a request to MLflow until it passes or is refused."""
+"""Calls to MLflow that are repeated until the server answers."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-
-# In what MLflow says of a server that is away or overloaded, and of one that answered with a status.
+# MLflow's message for a server that is away or overloaded, and for one that answered with a status.
 PASSING: Final = re.compile(r"API request to (?!endpoint )|\blocked|OperationalError|Max retries")
 ANSWERED: Final = re.compile(r"API request to endpoint .*? failed with error code (\d{3})")
 FIRST_PAUSE: Final = 0.1  # seconds before the second try
 LONGEST_PAUSE: Final = 10.0  # seconds between two tries while the server is away
 
 T = TypeVar("T")
+Report = Callable[[Exception | None], None]  # takes the error of each failed call, and None after a successful one
+Wait = Callable[[float], None]  # sleeps for so many seconds, or raises to give up
 
 
-def _retrying(call: Callable[[], T], report: Callable[[Exception | None], None], wait: Callable[[float], None]) -> T:
-    """Call until the server answers. What it answers, good or bad, is passed on."""
+def retrying(call: Callable[[], T], report: Report, wait: Wait) -> T:
+    """Call until the server answers, and return or raise its answer."""
     pause = FIRST_PAUSE
     while True:
         try:
             result = call()
         except Exception as error:
-            if not _passing(error):
+            if not passing(error):
                 raise
             report(error)
             wait(pause)
@@ -36,29 +37,27 @@ def _retrying(call: Callable[[], T], report: Callable[[Exception | None], None],
             return result
 
 
-class _Patient:
-    """A client each call of which is repeated until the server answers, where repeating it changes nothing.
+class Patient:
+    """A client that repeats each call until the server answers. Use it for calls that may safely be repeated.
 
-    The others are repeated with the whole upload, which first looks what is there.
+    The others are repeated with the whole upload, which first reads what the server has.
     """
 
-    def __init__(
-        self, client: MlflowClient, report: Callable[[Exception | None], None], wait: Callable[[float], None]
-    ) -> None:
+    def __init__(self, client: MlflowClient, report: Report, wait: Wait) -> None:
         self._client, self._report, self._wait = client, report, wait
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        return lambda *given, **named: _retrying(
+        return lambda *given, **named: retrying(
             lambda: getattr(self._client, name)(*given, **named), self._report, self._wait
         )
 
 
-def _passing(error: Exception) -> bool:
-    """Whether trying again may help: the server is away, overloaded, or its database is locked."""
+def passing(error: Exception) -> bool:
+    """Whether the server is away or overloaded, or its database locked, so that a later call may succeed."""
     import requests
     from mlflow.exceptions import MlflowException
 
-    if isinstance(error, requests.exceptions.HTTPError) and error.response is not None:  # of the artifacts
+    if isinstance(error, requests.exceptions.HTTPError) and error.response is not None:  # of an artifact
         return _busy(error.response.status_code)
     if isinstance(error, requests.exceptions.RequestException | ConnectionError | TimeoutError):
         return True

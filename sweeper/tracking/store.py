@@ -1,38 +1,38 @@
-"""What is behind a tracking URI: looked at before anything is created, and without importing MLflow."""
+"""Check a tracking store before anything is created.
+
+A file or a database is read without importing MLflow; a server is asked by MLflow's own client.
+"""
 
 from __future__ import annotations
 
-import base64
-import configparser
 import os
 import re
 import ssl
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 from urllib.parse import quote, urlsplit
 
 from sweeper.core.errors import ServiceUnreachable, SweeperError, UsageError, one_line
 from sweeper.core.urls import hide_query_password, refuse_query_password
-
-if TYPE_CHECKING:
-    import requests
-
+from sweeper.tracking.client import one_request_of, open_client
+from sweeper.tracking.patience import passing
 
 EXPERIMENT: Final = "bn-dropout"
 SQLITE_URI: Final = re.compile(r"sqlite:///(?!:memory:).")  # nobody could look at what is in memory
 HOST: Final = re.compile(r"[A-Za-z0-9_.:%-]+")
 SQLITE: Final = b"SQLite format 3\0"  # how such a file begins (sqlite.org/fileformat.html)
-SECONDS: Final = 5  # that a store may take to answer
+SECONDS: Final = 5  # that a store may take to answer; MLflow takes whole ones
+TOO_MANY_REQUESTS: Final = "too many 429 error responses"  # in what urllib3 raises
 
 
 def preflight(uri: str) -> None:
-    """Check, without importing MLflow, that there is a store behind `uri` that takes our runs, or that one can be made.
+    """Check that there is a store behind `uri` that takes our runs, or that one can be created.
 
     Raises:
         UsageError: the URI is not one that MLflow tracks to, or has a password in its query part; the database is
             another program's; or MLflow's variables for TLS are wrong.
-        ServiceUnreachable: the server does not answer within 5 seconds, or does not let us in.
+        ServiceUnreachable: the server does not answer within 5 seconds, or does not accept our credentials.
         SweeperError: the experiment was deleted, or the folder of a sqlite file is missing or read-only.
     """
     scheme = uri.partition(":")[0]
@@ -67,113 +67,59 @@ def _is_sqlite(file: Path) -> bool:
 
 
 def _preflight_http(uri: str) -> None:
+    if not _names_a_host(uri):
+        raise UsageError(f"tracking URI {hide_password(uri)[:80]!r}: expected http://HOST:PORT")
+    try:
+        with one_request_of(SECONDS), warnings.catch_warnings(action="ignore"):  # of TLS without verification
+            found = open_client(uri).get_experiment_by_name(EXPERIMENT)
+    except Exception as error:  # noqa: BLE001 - MLflow passes on those of requests, protobuf, and plugins
+        if TOO_MANY_REQUESTS in str(error):
+            return  # the server is there, and busy: the uploader asks again
+        raise _refusal(uri, error) from None
+    if found is not None:
+        check_stage(uri, found.experiment_id, found.lifecycle_stage)
+
+
+def _names_a_host(uri: str) -> bool:
     try:
         parts = urlsplit(uri)
-        host, port = parts.hostname or "", parts.port
+        return parts.port != 0 and HOST.fullmatch(parts.hostname or "") is not None
     except ValueError:
-        raise UsageError(f"tracking URI {hide_password(uri)[:80]!r}: expected http://HOST:PORT") from None
-    if not HOST.fullmatch(host):
-        raise UsageError(f"tracking URI {hide_password(uri)[:80]!r}: expected http://HOST:PORT")
-    address = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
-    answer = _ask(uri, f"{parts.scheme}://{address}{parts.path.rstrip('/')}/health")
-    if answer.status_code >= 500:  # else somebody is there
-        raise _silent(uri, f"{answer.status_code} {answer.reason}")
-    _preflight_experiment(uri)
+        return False
 
 
-def _preflight_experiment(uri: str) -> None:
-    """Ask a server that is there for the experiment, as MLflow's client would."""
-    if os.environ.get("MLFLOW_TRACKING_AUTH") or os.environ.get("MLFLOW_TRACKING_AWS_SIGV4"):
-        return  # a plugin signs the requests, which only MLflow can load
-    where = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name"
-    answer = _ask(uri, where, params={"experiment_name": EXPERIMENT}, headers=_authorization())
-    if answer.status_code in (401, 403):
-        raise ServiceUnreachable(
-            f"tracking server {hide_password(uri)} does not let us in ({answer.status_code}); user and password go "
-            "into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+def _refusal(uri: str, error: Exception) -> SweeperError:
+    """The error to raise when MLflow's client fails with `error` at its first request."""
+    server = f"tracking server {hide_password(uri)}"
+    root = _root(error)
+    reason, code = reason_of(root)[:200], getattr(error, "error_code", "")
+    if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+        return ServiceUnreachable(
+            f"{server} does not accept these credentials ({code}). Set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD."
         )
-    if answer.status_code == 429 or answer.status_code >= 500:
-        return  # it is busy: the uploader asks again
-    try:
-        content = answer.json()
-        found = content.get("experiment") or {}
-        stage = found.get("lifecycle_stage", "")
-    except (ValueError, AttributeError):
-        raise ServiceUnreachable(f"{hide_password(uri)} is no MLflow server ({answer.status_code})") from None
-    check_stage(uri, found.get("experiment_id"), stage)
-
-
-def _ask(uri: str, where: str, **given: Any) -> requests.Response:
-    """What the server of `uri` answers to a GET of `where`, over TLS as MLflow's client is told to."""
-    import requests
-    from urllib3.exceptions import InsecureRequestWarning
-
-    tls = _tls(where.startswith("https"))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", InsecureRequestWarning)  # the user has asked for it
-            return requests.get(where, timeout=SECONDS, **tls, **given)
-    except (OSError, ValueError) as error:  # all of requests' own, and what it lets through
-        root = _root(error)
-        reason = reason_of(root)[:120]
-        if isinstance(root, ssl.SSLCertVerificationError):
-            raise ServiceUnreachable(
-                f"tracking server {hide_password(uri)}: its certificate is not trusted ({reason}); name the file of "
-                "its CA in MLFLOW_TRACKING_SERVER_CERT_PATH"
-            ) from None
-        raise _silent(uri, reason) from None
-
-
-def _tls(used: bool) -> dict[str, Any]:
-    """How MLflow's client checks the server's certificate, and which one it shows: arguments of `requests.get`.
-
-    Raises:
-        UsageError: a variable has a wrong value, or two exclude each other; a file is missing, if TLS is `used`.
-    """
-    insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "false")
-    files = {name: os.environ.get(f"MLFLOW_TRACKING_{name}") for name in ("SERVER_CERT_PATH", "CLIENT_CERT_PATH")}
-    if insecure.lower() not in ("true", "false", "1", "0"):
-        raise UsageError(f"MLFLOW_TRACKING_INSECURE_TLS={insecure[:40]!r}: expected true or false")
-    checked, authority = insecure.lower() in ("false", "0"), files["SERVER_CERT_PATH"]
-    if authority is not None and not checked:
-        raise UsageError(
-            "MLFLOW_TRACKING_INSECURE_TLS and MLFLOW_TRACKING_SERVER_CERT_PATH: MLflow takes one of the two; unset one"
+    if isinstance(root, ssl.SSLCertVerificationError):
+        return ServiceUnreachable(
+            f"{server}: its certificate is not trusted ({reason}). Set MLFLOW_TRACKING_SERVER_CERT_PATH to the file of "
+            "its CA."
         )
-    for name, path in files.items():
-        if used and path and not os.path.exists(path):  # noqa: PTH110 - Path's raises for a name above 255 characters
-            raise UsageError(f"MLFLOW_TRACKING_{name}={path[:80]!r}: no such file")
-    return {"verify": checked if authority is None else authority, "cert": files["CLIENT_CERT_PATH"]}
+    if code == "INVALID_PARAMETER_VALUE" or "invalid path: " in reason or type(error) is ValueError:
+        return UsageError(f"{server}: {reason}. Check the variables MLFLOW_TRACKING_*.")
+    if not passing(error):
+        return ServiceUnreachable(f"{hide_password(uri)} is not an MLflow server ({reason})")
+    return ServiceUnreachable(f"{server} does not answer ({reason}). Start it, or use --tracking-uri offline.")
 
 
 def _root(error: BaseException) -> BaseException:
-    """Where an error comes from that requests has wrapped several times."""
-    while True:
-        wrapped = next((e for e in error.args if isinstance(e, BaseException)), None)
-        inner = error.__cause__ or error.__context__ or wrapped
-        if inner is None:
-            return error
+    """The first of a chain of errors."""
+    while inner := error.__cause__ or error.__context__ or _wrapped(error):
         error = inner
+    return error
 
 
-def _authorization() -> dict[str, str]:
-    """The header of MLflow's own client; what the URL or ~/.netrc says, requests adds itself."""
-    file = configparser.ConfigParser(interpolation=None)
-    file.read(os.path.expanduser("~/.mlflow/credentials"))  # noqa: PTH111 - Path's refuses a user without a home
-    written = {name.upper(): value for name, value in file.items("mlflow")} if file.has_section("mlflow") else {}
-    user, password = (
-        os.environ.get(name) or written.get(name, "")
-        for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-    )
-    if user and password:
-        return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
-    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
-    return {"Authorization": f"Bearer {token}"} if token else {}
-
-
-def _silent(uri: str, reason: str) -> ServiceUnreachable:
-    return ServiceUnreachable(
-        f"tracking server {hide_password(uri)} does not answer ({reason}); start it, or use --tracking-uri offline"
-    )
+def _wrapped(error: BaseException) -> BaseException | None:
+    """The error that `error` was made with; urllib3 hands its errors on in this way."""
+    return next((each for each in error.args if isinstance(each, BaseException)), None)
 
 
 def _preflight_postgresql(uri: str) -> None:

@@ -20,6 +20,7 @@ from sweeper.tracking.base import FINISHED, RunInfo
 from sweeper.tracking.fetching import KEY_TAG, run_id_of
 from sweeper.tracking.mlflow import MlflowTracker
 from sweeper.tracking.reading import read_events, run_folders
+from sweeper.tracking.upload import Figures
 from tests.faults.conftest import Tally
 from tests.faults.tools.place import OFFLINE, PATIENCE, SWEEP, Place
 from tests.faults.tools.proxy import Proxy
@@ -120,7 +121,7 @@ def write_through(
 ) -> Path:
     """Write points while the server fails `outages` times, each time when its share of the events has arrived."""
     events = runs * (epochs + 2)
-    tracker = MlflowTracker(tmp_path / "journal", uri, lambda *_: b"", lambda _: None)
+    tracker = MlflowTracker(tmp_path / "journal", uri, Figures(lambda *_: b"", lambda *_: b""), lambda _: None)
     writer = Writer(tracker, runs, epochs)
     writer.start()
     for nth in range(1, outages + 1):

@@ -31,6 +31,7 @@ from sweeper.tracking.base import NullTracker, RunInfo, Tracker
 from sweeper.tracking.mlflow import MlflowTracker
 from sweeper.tracking.reading import read_events
 from sweeper.tracking.store import EXPERIMENT
+from sweeper.tracking.upload import Figures
 from sweeper.training.images import Data
 from tests.faults.conftest import Tally
 from tests.support.descendants import descendants
@@ -175,7 +176,7 @@ def test_a_sweep_survives_a_killed_worker_and_a_removed_node(
 
     shutil.copy(empty_store, tmp_path)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    tracker = MlflowTracker(tmp_path / "journal", uri, lambda *_: b"", lambda _: None)
+    tracker = MlflowTracker(tmp_path / "journal", uri, Figures(lambda *_: b"", lambda *_: b""), lambda _: None)
     watch = Watch(strike)
     with closing(study_at(tmp_path)) as study, closing(RayEngine([tiny], None, address=nodes.address)) as engine:
         assert engine.slots == NODES

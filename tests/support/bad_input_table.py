@@ -332,7 +332,7 @@ STORES: Final = (
         ("another program's", "sqlite:///sweeper.db"), given="study"),
     Row("a damaged database", on_sample("train --tracking-uri sqlite:///{file}"), 1, ("{file}", "cannot be read"),
         given="damaged_database"),
-    Row("another program's server", on_sample("train --tracking-uri http://{server}"), 4, ("no MLflow server",),
+    Row("another program's server", on_sample("train --tracking-uri http://{server}"), 4, ("is not an MLflow server",),
         given="server", kind="else"),
 )  # fmt: skip
 

@@ -44,8 +44,8 @@ from sweeper.sweep.tracker import tracking
 from sweeper.sweep.train import train_one
 from sweeper.tracking.base import FAILED, FINISHED, RunInfo
 from sweeper.tracking.reading import read_events
+from sweeper.tracking.registry import Registry
 from sweeper.tracking.store import EXPERIMENT
-from sweeper.tracking.upload import Uploader
 from sweeper.training.folds import finish
 from sweeper.training.images import Data
 from sweeper.training.images import load as load_tensors
@@ -435,7 +435,7 @@ def test_a_champion_that_mlflow_refuses_costs_no_sweep_and_is_registered_by_the_
     version = place.client.get_model_version_by_alias("sweeper-few", "champion")
     assert (int(version.version), version.run_id) == (1, champion.info.run_id)
     assert place.client.get_run(champion.info.run_id).info.end_time == champion.info.end_time
-    monkeypatch.setattr(Uploader, "register", lambda *_: pytest.fail("it is registered"))
+    monkeypatch.setattr(Registry, "register", lambda *_: pytest.fail("it is registered"))
     sweep(trials=1, final=True)
     assert len(place.warned) == 1
 
@@ -461,7 +461,7 @@ def test_a_signal_ends_the_registration_of_a_champion(
         pytest.fail("it goes on")
 
     place.tracking_uri = f"sqlite:///{shutil.copy(empty_store, place.home)}"
-    monkeypatch.setattr(Uploader, "register", interrupted)
+    monkeypatch.setattr(Registry, "register", interrupted)
     with pytest.raises(Interrupted):
         sweep(trials=1, final=True)
     assert {run.info.status for run in place.runs()} == {FINISHED}

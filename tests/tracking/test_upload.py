@@ -6,6 +6,7 @@ import datetime as dt
 import http.server
 import ipaddress
 import json
+import os
 import re
 import shutil
 import socket
@@ -29,9 +30,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from sweeper.core.errors import ServiceUnreachable, SweeperError, UsageError
-from sweeper.report.run.curves import curves
-from sweeper.tracking import upload as tracking
+from sweeper.sweep.tracker import FIGURES
+from sweeper.tracking import mlflow as tracking
+from sweeper.tracking import patience
 from sweeper.tracking.base import FINISHED, RunInfo, RunLog
+from sweeper.tracking.connection import Connection
 from sweeper.tracking.fetching import KEY_TAG, run_id_of, ui_link
 from sweeper.tracking.journal import JournalTracker
 from sweeper.tracking.mlflow import MlflowTracker, sync
@@ -61,15 +64,15 @@ class Home:
     def journal(self) -> Path:
         return self.folder / "journal"
 
-    def uploader(self) -> Uploader:
-        return Uploader(self.uri, self.folder, curves, self.warned.append)
+    def connection(self) -> Connection:
+        return Connection(self.uri, self.folder, self.warned.append)
 
     def sync(self) -> int:
-        return sync(self.journal, self.uri, self.journal.parent, curves, self.warned.append)
+        return sync(self.journal, self.uri, self.journal.parent, FIGURES, self.warned.append)
 
     @contextlib.contextmanager
     def tracker(self, warn: Callable[[str], None] | None = None) -> Iterator[MlflowTracker]:
-        tracker = MlflowTracker(self.journal, self.uri, curves, warn or self.warned.append)
+        tracker = MlflowTracker(self.journal, self.uri, FIGURES, warn or self.warned.append)
         try:
             yield tracker
         finally:
@@ -153,16 +156,23 @@ def test_a_malformed_uri_is_refused_without_its_password(uri: str) -> None:
     assert "canary" not in str(caught.value)
 
 
-def answering(status: int) -> type[http.server.BaseHTTPRequestHandler]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            known = self.path == "/health"
-            self.send_response(status if known else 599)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+class Quiet(http.server.BaseHTTPRequestHandler):
+    """Answers with what `reply` is given, and logs nothing."""
 
-        def log_message(self, *_: Any) -> None:
-            pass
+    def reply(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def answering(status: int, body: bytes = b"{}") -> type[Quiet]:
+    class Handler(Quiet):
+        def do_GET(self) -> None:
+            self.reply(status, body)
 
     return Handler
 
@@ -183,8 +193,8 @@ def listening(handler: Any, tls: ssl.SSLContext | None = None) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-@pytest.mark.parametrize("status", [200, 401, 404])
-def test_a_server_that_answers_is_there_whatever_it_thinks_of_us(status: int, slash: str) -> None:
+@pytest.mark.parametrize("status", [200, 429])
+def test_a_server_that_answers_or_is_busy_is_there(status: int, slash: str) -> None:
     with listening(answering(status)) as uri:
         preflight(uri + slash)
 
@@ -192,14 +202,18 @@ def test_a_server_that_answers_is_there_whatever_it_thinks_of_us(status: int, sl
 @pytest.mark.parametrize("status", [500, 503])
 def test_a_server_that_only_fails_does_not_answer(status: int) -> None:
     with listening(answering(status)) as uri:
-        assert str(status) in refusal(lambda: preflight(uri), ServiceUnreachable)
+        message = refusal(lambda: preflight(uri), ServiceUnreachable)
+    assert f"{uri} does not answer" in message
+    assert str(status) in message
 
 
 def test_a_server_that_never_answers_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweeper.tracking.store.SECONDS", 0.01)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")  # which the check does not wait for, and leaves as it is
+    monkeypatch.setattr("sweeper.tracking.store.SECONDS", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         assert "timed out" in refusal(lambda: preflight(uri), ServiceUnreachable)
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "600"
 
 
 class Babble(http.server.BaseHTTPRequestHandler):
@@ -211,28 +225,18 @@ class Babble(http.server.BaseHTTPRequestHandler):
 
 
 def test_a_port_that_speaks_something_else_does_not_answer() -> None:
-    with listening(Babble) as uri, pytest.raises(ServiceUnreachable):
-        preflight(uri)
+    with listening(Babble) as uri:
+        assert "does not answer" in refusal(lambda: preflight(uri), ServiceUnreachable)
 
 
-def test_a_server_is_found_behind_a_user_and_a_password() -> None:
-    with listening(answering(200)) as uri:
-        preflight(uri.replace("//", "//user:secret@"))
-
-
-class Guarded(http.server.BaseHTTPRequestHandler):
+class Guarded(Quiet):
     """Lets in a user and a password, or a token."""
 
     RIGHT = (f"Basic {base64.b64encode(b'user:secret').decode()}", "Bearer token")
 
     def do_GET(self) -> None:
-        known = self.path == "/health" or self.headers["Authorization"] in self.RIGHT
-        self.send_response(200 if known else 401)
-        self.end_headers()
-        self.wfile.write(b"{}")
-
-    def log_message(self, *_: Any) -> None:
-        pass
+        known = self.headers["Authorization"] in self.RIGHT
+        self.reply(200 if known else 401, b"{}" if known else b"You are not authenticated.")
 
 
 @pytest.mark.parametrize(
@@ -241,19 +245,13 @@ class Guarded(http.server.BaseHTTPRequestHandler):
         ({}, False),
         ({"user": "user:secret@"}, True),
         ({"user": "user:canary@"}, False),
-        ({"MLFLOW_TRACKING_USERNAME": "user", "MLFLOW_TRACKING_PASSWORD": "secret"}, True),
         ({"MLFLOW_TRACKING_USERNAME": "user", "MLFLOW_TRACKING_PASSWORD": "canary"}, False),
         ({"MLFLOW_TRACKING_TOKEN": "token"}, True),
-        ({"file": "[mlflow]\nmlflow_tracking_username = user\nmlflow_tracking_password = secret\n"}, True),
-        ({"MLFLOW_TRACKING_AUTH": "a plugin"}, True),
     ],
 )
 def test_a_server_is_asked_with_the_credentials_that_mlflow_would_use(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], lets_in: bool
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], lets_in: bool
 ) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / ".mlflow").mkdir()
-    (tmp_path / ".mlflow/credentials").write_text(given.get("file", ""))
     for name in (n for n in given if n.isupper()):
         monkeypatch.setenv(name, given[name])
     with listening(Guarded) as server:
@@ -262,7 +260,7 @@ def test_a_server_is_asked_with_the_credentials_that_mlflow_would_use(
             preflight(uri)
         else:
             message = refusal(lambda: preflight(uri), ServiceUnreachable)
-            assert "does not let us in (401)" in message
+            assert "does not accept these credentials" in message
             assert "canary" not in message
 
 
@@ -290,15 +288,10 @@ def behind_tls(certificate: Path, asks: bool = False) -> Iterator[tuple[str, lis
     """A server that shows the certificate, and `asks` for the same one; its URI, and the paths it was asked for."""
     paths: list[str] = []
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_GET(self) -> None:
             paths.append(self.path.partition("?")[0])
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"{}")
-
-        def log_message(self, *_: Any) -> None:
-            pass
+            self.reply(200, b"{}")
 
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
@@ -332,14 +325,14 @@ def test_a_server_of_a_private_ca_is_asked_as_mlflow_is_told_to(
     tls_variables(monkeypatch, certificate, **values)
     with behind_tls(certificate, asks) as (uri, paths):
         preflight(uri)
-    assert paths == ["/health", "/api/2.0/mlflow/experiments/get-by-name"]
+    assert len(paths) == 1
 
 
 @pytest.mark.parametrize(
     ("values", "asks", "says"),
     [
         ({}, False, "self-signed certificate (_ssl"),
-        ({"INSECURE_TLS": "0"}, False, "name the file of its CA in MLFLOW_TRACKING_SERVER_CERT_PATH"),
+        ({"INSECURE_TLS": "0"}, False, "Set MLFLOW_TRACKING_SERVER_CERT_PATH to the file of its CA"),
         ({"SERVER_CERT_PATH": HERE}, True, "does not answer"),
     ],
 )
@@ -355,10 +348,10 @@ def test_a_certificate_that_is_not_trusted_is_an_error(
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"INSECURE_TLS": "yes"}, "MLFLOW_TRACKING_INSECURE_TLS='yes': expected true or false"),
-        ({"INSECURE_TLS": "1", "SERVER_CERT_PATH": HERE}, "MLflow takes one of the two"),
-        ({"SERVER_CERT_PATH": "nowhere.pem"}, "MLFLOW_TRACKING_SERVER_CERT_PATH='nowhere.pem': no such file"),
-        ({"CLIENT_CERT_PATH": "nowhere.pem"}, "MLFLOW_TRACKING_CLIENT_CERT_PATH='nowhere.pem': no such file"),
+        ({"INSECURE_TLS": "yes"}, "MLFLOW_TRACKING_INSECURE_TLS value must be one of"),
+        ({"INSECURE_TLS": "1", "SERVER_CERT_PATH": HERE}, "When 'ignore_tls_verification' is true"),
+        ({"SERVER_CERT_PATH": "nowhere.pem"}, "invalid path: nowhere.pem. Check the variables MLFLOW_TRACKING_"),
+        ({"CLIENT_CERT_PATH": "nowhere.pem"}, "invalid path: nowhere.pem. Check the variables MLFLOW_TRACKING_"),
     ],
 )
 def test_settings_of_tls_that_mlflow_does_not_take_are_named(
@@ -404,8 +397,8 @@ def test_a_sqlite_file_whose_writer_was_killed_in_a_transaction_is_used_again(
 CONNECTS = """
 import sys
 from pathlib import Path
-from sweeper.tracking import Uploader
-Uploader(sys.argv[1], Path(sys.argv[2]), lambda *_: b"", print).connect()
+from sweeper.tracking.connection import Connection
+Connection(sys.argv[1], Path(sys.argv[2]), print).connect()
 """
 
 
@@ -476,7 +469,7 @@ def test_the_file_of_a_sqlite_uri(uri: str, file: str) -> None:
 
 
 def test_a_link_leads_to_the_run_or_to_the_table_of_runs(home: Home) -> None:
-    home.uploader().connect()
+    home.connection().connect()
     with_id = ui_link("http://h:5000/", home.uri, "abc")
     assert with_id == "http://h:5000/#/experiments/1/runs/abc"
     assert ui_link("http://h:5000", home.uri, None) == (
@@ -504,10 +497,10 @@ def test_a_new_store_is_made_by_one_at_a_time(tmp_path: Path, monkeypatch: pytes
         return real(**where)
 
     def connect(_: int) -> list[str]:
-        uploader = home.uploader()
+        connection = home.connection()
         together.wait()
-        uploader.connect()
-        return sorted(e.name for e in uploader.client.search_experiments())
+        connection.connect()
+        return sorted(e.name for e in connection.client.search_experiments())
 
     monkeypatch.setattr(mlflow, "MlflowClient", make)
     with ThreadPoolExecutor(together.parties) as pool:
@@ -517,9 +510,9 @@ def test_a_new_store_is_made_by_one_at_a_time(tmp_path: Path, monkeypatch: pytes
 
 
 def test_files_go_beside_the_store(home: Home) -> None:
-    uploader = home.uploader()
-    uploader.connect()
-    experiment = uploader.client.get_experiment_by_name(EXPERIMENT)
+    connection = home.connection()
+    connection.connect()
+    experiment = connection.client.get_experiment_by_name(EXPERIMENT)
     assert experiment.artifact_location == (home.folder / "mlartifacts").as_uri()
 
 
@@ -536,10 +529,10 @@ def test_the_values_of_an_end_that_another_attempt_followed_arrive_as_well(home:
 
 
 def test_a_deleted_experiment_is_an_error_that_says_how_to_restore_it(home: Home) -> None:
-    uploader = home.uploader()
-    uploader.connect()
-    experiment = uploader.client.get_experiment_by_name(EXPERIMENT).experiment_id
-    uploader.client.delete_experiment(experiment)
+    connection = home.connection()
+    connection.connect()
+    experiment = connection.client.get_experiment_by_name(EXPERIMENT).experiment_id
+    connection.client.delete_experiment(experiment)
     with home.tracker() as tracker:
         write(tracker.start(info()))
         assert not tracker.flush(LONG)
@@ -548,14 +541,14 @@ def test_a_deleted_experiment_is_an_error_that_says_how_to_restore_it(home: Home
         assert tracker.close(LONG) == 1
     assert refusal(home.sync, SweeperError) == message
 
-    uploader.client.restore_experiment(experiment)
+    connection.client.restore_experiment(experiment)
     assert home.sync() == 1
     assert home.steps() == {"k": [1, 2, 3, 4]}
 
 
 def test_a_file_that_is_no_database_is_an_error_in_one_line(home: Home) -> None:
     sqlite_file(home.uri).write_bytes(b"not a database" * 100)
-    assert "mlflow.db" in refusal(home.uploader().connect, SweeperError)
+    assert "mlflow.db" in refusal(home.connection().connect, SweeperError)
 
 
 # --- uploading -----------------------------------------------------------------------------------
@@ -591,12 +584,12 @@ def test_whatever_is_lost_on_the_way_arrives_once_in_the_end(
     home: Home, monkeypatch: pytest.MonkeyPatch, method: str, lost: str
 ) -> None:
     write(JournalTracker(home.journal).start(info()))
-    uploader = home.uploader()
-    uploader.connect()
-    flaky = Flaky(uploader.client, method, lost)
-    monkeypatch.setattr(uploader, "_client", flaky)
+    connection = home.connection()
+    connection.connect()
+    flaky = Flaky(connection.client, method, lost)
+    monkeypatch.setattr(Connection, "client", flaky)
     pauses: list[float] = []
-    uploader.upload(home.journal / "demo/k", pauses.append)
+    Uploader(connection, FIGURES).upload(home.journal / "demo/k", pauses.append)
     assert flaky.failed
     assert len(pauses) == 1
     assert home.steps() == {"k": [1, 2, 3, 4]}
@@ -610,9 +603,9 @@ def test_the_pauses_between_tries_grow_to_a_limit_and_the_outage_is_reported_onc
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(JournalTracker(home.journal).start(info()))
-    uploader = home.uploader()
-    uploader.connect()
-    real = uploader.client.search_runs
+    connection = home.connection()
+    connection.connect()
+    real = connection.client.search_runs
     pauses: list[float] = []
 
     def away(*args: Any, **kwargs: Any) -> Any:
@@ -620,8 +613,8 @@ def test_the_pauses_between_tries_grow_to_a_limit_and_the_outage_is_reported_onc
             raise ConnectionError("refused")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(uploader.client, "search_runs", away)
-    uploader.upload(home.journal / "demo/k", pauses.append)
+    monkeypatch.setattr(connection.client, "search_runs", away)
+    Uploader(connection, FIGURES).upload(home.journal / "demo/k", pauses.append)
     assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10, 10])
     assert ["does not answer" in message for message in home.warned] == [True, False]
     assert home.steps() == {"k": [1, 2, 3, 4]}
@@ -630,7 +623,7 @@ def test_the_pauses_between_tries_grow_to_a_limit_and_the_outage_is_reported_onc
 def test_an_outage_costs_nothing_but_a_warning(
     tmp_path: Path, make_server: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(patience, "LONGEST_PAUSE", 0.1)
     server, warned = make_server(), threading.Event()
     home = Home(tmp_path, server.uri, [])
 
@@ -670,33 +663,28 @@ def test_sync_with_a_server_that_is_away_says_so_at_once(tmp_path: Path) -> None
     assert "does not answer" in refusal(home.sync, ServiceUnreachable)
 
 
-def test_sync_does_not_wait_for_ever_for_a_server_that_is_there_and_answers_nothing(
+def test_sync_does_not_wait_for_ever_for_a_server_that_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    class Leaving(Quiet):
+        asked = 0
+
+        def do_GET(self) -> None:
+            Leaving.asked += 1
+            self.reply(200 if Leaving.asked == 1 else 503, b"{}")
+
     monkeypatch.setattr(tracking, "SYNC_PATIENCE", 0.3)
-    monkeypatch.setattr(tracking, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(patience, "LONGEST_PAUSE", 0.1)
     (tmp_path / "journal").mkdir()
-    with listening(answering(200)) as uri:  # /health alone
+    with listening(Leaving) as uri:
         message = refusal(Home(tmp_path, uri, []).sync, ServiceUnreachable)
     assert "went away" in message
 
 
-class Portal(http.server.BaseHTTPRequestHandler):
-    """Answers everything with a page."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"<p>Please log in</p>")
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 def test_a_server_that_answers_with_pages_is_not_asked_again_and_again(tmp_path: Path) -> None:
-    with listening(Portal) as uri:
-        uploader = Home(tmp_path, uri, []).uploader()
-        message = refusal(lambda: uploader.connect(lambda _: pytest.fail("it is asked again")), SweeperError)
+    with listening(answering(200, b"<p>Please log in</p>")) as uri:
+        connection = Home(tmp_path, uri, []).connection()
+        message = refusal(lambda: connection.connect(lambda _: pytest.fail("it is asked again")), SweeperError)
     assert "JSON" in message
 
 
@@ -728,7 +716,7 @@ def test_a_run_whose_end_did_not_arrive_before_its_process_was_gone_is_ended_by_
         assert tracker.flush(LONG)
     assert home.steps() == {"ours": [1, 2, 3, 4]}
     run_id = run_id_of(home.journal, "demo/ours", home.uri)
-    assert tracker.uploader.client.get_run(run_id).info.status == FINISHED
+    assert tracker.connection.client.get_run(run_id).info.status == FINISHED
 
 
 def test_a_new_process_carries_what_an_earlier_one_left_of_the_same_study(home: Home) -> None:
@@ -790,7 +778,7 @@ def test_a_file_that_is_refused_for_good_holds_up_no_other_run(tmp_path: Path, m
     assert f"{bad}: MLflow refuses this run (413" in said
     assert (finished(home, bad), finished(home, good)) == (False, True)
 
-    assert "1 were refused" in refusal(home.sync, SweeperError)
+    assert "MLflow refused 1" in refusal(home.sync, SweeperError)
     assert home.warned == [said] * 2
     proxy.too_large = None
     assert home.sync() == 1
@@ -822,21 +810,11 @@ class AskedAgain(BaseException):
     ],
 )
 def test_a_server_is_asked_again_only_where_that_may_help(tmp_path: Path, status: int, body: str, passes: bool) -> None:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
     def wait(_: float) -> None:
         raise AskedAgain
 
-    with listening(Handler) as uri, pytest.raises(AskedAgain if passes else SweeperError):
-        Home(tmp_path, uri, []).uploader().connect(wait)
+    with listening(answering(status, body.encode())) as uri, pytest.raises(AskedAgain if passes else SweeperError):
+        Home(tmp_path, uri, []).connection().connect(wait)
 
 
 def test_files_of_a_new_attempt_survive_the_upload_of_the_last_one(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -844,7 +822,7 @@ def test_files_of_a_new_attempt_survive_the_upload_of_the_last_one(home: Home, m
     with home.tracker() as tracker:
         log = tracker.start(info())
         assert tracker.flush(LONG)
-        client = tracker.uploader.client
+        client = tracker.connection.client
         real = client.set_terminated
 
         def slow(*args: Any) -> None:

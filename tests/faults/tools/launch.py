@@ -193,10 +193,10 @@ def arm(events: set[str]) -> None:
     from sweeper.study.mirror import Mirror
     from sweeper.study.study import Study
     from sweeper.sweep import tracker
-    from sweeper.tracking import journal
-    from sweeper.tracking import upload as tracking
+    from sweeper.tracking import fetching, journal
+    from sweeper.tracking.upload import Figures
 
-    tracker._draw = lambda *_: b""
+    tracker.FIGURES = Figures(lambda *_: b"", lambda *_: b"")
     page.sweep_prints = lambda *_: ({}, b"")
     page.sweep_report = lambda *_: b""
     after(Study, "ask", "asked")
@@ -207,7 +207,7 @@ def arm(events: set[str]) -> None:
     before(Study, "prune", "over")
     before(Mirror, "settle", "telling", is_outcome)
     before(pathlib.Path, "replace", "renaming", is_part)
-    before(tracking, "write_whole", "noting", is_note)
+    before(fetching, "write_whole", "noting", is_note)
     if "appending" in events:
         journal._append_line = tear(journal._append_line)
     if "uploading" in events:
