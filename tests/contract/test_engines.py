@@ -477,8 +477,8 @@ def test_as_many_trainings_as_the_cluster_holds(resources: dict[str, float], cpu
 
 RAY_DRIVER = """
 import psutil, torch
-from sweeper.config import RunConfig
-from sweeper.data import Data, Images
+from sweeper.core.config import RunConfig
+from sweeper.training.images import Data, Images
 from sweeper.engine.ray import RayEngine
 
 images = Images(torch.zeros(64, 28, 28, dtype=torch.uint8), torch.arange(64) % 10)
@@ -520,10 +520,11 @@ def test_a_local_ray_dies_when_its_driver_is_killed(alone: dict[str, str], until
 DRIVER = """
 import multiprocessing as mp, os, signal
 import numpy as np
-from sweeper.config import RunConfig
+from sweeper.core.config import RunConfig
 from sweeper.engine.processes import ProcessEngine
-from sweeper.errors import WorkerLost
-from sweeper.splits import Labelled, SharedSplits, Split
+from sweeper.core.errors import WorkerLost
+from sweeper.data.shared import SharedSplits
+from sweeper.data.splits import Labelled, Split
 
 images = Labelled(np.zeros((64, 28, 28), np.uint8), np.arange(64) % 10)
 engine = ProcessEngine(SharedSplits([Split(images, images)]), 1, 1)

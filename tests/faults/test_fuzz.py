@@ -197,8 +197,8 @@ def test_a_space_that_is_costly_to_read_is_answered_soon(tmp_path: Path):
     for name, text in COSTLY.items():
         (tmp_path / name).write_text(text[: MAX_FILE_BYTES - 2] + "}" * text.startswith("{"))
     limited(f"""
-from sweeper.config import experiment
-from sweeper.space import read_space
+from sweeper.core.experiments import experiment
+from sweeper.study.space_file import read_space
 for name in {list(COSTLY)!r}:
     limit_processor_seconds()
     attempt(lambda: read_space(Path({str(tmp_path)!r}) / name).validate(experiment(6, split="holdout")))
@@ -208,8 +208,8 @@ for name in {list(COSTLY)!r}:
 LIMITED = """
 import resource, signal
 from pathlib import Path
-import sweeper.data, sweeper.space
-from sweeper.errors import DataError, SpaceError
+import sweeper.training.images, sweeper.study.space
+from sweeper.core.errors import DataError, SpaceError
 
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + {memory}, used + {memory}))
@@ -299,7 +299,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 def test_a_bomb_is_a_one_line_error_in_little_memory(tmp_path: Path, bomb: str):
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(BOMBS[bomb]())
     limited(f"""
-from sweeper.dataset import FULL, read_idx
+from sweeper.data.fashion import FULL, read_idx
 limit_processor_seconds()
 assert attempt(lambda: read_idx(Path({str(tmp_path)!r}), FULL.train[0])) is None
 """)

@@ -542,7 +542,7 @@ import atexit, os, sys
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 atexit.register(lambda: print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr))
-from sweeper.arms import PROTOCOLS, Protocol
+from sweeper.replication.arms import PROTOCOLS, Protocol
 PROTOCOLS["quick"] = Protocol("quick", "", seeds=2, train_images=1_000, epochs=6)
 from sweeper.cli.main import main
 main()

@@ -189,7 +189,7 @@ def test_drawing_leaves_no_global_state():
 
 
 def test_pyplot_is_not_imported():
-    program = "import sys, sweeper.report.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
+    program = "import sys, sweeper.report.sweep.page; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

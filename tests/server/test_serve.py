@@ -96,7 +96,7 @@ def test_mlflow_is_one_process_and_executes_no_jobs(served: Served):
 
 def test_the_process_that_starts_a_server_becomes_it():
     """All of its variables and those that MLflow adds, nothing of its memory."""
-    starts = "from sweeper.mlflow_server import replace_process as start; import sys; print('begun', flush=True); "
+    starts = "from sweeper.server.mlflow import replace_process as start; import sys; print('begun', flush=True); "
     says = "import os; print(os.environ['NEW'], os.environ['OLD'], os.getpid())"
     code = f"{starts} start([sys.executable, '-c', {says!r}], extra_env={{'NEW': '1'}}, capture_output=False)"
     with subprocess.Popen(

@@ -80,7 +80,7 @@ def test_what_is_never_ready_is_given_up(tmp_path: Path):
 HOLDER = """
 import sys
 from pathlib import Path
-from sweeper.supervisor import Group
+from sweeper.server.supervisor import Group
 with Group(Path(sys.argv[1]) / "log") as group:
     group.start("family", ["sh", "-c", sys.argv[2]], {})
     group.start("database", ["sh", "-c", sys.argv[3]], {}, database=True)

@@ -21,8 +21,8 @@ pytest_plugins = ["tests.support.postgres"]
 
 HOLD = """
 import sys
-from sweeper.environment import database_url
-from sweeper.lock import acquire
+from sweeper.core.urls import database_url
+from sweeper.study.lock import acquire
 held = acquire(database_url(sys.argv[1]), "demo")
 print("held", flush=True)
 sys.stdin.read()

@@ -249,9 +249,10 @@ def test_a_held_study_whose_holder_is_unknown_is_refused_all_the_same(tmp_path: 
 
 HOLD = """
 import sys
-from sweeper.config import RunConfig
-from sweeper.space import default_space
-from sweeper.study import StudySettings, open_study
+from sweeper.core.config import RunConfig
+from sweeper.study.space import default_space
+from sweeper.study.opening import open_study
+from sweeper.study.study import StudySettings
 study = open_study("demo", StudySettings(RunConfig(dataset="sample"), default_space(), "0" * 64), sys.argv[1])
 print(study.ask().number, flush=True)
 sys.stdin.read()
@@ -276,9 +277,10 @@ import sys
 import time
 from pathlib import Path
 
-from sweeper.config import RunConfig
-from sweeper.space import default_space
-from sweeper.study import StudySettings, open_study
+from sweeper.core.config import RunConfig
+from sweeper.study.space import default_space
+from sweeper.study.opening import open_study
+from sweeper.study.study import StudySettings
 
 mine, other, *urls = sys.argv[1:]
 settings = StudySettings(RunConfig(dataset="sample"), default_space(), "0" * 64)
@@ -748,7 +750,7 @@ def test_few_trials_leave_importances_open() -> None:
 LIGHT = """
 import sys
 import optuna
-from sweeper.importance import importances
+from sweeper.study.importance import importances
 study = optuna.create_study(direction="maximize")
 study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=8)
 print(importances(study), "sklearn" in sys.modules)

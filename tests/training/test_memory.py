@@ -9,7 +9,7 @@ import pytest
 # 60 times 40 MB, 10,000 pages, above the size from which on glibc always asks the system
 FAULTS = """
 import resource, torch
-from sweeper.memory import keep_freed
+from sweeper.training.device import keep_freed
 if {keep}: keep_freed()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(60):

@@ -48,11 +48,11 @@ def test_steps_are_those_of_torch_in_each_bit(placement: Placement, weight_decay
 
 TRAIN = """
 import sys
-from sweeper.config import RunConfig
-from sweeper.data import load
-from sweeper.dataset import resolve
-from sweeper.start import start
-from sweeper.train import finish
+from sweeper.core.config import RunConfig
+from sweeper.training.images import load
+from sweeper.data.fashion import resolve
+from sweeper.training.start import start
+from sweeper.training.folds import finish
 config = RunConfig(model="small", dataset="sample", epochs=1, train_images=256)
 finish(start(config, load(config, resolve("sample")[1])))
 print([name for name in sys.modules if name.startswith(("torch._dynamo", "torch._inductor", "sympy"))])

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import sweeper.training.loop
+import sweeper.training.failures
 import sweeper.training.start
 from sweeper.core.config import RunConfig
 from sweeper.core.results import EpochResult, Evaluation, Training, TrainResult
@@ -138,9 +138,9 @@ def come_to(outcome: str | None, config: RunConfig) -> None:
     """End the training as `outcome` says, by what really raises such an error."""
     match outcome:
         case "nan":
-            sweeper.train.check_converging(config, 1, config.lr, float("nan"))
+            sweeper.training.failures.check_converging(config, 1, config.lr, float("nan"))
         case "runaway":
-            sweeper.train.check_converging(config, 1, config.lr, 1e9)
+            sweeper.training.failures.check_converging(config, 1, config.lr, 1e9)
         case "memory":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         case "exit":
