@@ -1,4 +1,4 @@
-"""The contract of trackers and of the logs that they give, and the tracker that forgets."""
+"""The contract of trackers and their logs. The base classes record nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 THREADS_TAG: Final = "sweeper.threads"  # of a run: threads of its computations
 ENGINE_TAG: Final = "sweeper.engine"
@@ -21,7 +21,7 @@ FAILED, FINISHED, KILLED = "FAILED", "FINISHED", "KILLED"  # MLflow's names
 class RunInfo:
     """What is known of a run before it starts.
 
-    `key` identifies it for ever: starting the same key again continues the same run.
+    `key` identifies the run: starting the same key again continues it.
     """
 
     key: str
@@ -34,11 +34,11 @@ class RunInfo:
     run_id: str | None = None  # an MLflow run that exists already
 
 
-class RunLog(Protocol):
-    """Where one run writes what happens to it."""
+class RunLog:
+    """Where one run is recorded as it goes on. This one records nothing."""
 
     def epoch(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record the metrics of one epoch; a step that is recorded already stays as it is."""
+        """Record the metrics of one epoch. A step that is already recorded keeps its values."""
 
     def artifact(self, name: str, content: bytes) -> None:
         """Record a file."""
@@ -48,7 +48,7 @@ class RunLog(Protocol):
 
 
 class Recorded(NamedTuple):
-    """What is recorded of a finished run: the metrics of each epoch by its number; metrics and tags of its end."""
+    """The record of a finished run: the metrics of each epoch by its number, and the metrics and tags of its end."""
 
     epochs: dict[int, dict[str, float]]
     final: dict[str, float]
@@ -56,10 +56,10 @@ class Recorded(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A run as its last attempt was recorded, to be trained again: parameters, tags, and the metrics of each epoch by
-    its number.
+    """The record of a run's last attempt, from which to train the run again.
 
-    `earlier` has the epochs that an attempt before it recorded, or may have, whose bits may have been others.
+    `epochs` has the metrics of each epoch by its number. `earlier` has those of earlier attempts that may have computed
+    with other bits.
     """
 
     params: dict[str, str]
@@ -68,68 +68,34 @@ class Record(NamedTuple):
     earlier: dict[int, dict[str, float]]
 
 
-class Tracker(Protocol):
-    """Where runs are recorded."""
+class Tracker:
+    """Where runs are recorded. This one records nothing; the others override what they do."""
 
     def recorded(self, run: RunInfo) -> Recorded | None:
-        """What is recorded of the run, or None if it is not there or has not finished."""
-
-    def start(self, run: RunInfo) -> RunLog:
-        """Begin, or continue, a run."""
-
-    def together(self) -> AbstractContextManager[None]:
-        """Within the block, what happens to runs may be recorded late, but not later than its end."""
-
-    def reconcile(self, below: str) -> None:
-        """End, as killed, the runs below a folder that processes which are gone left without an end."""
-
-    def catch_up(self, below: str) -> None:
-        """Let arrive what earlier processes recorded below a folder and could not bring where it belongs."""
-
-    def check(self) -> None:
-        """Raise if nothing that is recorded can ever arrive."""
-
-    def close(self, timeout: float) -> int:
-        """Wait up to `timeout` seconds until all has arrived; the number of runs that have not."""
-
-
-class NullLog:
-    """Forgets everything."""
-
-    def epoch(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Forget."""
-
-    def artifact(self, name: str, content: bytes) -> None:
-        """Forget."""
-
-    def end(self, status: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
-        """Forget."""
-
-
-class NullTracker:
-    """No tracking."""
-
-    def recorded(self, run: RunInfo) -> Recorded | None:
-        """Nothing."""
+        """The record of the run, or None if it has none or has not finished."""
         return None
 
     def start(self, run: RunInfo) -> RunLog:
-        """A log that forgets everything."""
-        return NullLog()
+        """Start a run, or continue it."""
+        return RunLog()
 
     def together(self) -> AbstractContextManager[None]:
-        """Nothing is late."""
+        """Within the block, events may be recorded late, but no later than its end."""
         return contextlib.nullcontext()
 
     def reconcile(self, below: str) -> None:
-        """Nothing was left."""
+        """End the runs below a folder whose process is gone, as killed."""
 
     def catch_up(self, below: str) -> None:
-        """Nothing was recorded."""
+        """Upload the runs below a folder that earlier processes recorded and could not upload."""
 
     def check(self) -> None:
-        """Nothing can go wrong."""
+        """Raise an error if no run can ever be uploaded."""
 
     def close(self, timeout: float) -> int:
-        """Nothing to wait for."""
+        """Wait up to `timeout` seconds for the uploads. Returns the number of runs that are not uploaded."""
         return 0
+
+
+class NullTracker(Tracker):
+    """No tracking, as `--tracking-uri none` asks for."""

@@ -1,10 +1,10 @@
-"""The journal: every run on disk first, whatever becomes of the tracking server.
+"""The journal: every run on disk first, whether or not the tracking server answers.
 
 A run is a folder of `SWEEPER_HOME/journal`:
 
     events.jsonl    one JSON object a line, appended and fsynced: start, epoch, end
     artifacts/      files as they will appear in MLflow, each written aside and renamed
-    upload.json     how far the uploader has come (tracking.py)
+    upload.json     how far the run was uploaded (fetching.py)
     .writer         locked by the process that writes the run, for as long as it lives
 
 The times in it are those of the events, so that replaying it gives the same metrics again.
@@ -26,15 +26,15 @@ import filelock
 
 from sweeper.core.errors import SweeperError
 from sweeper.core.files import remove_parts, write_whole
-from sweeper.tracking.base import FINISHED, KILLED, Recorded, RunInfo
+from sweeper.tracking.base import FINISHED, KILLED, Recorded, RunInfo, RunLog, Tracker
 from sweeper.tracking.reading import ARTIFACTS, EVENTS, _by_step, as_csv, history, read_all_events, read_events
 
 WRITER: Final = ".writer"
 FSYNCS: Final = 16  # at a time
 
 
-class JournalTracker:
-    """Records runs on disk, to be uploaded by whoever calls `sweeper sync`, or never."""
+class JournalTracker(Tracker):
+    """Records runs on disk. `sweeper sync` uploads them, if ever."""
 
     def __init__(self, root: Path, warn: Callable[[str], None] = lambda _: None) -> None:
         self.root = root
@@ -60,11 +60,12 @@ class JournalTracker:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Within the block, writing waits for its end: one write and one fsync a run, and of many runs at a time, as
-        the file system joins fsyncs.
+        """Write at the end of the block: once a run, with one fsync, and many runs at a time.
+
+        The file system joins fsyncs that wait together.
 
         Raises:
-            OSError: what one of the runs had to record could not be written; all that could be was.
+            OSError: the events of one run could not be written. Those of all others were.
         """
         self._late = {}
         try:
@@ -80,7 +81,7 @@ class JournalTracker:
                         raise error
 
     def recorded(self, run: RunInfo) -> Recorded | None:
-        """What the journal holds of the run, if it finished; another one may lie in its folder."""
+        """The journal's record of the run, if it finished. Its folder may hold another run."""
         events = read_events(self.root / run.folder)
         if not events or events[0]["key"] != run.key:
             return None
@@ -89,21 +90,11 @@ class JournalTracker:
         return Recorded(_by_step(events), events[-1]["metrics"], events[-1]["tags"])
 
     def reconcile(self, below: str) -> None:
-        """End, in the journal, what processes that are gone left without an end."""
+        """End, in the journal, the runs whose process is gone."""
         end_all_abandoned(self.root / below, self._warn)
 
-    def catch_up(self, below: str) -> None:
-        """Everything is where it belongs."""
 
-    def check(self) -> None:
-        """Nothing is sent, so nothing can fail to arrive."""
-
-    def close(self, timeout: float) -> int:
-        """Everything is on disk already."""
-        return 0
-
-
-class JournalLog:
+class JournalLog(RunLog):
     """One run's folder, being written."""
 
     def __init__(
@@ -154,10 +145,10 @@ class JournalLog:
         self._add(line)
 
     def settle(self) -> None:
-        """Write what has not been: the files first, so that an end has them; then the events, in one write and fsync.
+        """Write what is still in memory: the files first, then the events, with one write and one fsync.
 
         Raises:
-            OSError: it cannot be written; what was to be is forgotten, but for the start of the run.
+            OSError: it cannot be written. It is then forgotten, except for the start of the run.
         """
         ended, self._ended = self._ended, False
         try:
@@ -211,7 +202,7 @@ def _append_line(path: Path, line: bytes) -> None:
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Remove what a crash left of a line, before anything is appended to it."""
+    """Remove a line that a crash left incomplete, before another is appended."""
     if path.exists():
         content = path.read_bytes()
         with path.open("r+b") as stream:
@@ -219,7 +210,7 @@ def _cut_torn_line(path: Path) -> None:
 
 
 def end_abandoned(folder: Path, reason: str = "the process that trained it is gone") -> bool:
-    """End the run in `folder` as killed, if it has no end and the process that wrote it is gone; whether it did."""
+    """End the run in `folder` as killed, if it has no end and its process is gone. Returns whether it did."""
     events = read_events(folder)
     if not events or events[-1]["event"] == "end":
         return False
@@ -243,7 +234,7 @@ def end_all_abandoned(root: Path, warn: Callable[[str], None]) -> None:
 
 
 def _hold(folder: Path) -> filelock.FileLock:
-    """Be the only process that writes the run in `folder`, until it ends or this process does."""
+    """Lock the run in `folder` for this process, until the run or the process ends."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / WRITER, thread_local=False)  # another thread may write the end
     try:
