@@ -27,7 +27,6 @@ from sweeper.core.images import MEAN, SIDE, STD
 from sweeper.data import fashion as dataset
 from sweeper.data import splits
 from sweeper.data.fashion import (
-    FULL,
     MANIFESTS,
     SAMPLE,
     SAMPLE_DIR,
@@ -112,7 +111,7 @@ def described(name: str, content: bytes) -> IdxFile:
 @pytest.fixture
 def little(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """The four files, decompressed, of a little data set that now stands for FashionMNIST."""
-    names = [file.name for file in FULL.train + FULL.test]
+    names = [file.name for file in dataset.FULL.train + dataset.FULL.test]
     files = dict(zip(names, contents(40, 1) + contents(20, 2), strict=True))
     declare(files, monkeypatch)
     return files
@@ -346,7 +345,7 @@ def test_a_missing_file_is_refused(folder: Path):
 
 def test_blog_trains_on_every_training_image_and_judges_on_the_test_images(folder: Path):
     (split,) = load(SMALL.derive(split="blog"), folder)
-    train, test = (torch.tensor(read_idx(folder, files[0])) for files in (FULL.train, FULL.test))
+    train, test = (torch.tensor(read_idx(folder, files[0])) for files in (dataset.FULL.train, dataset.FULL.test))
     assert torch.equal(split.train.pixels, train)
     assert torch.equal(split.val.pixels, test)
 
@@ -691,8 +690,8 @@ def test_a_download_is_verified_and_kept(little: dict[str, bytes], nowhere: Path
 
     network(answers)
     cache = nowhere / "user" / "cache"
-    assert resolve("fashion-mnist") == (FULL, cache)
-    assert resolve("auto") == (FULL, cache)
+    assert resolve("fashion-mnist") == (dataset.FULL, cache)
+    assert resolve("auto") == (dataset.FULL, cache)
     assert len(load_test(SMALL, cache).val) == 20
     assert asked == [f"{name}.gz" for name in little]  # each once
     assert list((nowhere / "user").iterdir()) == [cache]

@@ -415,7 +415,7 @@ def test_an_examination_that_fails_loses_the_xray_and_nothing_else(
     def fail(*_: Any) -> None:
         raise RuntimeError("no\nmemory")
 
-    monkeypatch.setattr("sweeper.training.xray.examine.examine", fail)
+    monkeypatch.setattr("sweeper.training.start.examine", fail)
     config = small(placement="bn", epochs=1, batch_size=50)
     result = finish(start(config, [tiny]))
     assert result.xray is None
