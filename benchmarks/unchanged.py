@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from itertools import product
 from pathlib import Path
@@ -30,7 +31,7 @@ from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PLACEMENTS: Final = ("none", "bn", "dropout", "bn-dropout", "dropout-bn", "bn-head-dropout", "ic")
-TRAIN_IMAGES: Final = {"small": 1_000, "medium": 600, "large": 256}
+TRAIN_IMAGES: Final = {"small": 500, "medium": 500, "large": 256}
 COMMANDS: Final = (1, 6)  # experiments that are also trained by the command line
 COMMAND: Final = "--epochs 1 --dataset sample --device cpu --precision fp32 --tracking-uri none --json"
 PACKAGES: Final = ("torch", "numpy")
@@ -38,30 +39,28 @@ PACKAGES: Final = ("torch", "numpy")
 Hashes = dict[str, dict[str, str]]  # of a case by its name
 
 
-def cases(*, quick: bool) -> Iterator[dict[str, Any]]:
-    """The trainings: a name, the number of threads, and the fields of the configuration."""
-    ways = [("fp32", 1)] if quick else list(product(("fp32", "bf16"), (1, 2)))
-    for precision, threads in ways:
-        shared = {"precision": precision, "epochs": 2}
+def cases(*, quick: bool) -> Iterator[list[dict[str, Any]]]:
+    """The trainings, grouped by precision and threads: each has a name, threads, and the fields of a configuration."""
+    for precision, threads in [("fp32", 1)] if quick else product(("fp32", "bf16"), (1, 2)):
         end = f"{precision} threads={threads}"
-        for number in range(1, 8 if quick else 9):
-            images = 512 if number == 8 else 1_000
-            fields = shared | {"experiment": number, "train_images": images}
-            yield {"name": f"exp{number} {end}", "threads": threads, "fields": fields}
+        found = {f"exp{number}": {"experiment": number, "train_images": 500} for number in range(1, 8 if quick else 9)}
         for model, placement in product(("small",) if quick else TRAIN_IMAGES, PLACEMENTS):
-            fields = shared | {"model": model, "placement": placement, "train_images": TRAIN_IMAGES[model]}
-            yield {"name": f"{model} {placement} {end}", "threads": threads, "fields": fields}
-    folds = {"experiment": 1, "split": "folds", "folds": 2, "train_images": 500, "epochs": 2, "precision": "fp32"}
-    yield {"name": "exp1 folds=2 fp32 threads=1", "threads": 1, "fields": folds}
+            fields = {"model": model, "placement": placement, "train_images": TRAIN_IMAGES[model]}
+            found[f"{model} {placement}"] = fields
+        if (precision, threads) == ("fp32", 1):
+            found["exp1 folds=2"] = {"experiment": 1, "split": "folds", "folds": 2, "train_images": 500}
+        yield [
+            {"name": f"{name} {end}", "threads": threads, "fields": fields | {"epochs": 2, "precision": precision}}
+            for name, fields in found.items()
+        ]
 
 
-def train_cases(tree: Path, *, quick: bool) -> Hashes:
-    """Train all cases in one process."""
-    chosen = list(cases(quick=quick))
+def train_cases(group: list[dict[str, Any]], tree: Path) -> Hashes:
+    """Train a group of cases in one process."""
     command = [sys.executable, "-P", str(ROOT / "benchmarks" / "hashes.py")]
     found: Hashes = {}
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "cases.json").open("w+") as given:
-        json.dump(chosen, given)
+        json.dump(group, given)
         given.seek(0)
         with subprocess.Popen(
             command, stdin=given, stdout=subprocess.PIPE, text=True, cwd=folder, env=environment(tree, folder)
@@ -71,9 +70,9 @@ def train_cases(tree: Path, *, quick: bool) -> Hashes:
                 result = json.loads(line)
                 name = result.pop("name")
                 found[name] = result
-                print(f"{len(found)}/{len(chosen)}: {name}", flush=True)
+                print(f"trained {name}", flush=True)
     if process.returncode:
-        raise SystemExit(f"training stopped with exit code {process.returncode} after {len(found)} of {len(chosen)}")
+        raise SystemExit(f"training stopped with exit code {process.returncode} after {len(found)} of {len(group)}")
     return found
 
 
@@ -104,7 +103,7 @@ def train_commands(tree: Path, *, quick: bool) -> Hashes:
 def environment(tree: Path, home: str) -> dict[str, str]:
     """The variables of a child process: the code of `tree`, and nothing that configures sweeper or MLflow."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SWEEPER_", "MLFLOW_"))}
-    return kept | {"PYTHONPATH": str(tree), "SWEEPER_HOME": home}
+    return kept | {"PYTHONPATH": str(tree), "SWEEPER_HOME": home, "GOMP_SPINCOUNT": "10000"}
 
 
 def machine() -> dict[str, str]:
@@ -161,6 +160,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("file", type=Path, metavar="FILE", help="the record, as JSON")
     parser.add_argument("--tree", type=Path, default=ROOT, help="checkout whose code is run (default: this one)")
     parser.add_argument("--quick", action="store_true", help="experiments 1 to 7 and the small network, fp32, 1 thread")
+    parser.add_argument("--jobs", type=int, default=2, help="processes that train at a time (default: 2)")
     args = parser.parse_args()
     if not (args.tree / "sweeper").is_dir():
         parser.error(f"--tree {args.tree}: no package `sweeper` in this directory. Name a checkout.")
@@ -172,7 +172,11 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     args = parse()
     tree = args.tree.resolve()
-    now = train_cases(tree, quick=args.quick) | train_commands(tree, quick=args.quick)
+    now: Hashes = {}
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for found in pool.map(lambda group: train_cases(group, tree), cases(quick=args.quick)):
+            now |= found
+    now |= train_commands(tree, quick=args.quick)
     if args.action == "compare":
         return compare(args.file, now, quick=args.quick)
     args.file.write_text(json.dumps({"machine": machine(), "hashes": now}, indent=1) + "\n")
