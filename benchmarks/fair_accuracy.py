@@ -12,7 +12,7 @@ variants are compared at a share of their epochs, which FILE says; what is froze
 The second stage trains the frozen recipe on all 60,000 images, and evaluates the weights after the last epoch on the
 10,000 test images, once, with no test-time augmentation: until then a training sees no test image. Each seed is written
 beside FILE before it is shown, so that an interrupted evaluation goes on where it was, and no seed is evaluated twice.
-Accuracy is said with and without near-duplicates of training images (sweeper.duplicates), against three marks: the
+Accuracy is said with and without near-duplicates of training images (benchmarks.duplicates), against three marks: the
 study's 0.948, and the bars 0.9490 and 0.9508. `default` is experiment 8 as declared, which one look at the test images
 has informed (docs/reproduction.md).
 
@@ -38,12 +38,12 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 from scipy import stats
 
+from benchmarks.duplicates import THRESHOLD, near_duplicates
 from benchmarks.hardware import Others, describe, usable_cores
 from benchmarks.pages import ROOT, add_save, conclude, head, table
 from sweeper.config import RunConfig, experiment
 from sweeper.data import Data, load
 from sweeper.dataset import MANIFESTS, resolve
-from sweeper.duplicates import THRESHOLD, near_duplicates
 from sweeper.engine.base import Engine
 from sweeper.engine.concurrent import ConcurrentEngine
 from sweeper.engine.processes import ProcessEngine

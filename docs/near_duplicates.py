@@ -1,6 +1,6 @@
 """Count the near-duplicates of FashionMNIST, and draw pairs around the threshold (half a minute on two cores).
 
-    python docs/near_duplicates.py [--data-dir FOLDER]
+    python -m docs.near_duplicates [--data-dir FOLDER]
 
 Prints how many test images are closer to a training image than some thresholds, how many of those pairs have two
 labels, and the classes at the threshold in use. Writes docs/images/near-duplicates.png, in which each row is a band of
@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.duplicates import THRESHOLD, Nearest, nearest
 from sweeper.config import RunConfig
 from sweeper.data import Data, load_test
 from sweeper.dataset import CLASSES, resolve
-from sweeper.duplicates import THRESHOLD, Nearest, nearest
 
 PICTURE = Path(__file__).parent / "images" / "near-duplicates.png"
 THRESHOLDS = (0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.10)

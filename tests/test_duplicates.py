@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.duplicates import THRESHOLD, Nearest, near_duplicates, nearest, nearest_slowly
 from sweeper.data import Data, Images
-from sweeper.duplicates import THRESHOLD, Nearest, near_duplicates, nearest, nearest_slowly
 
 
 def assert_equal(found: Nearest, expected: Nearest) -> None:
@@ -18,8 +18,8 @@ def assert_equal(found: Nearest, expected: Nearest) -> None:
 def test_the_fast_search_finds_what_the_slow_one_finds(
     sample: Data, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr("sweeper.duplicates.CANDIDATES", block)
-    monkeypatch.setattr("sweeper.duplicates.QUERIES", 64)
+    monkeypatch.setattr("benchmarks.duplicates.CANDIDATES", block)
+    monkeypatch.setattr("benchmarks.duplicates.QUERIES", 64)
     queries, images = sample.val.pixels[:150], sample.train.pixels[:600]
     assert_equal(nearest(queries, images), nearest_slowly(queries, images))
 
@@ -40,7 +40,7 @@ def test_one_level_in_one_pixel_decides() -> None:
 
 
 def test_of_neighbours_that_are_equally_near_the_first_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweeper.duplicates.CANDIDATES", 10)
+    monkeypatch.setattr("benchmarks.duplicates.CANDIDATES", 10)
     images = extreme(4).repeat(9, 1, 1)
     assert nearest(images[:4], images).index.tolist() == [0, 1, 2, 3]
 

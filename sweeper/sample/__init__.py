@@ -1,1 +1,1 @@
-"""8,000 real images of FashionMNIST, cut by `python -m sweeper.sample.cut`; see NOTICE."""
+"""8,000 real images of FashionMNIST, cut by docs/cut_sample.py; see NOTICE."""

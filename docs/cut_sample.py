@@ -1,9 +1,9 @@
 """Cut the sample that the package carries out of the full FashionMNIST, the same way every time.
 
-    python -m sweeper.sample.cut FOLDER_OF_FASHION_MNIST [OUTPUT_FOLDER]
+    python docs/cut_sample.py FOLDER_OF_FASHION_MNIST [OUTPUT_FOLDER]
 
 700 training and 100 test images of each class, in a seeded order, as gzipped idx files.
-Prints the SHA-256 of each decompressed file, which `sweeper.dataset.SAMPLE` holds.
+Prints the SHA-256 of each decompressed file, which the manifest `SAMPLE` of the package holds.
 """
 
 from __future__ import annotations
