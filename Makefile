@@ -38,9 +38,9 @@ test: .venv/installed-dev  ## Pass the tests
 
 faults: .venv/installed-dev  ## Run the long fault suite and write docs/reliability.md (20 to 40 minutes)
 	@mkdir -p build && rm -f build/faults.jsonl
-	@FAULTS_TALLY=$(CURDIR)/build/faults.jsonl $(BIN)/python -m pytest tests/faults tests/test_bad_input.py tests/test_fuzz.py \
+	@FAULTS_TALLY=$(CURDIR)/build/faults.jsonl $(BIN)/python -m pytest tests/faults tests/process/test_bad_input.py \
 		-m 'slow or not slow' --numprocesses 2 --dist worksteal; status=$$?; \
-		PYTHONPATH=tests $(BIN)/python -m faults.tools.tally build/faults.jsonl docs/reliability.md && exit $$status
+		$(BIN)/python -m tests.faults.tools.tally build/faults.jsonl docs/reliability.md && exit $$status
 
 docker-test:  ## Run a sweep in the containers, and check how they are closed (docs/operations.md; 10 to 30 minutes)
 	$(PYTHON) docker/test.py

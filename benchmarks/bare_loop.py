@@ -23,12 +23,14 @@ from benchmarks.hardware import Others, describe, usable_cores
 from benchmarks.pages import ROOT, Spread, add_save, conclude, head, table
 from benchmarks.peers import ours
 from benchmarks.peers.recipe import images, trial_config
-from sweeper.journal import read_events
+from sweeper.tracking.reading import read_events
 
 
 def work(model: str, epochs: int, seeds: list[int]) -> float:
     """Train in this process; seconds of training alone."""
-    from sweeper.train import finish, resolve_precision, train, use_threads
+    from sweeper.training.device import resolve_precision, use_threads
+    from sweeper.training.folds import finish
+    from sweeper.training.loop import train
 
     use_threads(1)
     config = trial_config(model, epochs).derive(precision=resolve_precision("auto", "cpu"))

@@ -25,14 +25,18 @@ import numpy as np
 
 from benchmarks.hardware import Others, describe
 from benchmarks.pages import add_save, conclude, head, table
-from sweeper.config import RunConfig
+from sweeper.core.config import RunConfig
+from sweeper.core.results import EpochResult, Evaluation, TrainResult
+from sweeper.core.trial import Trial
 from sweeper.engine.base import Event
-from sweeper.journal import JournalTracker, RunInfo, Tracker
-from sweeper.space import default_space
-from sweeper.study import StudySettings, Trial, open_study
-from sweeper.sweep import Driver
-from sweeper.tracking import MlflowTracker
-from sweeper.train import EpochResult, Evaluation, TrainResult
+from sweeper.study.opening import open_study
+from sweeper.study.space import default_space
+from sweeper.study.study import StudySettings
+from sweeper.sweep.driver import Driver
+from sweeper.tracking.base import RunInfo, Tracker
+from sweeper.tracking.journal import JournalTracker
+from sweeper.tracking.mlflow import MlflowTracker
+from sweeper.tracking.upload import Figures
 
 PACE: Final = 1.0  # seconds an epoch
 COLUMNS: Final = {
@@ -157,7 +161,8 @@ def open_files() -> int:
 def make_tracker(kind: str, root: Path) -> Tracker:
     if kind == "offline":
         return JournalTracker(root / "journal")
-    return MlflowTracker(root / "journal", f"sqlite:///{root / 'mlflow.db'}", lambda *_: b"", print)
+    undrawn = Figures(lambda *_: b"", lambda *_: b"")
+    return MlflowTracker(root / "journal", f"sqlite:///{root / 'mlflow.db'}", undrawn, print)
 
 
 def measure(args: argparse.Namespace, in_flight: int, tracking: str, root: Path) -> dict[str, Any]:

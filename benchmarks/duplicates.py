@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from sweeper.data import Images
+from sweeper.training.images import Images
 
 THRESHOLD: Final = 0.06  # root mean square of the differences of pixels in [0, 1]; docs/reproduction.md says why
 LEVELS: Final = 255

@@ -36,17 +36,20 @@ from benchmarks.fair_pages import SUMMARY, evaluation_page, shown, summary
 from benchmarks.fair_records import Record, digest, freeze, thaw
 from benchmarks.hardware import Others, describe, usable_cores
 from benchmarks.pages import ROOT, add_save, conclude, head, table
-from sweeper.config import RunConfig, experiment
-from sweeper.data import Data, load
-from sweeper.dataset import MANIFESTS, resolve
+from sweeper.core.config import RunConfig
+from sweeper.core.errors import Diverged, SweeperError, UsageError
+from sweeper.core.experiments import experiment
+from sweeper.core.results import EpochResult, TrainResult
+from sweeper.data.fashion import MANIFESTS, resolve
+from sweeper.data.shared import SharedSplits
 from sweeper.engine.base import Engine
 from sweeper.engine.concurrent import ConcurrentEngine
 from sweeper.engine.processes import ProcessEngine
 from sweeper.engine.serial import SerialEngine
-from sweeper.errors import Diverged, SweeperError, UsageError
-from sweeper.model import build_model
-from sweeper.splits import SharedSplits
-from sweeper.train import EpochResult, TrainResult, predict_weights, resolve_device, resolve_precision, score
+from sweeper.training.device import resolve_device, resolve_precision
+from sweeper.training.evaluate import predict_weights, score
+from sweeper.training.images import Data, load
+from sweeper.training.network import build_model
 
 FOLDER: Final = ROOT / "build" / "fair_accuracy"
 DEFAULT: Final = "default"

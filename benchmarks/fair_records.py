@@ -13,9 +13,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sweeper.config import RunConfig
-from sweeper.errors import UsageError
-from sweeper.journal import write_whole
+from sweeper.core.config import RunConfig
+from sweeper.core.errors import UsageError
+from sweeper.core.files import write_whole
 
 
 class Record:

@@ -18,7 +18,7 @@ from typing import Final
 from benchmarks.hardware import Others, describe
 from benchmarks.pages import ROOT, Spread, add_save, conclude, head, table
 from benchmarks.processes import run
-from sweeper.journal import read_events, run_folders
+from sweeper.tracking.reading import read_events, run_folders
 
 COMMAND: Final = ("train", "--exp", "6", "--dataset", "sample", "--epochs", "1")
 TARGET_SECONDS: Final = 5.0

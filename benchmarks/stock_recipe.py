@@ -26,10 +26,11 @@ from torchvision import transforms
 from torchvision.datasets import FashionMNIST, VisionDataset
 
 from benchmarks.hardware import THREADS
-from sweeper.config import RunConfig
-from sweeper.data import MEAN, PADDING, STD, Data, Images, load
-from sweeper.dataset import SIDE, resolve
-from sweeper.model import build_model
+from sweeper.core.config import RunConfig
+from sweeper.core.images import MEAN, SIDE, STD
+from sweeper.data.fashion import resolve
+from sweeper.training.images import PADDING, Data, Images, load
+from sweeper.training.network import build_model
 
 WORKERS: Final = 2
 KNOWN: Final = {

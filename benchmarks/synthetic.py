@@ -20,14 +20,19 @@ import sqlalchemy
 from optuna.storages._rdb import models as tables
 from optuna.trial import TrialState
 
-from sweeper.config import RunConfig, experiment
-from sweeper.dataset import SAMPLE
-from sweeper.environment import storage_url, tracking_url
-from sweeper.journal import EVENTS, FINISHED
-from sweeper.preflight import EXPERIMENT
-from sweeper.space import Space, default_space
-from sweeper.study import Study, StudySettings, open_study
-from sweeper.tracking import KEY_TAG, UPLOAD, Uploader, behind
+from sweeper.core.config import RunConfig
+from sweeper.core.environment import storage_url, tracking_url
+from sweeper.core.experiments import experiment
+from sweeper.data.fashion import SAMPLE
+from sweeper.study.opening import open_study
+from sweeper.study.space import Space, default_space
+from sweeper.study.study import Study, StudySettings
+from sweeper.tracking.base import FINISHED
+from sweeper.tracking.connection import Connection
+from sweeper.tracking.fetching import KEY_TAG, UPLOAD
+from sweeper.tracking.mlflow import behind
+from sweeper.tracking.reading import EVENTS
+from sweeper.tracking.store import EXPERIMENT
 
 NAME: Final = "synthetic"
 OPTIONS: Final = ("--study", NAME, "--exp", "6", "--model", "small", "--epochs", "10", "--dataset", "sample",
@@ -245,9 +250,9 @@ def _write_run(home: Path, uid: str, one: Made, run_id: str) -> None:
 
 def _make_mlflow(home: Path, uid: str, made: Sequence[Made]) -> None:
     """MLflow's database, made by sweeper's own uploader, with a run a trial."""
-    uploader = Uploader(tracking_url(home), home, lambda *_: b"", lambda _: None)
-    uploader.connect()
-    found = uploader.client.get_experiment_by_name(EXPERIMENT)
+    connection = Connection(tracking_url(home), home, lambda _: None)
+    connection.connect()
+    found = connection.client.get_experiment_by_name(EXPERIMENT)
     assert found is not None, "connect() makes it"
     _fill(tracking_url(home), _mlflow_rows(found.experiment_id, found.artifact_location, uid, made))
 

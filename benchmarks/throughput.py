@@ -21,11 +21,14 @@ from torch import Tensor, nn
 
 from benchmarks.hardware import THREADS, Others, describe
 from benchmarks.pages import Spread, add_save, conclude, head, table
-from sweeper.config import Placement, RunConfig
-from sweeper.data import load
-from sweeper.dataset import SIDE, resolve
-from sweeper.model import build_model
-from sweeper.train import finish, resolve_precision, train, use_threads
+from sweeper.core.config import Placement, RunConfig
+from sweeper.core.images import SIDE
+from sweeper.data.fashion import resolve
+from sweeper.training.device import resolve_precision, use_threads
+from sweeper.training.folds import finish
+from sweeper.training.images import load
+from sweeper.training.loop import train
+from sweeper.training.network import build_model
 
 
 def cases(args: argparse.Namespace) -> list[RunConfig]:

@@ -1,9 +1,9 @@
 """Cut the sample that the package carries out of the full FashionMNIST, the same way every time.
 
-    python docs/cut_sample.py FOLDER_OF_FASHION_MNIST [OUTPUT_FOLDER]
+    python -m docs.cut_sample FOLDER_OF_FASHION_MNIST [OUTPUT_FOLDER]
 
 700 training and 100 test images of each class, in a seeded order, as gzipped idx files.
-Prints the SHA-256 of each decompressed file, which the manifest `SAMPLE` of the package holds.
+Prints the SHA-256 of each decompressed file, which `sweeper.data.fashion.SAMPLE` holds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from sweeper.dataset import CLASSES, FULL, SAMPLE, SAMPLE_DIR, read_idx
+from sweeper.core.images import CLASSES
+from sweeper.data.fashion import FULL, SAMPLE, SAMPLE_DIR, read_idx
 
 SEED = 1
 

@@ -17,9 +17,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.duplicates import THRESHOLD, Nearest, nearest
-from sweeper.config import RunConfig
-from sweeper.data import Data, load_test
-from sweeper.dataset import CLASSES, resolve
+from sweeper.core.config import RunConfig
+from sweeper.core.images import CLASSES
+from sweeper.data.fashion import resolve
+from sweeper.training.images import Data, load_test
 
 PICTURE = Path(__file__).parent / "images" / "near-duplicates.png"
 THRESHOLDS = (0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.10)

@@ -19,12 +19,12 @@ from pathlib import Path
 from playwright.sync_api import Browser, sync_playwright
 from report_screenshots import CHROMIUM, FLAGS, IMAGES, open_report
 
-from sweeper.arms import PROTOCOLS
-from sweeper.environment import Environment
-from sweeper.journal import EVENTS, read_events
-from sweeper.report.rows import ArmRun, each, images, read_runs, starts
-from sweeper.reports import reproduction_report
-from sweeper.verify import publish, sections, verify
+from sweeper.core.environment import Environment
+from sweeper.replication.arms import PROTOCOLS
+from sweeper.replication.pages.page import reproduction_report
+from sweeper.replication.runs import ArmRun, each, images, read_runs, starts
+from sweeper.replication.verify import publish, sections, verify
+from sweeper.tracking.reading import EVENTS, read_events
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -1,6 +1,8 @@
 """`python -m sweeper` is `sweeper`."""
 
-from sweeper.cli import main
+from __future__ import annotations
+
+from sweeper.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -22,11 +22,13 @@ if shutil.which("nvidia-smi") is None:
 
 import torch
 
-from sweeper.config import RunConfig
-from sweeper.data import Data, load
-from sweeper.dataset import SAMPLE_DIR
+from sweeper.core.config import RunConfig
+from sweeper.data.fashion import SAMPLE_DIR
+from sweeper.training.images import Data, load
 
-pytest.register_assert_rewrite("served", "postgres")  # which tests import before pytest loads them
+pytest.register_assert_rewrite(
+    "tests.support.served", "tests.support.postgres"
+)  # which tests import before pytest loads them
 torch.set_num_threads(1)  # the tests need no more, and the sums then come out in one order
 
 

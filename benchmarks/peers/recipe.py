@@ -13,9 +13,9 @@ from typing import Final
 
 from matplotlib.figure import Figure
 
-from sweeper.config import RunConfig
-from sweeper.data import Data, load
-from sweeper.dataset import resolve
+from sweeper.core.config import RunConfig
+from sweeper.data.fashion import resolve
+from sweeper.training.images import Data, load
 
 RATES: Final = {"conv_dropout": (0.02, 0.4), "head_dropout": (0.05, 0.6)}
 FIXED: Final = {"placement": "bn-dropout", "batch_size": 128, "schedule": "constant"}

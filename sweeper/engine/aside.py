@@ -15,8 +15,8 @@ from collections.abc import Callable, Generator
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar, TypeVarTuple
 
+from sweeper.core.errors import WorkerLost
 from sweeper.engine.forkserver import cause_of_death, follow_parent, running
-from sweeper.errors import WorkerLost
 
 Ts = TypeVarTuple("Ts")
 T = TypeVar("T")

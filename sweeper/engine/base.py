@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 from typing import NamedTuple, Protocol
 
-from sweeper.config import RunConfig
-from sweeper.errors import TrainingError, UsageError
-from sweeper.results import EpochResult, TrainResult
+from sweeper.core.config import RunConfig
+from sweeper.core.errors import TrainingError, UsageError
+from sweeper.core.results import EpochResult, TrainResult
 
 
 class Event(NamedTuple):

@@ -15,13 +15,15 @@ from typing import Final
 
 import torch
 
-from sweeper import diagnostics
-from sweeper.config import RunConfig
-from sweeper.data import Data
+from sweeper.core.config import RunConfig
+from sweeper.core.errors import OutOfMemory
+from sweeper.core.results import EpochResult
 from sweeper.engine.base import Event
-from sweeper.errors import OutOfMemory
-from sweeper.gpu.captured import Cooperative, Waiting, cooperative
-from sweeper.train import EpochResult, explain, use_threads
+from sweeper.training.device import use_threads
+from sweeper.training.failures import explain
+from sweeper.training.gpu.captured import Cooperative, Waiting
+from sweeper.training.images import Data
+from sweeper.training.start import examined, in_turn
 
 POLL_SECONDS: Final = 2e-4  # between looks at the device, when it has enough to do
 
@@ -37,7 +39,7 @@ class _Training:
 
 
 class ConcurrentEngine:
-    """Up to `slots` trainings on the GPU `device`. On a CPU, where it is tested, they take turns."""
+    """Run up to `slots` trainings on the GPU `device`. On a CPU, where it is tested, they take turns."""
 
     def __init__(self, data: Sequence[Data], device: str, threads: int, slots: int) -> None:
         use_threads(threads)
@@ -56,11 +58,8 @@ class ConcurrentEngine:
         return max(0, self.slots - len(self._held))
 
     def submit(self, key: int, config: RunConfig) -> None:
-        """Begin the training at the next `wait`. Cross-validation does not let others advance within its epochs."""
-        if config.split == "folds":
-            generator: Cooperative = diagnostics.start(config, self._data)
-        else:
-            generator = cooperative(config, self._data[0], lambda: len(self._held) - 1)
+        """Begin the training at the next `wait`."""
+        generator = in_turn(config, self._data, lambda: len(self._held) - 1)
         self._held[key] = _Training(key, config, generator)
 
     def wait(self, timeout: float) -> list[Event]:
@@ -87,7 +86,7 @@ class ConcurrentEngine:
         except StopIteration as stop:
             del self._held[training.key]
             with torch.cuda.stream(self._first):
-                return Event(training.key, diagnostics.examined(training.config, stop.value, self._data[0]))
+                return Event(training.key, examined(training.config, stop.value, self._data[0]))
         except Exception as error:  # noqa: BLE001 - whatever a training raises is an outcome, told to the driver
             explained = explain(error)
             if isinstance(explained, OutOfMemory):

@@ -19,7 +19,7 @@ from typing import Final
 from sweeper.engine.secrecy import no_secrets
 
 PRELOADED: Final = ["sweeper.engine.preloaded"]
-FORKING: Final = (None, "auto", "processes")  # the engines that may need workers, by their names on the command line
+FORKING: Final = ("auto", "processes")  # the engines that may need workers, by their names on the command line
 
 
 @cache

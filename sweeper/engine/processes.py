@@ -18,14 +18,16 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import TYPE_CHECKING, Any, Final
 
-from sweeper.config import RunConfig
+from sweeper.core.config import RunConfig
+from sweeper.core.errors import WorkerLost
+from sweeper.data.shared import SharedSplits
+from sweeper.data.splits import Split
 from sweeper.engine.base import Event
 from sweeper.engine.forkserver import cause_of_death, follow_parent, start_server
-from sweeper.errors import WorkerLost
-from sweeper.splits import SharedSplits, Split
 
 if TYPE_CHECKING:
-    from sweeper.data import Data
+    from sweeper.training.images import Data
+
 
 WORD_SECONDS: Final = 0.25  # how long a worker waits after an epoch to hear whether to go on
 GO_ON, CLOSE = True, False
@@ -119,8 +121,8 @@ class ProcessEngine:
 
 def _work(pipe: Connection, splits: Sequence[Split], threads: int) -> None:
     follow_parent()
-    from sweeper.data import Data
-    from sweeper.train import use_threads
+    from sweeper.training.device import use_threads
+    from sweeper.training.images import Data
 
     use_threads(threads)
     data = [Data.from_arrays(split) for split in splits]
@@ -134,8 +136,8 @@ def _work(pipe: Connection, splits: Sequence[Split], threads: int) -> None:
 
 
 def _train(pipe: Connection, config: RunConfig, data: list[Data]) -> None:
-    from sweeper.diagnostics import start
-    from sweeper.train import explain
+    from sweeper.training.failures import explain
+    from sweeper.training.start import start
 
     training = start(config, data)
     message: Any

@@ -40,13 +40,13 @@ from ray._private import ray_constants
 from ray._private import worker as ray_worker
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-from sweeper.config import RunConfig
-from sweeper.data import Data
+from sweeper.core.config import RunConfig
+from sweeper.core.errors import OutOfMemory, ServiceUnreachable, TrainingError, UsageError, WorkerLost
+from sweeper.core.results import EpochResult, TrainResult
+from sweeper.data.splits import Split
 from sweeper.engine.base import Event, cores
 from sweeper.engine.secrecy import no_secrets, public, secretive
-from sweeper.errors import OutOfMemory, ServiceUnreachable, TrainingError, UsageError, WorkerLost
-from sweeper.results import EpochResult, TrainResult
-from sweeper.splits import Split
+from sweeper.training.images import Data
 
 What = EpochResult | TrainResult | TrainingError | UsageError
 
@@ -213,8 +213,9 @@ def _train(config: RunConfig, splits: list[Split], threads: int) -> Iterator[Wha
     """What the training yields, and as the last its result or its error."""
     for name in secretive():  # a node may have been started with some
         del os.environ[name]
-    from sweeper.diagnostics import start
-    from sweeper.train import explain, use_threads
+    from sweeper.training.device import use_threads
+    from sweeper.training.failures import explain
+    from sweeper.training.start import start
 
     use_threads(threads)
     training = start(config, [Data.from_arrays(split) for split in splits])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sweeper.config import RunConfig
-from sweeper.data import Data
-from sweeper.diagnostics import start
+from sweeper.core.config import RunConfig
+from sweeper.core.results import Training
 from sweeper.engine.base import Event
-from sweeper.train import Training, explain, use_threads
+from sweeper.training.device import use_threads
+from sweeper.training.failures import explain
+from sweeper.training.images import Data
+from sweeper.training.start import start
 
 
 class SerialEngine:

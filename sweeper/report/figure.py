@@ -224,3 +224,17 @@ def rounded(value: float) -> str:
         return f"{value:.3g}"
     mantissa, exponent = f"{value:.2e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def is_room_above(values: Sequence[float], low: float, high: float) -> bool:
+    """Whether the finite `values`, between `low` and `high`, leave more room above than below them."""
+    finite = [value for value in values if math.isfinite(value)]
+    return not finite or high - max(finite) >= min(finite) - low
+
+
+def limits(values: Sequence[float], margin: float) -> tuple[float, float]:
+    """The range of the finite values, widened at both ends by `margin` of it; never empty."""
+    finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+    low, high = min(finite), max(finite)
+    pad = margin * (high - low) or max(0.01 * abs(high), 0.005)
+    return low - pad, high + pad

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from swept import CHAMPION, IMPORTANCES, picture, searched, sweep, trial
 
-from browser.screen import CHROMIUM, Opened, launched, opened_at
-from sweeper.report.sweep_page import sweep_page
+from sweeper.report.sweep.page import sweep_page
+from tests.browser.screen import CHROMIUM, Opened, launched, opened_at
+from tests.support.swept import CHAMPION, IMPORTANCES, picture, searched, sweep, trial
 
 CANARY = "<img src=x onerror=console.error('canary')>"
 

@@ -1,4 +1,4 @@
-"""The study's report and the ledger in a browser: drawn without a complaint, and readable on any screen.
+"""The report of the reproduction and the ledger in a browser: without errors, and readable on any screen.
 
 The runs are those of a simulated world: nothing is trained.
 """
@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from worlds import World
 
-from browser.screen import CHROMIUM, launched, opened_at
-from sweeper.arms import PROTOCOLS
-from sweeper.claims import claims
-from sweeper.report.ledger import Ledger
-from sweeper.report.ledger_page import html, ledger_sections
-from sweeper.report.study_page import study_page
-from sweeper.verify import Verified, describe, judge_runs
+from sweeper.replication.arms import PROTOCOLS
+from sweeper.replication.claims.claims import claims
+from sweeper.replication.claims.ledger import Verified
+from sweeper.replication.pages.ledger import Ledger
+from sweeper.replication.pages.ledger_page import html, ledger_sections
+from sweeper.replication.pages.page import article_page
+from sweeper.replication.verify import describe, judge_runs
+from tests.browser.screen import CHROMIUM, launched, opened_at
+from tests.support.worlds import World
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
@@ -54,7 +55,7 @@ def ledger(judged: Verified) -> Ledger:
 @pytest.fixture(scope="module")
 def study_file(tmp_path_factory: pytest.TempPathFactory, judged: Verified, ledger: Ledger) -> Path:
     path = tmp_path_factory.mktemp("study") / "reproduce-quick.html"
-    path.write_bytes(study_page(judged.runs, PROTOCOLS["quick"], ledger_sections(ledger)))
+    path.write_bytes(article_page(judged.runs, PROTOCOLS["quick"], ledger_sections(ledger)))
     return path
 
 
@@ -129,7 +130,7 @@ def test_the_study_is_drawn_without_a_complaint(browser: Any, study_file: Path, 
         figures = page.locator("#figures-4-to-11 [data-chart]")
         assert figures.count() == 8
         assert figures.first.locator(".scatterlayer .trace").count() == 12  # 2 metrics of 2 splits, a line and a band
-        assert_table(page, "against-the-study-s-numbers", 8)
+        assert_table(page, "against-the-article-s-numbers", 8)
         assert page.locator("#verdicts table tbody tr").count() == CLAIMS
         assert_readable(page, width)
         assert complaints == []

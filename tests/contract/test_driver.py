@@ -11,7 +11,7 @@ import pytest
 
 DRIVER = """
 import atexit, sys
-from sweeper.cli import main
+from sweeper.cli.main import main
 
 large = ["torch", "torchvision"]
 atexit.register(lambda: print("loaded:", [name for name in large if name in sys.modules], file=sys.stderr))

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -20,25 +20,23 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from descendants import descendants
 
-from sweeper import diagnostics
-from sweeper.config import RunConfig
-from sweeper.data import Data
-from sweeper.dataset import SAMPLE, SAMPLE_DIR, read_idx
-from sweeper.engine import concurrent as concurrent_engine
-from sweeper.engine import fused as fused_engine
+from sweeper.core.config import RunConfig
+from sweeper.core.errors import Diverged, OutOfMemory, ServiceUnreachable, TrainingError, UsageError, WorkerLost
+from sweeper.core.results import EpochResult, TrainResult
+from sweeper.data.fashion import SAMPLE, SAMPLE_DIR, read_idx
+from sweeper.data.shared import SharedSplits
+from sweeper.data.splits import load
 from sweeper.engine.base import Engine, Event
 from sweeper.engine.concurrent import ConcurrentEngine
-from sweeper.engine.fused import FusedEngine
 from sweeper.engine.processes import ProcessEngine
 from sweeper.engine.serial import SerialEngine
-from sweeper.errors import Diverged, OutOfMemory, ServiceUnreachable, TrainingError, UsageError, WorkerLost
-from sweeper.gpu.captured import Cooperative, cooperative, train_captured
-from sweeper.members import Training, train_members
-from sweeper.splits import SharedSplits, load
-from sweeper.sweep import RETRIES
-from sweeper.train import EpochResult, Train, TrainResult, finish, start, train
+from sweeper.sweep.driver import RETRIES
+from sweeper.training.folds import finish
+from sweeper.training.gpu.captured import Cooperative, cooperative
+from sweeper.training.images import Data
+from sweeper.training.start import start
+from tests.support.descendants import descendants
 
 THREADS = 1
 SOON = 0.05  # seconds that one wait() may take
@@ -76,12 +74,6 @@ def two_workers(shared: SharedSplits) -> Iterator[ProcessEngine]:
 
 
 @pytest.fixture(scope="module")
-def fused(split: list[Data]) -> Iterator[FusedEngine]:
-    with closing(FusedEngine(split, THREADS, 2)) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def concurrent(split: list[Data]) -> Iterator[ConcurrentEngine]:
     """Without a GPU: its steps are taken one by one, and nothing is waited for."""
     with closing(ConcurrentEngine(split, "cpu", THREADS, 2)) as made:
@@ -103,7 +95,7 @@ def ray(split: list[Data], until: Any) -> Iterator[Engine]:
     until(lambda: not ray_processes(), "the processes of a local Ray to end")
 
 
-@pytest.fixture(scope="module", params=["serial", "one_worker", "two_workers", "fused", "concurrent", "ray"])
+@pytest.fixture(scope="module", params=["serial", "one_worker", "two_workers", "concurrent", "ray"])
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each kind of engine in turn; a test leaves it idle."""
     made: Engine = request.getfixturevalue(request.param)
@@ -138,9 +130,16 @@ def train_all(engine: Engine, until: Callable[..., Any], configs: dict[int, RunC
     return seen
 
 
-def its_way(engine: Engine, config: RunConfig) -> Train:
-    """How the engine trains one configuration."""
-    return train_captured if isinstance(engine, ConcurrentEngine) and config.split != "folds" else train
+@pytest.fixture
+def apart(engine: Engine, split: list[Data], monkeypatch: pytest.MonkeyPatch) -> Callable[[RunConfig], TrainResult]:
+    """Trains a configuration without an engine, by the captured step where the engine does."""
+
+    def train_apart(config: RunConfig) -> TrainResult:
+        captured = isinstance(engine, ConcurrentEngine) and config.split != "folds"
+        monkeypatch.setattr("sweeper.training.start.is_captured", lambda config: captured)
+        return finish(start(config, split))
+
+    return train_apart
 
 
 # --- the contract --------------------------------------------------------------------------------------
@@ -157,30 +156,27 @@ def test_events_of_a_training_come_in_order_and_end_in_its_result(engine: Engine
 
 @pytest.mark.parametrize("changes", [{}, {"split": "folds", "folds": 2}], ids=["plain", "folds"])
 def test_training_in_an_engine_gives_the_bits_of_training_without(
-    engine: Engine, until: Any, split: list[Data], changes: dict[str, Any]
+    engine: Engine, until: Any, apart: Callable[[RunConfig], TrainResult], changes: dict[str, Any]
 ):
     configs = {0: quick(**changes), 1: quick(seed=1, **changes)}
-    plain = {key: finish(start(config, split, its_way(engine, config))) for key, config in configs.items()}
+    plain = {key: apart(config) for key, config in configs.items()}
     results = {e.key: e.what for e in train_all(engine, until, configs) if isinstance(e.what, TrainResult)}
     for key in configs:
-        if isinstance(engine, FusedEngine) and not changes:  # stacked: up to rounding; test_members.py says how far
-            assert results[key].history[-1].val_loss == pytest.approx(plain[key].history[-1].val_loss, abs=1e-3)
-            continue
         assert results[key].history_sha256 == plain[key].history_sha256
         assert results[key].weights_sha256 == plain[key].weights_sha256
     assert results[0].history_sha256 != results[1].history_sha256
 
 
-def test_a_result_carries_its_xray(engine: Engine, until: Any, split: list[Data]):
+def test_a_result_carries_its_xray(engine: Engine, until: Any, apart: Callable[[RunConfig], TrainResult]):
     config = quick(placement="dropout-bn", epochs=1, batch_size=16)
     (*_, end) = train_all(engine, until, {3: config})
-    alone = diagnostics.examined(config, finish(start(config, split, its_way(engine, config))), split[0])
+    expected = apart(config)
     assert isinstance(end.what, TrainResult)
     assert end.what.xray is not None
-    assert alone.xray is not None
+    assert expected.xray is not None
     assert end.what.xray_failure == ""
-    assert end.what.xray.csv() == alone.xray.csv()
-    assert end.what.metrics() == alone.metrics()
+    assert end.what.xray.csv() == expected.xray.csv()
+    assert end.what.metrics() == expected.metrics()
 
 
 @pytest.mark.parametrize("gone_on", [False, True], ids=["after-an-epoch", "in-an-epoch"])
@@ -242,42 +238,6 @@ def test_close_in_mid_training_leaves_no_child_process(kind: type, split: list[D
     assert not [pid for pid in mine if psutil.pid_exists(pid)]
 
 
-# --- stacked trainings ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shapes", [1, 2])
-def test_out_of_memory_in_a_stack_makes_later_stacks_smaller(
-    split: list[Data], monkeypatch: pytest.MonkeyPatch, shapes: int
-):
-    """The device holds three; the driver submits again what did not fit, as it promises, at most twice."""
-    engine = FusedEngine(split, THREADS, 8)
-
-    def small_device(configs: Sequence[RunConfig], data: Data) -> Training:
-        if len(configs) + sum(len(other.keys) for other in engine._groups) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return (yield from train_members(configs, data))
-
-    monkeypatch.setattr(fused_engine, "train_members", small_device)
-    waiting = {key: quick(epochs=1, seed=key, batch_size=32 + 32 * (key % shapes)) for key in range(10)}
-    configs, attempts, results = dict(waiting), Counter[int](), set()
-    while len(results) < len(configs):
-        assert engine.free() >= 0
-        while waiting and engine.free():
-            key = next(iter(waiting))
-            engine.submit(key, waiting.pop(key))
-        seen = engine.wait(SOON)
-        assert seen
-        for event in seen:
-            if isinstance(event.what, OutOfMemory):
-                attempts[event.key] += 1
-                engine.submit(event.key, configs[event.key])
-            elif isinstance(event.what, TrainResult):
-                results.add(event.key)
-    assert max(attempts.values()) <= RETRIES
-    assert engine.slots == 2
-    assert engine.free() == 2
-
-
 # --- trainings side by side on a GPU --------------------------------------------------------------------
 
 
@@ -290,7 +250,7 @@ def test_out_of_memory_lets_half_as_many_advance(split: list[Data], monkeypatch:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return (yield from cooperative(config, data, beside))
 
-    monkeypatch.setattr(concurrent_engine, "cooperative", small_device)
+    monkeypatch.setattr("sweeper.training.start.cooperative", small_device)
     attempts, results = Counter[int](), set()
     for key in range(8):
         engine.submit(key, quick(epochs=1, seed=key))
@@ -490,10 +450,11 @@ def test_a_ray_cluster_that_cannot_be_joined_is_one_line(split: list[Data], addr
 def test_a_host_that_is_no_ray_cluster_is_given_up(split: list[Data], monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("ray")
     from sweeper.engine import ray as engine
+    from sweeper.engine.ray import RayEngine
 
     monkeypatch.setattr(engine, "JOIN_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ServiceUnreachable, match="no answer within"):
-        engine.RayEngine(split, 1, address=f"127.0.0.1:{silent.getsockname()[1]}")
+        RayEngine(split, 1, address=f"127.0.0.1:{silent.getsockname()[1]}")
 
 
 @pytest.mark.parametrize(

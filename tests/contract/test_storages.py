@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from sweeper.config import RunConfig
-from sweeper.dataset import SAMPLE
-from sweeper.environment import database_url
-from sweeper.errors import ServiceUnreachable, StudyConflict
-from sweeper.space import default_space
-from sweeper.study import Study, StudySettings, open_study, read_study
+from sweeper.core.config import RunConfig
+from sweeper.core.errors import ServiceUnreachable, StudyConflict
+from sweeper.core.urls import database_url
+from sweeper.data.fashion import SAMPLE
+from sweeper.study.opening import open_study
+from sweeper.study.reading import read_study
+from sweeper.study.space import default_space
+from sweeper.study.study import Study, StudySettings
 
-pytest_plugins = ["postgres"]
+pytest_plugins = ["tests.support.postgres"]
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 SETTINGS = StudySettings(RunConfig(dataset="sample", epochs=4), default_space(), SAMPLE.digest)

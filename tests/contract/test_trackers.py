@@ -14,28 +14,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from sweeper.journal import (
-    ARTIFACTS,
-    FAILED,
-    FINISHED,
-    KILLED,
-    JournalTracker,
-    NullTracker,
-    Recorded,
-    RunInfo,
-    RunLog,
-    Tracker,
-    read_events,
-)
-from sweeper.preflight import EXPERIMENT
-from sweeper.report.plots import curves
-from sweeper.tracking import KEY_TAG, UPLOAD, MlflowTracker, run_id_of, sync
+from sweeper.sweep.tracker import FIGURES
+from sweeper.tracking.base import FAILED, FINISHED, KILLED, NullTracker, Recorded, RunInfo, RunLog, Tracker
+from sweeper.tracking.fetching import KEY_TAG, UPLOAD, run_id_of
+from sweeper.tracking.journal import JournalTracker
+from sweeper.tracking.mlflow import MlflowTracker, sync
+from sweeper.tracking.reading import ARTIFACTS, read_events
+from sweeper.tracking.store import EXPERIMENT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-pytest_plugins = ["mlflow_store"]
+pytest_plugins = ["tests.support.mlflow_store"]
 
 # MLflow's own use of SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
@@ -63,7 +54,7 @@ class Place:
         elif self.kind == "journal":
             made = JournalTracker(self.root)
         else:
-            made = MlflowTracker(self.root, self.uri, curves, self.warned.append)
+            made = MlflowTracker(self.root, self.uri, FIGURES, self.warned.append)
         self._open.append(made)
         return made
 
@@ -380,7 +371,7 @@ def test_a_continued_run_runs_again_and_counts_its_attempts(place: Place) -> Non
 def test_attempts_that_arrive_together_are_counted(place: Place) -> None:
     unsent(place)
     write(JournalTracker(place.root).start(place.run()), 1, 2, 3)
-    sync(place.root, place.uri, place.root.parent, curves, place.warned.append)
+    sync(place.root, place.uri, place.root.parent, FIGURES, place.warned.append)
     assert place.the_run().data.tags["sweeper.attempt"] == "2"
 
 
@@ -402,9 +393,9 @@ def test_uploading_again_adds_no_run_and_no_point(place: Place) -> None:
     assert tracker.close(LONG) == 0
     before = place.the_run().to_dictionary(), place.points(place.the_run())
     (place.folder / UPLOAD).unlink()
-    assert sync(place.root, place.uri, place.root.parent, curves, place.warned.append) == 1
+    assert sync(place.root, place.uri, place.root.parent, FIGURES, place.warned.append) == 1
     assert (place.the_run().to_dictionary(), place.points(place.the_run())) == before
-    assert sync(place.root, place.uri, place.root.parent, curves, place.warned.append) == 0
+    assert sync(place.root, place.uri, place.root.parent, FIGURES, place.warned.append) == 0
 
 
 @sqlite
@@ -413,7 +404,7 @@ def test_a_run_without_epochs_can_be_uploaded_again(place: Place) -> None:
     write(tracker.start(place.run()))
     assert tracker.close(LONG) == 0
     (place.folder / UPLOAD).unlink()
-    assert sync(place.root, place.uri, place.root.parent, curves, place.warned.append) == 1
+    assert sync(place.root, place.uri, place.root.parent, FIGURES, place.warned.append) == 1
 
 
 # --- joining -------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from faults.tools.place import Place
-from faults.tools.tally import note
+from tests.faults.tools.place import Place
+from tests.faults.tools.tally import note
 
 Tally = Callable[..., None]
 

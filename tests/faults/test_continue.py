@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from faults.conftest import Tally
-from faults.tools.place import OFFLINE, PATIENCE, SWEEP, Place
+from tests.faults.conftest import Tally
+from tests.faults.tools.place import OFFLINE, PATIENCE, SWEEP, Place
 
-pytest_plugins = ["mlflow_store", "postgres"]
+pytest_plugins = ["tests.support.mlflow_store", "tests.support.postgres"]
 
 POINTS = ("asked", "begun", "submitted", "reporting", "over", "telling", "appending", "renaming")
 

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from faults.tools.place import PATIENCE, Place
-from sweeper.journal import KILLED, read_events
+from sweeper.tracking.base import KILLED
+from sweeper.tracking.reading import read_events
+from tests.faults.tools.place import PATIENCE, Place
 
-pytest_plugins = ["mlflow_store"]
+pytest_plugins = ["tests.support.mlflow_store"]
 # MLflow's own use of SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
 
@@ -100,7 +101,7 @@ def test_each_trial_of_a_sweep_that_was_killed_is_one_finished_run_with_each_ste
 REGISTERING = """
 import os, signal
 from mlflow import MlflowClient
-from sweeper.cli import main
+from sweeper.cli.main import main
 
 MlflowClient.log_model_artifacts = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 main()

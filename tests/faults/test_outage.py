@@ -16,16 +16,19 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from faults.conftest import Tally
-from faults.tools.place import OFFLINE, PATIENCE, SWEEP, Place
-from faults.tools.proxy import Proxy
-from sweeper.journal import FINISHED, RunInfo, read_events, run_folders
-from sweeper.tracking import KEY_TAG, MlflowTracker, run_id_of
+from sweeper.tracking.base import FINISHED, RunInfo
+from sweeper.tracking.fetching import KEY_TAG, run_id_of
+from sweeper.tracking.mlflow import MlflowTracker
+from sweeper.tracking.reading import read_events, run_folders
+from sweeper.tracking.upload import Figures
+from tests.faults.conftest import Tally
+from tests.faults.tools.place import OFFLINE, PATIENCE, SWEEP, Place
+from tests.faults.tools.proxy import Proxy
 
 if TYPE_CHECKING:
-    from mlflow_store import MlflowServer
+    from tests.support.mlflow_store import MlflowServer
 
-pytest_plugins = ["mlflow_store"]
+pytest_plugins = ["tests.support.mlflow_store"]
 # MLflow's own use of SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
 
@@ -118,7 +121,7 @@ def write_through(
 ) -> Path:
     """Write points while the server fails `outages` times, each time when its share of the events has arrived."""
     events = runs * (epochs + 2)
-    tracker = MlflowTracker(tmp_path / "journal", uri, lambda *_: b"", lambda _: None)
+    tracker = MlflowTracker(tmp_path / "journal", uri, Figures(lambda *_: b"", lambda *_: b""), lambda _: None)
     writer = Writer(tracker, runs, epochs)
     writer.start()
     for nth in range(1, outages + 1):

@@ -15,26 +15,30 @@ from typing import Any
 
 import psutil
 import pytest
-from descendants import descendants
 
-from faults.conftest import Tally
-from sweeper.config import RunConfig
-from sweeper.data import Data
+from sweeper.core.config import RunConfig
+from sweeper.core.results import EpochResult
+from sweeper.core.trial import Trial
+from sweeper.data.shared import SharedSplits
 from sweeper.engine.base import Engine
 from sweeper.engine.forkserver import start_server
 from sweeper.engine.processes import ProcessEngine
-from sweeper.journal import NullTracker, RunInfo, Tracker, read_events
-from sweeper.preflight import EXPERIMENT
-from sweeper.space import Choice, Range, Space
-from sweeper.splits import SharedSplits
-from sweeper.study import Study, StudySettings, Trial, open_study
-from sweeper.sweep import Driver
-from sweeper.tracking import MlflowTracker
-from sweeper.train import EpochResult
+from sweeper.study.opening import open_study
+from sweeper.study.space import Choice, Range, Space
+from sweeper.study.study import Study, StudySettings
+from sweeper.sweep.driver import Driver
+from sweeper.tracking.base import NullTracker, RunInfo, Tracker
+from sweeper.tracking.mlflow import MlflowTracker
+from sweeper.tracking.reading import read_events
+from sweeper.tracking.store import EXPERIMENT
+from sweeper.tracking.upload import Figures
+from sweeper.training.images import Data
+from tests.faults.conftest import Tally
+from tests.support.descendants import descendants
 
 ray = pytest.importorskip("ray")
 
-pytest_plugins = ["mlflow_store"]
+pytest_plugins = ["tests.support.mlflow_store"]
 pytestmark = [
     # MLflow's own use of SQLAlchemy 2.1
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
@@ -172,7 +176,7 @@ def test_a_sweep_survives_a_killed_worker_and_a_removed_node(
 
     shutil.copy(empty_store, tmp_path)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    tracker = MlflowTracker(tmp_path / "journal", uri, lambda *_: b"", lambda _: None)
+    tracker = MlflowTracker(tmp_path / "journal", uri, Figures(lambda *_: b"", lambda *_: b""), lambda _: None)
     watch = Watch(strike)
     with closing(study_at(tmp_path)) as study, closing(RayEngine([tiny], None, address=nodes.address)) as engine:
         assert engine.slots == NODES
@@ -199,12 +203,13 @@ def test_a_node_that_joins_is_used_and_a_few_trainings_wait_for_more(
     tiny: Data, nodes: Nodes, until: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ):
     from sweeper.engine import ray as engines
+    from sweeper.engine.ray import QUEUED, RayEngine
 
     monkeypatch.setattr(engines, "LOOK_SECONDS", 0.2)
-    with closing(engines.RayEngine([tiny], None, address=nodes.address, few=7)) as engine:
+    with closing(RayEngine([tiny], None, address=nodes.address, few=7)) as engine:
         room = len(nodes.cluster.list_all_nodes())
         until(lambda: (engine.wait(0), engine.slots == room)[1], "the losses of other tests to be seen", 120)
-        assert engine.free() == room + engines.QUEUED
+        assert engine.free() == room + QUEUED
         nodes.cluster.add_node()
         until(lambda: (engine.wait(0), engine.slots == room + 1)[1], "the new node to be seen")
         large = nodes.cluster.add_node(num_cpus=10)
@@ -212,7 +217,7 @@ def test_a_node_that_joins_is_used_and_a_few_trainings_wait_for_more(
         assert engine.free() == 7
         nodes.cluster.remove_node(large, allow_graceful=False)  # no training dies with it
         until(lambda: (engine.wait(0), engine.slots == room + 1)[1], "its loss to be seen", 120)
-        assert engine.free() == room + 1 + engines.QUEUED
+        assert engine.free() == room + 1 + QUEUED
 
 
 def runs_of(uri: str) -> list[Any]:

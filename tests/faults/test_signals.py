@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from faults.conftest import Tally
-from faults.tools.place import PATIENCE, SWEEP, Place
-from faults.tools.tally import note
-from sweeper.journal import FAILED, KILLED, read_events, run_folders
+from sweeper.tracking.base import FAILED, KILLED
+from sweeper.tracking.reading import read_events, run_folders
+from tests.faults.conftest import Tally
+from tests.faults.tools.place import PATIENCE, SWEEP, Place
+from tests.faults.tools.tally import note
 
-pytest_plugins = ["mlflow_store"]
+pytest_plugins = ["tests.support.mlflow_store"]
 # MLflow's own use of SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
 

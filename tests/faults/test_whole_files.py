@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import safetensors.torch
 
-from faults.conftest import Tally
-from faults.tools.place import OFFLINE, SWEEP, Place
-from faults.tools.tmpfs import mounted
-from sweeper.journal import read_events
+from sweeper.tracking.reading import read_events
+from tests.faults.conftest import Tally
+from tests.faults.tools.place import OFFLINE, SWEEP, Place
+from tests.faults.tools.tmpfs import mounted
 
-pytest_plugins = ["mlflow_store"]
+pytest_plugins = ["tests.support.mlflow_store"]
 # MLflow's own use of SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
 

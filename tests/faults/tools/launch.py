@@ -31,10 +31,11 @@ from typing import Any
 import numpy as np
 import torch
 
-import sweeper.train
-from sweeper.config import RunConfig
-from sweeper.data import Data
-from sweeper.train import EpochResult, Evaluation, Training, TrainResult
+import sweeper.training.loop
+import sweeper.training.start
+from sweeper.core.config import RunConfig
+from sweeper.core.results import EpochResult, Evaluation, Training, TrainResult
+from sweeper.training.images import Data
 
 FAULTS: dict[str, Any] = json.loads(os.environ.get("FAULTS", "{}"))
 
@@ -150,8 +151,7 @@ def come_to(outcome: str | None, config: RunConfig) -> None:
             config.derive(batch_size=0)
 
 
-sweeper.train.train = train  # in a worker too: it imports this module before it works
-sweeper.train.start = lambda config, data, _: train(config, data[0])
+sweeper.start.training = lambda config, data: train(config, data[0])  # in a worker too: it imports this module first
 
 
 # --- the driver ----------------------------------------------------------------------------------------
@@ -188,14 +188,17 @@ def tear(inner: Callable[[pathlib.Path, bytes], None]) -> Callable[..., None]:
 
 def arm(events: set[str]) -> None:
     """Let the driver's events happen; those that slow it down only if they are asked for."""
-    from sweeper import journal, reports, service, tracking
     from sweeper.engine.processes import ProcessEngine
-    from sweeper.mirror import Mirror
-    from sweeper.study import Study
+    from sweeper.report.sweep import page
+    from sweeper.study.mirror import Mirror
+    from sweeper.study.study import Study
+    from sweeper.sweep import tracker
+    from sweeper.tracking import fetching, journal
+    from sweeper.tracking.upload import Figures
 
-    service._draw = lambda *_: b""
-    reports.sweep_prints = lambda *_: ({}, b"")
-    reports.sweep_report = lambda *_: b""
+    tracker.FIGURES = Figures(lambda *_: b"", lambda *_: b"")
+    page.sweep_prints = lambda *_: ({}, b"")
+    page.sweep_report = lambda *_: b""
     after(Study, "ask", "asked")
     after(ProcessEngine, "submit", "submitted")
     before(Study, "report", "reporting")
@@ -204,7 +207,7 @@ def arm(events: set[str]) -> None:
     before(Study, "prune", "over")
     before(Mirror, "settle", "telling", is_outcome)
     before(pathlib.Path, "replace", "renaming", is_part)
-    before(tracking, "write_whole", "noting", is_note)
+    before(fetching, "write_whole", "noting", is_note)
     if "appending" in events:
         journal._append_line = tear(journal._append_line)
     if "uploading" in events:
@@ -214,7 +217,7 @@ def arm(events: set[str]) -> None:
 
 
 if __name__ == "__main__":
-    from sweeper.cli import main
+    from sweeper.cli.main import main
 
     if "marks" in FAULTS:
         arm({fault["at"] for fault in [*FAULTS.get("strikes", []), FAULTS.get("gate", {"at": ""})]})

@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.journal import read_events
-from sweeper.preflight import EXPERIMENT
-from sweeper.study import TrialRow, read_study
+from sweeper.study.reading import read_study
+from sweeper.study.rows import TrialRow
+from sweeper.tracking.reading import read_events
+from sweeper.tracking.store import EXPERIMENT
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-TESTS = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PATIENCE = 300  # seconds, for a command that takes twenty
 SWEEP = ("optimize", "--exp", "1", "--dataset", "sample", "--no-final")
 OFFLINE = ("--tracking-uri", "offline")
@@ -66,7 +67,7 @@ class Place:
                     os.killpg(process.pid, signal.SIGKILL)
 
     def _command(self, argv: tuple[str, ...]) -> list[str]:
-        module = "sweeper" if self.faults is None else "faults.tools.launch"
+        module = "sweeper" if self.faults is None else "tests.faults.tools.launch"
         return [sys.executable, "-m", module, *argv]
 
     def _env(self) -> dict[str, str]:
@@ -74,7 +75,7 @@ class Place:
         if self.faults is None:
             return self.env
         self.marks.mkdir(parents=True, exist_ok=True)
-        path = os.pathsep.join([str(TESTS), str(TESTS.parent), self.env.get("PYTHONPATH", "")])
+        path = os.pathsep.join([str(ROOT), self.env.get("PYTHONPATH", "")])
         return self.env | {"PYTHONPATH": path, "FAULTS": json.dumps(self.faults | {"marks": str(self.marks)})}
 
     def _said(self) -> Path:

@@ -1,0 +1,4 @@
+"""The command line: parse, call one function, print.
+
+Owns click. In: arguments. Out: lines, JSON and exit codes.
+"""

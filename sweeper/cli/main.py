@@ -1,0 +1,136 @@
+"""The command line: parse, call, print. Imports what a command needs when it runs, so that --help is quick."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import difflib
+import gc
+import os
+import sys
+from typing import Final
+
+import click
+
+from sweeper import __version__
+from sweeper.cli import claims, records, search, server
+from sweeper.core.errors import Interrupted, SweeperError
+
+SHOWS: Final = {"-h", "--help", "--version", "status"}  # which is done when whoever reads has had enough
+# How long torch's threads spin at a barrier. The default spins for milliseconds, and a second
+# process on the same cores then makes training up to ten times slower (docs/log.md).
+SPIN_COUNT: Final = "10000"
+# When garbage is collected. By Python's own thresholds, all that torch, MLflow and pandas have imported is looked
+# through again and again while they are imported, for seconds of a short command.
+COLLECT_AFTER: Final = 50_000, 10, 20
+
+
+class Commands(click.Group):
+    """A group that suggests the command that was meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it, with a suggestion."""
+        known = self.list_commands(ctx)
+        if args and args[0] not in known and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(known)}"
+            raise click.UsageError(f"no command {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="%(version)s")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Learn how Batch Normalization and Dropout should be combined in a network, with every run in MLflow.
+
+    State lives in the working directory, or in SWEEPER_HOME: mlflow.db, mlartifacts, sweeper.db, journal.
+    """
+
+
+for _command in (
+    search.train,
+    search.optimize,
+    records.status,
+    records.report,
+    records.sync,
+    records.replay,
+    claims.reproduce,
+    claims.verify,
+    server.serve,
+    server.backup,
+    server.restore,
+):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Run the command line; every error is one line on stderr, and an exit code."""
+    debug = "--debug" in sys.argv[1:2]
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    gc.set_threshold(*COLLECT_AFTER)
+    atexit.register(_leave_uncollected)
+    try:
+        code = cli(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:  # no command at all
+        click.echo(error.format_message(), err=True)
+        code = error.exit_code
+    except click.ClickException as error:
+        code = _complain(_usage(error), error.exit_code)
+    except click.Abort:
+        code = 130
+    except SystemExit:  # click's, with code 1 where nobody reads any more
+        if not SHOWS & set(sys.argv[1:]):
+            raise
+        code = 0
+    except KeyboardInterrupt:
+        code = 130
+    except Interrupted as stopped:
+        code = _complain(str(stopped), stopped.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        code = _complain(_explain(error), getattr(error, "exit_code", 1))
+    _drop_unwritten()
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _leave_uncollected() -> None:
+    """Spare the interpreter's end a search for garbage in all that was imported: it makes one more than once.
+
+    Triton, which torch loads to export a champion, complains of whatever it still finds then: it gets its search.
+    """
+    if "triton" not in sys.modules:
+        gc.freeze()
+
+
+def _drop_unwritten() -> None:
+    """Forget what stdout and stderr do not take: Python would try again at its end, and make the exit code 120."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _usage(error: click.ClickException) -> str:
+    """Click's message as one line, with where to find the options."""
+    text = " ".join(error.format_message().split())
+    ctx = getattr(error, "ctx", None)
+    return f"{text[0].lower()}{text[1:].rstrip('.')} (see {ctx.command_path if ctx else 'sweeper'} --help)"
+
+
+def _explain(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:  # of the disk, or what the user named
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    known = isinstance(error, SweeperError) or hasattr(error, "exit_code")
+    return text if known else f"{type(error).__name__}: {text or 'no message'} (sweeper --debug … shows where)"
+
+
+def _complain(text: str, code: int) -> int:
+    with contextlib.suppress(OSError):  # stderr may be the same as the stdout that takes no more
+        click.echo(f"error: {text}", err=True)
+    return code

@@ -1,0 +1,118 @@
+"""The commands that run a server for others: serve, backup, restore. As in `cli`, they parse, call and print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from click.core import ParameterSource
+
+from sweeper.cli.options import json_option, together
+
+PORT: Final = click.IntRange(1, 65535)
+
+
+def at_home(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say where the data is."""
+    return together(
+        click.option("--home", type=click.Path(path_type=Path), envvar="SWEEPER_HOME", default=".", metavar="DIR",
+                     help="Folder of the databases, artifacts, secrets and logs; serve and restore create it. "
+                     "[env: SWEEPER_HOME; default: the working directory]"),
+        click.option("--database-url", envvar="SWEEPER_DATABASE_URL", metavar="URL",
+                     help="A PostgreSQL that runs already, such as postgresql://USER@HOST/postgres. A password belongs "
+                     "in the variable or in PGPASSFILE: other users can read a command line. "
+                     "[env: SWEEPER_DATABASE_URL; default: one of its own in postgres/ below the home]"),
+        json_option,
+    )(command)  # fmt: skip
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True,
+              help="Address to listen on; any but loopback needs --auth and --allowed-hosts.")  # fmt: skip
+@click.option("--port", type=PORT, default=5000, show_default=True, help="Port of the MLflow server.")
+@click.option("--dashboard/--no-dashboard", default=True, show_default=True,
+              help="The Optuna dashboard, on loopback and for reading only.")  # fmt: skip
+@click.option("--dashboard-port", type=PORT, default=8080, show_default=True, help="Port of the Optuna dashboard.")
+@click.option("--auth", is_flag=True, help="Ask for a user and a password; those of the admin are generated.")
+@click.option("--allowed-hosts", multiple=True, metavar="HOST",
+              help="A name by which browsers and clients may call the server, besides loopback's. May be repeated.",
+)  # fmt: skip
+@click.option("--upgrade", is_flag=True, help="Upgrade databases of an older MLflow or Optuna; take a backup first.")
+@click.option(
+    "--check", is_flag=True, help="Say how each part of the running server is; exit code 4 if one is not well."
+)
+@at_home
+def serve(home: Path, database_url: str | None, json_output: bool, check: bool, **options: Any) -> None:
+    """Serve MLflow, PostgreSQL and the Optuna dashboard, until Ctrl-C.
+
+    Prints the lines that point sweeper and mlflow at them.
+    """
+    from sweeper.core.environment import check_home, new_home
+    from sweeper.server import serve
+    from sweeper.server.serve import ServeOptions
+
+    say = _say(json_output)
+    if check:
+        result = serve.check(check_home(home, _named()), database_url)
+        for part, healthy in result["parts"].items():
+            say(f"{part}: {'healthy' if healthy else 'does not answer'}")
+        if not result["parts"]:
+            say(f"no sweeper serve is running on {result['home']}")
+        _print_json(result, json_output)
+        raise click.exceptions.Exit(0 if result["healthy"] else 4)
+    hosts = tuple(name.strip() for given in options["allowed_hosts"] for name in given.split(","))
+    asked = ServeOptions(
+        dashboard_port=options["dashboard_port"] if options["dashboard"] else None, allowed_hosts=hosts,
+        database_url=database_url, **{name: options[name] for name in ("host", "port", "auth", "upgrade")},
+    )  # fmt: skip
+    with new_home(home, _named()):
+        serve.serve(home, asked, say, lambda result: _print_json(result, json_output))
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@at_home
+def backup(file: Path, home: Path, database_url: str | None, json_output: bool) -> None:
+    """Write databases, artifacts and secrets of a server into FILE; it may be running."""
+    from sweeper.core.environment import check_home
+    from sweeper.server import backup
+
+    result = backup.backup(check_home(home, _named()), file, database_url)
+    _say(json_output)(
+        f"{result['file']}: {result['bytes']:,} bytes, {result['artifacts']} artifacts and both databases"
+    )
+    _print_json(result, json_output)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@at_home
+def restore(file: Path, home: Path, database_url: str | None, json_output: bool) -> None:
+    """Make of a new home what FILE is a backup of."""
+    from sweeper.core.environment import new_home
+    from sweeper.server import backup
+
+    with new_home(home, _named()):
+        result = backup.restore(home, file, database_url)
+    _say(json_output)(
+        f"{result['home']}: both databases and {result['artifacts']} artifacts; start it with: sweeper serve"
+    )
+    _print_json(result, json_output)
+
+
+def _named() -> str:
+    """What gave the home: the option, or else the variable."""
+    given = click.get_current_context().get_parameter_source("home") is ParameterSource.COMMANDLINE
+    return "--home" if given else "SWEEPER_HOME"
+
+
+def _say(json_output: bool) -> Callable[[str], None]:
+    return lambda text: click.echo(text, err=json_output)
+
+
+def _print_json(result: dict[str, Any], json_output: bool) -> None:
+    if json_output:
+        click.echo(json.dumps(result))

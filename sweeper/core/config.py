@@ -1,0 +1,260 @@
+"""One run is one immutable, validated value; the study's eight experiments are eight such values.
+
+`RunConfig` holds everything that decides what a run computes. Its fields are the parameters
+that MLflow shows, and a run can be rebuilt from them exactly (`RunConfig.from_params`).
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_core.core_schema import ValidationInfo
+
+from sweeper.core.errors import ConfigError
+
+MAX_BATCH_SIZE: Final = 60_000
+MAX_TRAIN_IMAGES: Final = 60_000
+MAX_EPOCHS: Final = 10_000
+DEVICE: Final = r"(cpu|cuda(:\d{1,3})?)"
+NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
+TAKEN: Final = re.compile(r"runs|reproduce(-.*)?")  # in the journal and among the reports, by others than studies
+
+
+class Placement(enum.StrEnum):
+    """Where Batch Normalization and Dropout stand around each weight layer.
+
+    A convolutional layer is written left to right; the head is Linear, ReLU, Linear.
+    """
+
+    NONE = "none"  # conv, ReLU                       | Linear, ReLU, Linear
+    BN = "bn"  # conv, BN, ReLU                       | as none
+    DROPOUT = "dropout"  # conv, ReLU, Dropout2d      | Linear, ReLU, Dropout, Linear
+    BN_DROPOUT = "bn-dropout"  # conv, BN, ReLU, Dropout2d   | as dropout
+    DROPOUT_BN = "dropout-bn"  # conv, Dropout2d, BN, ReLU   | as dropout
+    BN_HEAD_DROPOUT = "bn-head-dropout"  # as bn             | as dropout
+    IC = "ic"  # BN, Dropout before each weight layer but the first (Chen et al. 2019)
+
+    @property
+    def has_conv_dropout(self) -> bool:
+        """Whether the convolutional part holds Dropout layers."""
+        return self in (Placement.DROPOUT, Placement.BN_DROPOUT, Placement.DROPOUT_BN, Placement.IC)
+
+    @property
+    def has_head_dropout(self) -> bool:
+        """Whether the head holds Dropout layers."""
+        return self not in (Placement.NONE, Placement.BN)
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether the network holds BatchNorm layers."""
+        return self not in (Placement.NONE, Placement.DROPOUT)
+
+
+Rate = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
+
+
+class RunConfig(BaseModel):
+    """Everything that decides what one run computes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    experiment: int = Field(0, ge=0, le=8, description="The study's experiment, 1-8; 0 for none of them.")
+    model: Literal["small", "medium", "large"] = Field("medium", description="Network size.")
+    placement: Placement = Field(Placement.BN_DROPOUT, description="Placement of BatchNorm and Dropout.")
+    conv_dropout: Rate = Field(
+        0.1,
+        description="Dropout rate in the convolutional part, the probability of zeroing, in [0, 1); "
+        "0 where the placement has none there.",
+    )
+    head_dropout: Rate = Field(
+        0.3,
+        description="Dropout rate in the head, in [0, 1); 0 where the placement has none there.",
+    )
+    augmentation: Literal["none", "crop-flip", "crop-flip-erase"] = Field(
+        "none", description="Training images: shifted by up to 2 pixels and mirrored, or also randomly erased."
+    )
+    epochs: int = Field(10, ge=1, le=MAX_EPOCHS, description="Passes over the training images.")
+    batch_size: int = Field(128, ge=1, le=MAX_BATCH_SIZE, description="Images in an optimizer step.")
+    lr: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Peak learning rate of AdamW.")
+    weight_decay: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="AdamW's decoupled decay of weight matrices and kernels."
+    )
+    schedule: Literal["constant", "cosine", "onecycle"] = Field(
+        "constant", description="Learning rate over the run, per step."
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seeds the weights, data order, augmentation and Dropout masks.")
+    dataset: Literal["fashion-mnist", "sample"] = Field(
+        "fashion-mnist", description="The 70,000 images, or the 8,000 of them that the package carries."
+    )
+    split: Literal["blog", "holdout", "folds"] = Field(
+        "holdout",
+        description="blog: train on all training images and call the test images validation, as the study does; "
+        "holdout: hold out stratified training images; folds: stratified cross-validation.",
+    )
+    folds: int = Field(0, ge=0, le=100, description="Number of folds when split is folds, else 0.")
+    train_images: int = Field(
+        0,
+        ge=0,
+        le=MAX_TRAIN_IMAGES,
+        description="Number of images to train on, of those that the split leaves: stratified, the same for every "
+        "seed; 0 for all of them.",
+    )
+    device: str = Field("cpu", pattern=f"^{DEVICE}$", description="cpu, cuda, or cuda:N.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="Arithmetic of convolutions and products.")
+
+    @field_validator("conv_dropout", "head_dropout")
+    @classmethod
+    def _zero_where_absent(cls, rate: float, info: ValidationInfo) -> float:
+        """A rate the placement does not have is 0, so that one network has one description."""
+        placement = info.data.get("placement")
+        if placement is None:  # the placement itself was refused
+            return rate
+        present = placement.has_conv_dropout if info.field_name == "conv_dropout" else placement.has_head_dropout
+        return rate if present else 0.0
+
+    @field_validator("conv_dropout", "head_dropout", "weight_decay")
+    @classmethod
+    def _no_negative_zero(cls, value: float) -> float:
+        return value + 0.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        if conflicts := list(_conflicts(dict(self))):
+            raise ValueError("; ".join(conflicts))
+        return self
+
+    @classmethod
+    def create(cls, **fields: Any) -> RunConfig:
+        """Validate `fields` into a configuration.
+
+        Raises:
+            ConfigError: one line that names every wrong field.
+        """
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            raise ConfigError("; ".join(_explain_all(error, fields))) from None
+
+    def derive(self, **fields: Any) -> RunConfig:
+        """The same run with some fields changed, validated again.
+
+        Raises:
+            ConfigError: one line that names every wrong field.
+        """
+        return self.create(**(self.model_dump() | fields))
+
+    def to_params(self) -> dict[str, str]:
+        """The fields as strings, for MLflow's parameters; `from_params` is the exact inverse."""
+        return {name: str(value) for name, value in self.model_dump(mode="json").items()}
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, str]) -> RunConfig:
+        """Rebuild a configuration from MLflow's parameters, leaving out those that are not its fields.
+
+        A run that `mlflow run` started has parameters of its own; ours is then called `config.NAME` (tracking.py).
+        """
+        found = {name: params.get(f"config.{name}", params.get(name)) for name in cls.model_fields}
+        return cls.create(**{name: value for name, value in found.items() if value is not None})
+
+    @property
+    def network_placement(self) -> Placement:
+        """The placement of the network that results: Dropout at rate 0 is no Dropout."""
+        conv, head = self.conv_dropout > 0, self.head_dropout > 0
+        match self.placement:
+            case Placement.DROPOUT if not conv and not head:
+                return Placement.NONE
+            case Placement.BN_DROPOUT | Placement.DROPOUT_BN if not conv:
+                return Placement.BN_HEAD_DROPOUT if head else Placement.BN
+            case Placement.BN_HEAD_DROPOUT if not head:
+                return Placement.BN
+            case placement:
+                return placement
+
+    @property
+    def later_fields_unused(self) -> set[str]:
+        """Fields younger than the first recorded runs, where they change nothing: hashes and settings leave them
+        out, so that what was recorded without them is still recognised."""
+        return set() if self.train_images else {"train_images"}
+
+    @property
+    def key(self) -> str:
+        """A hash equal for two configurations exactly when they train the same network the same way."""
+        fields = self.model_dump(mode="json", exclude={"experiment", *self.later_fields_unused})
+        fields["placement"] = self.network_placement.value
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _conflicts(fields: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with fields that are right one by one; those that are missing conflict with nothing."""
+    split, folds, placement = fields.get("split"), fields.get("folds"), fields.get("placement")
+    if split == "folds" and folds is not None and folds < 2:
+        yield f"folds={folds}: cross-validation needs 2 or more folds"
+    if split is not None and split != "folds" and folds:
+        yield f"folds={folds}: allowed with split=folds only"
+    batch_size, train_images = fields.get("batch_size"), fields.get("train_images")
+    if batch_size == 1 and placement is not None and placement.has_batch_norm:
+        yield f"batch_size=1 with placement={placement.value}: BatchNorm needs 2 or more images in a batch"
+    if batch_size is not None and train_images and batch_size > train_images:
+        yield f"batch_size={batch_size}: larger than train_images={train_images}"
+
+
+def _explain_all(error: ValidationError, given: Mapping[str, Any]) -> Iterator[str]:
+    """A clause for each wrong field, and for each conflict among the others, which pydantic does not look for then."""
+    details = error.errors()
+    yield from (_explain(detail) for detail in details)
+    refused = {detail["loc"][0] for detail in details if detail["loc"]}
+    if refused:
+        kinds: dict[str, Callable[[Any], Any]] = {
+            "split": str, "folds": _whole, "batch_size": _whole, "train_images": _whole, "placement": Placement,
+        }  # fmt: skip
+        values = {name: given.get(name, RunConfig.model_fields[name].default) for name in kinds}
+        yield from _conflicts({name: kinds[name](value) for name, value in values.items() if name not in refused})
+
+
+def _whole(number: Any) -> int:
+    """An integer that pydantic has taken, as a number or as text: `"0.0"` is one."""
+    return int(float(number))
+
+
+def _explain(detail: ErrorDetails) -> str:
+    """One clause for one of pydantic's errors: the field, the bad value, and what is allowed."""
+    field = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "value_error":
+        return str(detail["ctx"]["error"])
+    if detail["type"] == "extra_forbidden":
+        return f"unknown field {field!r}: the fields are {', '.join(RunConfig.model_fields)}"
+    if field == "device":
+        return f"device={str(detail['input'])[:60]!r}: no such device; use auto, cpu, cuda or cuda:N"
+    reason = detail["msg"].replace("Input should", "should")
+    return f"{field}={str(detail['input'])[:60]!r}: {reason[0].lower()}{reason[1:]}"
+
+
+def check_name(name: str) -> str:
+    """Return `name` if a study may have it.
+
+    Raises:
+        ConfigError: it is empty, too long, or holds anything but letters, digits, `_`, `.` and `-`; or others have it.
+    """
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"study name {name[:60]!r}: 1 to 100 letters, digits, '_', '.' or '-', beginning with a letter or digit"
+        )
+    if TAKEN.fullmatch(name):
+        raise ConfigError(
+            f"study name {name!r}: 'runs', 'reproduce' and what begins with 'reproduce-' name folders and reports of "
+            "other commands; choose another"
+        )
+    return name
+
+
+def finite(value: float) -> bool:
+    """Whether a metric may be told to a study or a tracker as a value."""
+    return math.isfinite(value)

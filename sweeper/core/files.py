@@ -1,0 +1,27 @@
+"""Files that others read: written aside, then renamed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that nobody ever reads a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what other processes, which were killed, have written aside and not renamed."""
+    for part in folder.glob("**/.*.part"):
+        if not part.name.endswith(f".{os.getpid()}.part"):
+            part.unlink(missing_ok=True)

@@ -1,0 +1,182 @@
+"""What trainings come to, as values: they cross a pipe to a process that has no torch.
+
+`train` makes them; arrays and plain numbers only.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import math
+import statistics
+import struct
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import safetensors.numpy
+
+from sweeper.core.images import CLASSES, Array
+from sweeper.core.xray import XRay
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How steady a training was.
+
+    `grad_norm_cv` is the coefficient of variation of the sampled gradient norms within an epoch, mean over the epochs;
+    NaN if no epoch has two samples. `spikes` counts the steps whose loss is above median + 5 MAD of the 51 steps
+    before it, across epochs; MAD is the median distance from the median. A falling loss is thus no spike, and
+    the first 51 steps are not judged. `nonfinite_steps` counts losses and sampled norms that are not finite.
+    """
+
+    grad_norm_cv: float
+    spikes: int
+    nonfinite_steps: int
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch measured. Losses are mean negative log-likelihoods in nats, accuracies in [0, 1].
+
+    Train values are clean: in eval mode, on un-augmented images, on a fixed subset as large as the
+    validation set, so that the gap compares like with like.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    val_ece: float
+    lr: float  # at the last step
+    grad_norm: float  # L2 over all parameters, mean over every 8th step
+    epoch_s: float  # seconds of training, without evaluation
+    images_per_s: float
+    beside: int = 0  # other trainings that the GPU was shared with, by which `epoch_s` is divided
+
+    def metrics(self) -> dict[str, float]:
+        """The values under their names in MLflow."""
+        return {
+            "train/loss": self.train_loss,
+            "train/accuracy": self.train_accuracy,
+            "val/loss": self.val_loss,
+            "val/accuracy": self.val_accuracy,
+            "val/ece": self.val_ece,
+            "gap/loss": self.val_loss - self.train_loss,
+            "gap/accuracy": self.train_accuracy - self.val_accuracy,
+            "lr": self.lr,
+            "grad_norm": self.grad_norm,
+            "time/epoch_s": self.epoch_s,
+            "time/images_per_s": self.images_per_s,
+        } | ({"time/beside": self.beside} if self.beside else {})
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model on labelled images: mean NLL in nats, accuracy, expected calibration error, confusion.
+
+    `confusion` is int64 `(10, 10)`: rows are true classes, columns predicted ones. `brier` is the mean over
+    images of the squared distance between the ten probabilities and the truth, 0 to 2 (Brier 1950);
+    `error_confidence` the mean confidence on wrong predictions, NaN if there is none.
+    """
+
+    loss: float
+    accuracy: float
+    ece: float
+    confusion: Array
+    brier: float = math.nan
+    error_confidence: float = math.nan
+
+    @property
+    def per_class_accuracy(self) -> list[float]:
+        """Recall of each class, in the order of `dataset.CLASSES`."""
+        counts = self.confusion.astype(np.float32)
+        with np.errstate(invalid="ignore"):  # of a class that is not among the images: NaN
+            of_classes: list[float] = (counts.diagonal() / counts.sum(1)).tolist()
+        return of_classes
+
+    def confusion_csv(self) -> bytes:
+        """Counts, a row a true class, a column a predicted one, and each class's accuracy."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["true class", *CLASSES, "accuracy"])
+        for name, row, accuracy in zip(CLASSES, self.confusion.tolist(), self.per_class_accuracy, strict=True):
+            writer.writerow([name, *row, round(accuracy, 4)])
+        return text.getvalue().encode()
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run: its epochs, the weights after the last one as arrays, and what they reach on `val`.
+
+    Tensors on the CPU are taken for weights too; they become arrays of the same memory.
+
+    In cross-validation the history is the mean over folds, the confusion their sum, the weights
+    are empty, and `fold_accuracies` has one value a fold; there is no `stability` and no `xray`.
+    `start.start` adds the `xray`, or in `xray_failure` one line on why it could not be taken.
+    """
+
+    history: tuple[EpochResult, ...]
+    weights: dict[str, Any]
+    evaluation: Evaluation
+    fold_accuracies: tuple[float, ...] = ()
+    stability: Stability | None = None
+    xray: XRay | None = None
+    xray_failure: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", {name: np.asarray(value) for name, value in self.weights.items()})
+
+    def metrics(self) -> dict[str, float]:
+        """Final and best values under their names in MLflow; best is the highest validation accuracy."""
+        last = self.history[-1]
+        best = max(self.history, key=lambda e: (e.val_accuracy, -e.val_loss))
+        values: dict[str, float] = {
+            "final/val_accuracy": last.val_accuracy,
+            "final/val_loss": last.val_loss,
+            "best/val_accuracy": best.val_accuracy,
+            "best/val_loss": best.val_loss,
+            "best/epoch": best.epoch,
+        }
+        if self.fold_accuracies:
+            values["final/val_accuracy_fold_sd"] = statistics.stdev(self.fold_accuracies)
+        return values | (self.xray.metrics() if self.xray else {})
+
+    def weights_file(self) -> bytes:
+        """The weights in the format of safetensors."""
+        return safetensors.numpy.save(self.weights)
+
+    @property
+    def history_sha256(self) -> str:
+        """Hash of every measured value but the times: equal only if two runs agree in each bit."""
+        digest = hashlib.sha256()
+        for e in self.history:
+            digest.update(struct.pack("<q7d", e.epoch, e.train_loss, e.train_accuracy, e.val_loss,
+                                      e.val_accuracy, e.val_ece, e.lr, e.grad_norm))  # fmt: skip
+        return digest.hexdigest()
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the weights, in the order of their names."""
+        digest = hashlib.sha256()
+        for name in sorted(self.weights):
+            digest.update(name.encode() + self.weights[name].tobytes())
+        return digest.hexdigest()
+
+
+Training = Generator[EpochResult, None, TrainResult]
+
+
+MOST_ERRORS: Final = 32  # in a picture
+
+
+class Mistake(NamedTuple):
+    """An image that was taken for what it is not."""
+
+    pixels: Array  # uint8 (28, 28), 0 is background
+    truth: str
+    predicted: str
+    confidence: float  # the softmax probability of the predicted class

@@ -1,0 +1,168 @@
+"""The arms of the reproduction: every configuration that a claim of the article compares, and its length.
+
+An arm is one of the eight experiments, or a variant of one with some fields changed. A protocol sets the number of
+images, epochs and seeds of the arms. Every arm and seed is trained once, however many claims use it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from sweeper.core.config import RunConfig
+from sweeper.core.errors import ConfigError
+from sweeper.core.experiments import EXPERIMENT_TITLES, EXPERIMENTS, experiment
+
+ProtocolName = Literal["full", "quick"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An experiment of the article, or a variant of one: `fields` replace those of experiment `base`."""
+
+    title: str
+    base: int
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    length: int = 1  # how many times the epochs that the protocol gives
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the arms are trained; all else is as in the experiments."""
+
+    name: ProtocolName
+    title: str
+    seeds: int  # 0, 1, …
+    train_images: int = 0  # 0: all
+    epochs: int | None = None  # None: those of the arm's experiment
+    without: frozenset[str] = frozenset()
+    at_most: Mapping[str, int] = field(default_factory=dict)  # seeds of costly arms, where no number is asked for
+
+    @property
+    def folder(self) -> str:
+        """Its folder below the journal's root."""
+        return f"reproduce-{self.name}"
+
+
+PROTOCOLS: Final[dict[ProtocolName, Protocol]] = {
+    "full": Protocol("full", "all training images, the epochs of the experiments", seeds=5),
+    "quick": Protocol(
+        "quick",
+        "at most 12,000 training images, stratified and always the same; 6 epochs",
+        seeds=5,
+        train_images=12_000,
+        epochs=6,
+        without=frozenset({"large-none", "large-both"}),
+        at_most={"exp8": 2},
+    ),
+}
+
+# In training order: the longest first, then arms that are compared next to each other.
+ARMS: Final[dict[str, Arm]] = {
+    "exp8": Arm(EXPERIMENT_TITLES[8], 8),
+    "large-both": Arm("experiment 6 with the large network", 6, {"model": "large"}),
+    "large-none": Arm(
+        "experiment 6 with the large network, without BatchNorm and Dropout", 6, {"model": "large", "placement": "none"}
+    ),
+    "exp2": Arm(EXPERIMENT_TITLES[2], 2),
+    "bn-constant": Arm("experiment 4 without its schedule", 4, {"schedule": "constant"}),
+    "none-cosine": Arm("experiment 2 with the schedule of 4", 2, {"schedule": "cosine"}),
+    "exp4": Arm(EXPERIMENT_TITLES[4], 4),
+    "exp5": Arm(EXPERIMENT_TITLES[5], 5),
+    "exp6": Arm(EXPERIMENT_TITLES[6], 6),
+    "dropout-bn": Arm("experiment 6 with Dropout before BatchNorm", 6, {"placement": "dropout-bn"}),
+    "ic": Arm("experiment 6 with both before each weight layer", 6, {"placement": "ic"}),
+    "bn-head-dropout": Arm("experiment 6 with Dropout in the head only", 6, {"placement": "bn-head-dropout"}),
+    "both-low": Arm("experiment 6 with lower Dropout rates", 6, {"conv_dropout": 0.05, "head_dropout": 0.15}),
+    "both-high": Arm("experiment 6 with higher Dropout rates", 6, {"conv_dropout": 0.3, "head_dropout": 0.5}),
+    "exp3": Arm(EXPERIMENT_TITLES[3], 3),
+    "exp7": Arm(EXPERIMENT_TITLES[7], 7),
+    "none-aug": Arm("experiment 7 without BatchNorm and Dropout", 7, {"placement": "none"}),
+    "bn-aug": Arm("experiment 7 without Dropout", 7, {"placement": "bn"}),
+    "dropout-aug": Arm("experiment 7 without BatchNorm", 7, {"placement": "dropout"}),
+    "batch-32": Arm("experiment 6 with batches of 32", 6, {"batch_size": 32}),
+    "batch-512": Arm("experiment 6 with batches of 512", 6, {"batch_size": 512}),
+    "none-lr-3e-3": Arm("experiment 2 at learning rate 0.003", 2, {"lr": 3e-3}),
+    "bn-lr-3e-3": Arm(
+        "experiment 4 without its schedule, at learning rate 0.003", 4, {"schedule": "constant", "lr": 3e-3}
+    ),
+    "none-lr-1e-2": Arm("experiment 2 at learning rate 0.01", 2, {"lr": 1e-2}),
+    "bn-lr-1e-2": Arm(
+        "experiment 4 without its schedule, at learning rate 0.01", 4, {"schedule": "constant", "lr": 1e-2}
+    ),
+    "none-lr-3e-2": Arm("experiment 2 at learning rate 0.03", 2, {"lr": 3e-2}),
+    "bn-lr-3e-2": Arm(
+        "experiment 4 without its schedule, at learning rate 0.03", 4, {"schedule": "constant", "lr": 3e-2}
+    ),
+    "exp1": Arm(EXPERIMENT_TITLES[1], 1),
+    "exp1-long": Arm("experiment 1, twice the epochs", 1, length=2),
+    "small-none": Arm(
+        "experiment 6 with the small network, without BatchNorm and Dropout", 6, {"model": "small", "placement": "none"}
+    ),
+    "small-bn": Arm("experiment 6 with the small network, without Dropout", 6, {"model": "small", "placement": "bn"}),
+    "small-dropout": Arm(
+        "experiment 6 with the small network, without BatchNorm", 6, {"model": "small", "placement": "dropout"}
+    ),
+    "small-both": Arm("experiment 6 with the small network", 6, {"model": "small"}),
+    "small-none-aug": Arm(
+        "experiment 7 with the small network, without BatchNorm and Dropout", 7, {"model": "small", "placement": "none"}
+    ),
+    "small-bn-aug": Arm(
+        "experiment 7 with the small network, without Dropout", 7, {"model": "small", "placement": "bn"}
+    ),
+    "small-dropout-aug": Arm(
+        "experiment 7 with the small network, without BatchNorm", 7, {"model": "small", "placement": "dropout"}
+    ),
+    "small-both-aug": Arm("experiment 7 with the small network", 7, {"model": "small"}),
+}
+
+
+def arm_config(name: str, protocol: Protocol, seed: int, **fields: Any) -> RunConfig:
+    """The configuration of arm `name` with `seed` under `protocol`; `fields` are those that the machine decides.
+
+    Raises:
+        ConfigError: a field is wrong.
+    """
+    arm = ARMS[name]
+    epochs = (protocol.epochs or EXPERIMENTS[arm.base]["epochs"]) * arm.length
+    length = {"epochs": epochs, "train_images": protocol.train_images}
+    return experiment(arm.base, **(dict(arm.fields) | length | {"seed": seed} | fields))
+
+
+def select(protocol: Protocol, experiments: Sequence[int] = (), only_experiments: bool = False) -> list[str]:
+    """The names of the arms to train, in order: those of these experiments (none: all), with or without variants."""
+    return [
+        name
+        for name, arm in ARMS.items()
+        if name not in protocol.without
+        and (not experiments or arm.base in experiments)
+        and not (only_experiments and name != f"exp{arm.base}")
+    ]
+
+
+def trained_as(protocol: Protocol) -> dict[str, str]:
+    """For each arm of `protocol`, the first arm with the same key: they share their runs."""
+    first: dict[str, str] = {}
+    return {name: first.setdefault(arm_config(name, protocol, seed=0).key, name) for name in select(protocol)}
+
+
+def parse_experiments(text: str) -> tuple[int, ...]:
+    """Numbers of experiments such as `1,6-8`, each once, in ascending order.
+
+    Raises:
+        ConfigError: a part is not a number, nor a range of numbers, of the eight.
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([1-8])\s*(?:-\s*([1-8])\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
+            listing = "; ".join(f"{n} {title}" for n, title in EXPERIMENT_TITLES.items())
+            raise ConfigError(
+                f"experiments {text[:60]!r}: {part[:20]!r} is no experiment, nor a range such as 6-8; "
+                f"the eight are: {listing}"
+            )
+        found.update(range(first, last + 1))
+    return tuple(sorted(found))

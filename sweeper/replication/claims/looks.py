@@ -1,0 +1,54 @@
+"""The record of interim analyses: one line for each analysis of new runs, beside the runs of the protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sweeper.core.files import write_whole
+from sweeper.replication.arms import PROTOCOLS
+from sweeper.replication.claims.ledger import Runs, Verified, spent
+
+
+def looks_file(found: Verified) -> Path:
+    """Beside the protocol's runs."""
+    return found.journal / f"{PROTOCOLS[found.protocol].folder}.looks.jsonl"
+
+
+def record_look(found: Verified) -> bool:
+    """Append an interim analysis and its verdicts; False if the last recorded one is of the same runs."""
+    runs = fingerprint(found.runs)
+    earlier = list(read_looks(looks_file(found)))
+    if earlier and earlier[-1]["runs"] == runs:
+        return False
+    line = {
+        "time": time.time_ns() // 1_000_000,
+        "runs": runs,
+        "number_of_runs": sum(map(len, found.runs.values())),
+        "claims": [
+            {"claim": entry.claim.number, "verdict": entry.verdict, "seeds": entry.looked.seeds,
+             "looks": [look.seeds for look in entry.looked.looks],
+             "alpha_spent": sum(spent(look.seeds) for look in entry.looked.looks),
+             "p_sequential": entry.looked.p._asdict(), "p_holm": entry.p_holm._asdict()}
+            for entry in found.judged
+        ],
+    }  # fmt: skip
+    text = "".join(json.dumps(look, allow_nan=False) + "\n" for look in (*earlier, line))
+    write_whole(looks_file(found), text.encode())
+    return True
+
+
+def read_looks(path: Path) -> Iterator[dict[str, Any]]:
+    """The recorded interim analyses, oldest first."""
+    if path.exists():
+        yield from (json.loads(line) for line in path.read_text().splitlines())
+
+
+def fingerprint(runs: Runs) -> str:
+    """A hash of the analysed runs: equal only for the same runs with the same histories."""
+    lines = sorted(f"{arm} {run.seed} {run.state} {run.history_sha256}" for arm, of in runs.items() for run in of)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

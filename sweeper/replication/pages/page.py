@@ -1,0 +1,262 @@
+"""The report of the reproduction: the article's eight figures, its numbers beside ours, all arms and the X-ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Final
+
+from markupsafe import Markup
+
+from sweeper.core.environment import Environment
+from sweeper.core.errors import UsageError
+from sweeper.core.experiments import EXPERIMENT_TITLES
+from sweeper.replication.arms import ARMS, PROTOCOLS, Protocol, ProtocolName
+from sweeper.replication.pages.charts import Runs, arms, common_ranges, complete, figure, mark, seed_values
+from sweeper.replication.pages.published import PUBLISHED, complete_experiments
+from sweeper.replication.runs import ArmRun, each, images, starts, tag
+from sweeper.report.figure import counted, percent
+from sweeper.report.page import NOTHING, Cell, Section, Value, beside, chart, facts, figures, heading, page, table, text
+
+ACCURACY: Final = "final/val_accuracy"
+DECLARED: Final = (
+    "The article gives no architectures, rates, epochs, optimizer, schedule, batch size or augmentations. All of these "
+    "are our declared instantiation of it, and the results hold for that."
+)
+XRAY: Final = {
+    "xray/variance_shift": ("Variance shift", 4),
+    "xray/recalibration_gain_accuracy": ("Recalibration, accuracy", 5),
+    "xray/recalibration_gain_loss": ("Recalibration, nats", 5),
+    "xray/batch_noise": ("Batch noise", 4),
+    "xray/brier": ("Brier", 4),
+    "xray/error_confidence": ("Confidence on errors", 4),
+    "xray/grad_norm_cv": ("Gradient norm, CV", 3),
+    "xray/spikes": ("Spikes", 1),
+    "xray/onset": ("Onset, epoch", 1),
+}
+
+
+def article_page(runs: Runs, protocol: Protocol, ledger: Sequence[Section] = ()) -> bytes:
+    """The report, as one HTML file in UTF-8.
+
+    Args:
+        runs: the finished runs of each arm, of at least one; `rows.read_runs` reads them.
+        protocol: that they were trained by.
+        ledger: the sections that judge the article's claims, which follow its numbers.
+    """
+    sections = [Section("Summary", _summary(runs, protocol))]
+    experiments = complete_experiments(runs)
+    if experiments:
+        sections.append(Section("Against the article's numbers", _numbers(runs)))
+    sections += ledger
+    if experiments:
+        sections.append(Section("Figures 4 to 11", _figures(experiments)))
+    sections.append(Section("All arms", _arms(runs)))
+    if any(name in run.final for of_arm in runs.values() for run in of_arm for name in XRAY):
+        sections.append(Section("X-ray", _xray(runs)))
+    return page("The article, reproduced", _lead(runs, protocol), sections)
+
+
+def _lead(runs: Runs, protocol: Protocol) -> str:
+    total = sum(map(len, runs.values()))
+    return (
+        f"Batch Normalization and Dropout in eight experiments on FashionMNIST, protocol {protocol.name}: "
+        f"{protocol.title}. {counted(total, 'run')} of {counted(len(runs), 'arm')}."
+    )
+
+
+def _summary(runs: Runs, protocol: Protocol) -> Markup:
+    experiments = complete_experiments(runs)
+    numbers: list[tuple[str, Value]] = [
+        (f"experiment {number}, {counted(len(experiments[number]), 'seed')}", _mean(experiments[number]))
+        for number in (4, 5, 6, 7, 8)
+        if number in experiments
+    ]
+    diverged = sum(len(of_arm) - len(complete(of_arm)) for of_arm in runs.values())
+    words = [DECLARED, "Accuracies are those of the last epoch on the test images, as the article reads them."]
+    if protocol.train_images:
+        words.append("The article trained on all 60,000 images.")
+    elif not all(run.all_images for of_arm in runs.values() for run in of_arm):
+        words.append("The article trained on all 60,000 images; these runs saw a part of them.")
+    return (
+        (figures(numbers) if numbers else Markup())
+        + text(" ".join(words))
+        + facts([("Protocol", protocol.name), ("Arms", len(runs)), ("Diverged runs", diverged), *_circumstances(runs)])
+    )
+
+
+def _circumstances(runs: Runs) -> Iterator[tuple[str, Value]]:
+    """The recorded circumstances of the runs."""
+    recorded = starts(runs)
+    picked = {
+        "Data set": tag("sweeper.dataset"),
+        "Images": images,
+        "Hardware": tag("sweeper.hardware"),
+        "Threads": tag("sweeper.threads"),
+        "Versions": tag("sweeper.versions"),
+        "Commit": lambda start: tag("mlflow.source.git.commit")(start)[:12],
+    }
+    for name, pick in picked.items():
+        if values := each(recorded, pick):
+            yield name, values
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def _numbers(runs: Runs) -> Markup:
+    headers = [
+        "Experiment",
+        "The article says",
+        "Published",
+        "Seeds",
+        "Val accuracy",
+        "SD",
+        "Val loss",
+        "Gap",
+        "Loss gap",
+    ]
+    experiments = complete_experiments(runs)
+    rows: list[list[Value]] = []
+    for number, published in PUBLISHED.items():
+        of_arm = experiments.get(number, [])
+        rows.append([
+            f"{number}: {EXPERIMENT_TITLES[number]}", published.words,
+            None if published.accuracy is None else Cell(f"{published.accuracy:.3f}", published.accuracy),
+            len(of_arm), _mean(of_arm), _spread(of_arm), _final(of_arm, "val/loss", 4),
+            _final(of_arm, "gap/accuracy", 4), _final(of_arm, "gap/loss", 4),
+        ])  # fmt: skip
+    caption = (
+        "Means over seeds at the last epoch; SD is the standard deviation of the accuracy, in points. Gap: train "
+        "accuracy minus validation accuracy; validation loss minus train loss. The article gives few of these numbers."
+    )
+    return text(_gain(experiments)) + table(headers, rows, caption=caption)
+
+
+def _gain(experiments: dict[int, list[ArmRun]]) -> str:
+    """Experiment 6 against the better of 4 and 5; the article reports +0.001."""
+    if not {4, 5, 6} <= experiments.keys():
+        return "The article's +0.001 is the gain of experiment 6 over 4 and 5. Not all three have runs here."
+    means = {number: fmean(seed_values(experiments[number], ACCURACY)) for number in (4, 5, 6)}
+    better = max((4, 5), key=lambda number: means[number])
+    return (
+        "The article reports a gain of +0.001 in experiment 6. "
+        f"Here its mean is {means[6] - means[better]:+.4f} against experiment {better}, the better of 4 and 5."
+    )
+
+
+def _mean(runs: Sequence[ArmRun]) -> Cell:
+    values = seed_values(runs, ACCURACY)
+    return Cell(percent(fmean(values)), fmean(values)) if values else Cell(NOTHING, None)
+
+
+def _spread(runs: Sequence[ArmRun]) -> Cell:
+    values = seed_values(runs, ACCURACY)
+    return Cell(f"{100 * stdev(values):.2f}", stdev(values)) if len(values) > 1 else Cell(NOTHING, None)
+
+
+def _final(runs: Sequence[ArmRun], metric: str, digits: int) -> Cell:
+    """The mean over `runs` of a metric of the last epoch."""
+    if not runs:
+        return Cell(NOTHING, None)
+    value = fmean(run.epochs[-1][metric] for run in runs)
+    return Cell(f"{value:.{digits}f}", value)
+
+
+# --- charts ---------------------------------------------------------------------------------------
+
+
+def _figures(experiments: dict[int, list[ArmRun]]) -> Markup:
+    ranges = common_ranges(list(experiments.values()))
+    cards = [
+        heading(f"Figure {PUBLISHED[number].figure}: experiment {number}")
+        + chart(figure(of_arm, ranges), _caption(number, of_arm))
+        for number, of_arm in experiments.items()
+    ]
+    words = (
+        "Each line is the mean over the seeds, within their range; train values are clean: eval mode, no augmentation. "
+        "All figures have the same axes, which leave out the outliers of the first epochs."
+    )
+    return text(words) + beside(*cards)
+
+
+def _caption(number: int, runs: Sequence[ArmRun]) -> str:
+    title = EXPERIMENT_TITLES[number]
+    return f"{title[0].upper()}{title[1:]}; {counted(len(runs), 'seed')}. The article says: {PUBLISHED[number].words}."
+
+
+def _arms(runs: Runs) -> Markup:
+    values = {name: seed_values(of_arm, ACCURACY) for name, of_arm in runs.items()}
+    drawn = arms(runs, values, "validation accuracy", shares=True)
+    if (best := PUBLISHED[8].accuracy) is not None and runs.get("exp8"):
+        mark(drawn, best, "the article's experiment 8")
+    rows: list[list[Value]] = [
+        [name, ARMS[name].title, len(complete(of_arm)), len(of_arm) - len(complete(of_arm)), _mean(of_arm),
+         _spread(of_arm), _final(complete(of_arm), "val/loss", 4)]
+        for name, of_arm in runs.items()
+    ]  # fmt: skip
+    headers = ["Arm", "What", "Seeds", "Diverged", "Val accuracy", "SD", "Val loss"]
+    caption = "Means over seeds at the last epoch; the standard deviation is in points."
+    words = "Validation accuracy of every arm at the last epoch: a dot for each seed, a bar at the mean."
+    return chart(drawn, words) + table(headers, rows, caption=caption)
+
+
+def _xray(runs: Runs) -> Markup:
+    found = {name: of_arm for name, of_arm in runs.items() if any(seed_values(of_arm, metric) for metric in XRAY)}
+    rows: list[list[Value]] = [
+        [name, *(_xray_cell(of_arm, metric) for metric in XRAY)] for name, of_arm in found.items()
+    ]
+    caption = "Means over seeds, of the weights after the last epoch; a dash where the network has no BatchNorm."
+    words = (
+        "Variance shift is how far the variance that a BatchNorm layer meets in eval mode lies from the one that it "
+        "recorded in training, as the mean ratio, 1 for none; recalibration is what re-estimating the statistics with "
+        "Dropout off gains; onset is the epoch of the lowest validation loss."
+    )
+    html = text(words)
+    shift = {name: seed_values(of_arm, "xray/variance_shift") for name, of_arm in found.items()}
+    if any(shift.values()):
+        html += chart(arms(found, shift, "variance shift", shares=False), "Variance shift by arm.")
+    return html + table(["Arm", *(title for title, _ in XRAY.values())], rows, caption=caption)
+
+
+def _xray_cell(runs: Sequence[ArmRun], metric: str) -> Cell:
+    values = seed_values(runs, metric)
+    return Cell(f"{fmean(values):.{XRAY[metric][1]}f}", fmean(values)) if values else Cell(NOTHING, None)
+
+
+def recorded_protocol(env: Environment) -> ProtocolName:
+    """The protocol that has finished runs; full if both have, or neither."""
+    from sweeper.replication.runs import read_runs
+
+    return next((name for name in PROTOCOLS if read_runs(env.journal, name)), "full")
+
+
+def finished_runs(env: Environment, protocol: ProtocolName) -> Mapping[str, list[ArmRun]]:
+    """The runs that the report of the reproduction shows, by arm.
+
+    Raises:
+        UsageError: no run of `protocol` has finished.
+    """
+    from sweeper.replication.runs import read_runs
+
+    runs = read_runs(env.journal, protocol)
+    if not runs:
+        raise UsageError(
+            f"{env.journal / PROTOCOLS[protocol].folder}: no finished run of protocol {protocol}; run "
+            f"`sweeper reproduce --protocol {protocol}` first"
+        )
+    return runs
+
+
+def reproduction_report(
+    runs: Mapping[str, list[ArmRun]], protocol: ProtocolName, ledger: Sequence[Section] = ()
+) -> bytes:
+    """The report of the reproduction; `ledger` judges the article's claims, where they have been judged."""
+    return article_page(runs, PROTOCOLS[protocol], ledger)
+
+
+def reproduction_print(runs: Mapping[str, list[ArmRun]], protocol: ProtocolName) -> bytes:
+    """The article's eight figures as one PNG image."""
+    from sweeper.replication.pages.print import article_print
+
+    return article_print(runs, PROTOCOLS[protocol])

@@ -1,0 +1,66 @@
+"""The run that holds the report of the reproduction: its page, its figures for print, and which runs they show."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from sweeper.core.environment import Environment
+from sweeper.replication.arms import PROTOCOLS, ProtocolName
+from sweeper.replication.claims.ledger import Runs
+from sweeper.replication.claims.looks import fingerprint
+from sweeper.replication.runs import DIVERGED, read_runs
+from sweeper.tracking.base import FINISHED, RunInfo, Tracker
+from sweeper.tracking.reading import read_events
+
+FINGERPRINT_TAG: Final = "sweeper.fingerprint"  # identifies the runs that the report shows
+
+
+def record_report(env: Environment, protocol: ProtocolName, tracker: Tracker) -> None:
+    """Record the report of the reproduction, with its figures for print, in a run of its own.
+
+    Later reports go to the same run. No-op if that run has ended and shows the current runs. Judging the claims here
+    does not count as an interim analysis.
+    """
+    from sweeper.replication.pages.page import reproduction_print, reproduction_report
+    from sweeper.replication.verify import sections
+
+    runs = read_runs(env.journal, protocol)
+    folder = _folder(protocol)
+    events = read_events(env.journal / folder)
+    if not runs or _shows(events, runs):
+        return
+    page = reproduction_report(runs, protocol, sections(env, protocol, runs))
+    figures = reproduction_print(runs, protocol)
+    tags = {"sweeper.kind": "study", "sweeper.study": PROTOCOLS[protocol].folder, "sweeper.protocol": protocol}
+    info = RunInfo(
+        key=events[0]["key"] if events else f"{uuid.uuid4().hex}/{folder}", name=PROTOCOLS[protocol].folder,
+        folder=folder, params={"protocol": protocol}, tags=tags,
+        description=f"The article's figures, numbers and claims beside ours, protocol {protocol}: "
+                    f"{PROTOCOLS[protocol].title}. The runs are those with the tag `sweeper.protocol` = {protocol} and "
+                    "`sweeper.kind` = run.",
+    )  # fmt: skip
+    log = tracker.start(info)
+    log.artifact("report.html", page)
+    log.artifact("figures-4-to-11.png", figures)
+    states = [run.state for of_arm in runs.values() for run in of_arm]
+    log.end(FINISHED, {f"study/{state}": float(states.count(state)) for state in ("complete", DIVERGED)},
+            {"sweeper.state": "complete", FINGERPRINT_TAG: fingerprint(runs)})  # fmt: skip
+
+
+def is_recorded(env: Environment, protocol: ProtocolName, runs: Runs) -> bool:
+    """Whether the report of `runs` is recorded."""
+    return _shows(read_events(env.journal / _folder(protocol)), runs)
+
+
+def _folder(protocol: ProtocolName) -> str:
+    """The folder of the run that holds the report, beside those of the arms; `study` is its name in stores."""
+    return f"{PROTOCOLS[protocol].folder}/study"
+
+
+def _shows(events: Sequence[Mapping[str, Any]], runs: Runs) -> bool:
+    """Whether the run that holds the report has ended and shows `runs`."""
+    if not events or events[-1]["event"] != "end":
+        return False
+    return (events[-1]["status"], events[-1]["tags"].get(FINGERPRINT_TAG)) == (FINISHED, fingerprint(runs))

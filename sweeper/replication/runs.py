@@ -1,0 +1,209 @@
+"""The runs of the reproduction as its journals record them: from folders to tuples.
+
+    journal/reproduce-quick/exp6/seed-3/events.jsonl
+
+Unfinished runs, runs of an earlier configuration, and foreign folders are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any, Final, NamedTuple, cast
+
+from sweeper.core.config import RunConfig
+from sweeper.core.errors import ConfigError, SweeperError
+from sweeper.replication.arms import ARMS, PROTOCOLS, Protocol, ProtocolName, arm_config, trained_as
+from sweeper.tracking.base import FINISHED, THREADS_TAG
+from sweeper.tracking.reading import history, read_events
+
+SEED: Final = re.compile(r"seed-(\d{1,9})")
+COMPLETE, DIVERGED = "complete", "diverged"
+
+
+class Machine(NamedTuple):
+    """The threads and hardware that an epoch's time depends on, as the journal names them."""
+
+    threads: str
+    hardware: str
+
+
+class ArmRun(NamedTuple):
+    """One finished run of one arm. Losses are in nats, accuracies in [0, 1], times in seconds."""
+
+    arm: str
+    seed: int
+    state: str  # complete or diverged
+    epochs: list[dict[str, float]]  # one an epoch: its number under "epoch", and EpochResult.metrics()
+    final: dict[str, float]  # metrics of the end: "final/…", "best/…"
+    folder: Path
+    history_sha256: str  # of a run that diverged: empty
+    run_id: str | None  # in MLflow, if it was uploaded
+    store: str = ""  # that holds `run_id`, as the uploader names it
+    all_images: bool = True  # trained on all of FashionMNIST's 60,000; the embedded sample has fewer
+    machines: frozenset[Machine] = frozenset()  # of its epochs; several, where it was continued on another
+
+
+class ArmSummary(NamedTuple):
+    """The runs of one arm in a line. Means are over the seeds that are complete, of the last epoch."""
+
+    arm: str
+    complete: int
+    diverged: int
+    val_accuracy: float | None  # None without a complete run
+    val_accuracy_sd: float | None  # sample standard deviation; None below two complete runs
+    val_loss: float | None
+    epoch_s: float | None  # median over the epochs of a run, mean over runs
+
+
+def read_runs(root: Path, protocol: str) -> dict[str, list[ArmRun]]:
+    """The finished runs of each arm of `protocol` in the journal at `root`, by seed; arms without one are absent.
+
+    Arms that train the same network the same way share their runs.
+    """
+    chosen = PROTOCOLS[cast("ProtocolName", protocol)]
+    recorded: dict[str, list[ArmRun]] = {}
+    for name in set(trained_as(chosen).values()):
+        folders = (root / chosen.folder / name).glob("seed-*")
+        runs = [run for folder in folders if (run := read_run(folder, chosen, name)) is not None]
+        recorded[name] = sorted(runs, key=lambda run: run.seed)
+    found = {name: recorded[first] for name, first in trained_as(chosen).items() if recorded[first]}
+    return {name: [run._replace(arm=name) for run in found[name]] for name in ARMS if name in found}
+
+
+def read_run(folder: Path, protocol: Protocol, arm: str) -> ArmRun | None:
+    """The run of `arm` in `folder`; None if there is none, or it has not finished, or has another configuration."""
+    match = SEED.fullmatch(folder.name)
+    events = _events(folder) if match else []
+    if not match or (state := outcome(events)) is None:
+        return None
+    config = _config(events, protocol, arm, int(match[1]))
+    if config is None:
+        return None
+    end = events[-1]
+    run_id, store = _uploaded(folder)
+    return ArmRun(
+        arm, int(match[1]), state, history(events), end["metrics"], folder,
+        history_sha256=end["tags"].get("sweeper.history_sha256", ""), run_id=run_id, store=store,
+        all_images=config.dataset == "fashion-mnist" and config.train_images == 0, machines=_machines(events),
+    )  # fmt: skip
+
+
+def outcome(events: Sequence[Mapping[str, Any]]) -> str | None:
+    """The outcome of a run: complete, diverged, or None if it has to be trained (again)."""
+    if not events or events[-1]["event"] != "end" or events[-1]["status"] != FINISHED:
+        return None
+    return {"complete": COMPLETE, "pruned": DIVERGED}.get(events[-1]["tags"].get("sweeper.state", ""))
+
+
+def _config(events: Sequence[Mapping[str, Any]], protocol: Protocol, arm: str, seed: int) -> RunConfig | None:
+    """The trained configuration; None if it differs from the arm's today in more than data set and machine."""
+    try:
+        trained = RunConfig.from_params(events[0]["params"])
+        given = trained.model_dump(include={"dataset", "train_images", "device", "precision"})
+        return trained if trained.key == arm_config(arm, protocol, seed, **given).key else None
+    except ConfigError:  # of a version with other fields
+        return None
+
+
+def _events(folder: Path) -> list[dict[str, Any]]:
+    try:
+        events = read_events(folder)
+    except (OSError, SweeperError):
+        return []
+    return events if events and events[0].get("event") == "start" else []  # else it is no journal
+
+
+def _machines(events: Sequence[Mapping[str, Any]]) -> frozenset[Machine]:
+    """The machines on which epochs were recorded."""
+    found: set[Machine] = set()
+    for event in events:
+        if event["event"] == "start":
+            tags = event["tags"]
+            machine = Machine(str(tags.get(THREADS_TAG, "")), str(tags.get("sweeper.hardware", "")))
+        elif event["event"] == "epoch":
+            found.add(machine)
+    return frozenset(found)
+
+
+def _uploaded(folder: Path) -> tuple[str | None, str]:
+    """The MLflow run that it was uploaded to, and the store (tracking.py)."""
+    try:
+        state = json.loads((folder / "upload.json").read_bytes())
+        return state["run_id"], state["store"]
+    except (OSError, ValueError, KeyError):
+        return None, ""
+
+
+# --- circumstances ---------------------------------------------------------------------------------------
+
+
+def starts(runs: Mapping[str, Sequence[ArmRun]]) -> list[dict[str, Any]]:
+    """The first event of each run that has a journal: parameters, tags, data set."""
+    found = (read_events(run.folder) for of_arm in runs.values() for run in of_arm)
+    return [events[0] for events in found if events]
+
+
+def each(starts: Sequence[Mapping[str, Any]], pick: Callable[[Mapping[str, Any]], str]) -> str:
+    """The distinct values that `pick` returns, joined by slashes."""
+    return " / ".join(sorted({value for start in starts if (value := pick(start))}))
+
+
+def tag(name: str) -> Callable[[Mapping[str, Any]], str]:
+    """A function that returns a tag of a start event."""
+    return lambda start: str(start["tags"].get(name, ""))
+
+
+def images(start: Mapping[str, Any]) -> str:
+    """The number of images that a run was trained and judged on; empty if not recorded."""
+    counts = (start.get("dataset") or {}).get("profile", {})
+    if not {"train_images", "val_images"} <= counts.keys():
+        return ""
+    return f"trained on {counts['train_images']:,}, judged on {counts['val_images']:,}"
+
+
+# --- in a table ----------------------------------------------------------------------------------------
+
+
+def summarise(runs: Mapping[str, Sequence[ArmRun]]) -> list[ArmSummary]:
+    """A line for each arm, in the order of `runs`."""
+    return [_summary(arm, of_arm) for arm, of_arm in runs.items()]
+
+
+def _summary(arm: str, runs: Sequence[ArmRun]) -> ArmSummary:
+    complete = [run for run in runs if run.state == COMPLETE]
+    accuracies = [run.final["final/val_accuracy"] for run in complete]
+    seconds = [median(epoch["time/epoch_s"] for epoch in run.epochs) for run in complete]
+    return ArmSummary(
+        arm=arm,
+        complete=len(complete),
+        diverged=len(runs) - len(complete),
+        val_accuracy=fmean(accuracies) if complete else None,
+        val_accuracy_sd=stdev(accuracies) if len(complete) > 1 else None,
+        val_loss=fmean(run.final["final/val_loss"] for run in complete) if complete else None,
+        epoch_s=fmean(seconds) if complete else None,
+    )
+
+
+def table(rows: Sequence[ArmSummary]) -> list[str]:
+    """The summaries as lines of text with aligned columns, ASCII only."""
+    head = ("arm", "seeds", "val accuracy", "sd", "val NLL", "s/epoch", "diverged")
+    cells = [head, *(_cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
+    return [
+        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
+        for line in cells
+    ]
+
+
+def _cells(row: ArmSummary) -> tuple[str, ...]:
+    def shown(value: float | None, digits: int) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    return (
+        row.arm, str(row.complete), shown(row.val_accuracy, 4), shown(row.val_accuracy_sd, 4), shown(row.val_loss, 4),
+        shown(row.epoch_s, 2), str(row.diverged or ""),
+    )  # fmt: skip

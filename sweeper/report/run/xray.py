@@ -1,0 +1,185 @@
+"""The figure of a run's X-ray, drawn from its JSON file (sweeper/core/xray.py writes it, docs/xray.md explains it)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from sweeper.report.figure import (
+    BLUE,
+    GREY,
+    GRID,
+    INK,
+    ORANGE,
+    SOFT_INK,
+    VERMILLION,
+    Array,
+    add_note,
+    as_png,
+    decorate,
+    dot,
+    new_figure,
+    notice,
+    row_size,
+)
+
+SPIKE: Final = 3.0  # bins are cut off at so many times the fifth highest
+
+
+class Row(NamedTuple):
+    """One BN layer of the left half; NaN where a value is missing."""
+
+    position: str
+    ratio: float
+    spread: tuple[float, float]
+    floor: float
+    closed_form: float
+    signed: float
+
+
+class Outline(NamedTuple):
+    """One histogram: its bins' edges, and the density in each."""
+
+    edges: Array
+    density: Array
+    dead: float
+
+
+def figure(found: Mapping[str, Any], title: str) -> bytes:
+    """Variance shift of each BN layer, and the activations before and after it.
+
+    Args:
+        found: the X-ray, as `XRay.json` writes it.
+        title: the heading.
+
+    Returns:
+        A PNG image.
+    """
+    rows = shifts(found["layers"])
+    if not rows:
+        return notice(title, "The network has no BatchNorm.")
+    canvas = new_figure(title, _summary(rows))
+    engine = canvas.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(rect=(0.01, 0.07, 0.98, 0.77))  # the legend is below
+    down, across = min(len(rows), 2), math.ceil(len(rows) / 2)
+    grid = canvas.add_gridspec(down, 1 + across, width_ratios=[max(1.3, 0.9 * across), *[1] * across])
+    _draw_shifts(canvas.add_subplot(grid[:, 0]), rows)
+    for index, layer in enumerate(found["layers"]):
+        row, column = divmod(index, across)
+        _draw_activations(canvas.add_subplot(grid[row, 1 + column]), layer)
+    _add_legend(canvas, rows)
+    return as_png(canvas)
+
+
+def shifts(layers: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """What the left half shows, in the order of the network."""
+    return [
+        Row(
+            str(layer["position"]),
+            _number(layer["ratio"]),
+            (_number(layer["spread"][0]), _number(layer["spread"][1])),
+            _number(layer["floor"]),
+            _number(layer["closed_form"]),
+            _number(layer["signed"]),
+        )
+        for layer in layers
+    ]
+
+
+def outline(side: Mapping[str, Any]) -> Outline | None:
+    """The histogram of one side of a layer, or None where its values were not finite."""
+    if not side["shares"]:
+        return None
+    edges = np.linspace(side["low"], side["high"], len(side["shares"]) + 1)
+    return Outline(edges, np.array(side["shares"]) / (edges[1] - edges[0]), _number(side["dead"]))
+
+
+def height(densities: Sequence[float]) -> float:
+    """Where an axis of densities ends: above the highest bin, unless that is a spike, such as the zeros of a ReLU."""
+    ranked = sorted(densities, reverse=True)
+    return 1.08 * (min(ranked[0], SPIKE * ranked[4]) or ranked[0])
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _summary(rows: Sequence[Row]) -> str:
+    ratios = [row.ratio for row in rows if math.isfinite(row.ratio)]
+    signed = [row.signed for row in rows if math.isfinite(row.signed)]
+    if not ratios:
+        return "No channel has a variance to compare."
+    floors = [row.floor for row in rows if math.isfinite(row.floor)]
+    noise = f", {np.mean(floors):.3f} from the noise of batches alone" if floors else ""
+    side = "less" if sum(signed) < 0 else "more"
+    return (
+        f"Variance-shift ratio {np.mean(ratios):.3f} on average{noise}; evaluation meets {side} variance than training."
+    )
+
+
+def _draw_shifts(axes: Axes, rows: Sequence[Row]) -> None:
+    decorate(axes, "Variance-shift ratio max(r/m, m/r), mean over channels", "x")
+    size = row_size(len(rows))
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks(range(len(rows)), [row.position for row in rows], parse_math=False)
+    axes.tick_params(axis="y", length=0, labelsize=size, labelcolor=INK)
+    axes.axvline(1, color=GREY, linewidth=1)
+    for y, row in enumerate(rows):
+        axes.fill_between([1, row.floor], y - 0.3, y + 0.3, color=GRID, linewidth=0)
+        axes.plot(row.spread, [y, y], color=BLUE, linewidth=1.6, alpha=0.5, solid_capstyle="butt")
+        axes.plot([row.ratio], [y], "o", color=BLUE, markersize=7, markeredgecolor="white", zorder=4)
+        axes.plot([row.closed_form], [y], "D", markersize=10, markerfacecolor="none", markeredgecolor=VERMILLION,
+                  markeredgewidth=1.6, zorder=5)  # fmt: skip
+        add_note(axes, f"{row.ratio:.3f}", (1, y), (6, 0), ("axes fraction", "data"), fontsize=size)
+    values = [v for row in rows for v in (row.ratio, *row.spread, row.floor, row.closed_form) if math.isfinite(v)]
+    highest = max([1.0, *values])
+    room = 0.06 * max(highest - 1, 0.05)
+    axes.set_xlim(1 - room, max(highest, 1.05) + room)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+
+
+def _draw_activations(axes: Axes, layer: Mapping[str, Any]) -> None:
+    before, after = outline(layer["before"]), outline(layer["after"])
+    decorate(axes, str(layer["position"]), "x")
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(labelsize=8)
+    shown = [side for side in (before, after) if side is not None]
+    if not shown:
+        add_note(axes, "not finite", (0.5, 0.5), (0, 0), "axes fraction", ha="center", color=SOFT_INK)
+        return
+    for side, color in ((before, ORANGE), (after, BLUE)):
+        if side is not None:
+            axes.stairs(side.density, side.edges, color=color, alpha=0.22, fill=True, linewidth=0)
+            axes.stairs(side.density, side.edges, color=color, linewidth=1.3)
+    axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+    axes.set_xlim(min(side.edges[0] for side in shown), max(side.edges[-1] for side in shown))
+    axes.set_ylim(0, height([value for side in shown for value in side.density]))
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    if any(side.dead for side in shown):
+        text = "dead: " + " \N{RIGHTWARDS ARROW} ".join(f"{100 * side.dead:.1f}%" for side in shown)
+        add_note(axes, text, (1, 1), (0, 4), "axes fraction", ha="right", va="bottom", fontsize=8, color=SOFT_INK)
+
+
+def _add_legend(canvas: Figure, rows: Sequence[Row]) -> None:
+    entries: list[tuple[Line2D | Patch, str, bool]] = [
+        (dot("o", BLUE, "white", 7), "measured (line: 80% of channels)", True),
+        (dot("D", "none", VERMILLION, 8), "closed form", any(math.isfinite(row.closed_form) for row in rows)),
+        (Patch(color=GRID), "noise alone", True),
+        (Patch(facecolor=ORANGE, alpha=0.5), "before BN", True),
+        (Patch(facecolor=BLUE, alpha=0.5), "after BN", True),
+    ]
+    shown = [(handle, label) for handle, label, is_shown in entries if is_shown]
+    canvas.legend([h for h, _ in shown], [text for _, text in shown], loc="lower center", bbox_to_anchor=(0.5, 0.0),
+                  ncols=len(shown), frameon=False, fontsize=9, labelcolor=SOFT_INK, handlelength=1.2,
+                  handletextpad=0.5, columnspacing=1.6)  # fmt: skip

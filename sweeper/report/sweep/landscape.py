@@ -1,0 +1,161 @@
+"""How the accuracy lies over the search space: parallel coordinates, heat maps, contours."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import plotly.graph_objects as go
+
+from sweeper.report.figure import INK, VERMILLION, Array, axis_floor, percent, rounded
+from sweeper.report.page import PALETTE, PAPER, Axis, Line
+from sweeper.report.sweep.charts import describe, placement_order
+from sweeper.report.sweep.parallel import BELOW, LOG_SCALED, fanned, objective_axis, parallel_axis
+from sweeper.report.sweep.rows import Sweep, SweptTrial
+
+BINS: Final = 5  # of a rate, in a heat map
+GRID_STEPS: Final = 48  # of a contour, along each parameter
+BANDWIDTH: Final = 0.12  # of the kernel, as a share of a parameter's range
+LEAST_WEIGHT: Final = 0.35  # of trials near a point of a contour, below which it stays empty
+FEWEST: Final = 8  # trials that make a contour
+SCALE: Final = [[i / 3, PALETTE[f"ramp-{i}"][0]] for i in range(4)]
+
+
+def parallel(ranked: Sequence[SweptTrial], parameters: Sequence[str]) -> tuple[list[Axis], list[Line]]:
+    """The axes of the parameters and of the accuracy, and a line for each complete trial, the best last.
+
+    Trials of one value are spread into a band around it; one without the parameter passes below its axis.
+    """
+    worst_first = ranked[::-1]
+    axes = [parallel_axis(name, [trial.params.get(name) for trial in worst_first]) for name in parameters]
+    axes.append(objective_axis([trial.accuracy for trial in worst_first]))
+    heights = np.stack([axis.positions for axis in axes], axis=1)  # (trials, axes)
+    heights[:, :-1] = fanned(heights[:, :-1])
+    lines = [Line(row.tolist(), describe(t).replace("<br>", "\n").replace("<b>", "").replace("</b>", ""))
+             for row, t in zip(heights, worst_first, strict=True)]  # fmt: skip
+    return [Axis(a.name, [*a.ticks, (BELOW, "none")] if BELOW in a.positions else a.ticks) for a in axes], lines
+
+
+# --- placement by rate ----------------------------------------------------------------------------
+
+
+class RateMap(NamedTuple):
+    """The mean accuracy by placement and bin of a rate."""
+
+    placements: list[str]
+    bins: list[str]
+    means: Array  # (placements, bins), NaN where there is no trial
+    counts: Array  # (placements, bins)
+
+
+def rate_map(trials: Sequence[SweptTrial], rate: str) -> RateMap | None:
+    """The complete trials that have a placement and the rate, in bins of equal width; None where there are none."""
+    having = [t for t in trials if "placement" in t.params and rate in t.params]
+    if not having:
+        return None
+    rates = np.array([float(t.params[rate]) for t in having])
+    edges = np.linspace(rates.min(), rates.max(), BINS + 1) if np.ptp(rates) > 0 else np.array([rates[0], rates[0]])
+    columns = np.clip(np.searchsorted(edges, rates, side="right") - 1, 0, len(edges) - 2)
+    placements = sorted({str(t.params["placement"]) for t in having}, key=placement_order)
+    rows = np.array([placements.index(str(t.params["placement"])) for t in having])
+    shape = (len(placements), len(edges) - 1)
+    counts, sums = np.zeros(shape, dtype=int), np.zeros(shape)
+    np.add.at(counts, (rows, columns), 1)
+    np.add.at(sums, (rows, columns), [t.accuracy for t in having])
+    means = np.divide(sums, counts, out=np.full(shape, np.nan), where=counts > 0)
+    bins = [f"{low:.2f}\N{EN DASH}{high:.2f}" for low, high in itertools.pairwise(edges)]
+    return RateMap(placements, bins, means, counts)
+
+
+def heat_map(cells: RateMap, rate: str, span: tuple[float, float]) -> go.Figure:
+    """A `RateMap`, coloured over `span` of accuracies so that two maps compare."""
+    texts = [[f"{percent(mean)}<br>n {n}" if n else "" for mean, n in zip(means, counts, strict=True)]
+             for means, counts in zip(cells.means, cells.counts, strict=True)]  # fmt: skip
+    figure = go.Figure(
+        go.Heatmap(z=[[None if math.isnan(v) else v for v in row] for row in cells.means.tolist()], x=cells.bins,
+                   y=cells.placements, zmin=span[0], zmax=span[1], colorscale=SCALE, text=texts,
+                   texttemplate="%{text}", textfont={"size": 11}, xgap=2, ygap=2, showscale=False, hoverongaps=False,
+                   hovertemplate="%{y}, " + rate + " %{x}<br>%{text}<extra></extra>")
+    )  # fmt: skip
+    figure.update_xaxes(title=rate, type="category", showgrid=False, ticks="")
+    figure.update_yaxes(type="category", showgrid=False, ticks="", autorange="reversed", ticklabelstandoff=6)
+    figure.update_layout(height=110 + 52 * len(cells.placements))
+    return figure
+
+
+# --- contour --------------------------------------------------------------------------------------
+
+
+def numeric_pair(sweep: Sweep) -> tuple[str, str] | None:
+    """The two most important parameters that are numbers, of more than two values, and together in enough trials."""
+    complete = sweep.having("complete")
+    names = [found.parameter for found in sweep.importances] or sweep.parameters
+    numeric = [name for name in names if _is_numeric([t.params[name] for t in complete if name in t.params])]
+    for second in range(1, len(numeric)):
+        for first in range(second):
+            pair = numeric[first], numeric[second]
+            values = [(t.params[pair[0]], t.params[pair[1]]) for t in complete if all(n in t.params for n in pair)]
+            if len(values) >= FEWEST and all(len(set(column)) > 1 for column in zip(*values, strict=True)):
+                return pair
+    return None
+
+
+def _is_numeric(values: Sequence[Any]) -> bool:
+    return len(set(values)) > 2 and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+
+
+def contour(trials: Sequence[SweptTrial], pair: tuple[str, str]) -> go.Figure:
+    """The accuracy over two parameters, smoothed, with the complete trials that have both, at least `FEWEST`."""
+    having = sorted((t for t in trials if all(name in t.params for name in pair)), key=lambda t: t.accuracy)
+    x, y = (_Axis(name, np.array([float(t.params[name]) for t in having])) for name in pair)
+    values = np.array([t.accuracy for t in having])
+    floor = axis_floor(values.tolist())
+    smooth = kernel_mean(x.unit, y.unit, values.clip(min=floor))
+    figure = go.Figure([
+        go.Contour(x=x.grid, y=y.grid, z=smooth, colorscale=SCALE, ncontours=9, line={"width": 0.5, "color": PAPER},
+                   colorbar={"tickformat": ".1%", "outlinewidth": 0, "thickness": 12}, hoverinfo="skip"),
+        go.Scatter(x=x.values, y=y.values, text=[describe(t) for t in having], mode="markers", cliponaxis=False,
+                   marker={"size": 7, "color": [*[INK] * (len(having) - 1), VERMILLION],
+                           "line": {"width": 1.2, "color": PAPER}},
+                   showlegend=False, hovertemplate="%{text}<extra></extra>"),
+    ])  # fmt: skip
+    figure.update_xaxes(title=pair[0], showgrid=False, **x.layout())
+    figure.update_yaxes(title=pair[1], showgrid=False, **y.layout())
+    figure.update_layout(height=460)
+    return figure
+
+
+class _Axis:
+    """One parameter of a contour: its values, the same from 0 to 1, and the grid over them."""
+
+    def __init__(self, name: str, values: Array) -> None:
+        self.values = values
+        self.logarithmic = name in LOG_SCALED and bool((values > 0).all())
+        scaled = np.log10(values) if self.logarithmic else values
+        low, high = scaled.min(), scaled.max()
+        self.unit = (scaled - low) / (high - low)
+        grid = np.linspace(low, high, GRID_STEPS)
+        self.grid = 10**grid if self.logarithmic else grid
+
+    def layout(self) -> dict[str, Any]:
+        distinct = sorted(set(self.values.tolist()))
+        few = {"tickvals": distinct, "ticktext": [rounded(v) for v in distinct]} if len(distinct) <= 8 else {}
+        return ({"type": "log"} if self.logarithmic else {}) | few
+
+
+def kernel_mean(x: Array, y: Array, values: Array) -> Array:
+    """The kernel regression (Nadaraya 1964, Watson 1964) of `values` over the unit square.
+
+    Returns:
+        `(GRID_STEPS, GRID_STEPS)`, rows along `y`; NaN where the Gaussian weights sum to less than `LEAST_WEIGHT`.
+    """
+    steps = np.linspace(0, 1, GRID_STEPS)
+    weight_x = np.exp(-((steps[:, None] - x) ** 2) / (2 * BANDWIDTH**2))  # (steps, trials)
+    weight_y = np.exp(-((steps[:, None] - y) ** 2) / (2 * BANDWIDTH**2))
+    weights = weight_y @ weight_x.T  # (steps of y, steps of x)
+    sums = (weight_y * values) @ weight_x.T
+    mean: Array = np.divide(sums, weights, out=np.full_like(sums, np.nan), where=weights >= LEAST_WEIGHT)
+    return mean

@@ -1,0 +1,242 @@
+"""The report of one sweep: what was asked, what was found, and what it rests on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from markupsafe import Markup
+
+from sweeper.core.environment import Environment
+from sweeper.report.figure import axis_floor, counted, percent
+from sweeper.report.page import (
+    Section,
+    Value,
+    beside,
+    chart,
+    figures,
+    folded,
+    heading,
+    page,
+    parallel_lines,
+    png,
+    table,
+    text,
+)
+from sweeper.report.sweep import prints as prints_of
+from sweeper.report.sweep.charts import (
+    METRIC_TITLES,
+    MOST_CURVES,
+    confusion,
+    curves,
+    history,
+    importance,
+    per_class,
+    pruned_epochs,
+    time_accuracy,
+)
+from sweeper.report.sweep.landscape import BANDWIDTH, FEWEST, contour, heat_map, numeric_pair, parallel, rate_map
+from sweeper.report.sweep.parallel import parallel_coordinates
+from sweeper.report.sweep.rows import Champion, Sweep, SweptTrial, distinct
+from sweeper.report.sweep.tables import all_trials, lead, leaderboard, share, stopped, summary
+
+if TYPE_CHECKING:
+    from sweeper.study.rows import StudyRecord
+
+
+MAP_WIDTH: Final = 420  # pixels, at least, of a heat map whose cells hold words
+ERRORS_WIDTH: Final = 720  # and of the images with their classes
+RATES: Final = ("conv_dropout", "head_dropout")
+
+
+def sweep_page(sweep: Sweep, pictures: Mapping[str, bytes]) -> bytes:
+    """The report, as one HTML file in UTF-8; `pictures` are its `prints`."""
+    sections = [Section(title, html) for title, html in _sections(sweep, pictures)]
+    return page(f"Sweep {sweep.name}", lead(sweep), sections)
+
+
+def prints(sweep: Sweep) -> dict[str, bytes]:
+    """The figures of a sweep for print, PNGs by the names of their files."""
+    points = [t.point for t in sweep.trials]
+    title = f"study {sweep.name}"
+    return {
+        "history.png": prints_of.history(points, title),
+        "importance.png": prints_of.importance([(found.parameter, found.share) for found in sweep.importances], title),
+        "parallel_coordinates.png": parallel_coordinates(points, title),
+        "placements.png": prints_of.placements(points, title),
+    }
+
+
+def _sections(sweep: Sweep, pictures: Mapping[str, bytes]) -> Iterator[tuple[str, Markup]]:
+    ranked, pruned = sweep.ranked(), sweep.having("pruned")
+    yield "Summary", summary(sweep, ranked)
+    if ranked:
+        yield "Leaderboard", leaderboard(sweep, ranked)
+    if ranked or pruned:
+        yield "Curves", _curves(distinct(ranked), pruned)
+        yield "History", chart(history(sweep.trials), _history_words(sweep, ranked))
+    if ranked:
+        yield "Importance", _importance(sweep)
+        yield "Parallel coordinates", _parallel(sweep, ranked)
+        yield "Placement and rate", _rates(ranked)
+        yield "Two parameters", _contour(sweep, ranked)
+        yield "Time and accuracy", _time(ranked)
+    if any(t.state in ("pruned", "failed") for t in sweep.trials):
+        yield "Pruned and failed", _stopped(sweep)
+    if sweep.champion is not None:
+        yield "Champion", _champion(sweep.champion)
+    yield "All trials", all_trials(sweep)
+    yield "For print", _pictures(sweep, pictures)
+
+
+# --- the search -----------------------------------------------------------------------------------
+
+
+def _curves(ranked: Sequence[SweptTrial], pruned: Sequence[SweptTrial]) -> Markup:
+    which = f"The best {MOST_CURVES} complete trials" if len(ranked) > MOST_CURVES else "Complete trials"
+    faint = f"; {counted(len(pruned), 'pruned trial')} in grey" if pruned else ""
+    words = f"{which}, coloured by placement{faint}. A click on the legend hides a group."
+    known = {metric for trial in (*ranked, *pruned) for epoch in trial.epochs for metric in epoch}
+    parts = [
+        chart(curves(ranked, pruned, metric), f"{title.capitalize()} by epoch.")
+        for metric, title in METRIC_TITLES.items()
+        if metric in known
+    ]
+    return text(words) + beside(*parts)
+
+
+def _history_words(sweep: Sweep, ranked: Sequence[SweptTrial]) -> str:
+    if not ranked:
+        return "Validation accuracy by trial; none is complete."
+    return (
+        f"Validation accuracy by trial. The best was reached after {ranked[0].number + 1:,} of "
+        f"{counted(len(sweep.trials), 'trial')}. Outliers below lie outside the range; a double click shows all."
+    )
+
+
+def _importance(sweep: Sweep) -> Markup:
+    if not sweep.importances:
+        return text("Importances need at least 4 complete trials that differ.")
+    words = (
+        "Share of the accuracy's variance that each parameter explains (PED-ANOVA), with the interval that holds 95% "
+        f"of the shares in 100 bootstrap samples of the {counted(len(sweep.having('complete')), 'complete trial')}. "
+        "Where intervals overlap, the order of the parameters is not settled."
+    )
+    return chart(importance(sweep.importances), words)
+
+
+def _parallel(sweep: Sweep, ranked: Sequence[SweptTrial]) -> Markup:
+    words = (
+        "Complete trials; the more a line stands out, the better, and the best is in vermillion. Drag along an axis to "
+        "keep the lines that pass there; a click on it lets go. A trial without a parameter passes below its axis."
+    )
+    return parallel_lines(*parallel(ranked, sweep.parameters), words)
+
+
+def _rates(ranked: Sequence[SweptTrial]) -> Markup:
+    maps = [(rate, cells) for rate in RATES if (cells := rate_map(ranked, rate)) is not None]
+    if not maps:
+        return text("The trials have no placement together with a rate of Dropout.")
+    means = [mean for _, cells in maps for mean in cells.means.ravel().tolist() if not math.isnan(mean)]
+    span = axis_floor(means), max(means)
+    words = "n counts the complete trials in a cell: a mean of one or two says little. The maps share their colours."
+    parts = [
+        chart(
+            heat_map(cells, rate, span),
+            f"Mean validation accuracy by placement and {rate}.",
+            least_width=MAP_WIDTH,
+        )
+        for rate, cells in maps
+    ]
+    return text(words) + beside(*parts)
+
+
+def _contour(sweep: Sweep, ranked: Sequence[SweptTrial]) -> Markup:
+    pair = numeric_pair(sweep)
+    if pair is None:
+        return text(f"A contour needs two numeric parameters that {FEWEST} complete trials have together.")
+    words = (
+        f"Validation accuracy over {pair[0]} and {pair[1]}, the two most important numeric parameters, smoothed by a "
+        f"Gaussian kernel of {BANDWIDTH:.0%} of each range; empty where no trial is near. Dots are trials, "
+        "the best of them in vermillion."
+    )
+    return chart(contour(ranked, pair), words)
+
+
+def _time(ranked: Sequence[SweptTrial]) -> Markup:
+    timed = [t for t in ranked if t.seconds]
+    if not timed:
+        return text("No complete trial has a time.")
+    words = (
+        "Complete trials. The line is the front: no trial that took no longer is better. Times depend on what else "
+        "the machine did; a trial that repeats the network of another has none."
+    )
+    return chart(time_accuracy(timed), words)
+
+
+def _stopped(sweep: Sweep) -> Markup:
+    trials = [t for t in sweep.trials if t.state in ("pruned", "failed")]
+    pruned = [t for t in trials if t.state == "pruned"]
+    epochs = max(len(t.epochs) for t in sweep.trials)
+    words = "Trials by the epoch after which they were pruned."
+    return (chart(pruned_epochs(pruned, epochs), words) if pruned else Markup()) + stopped(trials)
+
+
+# --- what it ends with ----------------------------------------------------------------------------
+
+
+def _champion(champion: Champion) -> Markup:
+    metrics = champion.metrics
+    words = (
+        f"Trial {champion.trial}, retrained on all training images and evaluated once on the test images, which took "
+        "no part in the search."
+    )
+    numbers: list[tuple[str, Value]] = [
+        ("test accuracy", percent(metrics["test/accuracy"])),
+        ("test loss, nats", f"{metrics['test/loss']:.4f}"),
+        ("expected calibration error", percent(metrics["test/ece"])),
+    ]
+    html = text(words) + figures(numbers)
+    if champion.confusion:
+        rows: list[list[Value]] = [
+            [name, total, share(right), taken] for name, total, right, taken in per_class(champion)
+        ]
+        html += beside(
+            chart(confusion(champion), "Test images by true and predicted class; the colour is of the errors."),
+            table(["Class", "Images", "Recognised", "Most taken for"], rows, caption="The classes"),
+        )
+    if champion.errors:
+        html += heading("The errors it was surest of")
+        words = "Test images, each with its true and its predicted class"
+        html += png(champion.errors, words, least_width=ERRORS_WIDTH)
+    return html
+
+
+def _pictures(sweep: Sweep, pictures: Mapping[str, bytes]) -> Markup:
+    words = text("Pictures of 1500 by 675 pixels on white, to be saved or printed.")
+    images = (
+        png(content, f"{name.removesuffix('.png').replace('_', ' ')} of study {sweep.name}")
+        for name, content in pictures.items()
+    )
+    return words + folded("Show them", Markup().join(images))
+
+
+def sweep_report(env: Environment, record: StudyRecord, drawn: Mapping[str, bytes] | None = None) -> bytes:
+    """The report of a sweep; `drawn` are its figures for print, where they have been drawn already."""
+    sweep = _sweep(env, record)
+    return sweep_page(sweep, prints(sweep) if drawn is None else drawn)
+
+
+def sweep_prints(env: Environment, record: StudyRecord) -> tuple[dict[str, bytes], bytes]:
+    """The figures of a sweep for print, by the names of their files, and the table of its trials as CSV."""
+    from sweeper.report.sweep.tables import trials_csv
+
+    sweep = _sweep(env, record)
+    return prints(sweep), trials_csv(sweep)
+
+
+def _sweep(env: Environment, record: StudyRecord) -> Sweep:
+    from sweeper.report.sweep.rows import read_sweep
+
+    return read_sweep(record, env.journal)

@@ -1,0 +1,199 @@
+"""The words and tables of a sweep's report."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from markupsafe import Markup
+
+from sweeper.report.figure import counted, percent
+from sweeper.report.page import NOTHING, Cell, Value, download, facts, figures, folded, table, text
+from sweeper.report.sweep.charts import shown
+from sweeper.report.sweep.rows import Sweep, SweptTrial, distinct
+
+LEADERS: Final = 50
+MOST_ROWS: Final = 1_000
+
+
+def lead(sweep: Sweep) -> str:
+    """What the sweep came to, in two sentences."""
+    states = [t.state for t in sweep.trials]
+    counts = {state: states.count(state) for state in ("complete", "pruned", "failed", "running")}
+    parts = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
+    words = counted(len(sweep.trials), "trial") + (f": {parts}." if parts else ".")
+    ranked = sweep.ranked()
+    if not ranked:
+        return f"{words} No trial is complete yet."
+    params = ", ".join(f"{name} {shown(value)}" for name, value in ranked[0].params.items())
+    return f"{words} The best is trial {ranked[0].number} with {percent(ranked[0].accuracy)}: {params}."
+
+
+def summary(sweep: Sweep, ranked: Sequence[SweptTrial]) -> Markup:
+    """The numbers that matter most, and what they rest on."""
+    numbers: list[tuple[str, Value]] = []
+    if ranked:
+        numbers.append(("best validation accuracy", percent(ranked[0].accuracy)))
+        numbers.append(("its validation loss, nats", fixed(ranked[0].loss, 3)))
+    if sweep.champion is not None:
+        numbers.append(("test accuracy, evaluated once", percent(sweep.champion.metrics["test/accuracy"])))
+    numbers.append(("finished trials", sum(t.state in ("complete", "pruned") for t in sweep.trials)))
+    if seconds := sum(t.seconds or 0.0 for t in sweep.trials):
+        numbers.append(("of training", duration(seconds)))
+    return figures(numbers) + facts(_circumstances(sweep)) + folded("Settings and search space", _settings(sweep))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person would say them."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def _circumstances(sweep: Sweep) -> Iterator[tuple[str, Value]]:
+    """What was run, on what, and when."""
+    settings, tags = sweep.settings, sweep.tags
+    if sweep.began and sweep.ended:
+        end = "%H:%M" if sweep.began.date() == sweep.ended.date() else "%Y-%m-%d %H:%M"
+        yield "Ran", f"{sweep.began:%Y-%m-%d %H:%M} to {sweep.ended.strftime(end)}"
+    yield "Data set", tags.get("sweeper.dataset") or settings.get("dataset")
+    yield "SHA-256 of the data set", f"{settings.get('dataset_sha256', '')[:16]}\N{HORIZONTAL ELLIPSIS}"
+    if sweep.images:
+        yield "Images", ", ".join(f"{count:,} {name.replace('_images', '')}" for name, count in sweep.images.items())
+    yield "Network", settings.get("model")
+    yield "Epochs of a trial", settings.get("epochs")
+    yield "Sampler and pruner", f"{settings.get('sampler')}, {settings.get('pruner')}"
+    seeds = {"search": settings.get("search_seed"), "training": settings.get("seed")}
+    yield "Seeds", ", ".join(f"{name} {seed}" for name, seed in seeds.items() if seed is not None)
+    for name in ("hardware", "threads", "versions"):
+        if f"sweeper.{name}" in tags:
+            yield "Threads of a trial" if name == "threads" else name.capitalize(), tags[f"sweeper.{name}"]
+    if commit := tags.get("mlflow.source.git.commit"):
+        yield "Commit", commit[:12]
+
+
+def _settings(sweep: Sweep) -> Markup:
+    plain = {k: v for k, v in sweep.settings.items() if not k.startswith("space.")}
+    space = {k.removeprefix("space."): v for k, v in sweep.settings.items() if k.startswith("space.")}
+    return table(
+        ["Parameter", "Searched over"],
+        [(name, dimension(value)) for name, value in space.items()],
+        caption="The search space",
+        sortable=False,
+    ) + table(
+        ["Setting", "Value"],
+        [(name, str(value)) for name, value in plain.items()],
+        caption="What all trials share",
+        sortable=False,
+    )
+
+
+def dimension(described: Any) -> str:
+    """A dimension of the search space, as `space.describe` gives it, in words."""
+    if isinstance(described, Mapping):
+        scale = ", logarithmic" if described.get("log") else ""
+        return f"{described.get('low')} to {described.get('high')}{scale}"
+    return ", ".join(map(str, described)) if isinstance(described, list | tuple) else str(described)
+
+
+# --- trials ---------------------------------------------------------------------------------------
+
+
+def leaderboard(sweep: Sweep, ranked: Sequence[SweptTrial]) -> Markup:
+    """The best trials, of which there is at least one, and how far they can be told apart."""
+    names, leaders = sweep.parameters, distinct(ranked)
+    headers = ["Rank", "Trial", "Val accuracy", "Val loss", "Gap", *names, "Seconds"]
+    rows: list[list[Value]] = [
+        [rank, trial.number, share(trial.value), fixed(trial.loss, 4), share(_gap(trial)), *_params(trial, names),
+         fixed(trial.seconds, 1)] for rank, trial in enumerate(leaders[:LEADERS], 1)
+    ]  # fmt: skip
+    which = f"The best {LEADERS} of {len(ranked):,} complete trials" if len(leaders) > LEADERS else "Complete trials"
+    repeated = len(ranked) - len(leaders)
+    caption = f"{which}, by validation accuracy, then loss. Gap: train accuracy minus validation accuracy." + (
+        f" {counted(repeated, 'trial')} with the parameters of another {'is' if repeated == 1 else 'are'} left out."
+        if repeated
+        else ""
+    )
+    return text(_noise(sweep, leaders)) + table(headers, rows, caption=caption)
+
+
+def _noise(sweep: Sweep, ranked: Sequence[SweptTrial]) -> str:
+    """How far apart two accuracies have to be to mean something."""
+    bias = "The best of many trials looks better than it is: the test accuracy judges it."
+    images = sweep.images.get("val_images")
+    if not images:
+        return bias
+    best = ranked[0].accuracy
+    error = math.sqrt(best * (1 - best) / images)
+    near = sum(best - t.accuracy <= error for t in ranked[1:])
+    return (
+        f"An accuracy of {percent(best)} on {images:,} images has a binomial standard error of {100 * error:.2f} "
+        f"points; {counted(near, 'other trial')} {'is' if near == 1 else 'are'} within it. {bias}"
+    )
+
+
+def all_trials(sweep: Sweep) -> Markup:
+    """Every trial, to be opened, and as a file."""
+    names = sweep.parameters
+    headers = ["Trial", "State", "Val accuracy", "Val loss", "Epochs", *names, "Seconds", "Note"]
+    best_first = sorted(sweep.trials, key=lambda t: (t.state != "complete", -(t.value or 0.0)))
+    kept = sorted(best_first[:MOST_ROWS], key=lambda t: t.number)
+    rows: list[list[Value]] = [
+        [t.number, t.state, share(t.value), fixed(t.loss, 4), len(t.epochs), *_params(t, names), fixed(t.seconds, 1),
+         note(t)] for t in kept
+    ]  # fmt: skip
+    left_out = f" The best {MOST_ROWS:,} of {len(sweep.trials):,} are shown." if len(kept) < len(sweep.trials) else ""
+    caption = f"Every trial, by number; the accuracy of a pruned one is its last.{left_out}"
+    file = download(f"{sweep.name}-trials.csv", trials_csv(sweep), "text/csv")
+    return file + folded(f"Show {counted(len(kept), 'trial')}", table(headers, rows, caption=caption))
+
+
+def stopped(trials: Sequence[SweptTrial]) -> Markup:
+    """Trials that did not reach their end, and why, to be opened."""
+    headers = ["Trial", "State", "Epochs", "Last val accuracy", "Why"]
+    rows: list[list[Value]] = [[t.number, t.state, len(t.epochs), share(t.value), note(t)] for t in trials[:MOST_ROWS]]
+    return folded(
+        f"Show {counted(len(rows), 'trial')}", table(headers, rows, caption="Trials that did not reach their end")
+    )
+
+
+def trials_csv(sweep: Sweep) -> bytes:
+    """Every trial, a row each."""
+    names = sorted(sweep.parameters)
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["trial", "state", "val_accuracy", "val_loss", "epochs", "seconds", *names, "reason"])
+    for t in sweep.trials:
+        params = [t.params.get(name, "") for name in names]
+        writer.writerow([t.number, t.state, t.value, t.loss, len(t.epochs), t.seconds, *params, t.reason])
+    return stream.getvalue().encode()
+
+
+# --- cells ----------------------------------------------------------------------------------------
+
+
+def share(value: float | None) -> Cell:
+    """A share as percent."""
+    return Cell(NOTHING, None) if value is None or math.isnan(value) else Cell(percent(value), value)
+
+
+def fixed(value: float | None, digits: int) -> Cell:
+    """A number with so many decimals."""
+    return Cell(NOTHING, None) if value is None else Cell(f"{value:,.{digits}f}", value)
+
+
+def note(trial: SweptTrial) -> str:
+    """What there is to say of a trial: why it ended early, or whose result it has."""
+    return trial.reason or ("" if trial.copy_of is None else f"the same network as trial {trial.copy_of}")
+
+
+def _params(trial: SweptTrial, names: Sequence[str]) -> list[Value]:
+    values = [trial.params.get(name) for name in names]
+    return [v if v is None or isinstance(v, str) else Cell(shown(v), float(v)) for v in values]
+
+
+def _gap(trial: SweptTrial) -> float | None:
+    return trial.epochs[-1].get("gap/accuracy") if trial.epochs else None

@@ -1,0 +1,196 @@
+"""One driver a study: a lock that the operating system or PostgreSQL drops with its holder.
+
+Beside a sqlite file it is a file lock; in PostgreSQL an advisory lock on a connection of its own.
+A second driver is told who holds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import hashlib
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final, LiteralString, Protocol
+
+import filelock
+import psycopg
+import sqlalchemy
+
+from sweeper.core.errors import ServiceUnreachable, StudyConflict, SweeperError, one_line
+
+CONNECT_SECONDS: Final = 5
+HOLDER: Final = """
+    SELECT a.application_name, a.backend_start FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+    JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
+    WHERE l.locktype = 'advisory' AND l.granted
+      AND l.classid = %s AND l.objid = %s AND l.objsubid = 2
+"""
+
+
+class Lock(Protocol):
+    """A study held by this process."""
+
+    def check(self) -> None:
+        """Raise if the lock was lost."""
+
+    def release(self) -> None:
+        """Let another driver hold the study."""
+
+
+class NoLock:
+    """For a database in memory, which no other process sees."""
+
+    def check(self) -> None:
+        """It cannot be lost."""
+
+    def release(self) -> None:
+        """Nothing to let go."""
+
+
+def acquire(url: sqlalchemy.URL, name: str) -> Lock:
+    """Hold the study `name` in the database of `url`.
+
+    Raises:
+        StudyConflict: another driver holds it; the message says which.
+        SweeperError: the folder of the sqlite file is missing or not writable.
+        ServiceUnreachable: PostgreSQL does not answer.
+    """
+    if url.get_backend_name() == "postgresql":
+        return AdvisoryLock(url, name)
+    if not url.database or url.database == ":memory:":
+        return NoLock()
+    return FileLock(Path(url.database), name)
+
+
+@contextlib.contextmanager
+def creation(url: sqlalchemy.URL) -> Iterator[None]:
+    """Within the block, no other process creates tables in the database of `url`: Optuna's own creation takes but one.
+
+    Raises:
+        ServiceUnreachable: PostgreSQL does not answer.
+    """
+    if url.get_backend_name() == "postgresql":
+        with closing(_connect(url)) as connection:
+            _ask(url, connection, "SELECT pg_advisory_lock(%s, %s)", _numbers("creation"))  # until it is closed
+            yield
+    elif url.database and url.database != ":memory:":
+        with filelock.FileLock(f"{url.database}.lock"):
+            yield
+    else:
+        yield
+
+
+def _numbers(what: str) -> tuple[int, int]:
+    """What PostgreSQL knows a lock by: two 32-bit numbers."""
+    digest = hashlib.sha256(f"sweeper{what}".encode()).digest()
+    return int.from_bytes(digest[:4], signed=True), int.from_bytes(digest[4:8], signed=True)
+
+
+def _connect(url: sqlalchemy.URL) -> psycopg.Connection[Any]:
+    try:
+        return psycopg.connect(
+            url.set(drivername="postgresql").render_as_string(hide_password=False),
+            autocommit=True,
+            connect_timeout=CONNECT_SECONDS,
+            application_name=f"sweeper {os.getpid()} {socket.gethostname()}"[:63],
+            keepalives_idle=20, keepalives_interval=10, keepalives_count=3,
+            options="-c tcp_keepalives_idle=20 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
+        )  # fmt: skip
+    except psycopg.Error as error:
+        raise _unreachable(url, error) from None
+
+
+def _ask(url: sqlalchemy.URL, connection: psycopg.Connection[Any], query: LiteralString, numbers: Sequence[int]) -> Any:
+    """The first row of the answer."""
+    try:
+        return connection.execute(query, numbers).fetchone()
+    except psycopg.Error as error:
+        raise _unreachable(url, error) from None
+
+
+def _unreachable(url: sqlalchemy.URL, error: psycopg.Error) -> ServiceUnreachable:
+    reason = one_line(error).replace(url.password or "\0", "***")
+    return ServiceUnreachable(f"storage {url.render_as_string(hide_password=True)}: {reason}")
+
+
+def _refusal(name: str, holder: str) -> StudyConflict:
+    return StudyConflict(f"study {name!r} is being driven by {holder}; wait for it, or stop it")
+
+
+class FileLock:
+    """A lock file beside a sqlite file, `FILE.STUDY.lock`, and who holds it in `FILE.STUDY.holder`."""
+
+    def __init__(self, database: Path, name: str) -> None:
+        if not database.parent.is_dir():
+            raise SweeperError(f"storage {database}: the folder {database.parent} does not exist")
+        path = database.with_name(f"{database.name}.{name}.lock")
+        holder = path.with_suffix(".holder")
+        self._lock = filelock.FileLock(path)
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            who = "another process"
+            with contextlib.suppress(OSError):
+                who = holder.read_text()[:120] or who
+            raise _refusal(name, who) from None
+        except OSError as error:
+            raise SweeperError(f"storage {database}: {error.strerror}: the folder must exist and be writable") from None
+        now = dt.datetime.now().astimezone().isoformat(timespec="seconds")
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}")
+
+    def check(self) -> None:
+        """The operating system keeps it."""
+
+    def release(self) -> None:
+        """Let another driver hold the study."""
+        self._lock.release()
+
+
+class AdvisoryLock:
+    """A session-level advisory lock of PostgreSQL, by two 32-bit numbers made from the study's name.
+
+    The server drops it when the connection ends, also when this process is killed or its machine is lost
+    (within a minute: the connection has TCP keepalives at both ends).
+    """
+
+    def __init__(self, url: sqlalchemy.URL, name: str) -> None:
+        numbers = _numbers(f"/{name}")
+        self._name, self._shown = name, url.render_as_string(hide_password=True)
+        self._connection = _connect(url)
+        held = _ask(url, self._connection, "SELECT pg_try_advisory_lock(%s, %s)", numbers)
+        if held != (True,):
+            holder = self._holder(numbers)
+            self._connection.close()
+            raise _refusal(name, holder)
+
+    def _holder(self, numbers: tuple[int, int]) -> str:
+        unsigned = [n % 2**32 for n in numbers]
+        row = self._connection.execute(HOLDER, unsigned).fetchone()
+        _, pid, host = (*row[0].split(), "", "", "")[:3] if row else ("", "", "")
+        if row is None or not pid:
+            return "another process"
+        return f"process {pid} on {host} since {row[1].isoformat(timespec='seconds')}"
+
+    def check(self) -> None:
+        """Ask the server for a sign of life on the lock's own connection.
+
+        Raises:
+            ServiceUnreachable: the connection is lost, and the lock with it.
+        """
+        try:
+            self._connection.execute("SELECT 1")
+        except psycopg.Error:
+            raise ServiceUnreachable(
+                f"storage {self._shown}: the connection that holds study {self._name!r} is lost; "
+                "the same command continues it once the database is back"
+            ) from None
+
+    def release(self) -> None:
+        """Let another driver hold the study, at once: the server sees only later that the connection is closed."""
+        with contextlib.suppress(psycopg.Error):  # the connection is lost, and the lock with it
+            self._connection.execute("SELECT pg_advisory_unlock_all()")
+        self._connection.close()

@@ -1,0 +1,176 @@
+"""The search space: which fields of a run a study varies, and over what.
+
+The default varies the placement of BatchNorm and Dropout, the conv and head rates where the
+placement has them, and the batch size. A YAML file may name any of the fields below:
+
+    placement: [none, bn, bn-dropout]          # a list is a choice
+    head_dropout: {low: 0.0, high: 0.6}        # a range; add log: true for a logarithmic one
+    batch_size: [64, 128]
+    lr: {low: 1.0e-4, high: 1.0e-2, log: true}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from sweeper.core.config import Placement, RunConfig
+from sweeper.core.errors import ConfigError, SpaceError
+
+PAIRED: Final = ("placement", "batch_size")  # BatchNorm does not take every batch size
+SEARCHABLE: Final = (
+    "placement", "conv_dropout", "head_dropout", "batch_size", "lr", "weight_decay",
+    "schedule", "augmentation", "model",
+)  # fmt: skip
+
+
+class Suggests(Protocol):
+    """What `suggest` needs of an Optuna trial."""
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        """One of `choices`."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """A value in [low, high]."""
+
+
+class Draw:
+    """Suggests at random, the same each time for a seed; no study knows of it."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)  # noqa: S311 - no secret
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        """One of `choices`."""
+        return self._random.choice(choices)
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """A value in [low, high], uniform, or uniform in the logarithm."""
+        if log:
+            return min(high, max(low, math.exp(self._random.uniform(math.log(low), math.log(high)))))
+        return self._random.uniform(low, high)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few values."""
+
+    values: tuple[str | int | float, ...]
+
+    def suggest(self, name: str, trial: Suggests) -> Any:
+        """Let `trial` choose."""
+        return trial.suggest_categorical(name, list(self.values))
+
+    def extremes(self) -> tuple[Any, ...]:
+        """Values that must be valid for the whole dimension to be valid."""
+        return self.values
+
+    def describe(self) -> Any:
+        """As YAML would write it."""
+        return list(self.values)
+
+
+@dataclass(frozen=True)
+class Range:
+    """A real interval, sampled uniformly or in the logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def suggest(self, name: str, trial: Suggests) -> float:
+        """Let `trial` choose."""
+        return trial.suggest_float(name, self.low, self.high, log=self.log)
+
+    def extremes(self) -> tuple[Any, ...]:
+        """Values that must be valid for the whole dimension to be valid."""
+        return (self.low, self.high)
+
+    def describe(self) -> Any:
+        """As YAML would write it."""
+        return {"low": self.low, "high": self.high, "log": self.log}
+
+
+@dataclass(frozen=True)
+class Space:
+    """The dimensions of a search, in the order in which they are asked."""
+
+    dimensions: Mapping[str, Choice | Range]
+
+    def suggest(self, base: RunConfig, trial: Suggests) -> RunConfig:
+        """Ask `trial` for every dimension that the network has, and put the answers into `base`.
+
+        A rate is asked only where the placement has Dropout there, so that the sampler learns
+        nothing from a number that changes nothing.
+        """
+        fields: dict[str, Any] = {}
+        for name, dimension in self._in_order():
+            placement = Placement(fields.get("placement", base.placement))
+            if name == "conv_dropout" and not placement.has_conv_dropout:
+                continue
+            if name == "head_dropout" and not placement.has_head_dropout:
+                continue
+            fields[name] = dimension.suggest(name, trial)
+        return base.create(**(base.model_dump() | _default_rates(base, self) | fields))
+
+    def _in_order(self) -> Iterator[tuple[str, Choice | Range]]:
+        return ((name, self.dimensions[name]) for name in SEARCHABLE if name in self.dimensions)
+
+    def describe(self) -> dict[str, Any]:
+        """The space as plain values, in the order of asking."""
+        return {name: dimension.describe() for name, dimension in self._in_order()}
+
+    @property
+    def sha256(self) -> str:
+        """Equal only for equal spaces."""
+        return hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()
+
+    def validate(self, base: RunConfig) -> Space:
+        """Return the space if every value it can suggest makes a valid run of `base`.
+
+        Raises:
+            SpaceError: one line that names the dimension and the value.
+        """
+        for fields in self._corners():
+            try:
+                base.create(**(base.model_dump() | fields))
+            except ConfigError as error:
+                raise SpaceError(f"search space: {error}") from None
+        return self
+
+    def _corners(self) -> Iterator[dict[str, Any]]:
+        """Fields to try: each extreme alone, and each placement with each batch size."""
+        for name, dimension in self.dimensions.items():
+            if name in ("conv_dropout", "head_dropout"):  # in a placement in which the rate counts
+                yield from ({"placement": Placement.DROPOUT, name: value} for value in dimension.extremes())
+            elif name not in PAIRED:
+                yield from ({name: value} for value in dimension.extremes())
+        paired = [(n, self.dimensions[n].extremes()) for n in PAIRED if n in self.dimensions]
+        for values in itertools.product(*(values for _, values in paired)):
+            yield dict(zip((name for name, _ in paired), values, strict=True))
+
+
+def default_space() -> Space:
+    """Placement, rates and batch size: what the study tells its readers to experiment with."""
+    return Space(
+        {
+            "placement": Choice(tuple(p.value for p in Placement)),
+            "conv_dropout": Range(0.02, 0.4),
+            "head_dropout": Range(0.05, 0.6),
+            "batch_size": Choice((32, 64, 128, 256, 512)),
+        }
+    )
+
+
+def _default_rates(base: RunConfig, space: Space) -> dict[str, float]:
+    """Rates for the placements that have them, where the space varies the placement but not the rates."""
+    if "placement" not in space.dimensions:
+        return {}
+    names = ("conv_dropout", "head_dropout")
+    return {n: getattr(base, n) or RunConfig.model_fields[n].default for n in names if n not in space.dimensions}

@@ -1,0 +1,104 @@
+"""What the record of a run says of it: parameters, tags, versions."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from sweeper.core.config import RunConfig
+from sweeper.core.experiments import EXPERIMENT_TITLES
+from sweeper.data.splits import Split
+from sweeper.engine.secrecy import public
+from sweeper.sweep.choose import Chosen
+from sweeper.tracking.base import ENGINE_TAG, THREADS_TAG, RunInfo
+
+PACKAGES: Final = ("sweeper", "torch", "numpy")
+
+
+def describe_run(
+    chosen: Chosen, config: RunConfig, images: Sequence[Split], *, kind: str, threads: int, engine: str = "serial"
+) -> RunInfo:
+    """The record of a run, but for its key, name and folder."""
+    counts = {"train_images": len(images[0].train), "val_images": len(images[0].val)}
+    tags = {
+        "sweeper.kind": kind,
+        "sweeper.experiment": str(config.experiment),
+        "sweeper.dataset": chosen.manifest.name + (" (FashionMNIST was not found)" if chosen.substituted else ""),
+        "sweeper.dataset_sha256": chosen.manifest.digest,
+        "sweeper.config_key": config.key,
+        THREADS_TAG: str(threads),
+        ENGINE_TAG: engine,
+        "mlflow.source.name": f"sweeper {'train' if kind == 'run' else 'optimize'}",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.user": _user(),
+        **environment_tags(chosen.hardware),
+    }
+    return RunInfo(
+        key="", name="", folder="", params=config.to_params(), tags=tags,
+        description=_words(config, counts),
+        dataset={"name": chosen.manifest.name, "sha256": chosen.manifest.digest, "source": str(chosen.folder),
+                 "profile": counts | {"folds": config.folds, "split": config.split}},
+    )  # fmt: skip
+
+
+def _user() -> str:
+    """The user's name, or the number where none belongs to it, as in many a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _words(config: RunConfig, counts: dict[str, int]) -> str:
+    """A run in a paragraph that a person can read in MLflow's UI."""
+    title = EXPERIMENT_TITLES.get(config.experiment, "")
+    of_study = f"Derived from experiment {config.experiment} of the study ({title}). " if title else ""
+    rates = f"Dropout rate {config.conv_dropout:.3g} in the convolutional part, {config.head_dropout:.3g} in the head"
+    split = {
+        "blog": "`val` is the test set, as in the study: nothing may be selected by it",
+        "holdout": "`val` is held out of the training images; the test images were not loaded",
+        "folds": f"all values are means over {config.folds} stratified folds; the test images were not loaded",
+    }[config.split]
+    return (
+        f"{of_study}**{config.model}** network, placement **{config.placement.value}**. {rates}. "
+        f"{config.epochs} epochs of {counts['train_images']:,} images, batch size {config.batch_size}, "
+        f"augmentation {config.augmentation}, AdamW at {config.lr:g} ({config.schedule}). "
+        f"Judged on {counts['val_images']:,} images: {split}. "
+        "Train values are clean: eval mode, no augmentation, a fixed subset."
+    )
+
+
+def environment_tags(hardware: str) -> dict[str, str]:
+    """What the bits of a result depend on, besides its configuration: code, packages, and the processor, `hardware`."""
+    return {
+        "sweeper.versions": ", ".join([f"python {platform.python_version()}", *map(_versioned, PACKAGES)]),
+        "sweeper.hardware": hardware,
+        **_git_tags(),
+    }
+
+
+def _versioned(package: str) -> str:
+    return f"{package} {version(package)}"
+
+
+@cache
+def _git_tags() -> dict[str, str]:
+    """The commit of the code, and whether files were changed since, where it runs from a git checkout."""
+
+    def git(*command: str) -> str:
+        argv = ["git", "-C", str(Path(__file__).parent), *command]
+        done = subprocess.run(argv, env=public(), capture_output=True, text=True, timeout=5, check=True)
+        return done.stdout.strip()
+
+    try:
+        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"mlflow.source.git.commit": commit} | ({"sweeper.git.changed": "true"} if changes else {})

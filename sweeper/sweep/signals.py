@@ -1,0 +1,71 @@
+"""SIGINT and SIGTERM while a sweep runs."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from sweeper.core.errors import (
+    Interrupted,
+)
+
+
+class Signals:
+    """SIGINT and SIGTERM, noticed at once but raised only where nothing is half done; a second of the same ends it now.
+
+    A second of the other kind is the same wish: Ctrl-C on `mlflow run` reaches this process as SIGINT, and a quarter of
+    a second later MLflow sends SIGTERM. The first one decides the exit code.
+
+    The context may be entered again within itself: a command's signals are also its driver's.
+    """
+
+    def __init__(self) -> None:
+        self._received: list[int] = []
+        self._may_raise = False
+        self._depth = 0
+        self._before: list[tuple[int, Any]] = []
+
+    def __enter__(self) -> Signals:
+        self._depth += 1
+        if self._depth == 1:
+            with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
+                self._before = [(s, signal.signal(s, self._handle)) for s in (signal.SIGINT, signal.SIGTERM)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            for number, handler in self._before:
+                signal.signal(number, handler)
+            self._before = []
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        again = number in self._received  # as any third is: there are two kinds
+        self._received.append(number)
+        if again:
+            signal.signal(self._received[0], signal.SIG_DFL)
+            signal.raise_signal(self._received[0])
+        if self._may_raise and len(self._received) == 1:  # else what it interrupts is ending already
+            raise Interrupted(number)
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal has come.
+
+        Raises:
+            Interrupted: one has.
+        """
+        if self._received:
+            raise Interrupted(self._received[0])
+
+    @contextlib.contextmanager
+    def raised(self) -> Iterator[None]:
+        """Within the block, a signal raises `Interrupted`; one that came before raises it here."""
+        self._may_raise = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._may_raise = False

@@ -1,0 +1,255 @@
+"""The journal: every run on disk first, whatever becomes of the tracking server.
+
+A run is a folder of `SWEEPER_HOME/journal`:
+
+    events.jsonl    one JSON object a line, appended and fsynced: start, epoch, end
+    artifacts/      files as they will appear in MLflow, each written aside and renamed
+    upload.json     how far the uploader has come (tracking.py)
+    .writer         locked by the process that writes the run, for as long as it lives
+
+The times in it are those of the events, so that replaying it gives the same metrics again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import filelock
+
+from sweeper.core.errors import SweeperError
+from sweeper.core.files import remove_parts, write_whole
+from sweeper.tracking.base import FINISHED, KILLED, Recorded, RunInfo
+from sweeper.tracking.reading import ARTIFACTS, EVENTS, _by_step, as_csv, history, read_all_events, read_events
+
+WRITER: Final = ".writer"
+FSYNCS: Final = 16  # at a time
+
+
+class JournalTracker:
+    """Records runs on disk, to be uploaded by whoever calls `sweeper sync`, or never."""
+
+    def __init__(self, root: Path, warn: Callable[[str], None] = lambda _: None) -> None:
+        self.root = root
+        self._warn = warn
+        self._late: dict[Path, JournalLog] | None = None  # by folder, those to settle at the end of a block
+        self._settling = ThreadPoolExecutor(FSYNCS, "journal-fsync")  # starts no thread before it needs one
+
+    def start(self, run: RunInfo) -> JournalLog:
+        """Begin, or continue, the run's folder."""
+        return self._log(run)
+
+    def _log(self, run: RunInfo, **options: Any) -> JournalLog:
+        folder = self.root / run.folder
+        if earlier := (self._late or {}).get(folder):
+            earlier.settle()  # an attempt that ended in this block: it holds the folder until its end is written
+        return JournalLog(folder, run, late=self._postpone, **options)
+
+    def _postpone(self, log: JournalLog) -> bool:
+        if self._late is None:
+            return False
+        self._late[log.folder] = log
+        return True
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Within the block, writing waits for its end: one write and one fsync a run, and of many runs at a time, as
+        the file system joins fsyncs.
+
+        Raises:
+            OSError: what one of the runs had to record could not be written; all that could be was.
+        """
+        self._late = {}
+        try:
+            yield
+        finally:
+            late, self._late = list(self._late.values()), None
+            if len(late) == 1:
+                late[0].settle()
+            else:
+                ended = [self._settling.submit(log.settle) for log in late]
+                for error in [each.exception() for each in ended]:
+                    if error:
+                        raise error
+
+    def recorded(self, run: RunInfo) -> Recorded | None:
+        """What the journal holds of the run, if it finished; another one may lie in its folder."""
+        events = read_events(self.root / run.folder)
+        if not events or events[0]["key"] != run.key:
+            return None
+        if events[-1]["event"] != "end" or events[-1]["status"] != FINISHED:
+            return None
+        return Recorded(_by_step(events), events[-1]["metrics"], events[-1]["tags"])
+
+    def reconcile(self, below: str) -> None:
+        """End, in the journal, what processes that are gone left without an end."""
+        end_all_abandoned(self.root / below, self._warn)
+
+    def catch_up(self, below: str) -> None:
+        """Everything is where it belongs."""
+
+    def check(self) -> None:
+        """Nothing is sent, so nothing can fail to arrive."""
+
+    def close(self, timeout: float) -> int:
+        """Everything is on disk already."""
+        return 0
+
+
+class JournalLog:
+    """One run's folder, being written."""
+
+    def __init__(
+        self,
+        folder: Path,
+        run: RunInfo,
+        written: Callable[[Path], None] = lambda _: None,
+        store: str | None = None,
+        late: Callable[[JournalLog], bool] = lambda _: False,
+    ) -> None:
+        self.folder = folder
+        self._written, self._postpone = written, late
+        self._lines: list[bytes] = []  # of events, and files with their names: what is to be written
+        self._files: dict[str, bytes] = {}
+        self._started = self._ended = False
+        self._lock = _hold(folder)
+        _cut_torn_line(folder / EVENTS)
+        earlier = read_events(folder)
+        if earlier and earlier[0]["key"] != run.key:  # of a study that had this name before
+            self._lock.release()
+            folder.rename(folder.with_name(f"{folder.name}.{time.time_ns()}"))
+            self._lock = _hold(folder)
+            earlier = []
+        (folder / ARTIFACTS).mkdir(parents=True, exist_ok=True)
+        remove_parts(folder / ARTIFACTS)
+        self._steps = {e["step"] for e in earlier if e["event"] == "epoch"}
+        attempt = 1 + sum(e["event"] == "start" for e in earlier)
+        self._note("start", key=run.key, name=run.name, params=dict(run.params), description=run.description,
+                   tags={**run.tags, "sweeper.attempt": str(attempt)}, dataset=dict(run.dataset),
+                   run_id=run.run_id, store=store)  # fmt: skip
+
+    def epoch(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append the metrics of one epoch, unless the step is there already."""
+        if step not in self._steps:
+            self._note("epoch", step=step, metrics=dict(metrics))
+            self._steps.add(step)
+
+    def artifact(self, name: str, content: bytes) -> None:
+        """Write a file aside, fsync it, and rename it into place."""
+        self._files[name] = content
+        if not self._postpone(self):
+            self.settle()
+
+    def end(self, status: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """Append the outcome, after the run's history beside it as a CSV file."""
+        line = _line("end", status=status, metrics=dict(metrics), tags=dict(tags))
+        self._ended = True
+        self._add(line)
+
+    def settle(self) -> None:
+        """Write what has not been: the files first, so that an end has them; then the events, in one write and fsync.
+
+        Raises:
+            OSError: it cannot be written; what was to be is forgotten, but for the start of the run.
+        """
+        ended, self._ended = self._ended, False
+        try:
+            self._write(ended)
+        finally:
+            if ended:
+                self._lock.release()
+
+    def _write(self, ended: bool) -> None:
+        files, lines = self._files, self._lines
+        self._files, self._lines = {}, [] if self._started else lines[:1]
+        if ended and (epochs := history([*read_events(self.folder), *map(json.loads, lines)])):
+            files["curves/history.csv"] = as_csv(epochs)
+        for name, content in files.items():
+            write_whole(self.folder / ARTIFACTS / name, content)
+        if lines:
+            _append_line(self.folder / EVENTS, b"".join(lines))
+            self._lines, self._started = [], True
+            self._written(self.folder)
+
+    def _note(self, event: str, **fields: Any) -> None:
+        self._add(_line(event, **fields))
+
+    def _add(self, line: bytes) -> None:
+        self._lines.append(line)
+        if not self._postpone(self):
+            self.settle()
+
+
+def _line(event: str, **fields: Any) -> bytes:
+    """An event of now.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    fields = {"event": event, "time": time.time_ns() // 1_000_000, **fields}
+    return json.dumps(fields, allow_nan=False).encode() + b"\n"
+
+
+def _append_line(path: Path, line: bytes) -> None:
+    """Append all of `line`, or of several, and fsync, or, on a full disk, append nothing of it."""
+    with path.open("ab", buffering=0) as stream:
+        before = stream.seek(0, os.SEEK_END)
+        try:
+            if stream.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            os.fsync(stream.fileno())
+        except OSError:
+            stream.truncate(before)
+            raise
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Remove what a crash left of a line, before anything is appended to it."""
+    if path.exists():
+        content = path.read_bytes()
+        with path.open("r+b") as stream:
+            stream.truncate(content.rfind(b"\n") + 1)
+
+
+def end_abandoned(folder: Path, reason: str = "the process that trained it is gone") -> bool:
+    """End the run in `folder` as killed, if it has no end and the process that wrote it is gone; whether it did."""
+    events = read_events(folder)
+    if not events or events[-1]["event"] == "end":
+        return False
+    try:
+        with filelock.FileLock(folder / WRITER, timeout=0):
+            _cut_torn_line(folder / EVENTS)
+            if read_events(folder)[-1]["event"] == "end":
+                return False
+            tags = {"sweeper.state": "killed", "sweeper.reason": reason}
+            _append_line(folder / EVENTS, _line("end", status=KILLED, metrics={}, tags=tags))
+    except filelock.Timeout:
+        return False
+    return True
+
+
+def end_all_abandoned(root: Path, warn: Callable[[str], None]) -> None:
+    """End every run below `root` whose process is gone without having ended it."""
+    for folder, events in read_all_events(root, warn):
+        if events and events[-1]["event"] != "end":
+            end_abandoned(folder)
+
+
+def _hold(folder: Path) -> filelock.FileLock:
+    """Be the only process that writes the run in `folder`, until it ends or this process does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / WRITER, thread_local=False)  # another thread may write the end
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise SweeperError(
+            f"{folder}: another process writes this run; give the two commands different studies or SWEEPER_HOMEs"
+        ) from None
+    return lock

@@ -1,0 +1,113 @@
+"""Read the journal: events, records, histories."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from sweeper.core.errors import SweeperError, UsageError
+from sweeper.tracking.base import SURROUNDINGS, Record
+
+EVENTS: Final = "events.jsonl"
+ARTIFACTS: Final = "artifacts"
+WEIGHTS: Final = "model/state.safetensors"  # among them
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """The events of a run, oldest first, without a last line that is not whole.
+
+    Raises:
+        SweeperError: a line of the file is damaged.
+    """
+    path = folder / EVENTS
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    return [
+        _event(path, number, line)
+        for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1)
+    ]
+
+
+def _event(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError:  # no JSON, or no UTF-8
+        event = None
+    if not isinstance(event, dict):
+        raise SweeperError(f"{path}: line {number} is damaged; restore the file from a copy, or move its folder away")
+    return event
+
+
+def read_all_events(root: Path, warn: Callable[[str], None]) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+    """Every run below `root` with its events, in the order of their names; of a damaged one only a warning."""
+    for folder in run_folders(root):
+        try:
+            yield folder, read_events(folder)
+        except SweeperError as error:
+            warn(str(error))
+
+
+def read_record(folder: Path) -> Record:
+    """The run in `folder`, as far as its last attempt came.
+
+    Raises:
+        UsageError: the folder holds no run.
+    """
+    attempts = _attempts(read_events(folder))
+    if not attempts:
+        raise UsageError(f"{folder}: holds no run; name an MLflow run, or a folder below SWEEPER_HOME/journal")
+    last = attempts[-1]
+    tags = {name: value for event in last for name, value in event.get("tags", {}).items()}
+    epochs: dict[int, dict[str, float]] = {}
+    earlier: dict[int, dict[str, float]] = {}
+    for attempt in attempts:
+        same = attempt is last or _trained_alike(attempt[0], last[0])
+        (epochs if same else earlier).update(_by_step(attempt))
+    return Record(last[0]["params"], tags, epochs, earlier)
+
+
+def _attempts(events: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The events of each attempt, from its start on."""
+    starts = [number for number, event in enumerate(events) if event["event"] == "start"]
+    return [events[begin:end] for begin, end in itertools.pairwise([*starts, len(events)])]
+
+
+def _trained_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two attempts, by their starts, trained in the same bits."""
+    tags = [{name: start["tags"].get(name) for name in SURROUNDINGS} for start in (one, other)]
+    return one["params"] == other["params"] and tags[0] == tags[1]
+
+
+def _by_step(events: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
+    return {e["step"]: e["metrics"] for e in events if e["event"] == "epoch"}
+
+
+def history(events: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """The metrics of each epoch, with the epoch's number under `epoch`, in its order."""
+    epochs = [
+        {"epoch": e["step"], **{sys.intern(name): value for name, value in e["metrics"].items()}}  # names once for all
+        for e in events
+        if e["event"] == "epoch"
+    ]
+    return sorted(epochs, key=lambda e: e["epoch"])
+
+
+def as_csv(epochs: list[dict[str, float]]) -> bytes:
+    """One row an epoch, one column a metric."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(epochs[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(epochs)
+    return text.getvalue().encode()
+
+
+def run_folders(root: Path) -> list[Path]:
+    """Every run below `root`, in the order of their names."""
+    return sorted(path.parent for path in root.glob(f"**/{EVENTS}"))

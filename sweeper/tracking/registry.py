@@ -1,0 +1,91 @@
+"""Registered models: the champion of a sweep as a version in MLflow's model registry."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from sweeper.tracking.connection import Connection
+from sweeper.tracking.fetching import read_state, update_state
+from sweeper.tracking.reading import ARTIFACTS
+
+if TYPE_CHECKING:
+    from mlflow.models import Model
+
+Save = Callable[[str, "Model"], "Model"]  # into a folder; of the model's description it returns the completed one
+
+
+class Registry:
+    """The model registry of one MLflow store."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def registered(self, folder: Path) -> bool:
+        """Whether `register` has finished for the run of `folder`."""
+        return "registered" in read_state(folder, self._connection.uri)
+
+    def file(self, folder: Path, name: str) -> bytes:
+        """A file of an uploaded run: from the journal or, once it was removed there, from MLflow."""
+        path = folder / ARTIFACTS / name
+        if path.exists():
+            return path.read_bytes()
+        with TemporaryDirectory() as aside:
+            return Path(self._connection.client.download_artifacts(self._run_id(folder), name, aside)).read_bytes()
+
+    def register(self, folder: Path, save: Save, name: str, alias: str) -> str:
+        """Register the model of the run in `folder`, which `save` writes, as a version of `name` with `alias`.
+
+        The version is noted in the run's folder. Calling this again after a crash registers nothing twice.
+
+        Returns:
+            The version.
+        """
+        run_id, client = self._run_id(folder), self._connection.client
+        made = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+        version = str(made[0].version) if made else self._log_model(run_id, save, name)
+        client.set_registered_model_alias(name, alias, version)
+        update_state(folder, self._connection.uri, registered=version)
+        return version
+
+    def _log_model(self, run_id: str, save: Save, name: str) -> str:
+        """Log the model to a run that has ended.
+
+        `Model.log` can do that. `mlflow.pytorch.log_model` sets the run to RUNNING again, where a crash leaves it.
+        """
+        import mlflow
+        from mlflow.models import Model
+
+        connection = self._connection
+        mlflow.set_tracking_uri(connection.uri)
+        run = connection.client.get_run(run_id)
+        made = connection.client.create_logged_model(run.info.experiment_id, "model", run_id, params=run.data.params)
+        silence = io.StringIO()  # MLflow prints links and congratulations, to both
+        with redirect_stdout(silence), redirect_stderr(silence):
+            info = Model.log(
+                None,
+                _Flavor(save),
+                run_id=run_id,
+                model_id=made.model_id,
+                registered_model_name=name,
+                validate_serving_input=False,  # it would load the network, and torch, into this process
+            )
+        return str(info.registered_model_version)
+
+    def _run_id(self, folder: Path) -> str:
+        return str(read_state(folder, self._connection.uri)["run_id"])
+
+
+class _Flavor:
+    """To MLflow, a kind of model. `save` writes it, in another process if need be."""
+
+    def __init__(self, save: Save) -> None:
+        self._save = save
+
+    def save_model(self, path: str, mlflow_model: Model, **_: Any) -> None:
+        """Save the model in the folder `path`, and complete its description."""
+        vars(mlflow_model).update(vars(self._save(path, mlflow_model)))

@@ -1,0 +1,200 @@
+"""The upload of a run: from its folder in the journal to its run in MLflow.
+
+Each step is repeated until the server has acknowledged it, and `upload.json` says how far the upload came. MLflow takes
+a batch that is sent again with the same times for the same one, so a crash before that note was written does no harm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+import filelock
+
+from sweeper.core.files import remove_parts, write_whole
+from sweeper.tracking.connection import Connection
+from sweeper.tracking.fetching import KEY_TAG, UPLOADER, read_state, write_state
+from sweeper.tracking.patience import Wait, retrying
+from sweeper.tracking.reading import ARTIFACTS, history, read_events
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+OUTCOME_TAGS: Final = {"sweeper.state", "sweeper.reason", "sweeper.traceback"}
+XRAY: Final = "diagnostics/xray.json"
+KEPT: Final = "evaluation"  # of a run's files, in the journal
+MOST_METRICS: Final = 1000  # MLflow's limit for a batch
+
+
+class Figures(NamedTuple):
+    """Draws the figures of a run as PNG files, each under a title."""
+
+    curves: Callable[[list[dict[str, float]], str], bytes]  # of the metrics of each epoch
+    xray: Callable[[Mapping[str, Any], str], bytes]  # of the content of `XRAY`
+
+
+class Uploader:
+    """Uploads run folders to one MLflow store."""
+
+    def __init__(self, connection: Connection, draw: Figures) -> None:
+        self._connection = connection
+        self._draw = draw
+
+    def upload(self, folder: Path, wait: Wait) -> None:
+        """Upload what is new in `folder`, trying again for as long as the server is away."""
+        run = _RunUpload(self._connection, self._draw, folder, wait)
+        retrying(run.upload_new, self._connection.report, wait)
+
+    def tidy(self, folder: Path) -> None:
+        """Remove the files of a run that has ended and was uploaded whole, once nobody writes to it.
+
+        Those in `KEPT` stay, for `sweeper report`: they are small.
+        """
+        events = read_events(folder)
+        uploaded = read_state(folder, self._connection.uri)["events"]
+        if events and events[-1]["event"] == "end" and len(events) == uploaded:
+            _empty(folder / ARTIFACTS)
+
+
+class _RunUpload:
+    """The upload of one run folder."""
+
+    def __init__(self, connection: Connection, draw: Figures, folder: Path, wait: Wait) -> None:
+        self._connection = connection
+        self._draw = draw
+        self._folder = folder
+        self._calls = cast("MlflowClient", connection.patient(wait))
+
+    def upload_new(self) -> None:
+        """Upload the events that MLflow does not have yet."""
+        with filelock.FileLock(self._folder / UPLOADER):  # a sweep and `sweeper sync` may both upload the run
+            events = read_events(self._folder)
+            state = read_state(self._folder, self._connection.uri)
+            if len(events) > state["events"]:
+                run_id = self._upload(events, state)
+                write_state(self._folder, state | {"run_id": run_id, "events": len(events)})
+
+    def _upload(self, events: list[dict[str, Any]], state: dict[str, Any]) -> str:
+        """Upload the events after those that `state` counts; the run that has them."""
+        new = events[state["events"] :]
+        starts = [e for e in new if e["event"] == "start"]
+        run_id = str(state["run_id"])
+        if starts:
+            run_id = self._begin({**starts[-1], "time": starts[0]["time"]}, state["run_id"])
+        last = new[-1]
+        self._metrics(run_id, [e for e in new if e["event"] == "epoch" or (e["event"] == "end" and e is not last)])
+        if last["event"] == "end":
+            self._end(run_id, events)
+        elif starts:
+            self._calls.update_run(run_id, status="RUNNING")
+        return run_id
+
+    def _begin(self, start: dict[str, Any], known: str | None) -> str:
+        """Find or create the run, and give it its parameters, tags and data set."""
+        from mlflow.entities import Param, RunTag
+
+        run_id = start["run_id"] or known or self._find_run(start["key"]) or self._create_run(start)
+        run = self._calls.get_run(run_id)
+        for outdated in OUTCOME_TAGS & run.data.tags.keys():  # of an earlier attempt
+            self._connection.client.delete_tag(run_id, outdated)
+        tags = {**start["tags"], KEY_TAG: start["key"], "mlflow.note.content": start["description"]}
+        self._calls.log_batch(
+            run_id,
+            params=[Param(k, v) for k, v in _new_params(run, start["params"]).items()],
+            tags=[RunTag(k, v) for k, v in tags.items()],
+        )
+        if start["run_id"]:
+            self._calls.update_run(run_id, name=start["name"])
+        if start["dataset"] and not (run.inputs and run.inputs.dataset_inputs):
+            self._log_dataset(run_id, start["dataset"])
+        return str(run_id)
+
+    def _find_run(self, key: str) -> str | None:
+        experiment = self._connection.experiment_id
+        runs = self._calls.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+        return str(runs[0].info.run_id) if runs else None
+
+    def _create_run(self, start: dict[str, Any]) -> str:
+        run = self._connection.client.create_run(  # not patient: two of these make two runs
+            self._connection.experiment_id,
+            start_time=start["time"],
+            run_name=start["name"],
+            tags={KEY_TAG: start["key"]},
+        )
+        return str(run.info.run_id)
+
+    def _log_dataset(self, run_id: str, dataset: dict[str, Any]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        entity = Dataset(
+            name=dataset["name"],
+            digest=dataset["sha256"][:8],
+            source_type="local",
+            source=json.dumps({"uri": dataset["source"]}),
+            profile=json.dumps(dataset["profile"]),
+        )
+        context = InputTag("mlflow.data.context", "training")
+        self._calls.log_inputs(run_id, [DatasetInput(entity, [context])])
+
+    def _metrics(self, run_id: str, epochs: list[dict[str, Any]]) -> None:
+        from mlflow.entities import Metric
+
+        points = [Metric(k, v, e["time"], e.get("step", 0)) for e in epochs for k, v in e["metrics"].items()]
+        for first in range(0, len(points), MOST_METRICS):
+            self._calls.log_batch(run_id, metrics=points[first : first + MOST_METRICS])
+
+    def _end(self, run_id: str, events: list[dict[str, Any]]) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        end = events[-1]
+        self._draw_figures(history(events), events[0]["name"])
+        self._artifacts(run_id)
+        self._calls.log_batch(
+            run_id,
+            metrics=[Metric(k, v, end["time"], 0) for k, v in end["metrics"].items()],  # step 0: a bar, not a curve
+            tags=[RunTag(k, v) for k, v in end["tags"].items()],
+        )
+        self._calls.set_terminated(run_id, end["status"], end["time"])
+
+    def _draw_figures(self, epochs: list[dict[str, float]], title: str) -> None:
+        """Figures the curves and the X-ray, where the run has them, beside its files."""
+        files = self._folder / ARTIFACTS
+        remove_parts(self._folder)
+        if epochs and "val/loss" in epochs[0]:
+            write_whole(files / "curves" / "loss_accuracy.png", self._draw.curves(epochs, title))
+        xray = files / XRAY
+        if xray.exists():
+            write_whole(xray.with_suffix(".png"), self._draw.xray(json.loads(xray.read_bytes()), title))
+
+    def _artifacts(self, run_id: str) -> None:
+        """Upload each file by itself: a file that the server refuses is then the only one to be sent again."""
+        root = self._folder / ARTIFACTS
+        for path in sorted(p for p in root.rglob("*") if p.is_file()):
+            folder = path.parent.relative_to(root).as_posix()
+            self._calls.log_artifact(run_id, str(path), None if folder == "." else folder)
+
+
+def _new_params(run: Run, params: dict[str, str]) -> dict[str, str]:
+    """The parameters that the run does not have.
+
+    `mlflow run` has logged its own under some of the names, as they were typed. MLflow lets no parameter change, so
+    where ours differs it is logged as `config.NAME`.
+    """
+    present = run.data.params
+    values = {k: v for k, v in params.items() if k not in present}
+    values |= {f"config.{k}": v for k, v in params.items() if present.get(k, v) != v and f"config.{k}" not in present}
+    return values
+
+
+def _empty(artifacts: Path) -> None:
+    """Remove the files of a run, except those in `KEPT`."""
+    for path in artifacts.glob("*"):
+        if path.name != KEPT:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # something was kept
+        artifacts.rmdir()

@@ -1,0 +1,95 @@
+"""How the process of a training keeps its memory.
+
+The activations of a batch are some megabytes each, allocated and freed at every step. By default glibc hands such
+blocks back to the system, which clears each page anew: a fifth of the time of a short training
+(benchmarks/cpu_steps.py).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from typing import Final
+
+import torch
+
+from sweeper.core.config import DEVICE, RunConfig
+from sweeper.core.errors import ConfigError
+from sweeper.core.results import EpochResult as EpochResult
+from sweeper.core.results import Evaluation as Evaluation
+from sweeper.core.results import Training as Training
+from sweeper.core.results import TrainResult as TrainResult
+
+M_TRIM_THRESHOLD: Final = -1  # <malloc.h>
+M_MMAP_MAX: Final = -4
+NEVER: Final = 2**31 - 1  # bytes on top of the heap, from which on they are handed back
+
+
+def keep_freed() -> None:
+    """Let this process keep the memory that it frees, for what it allocates next; without glibc, nothing."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, NEVER)
+
+
+def use_threads(threads: int) -> None:
+    """Let the computations of this process use `threads` threads, on which results depend in the last bits, and keep
+    the memory that they free."""
+    torch.set_num_threads(threads)
+    keep_freed()
+
+
+# --- device and precision -----------------------------------------------------------------------
+
+
+def resolve_device(name: str) -> str:
+    """`auto` becomes cuda where a GPU can be used, else cpu; any other name is probed by allocating on it.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(DEVICE, name):
+        raise ConfigError(f"device={name[:60]!r}: no such device; use auto, cpu, cuda or cuda:N")
+    try:
+        torch.empty(1, device=torch.device(name))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise ConfigError(f"device={name!r}: cannot be used here ({reason}); use auto, cpu, cuda or cuda:N") from None
+    return name
+
+
+def hardware(device: str) -> str:
+    """What computes, in words: results are equal in each bit on the same of it, with the same number of threads."""
+    if device != "cpu":
+        return torch.cuda.get_device_name(torch.device(device))
+    return f"{torch.cpu.get_capabilities().get('cpu_name', 'unknown CPU')}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def resolve_precision(name: str, device: str) -> str:
+    """`auto` becomes bf16 where the hardware computes in it faster than in fp32, else fp32.
+
+    That is a GPU with bf16, and a CPU with AMX or AMD's avx512_bf16. Intel's avx512_bf16 without
+    AMX runs at half the rate of fp32 (docs/log.md), so it stays with fp32.
+
+    Raises:
+        ConfigError: bf16 was asked for on a GPU that has none.
+    """
+    if device != "cpu":
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+        if name == "bf16" and not supported:
+            raise ConfigError(f"precision='bf16': {device} has no bf16; use fp32 or auto")
+        return ("bf16" if supported else "fp32") if name == "auto" else name
+    if name != "auto":
+        return name
+    cpu = torch.cpu.get_capabilities()
+    amd = "amd" in str(cpu.get("cpu_name", "")).lower()
+    return "bf16" if cpu.get("amx_bf16") or (cpu.get("avx512_bf16") and amd) else "fp32"
+
+
+def autocast(config: RunConfig) -> torch.autocast:
+    """The context in which the networks of `config` compute."""
+    device = torch.device(config.device).type
+    return torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16", cache_enabled=True)

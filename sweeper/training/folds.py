@@ -1,0 +1,52 @@
+"""Cross-validation: all folds trained in step, an epoch of each at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import numpy as np
+
+from sweeper.core.config import RunConfig
+from sweeper.core.results import EpochResult as EpochResult
+from sweeper.core.results import Evaluation as Evaluation
+from sweeper.core.results import Training as Training
+from sweeper.core.results import TrainResult as TrainResult
+from sweeper.training.images import Data
+from sweeper.training.loop import Train, train
+
+
+def cross_validate(config: RunConfig, folds: Sequence[Data], train_one: Train = train) -> Training:
+    """Train one model a fold, all in step: each epoch yields the mean over folds."""
+    trainings = [train_one(config, data) for data in folds]
+    history: list[EpochResult] = []
+    for _ in range(config.epochs):
+        history.append(_mean([next(training) for training in trainings]))
+        yield history[-1]
+    results = [finish(training) for training in trainings]
+    last = history[-1]
+    confusion = np.sum([r.evaluation.confusion for r in results], axis=0)
+    return TrainResult(
+        history=tuple(history),
+        weights={},
+        evaluation=Evaluation(last.val_loss, last.val_accuracy, last.val_ece, confusion),
+        fold_accuracies=tuple(r.evaluation.accuracy for r in results),
+    )
+
+
+def finish(training: Training) -> TrainResult:
+    """Run a training to its end and return its result."""
+    while True:
+        try:
+            next(training)
+        except StopIteration as stop:
+            result: TrainResult = stop.value
+            return result
+
+
+def _mean(results: Sequence[EpochResult]) -> EpochResult:
+    """The mean of each measured value; times add up."""
+    measured = [f.name for f in fields(EpochResult) if f.name != "beside"]
+    values = {name: sum(getattr(r, name) for r in results) / len(results) for name in measured}
+    seconds = sum(r.epoch_s for r in results)
+    return EpochResult(**values | {"epoch": results[0].epoch, "epoch_s": seconds})

@@ -1,0 +1,29 @@
+"""The images that a model gets wrong and is surest of: the first place to look for what it has not learned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sweeper.core.images import CLASSES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sweeper.training.images import Images
+from sweeper.core.results import Mistake
+
+
+def confident_mistakes(logits: Tensor, images: Images, most: int) -> list[Mistake]:
+    """The errors in `logits` `(N, 10)` for `images`, both on the CPU, the surest first, at most `most`."""
+    confidence, predicted = logits.softmax(1).max(1)
+    wrong = (predicted != images.labels).nonzero().flatten()
+    surest = wrong[confidence[wrong].argsort(descending=True, stable=True)][:most].tolist()
+    return [
+        Mistake(
+            pixels=images.pixels[i].reshape(images.pixels.shape[-2:]).numpy(),
+            truth=CLASSES[images.labels[i]],
+            predicted=CLASSES[predicted[i]],
+            confidence=confidence[i].item(),
+        )
+        for i in surest
+    ]

@@ -1,0 +1,82 @@
+"""The front door to training: engines, the champion and replays all enter here.
+
+    start       train, then take the X-ray of the result
+    training    train only: on one split, or on all folds in step
+
+On a GPU, a network that the captured step supports is trained by it. Everything else is trained by the plain loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from sweeper.core.config import RunConfig
+from sweeper.core.results import Training, TrainResult
+from sweeper.training.failures import explain
+from sweeper.training.folds import cross_validate
+from sweeper.training.gpu.captured import Cooperative, cooperative, train_captured
+from sweeper.training.gpu.layers import supports
+from sweeper.training.images import Data
+from sweeper.training.loop import train
+from sweeper.training.network import build_model
+from sweeper.training.xray.examine import examine
+
+
+def start(config: RunConfig, data: Sequence[Data]) -> Training:
+    """Train `config` on `data`, its splits; the result has an X-ray.
+
+    Raises:
+        Diverged: as `train.train`.
+    """
+    result = yield from training(config, data)
+    return examined(config, result, data[0])
+
+
+def training(config: RunConfig, data: Sequence[Data]) -> Training:
+    """Train `config` on its one split, or on all of its folds, without an X-ray.
+
+    Raises:
+        Diverged: as `train.train`.
+    """
+    train_one = train_captured if is_captured(config) else train
+    if config.split == "folds":
+        return cross_validate(config, data, train_one)
+    return train_one(config, data[0])
+
+
+def in_turn(config: RunConfig, data: Sequence[Data], beside: Callable[[], int]) -> Cooperative:
+    """Train as `training` does, for several trainings that take turns on one GPU.
+
+    `beside` returns the number of other trainings on that GPU. Cross-validation, and a network that the captured step
+    does not support, keep the GPU to themselves until an epoch ends.
+    """
+    if config.split == "folds" or not has_captured_step(config):
+        return training(config, data)
+    return cooperative(config, data[0], beside)
+
+
+def is_captured(config: RunConfig) -> bool:
+    """Whether the captured step trains `config`: on a GPU, if it supports the network."""
+    return torch.device(config.device).type != "cpu" and has_captured_step(config)
+
+
+def has_captured_step(config: RunConfig) -> bool:
+    """Whether the captured step supports the network of `config`."""
+    with torch.device("meta"):  # only the layers are looked at: no memory, no random numbers
+        return supports(build_model(config))
+
+
+def examined(config: RunConfig, result: TrainResult, data: Data) -> TrainResult:
+    """Add the X-ray to `result`; cross-validation has none.
+
+    A failed examination costs the X-ray and not the training: `xray_failure` then says why.
+    """
+    if config.split == "folds":
+        return result
+    try:
+        return replace(result, xray=examine(config, result, data))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the trained epochs are worth more
+        return replace(result, xray_failure=str(explain(error)))

@@ -1,0 +1,367 @@
+"""The report of a sweep: what is read from the stores, what is derived from it, and what the page then holds."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sweeper.core.files import write_whole
+from sweeper.report.figure import VERMILLION
+from sweeper.report.run.errors import errors
+from sweeper.report.sweep import charts
+from sweeper.report.sweep.charts import (
+    ACCURACY,
+    MOST_CURVES,
+    confusion,
+    history,
+    importance,
+    pareto,
+    per_class,
+    pruned_epochs,
+)
+from sweeper.report.sweep.landscape import kernel_mean, numeric_pair, parallel, rate_map
+from sweeper.report.sweep.page import prints, sweep_page
+from sweeper.report.sweep.parallel import BELOW
+from sweeper.report.sweep.rows import Champion, Sweep, SweptTrial, distinct, read_sweep
+from sweeper.report.sweep.tables import MOST_ROWS, dimension, duration, lead, leaderboard, trials_csv
+from sweeper.study.rows import StudyRecord, TrialRow
+from sweeper.tracking.base import FINISHED, RunInfo
+from sweeper.tracking.journal import JournalTracker
+from sweeper.tracking.reading import ARTIFACTS
+from tests.support.swept import CHAMPION, IMPORTANCES, searched, sweep, trial
+
+CANARY = "<script>alert('canary')</script>"
+UID = "0123"
+
+
+def html(found: Sweep) -> str:
+    return sweep_page(found, prints(found)).decode()
+
+
+def body(found: Sweep) -> str:
+    """The page without its scripts."""
+    whole = html(found)
+    return whole[: whole.rindex("</main>")]
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def row(number: int, **fields: Any) -> TrialRow:
+    made = TrialRow(number, "complete", 0.9, 0.3, {"placement": "bn"}, 2, 7.0, "")
+    return made._replace(**fields)
+
+
+def record(*rows: TrialRow, curves: Mapping[int, Mapping[int, float]] | None = None) -> StudyRecord:
+    return StudyRecord("demo", UID, {"model": "small"}, list(rows), curves or {}, IMPORTANCES, None, None)
+
+
+def write_run(root: Path, folder: str, key: str, tags: Mapping[str, str] | None = None) -> None:
+    profile = {"train_images": 60, "val_images": 10, "folds": 0}
+    info = RunInfo(key, "run", {}, {"sweeper.versions": "torch 9"}, "", f"demo/{folder}", {"profile": profile})
+    log = JournalTracker(root).start(info)
+    for epoch in (1, 2):
+        log.epoch(epoch, {"val/accuracy": 0.4 * epoch, "val/loss": 1 / epoch, "time/epoch_s": 1.5})
+    log.end(FINISHED, {"test/accuracy": 0.7}, tags or {})
+
+
+def test_the_journal_adds_losses_times_and_circumstances(tmp_path: Path) -> None:
+    write_run(tmp_path, "0000", f"{UID}/0")
+    found = read_sweep(record(row(0, loss=None)), tmp_path)
+    (only,) = found.trials
+    assert [epoch["val/loss"] for epoch in only.epochs] == [1, 0.5]
+    assert (only.seconds, only.loss) == (3.0, 0.5)
+    assert (found.tags["sweeper.versions"], found.images) == ("torch 9", {"train_images": 60, "val_images": 10})
+
+
+def test_a_study_without_a_journal_keeps_what_was_reported(tmp_path: Path) -> None:
+    found = read_sweep(record(row(0), curves={0: {2: 0.9, 1: 0.8}}), tmp_path)
+    (only,) = found.trials
+    assert only.epochs == [{"epoch": 1.0, "val/accuracy": 0.8}, {"epoch": 2.0, "val/accuracy": 0.9}]
+    assert only.seconds == 7.0
+    assert found.champion is None
+    assert "Validation loss" not in html(found)
+
+
+def test_runs_of_an_earlier_study_of_the_name_are_not_taken(tmp_path: Path) -> None:
+    write_run(tmp_path, "0000", "another/0")
+    write_run(tmp_path, "champion-0000", "another/champion/0")
+    found = read_sweep(record(row(0)), tmp_path)
+    assert (found.trials[0].epochs, found.tags, found.champion) == ([], {}, None)
+
+
+def test_a_copy_has_no_time_of_its_own(tmp_path: Path) -> None:
+    log = JournalTracker(tmp_path).start(RunInfo(f"{UID}/1", "run", {}, {}, "", "demo/0001"))
+    log.epoch(1, {"val/accuracy": 0.9})
+    log.end(FINISHED, {}, {"sweeper.copy_of": "0"})
+    (only,) = read_sweep(record(row(1)), tmp_path).trials
+    assert (only.copy_of, only.seconds) == (0, None)
+
+
+def test_the_champion_is_read_with_its_confusion_and_errors(tmp_path: Path) -> None:
+    write_run(tmp_path, "champion-0000", f"{UID}/champion/0")
+    files = tmp_path / "demo/champion-0000" / ARTIFACTS / "evaluation"
+    write_whole(files / "confusion.csv", b"true class,Coat,Shirt,accuracy\nCoat,7,3,0.7\nShirt,1,9,0.9\n")
+    write_whole(files / "errors.png", b"png")
+    champion = read_sweep(record(row(0)), tmp_path).champion
+    assert champion == Champion(0, {"test/accuracy": 0.7}, ["Coat", "Shirt"], [[7, 3], [1, 9]], b"png")
+
+
+def test_a_champion_that_was_not_evaluated_is_none(tmp_path: Path) -> None:
+    JournalTracker(tmp_path).start(RunInfo(f"{UID}/champion/0", "run", {}, {}, "", "demo/champion-0000"))
+    assert read_sweep(record(row(0)), tmp_path).champion is None
+
+
+# --- order ----------------------------------------------------------------------------------------
+
+
+def test_trials_are_ranked_as_the_study_decides() -> None:
+    found = sweep(trial(0), trial(1, 0.95), trial(2, loss=0.2), trial(3, state="pruned"), trial(4, math.nan), trial(5))
+    assert [t.number for t in found.ranked()] == [1, 2, 0, 5]
+
+
+def test_of_trials_with_the_same_parameters_the_first_stays() -> None:
+    other = {"placement": "ic"}
+    trials = [trial(4), trial(2, params=other), trial(3), trial(1, params=other)]
+    assert [t.number for t in distinct(trials)] == [4, 2]
+
+
+def test_the_front_holds_the_best_that_took_no_longer() -> None:
+    found = pareto(
+        [
+            trial(0, 0.9, seconds=3.0),
+            trial(1, 0.8, seconds=1.0),
+            trial(2, 0.7, seconds=2.0),
+            trial(3, 0.85, seconds=1.0),
+        ]
+    )
+    assert [t.number for t in found] == [3, 0]
+
+
+# --- words and tables -----------------------------------------------------------------------------
+
+
+def test_the_lead_counts_the_trials_and_names_the_best() -> None:
+    found = sweep(trial(0), trial(1, 0.912), trial(2, state="pruned"), trial(3, None, state="failed"))
+    assert lead(found) == (
+        "4 trials: 2 complete, 1 pruned, 1 failed. The best is trial 1 with 91.20%: placement bn, batch_size 64."
+    )
+    assert lead(sweep()) == "0 trials. No trial is complete yet."
+
+
+def test_the_leaderboard_says_how_far_accuracies_can_be_told_apart() -> None:
+    trials = [trial(i, 0.9 - 0.005 * i, params={"batch_size": i}) for i in range(4)]
+    words = str(leaderboard(sweep(*trials, images={"val_images": 1000}), trials))
+    assert "standard error of 0.95 points; 1 other trial is within it" in words  # sqrt(0.9 * 0.1 / 1000)
+
+
+def test_the_leaderboard_leaves_repeated_parameters_out_and_says_so() -> None:
+    words = str(leaderboard(sweep(), [trial(0), trial(1), trial(2)]))
+    assert words.count("<tr>") == 2
+    assert "2 trials with the parameters of another are left out" in words
+
+
+def test_no_more_than_a_thousand_trials_are_in_the_table() -> None:
+    trials = [trial(i, i / 2000) for i in range(MOST_ROWS + 5)]
+    page = body(sweep(*trials))
+    table = page[page.index("Every trial, by number") : page.index('id="for-print"')]
+    assert f"The best 1,000 of {len(trials):,} are shown" in table
+    assert table.count('scope="row"') == MOST_ROWS
+    assert 'data-order="4"' not in table[: table.index('scope="row"') + 40]  # the five worst are left out
+
+
+def test_the_file_of_trials_holds_every_value_as_it_is() -> None:
+    lines = trials_csv(sweep(trial(0, 0.123456789), trial(1, params={"lr": 1e-3}, reason="a, b"))).decode().splitlines()
+    assert lines == [
+        "trial,state,val_accuracy,val_loss,epochs,seconds,batch_size,lr,placement,reason",
+        "0,complete,0.123456789,0.3,3,5.0,64,,bn,",
+        '1,complete,0.9,0.3,3,5.0,,0.001,,"a, b"',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("described", "words"),
+    [
+        (["bn", "ic"], "bn, ic"),
+        ({"low": 0.1, "high": 0.4, "log": False}, "0.1 to 0.4"),
+        ({"low": 1e-4, "high": 0.1, "log": True}, "0.0001 to 0.1, logarithmic"),
+        ("small", "small"),
+    ],
+)
+def test_a_dimension_is_said_in_words(described: Any, words: str) -> None:
+    assert dimension(described) == words
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(5.4, "5 s"), (600, "10 min"), (5400, "1.5 h")])
+def test_a_time_is_said_in_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+# --- charts ---------------------------------------------------------------------------------------
+
+
+def test_curves_draw_the_best_last_and_the_pruned_faint() -> None:
+    ranked = [trial(i, 0.9 - i / 100, params={"placement": "ic" if i else "bn"}) for i in range(30)]
+    figure = charts.curves(ranked, [trial(99, state="pruned")], ACCURACY)
+    assert [trace.name for trace in figure.data] == ["pruned", "ic", "best, 0"]
+    assert figure.data[-1].line.color == VERMILLION
+    assert list(figure.data[1].y).count(None) == MOST_CURVES - 1
+    assert figure.data[0].opacity < 0.5
+
+
+def test_curves_leave_out_a_metric_that_nobody_has() -> None:
+    only = trial(0, epochs=[{"epoch": 1.0, "val/accuracy": 0.5}])
+    assert [list(trace.y) for trace in charts.curves([only], [], "val/loss").data] == []
+
+
+def test_history_rises_with_the_best_so_far() -> None:
+    figure = history([trial(0, 0.5), trial(1, 0.9), trial(2, 0.7), trial(3, 0.6, state="pruned")])
+    best = figure.data[-1]
+    assert (list(best.x), list(best.y)) == ([0, 1, 3], [0.5, 0.9, 0.9])
+
+
+def test_importance_is_drawn_with_its_interval_the_largest_on_top() -> None:
+    (bars,) = importance(IMPORTANCES).data
+    assert list(bars.y) == ["head_dropout", "batch_size"]
+    assert np.allclose(bars.error_x.array, [0.2, 0.3])
+    assert np.allclose(bars.error_x.arrayminus, [0.3, 0.2])
+
+
+def test_pruned_trials_are_counted_by_epoch() -> None:
+    (bars,) = pruned_epochs([trial(0), trial(1, epochs=[{"epoch": 1.0}]), trial(2)], 4).data
+    assert (list(bars.x), list(bars.y)) == ([1, 2, 3, 4], [1, 0, 2, 0])
+
+
+def test_confusion_colours_errors_alone() -> None:
+    right, wrong = confusion(CHAMPION).data
+    assert [list(line) for line in right.z] == [[7, None], [None, 9]]
+    assert [list(line) for line in wrong.z] == [[None, 3], [1, None]]
+    assert per_class(CHAMPION) == [("Coat", 10, 0.7, "Shirt (3)"), ("Shirt", 10, 0.9, "Coat (1)")]
+
+
+def test_a_class_that_is_never_mistaken_is_taken_for_nothing() -> None:
+    assert per_class(CHAMPION._replace(confusion=[[5, 0], [0, 0]]))[0] == ("Coat", 5, 1.0, "")
+    assert math.isnan(per_class(CHAMPION._replace(confusion=[[5, 0], [0, 0]]))[1][2])
+
+
+# --- landscape ------------------------------------------------------------------------------------
+
+
+def test_parallel_lines_end_at_the_accuracy_and_the_best_comes_last() -> None:
+    found = sweep(*searched())
+    axes, lines = parallel(found.ranked(), found.parameters)
+    assert [axis.name for axis in axes] == ["placement", "batch_size", "conv_dropout", "head_dropout", "accuracy"]
+    assert lines[-1].text.startswith("trial 11, complete\n91.00%")
+    assert lines[-1].shares[-1] == max(line.shares[-1] for line in lines) == 1
+    lacking = [line.shares[2] < 0 for line in lines]
+    assert lacking == ["placement bn\n" in line.text for line in lines]
+    assert (BELOW, "none") in axes[2].ticks
+
+
+def test_a_rate_map_means_over_the_trials_of_a_cell() -> None:
+    trials = [
+        trial(0, 0.8, params={"placement": "ic", "conv_dropout": 0.0}),
+        trial(1, 0.9, params={"placement": "ic", "conv_dropout": 0.05}),
+        trial(2, 0.7, params={"placement": "dropout", "conv_dropout": 0.5}),
+        trial(3, 0.1, params={"placement": "bn"}),
+    ]
+    cells = rate_map(trials, "conv_dropout")
+    assert cells is not None
+    assert cells.placements == ["dropout", "ic"]
+    assert cells.counts.tolist() == [[0, 0, 0, 0, 1], [2, 0, 0, 0, 0]]
+    assert cells.means[1, 0] == pytest.approx(0.85)
+    assert math.isnan(cells.means[0, 0])
+    assert rate_map(trials, "head_dropout") is None
+
+
+def test_a_rate_that_never_varies_is_one_bin() -> None:
+    cells = rate_map([trial(0, params={"placement": "ic", "conv_dropout": 0.1})] * 2, "conv_dropout")
+    assert cells is not None
+    assert cells.counts.tolist() == [[2]]
+
+
+def test_the_contour_takes_the_most_important_numbers_that_trials_have_together() -> None:
+    trials = searched(30)
+    assert numeric_pair(sweep(*trials, importances=IMPORTANCES)) == ("batch_size", "head_dropout")
+    assert numeric_pair(sweep(*trials)) == ("batch_size", "conv_dropout")
+    assert numeric_pair(sweep(*trials[:9])) is None
+
+
+def test_a_kernel_mean_is_near_its_trials_and_empty_far_from_them() -> None:
+    mean = kernel_mean(np.array([0.0, 0.1]), np.array([0.0, 0.0]), np.array([0.5, 0.7]))
+    assert 0.5 < mean[0, 0] < 0.6
+    assert math.isnan(mean[-1, -1])
+    assert np.nanmin(mean) >= 0.5
+    assert np.nanmax(mean) <= 0.7
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def test_a_full_sweep_has_every_section() -> None:
+    trials = [*searched(30), trial(30, 0.3, state="pruned", reason="why"), trial(31, None, state="failed", epochs=[])]
+    page = body(sweep(*trials, importances=IMPORTANCES, champion=CHAMPION))
+    titles = [
+        "Summary", "Leaderboard", "Curves", "History", "Importance", "Parallel coordinates", "Placement and rate",
+        "Two parameters", "Time and accuracy", "Pruned and failed", "Champion", "All trials", "For print",
+    ]  # fmt: skip
+    assert [line for line in titles if f">{line}</a>" in page] == titles
+    assert page.count("data-chart") == 10
+    assert page.count('src="data:image/png') == 4
+
+
+@pytest.mark.parametrize(
+    "trials",
+    [
+        [],
+        [trial(0, None, state="running", epochs=[])],
+        [trial(0, None, state="failed", epochs=[], reason="out of memory")],
+        [trial(0, 0.3, state="pruned")],
+        [trial(0)],
+        [trial(0, params={})],
+        [trial(0, seconds=None, loss=None, epochs=[])],
+        [trial(0), trial(1, math.nan)],
+    ],
+)
+def test_a_sweep_of_little_has_a_page_all_the_same(trials: list[SweptTrial]) -> None:
+    assert "All trials" in body(sweep(*trials))
+
+
+def test_what_others_wrote_is_escaped() -> None:
+    found = sweep(
+        trial(0),
+        trial(1, state="pruned", reason=CANARY),
+        trial(2, None, state="failed", epochs=[], reason=CANARY),
+        settings={"model": CANARY, "dataset_sha256": CANARY, "space.lr": [CANARY]},
+        tags={f"sweeper.{name}": CANARY for name in ("dataset", "hardware", "threads", "versions")},
+    )
+    page = html(found)
+    assert CANARY not in page
+    assert page.count("&lt;script&gt;alert(&#39;canary&#39;)&lt;/script&gt;") >= 8
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+class Shown:
+    """A mistake, as the picture needs it."""
+
+    pixels, truth, predicted, confidence = np.eye(28, dtype=np.uint8) * 255, "Coat", "$Shirt", 0.99
+
+
+@pytest.mark.parametrize(("count", "rows"), [(1, 1), (8, 1), (9, 2), (32, 4)])
+def test_errors_are_drawn_in_rows_of_eight(count: int, rows: int) -> None:
+    content = errors([Shown()] * count, "errors")  # type: ignore[list-item]
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.size == (1500, round(1.62 * 150 * rows))
+
+
+def test_no_errors_are_said_in_words() -> None:
+    assert errors([], "errors")[:4] == b"\x89PNG"

@@ -1,0 +1,423 @@
+"""Bad input: what is given, the exit code, and what the one line on stderr says. Data only; test_bad_input.py runs it.
+
+`{data}`, `{space}`, `{postgres}` and the like in a command are made by the preparation that a row names in `given`.
+`docs/reliability.md` shows the table.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+UNREACHABLE: Final = "127.0.0.1:1"  # nothing listens on port 1
+CANARY: Final = "s3cret-canary"  # a password that no message may show
+SAMPLE: Final = ("--dataset", "sample")
+EIGHT: Final = (
+    "small CNN, plain", "medium CNN, plain", "medium CNN, augmentation", "medium CNN, BatchNorm", "medium CNN, Dropout",
+    "medium CNN, BatchNorm and Dropout", "medium CNN, BatchNorm, Dropout and augmentation",
+    "large CNN, BatchNorm, Dropout and augmentation",
+)  # fmt: skip
+
+
+class Row(NamedTuple):
+    """One command with bad input."""
+
+    what: str  # is wrong with it
+    argv: tuple[str, ...]
+    code: int
+    says: tuple[str, ...]
+    given: str = ""  # what has to be there: a method of `Given` in test_bad_input.py
+    kind: str = ""  # of what is given
+    process: bool = False  # in a process of its own also in the short form
+    slow: bool = False  # waits for a timeout
+    leaves_empty: bool = False  # empty files and folders may remain
+
+    @property
+    def id(self) -> str:
+        """A name for the test."""
+        shown = " ".join(repr(a)[1:-1] if not a.isprintable() else a for a in self.argv if a not in SAMPLE)
+        return f"{shown[:70]} ({self.what})"
+
+
+def words(text: str, *more: str) -> tuple[str, ...]:
+    """The words of a command."""
+    return (*text.split(), *more)
+
+
+def on_sample(text: str, *more: str) -> tuple[str, ...]:
+    """The words of a command, on the embedded sample."""
+    command, *rest = text.split()
+    return (command, *SAMPLE, *rest, *more)
+
+
+def values(command: str, option: str, what: str, *bad: str, says: Iterable[str] = (), more: str = "") -> Iterator[Row]:
+    """A row for each bad value of an option; the message names the value."""
+    sample = () if option == "--dataset" else SAMPLE
+    for value in bad:
+        shown = (repr(value)[:40].rstrip("'"),) if option == "--study" else (value,)
+        yield Row(what, (command, *sample, *more.split(), option, value), 2, (*shown, *says))
+
+
+def rates(option: str) -> Iterator[Row]:
+    """Bad dropout rates."""
+    yield from values("train", option, "dropout rate", "-0.1", "1.0", "1.1", says=("0<=x<1",))
+    yield from values("train", option, "dropout rate", "nan", "inf", "x")
+
+
+def of_runs(command: str) -> Iterator[Row]:
+    """What `train` and `optimize` both refuse."""
+    yield from values(command, "--exp", "experiment", "0", "9", "abc", "", says=EIGHT)
+    yield from values(command, "--epochs", "epochs", "0", "-1", says=(">=1",))
+    yield from values(command, "--epochs", "epochs", "1.5", "x", "10001")
+    yield from values(command, "--seed", "seed", "-1", "x", "2147483648")
+    yield from of_all(command)
+
+
+def of_all(command: str) -> Iterator[Row]:
+    """What every command that trains refuses."""
+    yield from values(command, "--precision", "precision", "fp16", says=("bf16",))
+    yield from values(command, "--device", "device", "foo", "", "meta", says=("cpu",))
+    yield from values(command, "--device", "device that is not there", "cuda:9", says=("cuda:9",))
+    yield from values(command, "--tracking-uri", "tracking URI", "", "mlruns", "ftp://host/x", "file:///tmp/mlruns", "://",
+                      "sqlite://", "sqlite:///", "sqlite:mlflow.db", "sqlite:///:memory:",
+                      says=("http://HOST:PORT", "offline"))  # fmt: skip
+    yield from values(command, "--dataset", "data set", "cifar", says=("sample",))
+
+
+def engines(command: str) -> Iterator[Row]:
+    """What the two commands that train many configurations refuse."""
+    yield from values(command, "--workers", "workers", "0", "-1", "1.5", "1000000")
+    yield from values(command, "--engine", "engine", "dask", says=("gpu",))
+    yield from values(command, "--engine", "engine of a GPU on a CPU", "gpu", says=("--engine processes",),
+                      more="--device cpu")  # fmt: skip
+    yield from values(command, "--cpus-per-trial", "CPUs of a trial", "0", "-1", "nan", "x", more="--engine ray")
+    yield from values(command, "--gpus-per-trial", "GPUs of a trial", "-1", "inf", "x", more="--engine ray")
+    yield from values(command, "--address", "Ray without its engine", "auto", says=("--engine ray",))
+    yield from values(command, "--workers", "workers of the engine serial", "2", says=("processes",),
+                      more="--engine serial")  # fmt: skip
+
+
+TRAIN: Final = (
+    *of_runs("train"),
+    *values("train", "--batch-size", "batch size", "0", "-1", says=(">=1",)),
+    *values("train", "--batch-size", "batch size", "1.5", "a"),
+    *values("train", "--batch-size", "batch size above the limit", "60001", says=("60000",)),
+    *values("train", "--batch-size", "batch size above the training set", "7001", says=("7000 training images",),
+            more="--exp 1"),
+    *values("train", "--batch-size", "batch size above the training set", "6001", says=("6000 training images",),
+            more="--exp 1 --split holdout"),
+    *values("train", "--batch-size", "batch size 1 with BatchNorm", "1", says=("batch_size=1", "BatchNorm")),
+    *itertools.chain(*(rates(f"--{part}-dropout") for part in ("conv", "head"))),
+    *values("train", "--lr", "learning rate", "0", "-1", says=("x>0",)),
+    *values("train", "--lr", "learning rate", "nan", "inf", "x"),
+    *values("train", "--placement", "placement", "foo", says=("bn-head-dropout",)),
+    *values("train", "--split", "split", "folds", says=("holdout",)),
+)  # fmt: skip
+
+NAMES: Final = (
+    "", "x" * 101, "../x", "..", ".x", "a b", "a/b", "a\nb", "a\x00b", "\x1b[31m", "<b>bold</b>", "ü",
+)  # fmt: skip
+
+OPTIMIZE: Final = (
+    *of_runs("optimize"),
+    *values("optimize", "--trials", "trials", "0", "-1", "abc", "1e3", "1000000000000", "2.5", ""),
+    *engines("optimize"),
+    *values("optimize", "--folds", "folds", "1", says=("2 or more",)),
+    *values("optimize", "--folds", "folds", "-1", "101", "7001", says=("100",)),
+    *values("optimize", "--study", "study name", *NAMES, says=("1 to 100 letters",)),
+    *values("optimize", "--study", "study name of another command", "reproduce", "reproduce-quick", "runs",
+            says=("choose another",)),
+    *values("optimize", "--storage", "storage URL", "", "foo", "://", says=("sqlite:///",)),
+    *values("optimize", "--storage", "storage URL", "mysql://h/d", says=("postgresql://",)),
+    *values("optimize", "--sampler", "sampler", "foo", says=("tpe",)),
+    *values("optimize", "--pruner", "pruner", "foo", says=("median",)),
+    *values("optimize", "--model", "model", "huge", says=("large",)),
+    *values("optimize", "--augmentation", "augmentation", "mixup", says=("crop-flip",)),
+    *values("optimize", "--timeout", "timeout", "0", "-1", "x"),
+)  # fmt: skip
+
+REPRODUCE: Final = (
+    *of_all("reproduce"),
+    *values("reproduce", "--exp", "experiments", "0", "9", "1,9", "abc", "", "8-6", "1,,2", "1-999999999",
+            says=(*EIGHT, "6-8")),
+    *values("reproduce", "--seeds", "seeds", "0", "-1", "1.5", "x", "1001"),
+    *values("reproduce", "--protocol", "protocol", "slow", says=("quick",)),
+    *values("reproduce", "--arms", "arms", "some", says=("experiments",)),
+    *values("reproduce", "--tracking-uri", "nothing recorded", "none", says=("offline",)),
+    *engines("reproduce"),
+)  # fmt: skip
+
+VERIFY: Final = (
+    *(Row("budget", ("verify", "--plan", "--budget", value), 2, (value, "30m")) for value in ("soon", "-1")),
+    *(Row("an option of --plan without it", ("verify", option, value), 2, (option, "--plan"))
+      for option, value in (("--budget", "30m"), ("--workers", "2"), ("--data-dir", "."))),
+)  # fmt: skip
+
+REPORT: Final = (
+    *(Row("an option for the reproduction, with a sweep", words(f"report {named} {option} {value}"), 2,
+          (option, "report reproduce"), given="study")
+      for named, option, value in (("", "--protocol", "quick"), ("sweep", "--protocol", "full"),
+                                   ("sweep", "--tracking-uri", "offline"))),
+    Row("an option for a sweep, with the reproduction", words("report reproduce --storage sqlite:///sweeper.db"), 2,
+        ("--storage", "for a sweep only")),
+)  # fmt: skip
+
+WORDS: Final = (
+    Row("unknown command", ("trian",), 2, ("did you mean 'train'?",), process=True),
+    Row("unknown command", ("frobnicate",), 2, ("the commands are ",)),
+    Row("unknown option", ("train", "--epoch", "1"), 2, ("'--epochs'",)),
+    Row("unknown option", ("optimize", "--trails", "3"), 2, ("'--trials'",)),
+    Row("unknown option", ("optimize", "--final=no"), 2, ("--final",)),
+    Row("unknown option", ("--frobnicate",), 2, ("'--frobnicate'",)),
+    Row("one argument too many", ("status", "a", "b"), 2, ("unexpected extra argument (b)",)),
+)
+
+BILLION: Final = (
+    "a: &a ["
+    + "x," * 9
+    + "]\n"
+    + "".join(f"{c}: &{c} [" + f"*{p}," * 9 + "]\n" for p, c in itertools.pairwise("abcdefghi"))
+)
+SPACES: Final[dict[str, tuple[str, str]]] = {
+    "unknown: [1]": ("unknown field", "unknown field 'unknown'"),
+    "batch_size: []": ("empty choice", "empty choice"),
+    'batch_size: ["64"]': ("a string for a number", "'64' is a string"),
+    'batch_size: [64, "64"]': ("a string for a number", "'64' is a string"),
+    'lr: ["1e-3"]': ("a string for a number", "1.0e-3"),
+    "lr: [1e-3]": ("what YAML 1.1 takes for a string", "1.0e-3"),
+    'batch_size: [!!int ""]': ("a tag", "tags"),
+    'lr: [!!float ""]': ("a tag", "tags"),
+    "lr: !!timestamp foo": ("a tag", "tags"),
+    "lr: {low: 0.1, high: 0.2, log: !!bool maybe}": ("a tag", "tags"),
+    "batch_size: [64, 64]": ("a choice twice", "listed twice"),
+    "batch_size: {low: 1, high: 8}": ("a range where a list belongs", "takes a list"),
+    "head_dropout: {low: 0.5, high: 0.1}": ("low above high", "low is above high"),
+    "head_dropout: {low: .nan, high: 0.5}": ("NaN", "finite"),
+    "head_dropout: {low: 0, high: 1.0}": ("dropout rate", "head_dropout='1.0'"),
+    "lr: {low: 0, high: 1, log: true}": ("logarithm of 0", "above 0"),
+    "placement: [nowhere]": ("placement", "nowhere"),
+    "batch_size: [64, 6001]": ("batch size above the training set", "batch_size=6001"),
+    "placement: [bn]\nbatch_size: [1]": ("batch size 1 with BatchNorm", "batch_size=1"),
+    "a: [1\nb: ]": ("not YAML", "not YAML"),
+    "a: &x [1]\nb: [*x, *x]": ("aliases", "aliases"),
+    BILLION: ("1 GB of aliases", "aliases"),
+    "[1, 2]": ("not a mapping", "not a mapping"),
+    "": ("empty file", "not a mapping"),
+    "x: " + "y" * 100_000: ("too large", "larger than"),
+    "[" * 1_000: ("nested too deep", "nested more than"),
+    "batch_size: [64]\x00": ("a NUL", "not YAML"),
+}  # fmt: skip
+
+SPACE: Final = (
+    *(
+        Row(f"search space: {what}", ("optimize", *SAMPLE, "--space", "{space}"), 2, (says,), given="space", kind=text)
+        for text, (what, says) in SPACES.items()
+    ),
+    Row("search space: no such file", ("optimize", *SAMPLE, "--space", "nowhere.yaml"), 2, ("nowhere.yaml",)),
+    Row("search space: a folder", ("optimize", *SAMPLE, "--space", "."), 2, ("Is a directory",)),
+)
+
+OTHER: Final[dict[tuple[str, ...], str]] = {
+    ("--epochs", "3"): "epochs was 2, is 3",
+    ("--seed", "1"): "seed was 0, is 1",
+    ("--model", "medium"): "model was 'small', is 'medium'",
+    ("--sampler", "random"): "sampler was 'tpe', is 'random'",
+    ("--pruner", "none"): "pruner was 'percentile', is 'none'",
+    ("--folds", "2"): "folds was 0, is 2",
+    ("--space", "{space}"): "is ['none', 'bn']",
+}
+
+STUDY: Final = (
+    *(
+        Row(f"another {option[0].removeprefix('--')} for a study that is there",
+            on_sample("optimize --exp 1 --epochs 2", *option), 2, (says, "--study"), given="study",
+            kind="placement: [none, bn]")
+        for option, says in OTHER.items()
+    ),
+    Row("another data set for a study that is there", words("optimize --data-dir {full} --exp 1 --epochs 2"), 2,
+        ("dataset was 'sample', is 'fashion-mnist'",), given="study_and_full_data"),
+    Row("a study of another direction", on_sample("optimize --study minimal"), 2, ("not made by sweeper",),
+        given="foreign_study"),
+    Row("no such study", words("status sweeep"), 2, ("sweeep", "holds: sweep"), given="study"),
+    *(
+        Row("another program's database", words(f"{command} --storage sqlite:///mlflow.db"), 2,
+            ("another program's", "sqlite:///mlflow.db"), given="deleted_experiment")
+        for command in ("status", "report", "optimize --dataset sample --tracking-uri none")
+    ),
+    Row("an empty database", words("status --storage sqlite:///empty.db"), 2, ("empty.db", "is empty"),
+        given="empty_database"),
+    Row("an empty database", words("report --storage {empty_postgres}"), 2, ("is empty",),
+        given="empty_postgres"),
+    Row("nothing there yet", words("status"), 2, ("sweeper optimize",)),
+    Row("nothing there yet", words("status --storage sqlite:///nowhere/x.db"), 2, ("nowhere/x.db",)),
+    Row("no journal", words("sync"), 1, ("journal",)),
+    Row("no journal", words("sync elsewhere"), 1, ("elsewhere",)),
+    Row("no such run", words("replay nowhere"), 2, ("nowhere",)),
+    Row("no such run", words("replay nowhere --tracking-uri offline"), 2, ("nowhere",)),
+    Row("no such run", words("replay", "x" * 300), 2, ("x" * 60, "no folder of a journal")),
+    Row("no such run", words("replay ."), 2, ("holds no run",)),
+    Row("no such run", words("replay 0123456789abcdef0123456789abcdef --tracking-uri sqlite:///nowhere/x.db"), 1,
+        ("nowhere/x.db",)),
+    Row("a journal is carried nowhere", words("sync --tracking-uri offline"), 2, ("offline",), given="journal"),
+    Row("a journal is carried nowhere", words("sync --tracking-uri none"), 2, ("none",), given="journal"),
+)  # fmt: skip
+
+IMAGES: Final = {
+    "missing": "not a folder",
+    "a file": "not a folder",
+    "empty": "holds no train-images",
+    "gzip, truncated": "cannot be read",
+    "gzip, bad CRC": "incorrect data check",
+    "gzip in name only": "incorrect header check",
+    "gzip bomb": "something follows the gzip stream",
+    "wrong magic": "the header is not that of",
+    "wrong count": "the header is not that of",
+    "truncated": "bytes once decompressed",
+    "other images": "the SHA-256 is not that of",
+}
+
+DATA: Final = (
+    *(
+        Row(f"data: {what}", words(f"{command} --data-dir {{data}} --tracking-uri offline"), 1, ("{data}", says),
+            given="data", kind=what, process=(what, command) == ("gzip bomb", "train"))
+        for what, says in IMAGES.items() for command in ("train", "optimize", "reproduce")
+    ),
+    Row("data: label out of range", words("train --data-dir {data} --tracking-uri none"), 1, ("the SHA-256 is not",),
+        given="data", kind="labels", slow=True),
+)  # fmt: skip
+
+PLACES: Final = (
+    Row("home is no folder", on_sample("train"), 1, ("SWEEPER_HOME nowhere",), given="no_home"),
+    Row("home is no folder", words("backup all.tar"), 1, ("SWEEPER_HOME nowhere",), given="no_home"),
+    *(
+        Row("home is no folder", words(f"{command} --home nowhere/new"), 1, ("--home nowhere/new",))
+        for command in ("serve", "serve --check", "backup all.tar", "restore all.tar")
+    ),
+    Row("no backup", words("restore all.tar --home new"), 1, ("all.tar: no such file",)),
+    Row("an open server without passwords", words("serve --home new --host 0.0.0.0"), 2, ("--auth",)),
+    Row("read-only home", on_sample("train"), 1, ("cannot be written",), given="read_only"),
+    Row("read-only home", on_sample("train --tracking-uri offline"), 1, ("Read-only file system",), given="read_only"),
+    Row("read-only home", on_sample("optimize --tracking-uri none"), 1, ("Read-only file system",), given="read_only"),
+    Row("full disk", on_sample("train --tracking-uri offline"), 1, ("No space left",), given="full_disk",
+        leaves_empty=True),
+    Row("full disk", on_sample("optimize --tracking-uri none"), 1, ("No space left",), given="full_disk",
+        leaves_empty=True),
+    Row("no folder for the database", on_sample("optimize --tracking-uri none --storage sqlite:///nowhere/x.db"), 1,
+        ("nowhere/x.db",)),
+    Row("no folder for the database", on_sample("train --tracking-uri sqlite:///nowhere/x.db"), 1, ("nowhere/x.db",)),
+    Row("no database file", words("status --storage sqlite:///{file}"), 1, ("not a database",), given="file"),
+    Row("no database file", on_sample("optimize --tracking-uri none --storage sqlite:///{file}"), 1,
+        ("not a database",), given="file"),
+    Row("no database file", on_sample("train --tracking-uri sqlite:///{file}"), 1, ("not a database",), given="file"),
+    Row("stdout is full", words("--help"), 1, ("No space left",), given="full_stdout", process=True),
+    Row("stdout is full", words("status --json"), 1, ("No space left",), given="study_and_full_stdout", process=True),
+    Row("stdout is full", on_sample("train --tracking-uri none"), 1, ("<stdout>: No space left",), given="full_stdout",
+        process=True),
+)  # fmt: skip
+
+AT_PORT_1: Final = f"user:{CANARY}@{UNREACHABLE}"
+AT_SILENT: Final = f"user:{CANARY}@{{silent}}"
+WRONG_PASSWORD: Final = ("password authentication failed",)
+RESTORE: Final = ("was deleted", "mlflow experiments restore --experiment-id 0")
+STORES: Final = (
+    *(
+        Row("a deleted MLflow experiment", on_sample(command), 1, RESTORE, given="deleted_experiment")
+        for command in ("train", "optimize", "reproduce")
+    ),
+    Row("a deleted MLflow experiment", words("sync"), 1, RESTORE, given="deleted_experiment"),
+    Row("a deleted MLflow experiment", on_sample("train --tracking-uri http://{server}"), 1, RESTORE,
+        given="server", kind="deleted"),
+    Row("another program's database", on_sample("train --tracking-uri sqlite:///sweeper.db"), 2,
+        ("another program's", "sqlite:///sweeper.db"), given="study"),
+    Row("a damaged database", on_sample("train --tracking-uri sqlite:///{file}"), 1, ("{file}", "cannot be read"),
+        given="damaged_database"),
+    Row("another program's server", on_sample("train --tracking-uri http://{server}"), 4, ("is not an MLflow server",),
+        given="server", kind="else"),
+)  # fmt: skip
+
+SERVICES: Final = (
+    Row("no tracking server", on_sample(f"train --tracking-uri http://{AT_PORT_1}"), 4, (UNREACHABLE,), process=True),
+    Row("no tracking server", words(f"sync --tracking-uri http://{AT_PORT_1}"), 4, (UNREACHABLE,), given="journal"),
+    Row("no tracking server", words(f"replay 0123456789 --tracking-uri http://{AT_PORT_1}"), 4, (UNREACHABLE,)),
+    Row("silent tracking server", on_sample(f"train --tracking-uri http://{AT_SILENT}"), 4, ("{silent}",),
+        given="silent", slow=True),
+    *(
+        Row("a Ray cluster at an address that no driver can join",
+            on_sample(f"{command} --engine ray --address ray://127.0.0.1:10001 --tracking-uri offline"), 2,
+            ("ray job submit",), given="ray")
+        for command in ("optimize", "reproduce")
+    ),
+    *(
+        Row("no Ray cluster", on_sample(f"{command} --engine ray --address {UNREACHABLE} --tracking-uri offline"), 4,
+            (UNREACHABLE,), given="ray")
+        for command in ("optimize", "reproduce")
+    ),
+    Row("no tracking database", on_sample(f"optimize --tracking-uri postgresql://{AT_PORT_1}/mlflow"), 4,
+        (UNREACHABLE,)),
+    Row("no database", on_sample(f"optimize --storage postgresql://{AT_PORT_1}/study"), 4, (UNREACHABLE,)),
+    Row("no database", on_sample(f"optimize --storage postgres://{AT_PORT_1}/study"), 4, (UNREACHABLE,)),
+    Row("no database", words(f"status --storage postgresql://{AT_PORT_1}/study"), 4, (UNREACHABLE,)),
+    Row("silent database", words(f"status --storage postgresql://{AT_SILENT}/study"), 4, ("timeout",), given="silent",
+        slow=True),
+    Row("wrong password", words("status --storage {postgres}"), 4, WRONG_PASSWORD, given="postgres"),
+    Row("wrong password", on_sample("optimize --storage {postgres}"), 4, WRONG_PASSWORD, given="postgres"),
+    Row("wrong password", on_sample("train --tracking-uri {postgres}"), 4, WRONG_PASSWORD, given="postgres"),
+    *(
+        Row("wrong password", on_sample(f"{command} --tracking-uri http://user:{CANARY}@{{server}}"), 4,
+            ("MLFLOW_TRACKING_PASSWORD",), given="server", kind="401")
+        for command in ("train", "optimize", "reproduce")
+    ),
+)  # fmt: skip
+
+IN_QUERY: Final = f"postgresql://{UNREACHABLE}/study?user=user&password={CANARY}"
+QUERIES: Final = (
+    *(
+        Row("a password after the ? of a database's URL", words(f"{command} {IN_QUERY}"), 2,
+            ("?password=***", "~/.pgpass"), given=given, leaves_empty=bool(given))
+        for command, given in {
+            "optimize --dataset sample --storage": "", "status --storage": "", "report --storage": "",
+            "train --dataset sample --tracking-uri": "", "reproduce --dataset sample --tracking-uri": "",
+            "verify --tracking-uri": "", "sync --tracking-uri": "journal",
+            "replay 0123456789 --tracking-uri": "", "serve --no-dashboard --database-url": "",
+            "serve --check --database-url": "", "backup new.tar --database-url": "log",
+            "restore {backup} --database-url": "backup",
+        }.items()
+    ),
+    *(
+        Row("a password after the ? of a database's URL", words(command), 2, ("?password=***", "~/.pgpass"),
+            given="variable", kind=f"{name}={IN_QUERY}")
+        for command, name in (
+            ("status", "SWEEPER_STORAGE"), ("train --dataset sample", "MLFLOW_TRACKING_URI"),
+            ("serve --no-dashboard", "SWEEPER_DATABASE_URL"),
+        )
+    ),
+    Row("a password after the ? of a database's URL",
+        words(f"status --storage postgres://{AT_PORT_1}/study?sslmode=require&sslpassword={CANARY}"), 2,
+        ("user:***@", "?sslpassword=***", "~/.pg_service.conf")),
+)  # fmt: skip
+
+ROWS: Final = (
+    *TRAIN, *OPTIMIZE, *REPRODUCE, *VERIFY, *REPORT, *WORDS, *SPACE, *STUDY, *DATA, *PLACES, *STORES, *SERVICES,
+    *QUERIES,
+)  # fmt: skip
+
+
+def as_markdown() -> str:
+    """The table for people: a line for each thing that is wrong and its exit code, with the first of its rows."""
+    kinds: dict[tuple[int, str], list[Row]] = {}
+    for row in ROWS:
+        kinds.setdefault((-row.code, row.what), []).append(row)
+    lines = ["| what is wrong | exit code | rows | for example | the line says |", "|---|---|---|---|---|"]
+    for (code, what), rows in sorted(kinds.items(), key=lambda item: item[0][0] != -2):
+        cells = [what, str(-code), str(len(rows)), f"`{_example(rows[0])}`", rows[0].says[-1]]
+        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+    return "\n".join(lines)
+
+
+def _example(row: Row) -> str:
+    """The command of a row, or the start of its search space."""
+    if row.given == "space":
+        return " ".join(row.kind[:60].split()).replace("\0", "\\0") or "(nothing)"
+    argv = row.argv[:1] + row.argv[3:] if row.argv[1:3] == SAMPLE else row.argv
+    return " ".join(["sweeper", *(repr(word)[1:-1] or "''" for word in argv)])

@@ -1,0 +1,449 @@
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+import math
+import pickle
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sweeper.core.config import Placement, RunConfig
+from sweeper.core.results import EpochResult, Evaluation, TrainResult
+from sweeper.core.xray import XRay
+from sweeper.engine.serial import SerialEngine
+from sweeper.sweep.driver import Driver
+from sweeper.sweep.progress import PlainView, Progress
+from sweeper.sweep.source import Fixed
+from sweeper.tracking.base import RunInfo
+from sweeper.tracking.journal import JournalTracker
+from sweeper.tracking.reading import ARTIFACTS, read_events
+from sweeper.training.device import autocast
+from sweeper.training.evaluate import evaluate, predict_weights, score, subset
+from sweeper.training.folds import finish
+from sweeper.training.images import Data, normalize
+from sweeper.training.loop import train
+from sweeper.training.network import build_model
+from sweeper.training.seeds import seeded
+from sweeper.training.start import start
+from sweeper.training.xray import examine as diagnostics
+from sweeper.training.xray.examine import BINS, examine, images_in_a_pass, val_images
+from sweeper.training.xray.passes import Subject, eval_pass, recalibrate, training_pass
+from tests.support.tensors import tensors
+
+ALWAYS = {"xray/brier", "xray/error_confidence", "xray/onset", "xray/spikes", "xray/nonfinite_steps"}
+OF_BATCH_NORM = {
+    "xray/variance_shift",
+    "xray/variance_shift_signed",
+    "xray/batch_noise",
+    "xray/recalibration_gain_accuracy",
+    "xray/recalibration_gain_loss",
+}
+
+
+def small(**changes: Any) -> RunConfig:
+    fields = {"model": "small", "epochs": 2, "schedule": "cosine", "dataset": "sample", "head_dropout": 0.0}
+    return RunConfig.create(**fields | changes)
+
+
+def untrained(config: RunConfig) -> TrainResult:
+    """A result with the weights that `config` starts from."""
+    with seeded(config, 0):
+        weights = build_model(config).state_dict()
+    epoch = EpochResult(1, 2.3, 0.1, 2.3, 0.1, 0.1, 1e-3, 1.0, 1.0, 100.0)
+    evaluation = Evaluation(2.3, 0.1, 0.1, np.eye(10, dtype=np.int64), brier=0.9, error_confidence=0.2)
+    return TrainResult((epoch,), weights, evaluation)
+
+
+def examined(config: RunConfig, data: Data) -> XRay:
+    result = finish(start(config, [data]))
+    assert result.xray_failure == ""
+    assert result.xray is not None
+    return result.xray
+
+
+def subject(config: RunConfig, weights: dict[str, Tensor], data: Data) -> Subject:
+    """A network in double precision: in single, torch's BN adds up the values of a batch to three or four digits."""
+    made = Subject.rebuild(config, weights, data.train, torch.Generator().manual_seed(0))
+    made.model.double().register_forward_pre_hook(lambda _, args: (args[0].double(),))
+    return made
+
+
+# --- the variance shift --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plain(sample: Data) -> XRay:
+    """Two epochs of BatchNorm alone."""
+    return examined(small(placement="bn"), sample)
+
+
+def test_without_dropout_the_ratio_is_that_of_the_noise_of_batches(plain: XRay):
+    """r is taken from five batches of 128, m from some twenty whose weights the last steps still moved: 4 % apart."""
+    for layer in plain.layers:
+        assert 1 <= layer.ratio < 1.04
+        assert abs(layer.signed) < 0.04
+        assert 1 < layer.floor < 1.04
+        assert math.isnan(layer.closed_form)
+
+
+def test_the_closed_form_is_within_two_percent_of_a_trained_network(sample: Data, monkeypatch: pytest.MonkeyPatch):
+    """Where every convolution has Dropout right before its BN, and images are many: 2,048, and a batch of 128."""
+    monkeypatch.setattr(diagnostics, "FEWEST", 2_048)
+    found = examined(small(placement="dropout-bn", conv_dropout=0.2, epochs=3, seed=1), sample)
+    assert [layer.position for layer in found.layers] == ["after conv 1", "after conv 2"]
+    for layer in found.layers:
+        assert layer.ratio / layer.closed_form == pytest.approx(1, abs=0.02)
+        assert layer.ratio > 1.2
+        assert layer.signed < -0.2
+
+
+def test_dropout_after_batch_norm_shifts_the_layers_behind_it_alone(sample: Data, plain: XRay):
+    first, second = examined(small(placement="bn-dropout", conv_dropout=0.4), sample).layers
+    assert first.ratio < 1.05
+    assert second.signed < -0.1 < plain.layers[1].signed
+    assert second.ratio > plain.layers[1].ratio + 0.1
+
+
+def test_m_is_the_running_variance_of_the_weights_and_r_that_of_eval_mode(sample: Data):
+    """Ten times the running variance makes m/r ten times as large in that layer, and r smaller in the next."""
+    config = small(placement="bn")
+    result = untrained(config)
+    plain, moved = (
+        examine(config, replace(result, weights=result.weights | {"1.running_var": torch.full((8,), m)}), sample)
+        for m in (1.0, 10.0)
+    )
+    assert moved.layers[0].signed == pytest.approx(plain.layers[0].signed - math.log(10), abs=1e-5)
+    assert moved.layers[1].signed < plain.layers[1].signed - 1
+    assert moved.layers[0].batch_noise == plain.layers[0].batch_noise
+
+
+def test_r_is_the_mean_of_the_unbiased_batch_variances_of_the_input(sample: Data):
+    config = small(placement="bn")
+    network = subject(config, untrained(config).weights, Data(sample.train.first(512), sample.val))
+    with torch.inference_mode():
+        inputs = eval_pass(network)["5"]
+        model = copy.deepcopy(network.model).eval()
+        outputs = [model[:5](normalize(pixels).double()) for pixels in network.batches]
+    expected = torch.stack([x.var((0, 2, 3)) for x in outputs]).float()
+    torch.testing.assert_close(torch.stack(inputs.variances).float(), expected)
+    torch.testing.assert_close(torch.stack(inputs.highest).amax(0), torch.cat(outputs).amax((0, 2, 3)).float())
+
+
+def test_batch_noise_is_that_of_training_mode(sample: Data):
+    config = small(placement="dropout-bn", conv_dropout=0.5)
+    network = subject(config, untrained(config).weights, Data(sample.train.first(512), sample.val))
+    with torch.inference_mode(), seeded(config, 9):
+        variances, _ = training_pass(network)
+    with torch.inference_mode(), seeded(config, 9):
+        model = network.model.train()
+        dropped = model[:2](normalize(network.batches[0]).double())
+    torch.testing.assert_close(variances["2"][0], dropped.var((0, 2, 3)))
+
+
+# --- recalibration ----------------------------------------------------------------------------------------
+
+
+def recalibrated_slowly(config: RunConfig, weights: dict[str, Tensor], batches: list[Tensor]) -> dict[str, Tensor]:
+    """Layer by layer over all images, in double precision: the statistics of a layer, then what it passes on."""
+    model = build_model(config)
+    model.load_state_dict(weights)
+    model.double().eval()
+    at = [normalize(pixels).double() for pixels in batches]
+    found = {}
+    for name, layer in model.named_children():
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            dims = [d for d in range(at[0].dim()) if d != 1]
+            found[f"{name}.running_mean"] = torch.stack([x.mean(dims) for x in at]).mean(0)
+            found[f"{name}.running_var"] = torch.stack([x.var(dims) for x in at]).mean(0)
+            shape = (1, -1) + (1,) * (at[0].dim() - 2)
+            at = [
+                (x - x.mean(dims, keepdim=True)) / (x.var(dims, correction=0, keepdim=True) + layer.eps).sqrt()
+                for x in at
+            ]
+            at = [x * layer.weight.view(shape) + layer.bias.view(shape) for x in at]
+        else:
+            at = [layer(x.clone()) for x in at]
+    return found
+
+
+@pytest.mark.parametrize("placement", [p for p in Placement if p.has_batch_norm])
+def test_recalibration_equals_a_slow_layer_by_layer_one(placement: Placement, tiny: Data):
+    config = small(placement=placement, conv_dropout=0.3, head_dropout=0.5, batch_size=60)
+    weights = tensors(finish(train(config, tiny)))
+    network = subject(config, weights, tiny)
+    with torch.inference_mode():
+        recalibrate(network)
+        expected = recalibrated_slowly(config, weights, list(network.batches))
+    state = network.model.state_dict()
+    assert len(expected) == 2 * len(network.norms)
+    for name, value in expected.items():
+        torch.testing.assert_close(state[name].double(), value, rtol=1e-9, atol=1e-12)
+    for name in weights.keys() - expected.keys():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(state[name], weights[name].double())
+
+
+def test_the_gain_is_what_recalibration_makes_of_the_validation_images(sample: Data):
+    """Running variances that are much too small: recalibration finds the right ones, and the loss falls."""
+    config = small(placement="bn", epochs=1)
+    good = finish(train(config, sample))
+    weights = {n: v / 50 if n.endswith("running_var") else v for n, v in good.weights.items()}
+    _, logits = predict_weights(config, weights, sample.val)
+    verdict = score(logits, sample.val.labels)
+    bad = replace(good, weights=weights, evaluation=verdict)
+    found = examine(config, bad, sample)
+    assert found.recalibration_gain_loss == pytest.approx(verdict.loss - good.evaluation.loss, abs=0.1)
+    assert found.recalibration_gain_accuracy == pytest.approx(good.evaluation.accuracy - verdict.accuracy, abs=0.03)
+    assert found.recalibration_gain_loss > 1
+
+
+def test_with_many_validation_images_the_gain_compares_the_same_ones(sample: Data, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(diagnostics, "FEWEST_VAL", 200)
+    config = small(placement="bn", epochs=1)
+    result = untrained(config)
+    found = examine(config, result, sample)
+    model, _ = predict_weights(config, result.weights, sample.val)
+    before = evaluate(model, subset(sample.val, 200), config)
+    assert 0 < before.loss - found.recalibration_gain_loss < 3
+    assert abs(found.recalibration_gain_accuracy) < 0.5
+    images = found.recalibration_gain_accuracy * 200
+    assert images == pytest.approx(round(images), abs=1e-6)
+
+
+# --- what an examination leaves as it was --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("placement", [Placement.DROPOUT_BN, Placement.IC, Placement.NONE])
+def test_the_result_is_that_of_training_alone(placement: Placement, tiny: Data):
+    config = small(placement=placement, head_dropout=0.3, augmentation="crop-flip-erase", batch_size=50)
+    alone = finish(train(config, tiny))
+    with_xray = finish(start(config, [tiny]))
+    assert with_xray.xray is not None
+    assert with_xray.history_sha256 == alone.history_sha256
+    assert with_xray.weights_sha256 == alone.weights_sha256
+    assert with_xray.stability == alone.stability
+
+
+def test_the_xray_is_the_same_each_time_and_draws_from_no_generator_of_others(tiny: Data):
+    config = small(placement="dropout-bn", augmentation="crop-flip", batch_size=50)
+    result = finish(train(config, tiny))
+    before = torch.get_rng_state()
+    one = examine(config, result, tiny)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    two = examine(config, result, tiny)
+    assert one.csv() == two.csv()
+    assert one.metrics() == two.metrics()
+
+
+def test_cross_validation_has_no_xray(tiny: Data):
+    config = small(split="folds", folds=2, epochs=1)
+    result = finish(start(config, [tiny, tiny]))
+    assert (result.xray, result.xray_failure, result.stability) == (None, "", None)
+
+
+def test_a_training_that_is_closed_is_not_examined(tiny: Data):
+    training = start(small(epochs=50), [tiny])
+    next(training)
+    training.close()
+    assert list(training) == []
+
+
+# --- all networks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["small", "medium", "large"])
+@pytest.mark.parametrize("placement", list(Placement))
+def test_every_network_can_be_examined(model: str, placement: Placement, tiny: Data):
+    config = small(model=model, placement=placement, conv_dropout=0.2, head_dropout=0.3, batch_size=8, epochs=1)
+    result = untrained(config)
+    few = Data(tiny.train.first(32), tiny.val.first(20))
+    found = examine(config, result, few)
+    norms = [name for name in result.weights if name.endswith("running_var")]
+    assert [f"{layer.name}.running_var" for layer in found.layers] == norms
+    assert [layer.channels for layer in found.layers] == [len(result.weights[name]) for name in norms]
+    assert found.metrics().keys() == (ALWAYS | OF_BATCH_NORM if norms else ALWAYS)
+    has_closed_form = [math.isfinite(layer.closed_form) for layer in found.layers]
+    assert has_closed_form == [placement is Placement.DROPOUT_BN] * len(norms)
+    assert len(pickle.dumps(found)) < 100_000
+
+
+@pytest.mark.parametrize(
+    ("placement", "expected"),
+    [
+        (Placement.BN, ["after conv 1", "after conv 2", "after conv 3"]),
+        (Placement.DROPOUT_BN, ["after conv 1", "after conv 2", "after conv 3"]),
+        (Placement.IC, ["before conv 2", "before conv 3", "before linear 1", "before linear 2"]),
+    ],
+)
+def test_a_layer_is_named_by_its_position(placement: Placement, expected: list[str], tiny: Data):
+    config = small(model="medium", placement=placement, batch_size=8, epochs=1, head_dropout=0.1)
+    found = examine(config, untrained(config), Data(tiny.train.first(32), tiny.val.first(20)))
+    assert [layer.position for layer in found.layers] == expected
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_activations_are_those_that_the_network_computes(precision: str, tiny: Data):
+    """After BN they are derived from those before it: here both are taken from the network."""
+    config = small(placement="bn", precision=precision, batch_size=50, augmentation="none", epochs=1)
+    result = finish(train(config, tiny))
+    result.weights["5.weight"][::2] *= -1  # of some channels the largest values then come from the smallest
+    result.weights["5.bias"][:4] -= 1
+    model, _ = predict_weights(config, result.weights, tiny.val)
+    with torch.inference_mode(), autocast(config):
+        before = model[:5](normalize(tiny.train.pixels))
+        after = model[5](before.clone()).float()
+    found = examine(config, result, tiny).layers[1]
+    for side, values in ((found.before, before.float()), (found.after, after)):
+        assert side.mean == pytest.approx(values.mean().item(), abs=0.02)
+        assert side.variance == pytest.approx(values.var().item(), rel=0.02)
+        assert side.dead == (values.amax((0, 2, 3)) <= 0).float().mean().item()
+        assert sum(side.shares) == pytest.approx(1)
+        assert (side.low + side.high) / 2 == pytest.approx(side.mean, abs=1e-5)
+        histogram = values.clamp(side.low, side.high).histc(BINS, side.low, side.high) / values.numel()
+        assert (torch.tensor(side.shares) - histogram).abs().max() < 0.02
+
+
+# --- what is not finite, or dead --------------------------------------------------------------------------
+
+
+def test_a_dead_channel_is_left_out_and_counted(tiny: Data):
+    config = small(placement="bn", batch_size=50, epochs=1)
+    result = finish(train(config, tiny))
+    weights = tensors(result)
+    weights["0.weight"][3] = 0
+    weights["1.bias"][3] = -1
+    whole, dead = examine(config, result, tiny), examine(config, replace(result, weights=weights), tiny)
+    assert [layer.left_out for layer in whole.layers] == [0, 0]
+    assert [layer.left_out for layer in dead.layers] == [1, 0]
+    assert dead.layers[0].after.dead == 1 / 8
+    assert dead.layers[0].ratio == pytest.approx(whole.layers[0].ratio, rel=0.1)
+    assert math.isfinite(dead.layers[1].ratio)
+    assert dead.metrics().keys() == whole.metrics().keys()
+
+
+def test_weights_that_are_not_finite_have_no_numbers_and_raise_nothing(tiny: Data):
+    config = small(placement="dropout-bn", batch_size=50, epochs=1)
+    result = untrained(config)
+    weights = {n: torch.full_like(v, math.nan) if v.is_floating_point() else v for n, v in tensors(result).items()}
+    found = examine(config, replace(result, weights=weights), tiny)
+    assert found.metrics().keys() <= ALWAYS | {"xray/recalibration_gain_accuracy"}
+    rows = list(csv.DictReader(io.StringIO(found.csv().decode())))
+    assert [row["ratio"] for row in rows] == ["", ""]
+    assert json.loads(found.json())["layers"][0]["left_out"] == 8
+
+
+def test_a_network_that_makes_no_errors_has_no_confidence_on_them():
+    labels = torch.arange(10)
+    assert math.isnan(score(20 * torch.eye(10), labels).error_confidence)
+
+
+# --- sizes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("epochs", "available", "batch_size", "expected"),
+    [
+        (6, 12_000, 128, 5 * 128),  # the quick protocol: one in 120 of 72,000, in whole batches
+        (20, 60_000, 128, 4_096),  # no more are needed
+        (1, 6_000, 128, 512),  # the fewest
+        (6, 12_000, 512, 4 * 512),  # at least four batches
+        (1, 300, 128, 256),  # no more whole batches than there are
+        (1, 60_000, 60_000, 60_000),
+    ],
+)
+def test_a_pass_grows_with_the_training(epochs: int, available: int, batch_size: int, expected: int):
+    assert images_in_a_pass(small(epochs=epochs, batch_size=batch_size), available) == expected
+
+
+def test_the_validation_images_grow_with_the_training():
+    assert val_images(small(epochs=1), 6_000, 1_000) == 1_000
+    assert val_images(small(epochs=6), 12_000, 10_000) == 1_000
+    assert val_images(small(epochs=20), 60_000, 10_000) == 10_000
+    assert val_images(small(epochs=1), 6_000, 40) == 40
+
+
+# --- failures, and the journal -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sweep_of_one(tmp_path: Path, tiny: Data) -> Callable[[RunConfig], Path]:
+    """Train one configuration as `sweeper train` does, without MLflow; the folder of its journal."""
+
+    def run(config: RunConfig) -> Path:
+        def describe(trial: Any) -> RunInfo:
+            return RunInfo(key="k", name="run", params={}, tags={}, description="", folder="run")
+
+        with closing(SerialEngine([tiny], 1)) as engine:
+            view = PlainView(Progress(target=1), io.StringIO())
+            Driver(Fixed([config]), engine, JournalTracker(tmp_path), describe, view).run(1)
+        return tmp_path / "run"
+
+    return run
+
+
+def test_the_journal_holds_the_xray(sweep_of_one: Callable[[RunConfig], Path]):
+    folder = sweep_of_one(small(placement="bn-dropout", batch_size=20, epochs=1))
+    end = read_events(folder)[-1]
+    assert end["metrics"].keys() >= ALWAYS | OF_BATCH_NORM
+    assert "sweeper.xray_failure" not in end["tags"]
+    rows = list(csv.DictReader((folder / ARTIFACTS / "diagnostics" / "variance_shift.csv").read_text().splitlines()))
+    assert [row["position"] for row in rows] == ["after conv 1", "after conv 2"]
+    found = json.loads((folder / ARTIFACTS / "diagnostics" / "xray.json").read_bytes())
+    assert len(found["layers"][0]["before"]["shares"]) == BINS
+
+
+def test_without_batch_norm_there_are_numbers_and_no_files(sweep_of_one: Callable[[RunConfig], Path]):
+    folder = sweep_of_one(small(placement="dropout", batch_size=20, epochs=1))
+    assert read_events(folder)[-1]["metrics"].keys() >= ALWAYS
+    assert not (folder / ARTIFACTS / "diagnostics").exists()
+
+
+def test_an_examination_that_fails_loses_the_xray_and_nothing_else(
+    sweep_of_one: Callable[[RunConfig], Path], tiny: Data, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no\nmemory")
+
+    monkeypatch.setattr("sweeper.training.xray.examine.examine", fail)
+    config = small(placement="bn", epochs=1, batch_size=50)
+    result = finish(start(config, [tiny]))
+    assert result.xray is None
+    assert result.xray_failure == "RuntimeError: no memory"
+    assert result.weights_sha256 == finish(train(config, tiny)).weights_sha256
+    folder = sweep_of_one(config)
+    end = read_events(folder)[-1]
+    assert end["status"] == "FINISHED"
+    assert end["tags"]["sweeper.state"] == "complete"
+    assert end["tags"]["sweeper.xray_failure"] == "RuntimeError: no memory"
+    assert (folder / ARTIFACTS / "model" / "state.safetensors").exists()
+
+
+# --- scores that the X-ray reports -------------------------------------------------------------------------
+
+
+def test_calibration_error_is_that_of_torchmetrics_and_brier_that_of_its_definition():
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = 2 * torch.randn(500, 10, generator=generator), torch.randint(10, (500,), generator=generator)
+    found = score(logits, labels)
+    ece = multiclass_calibration_error(logits.softmax(1), labels, num_classes=10, n_bins=15, norm="l1")
+    assert found.ece == pytest.approx(ece.item(), abs=1e-6)
+    brier, confidence = 0.0, []
+    for row, label in zip(logits.double().softmax(1).tolist(), labels.tolist(), strict=True):
+        brier += sum((p - (k == label)) ** 2 for k, p in enumerate(row)) / 500
+        if row.index(max(row)) != label:
+            confidence.append(max(row))
+    assert found.brier == pytest.approx(brier, rel=1e-5)
+    assert found.error_confidence == pytest.approx(sum(confidence) / len(confidence), rel=1e-5)
