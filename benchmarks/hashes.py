@@ -10,32 +10,45 @@ import hashlib
 import importlib
 import json
 import sys
+from pathlib import Path
 from typing import Any, Final
 
+import sweeper
+
+TREE: Final = Path(sweeper.__file__).resolve().parents[1]
 HOMES: Final = {
     "experiment": ("sweeper.core.experiments", "sweeper.config"),
     "RunConfig": ("sweeper.core.config", "sweeper.config"),
     "resolve": ("sweeper.data.sources", "sweeper.data.fashion", "sweeper.dataset"),
     "load": ("sweeper.training.images", "sweeper.data"),
-    "start": ("sweeper.training.start", "sweeper.diagnostics"),
+    "start": ("sweeper.training.start", "sweeper.diagnostics"),  # the front door, with the X-ray
     "use_threads": ("sweeper.training.device", "sweeper.train"),
 }
 
 
 def look_up(name: str) -> Any:
-    """The object called `name`, from the first module in `HOMES` that has it.
+    """The object called `name`, from the first module in `HOMES` that this tree has.
+
+    A module that the tree lacks may still be importable, from an editable installation of another tree.
 
     Raises:
-        ImportError: no module has it.
+        ImportError: no module of this tree has it.
     """
     for module in HOMES[name]:
-        try:
-            return getattr(importlib.import_module(module), name)
-        except (ModuleNotFoundError, AttributeError):
-            continue
-    raise ImportError(
-        f"{name} is in none of {', '.join(HOMES[name])}. Add its module to HOMES in benchmarks/hashes.py."
-    )
+        place = TREE.joinpath(*module.split("."))
+        if place.with_suffix(".py").is_file() or (place / "__init__.py").is_file():
+            found = getattr(importlib.import_module(module), name, None)
+            if found is not None:
+                return found
+    raise ImportError(f"{name} is in none of {', '.join(HOMES[name])}. Add its module to HOMES.")
+
+
+def check_origin() -> None:
+    """Raise ImportError if a module of another tree was imported."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name.partition(".")[0] == "sweeper" and file and not Path(file).is_relative_to(TREE):
+            raise ImportError(f"{name} was imported from {file}, which is not in {TREE}")
 
 
 def train(fields: dict[str, Any]) -> dict[str, str]:
@@ -66,7 +79,9 @@ def hashes(result: Any) -> dict[str, str]:
 def main() -> None:
     for case in json.load(sys.stdin):
         look_up("use_threads")(case["threads"])
-        print(json.dumps({"name": case["name"], **train(case["fields"])}), flush=True)
+        result = train(case["fields"])
+        check_origin()
+        print(json.dumps({"name": case["name"], **result}), flush=True)
 
 
 if __name__ == "__main__":
