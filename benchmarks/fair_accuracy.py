@@ -12,7 +12,7 @@ variants are compared at a share of their epochs, which FILE says; what is froze
 The second stage trains the frozen recipe on all 60,000 images, and evaluates the weights after the last epoch on the
 10,000 test images, once, with no test-time augmentation: until then a training sees no test image. Each seed is written
 beside FILE before it is shown, so that an interrupted evaluation goes on where it was, and no seed is evaluated twice.
-Accuracy is said with and without near-duplicates of training images (sweeper.duplicates), against three marks: the
+Accuracy is said with and without near-duplicates of training images (benchmarks.duplicates), against three marks: the
 study's 0.948, and the bars 0.9490 and 0.9508. `default` is experiment 8 as declared, which one look at the test images
 has informed (docs/reproduction.md).
 
@@ -24,27 +24,21 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import hashlib
-import json
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from time import perf_counter
 from typing import Any, Final
 
-from filelock import FileLock, Timeout
-from scipy import stats
-
 from benchmarks.duplicates import THRESHOLD, near_duplicates
+from benchmarks.fair_pages import SUMMARY, evaluation_page, shown, summary
+from benchmarks.fair_records import Record, digest, freeze, thaw
 from benchmarks.hardware import Others, describe, usable_cores
 from benchmarks.pages import ROOT, add_save, conclude, head, table
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import Diverged, SweeperError, UsageError
 from sweeper.core.experiments import experiment
-from sweeper.core.files import write_whole
 from sweeper.core.results import EpochResult, TrainResult
 from sweeper.data.fashion import MANIFESTS, resolve
 from sweeper.data.shared import SharedSplits
@@ -61,8 +55,6 @@ FOLDER: Final = ROOT / "build" / "fair_accuracy"
 DEFAULT: Final = "default"
 RECIPE: Final = "recipe"  # the name of what is evaluated, in its record
 TUNING_SEED: Final = 1000  # the first one
-MARKS: Final = {"the study": 0.948, "weak bar": 0.9490, "strong bar": 0.9508}
-SUMMARY: Final = ("n", "mean, %", "sd, points", "95 % interval")
 MONITORED: Final = 500  # training images on which an evaluation's epochs are judged, in place of the test images
 
 # What is tried on a CPU: experiment 8, and one change at a time; all of one length, as more epochs would be dearer.
@@ -83,44 +75,6 @@ LONGER: Final[dict[str, dict[str, Any]]] = {
     "45 epochs, head only": {"epochs": 45, "placement": "bn-head-dropout"},
     "45 epochs, head only, more decay": {"epochs": 45, "placement": "bn-head-dropout", "weight_decay": 0.1},
 }  # fmt: skip
-
-
-class Record:
-    """A file of results: a line of what they are of, then a line a result, each of which is there once.
-
-    Raises:
-        UsageError: the file is of something else, or another process writes it.
-    """
-
-    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
-        self.path, self.header = path, json.loads(json.dumps(header))
-        lines = path.read_text().splitlines() if path.exists() else []
-        found, *self.entries = [json.loads(line) for line in lines] or [self.header]
-        if found != self.header:
-            changed = sorted(name for name in {*found, *self.header} if found.get(name) != self.header.get(name))
-            raise UsageError(f"{path}: results of another {', '.join(changed)}; move it away, or use another --recipe")
-
-    @classmethod
-    @contextmanager
-    def opened(cls, path: Path, header: Mapping[str, Any]) -> Iterator[Record]:
-        """The record at `path`, which no other process writes meanwhile."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(path.with_name(f".{path.name}.lock"), timeout=0):
-                yield cls(path, header)
-        except Timeout:
-            raise UsageError(f"{path}: another process is writing it; wait for its end") from None
-
-    def of(self, name: str, seed: int) -> dict[str, Any] | None:
-        """The result of a seed of a candidate, if there is one."""
-        return next((entry for entry in self.entries if (entry["name"], entry["seed"]) == (name, seed)), None)
-
-    def add(self, entry: Mapping[str, Any]) -> None:
-        """Write a result: all of it or nothing, and onto the disk."""
-        assert self.of(entry["name"], entry["seed"]) is None, f"{entry['name']}, seed {entry['seed']} is there already"
-        self.entries.append(json.loads(json.dumps(entry)))
-        lines = map(json.dumps, [self.header, *self.entries])
-        write_whole(self.path, "".join(f"{line}\n" for line in lines).encode())
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -273,46 +227,6 @@ def best(entries: Sequence[Mapping[str, Any]], names: Mapping[str, Any]) -> str:
     return max(ranks, key=lambda name: ranks[name])
 
 
-def digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 of everything but the digest itself."""
-    rest = {name: value for name, value in content.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def freeze(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a recipe with its digest, whole, where there is none.
-
-    Raises:
-        UsageError: `path` exists by now.
-    """
-    frozen = {**content, "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
-    frozen["sha256"] = digest(frozen)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.whole")
-    try:
-        write_whole(aside, f"{json.dumps(frozen, indent=1)}\n".encode())
-        os.link(aside, path)  # which, other than a renaming, replaces nothing
-    except FileExistsError:
-        raise UsageError(f"--recipe {path}: exists, and a frozen recipe stays as it is; name another file") from None
-    finally:
-        aside.unlink(missing_ok=True)
-    return frozen
-
-
-def thaw(path: Path) -> tuple[RunConfig, dict[str, Any]]:
-    """A frozen recipe, and all that its file says.
-
-    Raises:
-        UsageError: there is none, or it is not as it was frozen.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--recipe {path}: cannot be read ({error}); --tune writes one") from None
-    if not isinstance(content, dict) or content.get("sha256") != digest(content):
-        raise UsageError(f"--recipe {path}: not as it was frozen, by its SHA-256; tune again, into another file")
-    return RunConfig.create(**content["recipe"]), content
-
-
 # --- evaluation -----------------------------------------------------------------------------------
 
 
@@ -362,49 +276,6 @@ def _evaluate(missing: Mapping[tuple[str, int], RunConfig], record: Record, fold
 
 
 # --- pages ----------------------------------------------------------------------------------------
-
-
-def summary(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, standard deviation, and 95 % interval of the mean by Student's t; None where one value has none."""
-    mean, n = fmean(values), len(values)
-    sd = stdev(values) if n > 1 else None
-    half = None if sd is None else float(stats.t.ppf(0.975, n - 1)) * sd / n**0.5
-    return {"n": n, "mean": mean, "sd": sd, "interval": None if half is None else [mean - half, mean + half]}
-
-
-def against(found: Mapping[str, Any], mark: float) -> str:
-    """Where a mean and its interval lie."""
-    words = "reached" if found["mean"] >= mark else "not reached"
-    if found["interval"] is None:
-        return f"{words}, by one seed"
-    low, high = found["interval"]
-    return f"{words}; the interval {'lies above' if low > mark else 'lies below' if high < mark else 'holds it'}"
-
-
-def shown(found: Mapping[str, Any]) -> list[str]:
-    """A summary as cells, in percent."""
-    sd = "" if found["sd"] is None else f"{100 * found['sd']:.3f}"
-    interval = "" if found["interval"] is None else "[{:.3f}, {:.3f}]".format(*(100 * x for x in found["interval"]))
-    return [str(found["n"]), f"{100 * found['mean']:.3f}", sd, interval]
-
-
-def evaluation_page(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[str, Any]]:
-    """The tables of an evaluation, and everything in them."""
-    complete = [entry for entry in entries if "diverged" not in entry]
-    record: dict[str, Any] = {"seeds": list(entries), "diverged": len(entries) - len(complete)}
-    if not complete:
-        return [f"All {len(entries)} seeds diverged."], record
-    near = complete[0]["near_duplicates"]
-    both = {f"all {complete[0]['images']:,}": summary([entry["accuracy"] for entry in complete]),
-            f"without {near} near-duplicates": summary([entry["accuracy_without"] for entry in complete])}  # fmt: skip
-    seconds = [entry["seconds"] for entry in complete]
-    facts = [["parameters", f"{complete[0]['parameters']:,}"], ["epochs", str(complete[0]["epochs"])],
-             ["seconds of training a seed", f"{fmean(seconds):.1f} [{min(seconds):.1f}-{max(seconds):.1f}]"],
-             ["seeds that diverged, and are in no mean", str(record["diverged"])]]  # fmt: skip
-    means = [[images, *shown(found)] for images, found in both.items()]
-    marks = [[name, f"{mark:.4f}", *(against(found, mark) for found in both.values())] for name, mark in MARKS.items()]
-    parts = [table(["test images", *SUMMARY], means), table(["mark", "", *both], marks), table(["", ""], facts)]
-    return parts, record | {"accuracy": dict(zip(("all", "without"), both.values(), strict=True)), "marks": MARKS}
 
 
 def tuning_page(frozen: Mapping[str, Any]) -> str:

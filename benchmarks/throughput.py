@@ -14,18 +14,21 @@ from __future__ import annotations
 import argparse
 import statistics
 from itertools import product
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from benchmarks.hardware import THREADS, Others, describe
 from benchmarks.pages import Spread, add_save, conclude, head, table
-from benchmarks.train_throughput import training_flops
 from sweeper.core.config import Placement, RunConfig
+from sweeper.core.images import SIDE
 from sweeper.data.fashion import resolve
 from sweeper.training.device import resolve_precision, use_threads
 from sweeper.training.folds import finish
 from sweeper.training.images import load
 from sweeper.training.loop import train
+from sweeper.training.network import build_model
 
 
 def cases(args: argparse.Namespace) -> list[RunConfig]:
@@ -37,6 +40,26 @@ def cases(args: argparse.Namespace) -> list[RunConfig]:
         base.derive(model=model, batch_size=size, device=device, precision=resolve_precision(args.precision, device))
         for device, model, size in product(args.devices, args.models, args.batch_sizes)
     ]
+
+
+def training_flops(config: RunConfig) -> int:
+    """Operations that convolutions and linear layers need to train on one image; a multiply-add is two.
+
+    Three times the forward pass, one for each of output, input gradient and weight gradient;
+    the first layer needs no input gradient.
+    """
+    forward: list[int] = []
+
+    def count(layer: nn.Module, _: Any, output: Tensor) -> None:
+        forward.append(2 * layer.weight[0].numel() * output[0, 0].numel() * output.shape[1])
+
+    model = build_model(config).eval()
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(count)
+    with torch.no_grad():
+        model(torch.zeros(1, 1, SIDE, SIDE))
+    return 3 * sum(forward) - forward[0]
 
 
 def main() -> None:

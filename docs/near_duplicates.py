@@ -1,6 +1,6 @@
 """Count the near-duplicates of FashionMNIST, and draw pairs around the threshold (half a minute on two cores).
 
-    python docs/near_duplicates.py [--data-dir FOLDER]
+    python -m docs.near_duplicates [--data-dir FOLDER]
 
 Prints how many test images are closer to a training image than some thresholds, how many of those pairs have two
 labels, and the classes at the threshold in use. Writes docs/images/near-duplicates.png, in which each row is a band of

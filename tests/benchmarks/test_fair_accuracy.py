@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks import fair_accuracy as fair
+from benchmarks import fair_pages, fair_records
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import Diverged, SweeperError, UsageError
 from sweeper.core.experiments import experiment
@@ -70,7 +71,7 @@ def test_tuning_reads_no_test_image_and_freezes_the_best(
     assert [(e["name"], e["seed"], e["epochs"]) for e in frozen["tried"]] == [
         (name, seed, 1) for seed in (fair.TUNING_SEED, fair.TUNING_SEED + 1) for name in SMALL
     ]
-    config, content = fair.thaw(tmp_path / "recipe.json")
+    config, content = fair_records.thaw(tmp_path / "recipe.json")
     assert (config, content) == (BASE, frozen)  # of all its epochs, and of split=blog
     assert config.split == "blog"
     assert (content["tuned"]["epochs_scale"], looks) == (0.5, [])
@@ -83,34 +84,36 @@ def test_a_frozen_recipe_is_not_written_again(tmp_path: Path, two: None, monkeyp
     with pytest.raises(UsageError, match="exists, and a frozen recipe stays as it is"):
         fair.tune(BASE, SAMPLE_DIR, path, 1, 1.0, 1)
     with pytest.raises(UsageError, match="exists, and a frozen recipe stays as it is"):
-        fair.freeze(path, {"recipe": {}})  # as if it had come into being meanwhile
+        fair_records.freeze(path, {"recipe": {}})  # as if it had come into being meanwhile
     assert (path.read_text(), list(tmp_path.iterdir())) == ("mine", [path])
 
 
 def test_a_recipe_that_was_changed_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
-    fair.freeze(path, {"recipe": BASE.model_dump(mode="json")})
+    fair_records.freeze(path, {"recipe": BASE.model_dump(mode="json")})
     path.write_text(path.read_text().replace('"lr": 0.001', '"lr": 0.002'))
     with pytest.raises(UsageError, match="not as it was frozen"):
-        fair.thaw(path)
+        fair_records.thaw(path)
     with pytest.raises(UsageError, match="cannot be read"):
-        fair.thaw(tmp_path / "other.json")
+        fair_records.thaw(tmp_path / "other.json")
 
 
 def test_tuning_that_was_interrupted_goes_on(tmp_path: Path, two: None, monkeypatch: pytest.MonkeyPatch) -> None:
     path, trained = tmp_path / "recipe.json", []
-    add = fair.Record.add
+    add = fair_records.Record.add
 
-    def stopped(self: fair.Record, entry: dict[str, Any]) -> None:
+    def stopped(self: fair_records.Record, entry: dict[str, Any]) -> None:
         if len(trained) == 1:
             raise KeyboardInterrupt
         trained.append(entry["name"])
         add(self, entry)
 
-    monkeypatch.setattr(fair.Record, "add", stopped)
+    monkeypatch.setattr(fair_records.Record, "add", stopped)
     with pytest.raises(KeyboardInterrupt):
         fair.tune(BASE, SAMPLE_DIR, path, 1, 0.5, 1)
-    monkeypatch.setattr(fair.Record, "add", lambda self, entry: (trained.append(entry["name"]), add(self, entry)))
+    monkeypatch.setattr(
+        fair_records.Record, "add", lambda self, entry: (trained.append(entry["name"]), add(self, entry))
+    )
     assert len(fair.tune(BASE, SAMPLE_DIR, path, 1, 0.5, 1)["tried"]) == 2
     assert trained == list(SMALL)
 
@@ -206,13 +209,13 @@ def test_results_of_another_recipe_are_refused(tmp_path: Path, other: dict[str, 
 
 def test_two_evaluations_at_once_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    with fair.Record.opened(path, {}), pytest.raises(UsageError, match="another process"):
+    with fair_records.Record.opened(path, {}), pytest.raises(UsageError, match="another process"):
         evaluate(path, 1)
 
 
 def test_a_result_is_on_the_disk_before_the_next_and_never_there_twice(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    record = fair.Record(path, {"stage": "evaluate"})
+    record = fair_records.Record(path, {"stage": "evaluate"})
     record.add({"name": "recipe", "seed": 0})
     assert [json.loads(line) for line in path.read_text().splitlines()] == [record.header, *record.entries]
     with pytest.raises(AssertionError, match="there already"):
@@ -227,7 +230,7 @@ def test_a_seed_that_diverged_is_an_outcome(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(fair, "train_all", diverge)
     entries = evaluate(tmp_path / "results.jsonl", 2)
     assert [entry["diverged"] for entry in entries] == ["loss 99"] * 2
-    assert fair.evaluation_page(entries)[1]["diverged"] == 2
+    assert fair_pages.evaluation_page(entries)[1]["diverged"] == 2
 
 
 def test_any_other_failure_ends_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,11 +247,11 @@ def test_any_other_failure_ends_the_command(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_interval_is_that_of_students_t() -> None:
-    found = fair.summary([0.94, 0.95, 0.96])
+    found = fair_pages.summary([0.94, 0.95, 0.96])
     assert (found["n"], found["mean"], found["sd"]) == (3, pytest.approx(0.95), pytest.approx(0.01))
     half = 4.302653 * 0.01 / 3**0.5
     assert found["interval"] == pytest.approx([0.95 - half, 0.95 + half])
-    assert fair.summary([0.94])["interval"] is None
+    assert fair_pages.summary([0.94])["interval"] is None
 
 
 @pytest.mark.parametrize(
@@ -257,7 +260,7 @@ def test_the_interval_is_that_of_students_t() -> None:
      (0.951, "not reached; the interval holds it"), (0.99, "not reached; the interval lies below")],
 )  # fmt: skip
 def test_a_mean_is_held_against_the_marks(mark: float, words: str) -> None:
-    assert fair.against({"mean": 0.95, "interval": [0.94, 0.96]}, mark) == words
+    assert fair_pages.against({"mean": 0.95, "interval": [0.94, 0.96]}, mark) == words
 
 
 @pytest.mark.parametrize(
