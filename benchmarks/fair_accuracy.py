@@ -236,7 +236,7 @@ def evaluate(
     """Train the first `seeds` seeds of `config` on all images, and evaluate each once, unless it has been.
 
     Args:
-        config: the recipe, with split=blog.
+        config: the recipe, with split=test.
         sha256: that names it.
         folder: of the data set.
         path: of the record of this recipe's results.

@@ -20,7 +20,7 @@ ENGINES: Final = ("auto", "serial", "processes", "gpu", "ray")
 MAX_WORKERS: Final = 1_024
 Command = Callable[..., Any]
 EXP_HELP: Final = (
-    "The study's experiment: 1 small plain, 2 medium plain, 3 medium augmented, 4 BatchNorm, 5 Dropout, 6 both, "
+    "The article's experiment: 1 small plain, 2 medium plain, 3 medium augmented, 4 BatchNorm, 5 Dropout, 6 both, "
     "7 both augmented, 8 large, both, augmented."
 )
 
@@ -51,6 +51,14 @@ class EngineName(click.Choice[str]):
             click.echo("warning: --engine fused is now --engine gpu. Use the new name.", err=True)
             return "gpu"
         return super().convert(value, param, ctx)
+
+
+class Split(click.Choice[str]):
+    """The name of a split. `blog`, the former name of `test`, is accepted."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name that `RunConfig` knows."""
+        return super().convert("test" if value == "blog" else value, param, ctx)
 
 
 class Number(click.FloatRange):

@@ -13,6 +13,7 @@ from sweeper.cli.options import (
     Experiment,
     Number,
     OrAuto,
+    Split,
     ends_unread,
     engine_options,
     overrides,
@@ -30,8 +31,8 @@ from sweeper.cli.say import print_json, say_where
 @click.command()
 @click.option("--exp", type=Experiment(), default=6, show_default=True, help=EXP_HELP)
 @overrides
-@click.option("--split", type=OrAuto(click.Choice(["blog", "holdout"])), default="auto", show_default=True,
-              help="blog: validate on the test images, as the study; holdout: on held-out training images.",
+@click.option("--split", type=OrAuto(Split(["test", "holdout"])), default="auto", show_default=True,
+              help="test: validate on the test images, as the article; holdout: on held-out training images.",
 )  # fmt: skip
 @shared
 @ends_unread

@@ -1,4 +1,4 @@
-"""One run is one immutable, validated value; the study's eight experiments are eight such values.
+"""One run is one immutable, validated value; the article's eight experiments are eight such values.
 
 `RunConfig` holds everything that decides what a run computes. Its fields are the parameters
 that MLflow shows, and a run can be rebuilt from them exactly (`RunConfig.from_params`).
@@ -23,6 +23,7 @@ from sweeper.core.errors import ConfigError
 MAX_BATCH_SIZE: Final = 60_000
 MAX_TRAIN_IMAGES: Final = 60_000
 MAX_EPOCHS: Final = 10_000
+FORMER_SPLIT: Final = "blog"
 DEVICE: Final = r"(cpu|cuda(:\d{1,3})?)"
 NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 TAKEN: Final = re.compile(r"runs|reproduce(-.*)?")  # in the journal and among the reports, by others than studies
@@ -66,7 +67,7 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    experiment: int = Field(0, ge=0, le=8, description="The study's experiment, 1-8; 0 for none of them.")
+    experiment: int = Field(0, ge=0, le=8, description="The article's experiment, 1-8; 0 for none of them.")
     model: Literal["small", "medium", "large"] = Field("medium", description="Network size.")
     placement: Placement = Field(Placement.BN_DROPOUT, description="Placement of BatchNorm and Dropout.")
     conv_dropout: Rate = Field(
@@ -94,9 +95,9 @@ class RunConfig(BaseModel):
     dataset: Literal["fashion-mnist", "sample"] = Field(
         "fashion-mnist", description="The 70,000 images, or the 8,000 of them that the package carries."
     )
-    split: Literal["blog", "holdout", "folds"] = Field(
+    split: Literal["test", "holdout", "folds"] = Field(
         "holdout",
-        description="blog: train on all training images and call the test images validation, as the study does; "
+        description="test: train on all training images and validate on the test images, as the article does; "
         "holdout: hold out stratified training images; folds: stratified cross-validation.",
     )
     folds: int = Field(0, ge=0, le=100, description="Number of folds when split is folds, else 0.")
@@ -109,6 +110,12 @@ class RunConfig(BaseModel):
     )
     device: str = Field("cpu", pattern=f"^{DEVICE}$", description="cpu, cuda, or cuda:N.")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Arithmetic of convolutions and products.")
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _present_name(cls, split: Any) -> Any:
+        """`blog` is what 0.1.0 called the split `test`."""
+        return "test" if split == FORMER_SPLIT else split
 
     @field_validator("conv_dropout", "head_dropout")
     @classmethod
@@ -189,6 +196,8 @@ class RunConfig(BaseModel):
         """A hash equal for two configurations exactly when they train the same network the same way."""
         fields = self.model_dump(mode="json", exclude={"experiment", *self.later_fields_unused})
         fields["placement"] = self.network_placement.value
+        if self.split == "test":
+            fields["split"] = FORMER_SPLIT  # so that runs recorded under this name are recognised
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -7,10 +7,10 @@ from typing import Any, Final
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import ConfigError
 
-_PLAIN: Final = {"epochs": 20, "lr": 1e-3, "schedule": "constant", "split": "blog"}
+_PLAIN: Final = {"epochs": 20, "lr": 1e-3, "schedule": "constant", "split": "test"}
 _SCHEDULED: Final = _PLAIN | {"schedule": "cosine"}
 
-# Our declared instantiation of the study's eight experiments (docs/reproduction.md says why).
+# Our declared instantiation of the article's eight experiments (docs/reproduction.md says why).
 EXPERIMENTS: Final[dict[int, dict[str, Any]]] = {
     1: _PLAIN | {"model": "small", "placement": "none"},
     2: _PLAIN | {"model": "medium", "placement": "none"},
@@ -37,7 +37,7 @@ EXPERIMENTS: Final[dict[int, dict[str, Any]]] = {
         "lr": 4e-3,
         "weight_decay": 0.02,
         "schedule": "onecycle",
-        "split": "blog",
+        "split": "test",
     },
 }
 
@@ -54,7 +54,7 @@ EXPERIMENT_TITLES: Final = {
 
 
 def experiment(number: int, **fields: Any) -> RunConfig:
-    """The study's experiment `number` (1-8), with `fields` in place of its own.
+    """The article's experiment `number` (1-8), with `fields` in place of its own.
 
     Raises:
         ConfigError: there is no such experiment, or a field is wrong.

@@ -1,6 +1,6 @@
 """What a run may see of a data set, as arrays: its splits, and the memory in which processes share them.
 
-The 10,000 test images are read by `load_test` and by `split="blog"` alone. Nothing here needs torch.
+The 10,000 test images are read by `load_test` and by `split="test"` alone. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Split:
 def load(config: RunConfig, folder: Path) -> list[Split]:
     """The splits of a run: one, or one for each fold when `config.split` is folds.
 
-    Only `split="blog"` reads the test images, and calls them validation, as the study does.
+    Only `split="test"` reads the test images, and calls them validation, as the article does.
 
     Raises:
         ConfigError: a batch, or `config.train_images`, is more than the images there are to train on.
@@ -66,7 +66,7 @@ def load(config: RunConfig, folder: Path) -> list[Split]:
     """
     manifest = MANIFESTS[config.dataset]
     train = _load(manifest.train, folder)
-    if config.split == "blog":
+    if config.split == "test":
         parts = [Split(train, _load(manifest.test, folder))]
     elif config.split == "holdout":
         parts = [holdout(train, manifest.holdout)]

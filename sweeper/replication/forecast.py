@@ -27,7 +27,7 @@ SPEED: Final = 2.05e10  # a second and core
 
 
 def cost(config: RunConfig, manifest: Manifest) -> float:
-    """Work of a run on the split `blog`, in multiply-adds of training; only ratios of costs have a meaning."""
+    """Work of a run on the split `test`, in multiply-adds of training; only ratios of costs have a meaning."""
     train = config.train_images or _images(manifest)
     judged = manifest.test[1].shape[0]
     images = train + (judged + min(judged, train)) / 3

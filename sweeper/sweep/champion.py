@@ -34,7 +34,7 @@ def _champion(sweep: _Sweep, best: Trial, tracker: Tracker, signals: Signals) ->
     The test images take no part in anything but that one evaluation, after the last epoch.
     """
     env, study = sweep.env, sweep.study
-    config = best.config.derive(split="blog", folds=0, train_images=0)
+    config = best.config.derive(split="test", folds=0, train_images=0)
     folder = f"{study.name}/champion-{best.number:04d}"
     result = _recorded_test(env, folder, study.uid) or _retrain(sweep, best, config, folder, tracker, signals)
     if isinstance(tracker, MlflowTracker) and not tracker.registry.registered(env.journal / folder):

@@ -59,15 +59,15 @@ def _user() -> str:
 def _words(config: RunConfig, counts: dict[str, int]) -> str:
     """A run in a paragraph that a person can read in MLflow's UI."""
     title = EXPERIMENT_TITLES.get(config.experiment, "")
-    of_study = f"Derived from experiment {config.experiment} of the study ({title}). " if title else ""
+    of_article = f"Derived from experiment {config.experiment} of the article ({title}). " if title else ""
     rates = f"Dropout rate {config.conv_dropout:.3g} in the convolutional part, {config.head_dropout:.3g} in the head"
     split = {
-        "blog": "`val` is the test set, as in the study: nothing may be selected by it",
+        "test": "`val` is the test set, as in the article: nothing may be selected by it",
         "holdout": "`val` is held out of the training images; the test images were not loaded",
         "folds": f"all values are means over {config.folds} stratified folds; the test images were not loaded",
     }[config.split]
     return (
-        f"{of_study}**{config.model}** network, placement **{config.placement.value}**. {rates}. "
+        f"{of_article}**{config.model}** network, placement **{config.placement.value}**. {rates}. "
         f"{config.epochs} epochs of {counts['train_images']:,} images, batch size {config.batch_size}, "
         f"augmentation {config.augmentation}, AdamW at {config.lr:g} ({config.schedule}). "
         f"Judged on {counts['val_images']:,} images: {split}. "

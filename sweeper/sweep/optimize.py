@@ -106,7 +106,7 @@ def _check_space(space: Space, chosen: Chosen) -> None:
     space.validate(chosen.config)
     images = chosen.manifest.train[1].shape[0]
     smallest = {
-        "blog": images,
+        "test": images,
         "holdout": images - chosen.manifest.holdout,
         "folds": images - -(-images // max(chosen.config.folds, 1)),
     }[chosen.config.split]

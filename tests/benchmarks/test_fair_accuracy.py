@@ -21,7 +21,7 @@ from sweeper.training.images import Data, load
 
 BASE = experiment(1, dataset="sample", epochs=2, train_images=200)
 SMALL = {"as it is": {}, "slower": {"lr": 1e-5}}
-RECIPE = BASE.derive(epochs=1, split="blog")
+RECIPE = BASE.derive(epochs=1, split="test")
 
 
 @pytest.fixture(autouse=True)
@@ -72,8 +72,8 @@ def test_tuning_reads_no_test_image_and_freezes_the_best(
         (name, seed, 1) for seed in (fair.TUNING_SEED, fair.TUNING_SEED + 1) for name in SMALL
     ]
     config, content = fair_records.thaw(tmp_path / "recipe.json")
-    assert (config, content) == (BASE, frozen)  # of all its epochs, and of split=blog
-    assert config.split == "blog"
+    assert (config, content) == (BASE, frozen)  # of all its epochs, and of split=test
+    assert config.split == "test"
     assert (content["tuned"]["epochs_scale"], looks) == (0.5, [])
 
 

@@ -24,6 +24,13 @@ HOLDS = {
 }
 
 
+# of the eight experiments in 0.1.0, which called the split `test` otherwise
+FORMER_KEYS = {
+    1: "232bc6e29ce07f57", 2: "55491190a80f7e6b", 3: "c583fdf0bd081f47", 4: "0ba0796d3a81acc0",
+    5: "4757fb12ca8e3e02", 6: "859bd5c5824a2675", 7: "24dd852e89a97fba", 8: "beee2fa491ac4423",
+}  # fmt: skip
+
+
 def refusal(**fields: Any) -> str:
     """The message with which `fields` are refused; always one line."""
     with pytest.raises(ConfigError) as caught:
@@ -247,7 +254,7 @@ rates = st.floats(0, 1, exclude_max=True)
 @st.composite
 def configs(draw: st.DrawFn) -> RunConfig:
     placement = draw(st.sampled_from(Placement))
-    split = draw(st.sampled_from(["blog", "holdout", "folds"]))
+    split = draw(st.sampled_from(["test", "holdout", "folds"]))
     return RunConfig.create(
         experiment=draw(st.integers(0, 8)),
         model=draw(st.sampled_from(["small", "medium", "large"])),
@@ -332,7 +339,7 @@ def test_the_number_of_an_experiment_does_not_change_its_key():
         {"schedule": "cosine"},
         {"seed": 1},
         {"dataset": "sample"},
-        {"split": "blog"},
+        {"split": "test"},
         {"split": "folds", "folds": 5},
         {"precision": "bf16"},
         {"train_images": 12_000},
@@ -395,7 +402,7 @@ def test_an_experiment_is_as_in_the_studys_table(number: int):
 def test_an_experiment_follows_the_studys_protocol(number: int):
     config = experiment(number)
     assert config.experiment == number
-    assert (config.split, config.dataset) == ("blog", "fashion-mnist")
+    assert (config.split, config.dataset) == ("test", "fashion-mnist")
 
 
 def test_there_are_eight_experiments_each_with_a_title():
@@ -409,6 +416,18 @@ def test_experiment_2_has_no_l2():
 @pytest.mark.parametrize("number", [6, 7, 8])
 def test_batch_norm_stands_before_dropout_as_the_study_advises(number: int):
     assert experiment(number).placement is Placement.BN_DROPOUT
+
+
+def test_the_former_name_of_the_split_test_is_accepted_and_stays_in_the_key():
+    new, former = experiment(6, split="test"), experiment(6, split="blog")
+    assert new == former == RunConfig.from_params(new.to_params() | {"split": "blog"})
+    assert new.to_params()["split"] == "test"
+    assert new.key == FORMER_KEYS[6]
+
+
+@pytest.mark.parametrize("number", EXPERIMENTS)
+def test_the_key_of_an_experiment_is_that_of_0_1_0(number: int):
+    assert experiment(number).key == FORMER_KEYS[number]
 
 
 def test_fields_replace_those_of_an_experiment():

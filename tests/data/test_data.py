@@ -343,17 +343,17 @@ def test_a_missing_file_is_refused(folder: Path):
 # --- splits ------------------------------------------------------------------------------------------
 
 
-def test_blog_trains_on_every_training_image_and_judges_on_the_test_images(folder: Path):
-    (split,) = load(SMALL.derive(split="blog"), folder)
+def test_split_test_trains_on_every_training_image_and_judges_on_the_test_images(folder: Path):
+    (split,) = load(SMALL.derive(split="test"), folder)
     train, test = (torch.tensor(read_idx(folder, files[0])) for files in (dataset.FULL.train, dataset.FULL.test))
     assert torch.equal(split.train.pixels, train)
     assert torch.equal(split.val.pixels, test)
 
 
-def test_load_test_is_the_split_of_the_blog(folder: Path):
-    final, (blog,) = load_test(SMALL, folder), load(SMALL.derive(split="blog"), folder)
-    assert torch.equal(final.train.pixels, blog.train.pixels)
-    assert torch.equal(final.val.pixels, blog.val.pixels)
+def test_load_test_is_the_split_test(folder: Path):
+    final, (judged,) = load_test(SMALL, folder), load(SMALL.derive(split="test"), folder)
+    assert torch.equal(final.train.pixels, judged.train.pixels)
+    assert torch.equal(final.val.pixels, judged.val.pixels)
 
 
 @pytest.mark.parametrize(("split", "splits"), [({"split": "holdout"}, 1), ({"split": "folds", "folds": 3}, 3)])
@@ -361,7 +361,7 @@ def test_the_test_images_are_out_of_reach_of_what_selects(folder: Path, split: d
     for name in ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"):
         (folder / name).write_bytes(b"whoever opens this fails")
     assert [len(d.train) + len(d.val) for d in load(SMALL.derive(**split), folder)] == [40] * splits
-    refusal(load, SMALL.derive(split="blog"), folder)
+    refusal(load, SMALL.derive(split="test"), folder)
     refusal(load_test, SMALL.derive(**split), folder)
 
 
@@ -410,9 +410,9 @@ def test_load_has_one_split_a_fold(folder: Path):
     assert [len(split.val) for split in splits] == [10] * 4
 
 
-@pytest.mark.parametrize("split", [{"split": "holdout"}, {"split": "folds", "folds": 4}, {"split": "blog"}], ids=str)
+@pytest.mark.parametrize("split", [{"split": "holdout"}, {"split": "folds", "folds": 4}, {"split": "test"}], ids=str)
 def test_a_batch_larger_than_the_training_set_is_refused(folder: Path, split: dict[str, Any]):
-    images = 40 if split["split"] == "blog" else 30
+    images = 40 if split["split"] == "test" else 30
     assert load(SMALL.derive(batch_size=images, **split), folder)
     message = refusal(load, SMALL.derive(batch_size=images + 1, **split), folder, error=ConfigError)
     assert f"batch_size={images + 1}: larger than the {images} training images" in message
@@ -421,7 +421,7 @@ def test_a_batch_larger_than_the_training_set_is_refused(folder: Path, split: di
 # --- fewer images to train on --------------------------------------------------------------------------
 
 SPLITS = pytest.mark.parametrize(
-    "split", [{"split": "holdout"}, {"split": "folds", "folds": 4}, {"split": "blog"}], ids=str
+    "split", [{"split": "holdout"}, {"split": "folds", "folds": 4}, {"split": "test"}], ids=str
 )
 
 
@@ -437,7 +437,7 @@ def test_fewer_images_to_train_on_are_some_of_those_that_the_split_leaves(folder
 
 @SPLITS
 def test_more_images_than_there_are_to_train_on_are_refused(folder: Path, split: dict[str, Any]):
-    left = 40 if split["split"] == "blog" else 30
+    left = 40 if split["split"] == "test" else 30
     assert len(load(SMALL.derive(train_images=left, **split), folder)[0].train) == left
     message = refusal(load, SMALL.derive(train_images=left + 1, **split), folder, error=ConfigError)
     assert f"train_images={left + 1}: split={split['split']} of fashion-mnist leaves {left}" in message

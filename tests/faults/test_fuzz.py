@@ -76,7 +76,7 @@ right: dict[str, st.SearchStrategy[Any]] = {
     "schedule": st.sampled_from(["constant", "cosine", "onecycle"]),
     "seed": st.integers(0, 2**31 - 1),
     "dataset": st.sampled_from(["fashion-mnist", "sample"]),
-    "split": st.sampled_from(["blog", "holdout", "folds"]),
+    "split": st.sampled_from(["test", "holdout", "folds"]),
     "folds": st.sampled_from([0, 2, 100]),
     "device": st.sampled_from(["cpu", "cuda", "cuda:7"]),
     "precision": st.sampled_from(["fp32", "bf16"]),

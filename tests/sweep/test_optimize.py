@@ -404,7 +404,7 @@ def test_the_champion_is_trained_on_everything_and_its_weights_are_in_the_journa
     result = sweep(trials=1, final=True)
     (folder,) = (place.home / "journal/few").glob("champion-*")
     start, epoch, end = read_events(folder)
-    assert start["params"]["split"] == "blog"
+    assert start["params"]["split"] == "test"
     assert "retrained on all 7,000 training images" in start["description"]
     assert set(epoch["metrics"]) & {"train/loss", "val/loss"} == {"train/loss"}
     assert end["metrics"] == {name: value for name, value in result["test"].items() if name != "trial"}

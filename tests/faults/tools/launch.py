@@ -151,7 +151,7 @@ def come_to(outcome: str | None, config: RunConfig) -> None:
             config.derive(batch_size=0)
 
 
-sweeper.start.training = lambda config, data: train(config, data[0])  # in a worker too: it imports this module first
+sweeper.training.start.training = lambda config, data: train(config, data[0])  # in a worker too: it imports this module first
 
 
 # --- the driver ----------------------------------------------------------------------------------------
