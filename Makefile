@@ -7,7 +7,7 @@ INSTALL := $(PIP) install --constraint constraints.txt
 DEMO := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults docker-test check docs bench clean
+.PHONY: help setup demo test unit faults docker-test check docs bench clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -36,6 +36,10 @@ demo: .venv/installed  ## Run a 50-trial sweep on the embedded data, and say whe
 test: .venv/installed-dev  ## Pass the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 15
 
+unit: .venv/installed-dev  ## Pass the unit tests alone: no commands, faults, browsers or contracts
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/browser --ignore tests/contract \
+		--ignore tests/faults --ignore tests/process
+
 faults: .venv/installed-dev  ## Run the long fault suite and write docs/reliability.md (20 to 40 minutes)
 	@mkdir -p build && rm -f build/faults.jsonl
 	@FAULTS_TALLY=$(CURDIR)/build/faults.jsonl $(BIN)/python -m pytest tests/faults tests/process/test_bad_input.py \
@@ -51,10 +55,10 @@ check: .venv/installed-dev  ## Lint, types, who imports whom, generated pages
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python docker/check.py
-	$(BIN)/cog --check -r docs/cli.md docs/reliability.md docs/reproduction.md docs/verify.md README.md
+	PYTHONPATH=. $(BIN)/cog --check -r docs/cli.md docs/modules.md docs/reliability.md docs/reproduction.md docs/verify.md README.md
 
 docs: .venv/installed-dev  ## Write the generated parts of the documentation again
-	$(BIN)/cog -r docs/cli.md docs/reliability.md docs/reproduction.md docs/verify.md README.md
+	PYTHONPATH=. $(BIN)/cog -r docs/cli.md docs/modules.md docs/reliability.md docs/reproduction.md docs/verify.md README.md
 
 bench: .venv/installed-dev  ## Run the benchmarks and keep their results (about 40 minutes on 2 quiet cores)
 	$(BIN)/python -m benchmarks.peers --save
