@@ -48,14 +48,13 @@ PALETTE: Final = {
     "green": (GREEN, "#2CC295"),
     "pink": (PINK, "#DF9CC2"),
     "sky": (SKY, "#8CCFF5"),
-    "ramp-0": ("#BCCBDA", "#33475A"),  # of accuracies, the worst, as parallel.RAMP
+    "ramp-0": ("#BCCBDA", "#33475A"),  # of accuracies, the worst
     "ramp-1": ("#7DBBE2", "#3A75A3"),
     "ramp-2": ("#0072B3", "#56B0E6"),  # blue, but for the key that page.js finds it by
     "ramp-3": ("#002B45", "#D8EFFD"),
 }
 COLORWAY: Final = (BLUE, VERMILLION, GREEN, ORANGE, PINK, SKY, INK, GREY)
 FONT: Final = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-AXIS_WIDTH: Final = 110  # pixels, at least, from one parallel axis to the next
 LONGEST_LINE: Final = 26  # characters of a cell that is not broken
 CHART_HEIGHT: Final = 420  # pixels, where a figure does not say
 NOTHING: Final = "\N{EN DASH}"
@@ -86,9 +85,8 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> bytes:
         lead: the sentences below it: what the page says, in short.
         sections: in their order; their titles are its table of contents.
     """
-    needed = {"data-chart": get_plotlyjs, "data-parallel": lambda: _asset("parallel.js")}
-    used = [script for mark, script in needed.items() if any(f" {mark} " in section.html for section in sections)]
-    scripts = [*(script() for script in used), _asset("page.js")]
+    has_charts = any(" data-chart " in section.html for section in sections)
+    scripts = [*([get_plotlyjs()] if has_charts else []), _asset("page.js")]
     names = _anchors(section.title for section in sections)
     parts = _templates().get_template("page.html").generate(  # a page of 10,000 trials is large: never two of it
         title=title,
@@ -157,30 +155,6 @@ def chart(figure: go.Figure, caption: str = "", *, least_width: int = 0) -> Mark
     drawn.update_layout(template=_template(), height=height)
     json_text = _within_script(str(drawn.to_json()))
     return _fragment("chart", json=json_text, caption=caption, height=height, width=least_width)
-
-
-class Axis(NamedTuple):
-    """One axis of parallel coordinates, which stands from 0 to 1."""
-
-    name: str
-    ticks: Sequence[tuple[float, str]]  # height and label, upwards
-
-
-class Line(NamedTuple):
-    """One line of parallel coordinates."""
-
-    shares: Sequence[float]  # its height on each axis; the last one also gives its colour
-    text: str  # what the pointer shows
-
-
-def parallel_lines(axes: Sequence[Axis], lines: Sequence[Line], caption: str) -> Markup:
-    """Lines through parallel axes, which the reader can brush; the last line is the best."""
-    drawn = {
-        "axes": [axis._asdict() for axis in axes],
-        "lines": [{"shares": [round(share, 4) for share in line.shares], "text": line.text} for line in lines],
-    }
-    json_text = _within_script(json.dumps(drawn))
-    return _fragment("parallel", json=json_text, caption=caption, width=AXIS_WIDTH * (len(axes) + 1))
 
 
 def facts(pairs: Iterable[tuple[str, Value]]) -> Markup:

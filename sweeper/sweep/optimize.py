@@ -17,7 +17,7 @@ from sweeper.data.shared import SharedSplits
 from sweeper.data.splits import load
 from sweeper.engine.choice import Built, check, prepare
 from sweeper.report.files import report_path, write_report
-from sweeper.report.sweep.page import sweep_prints, sweep_report
+from sweeper.report.sweep.page import sweep_pictures, sweep_report
 from sweeper.study.opening import open_study
 from sweeper.study.rows import best_row
 from sweeper.study.space import Space
@@ -76,13 +76,13 @@ def _optimize(sweep: _Sweep, built: Built | None, tracker: Tracker, signals: Sig
     late = built is not None and not _run_trials(sweep, built, tracker, signals)
     with signals.raised():
         record = study.record()
-        prints, table = sweep_prints(env, record)
-    summary = _summarise(env, sweep.chosen, study, tracker, {**prints, "trials.csv": table})
+        pictures, table = sweep_pictures(env, record)
+    summary = _summarise(env, sweep.chosen, study, tracker, {**pictures, "trials.csv": table})
     best = study.best()
     if best is not None and options.final and not late:  # the best of all that are wanted is looked at, once
         summary["test"] = _champion(sweep, best, tracker, signals)
     with signals.raised():
-        page = sweep_report(env, record, prints)
+        page = sweep_report(env, record, pictures)
     summary["report"] = _report(env, sweep.chosen, study, tracker, page)
     return summary | {"added": study.finished() - before}
 

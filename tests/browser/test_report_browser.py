@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.report.sweep.page import sweep_page
+from sweeper.report.sweep.page import draw, sweep_page
 from tests.browser.screen import CHROMIUM, Opened, launched, opened_at
 from tests.support.swept import CHAMPION, IMPORTANCES, picture, searched, sweep, trial
 
@@ -29,7 +29,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trials = [*searched(30), trial(30, 0.3, state="pruned", reason=CANARY)]
     found = sweep(*trials, importances=IMPORTANCES, champion=CHAMPION._replace(errors=picture(1500, 400)))
     path = tmp_path_factory.mktemp("report") / "demo.html"
-    path.write_bytes(sweep_page(found, {"history.png": picture(1500, 675)}))
+    path.write_bytes(sweep_page(found, draw(found)))
     return path
 
 
@@ -51,10 +51,9 @@ def test_the_report_is_drawn_without_a_complaint_and_without_a_network(
         assert complaints == []
         assert [url for url in requests if not url.startswith("data:")] == [report.as_uri()]
         charts = page.locator("[data-chart]")
-        assert charts.count() == 10
+        assert charts.count() == 9
         for i in range(charts.count()):
             assert charts.nth(i).locator("svg.main-svg").count() >= 1
-        assert page.locator("[data-parallel] path").count() == 30
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.locator("img[src=x]").count() == 0
 
@@ -110,23 +109,6 @@ def test_a_table_sorts_by_the_keyboard_and_what_is_missing_comes_last(opened: Ca
         assert [h for h in (headers.nth(i).get_attribute("aria-sort") for i in range(len(names))) if h] == [
             "descending"
         ]
-
-
-def test_brushing_an_axis_keeps_the_lines_that_pass_there(opened: Callable[..., Any]) -> None:
-    with opened() as (page, _, _):
-        area = page.locator("[data-parallel] .area").last
-        area.scroll_into_view_if_needed()
-        box = area.bounding_box()
-        x, middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-        page.mouse.move(x, middle)
-        page.mouse.down()
-        page.mouse.move(x, box["y"] + 1, steps=4)
-        page.mouse.up()
-        kept = page.locator("[data-parallel] path:not(.out)").count()
-        assert 0 < kept < 30
-        assert page.locator("[role=status]").inner_text() == f"{kept} of 30 trials pass."
-        page.mouse.click(x, middle)
-        assert page.locator("[data-parallel] path:not(.out)").count() == 30
 
 
 def test_it_prints_on_paper_in_light_colours(opened: Callable[..., Any]) -> None:

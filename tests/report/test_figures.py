@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import matplotlib
@@ -20,19 +19,7 @@ from PIL import Image
 
 from sweeper.report.figure import TrialPoint, axis_floor, is_room_above, limits
 from sweeper.report.run.curves import apart, best_epoch, curves
-from sweeper.report.sweep.parallel import (
-    BELOW,
-    FAN,
-    FIRST_POSITIVE,
-    TICKS_APART,
-    fanned,
-    objective_axis,
-    parallel_axis,
-    parallel_coordinates,
-    parameter_names,
-    worst_first,
-)
-from sweeper.report.sweep.prints import (
+from sweeper.report.sweep.pictures import (
     PlacementRow,
     best_so_far,
     by_placement,
@@ -42,13 +29,18 @@ from sweeper.report.sweep.prints import (
     placements,
     rank,
 )
+from sweeper.study.importance import Importance
 
-TRIAL_FIGURES = [history, parallel_coordinates, placements]
+TRIAL_FIGURES = [history, placements]
 PLACEMENTS = ["none", "bn", "dropout", "bn-dropout", "dropout-bn", "bn-head-dropout", "ic"]
 
 
 def trial(number: int, value: float | None = 0.9, state: str = "complete", **params: Any) -> TrialPoint:
     return TrialPoint(number, state, value, params)
+
+
+def shares(*pairs: tuple[str, float]) -> list[Importance]:
+    return [Importance(name, share, share / 2, share * 1.5) for name, share in pairs]
 
 
 def study(count: int) -> list[TrialPoint]:
@@ -144,7 +136,7 @@ def test_curves_are_a_whole_picture(epochs: Sequence[Mapping[str, float]]):
     ids=["none", "one", "all 0", "not finite", "sixty long names", "mathematics"],
 )
 def test_importance_is_a_whole_picture(importances: Sequence[tuple[str, float]]):
-    assert_is_figure(importance(importances, "importance"))
+    assert_is_figure(importance(shares(*importances), "importance"))
 
 
 @pytest.mark.parametrize("title", ["", "$5 and $x^", "W" * 300, "two\nlines\tand more", "Größe, naïve"])
@@ -157,7 +149,7 @@ def all_figures() -> list[Callable[[], bytes]]:
     trials = study(60)
     return [
         partial(curves, [epoch(e, 0.9 - 1 / e) for e in range(1, 21)], "curves"),
-        partial(importance, [("lr", 0.6), ("placement", 0.4)], "importance"),
+        partial(importance, shares(("lr", 0.6), ("placement", 0.4)), "importance"),
         *(partial(draw, trials, "trials") for draw in TRIAL_FIGURES),
     ]
 
@@ -258,100 +250,8 @@ def test_limits_hold_every_value_and_are_never_empty(values: list[float], margin
 
 
 def test_importances_are_ranked():
-    pairs = [("b", 0.2), ("c", 0.5), ("a", 0.2), ("d", math.nan)]
-    assert rank(pairs) == [("c", 0.5), ("a", 0.2), ("b", 0.2)]
-
-
-# --- parallel coordinates ----------------------------------------------------------------------------
-
-
-def test_the_best_trial_is_drawn_last_and_the_earlier_of_two_equals():
-    trials = [trial(0, 0.9), trial(1, 0.95), trial(2, 0.95), trial(3, 0.99, "pruned"), trial(4, math.nan)]
-    assert [t.number for t in worst_first(trials)] == [0, 2, 1]
-
-
-def test_parameters_are_named_in_the_order_of_the_trials():
-    assert parameter_names([trial(1, c=1, a=1), trial(0, b=1, a=1)]) == ["b", "a", "c"]
-
-
-def test_categories_stand_evenly_apart_from_the_head():
-    axis = parallel_axis("placement", ["ic", "bn", "none", "bn"])
-    assert axis.positions == (0.5, 1.0, 0.0, 1.0)
-    assert axis.ticks == ((0.0, "none"), (0.5, "ic"), (1.0, "bn"))
-
-
-def test_a_truth_value_is_a_category():
-    assert parallel_axis("flag", [True, False]).ticks == ((0.0, "True"), (1.0, "False"))
-
-
-def test_a_missing_parameter_stands_below_the_axis():
-    assert parallel_axis("head_dropout", [0.1, None, 0.5]).positions == (0.0, BELOW, 1.0)
-    assert parallel_axis("augmentation", [None, "none"]).positions == (BELOW, 0.5)
-
-
-def test_numbers_stand_to_scale():
-    axis = parallel_axis("head_dropout", [0.1, 0.2, 0.5])
-    assert axis.positions == pytest.approx((0.0, 0.25, 1.0))
-    assert [label for _, label in axis.ticks] == ["0.1", "0.2", "0.5"]
-
-
-@pytest.mark.parametrize("name", ["batch_size", "lr", "weight_decay"])
-def test_a_logarithmic_parameter_stands_to_its_logarithm(name: str):
-    assert parallel_axis(name, [1e-4, 1e-3, 1e-2]).positions == pytest.approx((0.0, 0.5, 1.0))
-
-
-def test_no_weight_decay_stands_at_the_foot_of_its_logarithmic_axis():
-    axis = parallel_axis("weight_decay", [0.0, 1e-4, 1e-2])
-    assert axis.positions == pytest.approx((0.0, FIRST_POSITIVE, 1.0))
-    assert [label for _, label in axis.ticks] == ["0", "1e-4", "1e-2"]
-    assert parallel_axis("weight_decay", [0.0, 0.0]).positions == (0.5, 0.5)
-
-
-def test_many_numbers_have_round_ticks():
-    rates = parallel_axis("lr", [10 ** (-4 + i / 10) for i in range(21)])
-    assert [label for _, label in rates.ticks] == ["1e-4", "1e-3", "1e-2"]
-    narrow = parallel_axis("lr", [1.1e-3 + i * 1e-4 for i in range(9)])
-    assert [label for _, label in narrow.ticks] == ["1.1e-3", "1.9e-3"]
-    drop = parallel_axis("head_dropout", [i / 20 for i in range(11)])
-    assert [label for _, label in drop.ticks] == ["0", "0.1", "0.2", "0.3", "0.4", "0.5"]
-
-
-values = st.none() | st.floats(1e-9, 1e6) | st.just(0.0) | st.integers(0, 10**6)
-
-
-@given(st.sampled_from(["lr", "seed"]), st.lists(values, min_size=1).filter(lambda v: any(x is not None for x in v)))
-def test_positions_keep_the_order_of_the_values(name: str, values: list[float | None]):
-    axis = parallel_axis(name, values)
-    present = sorted((value, at) for value, at in zip(values, axis.positions, strict=True) if value is not None)
-    heights = [at for _, at in present]
-    assert heights == sorted(heights)
-    assert all(-1e-9 <= at <= 1 + 1e-9 for at in heights)
-    ticks = [at for at, _ in axis.ticks]
-    assert ticks
-    assert all(upper - lower >= TICKS_APART for lower, upper in pairwise(ticks))
-
-
-def test_the_objective_axis_starts_at_the_floor_and_holds_worse_trials_there():
-    axis = objective_axis([0.10, 0.90, 0.91, 0.92, 0.93, 0.94])
-    assert axis.positions == pytest.approx((0.0, 0.0, 0.25, 0.5, 0.75, 1.0))
-    assert [label for _, label in axis.ticks] == ["\N{LESS-THAN OR EQUAL TO} 90.00%", "91%", "92%", "93%", "94%"]
-
-
-def test_equal_accuracies_stand_in_the_middle():
-    axis = objective_axis([0.93, 0.93])
-    assert axis.positions == (0.5, 0.5)
-    assert axis.ticks == ((0.5, "93%"),)
-
-
-def test_trials_of_the_same_value_are_spread_around_it():
-    heights = np.array([[0.5, 0.1], [0.5, BELOW], [0.5, BELOW], [0.5, 0.9]])
-    spread = fanned(heights)
-    assert spread[:, 0] == pytest.approx(0.5 + FAN * np.array([-1 / 2, -1 / 6, 1 / 6, 1 / 2]))
-    assert spread[:, 1] == pytest.approx([0.1, BELOW - FAN * 0.5**0.5 / 2, BELOW + FAN * 0.5**0.5 / 2, 0.9])
-
-
-def test_one_trial_is_not_spread():
-    assert (fanned(np.array([[0.5, BELOW]])) == [[0.5, BELOW]]).all()
+    found = shares(("b", 0.2), ("c", 0.5), ("a", 0.2), ("d", math.nan))
+    assert [importance.parameter for importance in rank(found)] == ["c", "a", "b"]
 
 
 # --- placements --------------------------------------------------------------------------------------

@@ -20,9 +20,7 @@ from sweeper.report.figure import BLUE, INK
 from sweeper.report.page import (
     NOTHING,
     PALETTE,
-    Axis,
     Cell,
-    Line,
     Section,
     beside,
     chart,
@@ -32,7 +30,6 @@ from sweeper.report.page import (
     folded,
     heading,
     page,
-    parallel_lines,
     png,
     table,
     text,
@@ -112,7 +109,6 @@ def with_chart() -> bytes:
         lambda: small(Section("One", beside(text(CANARY), text(CANARY)))),
         lambda: small(Section("One", chart(go.Figure(), CANARY))),
         lambda: small(Section("One", chart(go.Figure(go.Scatter(y=[1], name=CANARY))))),
-        lambda: small(Section("One", parallel_lines([Axis(CANARY, [(0, CANARY)])], [Line([0], CANARY)], CANARY))),
     ],
 )
 def test_what_is_no_markup_is_escaped(made: object) -> None:
@@ -176,9 +172,6 @@ def test_no_element_names_another_address() -> None:
 def test_only_a_page_with_charts_carries_plotly() -> None:
     assert len(small()) < 50_000
     assert len(with_chart()) > PLOTLY_BYTES
-    lines = small(Section("P", parallel_lines([Axis("a", []), Axis("b", [])], [Line([0, 1], "t")], "c")))
-    assert len(lines) < 50_000
-    assert len([1 for kind, _ in Elements(lines).scripts if kind is None]) == 2
 
 
 # --- structure ------------------------------------------------------------------------------------

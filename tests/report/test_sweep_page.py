@@ -20,15 +20,12 @@ from sweeper.report.sweep.charts import (
     ACCURACY,
     MOST_CURVES,
     confusion,
-    history,
-    importance,
     pareto,
     per_class,
     pruned_epochs,
 )
-from sweeper.report.sweep.landscape import kernel_mean, numeric_pair, parallel, rate_map
-from sweeper.report.sweep.page import prints, sweep_page
-from sweeper.report.sweep.parallel import BELOW
+from sweeper.report.sweep.landscape import kernel_mean, numeric_pair, rate_map
+from sweeper.report.sweep.page import draw, sweep_page
 from sweeper.report.sweep.rows import Champion, Sweep, SweptTrial, distinct, read_sweep
 from sweeper.report.sweep.tables import MOST_ROWS, dimension, duration, lead, leaderboard, trials_csv
 from sweeper.study.rows import StudyRecord, TrialRow
@@ -42,7 +39,7 @@ UID = "0123"
 
 
 def html(found: Sweep) -> str:
-    return sweep_page(found, prints(found)).decode()
+    return sweep_page(found, draw(found)).decode()
 
 
 def body(found: Sweep) -> str:
@@ -171,7 +168,7 @@ def test_the_leaderboard_leaves_repeated_parameters_out_and_says_so() -> None:
 def test_no_more_than_a_thousand_trials_are_in_the_table() -> None:
     trials = [trial(i, i / 2000) for i in range(MOST_ROWS + 5)]
     page = body(sweep(*trials))
-    table = page[page.index("Every trial, by number") : page.index('id="for-print"')]
+    table = page[page.index("Every trial, by number") :]
     assert f"The best 1,000 of {len(trials):,} are shown" in table
     assert table.count('scope="row"') == MOST_ROWS
     assert 'data-order="4"' not in table[: table.index('scope="row"') + 40]  # the five worst are left out
@@ -221,19 +218,6 @@ def test_curves_leave_out_a_metric_that_nobody_has() -> None:
     assert [list(trace.y) for trace in charts.curves([only], [], "val/loss").data] == []
 
 
-def test_history_rises_with_the_best_so_far() -> None:
-    figure = history([trial(0, 0.5), trial(1, 0.9), trial(2, 0.7), trial(3, 0.6, state="pruned")])
-    best = figure.data[-1]
-    assert (list(best.x), list(best.y)) == ([0, 1, 3], [0.5, 0.9, 0.9])
-
-
-def test_importance_is_drawn_with_its_interval_the_largest_on_top() -> None:
-    (bars,) = importance(IMPORTANCES).data
-    assert list(bars.y) == ["head_dropout", "batch_size"]
-    assert np.allclose(bars.error_x.array, [0.2, 0.3])
-    assert np.allclose(bars.error_x.arrayminus, [0.3, 0.2])
-
-
 def test_pruned_trials_are_counted_by_epoch() -> None:
     (bars,) = pruned_epochs([trial(0), trial(1, epochs=[{"epoch": 1.0}]), trial(2)], 4).data
     assert (list(bars.x), list(bars.y)) == ([1, 2, 3, 4], [1, 0, 2, 0])
@@ -252,17 +236,6 @@ def test_a_class_that_is_never_mistaken_is_taken_for_nothing() -> None:
 
 
 # --- landscape ------------------------------------------------------------------------------------
-
-
-def test_parallel_lines_end_at_the_accuracy_and_the_best_comes_last() -> None:
-    found = sweep(*searched())
-    axes, lines = parallel(found.ranked(), found.parameters)
-    assert [axis.name for axis in axes] == ["placement", "batch_size", "conv_dropout", "head_dropout", "accuracy"]
-    assert lines[-1].text.startswith("trial 11, complete\n91.00%")
-    assert lines[-1].shares[-1] == max(line.shares[-1] for line in lines) == 1
-    lacking = [line.shares[2] < 0 for line in lines]
-    assert lacking == ["placement bn\n" in line.text for line in lines]
-    assert (BELOW, "none") in axes[2].ticks
 
 
 def test_a_rate_map_means_over_the_trials_of_a_cell() -> None:
@@ -309,12 +282,12 @@ def test_a_full_sweep_has_every_section() -> None:
     trials = [*searched(30), trial(30, 0.3, state="pruned", reason="why"), trial(31, None, state="failed", epochs=[])]
     page = body(sweep(*trials, importances=IMPORTANCES, champion=CHAMPION))
     titles = [
-        "Summary", "Leaderboard", "Curves", "History", "Importance", "Parallel coordinates", "Placement and rate",
-        "Two parameters", "Time and accuracy", "Pruned and failed", "Champion", "All trials", "For print",
+        "Summary", "Leaderboard", "Curves", "History", "Importance", "Placements", "Parallel coordinates",
+        "Placement and rate", "Two parameters", "Time and accuracy", "Pruned and failed", "Champion", "All trials",
     ]  # fmt: skip
     assert [line for line in titles if f">{line}</a>" in page] == titles
-    assert page.count("data-chart") == 10
-    assert page.count('src="data:image/png') == 4
+    assert page.count("data-chart") == 9
+    assert page.count('src="data:image/png') == 3
 
 
 @pytest.mark.parametrize(

@@ -440,7 +440,7 @@ def test_a_champion_that_mlflow_refuses_costs_no_sweep_and_is_registered_by_the_
     assert len(place.warned) == 1
 
 
-@pytest.mark.parametrize("step", ["sweep_prints", "sweep_report"])
+@pytest.mark.parametrize("step", ["sweep_pictures", "sweep_report"])
 def test_a_signal_at_the_end_of_a_sweep_is_not_noted_only(
     sweep: Callable[..., dict[str, Any]], place: Place, monkeypatch: pytest.MonkeyPatch, step: str
 ):

@@ -25,7 +25,6 @@ from sweeper.report.figure import (
     rounded,
 )
 from sweeper.report.page import GREEN, PAPER, PINK, SKY
-from sweeper.report.sweep.prints import best_so_far
 from sweeper.report.sweep.rows import Champion, SweptTrial
 
 PLACEMENT_COLORS: Final = {
@@ -135,67 +134,16 @@ def _curve_range(trials: Sequence[SweptTrial], metric: str) -> list[float] | Non
 # --- the search -----------------------------------------------------------------------------------
 
 
-def history(trials: Sequence[SweptTrial]) -> go.Figure:
-    """Validation accuracy by trial, with the best so far. At least one trial is complete or pruned, with a value."""
-    figure = go.Figure()
-    drawn = [t for t in trials if math.isfinite(t.accuracy)]
-    groups = {state: [t for t in drawn if t.state == state] for state in ("pruned", "complete")}
-    for state, group in groups.items():
-        done = state == "complete"
-        marker = {"size": 8, "color": [color_of(t) for t in group] if done else PAPER,
-                  "line": {"width": 0.8 if done else 1, "color": PAPER if done else GREY}}  # fmt: skip
-        figure.add_scatter(x=[t.number for t in group], y=[t.value for t in group], text=[describe(t) for t in group],
-                           mode="markers", marker=marker, name=f"{state} ({len(group)})", showlegend=not done,
-                           hovertemplate="%{text}<extra></extra>")  # fmt: skip
-    for placement, color in _legend(groups["complete"]).items():
-        figure.add_scatter(x=[None], y=[None], mode="markers", marker={"size": 8, "color": color}, name=placement)
-    steps = best_so_far(t.point for t in trials)
-    if steps:
-        numbers, values = zip(*steps, (max(t.number for t in trials), steps[-1][1]), strict=True)
-        figure.add_scatter(x=numbers, y=values, mode="lines", line={"color": VERMILLION, "width": 2, "shape": "hv"},
-                           name="best so far", hoverinfo="skip")  # fmt: skip
-    accuracies = [t.accuracy for group in groups.values() for t in group]
-    figure.update_xaxes(title="trial", tickformat="d")
-    _accuracy_axis(figure, accuracies)
-    return figure
-
-
 def _accuracy_axis(figure: go.Figure, accuracies: Sequence[float]) -> None:
     """The y axis of accuracies, without outliers below."""
     span = limits([axis_floor(accuracies), max(accuracies)], 0.08)
     figure.update_yaxes(title=METRIC_TITLES[ACCURACY], range=span, tickformat=".1%")
 
 
-def _legend(trials: Sequence[SweptTrial]) -> dict[str, str]:
-    """The colours in a chart by the names of their placements."""
-    present = {str(t.params.get("placement", "complete")): color_of(t) for t in trials}
-    return {name: present[name] for name in sorted(present, key=placement_order)}
-
-
 def placement_order(name: str) -> int:
-    """Where a placement stands among others."""
+    """The rank of a placement in legends and axes."""
     names = list(PLACEMENT_COLORS)
     return names.index(name) if name in names else len(names)
-
-
-def importance(importances: Sequence[Any]) -> go.Figure:
-    """Bars of `study.Importance`, the largest on top, with their intervals."""
-    rows = list(reversed(importances))
-    shares = [row.share for row in rows]
-    error = {
-        "type": "data", "symmetric": False, "color": INK, "thickness": 1.2, "width": 4,
-        "array": [max(0.0, row.high - row.share) for row in rows],
-        "arrayminus": [max(0.0, row.share - row.low) for row in rows],
-    }  # fmt: skip
-    texts = [f"{row.share:.1%}, interval {row.low:.1%} to {row.high:.1%}" for row in rows]
-    figure = go.Figure(
-        go.Bar(x=shares, y=[row.parameter for row in rows], orientation="h", marker={"color": BLUE}, width=0.55,
-               error_x=error, customdata=texts, hovertemplate="%{y}: %{customdata}<extra></extra>")
-    )  # fmt: skip
-    figure.update_xaxes(title="share of the explained variance", tickformat=".0%", rangemode="tozero")
-    figure.update_yaxes(showgrid=False, ticks="", ticklabelstandoff=6)
-    figure.update_layout(height=90 + 44 * len(rows))
-    return figure
 
 
 def time_accuracy(trials: Sequence[SweptTrial]) -> go.Figure:

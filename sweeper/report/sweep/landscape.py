@@ -1,4 +1,4 @@
-"""How the accuracy lies over the search space: parallel coordinates, heat maps, contours."""
+"""Accuracy over the search space: heat maps and contours."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from sweeper.report.figure import INK, VERMILLION, Array, axis_floor, percent, rounded
-from sweeper.report.page import PALETTE, PAPER, Axis, Line
+from sweeper.report.page import PALETTE, PAPER
 from sweeper.report.sweep.charts import describe, placement_order
-from sweeper.report.sweep.parallel import BELOW, LOG_SCALED, fanned, objective_axis, parallel_axis
+from sweeper.report.sweep.parallel import LOG_SCALED
 from sweeper.report.sweep.rows import Sweep, SweptTrial
 
 BINS: Final = 5  # of a rate, in a heat map
@@ -22,21 +22,6 @@ BANDWIDTH: Final = 0.12  # of the kernel, as a share of a parameter's range
 LEAST_WEIGHT: Final = 0.35  # of trials near a point of a contour, below which it stays empty
 FEWEST: Final = 8  # trials that make a contour
 SCALE: Final = [[i / 3, PALETTE[f"ramp-{i}"][0]] for i in range(4)]
-
-
-def parallel(ranked: Sequence[SweptTrial], parameters: Sequence[str]) -> tuple[list[Axis], list[Line]]:
-    """The axes of the parameters and of the accuracy, and a line for each complete trial, the best last.
-
-    Trials of one value are spread into a band around it; one without the parameter passes below its axis.
-    """
-    worst_first = ranked[::-1]
-    axes = [parallel_axis(name, [trial.params.get(name) for trial in worst_first]) for name in parameters]
-    axes.append(objective_axis([trial.accuracy for trial in worst_first]))
-    heights = np.stack([axis.positions for axis in axes], axis=1)  # (trials, axes)
-    heights[:, :-1] = fanned(heights[:, :-1])
-    lines = [Line(row.tolist(), describe(t).replace("<br>", "\n").replace("<b>", "").replace("</b>", ""))
-             for row, t in zip(heights, worst_first, strict=True)]  # fmt: skip
-    return [Axis(a.name, [*a.ticks, (BELOW, "none")] if BELOW in a.positions else a.ticks) for a in axes], lines
 
 
 # --- placement by rate ----------------------------------------------------------------------------

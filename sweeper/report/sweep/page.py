@@ -16,28 +16,24 @@ from sweeper.report.page import (
     beside,
     chart,
     figures,
-    folded,
     heading,
     page,
-    parallel_lines,
     png,
     table,
     text,
 )
-from sweeper.report.sweep import prints as prints_of
+from sweeper.report.sweep import pictures
 from sweeper.report.sweep.charts import (
     METRIC_TITLES,
     MOST_CURVES,
     confusion,
     curves,
-    history,
-    importance,
     per_class,
     pruned_epochs,
     time_accuracy,
 )
-from sweeper.report.sweep.landscape import BANDWIDTH, FEWEST, contour, heat_map, numeric_pair, parallel, rate_map
-from sweeper.report.sweep.parallel import parallel_coordinates
+from sweeper.report.sweep.landscape import BANDWIDTH, FEWEST, contour, heat_map, numeric_pair, rate_map
+from sweeper.report.sweep.parallel import parallel
 from sweeper.report.sweep.rows import Champion, Sweep, SweptTrial, distinct
 from sweeper.report.sweep.tables import all_trials, lead, leaderboard, share, stopped, summary
 
@@ -46,38 +42,42 @@ if TYPE_CHECKING:
 
 
 MAP_WIDTH: Final = 420  # pixels, at least, of a heat map whose cells hold words
-ERRORS_WIDTH: Final = 720  # and of the images with their classes
+PICTURE_WIDTH: Final = 720  # and of pictures, so that their labels can be read
 RATES: Final = ("conv_dropout", "head_dropout")
 
 
-def sweep_page(sweep: Sweep, pictures: Mapping[str, bytes]) -> bytes:
-    """The report, as one HTML file in UTF-8; `pictures` are its `prints`."""
-    sections = [Section(title, html) for title, html in _sections(sweep, pictures)]
+def sweep_page(sweep: Sweep, drawn: Mapping[str, bytes]) -> bytes:
+    """The report, as one HTML file in UTF-8; `drawn` are the pictures of `draw`."""
+    sections = [Section(title, html) for title, html in _sections(sweep, drawn)]
     return page(f"Sweep {sweep.name}", lead(sweep), sections)
 
 
-def prints(sweep: Sweep) -> dict[str, bytes]:
-    """The figures of a sweep for print, PNGs by the names of their files."""
+def draw(sweep: Sweep) -> dict[str, bytes]:
+    """The pictures of a sweep, PNG images by the names of their files."""
     points = [t.point for t in sweep.trials]
     title = f"study {sweep.name}"
     return {
-        "history.png": prints_of.history(points, title),
-        "importance.png": prints_of.importance([(found.parameter, found.share) for found in sweep.importances], title),
-        "parallel_coordinates.png": parallel_coordinates(points, title),
-        "placements.png": prints_of.placements(points, title),
+        "history.png": pictures.history(points, title),
+        "importance.png": pictures.importance(sweep.importances, title),
+        "placements.png": pictures.placements(points, title),
     }
 
 
-def _sections(sweep: Sweep, pictures: Mapping[str, bytes]) -> Iterator[tuple[str, Markup]]:
+def _sections(sweep: Sweep, drawn: Mapping[str, bytes]) -> Iterator[tuple[str, Markup]]:
     ranked, pruned = sweep.ranked(), sweep.having("pruned")
     yield "Summary", summary(sweep, ranked)
     if ranked:
         yield "Leaderboard", leaderboard(sweep, ranked)
     if ranked or pruned:
         yield "Curves", _curves(distinct(ranked), pruned)
-        yield "History", chart(history(sweep.trials), _history_words(sweep, ranked))
+        yield (
+            "History",
+            text(_history_words(sweep, ranked))
+            + png(drawn["history.png"], "Accuracy by trial", least_width=PICTURE_WIDTH),
+        )
     if ranked:
-        yield "Importance", _importance(sweep)
+        yield "Importance", _importance(sweep, drawn)
+        yield "Placements", png(drawn["placements.png"], "Accuracy by placement", least_width=PICTURE_WIDTH)
         yield "Parallel coordinates", _parallel(sweep, ranked)
         yield "Placement and rate", _rates(ranked)
         yield "Two parameters", _contour(sweep, ranked)
@@ -87,7 +87,6 @@ def _sections(sweep: Sweep, pictures: Mapping[str, bytes]) -> Iterator[tuple[str
     if sweep.champion is not None:
         yield "Champion", _champion(sweep.champion)
     yield "All trials", all_trials(sweep)
-    yield "For print", _pictures(sweep, pictures)
 
 
 # --- the search -----------------------------------------------------------------------------------
@@ -111,11 +110,11 @@ def _history_words(sweep: Sweep, ranked: Sequence[SweptTrial]) -> str:
         return "Validation accuracy by trial; none is complete."
     return (
         f"Validation accuracy by trial. The best was reached after {ranked[0].number + 1:,} of "
-        f"{counted(len(sweep.trials), 'trial')}. Outliers below lie outside the range; a double click shows all."
+        f"{counted(len(sweep.trials), 'trial')}."
     )
 
 
-def _importance(sweep: Sweep) -> Markup:
+def _importance(sweep: Sweep, drawn: Mapping[str, bytes]) -> Markup:
     if not sweep.importances:
         return text("Importances need at least 4 complete trials that differ.")
     words = (
@@ -123,15 +122,15 @@ def _importance(sweep: Sweep) -> Markup:
         f"of the shares in 100 bootstrap samples of the {counted(len(sweep.having('complete')), 'complete trial')}. "
         "Where intervals overlap, the order of the parameters is not settled."
     )
-    return chart(importance(sweep.importances), words)
+    return text(words) + png(drawn["importance.png"], "Importance of the parameters", least_width=PICTURE_WIDTH)
 
 
 def _parallel(sweep: Sweep, ranked: Sequence[SweptTrial]) -> Markup:
     words = (
-        "Complete trials; the more a line stands out, the better, and the best is in vermillion. Drag along an axis to "
-        "keep the lines that pass there; a click on it lets go. A trial without a parameter passes below its axis."
+        "Complete trials: the darker a line, the better; the best is in vermillion. A trial without a parameter passes "
+        "below its axis."
     )
-    return parallel_lines(*parallel(ranked, sweep.parameters), words)
+    return chart(parallel(ranked, sweep.parameters), words, least_width=110 * (len(sweep.parameters) + 2))
 
 
 def _rates(ranked: Sequence[SweptTrial]) -> Markup:
@@ -209,31 +208,22 @@ def _champion(champion: Champion) -> Markup:
     if champion.errors:
         html += heading("The errors it was surest of")
         words = "Test images, each with its true and its predicted class"
-        html += png(champion.errors, words, least_width=ERRORS_WIDTH)
+        html += png(champion.errors, words, least_width=PICTURE_WIDTH)
     return html
 
 
-def _pictures(sweep: Sweep, pictures: Mapping[str, bytes]) -> Markup:
-    words = text("Pictures of 1500 by 675 pixels on white, to be saved or printed.")
-    images = (
-        png(content, f"{name.removesuffix('.png').replace('_', ' ')} of study {sweep.name}")
-        for name, content in pictures.items()
-    )
-    return words + folded("Show them", Markup().join(images))
-
-
 def sweep_report(env: Environment, record: StudyRecord, drawn: Mapping[str, bytes] | None = None) -> bytes:
-    """The report of a sweep; `drawn` are its figures for print, where they have been drawn already."""
+    """The report of a sweep; `drawn` are its pictures, if they have been drawn already."""
     sweep = _sweep(env, record)
-    return sweep_page(sweep, prints(sweep) if drawn is None else drawn)
+    return sweep_page(sweep, draw(sweep) if drawn is None else drawn)
 
 
-def sweep_prints(env: Environment, record: StudyRecord) -> tuple[dict[str, bytes], bytes]:
-    """The figures of a sweep for print, by the names of their files, and the table of its trials as CSV."""
+def sweep_pictures(env: Environment, record: StudyRecord) -> tuple[dict[str, bytes], bytes]:
+    """The pictures of a sweep by the names of their files, and the table of its trials as CSV."""
     from sweeper.report.sweep.tables import trials_csv
 
     sweep = _sweep(env, record)
-    return prints(sweep), trials_csv(sweep)
+    return draw(sweep), trials_csv(sweep)
 
 
 def _sweep(env: Environment, record: StudyRecord) -> Sweep:

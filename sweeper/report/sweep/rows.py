@@ -39,7 +39,7 @@ class SweptTrial(NamedTuple):
 
     @property
     def point(self) -> TrialPoint:
-        """The trial as the figures for print take it."""
+        """The trial as the pictures take it."""
         return TrialPoint(self.number, self.state, self.value, self.params)
 
 

@@ -151,7 +151,9 @@ def come_to(outcome: str | None, config: RunConfig) -> None:
             config.derive(batch_size=0)
 
 
-sweeper.training.start.training = lambda config, data: train(config, data[0])  # in a worker too: it imports this module first
+sweeper.training.start.training = lambda config, data: train(
+    config, data[0]
+)  # in a worker too: it imports this module first
 
 
 # --- the driver ----------------------------------------------------------------------------------------
@@ -197,7 +199,7 @@ def arm(events: set[str]) -> None:
     from sweeper.tracking.upload import Figures
 
     tracker.FIGURES = Figures(lambda *_: b"", lambda *_: b"")
-    page.sweep_prints = lambda *_: ({}, b"")
+    page.sweep_pictures = lambda *_: ({}, b"")
     page.sweep_report = lambda *_: b""
     after(Study, "ask", "asked")
     after(ProcessEngine, "submit", "submitted")

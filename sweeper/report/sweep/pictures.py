@@ -1,10 +1,10 @@
-"""The figures of a sweep for print: history, importance and placements."""
+"""The pictures of a sweep: history, importance and placements, as PNG images for MLflow and the report."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -39,6 +39,9 @@ from sweeper.report.figure import (
     value_of,
     whole_numbers,
 )
+
+if TYPE_CHECKING:
+    from sweeper.study.importance import Importance
 
 MOST_BARS: Final = 20
 COLUMNS: Final = (52, 108, 140)  # right of the axes, in points: mean, median, n
@@ -129,11 +132,11 @@ def _draw_best_so_far(axes: Axes, best: Sequence[tuple[int, float]], last: int) 
 # --- importance of the parameters -----------------------------------------------------------------
 
 
-def importance(importances: Sequence[tuple[str, float]], title: str) -> bytes:
-    """How much each parameter decides, as bars.
+def importance(importances: Sequence[Importance], title: str) -> bytes:
+    """Bars of how much each parameter decides, with their bootstrap intervals.
 
     Args:
-        importances: parameters with their importances, in any order.
+        importances: in any order.
         title: the heading.
 
     Returns:
@@ -144,27 +147,32 @@ def importance(importances: Sequence[tuple[str, float]], title: str) -> bytes:
         return notice(title, "Importances need at least 2 finished trials that differ in a parameter.")
     shown = ranked[:MOST_BARS]
     left_out = f" The {len(ranked) - len(shown)} smallest are left out." if len(ranked) > len(shown) else ""
-    figure = new_figure(title, "Relative importance for the validation accuracy." + left_out)
+    figure = new_figure(
+        title, "Share of the accuracy's variance that each parameter explains, with 95% bootstrap intervals." + left_out
+    )
     _draw_bars(figure.subplots(), shown)
     return as_png(figure)
 
 
-def rank(importances: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+def rank(importances: Iterable[Importance]) -> list[Importance]:
     """The finite importances, largest first, equal ones by name."""
-    return sorted((pair for pair in importances if math.isfinite(pair[1])), key=lambda pair: (-pair[1], pair[0]))
+    return sorted((i for i in importances if math.isfinite(i.share)), key=lambda i: (-i.share, i.parameter))
 
 
-def _draw_bars(axes: Axes, ranked: Sequence[tuple[str, float]]) -> None:
+def _draw_bars(axes: Axes, ranked: Sequence[Importance]) -> None:
     rows = range(len(ranked))
-    values = [value for _, value in ranked]
+    values = [found.share for found in ranked]
+    ends = [max(found.share, found.high) for found in ranked]
     size = row_size(len(ranked))
     axes.barh(rows, values, height=0.58, color=BLUE, linewidth=0)
-    for row, value in enumerate(values):
-        add_note(axes, f"{value:.3f}", (max(value, 0.0), row), (5, 0), fontsize=size)
+    for row, found in enumerate(ranked):
+        axes.plot([found.low, found.high], [row, row], color=INK, linewidth=1.4)
+        words = f"{found.share:.3f} [{found.low:.3f}, {found.high:.3f}]"
+        add_note(axes, words, (max(ends[row], 0.0), row), (6, 0), fontsize=size)
     spare = max(0.0, 5 - len(ranked)) / 2  # a single bar does not fill the figure
     axes.set_ylim(len(ranked) - 0.5 + spare, -0.5 - spare)
-    axes.set_xlim(min(0.0, *values), 1.08 * max(0.0, *values) or 1.0)
-    axes.set_yticks(rows, [shorten(name, 32) for name, _ in ranked], parse_math=False)
+    axes.set_xlim(min(0.0, *values), 1.25 * max(0.0, *ends) or 1.0)
+    axes.set_yticks(rows, [shorten(found.parameter, 32) for found in ranked], parse_math=False)
     axes.tick_params(axis="y", length=0, labelsize=size, labelcolor=INK)
     axes.tick_params(axis="x", bottom=False, labelbottom=False)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
