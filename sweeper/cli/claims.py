@@ -37,14 +37,14 @@ from sweeper.cli.search import start_workers
     type=OrAuto(Experiments()),
     default="auto",
     show_default=True,
-    help="Experiments of the study, by number; auto: all.",
+    help="Experiments of the article, by number; auto: all.",
 )
 @click.option(
     "--seeds",
     type=OrAuto(click.IntRange(1, MAX_SEEDS)),
     default="auto",
     show_default=True,
-    help="Seeds 0, 1, ... of each arm; auto: those of the protocol.",
+    help="Number of seeds of each arm; auto: the protocol's.",
 )
 @click.option(
     "--protocol",
@@ -58,19 +58,19 @@ from sweeper.cli.search import start_workers
     type=OrAuto(click.Choice(["all", "experiments"])),
     default="auto",
     show_default=True,
-    help="experiments: the study's own; all: also their variants, which the claims compare; "
-    "auto: all, but with --exp experiments.",
+    help="experiments: the article's eight; all: also the variants that the claims compare; "
+    "auto: experiments with --exp, else all.",
 )
 @engine_options
-@click.option("--dry-run", is_flag=True, help="Say what would be trained, and how long it takes; train nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be trained and for how long; train nothing.")
 @click.option("--offline", is_flag=True, help="The same as --tracking-uri offline.")
 @machine
 @tracked
 @ends_unread
 def reproduce(**options: Any) -> None:
-    """Train the article's experiments with several seeds; what is recorded is not trained again.
+    """Train the article's experiments with several seeds.
 
-    The same command again continues a reproduction that was stopped.
+    Recorded runs are not trained again. Run the same command again to continue.
     """
     from sweeper.core.environment import OFFLINE
 
@@ -102,7 +102,7 @@ def reproduce(**options: Any) -> None:
     type=click.Choice(["full", "quick"]),
     default="full",
     show_default=True,
-    help="Of the runs that are judged, as sweeper reproduce trains them.",
+    help="Protocol of the runs to judge.",
 )
 @click.option(
     "--journal",
@@ -110,19 +110,19 @@ def reproduce(**options: Any) -> None:
     default="auto",
     show_default=True,
     metavar="auto|DIR",
-    help="Where they are recorded; auto: SWEEPER_HOME/journal.",
+    help="Folder of the recorded runs; auto: SWEEPER_HOME/journal.",
 )
 @click.option(
     "--plan",
     is_flag=True,
-    help="Train the next runs, which decide open claims at the lowest cost, and judge again.",
+    help="Train the runs that decide open claims at the lowest cost, then judge again.",
 )
 @click.option(
     "--budget",
     type=Duration(),
     default="30m",
     show_default=True,
-    help="Time for --plan, such as 90s, 30m or 2h; 0: only say what it would train.",
+    help="Time for --plan, such as 90s, 30m or 2h; 0: only show what it would train.",
 )
 @click.option(
     "--data-dir",
@@ -137,16 +137,17 @@ def reproduce(**options: Any) -> None:
     type=click.IntRange(1, MAX_WORKERS),
     default=1,
     show_default=True,
-    help="Worker processes for --plan, as sweeper reproduce had.",
+    help="Number of worker processes for --plan; use that of the recorded runs.",
 )
 @tracking_option
 @json_option
 def verify(
     protocol: ProtocolName, journal: Path | None, plan: bool, budget: float, workers: int, **options: Any
 ) -> None:
-    """Judge the article's 28 claims by the runs of sweeper reproduce, and write the ledger of verdicts.
+    """Judge the article's 28 claims from recorded runs.
 
-    It is written to report/PROTOCOL in SWEEPER_HOME, as ledger.html, .md, .png and .json.
+    The runs are those of sweeper reproduce. The ledger of verdicts is written to report/PROTOCOL in SWEEPER_HOME, as
+    ledger.html, .md, .png and .json.
     """
     if not plan:
         refuse("for --plan only, which trains; add --plan, or leave it out", "budget", "workers", "data_dir")

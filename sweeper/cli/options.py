@@ -135,7 +135,7 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 def shared(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of a command that trains one configuration, or what is derived from one."""
     seed = click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True,
-                        help="Seeds weights, data order, augmentation, Dropout, and the search.")  # fmt: skip
+                        help="Seed of weights, data order, augmentation, Dropout and search.")  # fmt: skip
     return machine(seed(tracked(command)))
 
 
@@ -148,7 +148,7 @@ def machine(command: Callable[..., Any]) -> Callable[..., Any]:
                      metavar="auto|DIR", help="Folder of the four FashionMNIST files; auto: SWEEPER_DATA_DIR, the "
                      "cache, then Debian's package."),
         click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]",
-                     help="Where to train."),
+                     help="Device to train on."),
         click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True,
                      help="auto: bf16 where it is faster than fp32."),
     )(command)  # fmt: skip
@@ -178,9 +178,9 @@ def overrides(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--epochs", type=OrAuto(click.IntRange(1)), default="auto", show_default=True,
                      help="Passes over the training images."),
         click.option("--batch-size", type=OrAuto(click.IntRange(1)), default="auto", show_default=True,
-                     help="Images in a step."),
+                     help="Images in an optimizer step."),
         click.option("--placement", type=OrAuto(click.Choice(PLACEMENTS)), default="auto", show_default=True,
-                     help="Where BatchNorm and Dropout stand."),
+                     help="Placement of BatchNorm and Dropout."),
         click.option("--conv-dropout", type=OrAuto(rate), default="auto", show_default=True,
                      help="Dropout rate in the convolutional part."),
         click.option("--head-dropout", type=OrAuto(rate), default="auto", show_default=True,
@@ -194,14 +194,14 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of a command that trains many configurations: how, and how many at a time."""
     return together(
         click.option("--workers", type=OrAuto(click.IntRange(1, MAX_WORKERS)), default="auto", show_default=True,
-                     help="Trainings at a time: worker processes, which share the cores, trainings on a GPU, or Ray's "
-                     "tasks. auto: one worker process, with which a sweep is the same each time; of the other engines "
-                     "what they can hold."),
+                     help="Number of trainings at a time. auto: one worker process, which makes a sweep repeatable; "
+                     "on a GPU or on Ray, as many as fit."),
         click.option("--engine", "engine", type=EngineName(ENGINES), metavar="|".join(ENGINES), default="auto",
-                     show_default=True, help="serial: in this process; processes: in worker processes; gpu: many side "
-                     "by side on one GPU; ray: on a Ray cluster; auto: gpu on a GPU, else processes."),
-        click.option("--address", metavar="auto|HOST:PORT", help="Ray cluster that this machine is a part of, for "
-                     "--engine ray. [default: one is started here]"),
+                     show_default=True,
+                     help="serial: in this process; processes: in worker processes; gpu: side by side on one GPU; "
+                     "ray: on a Ray cluster; auto: gpu on a GPU, else processes."),
+        click.option("--address", metavar="auto|HOST:PORT",
+                     help="Ray cluster that this machine belongs to, for --engine ray. [default: one is started here]"),
         click.option("--cpus-per-trial", type=Number(0, MAX_WORKERS, min_open=True), default=1, show_default=True,
                      help="CPUs that Ray reserves for a training."),
         click.option("--gpus-per-trial", type=Number(0, MAX_WORKERS), default=0, show_default=True,

@@ -27,7 +27,7 @@ from sweeper.cli.say import print_json
 @storage_option
 @json_option
 def status(study: str | None, **options: Any) -> None:
-    """Show how far a sweep is, from another terminal; by default the newest."""
+    """Show the progress of a sweep, by default the newest."""
     from sweeper.study.reading import read_study
     from sweeper.sweep.progress import status_lines
 
@@ -43,14 +43,16 @@ def status(study: str | None, **options: Any) -> None:
 @click.command()
 @click.argument("study", required=False)
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-              help="Where to write it. [default: report/STUDY.html in SWEEPER_HOME]")  # fmt: skip
+              help="Output file. [default: report/STUDY.html in SWEEPER_HOME]")  # fmt: skip
 @click.option("--protocol", type=OrAuto(click.Choice(["full", "quick"])), default="auto", show_default=True,
-              help="Of the reproduction; auto: the one that has runs, full if both have.")  # fmt: skip
+              help="Protocol of the reproduction; auto: the one with runs, or full.")  # fmt: skip
 @tracking_option
 @storage_option
 @json_option
 def report(study: str | None, output: Path | None, protocol: ProtocolName | None, **options: Any) -> None:
-    """Write the report of a sweep, by default the newest: one HTML file that needs no network.
+    """Write a sweep's report as one HTML file.
+
+    The default is the newest sweep. The file needs no network.
 
     STUDY is a sweep, or the word reproduce, for the runs of sweeper reproduce; the article's eight figures are then
     written beside the report as well, as a PNG image for print. --storage is for a sweep, --protocol for the
@@ -94,7 +96,9 @@ def report(study: str | None, output: Path | None, protocol: ProtocolName | None
 @tracking_option
 @json_option
 def sync(journal: Path | None, **options: Any) -> None:
-    """Carry to MLflow what is only in a journal yet: after an outage, or from a machine without MLflow."""
+    """Upload journaled runs to MLflow.
+
+    For runs that were recorded offline, or during an outage of the server."""
     from sweeper.core.environment import NONE, OFFLINE
     from sweeper.core.text import counted
     from sweeper.sweep.tracker import FIGURES
@@ -119,9 +123,9 @@ def sync(journal: Path | None, **options: Any) -> None:
 @tracking_option
 @json_option
 def replay(run: str, **options: Any) -> None:
-    """Train a recorded run again, and say whether it comes out the same, bit by bit.
+    """Train a recorded run again and compare bit by bit.
 
-    RUN_ID is a run in MLflow, FOLDER one of a journal. Exit code 1 means that it did not.
+    RUN_ID is a run in MLflow, FOLDER one of a journal. Exit code 1: the runs differ.
     """
     from sweeper.sweep import replay
 

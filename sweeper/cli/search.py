@@ -32,12 +32,12 @@ from sweeper.cli.say import print_json, say_where
 @click.option("--exp", type=Experiment(), default=6, show_default=True, help=EXP_HELP)
 @overrides
 @click.option("--split", type=OrAuto(Split(["test", "holdout"])), default="auto", show_default=True,
-              help="test: validate on the test images, as the article; holdout: on held-out training images.",
+              help="test: validate on the test images, as the article does; holdout: on held-out training images.",
 )  # fmt: skip
 @shared
 @ends_unread
 def train(exp: int, split: str | None, **options: Any) -> None:
-    """Train one experiment, with its accuracy and loss curves.
+    """Train one experiment and record its curves.
 
     auto takes the experiment's own value.
     """
@@ -70,15 +70,15 @@ def train(exp: int, split: str | None, **options: Any) -> None:
     type=click.IntRange(1, MAX_TRIALS),
     default=50,
     show_default=True,
-    help="Finished trials, complete or pruned, that the study shall have.",
+    help="Number of finished trials (complete or pruned) to reach.",
 )
-@click.option("--study", default="sweep", show_default=True, help="Name; an existing study is continued.")
+@click.option("--study", default="sweep", show_default=True, help="Name of the study; an existing one is continued.")
 @click.option(
     "--exp",
     type=Experiment(),
     default=6,
     show_default=True,
-    help="The experiment whose model and recipe the search varies.",
+    help="Experiment whose configuration the search varies.",
 )
 @click.option(
     "--model",
@@ -92,7 +92,7 @@ def train(exp: int, split: str | None, **options: Any) -> None:
     type=OrAuto(click.Choice(["none", "crop-flip", "crop-flip-erase"])),
     default="auto",
     show_default=True,
-    help="Of the training images.",
+    help="Augmentation of the training images.",
 )
 @click.option("--epochs", type=OrAuto(click.IntRange(1)), default="auto", show_default=True, help="Epochs of a trial.")
 @engine_options
@@ -101,7 +101,7 @@ def train(exp: int, split: str | None, **options: Any) -> None:
     type=click.IntRange(0, 100),
     default=0,
     show_default=True,
-    help="Stratified folds that a trial is the mean of; 0: one held-out set.",
+    help="Number of stratified cross-validation folds; 0: one held-out set.",
 )
 @click.option(
     "--space",
@@ -116,14 +116,15 @@ def train(exp: int, split: str | None, **options: Any) -> None:
     type=click.Choice(["tpe", "gp", "qmc", "random"]),
     default="tpe",
     show_default=True,
-    help="How the next trial is chosen.",
+    help="Optuna sampler that proposes the next trial.",
 )
 @click.option(
     "--pruner",
     type=click.Choice(["percentile", "median", "none"]),
     default="percentile",
     show_default=True,
-    help="Which trials are stopped early: the worst quarter, the worse half, none.",
+    help="Rule for stopping trials early, at each epoch from the third on: percentile stops those in the lowest "
+    "quarter of the complete trials, median those in the lower half.",
 )
 @click.option(
     "--timeout",
@@ -131,28 +132,28 @@ def train(exp: int, split: str | None, **options: Any) -> None:
     default="auto",
     show_default=True,
     metavar="auto|SECONDS",
-    help="Ask for nothing more after this long; auto: never.",
+    help="Start no trial after this time; auto: no limit.",
 )
 @click.option(
     "--retries",
     type=click.IntRange(0, 100),
     default=2,
     show_default=True,
-    help="How often a trial is tried again after its worker died or memory ran out.",
+    help="Number of retries after a worker died or memory ran out.",
 )
 @click.option(
     "--final/--no-final",
     default=True,
     show_default=True,
-    help="Retrain the best on train and validation, and evaluate it once on the test images.",
+    help="Retrain the best configuration on train and validation images, and evaluate it once on the test images.",
 )
 @storage_option
 @shared
 @ends_unread
 def optimize(exp: int, **options: Any) -> None:
-    """Search dropout rates, batch size and placement; finish exactly --trials trials.
+    """Search placement, dropout rates and batch size.
 
-    The same command again continues a sweep that was stopped, and adds nothing to one that is done.
+    Finishes exactly --trials trials. Run the same command again to continue a stopped sweep.
     """
     from sweeper.core.config import check_name
     from sweeper.core.experiments import experiment

@@ -19,11 +19,11 @@ def at_home(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say where the data is."""
     return together(
         click.option("--home", type=click.Path(path_type=Path), envvar="SWEEPER_HOME", default=".", metavar="DIR",
-                     help="Folder of the databases, artifacts, secrets and logs; serve and restore create it. "
+                     help="Folder of databases, artifacts, secrets and logs; serve and restore create it. "
                      "[env: SWEEPER_HOME; default: the working directory]"),
         click.option("--database-url", envvar="SWEEPER_DATABASE_URL", metavar="URL",
-                     help="A PostgreSQL that runs already, such as postgresql://USER@HOST/postgres. A password belongs "
-                     "in the variable or in PGPASSFILE: other users can read a command line. "
+                     help="Existing PostgreSQL, such as postgresql://USER@HOST/postgres. Pass a password in "
+                     "the variable or in PGPASSFILE: other users can read a command line. "
                      "[env: SWEEPER_DATABASE_URL; default: one of its own in postgres/ below the home]"),
         json_option,
     )(command)  # fmt: skip
@@ -31,24 +31,25 @@ def at_home(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True,
-              help="Address to listen on; any but loopback needs --auth and --allowed-hosts.")  # fmt: skip
+              help="Address to listen on. Any but loopback needs --auth and --allowed-hosts.")  # fmt: skip
 @click.option("--port", type=PORT, default=5000, show_default=True, help="Port of the MLflow server.")
 @click.option("--dashboard/--no-dashboard", default=True, show_default=True,
-              help="The Optuna dashboard, on loopback and for reading only.")  # fmt: skip
+              help="Serve the Optuna dashboard, read-only and on loopback.")  # fmt: skip
 @click.option("--dashboard-port", type=PORT, default=8080, show_default=True, help="Port of the Optuna dashboard.")
-@click.option("--auth", is_flag=True, help="Ask for a user and a password; those of the admin are generated.")
+@click.option("--auth", is_flag=True, help="Require a user and password; the admin's are generated.")
 @click.option("--allowed-hosts", multiple=True, metavar="HOST",
-              help="A name by which browsers and clients may call the server, besides loopback's. May be repeated.",
+              help="Host name that clients may use, besides loopback's. May be repeated.",
 )  # fmt: skip
-@click.option("--upgrade", is_flag=True, help="Upgrade databases of an older MLflow or Optuna; take a backup first.")
+@click.option("--upgrade", is_flag=True,
+              help="Upgrade the databases of an older MLflow or Optuna. Take a backup first.")  # fmt: skip
 @click.option(
-    "--check", is_flag=True, help="Say how each part of the running server is; exit code 4 if one is not well."
+    "--check", is_flag=True, help="Report the health of the running server; exit code 4 if a part is unhealthy."
 )
 @at_home
 def serve(home: Path, database_url: str | None, json_output: bool, check: bool, **options: Any) -> None:
-    """Serve MLflow, PostgreSQL and the Optuna dashboard, until Ctrl-C.
+    """Serve MLflow, PostgreSQL and the Optuna dashboard.
 
-    Prints the lines that point sweeper and mlflow at them.
+    Runs until Ctrl-C, and prints the settings that sweeper and mlflow need to reach it.
     """
     from sweeper.core.environment import check_home, new_home
     from sweeper.server import serve
@@ -76,7 +77,9 @@ def serve(home: Path, database_url: str | None, json_output: bool, check: bool, 
 @click.argument("file", type=click.Path(path_type=Path))
 @at_home
 def backup(file: Path, home: Path, database_url: str | None, json_output: bool) -> None:
-    """Write databases, artifacts and secrets of a server into FILE; it may be running."""
+    """Back up a server's databases, artifacts and secrets.
+
+    The server may be running."""
     from sweeper.core.environment import check_home
     from sweeper.server import backup
 
@@ -91,7 +94,7 @@ def backup(file: Path, home: Path, database_url: str | None, json_output: bool) 
 @click.argument("file", type=click.Path(path_type=Path))
 @at_home
 def restore(file: Path, home: Path, database_url: str | None, json_output: bool) -> None:
-    """Make of a new home what FILE is a backup of."""
+    """Restore a backup into a new home."""
     from sweeper.core.environment import new_home
     from sweeper.server import backup
 

@@ -54,8 +54,6 @@ def guarded(application: Application, port: int) -> Application:
 
 def main() -> None:
     """Serve until a signal ends the process."""
-    # Of the packages that the importance of parameters loads, the one it does without, and a third of the memory.
-    sys.modules["pandas"] = None  # type: ignore[assignment]
     from optuna.storages import RDBStorage
     from optuna_dashboard import wsgi  # type: ignore[import-untyped]
 

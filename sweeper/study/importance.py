@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import random
-import sys
 import warnings
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import optuna
 from optuna.trial import TrialState
 
 from sweeper.study.trials import Shown
 
-NAME: Final = "optuna.importance"
 RESAMPLES: Final = 100  # of the trials, for the intervals
-
-
-def _without_sklearn() -> Any:
-    """A copy of `optuna.importance`, for this module alone, that was loaded without scikit-learn: that takes a second,
-    and PED-ANOVA has no use for it. Who asks Optuna for its module gets the whole one.
-
-    To be called while no other thread imports anything.
-    """
-    if {"sklearn", NAME} & sys.modules.keys():
-        return optuna.importance
-    public = vars(optuna)["importance"]
-    sys.modules["sklearn"] = None  # type: ignore[assignment]
-    try:
-        return importlib.import_module(NAME)
-    finally:
-        for name in list(sys.modules):
-            if name == "sklearn" or f"{name}.".startswith(f"{NAME}."):
-                del sys.modules[name]
-        optuna.importance = public
-
-
-_EVALUATION: Final = _without_sklearn()  # here, and not at its first use, when the uploader may be importing MLflow
 
 
 class Importance(NamedTuple):
@@ -53,10 +28,12 @@ def importances(study: optuna.Study) -> list[tuple[str, float]]:
     arXiv 2304.10255), largest first; empty while there are too few complete trials to say."""
     if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < 4:
         return []
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances  # loads scikit-learn: a second
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found = _EVALUATION.get_param_importances(study, evaluator=_EVALUATION.PedAnovaImportanceEvaluator())
+            found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
         except (RuntimeError, ValueError):  # every trial has the same value
             return []
     return sorted(found.items(), key=lambda item: -item[1])

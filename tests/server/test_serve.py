@@ -55,7 +55,7 @@ def test_the_two_lines_are_all_that_a_sweep_needs(served: Served):
     importances = served.request(
         "/api/studies/1/param_importances", port=served.dashboard_port, host=f"127.0.0.1:{served.dashboard_port}"
     )[1]
-    assert json.loads(importances)["param_importances"][0]  # pandas, which the dashboard is kept from, is not missed
+    assert json.loads(importances)["param_importances"][0]
 
 
 @pytest.mark.parametrize("host", STRANGERS)

@@ -745,19 +745,3 @@ def test_few_trials_leave_importances_open() -> None:
     first, second = importance_intervals(decided(8), resamples=40)
     assert first.low < second.high  # the order is not settled
     assert importance_intervals(decided(3)) == []
-
-
-LIGHT = """
-import sys
-import optuna
-from sweeper.study.importance import importances
-study = optuna.create_study(direction="maximize")
-study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=8)
-print(importances(study), "sklearn" in sys.modules)
-print(list(optuna.importance.get_param_importances(study, evaluator=optuna.importance.FanovaImportanceEvaluator())))
-"""
-
-
-def test_importances_load_no_scikit_learn_and_take_nothing_from_optunas_own() -> None:
-    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, timeout=120)
-    assert done.stdout.splitlines() == ["[('x', 1.0)] False", "['x']"], done.stderr
