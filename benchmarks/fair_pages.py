@@ -10,7 +10,7 @@ from scipy import stats
 
 from benchmarks.pages import table
 
-MARKS: Final = {"the study": 0.948, "weak bar": 0.9490, "strong bar": 0.9508}
+MARKS: Final = {"the article": 0.948, "weak bar": 0.9490, "strong bar": 0.9508}
 SUMMARY: Final = ("n", "mean, %", "sd, points", "95 % interval")
 
 
