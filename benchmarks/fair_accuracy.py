@@ -13,7 +13,7 @@ The second stage trains the frozen recipe on all 60,000 images, and evaluates th
 10,000 test images, once, with no test-time augmentation: until then a training sees no test image. Each seed is written
 beside FILE before it is shown, so that an interrupted evaluation goes on where it was, and no seed is evaluated twice.
 Accuracy is said with and without near-duplicates of training images (benchmarks.duplicates), against three marks: the
-article's 0.948, and the bars 0.9490 and 0.9508. `default` is experiment 8 as declared, which one look at the test images
+article's 0.948, and the bars 0.9490 and 0.9508. `default` is experiment 8 as declared, which one look at test images
 has informed (docs/reproduction.md).
 
 Seconds of training are without evaluations; with several workers they share the processor. Tuning and evaluation have
