@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from sweeper.engine.choice import EngineChoice
 
 
-# --- from options to an environment, and from results to words ---------------------------------------
-
-
 def make_environment(options: dict[str, Any], *, check_tracking: bool = True) -> Environment:
     """The environment that a command's options and the process's variables describe."""
     from sweeper.core.environment import NONE, OFFLINE, Environment, check_home, storage_url, tracking_url

@@ -1,4 +1,4 @@
-"""What commands print at their end: where to look, or JSON."""
+"""The last lines of a command: where to look, or JSON."""
 
 from __future__ import annotations
 

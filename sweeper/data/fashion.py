@@ -92,9 +92,6 @@ SAMPLE: Final = Manifest(
 MANIFESTS: Final[dict[DatasetName, Manifest]] = {"fashion-mnist": FULL, "sample": SAMPLE}
 
 
-# --- finding and reading the files -------------------------------------------------------------
-
-
 def locate(data_dir: Path | None = None) -> Path | None:
     """The first folder that holds the four files of FashionMNIST, raw or gzipped, or None.
 

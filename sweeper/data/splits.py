@@ -52,9 +52,6 @@ class Split:
         return cls(Labelled(pixels, labels), Labelled(*judging))
 
 
-# --- loading -------------------------------------------------------------------------------------
-
-
 def load(config: RunConfig, folder: Path) -> list[Split]:
     """The splits of a run: one, or one for each fold when `config.split` is folds.
 

@@ -105,7 +105,7 @@ def resolve(choice: EngineChoice, config: RunConfig) -> EngineChoice:
 
 
 def likely_here(name: str, device: str) -> bool:
-    """Whether this process is likely to train, so that it had better load torch at once.
+    """Return True if this process is likely to train, and should load torch at once.
 
     `name` is that of an `EngineChoice`; `device` may be `auto`.
     """

@@ -116,9 +116,6 @@ class ProcessEngine:
             worker.pipe.close()
 
 
-# --- in the worker ---------------------------------------------------------------------------------
-
-
 def _work(pipe: Connection, splits: Sequence[Split], threads: int) -> None:
     follow_parent()
     from sweeper.training.device import use_threads

@@ -23,9 +23,6 @@ OVERHEAD: Final = 5e6
 SPEED: Final = 2.05e10  # a second and core
 
 
-# --- how long it takes -----------------------------------------------------------------------------------
-
-
 def cost(config: RunConfig, manifest: Manifest) -> float:
     """Work of a run on the split `test`, in multiply-adds of training; only ratios of costs have a meaning."""
     train = config.train_images or _images(manifest)

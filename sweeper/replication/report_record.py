@@ -50,7 +50,7 @@ def record_report(env: Environment, protocol: ProtocolName, tracker: Tracker) ->
 
 
 def is_recorded(env: Environment, protocol: ProtocolName, runs: Runs) -> bool:
-    """Whether the report of `runs` is recorded."""
+    """Return True if the report of `runs` is recorded."""
     return _shows(read_events(env.journal / _folder(protocol)), runs)
 
 

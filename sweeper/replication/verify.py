@@ -112,9 +112,6 @@ def sections(env: Environment, protocol: ProtocolName, runs: Runs) -> list[Secti
     return ledger_sections(describe(judge_runs(env.journal, protocol, runs), _links(env, runs)))
 
 
-# --- what is shown --------------------------------------------------------------------------------------
-
-
 def describe(found: Verified, links: Mapping[str, str]) -> Ledger:
     """The ledger as its pages show it."""
     pairs = zip(found.judged, found.details, strict=True)

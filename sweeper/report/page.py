@@ -194,9 +194,6 @@ def download(name: str, content: bytes, media_type: str) -> Markup:
     )
 
 
-# --- parts ----------------------------------------------------------------------------------------
-
-
 def _boxed(part: Markup) -> Markup:
     return Markup("<div>{}</div>").format(part)
 

@@ -12,8 +12,6 @@ import sqlalchemy
 from sweeper.core.errors import ServiceUnreachable, SweeperError, UsageError
 from sweeper.study.lock import CONNECT_SECONDS
 
-# --- opening -----------------------------------------------------------------------------------
-
 
 @contextlib.contextmanager
 def _storage(url: sqlalchemy.URL, *, create: bool) -> Iterator[optuna.storages.RDBStorage]:

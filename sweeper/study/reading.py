@@ -15,8 +15,6 @@ from sweeper.study.database import _storage
 from sweeper.study.rows import StudyRecord, TrialRow, _record, _row
 from sweeper.study.trials import Shown, read_trials
 
-# --- reading, for whoever watches ------------------------------------------------------------------
-
 
 class StudyView(NamedTuple):
     """A study as another process sees it."""

@@ -51,9 +51,6 @@ def _row(frozen: FrozenTrial) -> TrialRow:
     )
 
 
-# --- reading, for a report -------------------------------------------------------------------------
-
-
 class StudyRecord(NamedTuple):
     """A study with all that it holds."""
 

@@ -21,9 +21,6 @@ from sweeper.tracking.base import RunInfo
 LEARNING: Final = ("tpe", "gp")  # samplers that choose by the results of earlier trials
 
 
-# --- a sweep -------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class SweepOptions:
     """What `sweeper optimize` was asked for."""

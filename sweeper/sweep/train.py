@@ -22,8 +22,6 @@ from sweeper.sweep.tracker import tracking
 from sweeper.tracking.base import FAILED, RunInfo
 from sweeper.tracking.fetching import run_id_of
 
-# --- one run -------------------------------------------------------------------------------------
-
 
 def train_one(env: Environment, chosen: Chosen, run_id: str | None) -> dict[str, Any]:
     """Train one configuration: a sweep of one. Joins the MLflow run `run_id`, if one is given.

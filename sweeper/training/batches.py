@@ -17,8 +17,6 @@ from sweeper.core.config import RunConfig
 from sweeper.core.images import SIDE
 from sweeper.training.images import PADDING, Images, send
 
-# --- batches and augmentation --------------------------------------------------------------------
-
 
 def batch_sizes(images: int, batch_size: int) -> list[int]:
     """Sizes of the batches of one epoch; a last batch of one image is merged into the one before it."""

@@ -40,9 +40,6 @@ def use_threads(threads: int) -> None:
     keep_freed()
 
 
-# --- device and precision -----------------------------------------------------------------------
-
-
 def resolve_device(name: str) -> str:
     """`auto` becomes cuda where a GPU can be used, else cpu; any other name is probed by allocating on it.
 

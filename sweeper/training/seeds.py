@@ -14,8 +14,6 @@ from sweeper.core.results import Evaluation as Evaluation
 from sweeper.core.results import Training as Training
 from sweeper.core.results import TrainResult as TrainResult
 
-# --- parts of the loop ---------------------------------------------------------------------------
-
 
 @contextmanager
 def seeded(config: RunConfig, epoch: int) -> Iterator[torch.Generator]:

@@ -37,7 +37,6 @@ FIRST_LOOK: Final = 3
 MOST_SEEDS: Final = 1_280
 
 Verdict = Literal["supported", "contradicted", "inconclusive", "untestable"]
-VERDICTS: Final[tuple[Verdict, ...]] = ("supported", "contradicted", "inconclusive", "untestable")
 Runs = Mapping[str, Sequence[ArmRun]]
 
 
@@ -161,9 +160,6 @@ def _verdict(looked: Looked, p_holm: Pair, alpha: float) -> Verdict:
     if min(p_holm) > alpha:
         return "inconclusive"
     return "supported" if p_holm.support <= p_holm.contradict else "contradicted"
-
-
-# --- what it would take -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

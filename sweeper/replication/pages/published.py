@@ -1,4 +1,4 @@
-"""What the article reports of each experiment."""
+"""The numbers that the article reports for each experiment."""
 
 from __future__ import annotations
 

@@ -38,9 +38,6 @@ from sweeper.report.figure import (
 NOTE_WIDTH: Final = 0.3  # of an axis of `curves`: the note about the best epoch
 
 
-# --- curves of one run ----------------------------------------------------------------------------
-
-
 def curves(epochs: Sequence[Mapping[str, float]], title: str) -> bytes:
     """Accuracy and loss of one run against its epochs, on training and on validation images.
 

@@ -93,9 +93,6 @@ def _recalibration_gain(subject: Subject, result: TrainResult, data: Data) -> tu
     return after.accuracy - before.accuracy, before.loss - after.loss
 
 
-# --- one BN layer -------------------------------------------------------------------------------------
-
-
 def _examine_layers(subject: Subject) -> tuple[BatchNormLayer, ...]:
     inputs = eval_pass(subject)
     running = {name: layer.running_var.clone() for name, layer in subject.norms.items()}
