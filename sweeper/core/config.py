@@ -1,7 +1,7 @@
-"""One run is one immutable, validated value; the article's eight experiments are eight such values.
+"""`RunConfig`: one run is one immutable, validated value.
 
-`RunConfig` holds everything that decides what a run computes. Its fields are the parameters
-that MLflow shows, and a run can be rebuilt from them exactly (`RunConfig.from_params`).
+It holds everything that decides what a run computes. Its fields are the parameters that MLflow shows, and
+`RunConfig.from_params` rebuilds a run from them exactly.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_core.core_schema import ValidationInfo
 
@@ -26,14 +26,11 @@ MAX_EPOCHS: Final = 10_000
 FORMER_SPLIT: Final = "blog"
 DEVICE: Final = r"(cpu|cuda(:\d{1,3})?)"
 NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
-TAKEN: Final = re.compile(r"runs|reproduce(-.*)?")  # in the journal and among the reports, by others than studies
+TAKEN: Final = re.compile(r"runs|reproduce(-.*)?")  # folders and reports that other commands write
 
 
 class Placement(enum.StrEnum):
-    """Where Batch Normalization and Dropout stand around each weight layer.
-
-    A convolutional layer is written left to right; the head is Linear, ReLU, Linear.
-    """
+    """Where Batch Normalization and Dropout stand around each weight layer, from left to right."""
 
     NONE = "none"  # conv, ReLU                       | Linear, ReLU, Linear
     BN = "bn"  # conv, BN, ReLU                       | as none
@@ -45,17 +42,17 @@ class Placement(enum.StrEnum):
 
     @property
     def has_conv_dropout(self) -> bool:
-        """Whether the convolutional part holds Dropout layers."""
+        """True if the convolutional part has Dropout layers."""
         return self in (Placement.DROPOUT, Placement.BN_DROPOUT, Placement.DROPOUT_BN, Placement.IC)
 
     @property
     def has_head_dropout(self) -> bool:
-        """Whether the head holds Dropout layers."""
+        """True if the head has Dropout layers."""
         return self not in (Placement.NONE, Placement.BN)
 
     @property
     def has_batch_norm(self) -> bool:
-        """Whether the network holds BatchNorm layers."""
+        """True if the network has BatchNorm layers."""
         return self not in (Placement.NONE, Placement.DROPOUT)
 
 
@@ -114,13 +111,13 @@ class RunConfig(BaseModel):
     @field_validator("split", mode="before")
     @classmethod
     def _present_name(cls, split: Any) -> Any:
-        """`blog` is what 0.1.0 called the split `test`."""
+        """Accept `blog`, which 0.1.0 called the split `test`."""
         return "test" if split == FORMER_SPLIT else split
 
     @field_validator("conv_dropout", "head_dropout")
     @classmethod
     def _zero_where_absent(cls, rate: float, info: ValidationInfo) -> float:
-        """A rate the placement does not have is 0, so that one network has one description."""
+        """Set a rate that the placement does not use to 0, so that one network has one description."""
         placement = info.data.get("placement")
         if placement is None:  # the placement itself was refused
             return rate
@@ -132,11 +129,35 @@ class RunConfig(BaseModel):
     def _no_negative_zero(cls, value: float) -> float:
         return value + 0.0
 
-    @model_validator(mode="after")
-    def _consistent(self) -> RunConfig:
-        if conflicts := list(_conflicts(dict(self))):
-            raise ValueError("; ".join(conflicts))
-        return self
+    # A validator sees the fields above its own in `info.data`, without those that were refused: so one pass of
+    # pydantic finds the fields that are wrong and those that do not fit together.
+
+    @field_validator("batch_size")
+    @classmethod
+    def _enough_for_batch_norm(cls, size: int, info: ValidationInfo) -> int:
+        placement = info.data.get("placement")
+        if size == 1 and placement is not None and placement.has_batch_norm:
+            reason = "BatchNorm needs 2 or more images in a batch"
+            raise ValueError(f"batch_size=1 with placement={placement.value}: {reason}")
+        return size
+
+    @field_validator("folds")
+    @classmethod
+    def _as_the_split_needs(cls, folds: int, info: ValidationInfo) -> int:
+        split = info.data.get("split")
+        if split == "folds" and folds < 2:
+            raise ValueError(f"folds={folds}: cross-validation needs 2 or more folds")
+        if split is not None and split != "folds" and folds:
+            raise ValueError(f"folds={folds}: allowed with split=folds only")
+        return folds
+
+    @field_validator("train_images")
+    @classmethod
+    def _at_least_a_batch(cls, train_images: int, info: ValidationInfo) -> int:
+        batch_size = info.data.get("batch_size", 0)
+        if train_images and batch_size > train_images:
+            raise ValueError(f"batch_size={batch_size}: larger than train_images={train_images}")
+        return train_images
 
     @classmethod
     def create(cls, **fields: Any) -> RunConfig:
@@ -148,10 +169,10 @@ class RunConfig(BaseModel):
         try:
             return cls(**fields)
         except ValidationError as error:
-            raise ConfigError("; ".join(_explain_all(error, fields))) from None
+            raise ConfigError("; ".join(map(_explain, error.errors()))) from None
 
     def derive(self, **fields: Any) -> RunConfig:
-        """The same run with some fields changed, validated again.
+        """Return the same run with some fields changed, validated again.
 
         Raises:
             ConfigError: one line that names every wrong field.
@@ -159,21 +180,21 @@ class RunConfig(BaseModel):
         return self.create(**(self.model_dump() | fields))
 
     def to_params(self) -> dict[str, str]:
-        """The fields as strings, for MLflow's parameters; `from_params` is the exact inverse."""
+        """Return the fields as strings, for MLflow's parameters; `from_params` is the exact inverse."""
         return {name: str(value) for name, value in self.model_dump(mode="json").items()}
 
     @classmethod
     def from_params(cls, params: Mapping[str, str]) -> RunConfig:
-        """Rebuild a configuration from MLflow's parameters, leaving out those that are not its fields.
+        """Rebuild a configuration from MLflow's parameters and ignore those that are not its fields.
 
-        A run that `mlflow run` started has parameters of its own; ours is then called `config.NAME` (tracking.py).
+        A run that `mlflow run` started has parameters of its own; ours are then called `config.NAME`.
         """
         found = {name: params.get(f"config.{name}", params.get(name)) for name in cls.model_fields}
         return cls.create(**{name: value for name, value in found.items() if value is not None})
 
     @property
     def network_placement(self) -> Placement:
-        """The placement of the network that results: Dropout at rate 0 is no Dropout."""
+        """The placement that the network has in effect: Dropout at rate 0 is no Dropout."""
         conv, head = self.conv_dropout > 0, self.head_dropout > 0
         match self.placement:
             case Placement.DROPOUT if not conv and not head:
@@ -187,13 +208,15 @@ class RunConfig(BaseModel):
 
     @property
     def later_fields_unused(self) -> set[str]:
-        """Fields younger than the first recorded runs, where they change nothing: hashes and settings leave them
-        out, so that what was recorded without them is still recognised."""
+        """Fields added after the first recorded runs, while they change nothing.
+
+        Hashes and settings leave them out, so that runs recorded without them are still recognised.
+        """
         return set() if self.train_images else {"train_images"}
 
     @property
     def key(self) -> str:
-        """A hash equal for two configurations exactly when they train the same network the same way."""
+        """A hash that two configurations share exactly if they train the same network in the same way."""
         fields = self.model_dump(mode="json", exclude={"experiment", *self.later_fields_unused})
         fields["placement"] = self.network_placement.value
         if self.split == "test":
@@ -201,40 +224,8 @@ class RunConfig(BaseModel):
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _conflicts(fields: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with fields that are right one by one; those that are missing conflict with nothing."""
-    split, folds, placement = fields.get("split"), fields.get("folds"), fields.get("placement")
-    if split == "folds" and folds is not None and folds < 2:
-        yield f"folds={folds}: cross-validation needs 2 or more folds"
-    if split is not None and split != "folds" and folds:
-        yield f"folds={folds}: allowed with split=folds only"
-    batch_size, train_images = fields.get("batch_size"), fields.get("train_images")
-    if batch_size == 1 and placement is not None and placement.has_batch_norm:
-        yield f"batch_size=1 with placement={placement.value}: BatchNorm needs 2 or more images in a batch"
-    if batch_size is not None and train_images and batch_size > train_images:
-        yield f"batch_size={batch_size}: larger than train_images={train_images}"
-
-
-def _explain_all(error: ValidationError, given: Mapping[str, Any]) -> Iterator[str]:
-    """A clause for each wrong field, and for each conflict among the others, which pydantic does not look for then."""
-    details = error.errors()
-    yield from (_explain(detail) for detail in details)
-    refused = {detail["loc"][0] for detail in details if detail["loc"]}
-    if refused:
-        kinds: dict[str, Callable[[Any], Any]] = {
-            "split": str, "folds": _whole, "batch_size": _whole, "train_images": _whole, "placement": Placement,
-        }  # fmt: skip
-        values = {name: given.get(name, RunConfig.model_fields[name].default) for name in kinds}
-        yield from _conflicts({name: kinds[name](value) for name, value in values.items() if name not in refused})
-
-
-def _whole(number: Any) -> int:
-    """An integer that pydantic has taken, as a number or as text: `"0.0"` is one."""
-    return int(float(number))
-
-
 def _explain(detail: ErrorDetails) -> str:
-    """One clause for one of pydantic's errors: the field, the bad value, and what is allowed."""
+    """Return one clause for one of pydantic's errors: the field, the bad value, and what is allowed."""
     field = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
@@ -250,7 +241,7 @@ def check_name(name: str) -> str:
     """Return `name` if a study may have it.
 
     Raises:
-        ConfigError: it is empty, too long, or holds anything but letters, digits, `_`, `.` and `-`; or others have it.
+        ConfigError: it is empty or too long, has other characters than letters, digits, `_`, `.` and `-`, or is taken.
     """
     if not NAME.fullmatch(name):
         raise ConfigError(
@@ -258,12 +249,12 @@ def check_name(name: str) -> str:
         )
     if TAKEN.fullmatch(name):
         raise ConfigError(
-            f"study name {name!r}: 'runs', 'reproduce' and what begins with 'reproduce-' name folders and reports of "
-            "other commands; choose another"
+            f"study name {name!r}: other commands use 'runs', 'reproduce' and each name that begins with 'reproduce-'; "
+            "choose another"
         )
     return name
 
 
 def finite(value: float) -> bool:
-    """Whether a metric may be told to a study or a tracker as a value."""
+    """Return True if a study or a tracker accepts `value` as a metric."""
     return math.isfinite(value)
