@@ -1,4 +1,4 @@
-"""Where a command keeps its state, and how it speaks: resolved from options and the process's variables."""
+"""Where a command keeps its state and writes its messages, from options and environment variables."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Environment:
-    """Where state lives, and how the command speaks.
+    """Where a command keeps its state and writes its messages.
 
-    `home` holds mlflow.db, mlartifacts, sweeper.db and the journal, where no URI says otherwise.
+    `home` holds mlflow.db, mlartifacts, sweeper.db and the journal, unless a URI names another place.
     """
 
     home: Path
@@ -33,37 +33,37 @@ class Environment:
 
     @property
     def journal(self) -> Path:
-        """The journal's root."""
+        """The root folder of the journal."""
         return self.home / JOURNAL
 
 
 def storage_url(home: Path) -> str:
-    """The study database where none is named."""
+    """Return the URL of the default study database."""
     return f"sqlite:///{home / 'sweeper.db'}"
 
 
 def tracking_url(home: Path) -> str:
-    """The tracking store where none is named."""
+    """Return the URL of the default tracking store."""
     return f"sqlite:///{home / 'mlflow.db'}"
 
 
 def check_home(home: Path, named: str = "SWEEPER_HOME") -> Path:
-    """Return `home`, which the variable or option `named` gives, if it is a folder.
+    """Return `home`, the value of the variable or option `named`, if it is a folder.
 
     Raises:
-        SweeperError: it is not.
+        SweeperError: it is not a folder.
     """
     if not home.is_dir():
-        raise SweeperError(f"{named} {home}: not a folder; create it, or do without {named}")
+        raise SweeperError(f"{named} {home}: not a folder. Create it, or do without {named}.")
     return home
 
 
 @contextlib.contextmanager
 def new_home(home: Path, named: str) -> Iterator[Path]:
-    """`home`, made if its parent is there; after the block it is removed again if nothing is in it.
+    """Yield `home`, created if its parent exists; after the block it is removed again if it is empty.
 
     Raises:
-        SweeperError: it is not a folder, and cannot be made one.
+        SweeperError: it is not a folder and could not be created.
     """
     made = not home.exists() and home.absolute().parent.is_dir()
     if made:
@@ -72,5 +72,5 @@ def new_home(home: Path, named: str) -> Iterator[Path]:
         yield check_home(home, named)
     finally:
         if made:
-            with contextlib.suppress(OSError):  # it holds something
+            with contextlib.suppress(OSError):  # it is not empty
                 home.rmdir()

@@ -1,4 +1,4 @@
-"""Every error that sweeper raises on purpose, each with the exit code of the command line.
+"""The errors that sweeper raises on purpose, each with the exit code of the command line.
 
 SweeperError                 1   something failed; the message is one line
 ├── UsageError               2   a value, option, or file the user gave is wrong
@@ -22,12 +22,12 @@ import signal
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """What an error says, in one line of at most `limit` characters; its type, if it says nothing."""
+    """Return an error's message as one line of at most `limit` characters; its type if the message is empty."""
     return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
 class SweeperError(Exception):
-    """Base of all; `str()` is one line that names the bad value, what is allowed, and what to do."""
+    """Base of all. Its message is one line that names the bad value, what is allowed, and what to do."""
 
     exit_code = 1
 
@@ -87,7 +87,7 @@ class OutOfTime(StudyIncomplete):
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM arrived. Like KeyboardInterrupt it is no error: `except Exception` lets it pass."""
+    """SIGINT or SIGTERM arrived. Like KeyboardInterrupt it is not an error: `except Exception` does not catch it."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")

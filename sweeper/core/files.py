@@ -1,4 +1,4 @@
-"""Files that others read: written aside, then renamed."""
+"""Write files that others read: first beside their place, then renamed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that nobody ever reads a part of it."""
+    """Write `content` to `path` so that no reader sees a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -21,7 +21,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what other processes, which were killed, have written aside and not renamed."""
+    """Remove the unfinished files of other processes, which were killed."""
     for part in folder.glob("**/.*.part"):
         if not part.name.endswith(f".{os.getpid()}.part"):
             part.unlink(missing_ok=True)

@@ -8,8 +8,6 @@ import numpy as np
 
 MEAN: Final = 0.28604  # of the 60,000 training images, pixels in [0, 1]
 STD: Final = 0.35302
-
-
 SIDE: Final = 28
 CLASSES: Final = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",

@@ -1,4 +1,4 @@
-"""The sizes of the networks, and what a pass through each costs."""
+"""The sizes of the networks, and the cost of a forward pass."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEAD: Final = {"small": 32, "medium": 128, "large": 256}
 
 
 def multiply_adds(size: str) -> int:
-    """Multiply-adds of a forward pass for one image, of the convolutions and the head."""
+    """Return the multiply-adds of a forward pass for one image, of the convolutions and the head."""
     total, channels, side = 0, 1, SIDE
     for stage in STAGES[size]:
         for width in stage:

@@ -1,7 +1,4 @@
-"""What trainings come to, as values: they cross a pipe to a process that has no torch.
-
-`train` makes them; arrays and plain numbers only.
-"""
+"""The results of trainings, as arrays and plain numbers: they cross a pipe to a process without torch."""
 
 from __future__ import annotations
 
@@ -26,10 +23,12 @@ from sweeper.core.xray import XRay
 class Stability:
     """How steady a training was.
 
-    `grad_norm_cv` is the coefficient of variation of the sampled gradient norms within an epoch, mean over the epochs;
-    NaN if no epoch has two samples. `spikes` counts the steps whose loss is above median + 5 MAD of the 51 steps
-    before it, across epochs; MAD is the median distance from the median. A falling loss is thus no spike, and
-    the first 51 steps are not judged. `nonfinite_steps` counts losses and sampled norms that are not finite.
+    Attributes:
+        grad_norm_cv: coefficient of variation of the sampled gradient norms within an epoch, mean over the epochs; NaN
+            if no epoch has two samples.
+        spikes: steps whose loss is above median + 5 MAD of the 51 steps before, across epochs; MAD is the median
+            distance from the median. A falling loss is no spike, and the first 51 steps are not judged.
+        nonfinite_steps: losses and sampled norms that are not finite.
     """
 
     grad_norm_cv: float
@@ -39,10 +38,10 @@ class Stability:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch measured. Losses are mean negative log-likelihoods in nats, accuracies in [0, 1].
+    """The measurements of one epoch. Losses are mean negative log-likelihoods in nats, accuracies in [0, 1].
 
-    Train values are clean: in eval mode, on un-augmented images, on a fixed subset as large as the
-    validation set, so that the gap compares like with like.
+    Train values are measured in eval mode, without augmentation, on a fixed subset as large as the validation set, so
+    that the gap compares like with like.
     """
 
     epoch: int
@@ -55,10 +54,15 @@ class EpochResult:
     grad_norm: float  # L2 over all parameters, mean over every 8th step
     epoch_s: float  # seconds of training, without evaluation
     images_per_s: float
-    beside: int = 0  # other trainings that the GPU was shared with, by which `epoch_s` is divided
+    beside: int = 0  # other trainings on the same GPU; `epoch_s` is the elapsed time divided by 1 + beside
+
+    @classmethod
+    def of(cls, epoch: int, train: Evaluation, val: Evaluation, **others: float) -> EpochResult:
+        """Return the result of an epoch from its two evaluations and its `others`, the fields from `lr` on."""
+        return cls(epoch, train.loss, train.accuracy, val.loss, val.accuracy, val.ece, **others)  # type: ignore[arg-type]
 
     def metrics(self) -> dict[str, float]:
-        """The values under their names in MLflow."""
+        """Return the values under their names in MLflow."""
         return {
             "train/loss": self.train_loss,
             "train/accuracy": self.train_accuracy,
@@ -76,11 +80,15 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model on labelled images: mean NLL in nats, accuracy, expected calibration error, confusion.
+    """The scores of a model on labelled images.
 
-    `confusion` is int64 `(10, 10)`: rows are true classes, columns predicted ones. `brier` is the mean over
-    images of the squared distance between the ten probabilities and the truth, 0 to 2 (Brier 1950);
-    `error_confidence` the mean confidence on wrong predictions, NaN if there is none.
+    Attributes:
+        loss: mean negative log-likelihood, in nats.
+        accuracy: in [0, 1].
+        ece: expected calibration error, in [0, 1].
+        confusion: int64 `(10, 10)`: rows are true classes, columns predicted ones.
+        brier: mean squared distance between the ten probabilities and the truth, 0 to 2 (Brier 1950).
+        error_confidence: mean confidence on wrong predictions, NaN if there is none.
     """
 
     loss: float
@@ -92,14 +100,14 @@ class Evaluation:
 
     @property
     def per_class_accuracy(self) -> list[float]:
-        """Recall of each class, in the order of `dataset.CLASSES`."""
+        """Recall of each class, in the order of `CLASSES`; NaN for a class without images."""
         counts = self.confusion.astype(np.float32)
-        with np.errstate(invalid="ignore"):  # of a class that is not among the images: NaN
+        with np.errstate(invalid="ignore"):
             of_classes: list[float] = (counts.diagonal() / counts.sum(1)).tolist()
         return of_classes
 
     def confusion_csv(self) -> bytes:
-        """Counts, a row a true class, a column a predicted one, and each class's accuracy."""
+        """Return the counts as CSV: a row a true class, a column a predicted one, then the accuracy."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["true class", *CLASSES, "accuracy"])
@@ -110,13 +118,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run: its epochs, the weights after the last one as arrays, and what they reach on `val`.
+    """A finished run: its epochs, the weights after the last one, and their evaluation on the validation images.
 
-    Tensors on the CPU are taken for weights too; they become arrays of the same memory.
+    Weights may be given as tensors on the CPU; they become arrays that share their memory.
 
-    In cross-validation the history is the mean over folds, the confusion their sum, the weights
-    are empty, and `fold_accuracies` has one value a fold; there is no `stability` and no `xray`.
-    `start.start` adds the `xray`, or in `xray_failure` one line on why it could not be taken.
+    In cross-validation the history is the mean over folds, the confusion their sum, the weights are empty, and
+    `fold_accuracies` has one value a fold; there is no `stability` and no `xray`. `start.start` adds the `xray`, or in
+    `xray_failure` the reason why there is none.
     """
 
     history: tuple[EpochResult, ...]
@@ -131,7 +139,7 @@ class TrainResult:
         object.__setattr__(self, "weights", {name: np.asarray(value) for name, value in self.weights.items()})
 
     def metrics(self) -> dict[str, float]:
-        """Final and best values under their names in MLflow; best is the highest validation accuracy."""
+        """Return final and best values under their names in MLflow; best is the highest validation accuracy."""
         last = self.history[-1]
         best = max(self.history, key=lambda e: (e.val_accuracy, -e.val_loss))
         values: dict[str, float] = {
@@ -146,12 +154,12 @@ class TrainResult:
         return values | (self.xray.metrics() if self.xray else {})
 
     def weights_file(self) -> bytes:
-        """The weights in the format of safetensors."""
+        """Return the weights in the format of safetensors."""
         return safetensors.numpy.save(self.weights)
 
     @property
     def history_sha256(self) -> str:
-        """Hash of every measured value but the times: equal only if two runs agree in each bit."""
+        """SHA-256 of every measured value but the times: equal only if two runs agree in each bit."""
         digest = hashlib.sha256()
         for e in self.history:
             digest.update(struct.pack("<q7d", e.epoch, e.train_loss, e.train_accuracy, e.val_loss,
@@ -160,7 +168,7 @@ class TrainResult:
 
     @property
     def weights_sha256(self) -> str:
-        """Hash of the weights, in the order of their names."""
+        """SHA-256 of the weights, in the order of their names."""
         digest = hashlib.sha256()
         for name in sorted(self.weights):
             digest.update(name.encode() + self.weights[name].tobytes())
@@ -174,7 +182,7 @@ MOST_ERRORS: Final = 32  # in a picture
 
 
 class Mistake(NamedTuple):
-    """An image that was taken for what it is not."""
+    """A wrongly classified image."""
 
     pixels: Array  # uint8 (28, 28), 0 is background
     truth: str

@@ -1,10 +1,10 @@
-"""Durations and counts in words."""
+"""Write durations and counts as text."""
 
 from __future__ import annotations
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person would say them: 42s, 3m10s, 1h05m."""
+    """Return seconds in the largest two units: 42s, 3m10s, 1h05m."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -14,5 +14,5 @@ def duration(seconds: float) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """1 run, 2 runs."""
+    """Return the count and its noun: 1 run, 2 runs."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -10,7 +10,8 @@ from sweeper.core.config import RunConfig
 class Trial(NamedTuple):
     """One trial to train: its number in the study, and its configuration.
 
-    `twin` is an earlier trial, complete, that trained the same network in the same way.
+    `twin` is the number of an earlier complete trial of which this one is a duplicate: the same network, trained the
+    same way.
     """
 
     number: int

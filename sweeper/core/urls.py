@@ -1,4 +1,4 @@
-"""Database URLs: checked, and shown without a password."""
+"""Check database URLs, and show them without a password."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sqlalchemy
 
 from sweeper.core.errors import UsageError
 
-# Where a password belongs that libpq would also take from the query part of a URL, which everybody shows.
+# libpq also takes these from the query part of a URL, which every program shows. They belong elsewhere:
 BELONGS: Final = {
     "password": "into ~/.pgpass or PGPASSWORD, or before the host as USER:PASSWORD@",
     "sslpassword": "into ~/.pg_service.conf",
@@ -18,7 +18,7 @@ QUERY_PASSWORD: Final = re.compile(r"([?&](?:ssl)?password=)[^&\s]*", re.IGNOREC
 
 
 def database_url(url: str) -> sqlalchemy.URL:
-    """Parse a storage URL; `postgres://` means `postgresql://`, and that means psycopg 3.
+    """Parse a storage URL; `postgres://` and `postgresql://` both mean psycopg 3.
 
     Raises:
         UsageError: it is not a sqlite or PostgreSQL URL, or has a password in its query part.
@@ -38,21 +38,20 @@ def refuse_query_password(url: str) -> None:
     """Refuse a database's URL with a password after the `?`: messages, records and command lines show that part.
 
     Raises:
-        UsageError: there is one; the message says where it belongs.
+        UsageError: there is a password; the message names its proper place.
     """
     try:
         parsed = sqlalchemy.make_url(url)
     except (sqlalchemy.exc.ArgumentError, ValueError):
-        return  # whoever parses it says more
+        return  # the code that parses it raises a better error
     for key in map(str.lower, parsed.query):
         if key in BELONGS:
             bare = parsed.set(query={}).render_as_string(hide_password=True)[:80]
             raise UsageError(
-                f"database URL '{bare}?{key}=***': what follows the ? is shown to others; put the password "
-                f"{BELONGS[key]}"
+                f"database URL '{bare}?{key}=***': others can see what follows the ?. Put the password {BELONGS[key]}."
             )
 
 
 def hide_query_password(text: str) -> str:
-    """`text` with any password in the query part of a URL left out."""
+    """Return `text` with `***` for every password in the query part of a URL."""
     return QUERY_PASSWORD.sub(r"\1***", text)

@@ -1,8 +1,4 @@
-"""Images as uint8 tensors: batch them, augment them.
-
-Images stay uint8 and in memory, `(N, 28, 28)`; a batch is indexed, augmented and normalised
-when a step needs it.
-"""
+"""Cut an epoch's images into batches and augment them; images stay uint8 `(N, 28, 28)` until a step needs them."""
 
 from __future__ import annotations
 
@@ -19,7 +15,7 @@ from sweeper.training.images import PADDING, Images, send
 
 
 def batch_sizes(images: int, batch_size: int) -> list[int]:
-    """Sizes of the batches of one epoch; a last batch of one image is merged into the one before it."""
+    """Return the sizes of an epoch's batches; a last batch of one image is merged into the one before it."""
     full, rest = divmod(images, batch_size)
     sizes = [batch_size] * full + ([rest] if rest else [])
     if rest == 1 and full and batch_size > 1:
@@ -29,10 +25,13 @@ def batch_sizes(images: int, batch_size: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to each image of an epoch: drawn for all of them at once.
+    """The augmentations of all images of an epoch.
 
-    `dy`, `dx` int64 `(N,)`: the crop's corner in the padded image, 0 to 2 x PADDING.
-    `flip` bool `(N,)`. `erase` int64 `(N, 4)`: top, left, height, width; height 0 erases nothing.
+    Attributes:
+        dy: top of the crop in the padded image, int64 `(N,)`, 0 to 2 x PADDING.
+        dx: its left side, int64 `(N,)`.
+        flip: images to mirror, bool `(N,)`.
+        erase: top, left, height and width of the erased rectangle, int64 `(N, 4)`; height 0 erases nothing.
     """
 
     dy: Tensor
@@ -49,12 +48,12 @@ class Augmentation:
         return cls(dy, dx, flip, _draw_rectangles(images, generator) if erase else None)
 
     def to(self, device: torch.device) -> Augmentation:
-        """The same draws on `device`."""
+        """Return the same draws on `device`."""
         erase = None if self.erase is None else send(self.erase, device)
         return Augmentation(send(self.dy, device), send(self.dx, device), send(self.flip, device), erase)
 
     def apply(self, images: Images, index: Tensor) -> Tensor:
-        """Augment the images of `index` `(B,)`, vectorised over the batch: uint8 `(B, 28, 28)`."""
+        """Return the images of `index` `(B,)`, augmented: uint8 `(B, 28, 28)`."""
         windows = images.padded.unfold(1, SIDE, 1).unfold(2, SIDE, 1)  # a view, (N, 5, 5, 28, 28)
         batch = windows[index, self.dy[index], self.dx[index]]  # (B, 28, 28)
         batch = torch.where(self.flip[index, None, None], batch.flip(2), batch)
@@ -68,8 +67,10 @@ class Augmentation:
 
 
 def _draw_rectangles(images: int, generator: torch.Generator) -> Tensor:
-    """Random erasing (Zhong et al. 2017, arXiv 1708.04896): half of the images lose a rectangle of
-    2-33 % of their area with a side ratio between 0.3 and 3.3, clamped to the image."""
+    """Draw rectangles for random erasing (Zhong et al. 2017, arXiv 1708.04896).
+
+    Half of the images lose 2-33 % of their area, with a ratio of sides between 0.3 and 3.3, clamped to the image.
+    """
     chance, area, ratio, top, left = torch.rand(5, images, generator=generator).unbind(0)
     area = (0.02 + 0.31 * area) * SIDE**2
     ratio = torch.exp(math.log(0.3) + (math.log(3.3) - math.log(0.3)) * ratio)
@@ -81,7 +82,7 @@ def _draw_rectangles(images: int, generator: torch.Generator) -> Tensor:
 
 
 def batches(images: Images, config: RunConfig, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch in a fresh random order: uint8 `(B, 28, 28)` and labels `(B,)`, on the images' device.
+    """Yield one epoch in a random order: uint8 `(B, 28, 28)` and labels `(B,)`, on the images' device.
 
     Order and augmentation are drawn from `generator`, on the CPU, before the first batch.
     """
@@ -94,7 +95,7 @@ def batches(images: Images, config: RunConfig, generator: torch.Generator) -> It
 
 
 def epoch_images(images: Images, config: RunConfig, generator: torch.Generator) -> Images:
-    """What the `batches` of an epoch are cut from: all images in its order, augmented, on their device."""
+    """Return all images of an epoch in its order, augmented, on their device: `batches` in one piece."""
     device = images.pixels.device
     order, augmentation = _draw_epoch(len(images), config, generator)
     order = send(order, device)
@@ -103,7 +104,7 @@ def epoch_images(images: Images, config: RunConfig, generator: torch.Generator) 
 
 
 def _draw_epoch(images: int, config: RunConfig, generator: torch.Generator) -> tuple[Tensor, Augmentation | None]:
-    """The order of an epoch `(N,)`, and what happens to each image in it, or None for nothing."""
+    """Draw the order of an epoch `(N,)`, and the augmentations, if any."""
     order = torch.randperm(images, generator=generator)
     if config.augmentation == "none":
         return order, None

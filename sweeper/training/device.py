@@ -1,9 +1,4 @@
-"""How the process of a training keeps its memory.
-
-The activations of a batch are some megabytes each, allocated and freed at every step. By default glibc hands such
-blocks back to the system, which clears each page anew: a fifth of the time of a short training
-(benchmarks/cpu_steps.py).
-"""
+"""Threads, memory, devices and precision of the process that trains."""
 
 from __future__ import annotations
 
@@ -15,18 +10,18 @@ import torch
 
 from sweeper.core.config import DEVICE, RunConfig
 from sweeper.core.errors import ConfigError
-from sweeper.core.results import EpochResult as EpochResult
-from sweeper.core.results import Evaluation as Evaluation
-from sweeper.core.results import Training as Training
-from sweeper.core.results import TrainResult as TrainResult
 
 M_TRIM_THRESHOLD: Final = -1  # <malloc.h>
 M_MMAP_MAX: Final = -4
-NEVER: Final = 2**31 - 1  # bytes on top of the heap, from which on they are handed back
+NEVER: Final = 2**31 - 1  # free bytes on top of the heap before they are handed back
 
 
 def keep_freed() -> None:
-    """Let this process keep the memory that it frees, for what it allocates next; without glibc, nothing."""
+    """Let this process reuse the memory that it frees; without glibc, do nothing.
+
+    A step allocates and frees some megabytes for each activation. By default glibc hands such blocks back to the
+    system, which clears each page anew: a fifth of the time of a short training (docs/log.md).
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
@@ -34,17 +29,16 @@ def keep_freed() -> None:
 
 
 def use_threads(threads: int) -> None:
-    """Let the computations of this process use `threads` threads, on which results depend in the last bits, and keep
-    the memory that they free."""
+    """Compute with `threads` threads, on which results depend in the last bits, and keep freed memory."""
     torch.set_num_threads(threads)
     keep_freed()
 
 
 def resolve_device(name: str) -> str:
-    """`auto` becomes cuda where a GPU can be used, else cpu; any other name is probed by allocating on it.
+    """Return the device that `name` stands for: `auto` is cuda if there is a usable GPU, else cpu.
 
     Raises:
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or nothing can be allocated on it.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -59,17 +53,17 @@ def resolve_device(name: str) -> str:
 
 
 def hardware(device: str) -> str:
-    """What computes, in words: results are equal in each bit on the same of it, with the same number of threads."""
+    """Return the name of the hardware. On the same one, with as many threads, results are equal in each bit."""
     if device != "cpu":
         return torch.cuda.get_device_name(torch.device(device))
     return f"{torch.cpu.get_capabilities().get('cpu_name', 'unknown CPU')}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def resolve_precision(name: str, device: str) -> str:
-    """`auto` becomes bf16 where the hardware computes in it faster than in fp32, else fp32.
+    """Return the precision that `name` stands for: `auto` is bf16 if the hardware is faster in it, else fp32.
 
-    That is a GPU with bf16, and a CPU with AMX or AMD's avx512_bf16. Intel's avx512_bf16 without
-    AMX runs at half the rate of fp32 (docs/log.md), so it stays with fp32.
+    bf16 is faster on a GPU that has it, and on a CPU with AMX or AMD's avx512_bf16. Intel's avx512_bf16 without AMX
+    runs at half the rate of fp32 (docs/log.md).
 
     Raises:
         ConfigError: bf16 was asked for on a GPU that has none.
@@ -87,6 +81,6 @@ def resolve_precision(name: str, device: str) -> str:
 
 
 def autocast(config: RunConfig) -> torch.autocast:
-    """The context in which the networks of `config` compute."""
+    """Return the context in which the networks of `config` compute."""
     device = torch.device(config.device).type
     return torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16", cache_enabled=True)

@@ -12,21 +12,18 @@ from torch.nn import functional as F
 
 from sweeper.core.config import RunConfig
 from sweeper.core.images import CLASSES
-from sweeper.core.results import EpochResult as EpochResult
-from sweeper.core.results import Evaluation as Evaluation
-from sweeper.core.results import Training as Training
-from sweeper.core.results import TrainResult as TrainResult
+from sweeper.core.results import Evaluation
 from sweeper.training.device import autocast
 from sweeper.training.images import Images, normalize
 from sweeper.training.network import build_model, load_weights
 
-EVAL_BATCH: Final = {"cpu": 500, "cuda": 2_500}  # images; on a CPU the activations of more would leave its caches
+EVAL_BATCH: Final = {"cpu": 500, "cuda": 2_500}  # images; the activations of 500 fit into a CPU's caches
 ECE_BINS: Final = 15
 MEASURED: Final = 5 + len(CLASSES) ** 2  # numbers of an evaluation
 
 
 def predict_weights(config: RunConfig, weights: Mapping[str, Any], images: Images) -> tuple[nn.Module, Tensor]:
-    """The network of `config` with `weights`, in eval mode on the CPU, and its logits `(N, 10)` for `images`."""
+    """Return the network of `config` with `weights`, in eval mode on the CPU, and its logits `(N, 10)` for `images`."""
     model = load_weights(build_model(config), weights)
     device = torch.device(config.device)
     logits = predict(model.to(device), images.to(device), config)
@@ -35,13 +32,13 @@ def predict_weights(config: RunConfig, weights: Mapping[str, Any], images: Image
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, images: Images, config: RunConfig) -> Evaluation:
-    """Evaluate `model` in eval mode on `images`, which lie on its device."""
+    """Evaluate `model` in eval mode on `images` of the same device."""
     return score(predict(model, images, config), images.labels)
 
 
 @torch.inference_mode()
 def predict(model: nn.Module, images: Images, config: RunConfig) -> Tensor:
-    """Logits `(N, 10)`, float32, of `model` in eval mode for `images`, which lie on its device."""
+    """Return the logits `(N, 10)`, float32, of `model` in eval mode for `images` of the same device."""
     model.eval()
     with autocast(config):
         logits = [model(to_input(p)).float() for p in images.pixels.split(EVAL_BATCH[images.pixels.device.type])]
@@ -49,12 +46,12 @@ def predict(model: nn.Module, images: Images, config: RunConfig) -> Tensor:
 
 
 def score(logits: Tensor, labels: Tensor) -> Evaluation:
-    """Metrics of `logits` `(N, 10)` against `labels` `(N,)`."""
+    """Score `logits` `(N, 10)` against `labels` `(N,)`."""
     return evaluation_of(measure(logits, labels))
 
 
 def measure(logits: Tensor, labels: Tensor) -> Tensor:
-    """What an `Evaluation` is made of, float64 `(MEASURED,)`, on the device of `logits` and without waiting for it.
+    """Return the numbers of an `Evaluation`, float64 `(MEASURED,)`, on the device of `logits`, without waiting for it.
 
     The calibration error is that of Guo et al. 2017 (arXiv 1706.04599), with 15 equal bins of confidence:
     the mean over bins, weighted by their share of images, of |accuracy - mean confidence|.
@@ -78,19 +75,19 @@ def measure(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def evaluation_of(measured: Tensor) -> Evaluation:
-    """What was measured, as a value; it is fetched from its device."""
+    """Return the `Evaluation` of the numbers from `measure`, fetched from their device."""
     loss, accuracy, ece, brier, error_confidence, *counts = measured.tolist()
     confusion = np.asarray(counts, dtype=np.int64).reshape(len(CLASSES), len(CLASSES))
     return Evaluation(loss, accuracy, ece, confusion, brier, error_confidence)
 
 
 def to_input(pixels: Tensor) -> Tensor:
-    """uint8 `(B, 28, 28)` as the networks take it: standardised float32 `(B, 1, 28, 28)`, channels last."""
+    """Return uint8 `(B, 28, 28)` as the networks take it: standardised float32 `(B, 1, 28, 28)`, channels last."""
     return normalize(pixels).to(memory_format=torch.channels_last)
 
 
 def subset(images: Images, size: int) -> Images:
-    """`size` images spread evenly over `images`, or all of them."""
+    """Return `size` images spread evenly over `images`, or all of them."""
     if len(images) <= size:
         return images
     index = torch.arange(size, device=images.labels.device) * len(images) // size

@@ -1,4 +1,4 @@
-"""Why a training failed: divergence, memory, anything else."""
+"""Failures of a training: divergence, lack of memory, anything else."""
 
 from __future__ import annotations
 
@@ -11,16 +11,12 @@ import torch
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import Diverged, OutOfMemory, TrainingError, UsageError
 from sweeper.core.images import CLASSES
-from sweeper.core.results import EpochResult as EpochResult
-from sweeper.core.results import Evaluation as Evaluation
-from sweeper.core.results import Training as Training
-from sweeper.core.results import TrainResult as TrainResult
 
 RUNAWAY_LOSS: Final = 20 * math.log(len(CLASSES))  # twenty times the loss of a uniform guess, in nats
 
 
 def check_converging(config: RunConfig, epoch: int, lr: float, *losses: float) -> None:
-    """Return if a training may go on.
+    """Check that a training may go on after `epoch`.
 
     Raises:
         Diverged: one of `losses` is not finite, or above `RUNAWAY_LOSS`.
@@ -34,15 +30,16 @@ def check_converging(config: RunConfig, epoch: int, lr: float, *losses: float) -
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that a device or the machine has no memory left."""
+    """Return True if `error` means that a device or the machine has no memory left."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def explain(error: Exception) -> TrainingError | UsageError:
-    """Any error of a training as one of ours, in one line, with its traceback as `details`."""
+    """Return any error of a training as one of ours: a message of one line, the traceback in `details`."""
     if isinstance(error, TrainingError | UsageError):
         return error
     kind = OutOfMemory if out_of_memory(error) else TrainingError
-    explained = kind(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    message = " ".join(str(error).split())[:300]
+    explained = kind(f"{type(error).__name__}: {message}")
     explained.details = "".join(traceback.format_exception(error))
     return explained

@@ -1,23 +1,22 @@
-"""Cross-validation: all folds trained in step, an epoch of each at a time."""
+"""Cross-validation: train all folds in step, an epoch of each at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 import numpy as np
 
 from sweeper.core.config import RunConfig
-from sweeper.core.results import EpochResult as EpochResult
-from sweeper.core.results import Evaluation as Evaluation
-from sweeper.core.results import Training as Training
-from sweeper.core.results import TrainResult as TrainResult
+from sweeper.core.results import EpochResult, Evaluation, Training, TrainResult
 from sweeper.training.images import Data
-from sweeper.training.loop import Train, train
+from sweeper.training.loop import train
+
+Train = Callable[[RunConfig, Data], Training]
 
 
 def cross_validate(config: RunConfig, folds: Sequence[Data], train_one: Train = train) -> Training:
-    """Train one model a fold, all in step: each epoch yields the mean over folds."""
+    """Train one model a fold, all in step by `train_one`, and yield the mean over folds of each epoch."""
     trainings = [train_one(config, data) for data in folds]
     history: list[EpochResult] = []
     for _ in range(config.epochs):
@@ -45,7 +44,7 @@ def finish(training: Training) -> TrainResult:
 
 
 def _mean(results: Sequence[EpochResult]) -> EpochResult:
-    """The mean of each measured value; times add up."""
+    """Return the mean of each measured value and the sum of the seconds."""
     measured = [f.name for f in fields(EpochResult) if f.name != "beside"]
     values = {name: sum(getattr(r, name) for r in results) / len(results) for name in measured}
     seconds = sum(r.epoch_s for r in results)

@@ -37,12 +37,12 @@ class Images:
         return Images(self.pixels[:size], self.labels[:size])
 
     def to(self, device: torch.device) -> Images:
-        """The same images on `device`: these, if they are there."""
+        """Return the same images on `device`; this object if they are there already."""
         there = self.pixels.to(device), self.labels.to(device)
         return self if there[0] is self.pixels else Images(*there)
 
     def joined(self, others: Images) -> Images:
-        """These images, then the others."""
+        """Return these images, then the others."""
         return Images(torch.cat([self.pixels, others.pixels]), torch.cat([self.labels, others.labels]))
 
     @cached_property
@@ -53,19 +53,19 @@ class Images:
 
 @dataclass(frozen=True)
 class Data:
-    """What a run may see: the images it trains on, and those that judge each epoch."""
+    """The images that a run trains on, and those that validate each epoch."""
 
     train: Images
     val: Images
 
     def arrays(self) -> Split:
-        """The same memory as arrays."""
+        """Return the same memory as arrays."""
         train, val = (Labelled(images.pixels.numpy(), images.labels.numpy()) for images in (self.train, self.val))
         return Split(train, val)
 
     @classmethod
     def from_arrays(cls, split: Split) -> Data:
-        """The data of `split`, of the same memory; it may be read-only, as nothing is ever written to data."""
+        """Return the data of `split`, sharing its memory. It may be read-only: nothing is ever written to data."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
             train, val = (
@@ -76,20 +76,20 @@ class Data:
 
 
 def load(config: RunConfig, folder: Path) -> list[Data]:
-    """What `splits.load` gives, as tensors."""
+    """Return the splits of `splits.load` as tensors."""
     return [Data.from_arrays(split) for split in splits.load(config, folder)]
 
 
 def load_test(config: RunConfig, folder: Path) -> Data:
-    """What `splits.load_test` gives, as tensors."""
+    """Return the split of `splits.load_test` as tensors."""
     return Data.from_arrays(splits.load_test(config, folder))
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """`values` of the CPU on `device`, which fetches them when it comes to that: nobody waits for it."""
+    """Return `values` of the CPU on `device`, without waiting for the copy."""
     return values if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)
 
 
 def normalize(pixels: Tensor) -> Tensor:
-    """uint8 `(B, 28, 28)` to float32 `(B, 1, 28, 28)`, standardised by the training images' mean and std."""
+    """Return uint8 `(B, 28, 28)` as float32 `(B, 1, 28, 28)`, standardised by the training images' mean and std."""
     return pixels.float().mul_(1 / (255 * STD)).sub_(MEAN / STD).unsqueeze(1)

@@ -1,20 +1,20 @@
-"""The images that a model gets wrong and is surest of: the first place to look for what it has not learned."""
+"""The wrongly classified images that a model is surest of. Importing this does not import torch."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from sweeper.core.images import CLASSES
+from sweeper.core.results import Mistake
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from sweeper.training.images import Images
-from sweeper.core.results import Mistake
 
 
 def confident_mistakes(logits: Tensor, images: Images, most: int) -> list[Mistake]:
-    """The errors in `logits` `(N, 10)` for `images`, both on the CPU, the surest first, at most `most`."""
+    """Return at most `most` errors in `logits` `(N, 10)` for `images`, both on the CPU, the surest first."""
     confidence, predicted = logits.softmax(1).max(1)
     wrong = (predicted != images.labels).nonzero().flatten()
     surest = wrong[confidence[wrong].argsort(descending=True, stable=True)][:most].tolist()

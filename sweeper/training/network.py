@@ -5,10 +5,9 @@
     medium  32, 64, 128                     128    241,546
     large   64, 64, 128, 128, 256, 256      256    1,736,906
 
-Each stage of convolutions ends in a 2x2 max-pool. The pool stands before the ReLU there:
-both orders give the same values, and the ReLU then touches a quarter of them. Dropout2d stands
-after the pool for the same reason: it zeroes and scales whole channels, which a max-pool of
-non-negative values lets through unchanged.
+Each stage of convolutions ends in a 2x2 max-pool, before the ReLU: both orders give the same values, and the ReLU then
+touches a quarter of them. Dropout2d follows the pool for the same reason: it zeroes and scales whole channels, which a
+max-pool of non-negative values leaves unchanged.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from sweeper.training.norm import batch_norm_2d
 
 
 def build_model(config: RunConfig) -> nn.Sequential:
-    """The network of `config`: float `(B, 1, 28, 28)` to logits `(B, 10)`.
+    """Build the network of `config`: float `(B, 1, 28, 28)` to logits `(B, 10)`.
 
     Weights are drawn from torch's global generator; seed it first.
     """
@@ -45,10 +44,10 @@ def build_model(config: RunConfig) -> nn.Sequential:
 
 
 def _conv_layer(config: RunConfig, channels: int, width: int, *, first: bool, pool: bool) -> Iterator[nn.Module]:
-    """One convolution with what its placement puts around it.
+    """Yield one convolution and the layers that the placement puts around it.
 
-    With `ic`, BatchNorm and Dropout precede the convolution, but not the first one: its input is
-    the image, standardised already, and dropping its one channel would drop the whole image.
+    With `ic`, BatchNorm and Dropout precede each convolution but the first: its input is the image, standardised
+    already, and dropping its one channel would drop the whole image.
     """
     placement, rate = config.network_placement, config.conv_dropout
     if placement is Placement.IC and not first:
@@ -81,11 +80,11 @@ def _head(config: RunConfig, features: int) -> Iterator[nn.Module]:
 
 
 def load_weights(model: nn.Sequential, weights: Mapping[str, Any]) -> nn.Sequential:
-    """`model` with copies of `weights`, arrays or tensors by their names."""
+    """Load copies of `weights`, arrays or tensors by their names, into `model` and return it."""
     model.load_state_dict({name: torch.from_numpy(np.asarray(value).copy()) for name, value in weights.items()})
     return model
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Number of trained values."""
+    """Return the number of trained values."""
     return sum(p.numel() for p in model.parameters())

@@ -1,9 +1,9 @@
 """BatchNorm of few channels, fast on a CPU.
 
-Where an image's channels lie side by side in memory (channels_last), torch computes BatchNorm with vectors of
-channels. A layer of 8 fills half of a vector of float32 and a quarter of one of bfloat16, and two threads are slower
-in it than one. Here the channels of `FOLD` neighbouring pixels are taken for as many channels, and their statistics are
-put together: several times the speed, the same values up to rounding (benchmarks/cpu_steps.py).
+With an image's channels side by side in memory (channels_last), torch computes BatchNorm with vectors of channels.
+8 channels fill half of a vector of float32 and a quarter of one of bfloat16, and two threads are slower than one. Here
+the channels of up to `FOLD` neighbouring pixels count as separate channels, whose statistics are then joined: several
+times the speed, the same values up to rounding (docs/log.md).
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 FOLD: Final = 16  # pixels, at most
-FEWEST: Final = 4  # pixels that are worth it; they divide the area of every narrow layer here
-NARROW: Final = 8  # channels; from 16 on torch's own is as fast
+FEWEST: Final = 4  # pixels that are worth folding; they divide the area of every narrow layer here
+NARROW: Final = 8  # channels; with 16 or more torch's own layer is as fast
 
 
 def batch_norm_2d(channels: int) -> nn.BatchNorm2d:
-    """The layer for this many channels, with torch's defaults."""
+    """Return the fastest layer for so many channels, with torch's defaults."""
     return NarrowBatchNorm2d(channels) if channels <= NARROW else nn.BatchNorm2d(channels)
 
 
 class NarrowBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` for a handful of channels; on a GPU, in another memory layout and when exported, that itself.
+    """`nn.BatchNorm2d` for few channels; on a GPU, in other memory layouts and when exported it is torch's own layer.
 
-    Maps `(B, C, H, W)` to the same shape. In training mode by the mean and the biased variance of the batch, of which
-    it keeps running averages (the variance unbiased); in eval mode by those (Ioffe and Szegedy 2015, arXiv 1502.03167).
+    Maps `(B, C, H, W)` to the same shape. Training mode normalises by the mean and biased variance of the batch, and
+    keeps running averages (of the unbiased variance); eval mode by those (Ioffe and Szegedy 2015, arXiv 1502.03167).
     """
 
     running_mean: Tensor
@@ -52,7 +52,7 @@ def narrow_batch_norm(
     x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor, bias: Tensor, training: bool,
     momentum: float, eps: float,
 ) -> Tensor:  # fmt: skip
-    """`F.batch_norm` for images `(B, C, H, W)`, folded where that can be done."""
+    """Compute `F.batch_norm` for images `(B, C, H, W)`, folded if possible."""
     last = x.is_contiguous(memory_format=torch.channels_last)
     if x.device.type != "cpu" or not last or _pixels_in_fold(x) < FEWEST:
         return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
@@ -63,7 +63,7 @@ def narrow_batch_norm(
 
 
 class _Normalised(torch.autograd.Function):
-    """BatchNorm in training mode, with C channels of a fold of pixels as fold·C channels."""
+    """BatchNorm in training mode: the C channels of a fold of pixels are fold·C channels."""
 
     @staticmethod
     def forward(
@@ -72,7 +72,7 @@ class _Normalised(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         """Also moves the running statistics by `momentum`."""
         folded, folds = _fold(x), (-1, x.shape[1])  # (M / fold, fold·C)
-        unused = running_mean.new_zeros(folded.shape[1])  # their precision is that of what is returned
+        unused = running_mean.new_zeros(folded.shape[1])  # sets the precision of the result
         means, variances = torch.batch_norm_update_stats(folded, unused, unused.clone(), 0.0)
         means, variances = means.view(folds), variances.view(folds)
         mean = means.mean(0)
@@ -86,7 +86,7 @@ class _Normalised(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradient by x is w/σ · (dy − mean(dy) − x̂ · mean(dy · x̂)): what eval mode would give, and a line in x̂."""
+        """The gradient by x is w/σ · (dy − mean(dy) − x̂ · mean(dy · x̂)): that of eval mode plus a line in x̂."""
         x, weight, mean, variance = ctx.saved_tensors
         gradient, folded = _fold(gradients[0].contiguous(memory_format=torch.channels_last)), _fold(x)
         by_x, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
@@ -103,7 +103,7 @@ def _pixels_in_fold(x: Tensor) -> int:
 
 
 def _fold(x: Tensor) -> Tensor:
-    """`(B, C, H, W)` in channels_last as `(B·H·W / fold, fold·C)`, without a copy."""
+    """Return `(B, C, H, W)` in channels_last as `(B·H·W / fold, fold·C)`, without a copy."""
     return x.permute(0, 2, 3, 1).reshape(-1, _pixels_in_fold(x) * x.shape[1])
 
 
@@ -113,7 +113,7 @@ def _unfold(folded: Tensor, like: Tensor) -> Tensor:
 
 
 def _repeat(folded: Tensor, *of_channels: Tensor) -> list[Tensor]:
-    """Values of the channels, each once for every pixel of a fold."""
+    """Repeat values `(C,)` once for every pixel of a fold."""
     return [values.repeat(folded.shape[1] // len(values)) for values in of_channels]
 
 

@@ -1,4 +1,4 @@
-"""All randomness of an epoch, drawn from the seed and the epoch."""
+"""Generators for all randomness of an epoch, seeded from the run's seed and the epoch."""
 
 from __future__ import annotations
 
@@ -9,15 +9,11 @@ from contextlib import contextmanager
 import torch
 
 from sweeper.core.config import RunConfig
-from sweeper.core.results import EpochResult as EpochResult
-from sweeper.core.results import Evaluation as Evaluation
-from sweeper.core.results import Training as Training
-from sweeper.core.results import TrainResult as TrainResult
 
 
 @contextmanager
 def seeded(config: RunConfig, epoch: int) -> Iterator[torch.Generator]:
-    """Seed torch from (seed, epoch) for the block, yield a CPU generator of its own, restore afterwards."""
+    """Seed torch from (seed, epoch), yield the epoch's order generator, and restore torch's state after the block."""
     digest = _digest(config, epoch)
     device = torch.device(config.device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -29,12 +25,12 @@ def seeded(config: RunConfig, epoch: int) -> Iterator[torch.Generator]:
 
 
 def order_generator(config: RunConfig, epoch: int) -> torch.Generator:
-    """The generator that an epoch's order and augmentation are drawn from, on the CPU."""
+    """Return the generator of an epoch's order and augmentation, on the CPU."""
     return torch.Generator().manual_seed(int.from_bytes(_digest(config, epoch)[7:14]))
 
 
 def mask_generator(config: RunConfig, epoch: int, device: torch.device) -> torch.Generator:
-    """A generator that gives what torch's own gives to Dropout within `seeded`."""
+    """Return a generator seeded as torch's own is within `seeded`, for the masks of Dropout."""
     return torch.Generator(device).manual_seed(int.from_bytes(_digest(config, epoch)[:7]))
 
 

@@ -1,7 +1,6 @@
-"""How steady a training was: its gradient norms, and the steps whose loss stands out.
+"""Measure how steady a training is: the spread of its gradient norms, and the steps whose loss stands out.
 
-The loop writes into tensors on its device, and nothing is read before the end of an epoch, so that
-no step waits for the device.
+The loop writes into tensors on its device, which are read at the end of an epoch: no step waits for the device.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ SPIKE_MADS: Final = 5
 
 
 class Recorder:
-    """Gathers what the steps of a run leave in `losses` `(steps,)` and `norms` `(ceil(steps / 8),)`, epoch by epoch."""
+    """Summarises the epochs of a run. Its steps write to `losses` `(steps,)` and `norms` `(ceil(steps / 8),)`."""
 
     def __init__(self, steps: int, device: torch.device) -> None:
         self.losses = torch.zeros(steps, device=device)
         self.norms = torch.zeros(math.ceil(steps / GRAD_NORM_EVERY), device=device)
-        self._before = torch.empty(0)  # the last losses of the epochs that are over
+        self._before = torch.empty(0)  # the last losses of earlier epochs
         self._variations: list[float] = []
         self._spikes = self._nonfinite = 0
 
     def end_epoch(self) -> None:
-        """Read the tensors, which the next epoch then overwrites."""
+        """Read the tensors of an epoch, before the next one overwrites them."""
         losses, norms = self.losses.cpu(), self.norms.cpu()
         self._nonfinite += int((~losses.isfinite()).sum() + (~norms.isfinite()).sum())
         if len(norms) > 1:
@@ -42,13 +41,13 @@ class Recorder:
 
     @property
     def stability(self) -> Stability:
-        """What the epochs so far come to."""
+        """The stability of the epochs so far."""
         variation = statistics.fmean(self._variations) if self._variations else math.nan
         return Stability(variation, self._spikes, self._nonfinite)
 
 
 def count_spikes(losses: Tensor) -> int:
-    """How many of `losses` `(N,)` lie above median + 5 MAD of the 51 before them; the first 51 are not judged."""
+    """Count the `losses` `(N,)` above median + 5 MAD of the 51 before them; the first 51 are not judged."""
     if len(losses) <= WINDOW:
         return 0
     windows = losses.unfold(0, WINDOW, 1)[:-1]  # (N - 51, 51)

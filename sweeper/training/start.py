@@ -26,10 +26,10 @@ from sweeper.training.xray.examine import examine
 
 
 def start(config: RunConfig, data: Sequence[Data]) -> Training:
-    """Train `config` on `data`, its splits; the result has an X-ray.
+    """Train `config` on `data`, its splits, and add the X-ray to the result.
 
     Raises:
-        Diverged: as `train.train`.
+        Diverged: as `loop.train`.
     """
     result = yield from training(config, data)
     return examined(config, result, data[0])
@@ -39,7 +39,7 @@ def training(config: RunConfig, data: Sequence[Data]) -> Training:
     """Train `config` on its one split, or on all of its folds, without an X-ray.
 
     Raises:
-        Diverged: as `train.train`.
+        Diverged: as `loop.train`.
     """
     train_one = train_captured if is_captured(config) else train
     if config.split == "folds":
@@ -48,10 +48,9 @@ def training(config: RunConfig, data: Sequence[Data]) -> Training:
 
 
 def in_turn(config: RunConfig, data: Sequence[Data], beside: Callable[[], int]) -> Cooperative:
-    """Train as `training` does, for several trainings that take turns on one GPU.
+    """Train as `training` does, in turn with other trainings on one GPU, whose number `beside` returns.
 
-    `beside` returns the number of other trainings on that GPU. Cross-validation, and a network that the captured step
-    does not support, keep the GPU to themselves until an epoch ends.
+    Cross-validation, and a network that the captured step does not support, keep the GPU until an epoch ends.
     """
     if config.split == "folds" or not has_captured_step(config):
         return training(config, data)
@@ -59,24 +58,21 @@ def in_turn(config: RunConfig, data: Sequence[Data], beside: Callable[[], int]) 
 
 
 def is_captured(config: RunConfig) -> bool:
-    """Whether the captured step trains `config`: on a GPU, if it supports the network."""
+    """Return True if the captured step trains `config`: on a GPU, if it supports the network."""
     return torch.device(config.device).type != "cpu" and has_captured_step(config)
 
 
 def has_captured_step(config: RunConfig) -> bool:
-    """Whether the captured step supports the network of `config`."""
-    with torch.device("meta"):  # only the layers are looked at: no memory, no random numbers
+    """Return True if the captured step supports the network of `config`."""
+    with torch.device("meta"):  # for the layers alone: no memory, no random numbers
         return supports(build_model(config))
 
 
 def examined(config: RunConfig, result: TrainResult, data: Data) -> TrainResult:
-    """Add the X-ray to `result`; cross-validation has none.
-
-    A failed examination costs the X-ray and not the training: `xray_failure` then says why.
-    """
+    """Return `result` with the X-ray, or the reason in `xray_failure` if that failed; cross-validation has neither."""
     if config.split == "folds":
         return result
     try:
         return replace(result, xray=examine(config, result, data))
-    except Exception as error:  # noqa: BLE001 - whatever it is, the trained epochs are worth more
+    except Exception as error:  # noqa: BLE001 - no error is worth the loss of the trained epochs
         return replace(result, xray_failure=str(explain(error)))
