@@ -1,4 +1,4 @@
-"""Steps for a GPU: the kernels against torch's own operations, and whole trainings against `train.train`.
+"""Steps for a GPU: the kernels against torch's own operations, and whole trainings against `loop.train`.
 
 Where there is no GPU, Triton's interpreter runs the kernels on the CPU, and steps are taken one by one.
 """
@@ -21,17 +21,16 @@ from sweeper.core.images import MEAN, STD
 from sweeper.core.results import EpochResult, TrainResult
 from sweeper.training.evaluate import to_input
 from sweeper.training.folds import finish
-from sweeper.training.gpu import captured
 from sweeper.training.gpu.captured import Captured, cooperative, train_captured
 from sweeper.training.gpu.layers import parse, supports
 from sweeper.training.gpu.network import Network
-from sweeper.training.gpu.operations import Activation, Masks, Moments, Norm, Operations, Plain, Step
+from sweeper.training.gpu.operations import Activation, Masks, Moments, Norm, Plain, Step
 from sweeper.training.images import Data
 from sweeper.training.loop import train
 from sweeper.training.network import build_model
 from sweeper.training.optimizer import AdamW
 from sweeper.training.seeds import seeded
-from sweeper.training.start import has_captured_step, in_turn, is_captured, start
+from sweeper.training.start import has_captured_step
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BASE = RunConfig(model="small", dataset="sample", epochs=2, batch_size=64)
@@ -39,7 +38,7 @@ NO_DROPOUT: dict[str, Any] = {"conv_dropout": 0.0, "head_dropout": 0.0}
 
 
 @pytest.fixture(scope="module")
-def kernels() -> Operations:
+def kernels() -> Plain:
     pytest.importorskip("triton")
     from sweeper.training.gpu.launches import Kernels
 
@@ -72,12 +71,12 @@ CASES = [(shape, *parts) for shape in ((3, 33, 7, 6), (6, 70)) for parts in PART
     ids=["-".join([str(shape), *itertools.compress(NAMES, parts)]) for shape, *parts in CASES],
 )
 def test_an_activation_is_what_torch_computes(
-    kernels: Operations, shape: tuple[int, ...], before: bool, norm: bool, pool: bool, relu: bool, after: bool
+    kernels: Plain, shape: tuple[int, ...], before: bool, norm: bool, pool: bool, relu: bool, after: bool
 ):
     check_activation(kernels, shape, before, norm, pool, relu, after)
 
 
-def test_rows_that_fill_many_tiles_are_put_together_again(kernels: Operations, monkeypatch: pytest.MonkeyPatch):
+def test_rows_that_fill_many_tiles_are_put_together_again(kernels: Plain, monkeypatch: pytest.MonkeyPatch):
     from sweeper.training.gpu import launches
 
     monkeypatch.setattr(launches, "PARTS", 2)  # of 8 tiles: a program then goes through several
@@ -85,7 +84,7 @@ def test_rows_that_fill_many_tiles_are_put_together_again(kernels: Operations, m
 
 
 def check_activation(
-    kernels: Operations, shape: tuple[int, ...], before: bool, norm: bool, pool: bool, relu: bool, after: bool
+    kernels: Plain, shape: tuple[int, ...], before: bool, norm: bool, pool: bool, relu: bool, after: bool
 ) -> None:
     """Values, gradients and running statistics against those of torch."""
     generator = torch.Generator().manual_seed(0)
@@ -93,7 +92,7 @@ def check_activation(
 
     def masks(rate: float) -> Masks:
         kept = torch.rand(3 * batch, channels, generator=generator) > rate
-        return Masks(kept.to(DEVICE, torch.uint8), 1 / (1 - rate))
+        return Masks(kept.to(DEVICE, torch.uint8), rate)
 
     layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
     x = (2 * torch.randn(shape, generator=generator) + 1).to(DEVICE, memory_format=layout)
@@ -115,7 +114,7 @@ def check_activation(
     assert found[0][0].stride() == found[1][0].stride()
 
 
-def test_of_equal_pixels_the_first_gets_the_gradient_and_what_is_not_a_number_stays(kernels: Operations):
+def test_of_equal_pixels_the_first_gets_the_gradient_and_what_is_not_a_number_stays(kernels: Plain):
     x = torch.tensor([[1.0, 1.0], [1.0, 1.0]]).repeat(2, 2, 1, 1).to(DEVICE, memory_format=torch.channels_last)
     x[1] = float("nan")
     x.requires_grad_()
@@ -126,7 +125,7 @@ def test_of_equal_pixels_the_first_gets_the_gradient_and_what_is_not_a_number_st
         assert out[1].isnan().all()
 
 
-def test_patches_are_what_the_first_convolution_multiplies(kernels: Operations):
+def test_patches_are_what_the_first_convolution_multiplies(kernels: Plain):
     pixels = torch.randint(0, 256, (9, 28, 28), dtype=torch.uint8, device=DEVICE)
     images = to_input(pixels[6:9])
     kernel = torch.randn(4, 1, 3, 3, device=DEVICE)
@@ -137,7 +136,7 @@ def test_patches_are_what_the_first_convolution_multiplies(kernels: Operations):
         torch.testing.assert_close(found, F.conv2d(images, kernel, padding=1), rtol=1e-4, atol=1e-4)
 
 
-def test_the_cross_entropy_and_its_gradient_are_torch_s(kernels: Operations):
+def test_the_cross_entropy_and_its_gradient_are_torch_s(kernels: Plain):
     logits = torch.randn(70, 10, device=DEVICE, requires_grad=True)
     labels = torch.randint(10, (140,), device=DEVICE)
     losses = F.cross_entropy(logits, labels[70:], reduction="none")
@@ -150,7 +149,7 @@ def test_the_cross_entropy_and_its_gradient_are_torch_s(kernels: Operations):
         assert not found[:70].any()
 
 
-def test_the_optimizer_is_torch_s_adamw(kernels: Operations):
+def test_the_optimizer_is_torch_s_adamw(kernels: Plain):
     values, gradients = torch.randn(2500), torch.randn(3, 2500)
     layer = nn.ParameterList([values[:1000].clone().view(10, 100), values[1000:].clone()])  # the first decays
     reference = AdamW(layer, 0.1)  # type: ignore[arg-type]
@@ -186,14 +185,14 @@ def test_the_optimizer_is_torch_s_adamw(kernels: Operations):
 def test_a_step_has_the_gradient_of_the_model(placement: Placement, model: str):
     config = RunConfig(model=model, placement=placement, dataset="sample", conv_dropout=0.2, head_dropout=0.4)
     with seeded(config, 0):
-        alone, stepped = build_model(config), None
+        alone = build_model(config)
     with seeded(config, 0):
         stepped = build_model(config)
     pixels, labels = torch.randint(0, 256, (12, 28, 28), dtype=torch.uint8), torch.randint(10, (12,))
     step = Step(torch.tensor(1), 4)  # the images 4 to 7
     network = Network(stepped, 12, step, torch.float64, 0.0, Plain())
     dropouts = [layer for layer in alone if isinstance(layer, nn.Dropout | nn.Dropout2d) and layer.p > 0]
-    assert network.rates == [layer.p for layer in dropouts]
+    assert [masks.rate for masks in network.masks] == [layer.p for layer in dropouts]
     for layer, masks in zip(dropouts, network.masks, strict=True):
         masks.kept.bernoulli_(1 - layer.p)
         mask = masks.kept[4:8] * masks.scale
@@ -208,7 +207,7 @@ def test_a_step_has_the_gradient_of_the_model(placement: Placement, model: str):
     assert losses[4:8].mean().item() == pytest.approx(loss.item(), rel=1e-6)
     for name, parameter in alone.named_parameters():
         assert parameter.grad is not None
-        found = network._places[name].of(gradient)
+        found = network.places[name].of(gradient)
         found = found[:, :9].unflatten(1, (1, 3, 3)) if found.shape != parameter.shape else found
         torch.testing.assert_close(found, parameter.grad, rtol=1e-5, atol=1e-8, msg=name)
     for name, value in alone.state_dict().items():
@@ -239,14 +238,16 @@ def test_a_training_without_dropout_is_the_same_up_to_rounding(placement: Placem
     assert np.array_equal(ours.evaluation.confusion.sum(1), alone.evaluation.confusion.sum(1))
 
 
-def test_kernels_and_torch_train_the_same_network(kernels: Operations, tiny: Data, monkeypatch: pytest.MonkeyPatch):
+def test_kernels_and_torch_train_the_same_network(kernels: Plain, tiny: Data):
     few = Data(tiny.train.first(20), tiny.val.first(20))
-    config = BASE.derive(placement="bn-dropout", batch_size=16, lr=1e-3)
-    results = []
-    for parts in (kernels, Plain()):
-        monkeypatch.setattr(captured, "_parts", lambda _, parts=parts: parts)
-        results.append(finish(train_captured(config, few)))
-    for found, expected in zip(results[0].history, results[1].history, strict=True):
+    config = BASE.derive(placement="bn-dropout", batch_size=16, device=DEVICE.type)
+    trainings = [Captured(config, few, parts) for parts in (kernels, Plain())]
+    for epoch in (1, 2):
+        for training in trainings:
+            training.draw(epoch)
+            for _ in itertools.chain(training.take_steps(), training.evaluate()):
+                pass  # until a GPU has come to the end
+        found, expected = (training.read(epoch, 0) for training in trainings)
         assert found.val_loss == pytest.approx(expected.val_loss, abs=1e-3)
         assert found.grad_norm == pytest.approx(expected.grad_norm, rel=1e-2)
 
@@ -265,9 +266,9 @@ def test_masks_are_those_of_a_seed_and_an_epoch_and_keep_their_share(tiny: Data)
     config = BASE.derive(placement="bn-dropout", conv_dropout=0.2, head_dropout=0.4)
 
     def masks(seed: int, epoch: int) -> list[Tensor]:
-        of = Captured(config.derive(seed=seed), tiny)
-        of.draw(epoch)
-        return [masks.kept.clone() for masks in of.network.masks]
+        captured = Captured(config.derive(seed=seed), tiny)
+        captured.draw(epoch)
+        return [masks.kept.clone() for masks in captured.network.masks]
 
     one = masks(0, 1)
     assert [tuple(kept.shape) for kept in one] == [(300, 8), (300, 16), (300, 32)]
@@ -339,7 +340,7 @@ def test_a_network_that_the_step_cannot_compute_is_refused_in_one_line(model: An
 def test_dropout_of_nothing_and_a_module_in_two_places_are_supported():
     model = network_of(RELU, nn.Dropout(0.0), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3, padding=1), RELU)
     assert supports(model)
-    activations = [layer.what for layer in parse(model, 8).steps if isinstance(layer.what, Activation)]
+    activations = [layer.what for layer in parse(model, 8) if isinstance(layer.what, Activation)]
     assert [activation.relu for activation in activations] == [True, False, True]
 
 
@@ -347,28 +348,3 @@ def test_dropout_of_nothing_and_a_module_in_two_places_are_supported():
 @pytest.mark.parametrize("placement", list(Placement))
 def test_the_step_supports_the_networks_of_this_package(placement: Placement, model: str):
     assert has_captured_step(RunConfig(model=model, placement=placement, dataset="sample"))
-
-
-# --- which of them trains ------------------------------------------------------------------------------
-
-
-def test_a_cpu_is_trained_by_the_plain_loop_and_a_gpu_by_the_captured_step():
-    assert not is_captured(BASE)
-    assert is_captured(BASE.derive(device="cuda:1"))
-
-
-def test_a_network_without_a_captured_step_is_trained_by_the_plain_loop(tiny: Data, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sweeper.training.start.supports", lambda model: False)
-    assert not is_captured(BASE.derive(device="cuda"))
-    plain = finish(train(BASE, tiny))
-    side_by_side = finish(in_turn(BASE, [tiny], lambda: 1))  # type: ignore[arg-type]
-    assert side_by_side.weights_sha256 == plain.weights_sha256
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_gpu_trains_by_the_captured_step_in_the_same_bits(tiny: Data):
-    config = BASE.derive(device="cuda", placement="bn-dropout")
-    alone, ours = finish(train_captured(config, tiny)), finish(start(config, [tiny]))
-    assert ours.history_sha256 == alone.history_sha256
-    assert ours.weights_sha256 == alone.weights_sha256
-    assert ours.xray is not None

@@ -1,12 +1,12 @@
-"""A training on a GPU as replays of one step, captured as a CUDA graph.
+"""Train on a GPU by replaying one step, captured as a CUDA graph.
 
-A step is some fifty kernels of a few microseconds each, which a GPU does faster than Python can launch them. What an
-epoch draws (order, augmentation, masks) and its learning rates are put on the device before its first step; a step then
-finds its batch by a number that lies on the device, and nothing is sent, read or launched one by one within an epoch.
+A step is some fifty kernels of a few microseconds each, which a GPU runs faster than Python can launch them. The draws
+of an epoch (order, augmentation, masks) and its learning rates are on the device before its first step. A step finds
+its batch by a number on the device: within an epoch nothing is sent, read or launched one by one.
 
-`train.train` is the slow reference: the same weights, order and augmentation, and steps that are equal up to rounding.
-Only the masks of Dropout are drawn for a whole epoch, each layer's at once, and so are others; they depend on the seed,
-the epoch and the layers alone. Without a GPU the same steps can be taken one by one, as tests do.
+`loop.train` is the slow reference: same weights, order and augmentation, and steps that are equal up to rounding. Only
+the masks of Dropout differ: each layer's are drawn for a whole epoch at once. They depend on the seed, the epoch and
+the layers alone. Without a GPU the same steps are taken one by one, as tests do.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from sweeper.training.batches import batch_sizes, epoch_images
 from sweeper.training.evaluate import MEASURED, evaluation_of, measure, predict, subset
 from sweeper.training.failures import check_converging
 from sweeper.training.gpu.network import Network
-from sweeper.training.gpu.operations import Operations, Plain, Step
+from sweeper.training.gpu.operations import Plain, Step
 from sweeper.training.images import Data, send
 from sweeper.training.network import build_model
 from sweeper.training.optimizer import BETAS, learning_rate
 from sweeper.training.seeds import mask_generator, order_generator, seeded
 from sweeper.training.stability import GRAD_NORM_EVERY, Recorder
 
-AHEAD: Final = 64  # steps that are launched at once, twice: more would only delay what other trainings launch
+AHEAD: Final = 64  # steps that are launched at once, twice: more would only delay the launches of other trainings
 
-Waiting = torch.cuda.Event  # what the device has to come to before a training can go on
+Waiting = torch.cuda.Event  # the device must reach it before a training can go on
 Cooperative = Generator[EpochResult | Waiting, None, TrainResult]
 
 
 def train_captured(config: RunConfig, data: Data) -> Training:
-    """As `train.train`."""
+    """Train as `loop.train` does, by captured steps."""
     training = cooperative(config, data)
     while True:
         try:
@@ -57,11 +57,11 @@ def train_captured(config: RunConfig, data: Data) -> Training:
 
 
 def cooperative(config: RunConfig, data: Data, beside: Callable[[], int] = lambda: 0) -> Cooperative:
-    """As `train.train`, for several trainings that advance in turn, each in a stream of its own.
+    """Train as `loop.train` does, in turn with other trainings, each in its own stream.
 
     Yields:
-        An `EpochResult` an epoch, and wherever this process would have to wait for the device, what it would wait for.
-        `beside` says how many other trainings the device is shared with.
+        An `EpochResult` an epoch, and an event of the device wherever this process would have to wait for it. `beside`
+        returns the number of other trainings on the device.
     """
     captured = Captured(config, data)
     history: list[EpochResult] = []
@@ -79,8 +79,8 @@ def cooperative(config: RunConfig, data: Data, beside: Callable[[], int] = lambd
 
 
 @cache
-def _parts(device: torch.device) -> Operations:
-    """Kernels on a GPU, where Triton is there, which comes with torch's builds for one, and can compile."""
+def operations(device: torch.device) -> Plain:
+    """Return kernels for a GPU if Triton is there, as in torch's builds for GPUs, and can compile; else torch's own."""
     if device.type == "cpu":
         return Plain()
     try:
@@ -100,15 +100,15 @@ class Captured:
     """The state of a training on its device, and its steps.
 
     Attributes:
-        network: what is trained.
-        sizes: those of the batches of an epoch.
+        network: the network that is trained.
+        sizes: sizes of the batches of an epoch.
     """
 
-    def __init__(self, config: RunConfig, data: Data) -> None:
+    def __init__(self, config: RunConfig, data: Data, parts: Plain | None = None) -> None:
         self.config = config
         self._device = torch.device(config.device)
         self._images, val = data.train.to(self._device), data.val.to(self._device)
-        self._parts = _parts(self._device)
+        self._parts = parts or operations(self._device)
         clean = subset(self._images, len(val))
         self._judged = clean.joined(val), len(clean)
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
@@ -140,7 +140,7 @@ class Captured:
 
     @torch.no_grad()
     def draw(self, epoch: int) -> None:
-        """Put what the epoch draws, and its learning rates, on the device."""
+        """Put the draws of the epoch and its learning rates on the device."""
         config, steps = self.config, len(self.sizes)
         first = (epoch - 1) * steps
         rates = [learning_rate(config, first + s, config.epochs * steps) for s in range(steps)]
@@ -155,11 +155,11 @@ class Captured:
             self._pixels.copy_(images.pixels)
             self._labels.copy_(images.labels)
             generator = mask_generator(config, epoch, self._device)
-            for rate, masks in zip(self.network.rates, self.network.masks, strict=True):
-                masks.kept.bernoulli_(1 - rate, generator=generator)
+            for masks in self.network.masks:
+                masks.kept.bernoulli_(1 - masks.rate, generator=generator)
 
     def take_steps(self) -> Iterator[Waiting]:
-        """All steps of the epoch, never more than twice `AHEAD` of the device."""
+        """Launch all steps of the epoch, at most two times `AHEAD` before the device has done them."""
         launched: deque[Waiting] = deque()
         self._clock.start()
         for first in range(0, len(self.sizes), AHEAD):
@@ -172,7 +172,7 @@ class Captured:
         self._clock.stop()
 
     def evaluate(self) -> Iterator[Waiting]:
-        """Evaluate the network, and fetch what the epoch has left on the device."""
+        """Evaluate the network, and fetch the measurements of the epoch from the device."""
         images, clean = self._judged
         with self._on_stream():
             logits = predict(self.network.model, images, self.config)
@@ -186,13 +186,13 @@ class Captured:
             yield from _until(mark)
 
     def _losses_of_steps(self) -> Tensor:
-        """The mean loss of each batch, `(steps,)`, in few operations."""
+        """Return the mean loss of each batch, `(steps,)`, by few operations."""
         before_last = self.config.batch_size * (len(self.sizes) - 1)
         means = self._losses[:before_last].view(-1, self.config.batch_size).mean(1)
         return torch.cat([means, self._losses[before_last:].mean().view(1)])
 
     def read(self, epoch: int, beside: int) -> EpochResult:
-        """What the epoch came to.
+        """Return the result of the epoch, once it has been evaluated.
 
         Raises:
             Diverged: the loss is not finite, or far too large.
@@ -207,14 +207,13 @@ class Captured:
         clean, self._last = evaluation_of(on_train), evaluation_of(on_val)
         check_converging(self.config, epoch, self._lr, losses.mean().item(), clean.loss, self._last.loss)
         seconds = self._clock.seconds() / (1 + beside)
-        return EpochResult(
-            epoch=epoch, train_loss=clean.loss, train_accuracy=clean.accuracy, val_loss=self._last.loss,
-            val_accuracy=self._last.accuracy, val_ece=self._last.ece, lr=self._lr, grad_norm=norms.mean().item(),
-            epoch_s=seconds, images_per_s=len(self._images) / seconds, beside=beside,
+        return EpochResult.of(
+            epoch, clean, self._last, lr=self._lr, grad_norm=norms.mean().item(), epoch_s=seconds,
+            images_per_s=len(self._images) / seconds, beside=beside,
         )  # fmt: skip
 
     def result(self, history: tuple[EpochResult, ...]) -> TrainResult:
-        """The result of all epochs."""
+        """Return the result of all epochs."""
         assert self._last is not None
         state = self.network.model.state_dict()
         with self._on_stream():
@@ -227,7 +226,7 @@ class Captured:
         return TrainResult(history, weights, self._last, stability=self._recorder.stability)
 
     def close(self) -> None:
-        """Wait for what was launched: it uses memory that is about to be freed."""
+        """Wait for the launched steps, whose memory is about to be freed."""
         if self._stream is not None:
             self._stream.synchronize()
         self._replays.clear()
@@ -236,7 +235,7 @@ class Captured:
 
     @torch.no_grad()
     def step(self, size: int) -> None:
-        """One step on a batch of `size` images, operation by operation."""
+        """Take one step on a batch of `size` images, operation by operation."""
         gradients = self.network.backward(self._pixels, self._labels, self._losses, size)
         self._parts.adamw(self.network.moments, gradients, self._rates, self._corrections, self._squares, self._step)
         self._step.number.add_(1)
@@ -248,7 +247,7 @@ class Captured:
             self.step(size)
 
     def _capture(self) -> dict[int, torch.cuda.CUDAGraph]:
-        """A graph of a step for each size of batches. What the steps to warm up have changed is put back."""
+        """Return a graph of a step for each size of batches, and undo the changes of the steps that warm up."""
         state = self.network.model.state_dict()
         moments = self.network.moments
         changed = [*state.values(), moments.values, moments.first, moments.second]
@@ -277,12 +276,12 @@ class Captured:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def _mark(self) -> list[Waiting]:
-        """What the device has come to once it has done all that was launched; nothing without a GPU."""
+        """Return an event that the device reaches after all that was launched; none without a GPU."""
         return [] if self._stream is None else [self._stream.record_event()]
 
 
 class _Clock:
-    """Seconds between two points of a stream, or of this process where there is none."""
+    """Measures the seconds between two points of a stream, or of this process without one."""
 
     def __init__(self, stream: torch.cuda.Stream | None) -> None:
         self._stream = stream
@@ -290,19 +289,17 @@ class _Clock:
         self._begin = self._end = 0.0
 
     def start(self) -> None:
-        """The first point."""
         self._begin = perf_counter()
         if self._stream is not None:
             self._points[0].record(self._stream)
 
     def stop(self) -> None:
-        """The second one."""
         self._end = perf_counter()
         if self._stream is not None:
             self._points[1].record(self._stream)
 
     def seconds(self) -> float:
-        """Between them, once the second one has been reached."""
+        """Return the seconds from start to stop; on a GPU once the stop has been reached."""
         return self._points[0].elapsed_time(self._points[1]) / 1000 if self._points else self._end - self._begin
 
 

@@ -1,8 +1,8 @@
 """The Triton kernels that `launches` launches.
 
-Images lie in memory with their channels last: a tensor `(B, C, H, W)` is a matrix of B·H·W rows and C columns. Sums are
-made in a fixed order. A mask is looked at if `drops_…` is not 0, so that one kernel does for all placements; nor is one
-compiled again for sizes that happen to be 1 or a multiple of 16.
+Images are in channels_last: a tensor `(B, C, H, W)` is a matrix of B·H·W rows and C columns. Sums have a fixed order. A
+mask is read if its `drops_…` is not 0, so that one kernel serves all placements. Kernels are not specialised for
+sizes that happen to be 1 or a multiple of 16.
 """
 
 # mypy: ignore-errors
@@ -15,7 +15,7 @@ from typing import Final
 import triton
 import triton.language as tl
 
-os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # as ever; Triton 3.9 warns that its default will change
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # the default; Triton 3.9 warns that it will change
 
 SIZES: Final = (
     "rows", "area", "part_rows", "height", "width", "out_height", "out_width", "stride", "count", "side", "decaying",
@@ -25,7 +25,7 @@ SIZES: Final = (
 
 @triton.jit
 def _dropped(v, mask, image, channels, columns, ok, scale, TYPE: tl.constexpr):
-    """`v` times 0 or `scale`, in the precision of the tensors."""
+    """Return `v` times 0 or `scale`, in the precision of the tensors."""
     kept = tl.load(mask + image[:, None] * channels + columns[None, :], mask=ok, other=0)
     return tl.where(kept != 0, v * scale, 0.0).to(TYPE).to(tl.float32)
 
@@ -35,7 +35,7 @@ def statistics_kernel(
     x, before, step, stride, parts, rows, area, channels, part_rows, scale_before, drops_before,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Mean and sum of squared distances from it of each column, in one part of the rows (Chan et al. 1979)."""
+    """Write each column's mean and sum of squared distances from it, in one part of the rows (Chan et al. 1979)."""
     part = tl.program_id(0)
     columns = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     begin = part * part_rows
@@ -66,7 +66,7 @@ def join_statistics_kernel(
     parts, statistics, running_mean, running_var, rows, channels, part_rows, count, momentum, eps,
     PARTS: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """From the parts to the mean and the inverse standard deviation, and the running statistics one step on."""
+    """Join the parts to the mean and inverse standard deviation, and move the running statistics."""
     columns = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     part = tl.arange(0, PARTS)
     ok = (part < count)[:, None] & (columns < channels)[None, :]
@@ -91,7 +91,7 @@ def _value(
     x, row, columns, ok, channels, before, image, scale_before, drops_before, mean, slope, bias,
     NORM: tl.constexpr,
 ):  # fmt: skip
-    """What enters the pool from one pixel of each window."""
+    """Return one pixel of each window after Dropout and BatchNorm."""
     kind: tl.constexpr = x.dtype.element_ty
     v = tl.load(x + row[:, None] * channels + columns[None, :], mask=ok, other=0.0).to(tl.float32)
     if drops_before:
@@ -107,7 +107,7 @@ def forward_kernel(
     out_width, scale_before, scale_after, drops_before, drops_after, NORM: tl.constexpr, POOL: tl.constexpr,
     RELU: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """All of it, and from which of the four pixels a value came: 4 for none, where the ReLU has cut it off."""
+    """Apply an activation, and write which of the four pixels a value came from: 4 if the ReLU cut it off."""
     kind: tl.constexpr = x.dtype.element_ty
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -160,7 +160,7 @@ def sums_kernel(
     out_width, part_rows, scale_before, scale_after, drops_before, drops_after, POOL: tl.constexpr,
     PLACES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """In one part of the rows that came out: the sums of the gradient behind BatchNorm, alone and times its values."""
+    """Sum the gradient behind BatchNorm, alone and times the normalised values, in one part of the output rows."""
     kind: tl.constexpr = x.dtype.element_ty
     part = tl.program_id(0)
     columns = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -199,7 +199,7 @@ def sums_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def join_sums_kernel(parts, sums, channels, count, PARTS: tl.constexpr, BLOCK_C: tl.constexpr):
-    """From the parts to the sums."""
+    """Join the parts to the sums."""
     columns = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     part = tl.arange(0, PARTS)
     ok = (part < count)[:, None] & (columns < channels)[None, :]
@@ -216,7 +216,7 @@ def backward_kernel(
     out_height, out_width, scale_before, scale_after, drops_before, drops_after, NORM: tl.constexpr, POOL: tl.constexpr,
     PLACES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """The gradient by what came in. That by BatchNorm's input is w/σ · (dy - mean(dy) - x̂ · mean(dy · x̂))."""
+    """Write the gradient by the input; by BatchNorm's input it is w/σ · (dy - mean(dy) - x̂ · mean(dy · x̂))."""
     kind: tl.constexpr = x.dtype.element_ty
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -260,7 +260,7 @@ def backward_kernel(
 def patches_kernel(
     pixels, step, stride, out, rows, side, scale, shift, BLOCK_M: tl.constexpr, PATCH: tl.constexpr
 ):  # fmt: skip
-    """Of each pixel the 3x3 pixels around it, standardised; beyond the image 0."""
+    """Write for each pixel the 3x3 pixels around it, standardised; 0 beyond the image."""
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     column = tl.arange(0, PATCH)
     image = tl.load(step) * stride + row // (side * side)
@@ -276,7 +276,7 @@ def patches_kernel(
 def cross_entropy_kernel(
     logits, labels, step, stride, losses, gradient, rows, classes, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr
 ):
-    """Of each image the negative log-likelihood of its label, and the gradient of their mean."""
+    """Write the negative log-likelihood of each image's label, and the gradient of their mean."""
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     column = tl.arange(0, BLOCK_C)
     ok = (row < rows)[:, None] & (column < classes)[None, :]
@@ -299,7 +299,7 @@ def adamw_kernel(
     values, gradient, first, second, copies, squares, step, rates, corrections, count, decaying, first_block, blocks,
     decay, beta_1, beta_2, epsilon, COPIES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One step for a block of parameters, of which those before `decaying` decay."""
+    """Take a step for a block of parameters; those before `decaying` decay."""
     block = tl.program_id(0)
     at = block * BLOCK + tl.arange(0, BLOCK)
     ok = at < count

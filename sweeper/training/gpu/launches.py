@@ -1,8 +1,8 @@
-"""The parts of a training step as Triton kernels: what cuDNN and cuBLAS leave, in few passes over memory.
+"""The operations of a training step by Triton kernels, in few passes over memory.
 
-`operations.Plain` is the slow reference. An activation is three kernels forward and three back where it has BatchNorm,
-one and one where it has none: the rows are taken apart, so that there is work for all of a GPU, and their statistics
-are put together again.
+Convolutions and matrix products stay with cuDNN and cuBLAS. An activation with BatchNorm takes three kernels forward
+and three back, one without takes one each way: statistics are computed for parts of the rows, to occupy all of a GPU,
+and then joined.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from sweeper.training.gpu.kernels import (
     statistics_kernel,
     sums_kernel,
 )
-from sweeper.training.gpu.operations import PATCH, Activation, Masks, Moments, Step
+from sweeper.training.gpu.operations import PATCH, Activation, Moments, Plain, Step
 from sweeper.training.optimizer import BETAS, EPSILON
 
-PARTS: Final = 512  # of the rows, at most, over which sums are first taken apart
-JOINED: Final = 16  # columns whose parts a program joins
+PARTS: Final = 512  # of the rows, at most
+JOINED: Final = 16  # columns whose parts one program joins
 TILE: Final = 4096  # values that a program holds at a time
-COLUMNS: Final = 32  # of them, at most: the same for most layers, for which kernels are then compiled once
+COLUMNS: Final = 32  # of a tile, at most: the same for most layers, so that kernels are compiled once
 ADAMW_BLOCK: Final = 1024
 
 
-class Kernels:
-    """The parts of a step as kernels."""
+class Kernels(Plain):
+    """The operations of a step, by kernels."""
 
     def activate(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, what: Activation, step: Step) -> Tensor:
-        """As `Operations` says."""
+        """See `Plain`."""
         result: Tensor = _Activate.apply(x, weight, bias, what, step)
         return result
 
     def patches(self, pixels: Tensor, batch: int, step: Step, scale: float, shift: float, dtype: torch.dtype) -> Tensor:
-        """As `Operations` says."""
+        """See `Plain`."""
         side = pixels.shape[1]
         rows = batch * side * side
         out = torch.empty(rows, PATCH, dtype=dtype, device=pixels.device)
@@ -57,7 +57,7 @@ class Kernels:
         return out
 
     def cross_entropy(self, logits: Tensor, labels: Tensor, losses: Tensor, step: Step) -> Tensor:
-        """As `Operations` says."""
+        """See `Plain`."""
         gradient = torch.empty_like(logits)
         rows, classes = logits.shape
         cross_entropy_kernel[(triton.cdiv(rows, 64),)](
@@ -67,7 +67,7 @@ class Kernels:
         return gradient
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """As `Operations` says; the gradient by the bias is a product, as torch's sum of few long rows is slow."""
+        """See `Plain`. The gradient by the bias is a product: torch's sum of few long rows is slow."""
         result: Tensor = F.linear(x, weight) if bias is None else _Linear.apply(x, weight, bias)
         return result
 
@@ -75,7 +75,7 @@ class Kernels:
         self, moments: Moments, gradients: Sequence[Tensor], rates: Tensor, corrections: Tensor, squares: Tensor,
         step: Step,
     ) -> None:  # fmt: skip
-        """As `Operations` says."""
+        """See `Plain`."""
         begin = block = 0
         for gradient in gradients:
             count, here = len(gradient), slice(begin, begin + len(gradient))
@@ -89,7 +89,7 @@ class Kernels:
             begin, block = begin + count, block + blocks
 
     def blocks(self, parts: Sequence[int]) -> int:
-        """As `Operations` says."""
+        """See `Plain`."""
         return sum(int(triton.cdiv(part, ADAMW_BLOCK)) for part in parts)
 
 
@@ -113,7 +113,6 @@ class _Activate(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, what: Activation, step: Step
     ) -> Tensor:
-        """Save what came in, the statistics and the places."""
         statistics = None if what.norm is None else _statistics(x, what, step)
         out = _empty(x, what)
         places = torch.empty_like(out, dtype=torch.uint8) if what.pool or what.relu else None
@@ -129,7 +128,6 @@ class _Activate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """By `x`, the weight and the bias."""
         x, weight, statistics, places = ctx.saved_tensors
         what, step, drops = ctx.what, ctx.step, _Drops.of(ctx.what, x.device)
         gradient = gradients[0]
@@ -158,7 +156,7 @@ class _Activate(torch.autograd.Function):
 
 
 def _statistics(x: Tensor, what: Activation, step: Step) -> Tensor:
-    """Mean and inverse standard deviation of the batch, `(2, C)`."""
+    """Return the mean and inverse standard deviation of the batch, `(2, C)`, and move the running statistics."""
     norm, drops = what.norm, _Drops.of(what, x.device)
     assert norm is not None
     size = _Size.of(x, TILE)
@@ -178,19 +176,20 @@ def _statistics(x: Tensor, what: Activation, step: Step) -> Tensor:
 
 
 class _Drops(NamedTuple):
-    """The Dropouts before and after, as a kernel takes them: one that is not there has a mask that is not looked at, so
-    that the same kernel does for all placements, and need not be compiled for each."""
+    """The Dropouts before and after, as a kernel takes them.
+
+    An absent one has a mask that is never read, so that one compiled kernel serves all placements.
+    """
 
     kept: tuple[Tensor, Tensor]
-    numbers: tuple[float, float, int, int]  # what they multiply by, and whether they are there
+    numbers: tuple[float, float, int, int]  # their scales, and 1 if they are present
 
     @classmethod
     def of(cls, what: Activation, device: torch.device) -> _Drops:
-        """Those of an activation."""
-        none = Masks(_no_mask(device), 0.0)
-        before, after = what.before or none, what.after or none
-        numbers = before.scale, after.scale, int(what.before is not None), int(what.after is not None)
-        return cls((before.kept, after.kept), numbers)
+        before, after = what.before, what.after
+        kept = before.kept if before else _no_mask(device), after.kept if after else _no_mask(device)
+        scales = before.scale if before else 0.0, after.scale if after else 0.0
+        return cls(kept, (*scales, int(before is not None), int(after is not None)))
 
 
 @cache
@@ -200,7 +199,7 @@ def _no_mask(device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class _Size:
-    """A tensor as a matrix, and how programs share it."""
+    """The size of a tensor as a matrix, and of the blocks that programs take."""
 
     rows: int
     channels: int
@@ -217,13 +216,12 @@ class _Size:
         return triton.cdiv(self.rows, self.blocks["BLOCK_M"]), triton.cdiv(self.channels, self.blocks["BLOCK_C"])
 
     def parts(self) -> tuple[int, int]:
-        """Into how many parts the rows are taken apart, and how many rows a part has."""
+        """Return the number of parts of the rows, and the rows of a part."""
         part_rows = triton.cdiv(self.grid[0], PARTS) * self.blocks["BLOCK_M"]
         return triton.cdiv(self.rows, part_rows), part_rows
 
 
 def _empty(x: Tensor, what: Activation) -> Tensor:
-    """Room for what comes out."""
     if not what.pool:
         return torch.empty_like(x)
     batch, channels, height, width = x.shape

@@ -1,14 +1,14 @@
-"""What a training step on a GPU is made of, in torch's own operations: the slow reference of `kernels`.
+"""The operations of a training step on a GPU, by torch: the slow reference of `launches.Kernels`.
 
-A step knows its number from a tensor on the device, `step`; times `stride` that is the first image of its batch, in the
-order of the epoch. So nothing has to be sent to the device for a step, and its operations can be replayed as a graph.
+A step reads its number from a tensor on the device; times `stride` that is the first image of its batch, in the order
+of the epoch. Nothing is sent to the device for a step, so that its operations can be replayed as a graph.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -21,10 +21,15 @@ PATCH: Final = 16  # columns of a patch: 9 pixels, and zeros up to what tensor c
 
 @dataclass(frozen=True)
 class Masks:
-    """What Dropout keeps in an epoch: uint8 `(images, C)`, 0 or 1, and what it multiplies by where it is 1."""
+    """The masks of a Dropout layer for an epoch, uint8 `(images, C)`: 0 at `rate`, else 1."""
 
     kept: Tensor
-    scale: float
+    rate: float
+
+    @property
+    def scale(self) -> float:
+        """The factor for values that are kept."""
+        return 1 / (1 - self.rate)
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class Activation:
-    """Which of Dropout, BatchNorm, 2x2 max-pool, ReLU and Dropout there are, in this order."""
+    """Dropout, BatchNorm, 2x2 max-pool, ReLU and Dropout, in this order; each may be absent."""
 
     before: Masks | None = None
     norm: Norm | None = None
@@ -50,68 +55,36 @@ class Activation:
 
 @dataclass(frozen=True)
 class Step:
-    """A step: its number, int64 `()`, which counts from 0 in each epoch, and the images of a full batch."""
+    """A step: its number, int64 `()`, counted from 0 in each epoch, and the number of images in a full batch."""
 
     number: Tensor
     stride: int
 
     def rows(self, batch: int) -> Tensor:
-        """The images of its batch, `(B,)`, in the order of the epoch."""
+        """Return the indices of its images, `(B,)`, in the order of the epoch."""
         return self.number * self.stride + torch.arange(batch, device=self.number.device)
 
 
 @dataclass(frozen=True)
 class Moments:
-    """What AdamW keeps of all parameters, float32 `(P,)`, of which the first `decaying` decay by `decay`."""
+    """All parameters with AdamW's moments, float32 `(P,)`; the first `decaying` decay by `decay`."""
 
     values: Tensor
     first: Tensor
     second: Tensor
-    copies: Tensor | None  # the values as bf16
+    copies: Tensor | None  # the values in bf16
     decaying: int
     decay: float
 
 
-class Operations(Protocol):
-    """The parts of a step; `Plain` and `kernels` have them."""
-
-    def activate(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, what: Activation, step: Step) -> Tensor:
-        """Dropout, BatchNorm, max-pool, ReLU and Dropout in training mode, differentiable; running statistics move.
-
-        `x` is `(B, C, H, W)` in channels_last, or `(B, C)`; what comes out is laid out likewise.
-        """
-
-    def patches(self, pixels: Tensor, batch: int, step: Step, scale: float, shift: float, dtype: torch.dtype) -> Tensor:
-        """The rows `(B·28·28, PATCH)` that the first convolution multiplies: of each pixel of the batch the 3x3 around
-        it, times `scale` minus `shift`, 0 beyond the image. `pixels` are uint8 `(N, 28, 28)`."""
-
-    def cross_entropy(self, logits: Tensor, labels: Tensor, losses: Tensor, step: Step) -> Tensor:
-        """The gradient of the mean loss by `logits` `(B, classes)`; the images' losses go to their places in `losses`
-        `(N,)`, in nats. `labels` are int64 `(N,)`."""
-
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """`F.linear`, differentiable, of a matrix."""
-
-    def adamw(
-        self, moments: Moments, gradients: Sequence[Tensor], rates: Tensor, corrections: Tensor, squares: Tensor,
-        step: Step,
-    ) -> None:  # fmt: skip
-        """One step of AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101) in place.
-
-        The gradient is that of all parameters in their order, in parts of one precision each. Of the step's number,
-        `rates` `(steps,)` and `corrections` `(steps, 2)`, 1 - β₁ᵗ and √(1 - β₂ᵗ), are looked up, and in `squares`
-        `(steps, blocks)` sums of squared gradients are put down.
-        """
-
-    def blocks(self, parts: Sequence[int]) -> int:
-        """How many sums of squared gradients there are, for parts of so many parameters."""
-
-
 class Plain:
-    """The parts of a step as torch has them."""
+    """The operations of a step, by torch."""
 
     def activate(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, what: Activation, step: Step) -> Tensor:
-        """As `Operations` says."""
+        """Apply `what` in training mode, differentiably, and move BatchNorm's running statistics.
+
+        `x` is `(B, C, H, W)` in channels_last, or `(B, C)`; the result has the same layout.
+        """
         if what.before is not None:
             x = x * _mask(x, what.before, step)
         if (norm := what.norm) is not None:
@@ -123,13 +96,20 @@ class Plain:
         return x if what.after is None else x * _mask(x, what.after, step)
 
     def patches(self, pixels: Tensor, batch: int, step: Step, scale: float, shift: float, dtype: torch.dtype) -> Tensor:
-        """As `Operations` says."""
+        """Return the rows `(B·28·28, PATCH)` that the first convolution multiplies.
+
+        A row has the 3x3 pixels around a pixel of the batch, times `scale` minus `shift`, 0 beyond the image. `pixels`
+        are uint8 `(N, 28, 28)`.
+        """
         x = pixels.index_select(0, step.rows(batch)).to(_at_least_float32(dtype)).mul_(scale).sub_(shift)
         around = F.unfold(x.unsqueeze(1), 3, padding=1).transpose(1, 2).flatten(0, 1)  # (B·28·28, 9)
         return F.pad(around, (0, PATCH - 9)).to(dtype)
 
     def cross_entropy(self, logits: Tensor, labels: Tensor, losses: Tensor, step: Step) -> Tensor:
-        """As `Operations` says."""
+        """Return the gradient of the mean loss by `logits` `(B, classes)`, and write each image's loss to `losses`.
+
+        `losses` `(N,)`, in nats, and `labels`, int64 `(N,)`, are in the order of the epoch.
+        """
         rows = step.rows(len(logits))
         label = labels.index_select(0, rows)
         likelihoods = logits.to(_at_least_float32(logits.dtype)).log_softmax(1)
@@ -137,14 +117,19 @@ class Plain:
         return likelihoods.exp_().sub_(F.one_hot(label, logits.shape[1])).div_(len(logits)).to(logits.dtype)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """As `Operations` says."""
+        """Compute `F.linear`, differentiably, for a matrix `x`."""
         return F.linear(x, weight, bias)
 
     def adamw(
         self, moments: Moments, gradients: Sequence[Tensor], rates: Tensor, corrections: Tensor, squares: Tensor,
         step: Step,
     ) -> None:  # fmt: skip
-        """As `Operations` says."""
+        """Take one step of AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101) in place.
+
+        `gradients` are those of all parameters in their order, in parts of one precision each. `rates` `(steps,)` and
+        `corrections` `(steps, 2)`, 1 - β₁ᵗ and √(1 - β₂ᵗ), are read at the step's number; sums of squared gradients are
+        written there to `squares` `(steps, blocks)`.
+        """
         number, gradient = step.number.view(1), torch.cat([part.to(moments.values.dtype) for part in gradients])
         rate = rates.index_select(0, number)
         first, second = corrections.index_select(0, number)[0]
@@ -158,7 +143,7 @@ class Plain:
             moments.copies.copy_(moments.values)
 
     def blocks(self, parts: Sequence[int]) -> int:
-        """As `Operations` says."""
+        """Return the number of sums of squared gradients for parts of so many parameters."""
         return 1
 
 
