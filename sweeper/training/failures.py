@@ -29,16 +29,12 @@ def check_converging(config: RunConfig, epoch: int, lr: float, *losses: float) -
         )
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Return True if `error` means that a device or the machine has no memory left."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def explain(error: Exception) -> TrainingError | UsageError:
     """Return any error of a training as one of ours: a message of one line, the traceback in `details`."""
     if isinstance(error, TrainingError | UsageError):
         return error
-    kind = OutOfMemory if out_of_memory(error) else TrainingError
+    no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    kind = OutOfMemory if no_memory else TrainingError
     message = " ".join(str(error).split())[:300]
     explained = kind(f"{type(error).__name__}: {message}")
     explained.details = "".join(traceback.format_exception(error))

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +12,7 @@ from torch.nn import functional as F
 
 from sweeper.core.config import Placement, RunConfig
 from sweeper.training.network import build_model
-from sweeper.training.optimizer import AdamW
+from sweeper.training.optimizer import AdamW, learning_rate
 
 
 def trained(config: RunConfig, ours: bool) -> list[torch.Tensor]:
@@ -44,6 +47,36 @@ def test_steps_are_those_of_torch_in_each_bit(placement: Placement, weight_decay
     assert all(
         torch.equal(ours, torchs) for ours, torchs in zip(trained(config, True), trained(config, False), strict=True)
     )
+
+
+CONSTANT, COSINE, ONECYCLE = "constant", "cosine", "onecycle"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "at", "share"),
+    [
+        (CONSTANT, 0, 1),
+        (CONSTANT, 999, 1),
+        (COSINE, 0, 1),
+        (COSINE, 250, (1 + math.sqrt(0.5)) / 2),
+        (COSINE, 500, 1 / 2),
+        (COSINE, 750, (1 - math.sqrt(0.5)) / 2),
+        (COSINE, 1_000, 0),
+        (ONECYCLE, 0, 1 / 25),
+        (ONECYCLE, 150, 13 / 25),
+        (ONECYCLE, 300, 1),
+        (ONECYCLE, 650, 1 / 2),
+        (ONECYCLE, 1_000, 0),
+    ],
+)
+def test_the_learning_rate_at_known_points(schedule: Any, at: int, share: float) -> None:
+    assert learning_rate(RunConfig(schedule=schedule, lr=0.02), at, 1_000) == pytest.approx(0.02 * share, abs=1e-12)
+
+
+def test_onecycle_rises_then_falls() -> None:
+    rates = [learning_rate(RunConfig(schedule="onecycle"), step, 1_000) for step in range(1_001)]
+    assert all(a < b for a, b in pairwise(rates[:301]))
+    assert all(a > b for a, b in pairwise(rates[300:]))
 
 
 TRAIN = """

@@ -2,17 +2,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
-from sweeper.core.config import RunConfig
 from sweeper.core.results import Stability
-from sweeper.training.folds import finish
-from sweeper.training.images import Data
-from sweeper.training.loop import train
 from sweeper.training.stability import SPIKE_MADS, WINDOW, Recorder, count_spikes
 
 CPU = torch.device("cpu")
@@ -81,27 +76,3 @@ def test_the_variation_of_the_gradient_norm_is_that_within_epochs():
 
 def test_one_sample_an_epoch_has_no_variation():
     assert math.isnan(recorded([(noise(8), torch.ones(1))]).grad_norm_cv)
-
-
-class Kept(Recorder):
-    """Remembers what the steps left in its tensors."""
-
-    epochs: ClassVar[list[tuple[Tensor, Tensor]]] = []
-
-    def end_epoch(self) -> None:
-        self.epochs.append((self.losses.clone(), self.norms.clone()))
-        super().end_epoch()
-
-
-def test_a_training_records_each_of_its_steps(tiny: Data, monkeypatch: pytest.MonkeyPatch):
-    """300 images in batches of 4 are 75 steps an epoch; a norm is taken at 10 of them."""
-    monkeypatch.setattr("sweeper.training.loop.Recorder", Kept)
-    monkeypatch.setattr(Kept, "epochs", [])
-    config = RunConfig(model="small", placement="none", epochs=2, batch_size=4, dataset="sample")
-    result = finish(train(config, tiny))
-    assert Kept.epochs[0][0][0].item() == pytest.approx(math.log(10), abs=0.3)  # of a network that has learnt nothing
-    for (losses, norms), epoch in zip(Kept.epochs, result.history, strict=True):
-        assert (len(losses), len(norms)) == (75, 10)
-        assert (losses > 0).all()
-        assert norms.mean().item() == pytest.approx(epoch.grad_norm, rel=1e-5)
-    assert result.stability == recorded(Kept.epochs)

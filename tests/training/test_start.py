@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +12,13 @@ import torch
 
 from sweeper.core.config import Placement, RunConfig
 from sweeper.data.splits import fold
+from sweeper.engine.serial import SerialEngine
+from sweeper.sweep.driver import Driver
+from sweeper.sweep.progress import PlainView, Progress
+from sweeper.sweep.source import Fixed
+from sweeper.tracking.base import RunInfo
+from sweeper.tracking.journal import JournalTracker
+from sweeper.tracking.reading import ARTIFACTS, read_events
 from sweeper.training.folds import finish
 from sweeper.training.gpu.captured import train_captured
 from sweeper.training.images import Data
@@ -58,6 +68,30 @@ def test_a_failed_examination_loses_the_xray_and_nothing_else(tiny: Data):
     assert ours.xray_failure.startswith("RuntimeError: Error(s) in loading state_dict")
     assert len(ours.xray_failure.splitlines()) == 1
     assert ours.weights_sha256 == result.weights_sha256
+
+
+@pytest.mark.parametrize(
+    ("placement", "fails", "files"), [("bn-dropout", False, 2), ("dropout", False, 0), ("bn", True, 0)]
+)
+def test_the_journal_holds_the_xray_or_the_reason_why_there_is_none(
+    placement: str, fails: bool, files: int, tiny: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def describe(trial: Any) -> RunInfo:
+        return RunInfo(key="k", name="run", params={}, tags={}, description="", folder="run")
+
+    if fails:
+        monkeypatch.setattr("sweeper.training.start.examine", lambda *_: 1 / 0)
+    with closing(SerialEngine([tiny], 1)) as engine:
+        view = PlainView(Progress(target=1), io.StringIO())
+        config = BASE.derive(placement=placement)
+        Driver(Fixed([config]), engine, JournalTracker(tmp_path), describe, view).run(1)
+    end, artifacts = read_events(tmp_path / "run")[-1], tmp_path / "run" / ARTIFACTS
+    assert end["tags"]["sweeper.state"] == "complete"
+    assert end["tags"].get("sweeper.xray_failure") == ("ZeroDivisionError: division by zero" if fails else None)
+    assert ("xray/brier" in end["metrics"]) is not fails
+    assert ("xray/variance_shift" in end["metrics"]) is (files > 0)
+    assert len(list(artifacts.glob("diagnostics/*"))) == files
+    assert (artifacts / "model" / "state.safetensors").exists()
 
 
 # --- the captured step -----------------------------------------------------------------------------------

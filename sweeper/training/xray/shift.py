@@ -1,7 +1,6 @@
-"""The formulas of the X-ray, on tensors: variances, what Dropout does to them, and how far two are apart.
+"""The formulas of the X-ray: variances, the effect of Dropout on them, and the distance of two (docs/xray.md).
 
-Everywhere `(C,)` is a value a channel, `(K, C)` one a batch and channel, and a variance is unbiased, as BN's running
-variance is. docs/xray.md has the derivations.
+`(C,)` is a value a channel, `(K, C)` one a batch and channel; variances are unbiased, as BN's running variance is.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ from torch import Tensor
 
 
 class Shift(NamedTuple):
-    """How far a variance r is from m, over the channels that are counted: those in which both are above BN's eps.
+    """The distance of a variance r from m, over the channels in which both are above BN's eps.
 
-    Below it BN does not scale by the variance but by the eps, and a channel that is constant has no ratio.
+    Below it BN scales by the eps instead of the variance, and a constant channel has no ratio.
     """
 
     ratio: float  # mean of max(r/m, m/r)
     signed: float  # mean of log(r/m)
     spread: tuple[float, float]  # 10 % and 90 % quantiles of max(r/m, m/r)
-    left_out: int  # channels
+    left_out: int  # other channels
 
 
 def shift(r: Tensor, m: Tensor, eps: float) -> Shift:
@@ -37,19 +36,19 @@ def shift(r: Tensor, m: Tensor, eps: float) -> Shift:
 
 
 def counted(r: Tensor, m: Tensor, eps: float) -> Tensor:
-    """Which channels have a ratio, bool `(C,)`."""
+    """Return the channels that have a ratio, as bool `(C,)`."""
     return (r > eps) & (m > eps) & r.isfinite() & m.isfinite()
 
 
 def by_channel(x: Tensor) -> Tensor:
-    """`(B, C)` or `(B, C, H, W)` as float `(n, C)`; no copy where x is channels last."""
+    """Return `(B, C)` or `(B, C, H, W)` as float `(n, C)`, without a copy of channels_last."""
     return x.float().movedim(1, -1).flatten(0, -2)
 
 
 def moments(values: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the columns of `values` `(n, C)`; `near` `(C,)` is a guess of the means.
+    """Return mean and variance of the columns of `values` `(n, C)`; `near` `(C,)` is a guess of the means.
 
-    Two sums are ten times as fast on a CPU as `torch.var_mean`; measured from `near`, they cancel little.
+    Two sums are ten times as fast on a CPU as `torch.var_mean`; taken from `near`, they lose few digits.
     """
     values = values - near
     mean, square = values.mean(0), values.square().mean(0)
@@ -59,12 +58,12 @@ def moments(values: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
 def dropped_variance(
     mean: Tensor, square: Tensor, image_square: Tensor, keep: float, images: int, values: int
 ) -> Tensor:
-    """The batch variance to expect of x once Dropout has zeroed some of it and divided the rest by p, `(C,)`.
+    """Return the batch variance to expect of x, `(C,)`, after Dropout zeroed some of it and divided the rest by p.
 
-    With c and v the mean and variance of x, the variance over all images is (c² + v)/p - c², whether the values of
-    an image share a mask or not. A batch of N images does not see the part of it that moves its own mean. Where
-    one mask holds for a whole channel of an image, that part is ((c² + u)/p - c²)/N, with u the variance of the
-    image's mean. A value an image, as in the head, has u = v, and no part is left out.
+    With c and v the mean and variance of x, the variance over all images is (c² + v)/p - c², for a mask a value and
+    for a mask a channel. A batch of N images does not see the part of it that moves its own mean. With a mask a
+    channel of an image, that part is ((c² + u)/p - c²)/N, with u the variance of an image's mean. In the head, with a
+    value an image, u = v.
 
     Args:
         mean: c, `(C,)`.
@@ -72,14 +71,14 @@ def dropped_variance(
         image_square: the mean over images of the square of an image's mean, c² + u, `(C,)`.
         keep: p.
         images: N.
-        values: of one channel in a batch.
+        values: number of values of a channel in a batch.
     """
     hidden = (image_square / keep - mean.square()) / images
     return (square / keep - mean.square() - hidden) * (values / (values - 1))
 
 
 def variation(variances: Tensor) -> Tensor:
-    """Coefficient of variation over batches of `variances` `(K, C)`, `(C,)`; NaN for one batch.
+    """Return the coefficient of variation over batches, `(C,)`, of `variances` `(K, C)`; NaN for one batch.
 
     The deviation of few values is too small on average; dividing by c4 corrects it for normal ones.
     """
@@ -91,7 +90,7 @@ def variation(variances: Tensor) -> Tensor:
 
 
 def noise_floor(training: Tensor, evaluation: Tensor, momentum: float, batches: int) -> Tensor:
-    """The max(r/m, m/r) to expect, `(C,)`, if nothing but the noise of batches kept r from m.
+    """Return the max(r/m, m/r) to expect, `(C,)`, if only the noise of batches separates r from m.
 
     m is a running average that forgets with `momentum` a: its variance is a/(2 - a) of a batch's. r is a mean of
     `batches`. With s the deviation of log(r/m), the mean of exp|log(r/m)| is 2 exp(s²/2) Φ(s).
@@ -100,7 +99,7 @@ def noise_floor(training: Tensor, evaluation: Tensor, momentum: float, batches: 
         training: coefficient of variation of the batch variance in training mode, `(C,)`.
         evaluation: the same in eval mode.
         momentum: a.
-        batches: that r was taken from.
+        batches: number of batches for r.
     """
     s = (training.square() * momentum / (2 - momentum) + evaluation.square() / batches).sqrt()
     floor: Tensor = 2 * (s.square() / 2).exp() * torch.special.ndtr(s)
@@ -108,6 +107,6 @@ def noise_floor(training: Tensor, evaluation: Tensor, momentum: float, batches: 
 
 
 def mean_of(values: Tensor, which: Tensor) -> float:
-    """Mean of the finite ones of `values[which]`, both `(C,)`; NaN if there is none."""
+    """Return the mean of the finite ones of `values[which]`, both `(C,)`; NaN if there is none."""
     kept = values[which & values.isfinite()]
     return kept.mean().item() if len(kept) else math.nan
