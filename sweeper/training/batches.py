@@ -86,26 +86,25 @@ def batches(images: Images, config: RunConfig, generator: torch.Generator) -> It
 
     Order and augmentation are drawn from `generator`, on the CPU, before the first batch.
     """
-    device = images.pixels.device
-    order, augmentation = _draw_epoch(len(images), config, generator)
-    order, augmentation = order.to(device), augmentation and augmentation.to(device)
+    order, augmentation = _draw_epoch(images, config, generator)
     for index in order.split(batch_sizes(len(images), config.batch_size)):
-        pixels = augmentation.apply(images, index) if augmentation else images.pixels[index]
-        yield pixels, images.labels[index]
+        yield _pixels(images, index, augmentation), images.labels[index]
 
 
 def epoch_images(images: Images, config: RunConfig, generator: torch.Generator) -> Images:
     """Return all images of an epoch in its order, augmented, on their device: `batches` in one piece."""
+    order, augmentation = _draw_epoch(images, config, generator)
+    return Images(_pixels(images, order, augmentation), images.labels[order])
+
+
+def _draw_epoch(images: Images, config: RunConfig, generator: torch.Generator) -> tuple[Tensor, Augmentation | None]:
+    """Draw the order of an epoch `(N,)`, and the augmentations, if any, and send them to the images' device."""
     device = images.pixels.device
-    order, augmentation = _draw_epoch(len(images), config, generator)
-    order = send(order, device)
-    pixels = augmentation.to(device).apply(images, order) if augmentation else images.pixels[order]
-    return Images(pixels, images.labels[order])
-
-
-def _draw_epoch(images: int, config: RunConfig, generator: torch.Generator) -> tuple[Tensor, Augmentation | None]:
-    """Draw the order of an epoch `(N,)`, and the augmentations, if any."""
-    order = torch.randperm(images, generator=generator)
+    order = send(torch.randperm(len(images), generator=generator), device)
     if config.augmentation == "none":
         return order, None
-    return order, Augmentation.draw(images, config.augmentation == "crop-flip-erase", generator)
+    return order, Augmentation.draw(len(images), config.augmentation == "crop-flip-erase", generator).to(device)
+
+
+def _pixels(images: Images, index: Tensor, augmentation: Augmentation | None) -> Tensor:
+    return augmentation.apply(images, index) if augmentation else images.pixels[index]

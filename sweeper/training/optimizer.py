@@ -23,40 +23,39 @@ class AdamW:
     """AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101); biases and BatchNorm's parameters do not decay."""
 
     def __init__(self, model: nn.Module, weight_decay: float) -> None:
-        parameters = list(model.parameters())
+        self._parameters = list(model.parameters())
         self._groups = [
-            _Group([p for p in parameters if p.dim() > 1], weight_decay),
-            _Group([p for p in parameters if p.dim() <= 1], 0.0),
+            _Group([p for p in self._parameters if p.dim() > 1], weight_decay),
+            _Group([p for p in self._parameters if p.dim() <= 1], 0.0),
         ]
 
+    @torch.no_grad()
     def step(self, lr: float) -> None:
         """Take one step at the learning rate `lr`; every parameter must have a gradient."""
-        with torch.no_grad():
-            for group in self._groups:
-                group.step(lr)
+        for group in self._groups:
+            group.step(lr)
 
     def zero_grad(self) -> None:
         """Drop the gradients."""
-        for group in self._groups:
-            for parameter in group.parameters:
-                parameter.grad = None
+        for parameter in self._parameters:
+            parameter.grad = None
 
 
 class _Group:
     """The parameters that share a weight decay, with the moments of their gradients."""
 
     def __init__(self, parameters: list[nn.Parameter], weight_decay: float) -> None:
-        self.parameters = parameters
+        self._parameters = parameters
         self._weight_decay = weight_decay
         self._first = [torch.zeros_like(p, memory_format=torch.preserve_format) for p in parameters]
         self._second = [torch.zeros_like(p, memory_format=torch.preserve_format) for p in parameters]
         self._steps = [torch.zeros((), dtype=torch.float32, device=p.device) for p in parameters]
 
     def step(self, lr: float) -> None:
-        gradients: list[Tensor] = [p.grad for p in self.parameters if p.grad is not None]
-        assert len(gradients) == len(self.parameters), "every parameter takes part in the loss"
+        gradients: list[Tensor] = [p.grad for p in self._parameters if p.grad is not None]
+        assert len(gradients) == len(self._parameters), "every parameter takes part in the loss"
         adamw(
-            list[Tensor](self.parameters), gradients, self._first, self._second, [], self._steps,
+            list[Tensor](self._parameters), gradients, self._first, self._second, [], self._steps,
             fused=True, amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=lr, weight_decay=self._weight_decay,
             eps=EPSILON, maximize=False,
         )  # fmt: skip

@@ -47,6 +47,7 @@ class Network:
         model: the model, still the same network.
         places: the parameters in the row, by name.
         moments: the row of parameters, weights and kernels first, with the optimizer's moments.
+        parts: numbers of parameters with gradients in the precision of the network, and in float32 for BatchNorm.
         masks: those of each Dropout layer with a rate above 0, in order.
 
     Raises:
@@ -70,7 +71,8 @@ class Network:
             name: place.of(self._row(name in of_norm)).detach().requires_grad_() for name, place in self.places.items()
         }
         ends = [place.end for name, place in self.places.items() if name not in of_norm]
-        self._parts_at = max(ends), len(ends)
+        self._count = len(ends)
+        self.parts = [size for size in (max(ends), len(self.moments.values) - max(ends)) if size]
 
     def _lay_out(self, named: dict[str, nn.Parameter], decay: float) -> Moments:
         """Move the parameters of the model into the row."""
@@ -85,11 +87,6 @@ class Network:
         first, second = torch.zeros_like(row), torch.zeros_like(row)
         decaying = max(self.places[name].end for name, parameter in named.items() if parameter.dim() > 1)
         return Moments(row, first, second, copies, decaying, decay)
-
-    @property
-    def parts(self) -> list[int]:
-        """Numbers of parameters with gradients in the precision of the network, and in float32."""
-        return [size for size in (self._parts_at[0], len(self.moments.values) - self._parts_at[0]) if size]
 
     def _row(self, of_norm: bool) -> Tensor:
         """Return the float32 row for BatchNorm, else the row in the precision of the network."""
@@ -107,8 +104,7 @@ class Network:
             end: Tensor = _End.apply(logits, by_logits)
         gradients = torch.autograd.grad(end, list(self._leaves.values()))
         flat = [(g.permute(0, 2, 3, 1) if g.dim() == 4 else g).flatten() for g in gradients]
-        count = self._parts_at[1]
-        return [torch.cat(part) for part in (flat[:count], flat[count:]) if part]
+        return [torch.cat(part) for part in (flat[: self._count], flat[self._count :]) if part]
 
     def _forward(self, pixels: Tensor, batch: int) -> Tensor:
         """Return the logits `(B, 10)`."""

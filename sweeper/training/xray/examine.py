@@ -95,7 +95,7 @@ def _examine_layers(subject: Subject) -> tuple[BatchNormLayer, ...]:
     layers = []
     for name, layer in subject.norms.items():
         before, after = _sides(layer, inputs[name])
-        numbers = _compare(layer, torch.stack(inputs[name].variances), in_training[name], expected.get(name))
+        numbers = _compare(layer, inputs[name].variances, in_training[name], expected.get(name))
         layers.append(BatchNormLayer(name, places[name], layer.num_features, before=before, after=after, **numbers))
     return tuple(layers)
 
@@ -140,11 +140,10 @@ def _sides(layer: Any, inputs: Inputs) -> tuple[Activations, Activations]:
 
     In eval mode the layer is a line for each channel: moments and extremes before it give those after it.
     """
-    means, variances = torch.stack(inputs.means), torch.stack(inputs.variances)
-    mean = means.mean(0)
-    variance = variances.mean(0) + means.var(0, correction=0)
-    low, high = torch.stack(inputs.lowest).amin(0), torch.stack(inputs.highest).amax(0)
-    sample = torch.cat(inputs.samples)
+    mean = inputs.means.mean(0)
+    variance = inputs.variances.mean(0) + inputs.means.var(0, correction=0)
+    low, high = inputs.lowest.amin(0), inputs.highest.amax(0)
+    sample = inputs.samples.flatten(0, 1)
     slope = layer.weight / (layer.running_var + layer.eps).sqrt()
     offset = layer.bias - slope * layer.running_mean
     highest_after = torch.maximum(slope * low, slope * high) + offset

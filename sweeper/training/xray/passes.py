@@ -9,7 +9,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -66,36 +66,25 @@ class Subject:
             yield
 
 
-class Inputs:
-    """Records the inputs of a BN layer, batch by batch: a forward pre-hook.
+class Inputs(NamedTuple):
+    """The inputs of a BN layer in K batches."""
 
-    Attributes:
-        means: mean of each channel, one `(C,)` a batch.
-        variances: unbiased variance of each channel.
-        lowest: smallest value of each channel.
-        highest: largest value of each channel.
-        samples: values drawn at random, `(S, C)` a batch.
-    """
+    means: Tensor  # (K, C)
+    variances: Tensor  # (K, C), unbiased
+    lowest: Tensor  # (K, C)
+    highest: Tensor  # (K, C)
+    samples: Tensor  # (K, S, C), values drawn at random
 
-    def __init__(self, batches_to_come: int) -> None:
-        self._batches = batches_to_come
-        self.means: list[Tensor] = []
-        self.variances: list[Tensor] = []
-        self.lowest: list[Tensor] = []
-        self.highest: list[Tensor] = []
-        self.samples: list[Tensor] = []
-
-    def __call__(self, layer: Any, args: tuple[Tensor]) -> None:
-        """Record a batch."""
-        values = by_channel(args[0])  # (n, C)
+    @classmethod
+    def of(cls, x: Tensor, layer: Any, sample: int) -> Inputs:
+        """Return those of one batch, without the dimension K; `sample` is the number S."""
+        values = by_channel(x)  # (n, C)
         mean, variance = moments(values, layer.running_mean)
-        self.means.append(mean)
-        self.variances.append(variance)
-        images = values.reshape(len(args[0]), -1)  # a row each: 25 times as fast as over the rows of few channels
-        self.lowest.append(images.amin(0).view(-1, values.shape[1]).amin(0))
-        self.highest.append(images.amax(0).view(-1, values.shape[1]).amax(0))
-        rows = max(1, SAMPLE // (values.shape[1] * self._batches))
-        self.samples.append(values[torch.randint(len(values), (rows,)).to(values.device)])
+        images = values.reshape(len(x), -1)  # a row each: 25 times as fast as over the rows of few channels
+        lowest = images.amin(0).view(-1, values.shape[1]).amin(0)
+        highest = images.amax(0).view(-1, values.shape[1]).amax(0)
+        drawn = values[torch.randint(len(values), (sample,)).to(values.device)]
+        return cls(mean, variance, lowest, highest, drawn)
 
 
 class DropoutInputs:
@@ -121,14 +110,19 @@ class DropoutInputs:
 
 def eval_pass(subject: Subject) -> dict[str, Inputs]:
     """Return the inputs of each BN layer while the network evaluates the batches."""
-    watchers = {name: Inputs(len(subject.batches)) for name in subject.norms}
-    hooks = [layer.register_forward_pre_hook(watchers[name]) for name, layer in subject.norms.items()]
+    seen: dict[nn.Module, list[Inputs]] = {layer: [] for layer in subject.norms.values()}
+
+    def record(layer: Any, args: tuple[Tensor]) -> None:
+        rows = max(1, SAMPLE // (layer.num_features * len(subject.batches)))
+        seen[layer].append(Inputs.of(args[0], layer, rows))
+
+    hooks = [layer.register_forward_pre_hook(record) for layer in subject.norms.values()]
     subject.model.eval()
     for _ in subject.feed():
         pass
     for hook in hooks:
         hook.remove()
-    return watchers
+    return {name: Inputs(*map(torch.stack, zip(*seen[layer], strict=True))) for name, layer in subject.norms.items()}
 
 
 def training_pass(subject: Subject) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
