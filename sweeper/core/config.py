@@ -30,7 +30,7 @@ TAKEN: Final = re.compile(r"runs|reproduce(-.*)?")  # folders and reports that o
 
 
 class Placement(enum.StrEnum):
-    """Where Batch Normalization and Dropout stand around each weight layer, from left to right."""
+    """The order of Batch Normalization and Dropout around each weight layer, from left to right."""
 
     NONE = "none"  # conv, ReLU                       | Linear, ReLU, Linear
     BN = "bn"  # conv, BN, ReLU                       | as none

@@ -1,4 +1,4 @@
-"""Where a command keeps its state and writes its messages, from options and environment variables."""
+"""The places of a command's state, and the ways it writes messages, from options and environment variables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Environment:
-    """Where a command keeps its state and writes its messages.
+    """The places of a command's state, and the ways it writes messages.
 
     `home` holds mlflow.db, mlartifacts, sweeper.db and the journal, unless a URI names another place.
     """

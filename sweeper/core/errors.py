@@ -5,7 +5,7 @@ SweeperError                 1   something failed; the message is one line
 │   ├── ConfigError          2   ... in a run's configuration
 │   ├── SpaceError           2   ... in a search space
 │   └── StudyConflict        2   the study exists with other settings, or another driver holds it
-├── DataError                1   a data set is missing, damaged, or not what it says
+├── DataError                1   a data set is missing, damaged, or not the expected one
 ├── TrainingError            1   a run could not be trained to its end
 │   ├── Diverged             1   its loss is not finite, or ran away
 │   └── Transient            1   the same run may succeed if it is tried again
@@ -51,7 +51,7 @@ class StudyConflict(UsageError):
 
 
 class DataError(SweeperError):
-    """A data set is missing, damaged, or not what it says it is."""
+    """A data set is missing, damaged, or not the expected one."""
 
 
 class TrainingError(SweeperError):

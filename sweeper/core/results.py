@@ -21,7 +21,7 @@ from sweeper.core.xray import XRay
 
 @dataclass(frozen=True)
 class Stability:
-    """How steady a training was.
+    """The steadiness of a training.
 
     Attributes:
         grad_norm_cv: coefficient of variation of the sampled gradient norms within an epoch, mean over the epochs; NaN

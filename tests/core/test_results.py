@@ -13,7 +13,7 @@ from sweeper.core.results import EpochResult, Evaluation, TrainResult
 
 
 def evaluation(*pairs: tuple[int, int]) -> Evaluation:
-    """Of one right prediction a class, and of others: pairs of the true class and the predicted one."""
+    """An evaluation of one right prediction a class, and one for each pair of a true and a predicted class."""
     confusion = np.eye(10, dtype=np.int64)
     for pair in pairs:
         confusion[pair] += 1

@@ -150,7 +150,7 @@ def test_the_mean_is_over_finite_values_that_are_asked_for():
 
 
 def test_batch_norm_keeps_the_unbiased_variance():
-    """What all of this rests on: the running variance averages unbiased batch variances."""
+    """All formulas here assume that the running variance averages unbiased batch variances."""
     x = images(6, 3, 4)
     running = torch.zeros(3)
     F.batch_norm(x, torch.zeros(3), running, training=True, momentum=1.0)
