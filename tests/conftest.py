@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,7 @@ from sweeper.core.config import RunConfig
 from sweeper.data.fashion import SAMPLE_DIR
 from sweeper.training.images import Data, load
 
-pytest.register_assert_rewrite(
-    "tests.support.served", "tests.support.postgres"
-)  # which tests import before pytest loads them
+pytest.register_assert_rewrite("tests.support")  # which tests import before pytest loads the plugins among them
 torch.set_num_threads(1)  # the tests need no more, and the sums then come out in one order
 
 
@@ -44,19 +41,12 @@ def tiny(sample: Data) -> Data:
     return Data(sample.train[torch.arange(300)], sample.val[torch.arange(100)])
 
 
-def poll(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
-    """What `condition` returns once it is true; a test that waits for `what` in vain fails."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain for {what}"
-        time.sleep(0.01)
-    return found
-
-
 @pytest.fixture(scope="session")
 def until() -> Callable[..., Any]:
     """`until(condition, what)` waits, for at most a minute, and returns what the condition came to."""
-    return poll
+    from tests.support.waiting import until
+
+    return until
 
 
 @dataclass(frozen=True)
