@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,3 +92,27 @@ def finished_sweep(tmp_path_factory: pytest.TempPathFactory, worker_id: str, alo
     sweep = Sweep(SWEEP, root / "home", (root / "stdout").read_text(), (root / "stderr").read_text())
     assert sweep.stdout, sweep.stderr
     return sweep
+
+
+TO_HAVE_IT = {  # the beginning of a reason: how to have the tests
+    "chromium is not installed": "apt-get install chromium",
+    "FashionMNIST is not installed": "apt-get install dataset-fashion-mnist",
+    "mounting a tmpfs is not permitted": "run as root, in a container with CAP_SYS_ADMIN",
+    "no mount command": "apt-get install mount",
+    "could not import 'ray'": "pip install 'sweeper[ray]'",
+    "could not import 'sweeper.engine.ray'": "pip install 'sweeper[ray]'",
+    "no GPU": "run on a machine with a CUDA device",
+}
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    """End with one line that says what was skipped, and how to have it."""
+    yield
+    reports = terminalreporter.stats.get("skipped", [])
+    parts = []
+    for reason, count in Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in reports).items():
+        remedy = next((how for begin, how in TO_HAVE_IT.items() if reason.startswith(begin)), "")
+        parts.append(f"{count}, {reason.splitlines()[0]}" + (f": {remedy}" if remedy else ""))
+    if parts:
+        terminalreporter.write_line(f"skipped tests: {'; '.join(parts)}")
