@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final
 
 import torch
@@ -45,11 +44,8 @@ class ConcurrentEngine:
         self._device = torch.device(device)
         self._data = [Data(part.train.to(self._device), part.val.to(self._device)) for part in data]
         self._held: dict[int, _Training] = {}
-
-    @cached_property
-    def _first(self) -> torch.cuda.Stream | None:
-        """A stream whose kernels run before those of trainings, as this thread waits for them."""
-        return torch.cuda.Stream(self._device, priority=-1) if self._device.type == "cuda" else None
+        # a stream whose kernels run before those of trainings, as this thread waits for them
+        self._first = torch.cuda.Stream(self._device, priority=-1) if self._device.type == "cuda" else None
 
     def free(self) -> int:
         """Return the number of empty slots."""

@@ -15,7 +15,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from functools import cache
 from typing import Final
 
 import ray
@@ -54,9 +53,11 @@ def local(cpus: int, gpus: float, store_bytes: int) -> Iterator[None]:
     Raises:
         UsageError: this machine has fewer GPUs than a training needs.
     """
+    variables = public() | {"RAY_AUTH_TOKEN": secrets.token_urlsafe(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    variables.pop("RAY_AUTH_MODE", None)  # Ray asks for a token unless this says otherwise
     folder = tempfile.mkdtemp(prefix="sweeper-ray-")  # a short path: sockets are made in it
     try:
-        with _quiet(), environment(_local_environment()), _on_loopback():
+        with _quiet(), environment(variables), _on_loopback():
             ray.init(
                 address="local",
                 num_cpus=cpus,
@@ -95,19 +96,6 @@ def resources() -> dict[str, float]:
     """Return what the cluster has in all, such as `{"CPU": 8.0, "GPU": 1.0}`."""
     found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return found
-
-
-def _local_environment() -> dict[str, str]:
-    """Return the variables for a local Ray, which asks for a token unless RAY_AUTH_MODE says otherwise."""
-    variables = public() | {"RAY_AUTH_TOKEN": _token(), "RAY_USAGE_STATS_ENABLED": "0"}
-    variables.pop("RAY_AUTH_MODE", None)
-    return variables
-
-
-@cache
-def _token() -> str:
-    """Draw a token once in the life of this process, in which Ray keeps it."""
-    return secrets.token_urlsafe(32)
 
 
 @contextlib.contextmanager

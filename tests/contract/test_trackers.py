@@ -155,16 +155,33 @@ sqlite = pytest.mark.parametrize("place", ["sqlite"], indirect=True)
 # --- every tracker -------------------------------------------------------------------------------
 
 
-def test_a_run_goes_from_its_start_to_its_end_and_nothing_is_printed(
-    place: Place, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_goes_from_its_start_to_its_end_and_all_of_it_arrives(place: Place) -> None:
     tracker = place.tracker()
     write(tracker.start(place.run()), 1, 2, 3)
     tracker.check()
     assert tracker.close(LONG) == 0
-    assert place.tracker().close(LONG) == 0  # nothing to record is nothing to wait for
     assert place.warned == []
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "none",
+        "journal",
+        "sqlite",
+        "http",
+    ],
+    indirect=True,
+)
+def test_a_tracker_prints_nothing(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    tracker = place.tracker()
+    write(tracker.start(place.run()), 1)
+    assert tracker.close(LONG) == 0
     assert capfd.readouterr() == ("", "")
+
+
+def test_nothing_to_record_is_nothing_to_wait_for(place: Place) -> None:
+    assert place.tracker().close(LONG) == 0
 
 
 def test_a_run_that_is_started_again_continues(place: Place) -> None:
@@ -227,20 +244,30 @@ def shown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return made
 
 
-def test_mlflow_shows_the_run_once_with_name_parameters_tags_and_description(shown: Place) -> None:
+def test_mlflow_shows_the_run_once_under_its_name(shown: Place) -> None:
     run = shown.the_run()
     assert run.info.run_name == "007 bn-dropout"
     assert run.info.lifecycle_stage == "active"
     assert run_id_of(shown.root, "demo/0007", shown.uri) == run.info.run_id
-    assert run.data.params == {"lr": "0.001", "placement": "bn-dropout"}
-    assert run.data.tags["mlflow.note.content"] == "A **medium** network."
-    assert {name: value for name, value in run.data.tags.items() if name.startswith("sweeper.")} == {
+
+
+def test_mlflow_shows_its_parameters(shown: Place) -> None:
+    assert shown.the_run().data.params == {"lr": "0.001", "placement": "bn-dropout"}
+
+
+def test_mlflow_shows_its_tags_those_of_its_end_among_them(shown: Place) -> None:
+    tags = shown.the_run().data.tags
+    assert {name: value for name, value in tags.items() if name.startswith("sweeper.")} == {
         "sweeper.kind": "trial",
         "sweeper.trial": "7",
         "sweeper.attempt": "1",
         "sweeper.state": "finished",
         "sweeper.key": shown.key,
     }
+
+
+def test_mlflow_shows_its_description(shown: Place) -> None:
+    assert shown.the_run().data.tags["mlflow.note.content"] == "A **medium** network."
 
 
 def test_mlflow_has_each_epoch_once_at_the_time_it_happened(shown: Place) -> None:
@@ -274,7 +301,10 @@ def test_mlflow_has_its_files(shown: Place, tmp_path: Path) -> None:
     with Image.open(io.BytesIO(files["curves/loss_accuracy.png"])) as image:
         image.load()
         assert image.format == "PNG"
-    assert not (shown.folder / ARTIFACTS).exists()  # files that MLflow has are not kept twice
+
+
+def test_files_that_mlflow_has_are_not_kept_twice(shown: Place) -> None:
+    assert not (shown.folder / ARTIFACTS).exists()
 
 
 @mlflow
@@ -326,9 +356,8 @@ def test_a_continued_run_is_one_run_with_each_step_once(place: Place, left: Call
 
 
 @mlflow
-@pytest.mark.parametrize("together", [False, True], ids=["one by one", "arriving together"])
-def test_a_continued_run_counts_its_attempts(place: Place, together: bool) -> None:
-    (unsent if together else ended)(place)
+def test_a_continued_run_runs_again_and_counts_its_attempts(place: Place) -> None:
+    ended(place)
     tracker = place.tracker()
     assert isinstance(tracker, MlflowTracker)
     tracker.start(place.run())
@@ -336,6 +365,14 @@ def test_a_continued_run_counts_its_attempts(place: Place, together: bool) -> No
     run = place.the_run()
     assert run.info.status == "RUNNING"
     assert run.data.tags["sweeper.attempt"] == "2"
+
+
+@sqlite
+def test_attempts_that_arrive_together_are_counted(place: Place) -> None:
+    unsent(place)
+    write(JournalTracker(place.root).start(place.run()), 1, 2, 3)
+    sync(place.root, place.uri, place.root.parent, FIGURES, place.warned.append)
+    assert place.the_run().data.tags["sweeper.attempt"] == "2"
 
 
 @sqlite
@@ -350,16 +387,24 @@ def test_a_run_that_finished_no_longer_says_why_it_was_killed(place: Place) -> N
 
 
 @mlflow
-@pytest.mark.parametrize("steps", [(1, 2, 3), ()], ids=["epochs", "no-epochs"])
-def test_uploading_again_adds_no_run_and_no_point(place: Place, steps: tuple[int, ...]) -> None:
+def test_uploading_again_adds_no_run_and_no_point(place: Place) -> None:
     tracker = place.tracker()
-    write(tracker.start(place.run()), *steps)
+    write(tracker.start(place.run()), 1, 2, 3)
     assert tracker.close(LONG) == 0
     before = place.the_run().to_dictionary(), place.points(place.the_run())
     (place.folder / UPLOAD).unlink()
     assert sync(place.root, place.uri, place.root.parent, FIGURES, place.warned.append) == 1
     assert (place.the_run().to_dictionary(), place.points(place.the_run())) == before
     assert sync(place.root, place.uri, place.root.parent, FIGURES, place.warned.append) == 0
+
+
+@sqlite
+def test_a_run_without_epochs_can_be_uploaded_again(place: Place) -> None:
+    tracker = place.tracker()
+    write(tracker.start(place.run()))
+    assert tracker.close(LONG) == 0
+    (place.folder / UPLOAD).unlink()
+    assert sync(place.root, place.uri, place.root.parent, FIGURES, place.warned.append) == 1
 
 
 # --- joining -------------------------------------------------------------------------------------
