@@ -20,13 +20,13 @@ from pathlib import Path
 from time import perf_counter
 
 from benchmarks.hardware import Others, describe, usable_cores
-from benchmarks.pages import ROOT, Spread, add_save, conclude, head, table
+from benchmarks.pages import ROOT, Spread, add_save, command, conclude, head, table
 from benchmarks.peers import ours
 from benchmarks.peers.recipe import images, trial_config
 from sweeper.tracking.reading import read_events
 
 
-def work(model: str, epochs: int, seeds: list[int]) -> float:
+def train_share(model: str, epochs: int, seeds: list[int]) -> float:
     """Train in this process; seconds of training alone."""
     from sweeper.training.device import resolve_precision, use_threads
     from sweeper.training.folds import finish
@@ -44,10 +44,10 @@ def work(model: str, epochs: int, seeds: list[int]) -> float:
 def bare(model: str, args: argparse.Namespace) -> dict[str, float]:
     """All trials, divided among the processes."""
     workers = usable_cores() or 1
-    command = [sys.executable, "-m", "benchmarks.bare_loop", "--models", model, "--epochs", str(args.epochs)]
+    work = [sys.executable, "-m", "benchmarks.bare_loop", "--models", model, "--epochs", str(args.epochs)]
     start = perf_counter()
     running = [
-        subprocess.Popen([*command, "--work", *map(str, range(worker, args.trials, workers))], cwd=ROOT, text=True,
+        subprocess.Popen([*work, "--work", *map(str, range(worker, args.trials, workers))], cwd=ROOT, text=True,
                          stdout=subprocess.PIPE)
         for worker in range(min(workers, args.trials))
     ]  # fmt: skip
@@ -62,8 +62,8 @@ def sweep(model: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
     """The same by `sweeper optimize`."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        command = ours.optimize(home, model, args.trials, args.epochs, seed)
-        ran = ours.run_command(command, home, sample_memory=False)
+        optimize = ours.optimize(home, model, args.trials, args.epochs, seed)
+        ran = ours.run_command(optimize, home, sample_memory=False)
         runs = [read_events(path) for path in (home / "journal" / ours.STUDY).glob("[0-9]*")]
     began, ended = min(r[0]["time"] for r in runs), max(r[-1]["time"] for r in runs)
     return {"wall_s": ran.seconds, "training_s": (ended - began) / 1000}
@@ -93,7 +93,7 @@ def main() -> None:
     add_save(parser)
     args = parser.parse_args()
     if args.work:
-        print(json.dumps(work(args.models[0], args.epochs, args.work)))
+        print(json.dumps(train_share(args.models[0], args.epochs, args.work)))
         return
     hardware = describe()
     rounds: dict[str, list[dict[str, float]]] = {model: [] for model in args.models}
@@ -105,10 +105,8 @@ def main() -> None:
                "bare loop, training, s", "sweep_training_s": "sweep, first to last trial, s",
                "share_of_training": "share", "others": "others, cores"}  # fmt: skip
     rows = [[model, *[Spread.of([r[name] for r in its]).show(2) for name in columns]] for model, its in rounds.items()]
-    line = (f"python -m benchmarks.bare_loop --models {' '.join(args.models)} --trials {args.trials} "
-            f"--epochs {args.epochs} --rounds {args.rounds}")  # fmt: skip
     what = f"{args.trials} trials of {args.epochs} epochs; medians [min-max], n = {args.rounds} rounds, in turn."
-    parts = head("A sweep against the bare training loop", hardware, what, line)
+    parts = head("A sweep against the bare training loop", hardware, what, command("bare_loop", args))
     conclude("bare_loop", hardware, [*parts, table(["model", *columns.values()], rows)], {"rounds": rounds}, args.save)
 
 

@@ -23,12 +23,10 @@ different seeds.
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from time import perf_counter
 from typing import Any, Final
 
 from benchmarks.duplicates import THRESHOLD, near_duplicates
@@ -42,10 +40,7 @@ from sweeper.core.experiments import experiment
 from sweeper.core.results import EpochResult, TrainResult
 from sweeper.data.fashion import MANIFESTS, resolve
 from sweeper.data.shared import SharedSplits
-from sweeper.engine.base import Engine
-from sweeper.engine.concurrent import ConcurrentEngine
-from sweeper.engine.processes import ProcessEngine
-from sweeper.engine.serial import SerialEngine
+from sweeper.engine.choice import EngineChoice, build
 from sweeper.training.device import resolve_device, resolve_precision
 from sweeper.training.evaluate import predict_weights, score
 from sweeper.training.images import Data, load
@@ -93,9 +88,10 @@ def train_all(
     """
     if not configs:
         return
-    engine = engine_of(next(iter(configs.values())).device, data, workers)
+    first = next(iter(configs.values()))
+    choice = EngineChoice("serial" if workers == 1 and first.device == "cpu" else "auto", workers)
+    engine = build(choice, first, SharedSplits([data.arrays()]), len(configs), few=workers).engine
     keys, waiting, left = list(configs), list(range(len(configs))), len(configs)
-    progress = Progress(sum(config.epochs for config in configs.values()))
     try:
         while left:
             while waiting and engine.free():
@@ -104,44 +100,14 @@ def train_all(
             for key, what in engine.wait(1.0):
                 name, seed = keys[key]
                 if isinstance(what, EpochResult):
-                    progress.epoch()
-                    progress.say(f"{name}, seed {seed}: epoch {what.epoch} of {configs[keys[key]].epochs}")
+                    print(f"{name}, seed {seed}: epoch {what.epoch} of {configs[keys[key]].epochs}", flush=True)
                 elif isinstance(what, TrainResult | Diverged):
                     left -= 1
-                    progress.say(f"{name}, seed {seed}: {ended(keys[key], what)}")
+                    print(f"{name}, seed {seed}: {ended(keys[key], what)}; {left} to go", flush=True)
                 else:
-                    raise SweeperError(f"{name}, seed {seed}: {what}; the same command goes on where this one was")
+                    raise SweeperError(f"{name}, seed {seed}: {what}. The same command continues from here.")
     finally:
         engine.close()
-
-
-def engine_of(device: str, data: Data, workers: int) -> Engine:
-    """What trains `workers` at a time on `device`."""
-    if device != "cpu":
-        return ConcurrentEngine([data], device, usable_cores() or 1, workers)
-    threads = max(1, (usable_cores() or 1) // workers)
-    return (
-        SerialEngine([data], threads)
-        if workers == 1
-        else ProcessEngine(SharedSplits([data.arrays()]), workers, threads)
-    )
-
-
-class Progress:
-    """Lines that say how long it will still take, by the epochs so far."""
-
-    def __init__(self, epochs: int) -> None:
-        self._begin, self._done, self._epochs = perf_counter(), 0, epochs
-
-    def epoch(self) -> None:
-        """An epoch has ended."""
-        self._done += 1
-
-    def say(self, words: str) -> None:
-        """Print how far it is, and `words`."""
-        rate = (perf_counter() - self._begin) / max(1, self._done)
-        left = datetime.timedelta(seconds=round(rate * (self._epochs - self._done)))
-        print(f"[{self._done}/{self._epochs} epochs, {left} left] {words}", flush=True)
 
 
 def outcome(config: RunConfig, result: TrainResult) -> dict[str, Any]:
@@ -179,36 +145,36 @@ def tune(base: RunConfig, folder: Path, path: Path, seeds: int, epochs_scale: fl
         UsageError: `path` exists, or holds tuning of something else; or every candidate diverged.
     """
     if path.exists():
-        raise UsageError(f"--recipe {path}: exists, and a frozen recipe stays as it is; name another file")
+        raise UsageError(f"--recipe {path} exists, and a frozen recipe stays as it is. Name another file.")
     compared = variants(base, epochs_scale)
     numbers = range(TUNING_SEED, TUNING_SEED + seeds)
     header = {"stage": "tune", "epochs_scale": epochs_scale,
               "dataset_sha256": MANIFESTS[base.dataset].digest,
               "candidates": {name: config.model_dump(mode="json") for name, config in compared.items()}}  # fmt: skip
     [data] = load(next(iter(compared.values())), folder)
-    with Record.opened(path.with_suffix(".tuning.jsonl"), header) as record:
+    record = Record(path.with_suffix(".tuning.jsonl"), header)
 
-        def ended(key: tuple[str, int], result: TrainResult | Diverged) -> str:
-            name, seed = key
-            if isinstance(result, Diverged):
-                record.add({"name": name, "seed": seed, "diverged": str(result)})
-                return f"diverged: {result}"
-            last = result.history[-1]
-            record.add({"name": name, "seed": seed, "val_accuracy": last.val_accuracy, "val_loss": last.val_loss,
-                        **outcome(compared[name], result)})  # fmt: skip
-            return f"{last.val_accuracy:.2%} of the held-out images"
+    def ended(key: tuple[str, int], result: TrainResult | Diverged) -> str:
+        name, seed = key
+        if isinstance(result, Diverged):
+            record.add({"name": name, "seed": seed, "diverged": str(result)})
+            return f"diverged: {result}"
+        last = result.history[-1]
+        record.add({"name": name, "seed": seed, "val_accuracy": last.val_accuracy, "val_loss": last.val_loss,
+                    **outcome(compared[name], result)})  # fmt: skip
+        return f"{last.val_accuracy:.2%} of the held-out images"
 
-        train_all(
-            {(name, seed): config.derive(seed=seed) for seed in numbers for name, config in compared.items()
-             if record.of(name, seed) is None}, data, workers, ended,
-        )  # fmt: skip
-        tried = [entry for entry in record.entries if entry["seed"] in numbers]
-        chosen = best(tried, compared)
-        changes = candidates(base.device)[chosen]
-        frozen = base.derive(**changes, experiment=0 if changes else base.experiment)
-        sizes = {"trained_on": len(data.train), "held_out": len(data.val)}
-        return freeze(path, {"recipe": frozen.model_dump(mode="json"), "chosen": chosen, "tuned": header,
-                             "seeds": list(numbers), "tried": tried, **sizes})  # fmt: skip
+    train_all(
+        {(name, seed): config.derive(seed=seed) for seed in numbers for name, config in compared.items()
+         if record.of(name, seed) is None}, data, workers, ended,
+    )  # fmt: skip
+    tried = [entry for entry in record.entries if entry["seed"] in numbers]
+    chosen = best(tried, compared)
+    changes = candidates(base.device)[chosen]
+    frozen = base.derive(**changes, experiment=0 if changes else base.experiment)
+    sizes = {"trained_on": len(data.train), "held_out": len(data.val)}
+    return freeze(path, {"recipe": frozen.model_dump(mode="json"), "chosen": chosen, "tuned": header,
+                         "seeds": list(numbers), "tried": tried, **sizes})  # fmt: skip
 
 
 def best(entries: Sequence[Mapping[str, Any]], names: Mapping[str, Any]) -> str:
@@ -223,7 +189,7 @@ def best(entries: Sequence[Mapping[str, Any]], names: Mapping[str, Any]) -> str:
         if not any("diverged" in entry for entry in of):
             ranks[name] = fmean(e["val_accuracy"] for e in of), -fmean(e["val_loss"] for e in of)
     if not ranks:
-        raise UsageError("every candidate diverged in some seed: there is nothing to freeze")
+        raise UsageError("every candidate diverged in some seed, so there is nothing to freeze. Try other candidates.")
     return max(ranks, key=lambda name: ranks[name])
 
 
@@ -245,11 +211,11 @@ def evaluate(
     """
     header = {"stage": "evaluate", "recipe_sha256": sha256, "recipe": config.model_dump(mode="json"),
               "dataset_sha256": MANIFESTS[config.dataset].digest, "near_duplicate_below": THRESHOLD}  # fmt: skip
-    with Record.opened(path, header) as record:
-        missing = {(RECIPE, seed): config.derive(seed=seed) for seed in range(seeds) if not record.of(RECIPE, seed)}
-        if missing:
-            _evaluate(missing, record, folder, workers)
-        return [record.of(RECIPE, seed) or {} for seed in range(seeds)]
+    record = Record(path, header)
+    missing = {(RECIPE, seed): config.derive(seed=seed) for seed in range(seeds) if not record.of(RECIPE, seed)}
+    if missing:
+        _evaluate(missing, record, folder, workers)
+    return [record.of(RECIPE, seed) or {} for seed in range(seeds)]
 
 
 def _evaluate(missing: Mapping[tuple[str, int], RunConfig], record: Record, folder: Path, workers: int) -> None:

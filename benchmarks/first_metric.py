@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.hardware import Others, describe
-from benchmarks.pages import ROOT, Spread, add_save, conclude, head, table
+from benchmarks.pages import ROOT, Spread, add_save, command, conclude, head, table
 from benchmarks.processes import run
 from sweeper.tracking.reading import read_events, run_folders
 
@@ -52,10 +52,11 @@ def main() -> None:
         print(f"round {number + 1}/{args.rounds}: {rounds[-1]}", flush=True)
     spreads = {name: Spread.of([r[name] for r in rounds]) for name in rounds[0]}
     what = f"Medians [min-max], n = {args.rounds}, after one to warm up. The target is {TARGET_SECONDS:.0f} s."
-    line = f"python -m benchmarks.first_metric --rounds {args.rounds}"
     names = {"run_began_s": "the run begins, s", "first_metric_s": "its first metric is recorded, s",
              "command_s": "the command has ended, s", "others": "others, cores"}  # fmt: skip
-    parts = head(f"From `sweeper {' '.join(COMMAND)}` to its first metric", hardware, what, line)
+    parts = head(
+        f"From `sweeper {' '.join(COMMAND)}` to its first metric", hardware, what, command("first_metric", args)
+    )
     parts.append(table(["after the command", ""], [[names[name], s.show(2)] for name, s in spreads.items()]))
     conclude("first_metric", hardware, parts, {"rounds": rounds}, args.save)
 

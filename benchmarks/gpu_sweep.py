@@ -19,7 +19,7 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.hardware import Others, describe, no_gpu, usable_cores
-from benchmarks.pages import ROOT, Spread, add_save, conclude, head, table
+from benchmarks.pages import ROOT, Spread, add_save, command, conclude, head, table
 
 TOLD = re.compile(r"^trial \d+: (complete|pruned|failed|lost).* (\d+)/\d+ trials finished,.* best ([0-9.]+)")
 
@@ -33,12 +33,14 @@ def sweep(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as home:
         env = os.environ | {"SWEEPER_HOME": home, "PYTHONUNBUFFERED": "1"}
         env["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        command = [sys.executable, "-m", "sweeper", "optimize", "--trials", str(args.trials), "--epochs",
+        optimize = [sys.executable, "-m", "sweeper", "optimize", "--trials", str(args.trials), "--epochs",
                    str(args.epochs), "--exp", str(args.exp), "--dataset", "fashion-mnist", "--tracking-uri", "offline",
                    "--device", "cuda", "--seed", str(seed)]  # fmt: skip
         found: dict[str, Any] = {"seed": seed, "first_s": None, "told": [], "pruned": 0, "best": 0.0}
         start = perf_counter()
-        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        with subprocess.Popen(
+            optimize, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
             assert process.stdout is not None
             lines = []
             for line in process.stdout:
@@ -73,11 +75,12 @@ def main() -> None:
              "status": "its exit code", "pruned": "trials pruned", "best": "best validation accuracy"}  # fmt: skip
     rows = [[name, Spread.of([one[key] for one in sweeps]).show(4 if key == "best" else 1),
              ", ".join(f"{one[key]:.4g}" for one in sweeps)] for key, name in names.items()]  # fmt: skip
-    line = (f"python -m benchmarks.gpu_sweep --trials {args.trials} --epochs {args.epochs} --exp {args.exp} "
-            f"--rounds {args.rounds}")  # fmt: skip
     what = (f"{args.trials} trials, {args.epochs} epochs, experiment {args.exp}; medians [min-max], n = {args.rounds} "
             f"sweeps. Other processes kept {others.cores:.2f} cores busy meanwhile.")  # fmt: skip
-    parts = [*head("A whole sweep on a GPU", hardware, what, line), table(["", "", "by round"], rows)]
+    parts = [
+        *head("A whole sweep on a GPU", hardware, what, command("gpu_sweep", args)),
+        table(["", "", "by round"], rows),
+    ]
     conclude("gpu_sweep", hardware, parts, {"sweeps": sweeps, "others": others.cores}, args.save)
 
 

@@ -1,4 +1,4 @@
-"""What benchmarks say: medians with their range, tables, and the page of a result.
+"""The pages of benchmarks: medians with their range, tables, and the command that repeats a measurement.
 
 A result lies in benchmarks/results/QUESTION-HARDWARE-DATE.md; the last line a benchmark prints is the same as JSON.
 """
@@ -23,8 +23,19 @@ FAMILIES: Final = ("xeon", "epyc", "ryzen", "core", "apple", "graviton", "neover
 
 
 def add_save(parser: argparse.ArgumentParser) -> None:
-    """The option to keep a result."""
+    """Add the option to keep a result."""
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/QUESTION-HARDWARE-DATE.md")
+
+
+def command(question: str, args: argparse.Namespace) -> str:
+    """Return the command that repeats a measurement, with every option that has a value but paths."""
+    words = [f"python -m benchmarks.{question}"]
+    for name, value in vars(args).items():
+        if name == "save" or value is None or value is False or isinstance(value, Path):
+            continue
+        values = value if isinstance(value, list) else [] if value is True else [value]
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return " ".join(words)
 
 
 def conclude(
@@ -50,13 +61,13 @@ def conclude(
 
 
 def head(title: str, hardware: Mapping[str, Any], what: str, command: str) -> list[str]:
-    """How each page begins: on what, what, and how to repeat it."""
+    """Return the beginning of a page: title, hardware, what was measured, and how to repeat it."""
     on = f"{hardware['date']}, {hardware.get('gpu') or hardware['cpu']}, {hardware['usable_cores']} cores. {what}"
     return [f"# {title}", on, f"`{command}`"]
 
 
 def hardware_name(hardware: Mapping[str, Any]) -> str:
-    """The hardware in a file's name, such as `xeon-2cores`, or `h200` for a GPU."""
+    """Name the hardware as files do: `xeon-2cores`, or `h200` for a GPU."""
     if "gpu" in hardware:
         return re.sub(r"[^a-z0-9]+", "-", str(hardware["gpu"]).lower().removeprefix("nvidia ")).strip("-")
     words = re.findall(r"[a-z]+", str(hardware["cpu"]).lower())
@@ -74,16 +85,16 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of one or more values."""
+        """Return the spread of one or more values."""
         return cls(statistics.median(values), min(values), max(values))
 
     def show(self, digits: int, unit: str = "") -> str:
-        """`median [min-max]`."""
+        """Format as `median [min-max]`."""
         return f"{self.median:.{digits}f}{unit} [{self.low:.{digits}f}-{self.high:.{digits}f}]"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns also line up in a terminal."""
+    """Return a Markdown table whose columns also line up in a terminal."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [header, ["-" * width for width in widths], *rows]
     return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)

@@ -1,20 +1,16 @@
 """The yardstick: FashionMNIST trained as the tutorials of PyTorch and torchvision show it.
 
 Each image is turned into a PIL image and transformed on its own, the worker processes of a
-`DataLoader` collect the batches (two, as in the tutorials, unless told otherwise), the network
+`DataLoader` collect the batches (two, as in the tutorials), the network
 computes in fp32 in the default memory layout, Adam has its default implementation, and each
 step reads its loss and its number of hits.
 Network, images, batch size, learning rate and augmentation are those of the `RunConfig`, so
 what differs from `sweeper.train` is how the work is done. Adam without weight decay makes the
 same update as AdamW without.
-
-`python -m benchmarks.stock_recipe` trains once and prints what it measured.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Iterator
 from time import perf_counter
 from typing import Final, NamedTuple
@@ -25,11 +21,9 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import FashionMNIST, VisionDataset
 
-from benchmarks.hardware import THREADS
 from sweeper.core.config import RunConfig
 from sweeper.core.images import MEAN, SIDE, STD
-from sweeper.data.fashion import resolve
-from sweeper.training.images import PADDING, Data, Images, load
+from sweeper.training.images import PADDING, Data, Images
 from sweeper.training.network import build_model
 
 WORKERS: Final = 2
@@ -42,16 +36,8 @@ KNOWN: Final = {
 }
 
 
-class StockResult(NamedTuple):
-    """What one training took and reached."""
-
-    epoch_s: list[float]  # of the training pass, start of the workers included
-    eval_s: float  # of the passes over the validation images, all epochs together
-    val_accuracy: float  # in [0, 1], after the last epoch
-
-
 class InMemoryFashionMNIST(FashionMNIST):
-    """torchvision's data set over images that are in memory already: its `__getitem__` is inherited.
+    """torchvision's data set over images in memory; `__getitem__` is inherited.
 
     `FashionMNIST.__init__` would look for files, and knows neither the sample nor the holdout.
     """
@@ -73,21 +59,19 @@ class StockEpoch(NamedTuple):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What a script logs."""
+        """Return what a script logs."""
         return {name: value for name, value in self._asdict().items() if not name.endswith("_s")}
 
 
-def epochs(config: RunConfig, data: Data, workers: int = WORKERS) -> Iterator[StockEpoch]:
+def epochs(config: RunConfig, data: Data) -> Iterator[StockEpoch]:
     """Train `config` on `data`, evaluating after each epoch; `config.precision` is not used.
-
-    With 0 workers the images are transformed in this process.
 
     Raises:
         ValueError: the configuration asks for something that this recipe does not do.
     """
     _check(config)
     torch.manual_seed(config.seed)
-    train_loader, val_loader = loaders(config, data, workers)
+    train_loader, val_loader = loaders(config, data)
     model = build_model(config)
     loss_fn = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
@@ -99,36 +83,29 @@ def epochs(config: RunConfig, data: Data, workers: int = WORKERS) -> Iterator[St
         yield StockEpoch(train_loss, train_accuracy, val_loss, val_accuracy, trained - start, perf_counter() - trained)
 
 
-def run(config: RunConfig, data: Data, workers: int = WORKERS) -> StockResult:
-    """All epochs, with two threads."""
-    torch.set_num_threads(THREADS)
-    results = list(epochs(config, data, workers))
-    return StockResult([e.epoch_s for e in results], sum(e.eval_s for e in results), results[-1].val_accuracy)
-
-
 def _check(config: RunConfig) -> None:
     wrong = [f"{name}={getattr(config, name)!r}" for name, value in KNOWN.items() if getattr(config, name) != value]
     if wrong:
         raise ValueError(f"the stock recipe does not do {', '.join(wrong)}; it does {KNOWN}")
 
 
-def loaders(config: RunConfig, data: Data, workers: int = WORKERS) -> tuple[DataLoader, DataLoader]:
-    """Of the training and the validation images."""
+def loaders(config: RunConfig, data: Data) -> tuple[DataLoader, DataLoader]:
+    """Return loaders of the training and the validation images."""
     plain = [transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))]
     augment = [transforms.RandomCrop(SIDE, padding=PADDING), transforms.RandomHorizontalFlip()]
     train_set = InMemoryFashionMNIST(data.train, transforms.Compose(augment + plain))
     val_set = InMemoryFashionMNIST(data.val, transforms.Compose(plain))
     size = config.batch_size
     return (
-        DataLoader(train_set, batch_size=size, shuffle=True, num_workers=workers),
-        DataLoader(val_set, batch_size=size, shuffle=False, num_workers=workers),
+        DataLoader(train_set, batch_size=size, shuffle=True, num_workers=WORKERS),
+        DataLoader(val_set, batch_size=size, shuffle=False, num_workers=WORKERS),
     )
 
 
 def _train_epoch(
     model: nn.Module, loader: DataLoader, loss_fn: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[float, float]:
-    """One pass over the training images; returns their mean loss and accuracy."""
+    """Pass over the training images once and return their mean loss and accuracy."""
     model.train()
     total_loss, correct, seen = 0.0, 0, 0
     for images, labels in loader:
@@ -145,7 +122,7 @@ def _train_epoch(
 
 @torch.no_grad()
 def _evaluate(model: nn.Module, loader: DataLoader, loss_fn: nn.Module) -> tuple[float, float]:
-    """Mean loss and accuracy on the images of `loader`."""
+    """Return mean loss and accuracy on the images of `loader`."""
     model.eval()
     total_loss, correct, seen = 0.0, 0, 0
     for images, labels in loader:
@@ -154,22 +131,3 @@ def _evaluate(model: nn.Module, loader: DataLoader, loss_fn: nn.Module) -> tuple
         correct += (logits.argmax(1) == labels).sum().item()
         seen += len(labels)
     return total_loss / seen, correct / seen
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.stock_recipe", description="Train once.")
-    parser.add_argument("--model", choices=("small", "medium", "large"), default="medium")
-    parser.add_argument("--dataset", choices=("sample", "fashion-mnist"), default="sample")
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=WORKERS)
-    fields = vars(parser.parse_args())
-    workers = fields.pop("workers")
-    config = RunConfig.create(placement="bn", augmentation="crop-flip", **fields)
-    [data] = load(config, resolve(config.dataset)[1])
-    print(json.dumps(run(config, data, workers)._asdict()))
-
-
-if __name__ == "__main__":
-    main()

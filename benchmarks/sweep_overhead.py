@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.hardware import describe
-from benchmarks.pages import ROOT, Spread, add_save, conclude, head, table
+from benchmarks.pages import ROOT, Spread, add_save, command, conclude, head, table
 from benchmarks.processes import Ran, run
 
 
 def run_sweep(home: Path, options: list[str], *, sample_memory: bool = False) -> Ran:
     """Run one sweep in `home`."""
-    command = [sys.executable, "-m", "sweeper", "optimize", "--study", "bench", *options]
+    optimize = [sys.executable, "-m", "sweeper", "optimize", "--study", "bench", *options]
     env = {"SWEEPER_HOME": str(home), "MLFLOW_TRACKING_URI": "", "PYTHONPATH": str(ROOT)}
-    return run(command, home, env, sample_memory=sample_memory)
+    return run(optimize, home, env, sample_memory=sample_memory)
 
 
 def trial_seconds(home: Path, study: str = "bench") -> tuple[list[float], float]:
@@ -106,12 +106,11 @@ def main() -> None:
         "is a fixed part: a longer sweep has a smaller ratio. The whole command includes the summary run and the last "
         "uploads. The pauses between epochs, in which a worker waits for the driver's word, count as training."
     )
-    line = (f"python -m benchmarks.sweep_overhead --trials {args.trials} --epochs {args.epochs} --rounds {args.rounds} "
-            f"--workers {args.workers} --model {args.model}")  # fmt: skip
     rows = [[str(n + 1), f"{r['to_last_trial_s']:.1f}", f"{r['pure_s']:.1f}", f"{r['ratio']:.3f}",
              f"{r['ratio_whole_command']:.3f}"] for n, r in enumerate(found["rounds"])]  # fmt: skip
     header = ["round", "start of the command to the last trial told, s", "pure training in it, s", "ratio",
               "whole command / pure training"]  # fmt: skip
+    line = command("sweep_overhead", args)
     parts = [*head("What a sweep costs beyond its training", hardware, what, line), table(header, rows),
              f"Ratios: {ratios[0].show(3)}; {ratios[1].show(3)}; n = {args.rounds}."]  # fmt: skip
     conclude(f"sweep_overhead-{args.epochs}-epochs", hardware, parts, found, args.save)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.hardware import THREADS, Others, describe
-from benchmarks.pages import Spread, add_save, conclude, head, table
+from benchmarks.pages import Spread, add_save, command, conclude, head, table
 from sweeper.core.config import Placement, RunConfig
 from sweeper.core.images import SIDE
 from sweeper.data.fashion import resolve
@@ -96,16 +96,12 @@ def main() -> None:
                      Spread.of(gflops).show(1), f"{share:.1%}"])  # fmt: skip
         record.append({"device": config.device, "model": config.model, "batch_size": config.batch_size,
                        "precision": config.precision, "images_per_s": its, "share": share})  # fmt: skip
-    line = (f"python -m benchmarks.throughput --models {' '.join(args.models)} --batch-sizes "
-            f"{' '.join(map(str, args.batch_sizes))} --devices {' '.join(args.devices)} --dataset {args.dataset} "
-            f"--placement {args.placement} --precision {args.precision} --epochs {args.epochs} --rounds {args.rounds} "
-            f"--threads {args.threads}")  # fmt: skip
     what = (f"Medians [min-max], n = {args.rounds} rounds, in turn. Other processes kept {others.cores:.2f} cores busy "
             "meanwhile.")  # fmt: skip
     last = hardware[args.devices[-1]]
     header = ["device", "model", "batch size", "precision", "images/s", "GFLOP/s", "of the matmul peak"]
     parts = [
-        *head("Training throughput, and its distance to the machine's peak", last, what, line),
+        *head("Training throughput, and its distance to the machine's peak", last, what, command("throughput", args)),
         table(header, rows),
     ]
     conclude("throughput", last, parts, {"cases": record, "others": others.cores}, args.save)

@@ -80,9 +80,7 @@ def train_commands(tree: Path, *, quick: bool) -> Hashes:
     """Train experiments by `sweeper train`, which uses all cores that this process may run on."""
     found: Hashes = {}
     for number in COMMANDS[: 1 if quick else None]:
-        line = (
-            f"train --exp {number} --epochs 1 --dataset sample --device cpu --precision fp32 --tracking-uri none --json"
-        )
+        line = f"train --exp {number} {COMMAND}"
         with tempfile.TemporaryDirectory() as folder:
             done = subprocess.run(
                 [sys.executable, "-P", "-m", "sweeper", *line.split()],

@@ -7,8 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,7 @@ from sweeper.core.config import RunConfig
 from sweeper.data.fashion import SAMPLE_DIR
 from sweeper.training.images import Data, load
 
-pytest.register_assert_rewrite(
-    "tests.support.served", "tests.support.postgres"
-)  # which tests import before pytest loads them
+pytest.register_assert_rewrite("tests.support")  # which tests import before pytest loads the plugins among them
 torch.set_num_threads(1)  # the tests need no more, and the sums then come out in one order
 
 
@@ -44,19 +42,12 @@ def tiny(sample: Data) -> Data:
     return Data(sample.train[torch.arange(300)], sample.val[torch.arange(100)])
 
 
-def poll(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
-    """What `condition` returns once it is true; a test that waits for `what` in vain fails."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain for {what}"
-        time.sleep(0.01)
-    return found
-
-
 @pytest.fixture(scope="session")
 def until() -> Callable[..., Any]:
     """`until(condition, what)` waits, for at most a minute, and returns what the condition came to."""
-    return poll
+    from tests.support.waiting import until
+
+    return until
 
 
 @dataclass(frozen=True)
@@ -101,3 +92,27 @@ def finished_sweep(tmp_path_factory: pytest.TempPathFactory, worker_id: str, alo
     sweep = Sweep(SWEEP, root / "home", (root / "stdout").read_text(), (root / "stderr").read_text())
     assert sweep.stdout, sweep.stderr
     return sweep
+
+
+TO_HAVE_IT = {  # the beginning of a reason: how to have the tests
+    "chromium is not installed": "apt-get install chromium",
+    "FashionMNIST is not installed": "apt-get install dataset-fashion-mnist",
+    "mounting a tmpfs is not permitted": "run as root, in a container with CAP_SYS_ADMIN",
+    "no mount command": "apt-get install mount",
+    "could not import 'ray'": "pip install 'sweeper[ray]'",
+    "could not import 'sweeper.engine.ray'": "pip install 'sweeper[ray]'",
+    "no GPU": "run on a machine with a CUDA device",
+}
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    """End with one line that says what was skipped, and how to have it."""
+    yield
+    reports = terminalreporter.stats.get("skipped", [])
+    parts = []
+    for reason, count in Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in reports).items():
+        remedy = next((how for begin, how in TO_HAVE_IT.items() if reason.startswith(begin)), "")
+        parts.append(f"{count}, {reason.splitlines()[0]}" + (f": {remedy}" if remedy else ""))
+    if parts:
+        terminalreporter.write_line(f"skipped tests: {'; '.join(parts)}")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from benchmarks.hardware import Others, describe
-from benchmarks.pages import Spread, add_save, conclude, head, table
+from benchmarks.pages import Spread, add_save, command, conclude, head, table
 from benchmarks.peers.environments import FOLDER, PEERS, python_of, versions
 from benchmarks.peers.ours import optimize, run_command
 
@@ -44,7 +44,7 @@ class Sweep(NamedTuple):
     others: float  # cores that other processes kept busy meanwhile
 
 
-def command(tool: str, model: str, args: argparse.Namespace, seed: int, home: Path) -> list[str]:
+def command_of(tool: str, model: str, args: argparse.Namespace, seed: int, home: Path) -> list[str]:
     """What is run in `home`."""
     if tool == OURS:
         return optimize(home, model, args.trials, args.epochs, seed)
@@ -61,7 +61,7 @@ def sweep(tool: str, model: str, number: int, args: argparse.Namespace) -> Sweep
     """Run one sweep in a folder of its own, and read what it left in MLflow."""
     with tempfile.TemporaryDirectory() as folder, Others() as others:
         home = Path(folder)
-        ran = run_command(command(tool, model, args, number, home), home)
+        ran = run_command(command_of(tool, model, args, number, home), home)
         first, accuracies = _recorded(home / "mlflow.db")
         pictures = {path.parents[1] for path in home.rglob("*.png") if "mlruns" in str(path) or "mlart" in str(path)}
         if len(accuracies) != args.trials or len(pictures) < args.trials:
@@ -132,11 +132,9 @@ def main() -> None:
     installed = {name: versions(pythons[name], names[name]) for name in args.peers if name in names}
     sweeps = list(measure(args))
     tools = [OURS, *args.peers]
-    command_line = (f"python -m benchmarks.peers --models {' '.join(args.models)} --rounds {args.rounds} "
-                    f"--trials {args.trials} --epochs {args.epochs} --peers {' '.join(args.peers)}")  # fmt: skip
     what = (f"{args.trials} trials of {args.epochs} epochs, 6,000 + 1,000 images; medians [min-max], "
             f"n = {args.rounds} rounds, in turn.")  # fmt: skip
-    parts = head("The same sweep by other tools", hardware, what, command_line)
+    parts = head("The same sweep by other tools", hardware, what, command("peers", args))
     for model in args.models:
         parts += [f"## {model}", model_table(summary(sweeps, model, tools))]
     parts.append(f"Versions of the peers: {installed}.")

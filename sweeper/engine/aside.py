@@ -1,13 +1,12 @@
-"""What needs torch, called aside: in a process that has it already, so that this one need not load its own.
+"""Call functions that need torch in a helper process, so that this process need not load torch.
 
-That process is forked from the server that workers are forked from: it too never sees a secret, does not hear Ctrl-C,
-and ends with its parent. Where this process has torch, or has started no server, the call is made in it.
+The helper is forked from the same server as the workers. It gets no secret, ignores Ctrl-C, and ends with its parent.
+Where this process has torch already, or has started no server, the call is made here.
 """
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing as mp
 import pickle
 import sys
 import traceback
@@ -15,8 +14,7 @@ from collections.abc import Callable, Generator
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar, TypeVarTuple
 
-from sweeper.core.errors import WorkerLost
-from sweeper.engine.forkserver import cause_of_death, follow_parent, running
+from sweeper.engine.forkserver import Child, running, send
 
 Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
@@ -26,12 +24,12 @@ YIELDED, RETURNED, RAISED = range(3)
 
 
 def call(function: Callable[[*Ts], T], *args: *Ts) -> T:
-    """What `function(*args)` returns; it, what it is given and what it returns are pickled, and need no torch for it.
+    """Return `function(*args)`; the function, its arguments and its result must be picklable without torch.
 
     Raises:
-        WorkerLost: the process that it was called in was ended. What the function raises is raised here.
+        WorkerLost: the helper process died. An exception of the function is raised here as it is.
     """
-    steps = stream(_stepless, function, args)
+    steps = stream(_no_steps, function, args)
     while True:
         try:
             next(steps)
@@ -41,67 +39,55 @@ def call(function: Callable[[*Ts], T], *args: *Ts) -> T:
 
 
 def stream(function: Callable[[*Ts], Generator[Y, None, T]], *args: *Ts) -> Generator[Y, None, T]:
-    """What `function(*args)` yields and returns, as `call` does; closing the generator ends it.
+    """Yield and return what the generator `function(*args)` does, as `call` does; closing this one ends it.
 
-    It goes on while what it has yielded is looked at here.
+    The helper process does not wait: it computes the next value while the last one is used here.
     """
     if here():
         return (yield from function(*args))
-    context = mp.get_context("forkserver")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_serve, args=(theirs, function, args), daemon=True)
-    process.start()
-    theirs.close()
+    child = Child(_serve, function, args)
     try:
         while True:
-            try:
-                what, value = pickle.loads(ours.recv_bytes())  # noqa: S301 - from our own child
-            except (EOFError, OSError):
-                process.join()
-                raise WorkerLost(cause_of_death(process.exitcode)) from None
-            if what == YIELDED:
-                yield value
-            elif what == RETURNED:
+            kind, value = child.receive()
+            if kind == RAISED:
+                raise value
+            if kind == RETURNED:
                 result: T = value
                 return result
-            else:
-                raise value
+            yield value
     finally:
-        process.kill()
-        process.join()
-        ours.close()
+        child.kill()
 
 
 def here() -> bool:
-    """Whether a call is made in this process."""
+    """Return True if calls are made in this process."""
     return "torch" in sys.modules or not running()
 
 
-def _stepless(function: Callable[..., T], args: tuple[Any, ...]) -> Generator[None, None, T]:
+def _no_steps(function: Callable[..., T], args: tuple[Any, ...]) -> Generator[None, None, T]:
     yield from ()
     return function(*args)
 
 
 def _serve(pipe: Connection, function: Callable[..., Generator[Any, None, Any]], args: tuple[Any, ...]) -> None:
-    """In the child: send what the function comes to."""
-    follow_parent()
+    """In the helper: run the generator and send what it yields, returns or raises."""
     steps = function(*args)
     try:
         while True:
-            pipe.send_bytes(pickle.dumps((YIELDED, next(steps))))
+            send(pipe, (YIELDED, next(steps)))
     except StopIteration as stop:
-        message = pickle.dumps((RETURNED, stop.value))
+        message: tuple[int, Any] = RETURNED, stop.value
     except Exception as error:  # noqa: BLE001 - whatever it is, it is raised where the call was made
         error.add_note("".join(traceback.format_exception(error)))
-        message = _pickled(error)
-    with contextlib.suppress(BrokenPipeError):  # whoever asked is gone
-        pipe.send_bytes(message)
+        message = RAISED, _picklable(error)
+    with contextlib.suppress(BrokenPipeError):  # the caller is gone
+        send(pipe, message)
 
 
-def _pickled(error: Exception) -> bytes:
-    """The error as a message, or where it cannot be pickled, what it says."""
+def _picklable(error: Exception) -> Exception:
+    """Return the error, or one of the same words if it cannot be pickled."""
     try:
-        pickle.loads(message := pickle.dumps((RAISED, error)))  # noqa: S301 - our own
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
     except Exception:  # noqa: BLE001 - of many kinds
-        return pickle.dumps((RAISED, RuntimeError(f"{type(error).__name__}: {error}")))
-    return message
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

@@ -1,7 +1,6 @@
-"""What every engine promises.
+"""The contract of engines, which run trainings and hand out what they yield, in order for each of them.
 
-An engine runs trainings and hands out what they yield, in order for each of them. It decides
-nothing: the driver submits, waits, and cancels.
+An engine decides nothing: the driver submits, waits, and cancels.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from sweeper.core.results import EpochResult, TrainResult
 
 
 class Event(NamedTuple):
-    """Something that the training submitted as `key` has come to.
+    """A step or the end of the training submitted as `key`.
 
-    A `TrainingError` is the end of that training, a `UsageError` says that no training of its kind can work.
+    A `TrainingError` ends that training; a `UsageError` says that no training of its kind can work.
     """
 
     key: int
@@ -30,24 +29,24 @@ class Engine(Protocol):
     slots: int
 
     def free(self) -> int:
-        """How many more trainings could begin at once."""
+        """Return how many more trainings could begin at once."""
 
     def submit(self, key: int, config: RunConfig) -> None:
         """Begin a training; `free()` must be above 0."""
 
     def wait(self, timeout: float) -> list[Event]:
-        """What has happened since the last call, waiting up to `timeout` seconds for the first of it.
+        """Return the events since the last call, after waiting up to `timeout` seconds for the first of them.
 
-        Calling it again lets the trainings whose epochs it returned go on, unless they were cancelled.
+        The next call lets the trainings of these events go on, unless they were cancelled.
         """
 
     def cancel(self, key: int) -> None:
         """Close a training; no more events of it are handed out."""
 
     def close(self) -> None:
-        """End everything, at once."""
+        """End everything at once."""
 
 
 def cores() -> int:
-    """Processors this process may run on."""
+    """Return how many processors this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,7 +1,7 @@
-"""Which engine to use, whether it can be used here, and how it is built.
+"""Choose an engine, check that it can be used here, and build it.
 
     processes   worker processes; with one, a sweep is the same each time
-    serial      in this process, one at a time: breakpoints work
+    serial      in this process, one training at a time: breakpoints work
     gpu         in this process, many trainings side by side on one GPU
     ray         tasks on a Ray cluster
     auto        gpu on a GPU, processes on a CPU and for cross-validation
@@ -11,10 +11,9 @@ Choosing and building the engine of worker processes loads no torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import ConfigError
@@ -22,11 +21,6 @@ from sweeper.data.shared import SharedSplits
 from sweeper.engine.base import Engine, cores
 from sweeper.engine.forkserver import FORKING, start_server
 from sweeper.engine.processes import ProcessEngine
-from sweeper.tracking.base import ENGINE_TAG
-
-if TYPE_CHECKING:
-    from sweeper.training.images import Data
-
 
 MANY: Final = ("gpu", "ray")  # may hold many more trainings than there are cores
 SIDE_BY_SIDE: Final = 16  # trainings on a GPU at most, unless --workers says how many
@@ -35,11 +29,11 @@ GPU_FILES: Final = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of a driver of 
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """What the command line said. `workers` are trainings at a time; None leaves them to the engine."""
+    """An engine as the command line names it. `workers` are trainings at a time; None leaves them to the engine."""
 
     name: str = "auto"
     workers: int | None = 1
-    address: str | None = None  # of a Ray cluster; None: one is started here
+    address: str | None = None  # of a Ray cluster; None starts one here
     cpus: float = 1.0  # that Ray reserves for a training
     gpus: float = 0.0
 
@@ -54,43 +48,48 @@ class Built(NamedTuple):
     name: str
     threads: int
 
-    def tags(self) -> dict[str, str]:
-        """What a run's record says of the engine."""
-        return {ENGINE_TAG: self.name}
-
 
 def check(choice: EngineChoice, config: RunConfig) -> None:
-    """Refuse a choice that cannot be.
+    """Refuse a choice that cannot train `config`.
 
     Raises:
-        ConfigError: one line.
+        ConfigError: the message says what to change.
     """
+    if choice.name == "ray":
+        _check_ray(choice, config)
+        return
+    ray_only = {
+        "address": (choice.address, None),
+        "cpus_per_trial": (choice.cpus, 1),
+        "gpus_per_trial": (choice.gpus, 0),
+    }
+    for name, (value, default) in ray_only.items():
+        if value != default:
+            raise ConfigError(f"{name}={value!r}: only Ray uses it. Add --engine ray.")
     if choice.name == "serial" and (choice.workers or 1) > 1:
-        raise ConfigError(f"workers={choice.workers}: the engine serial trains one at a time; take processes")
-    if choice.name != "ray":
-        for name, value, default in (
-            ("address", choice.address, None),
-            ("cpus_per_trial", choice.cpus, 1),
-            ("gpus_per_trial", choice.gpus, 0),
-        ):
-            if value != default:
-                raise ConfigError(f"{name}={value!r}: only Ray takes it; add --engine ray")
+        raise ConfigError(f"workers={choice.workers}: the engine serial trains one at a time. Use --engine processes.")
     if choice.name == "gpu" and config.device == "cpu":
         raise ConfigError(
-            "engine='gpu': training on cpu, and this engine needs a GPU. Use --engine processes --workers N, or run it "
-            "where there is a GPU."
+            "engine='gpu': the device is cpu, and this engine needs a GPU. Use --engine processes --workers N, or run "
+            "it where there is a GPU."
         )
     if choice.name == "gpu" and config.split == "folds":
         raise ConfigError("engine='gpu': cross-validation cannot share a GPU. Use --engine processes.")
-    if choice.gpus and config.device == "cpu":
+
+
+def _check_ray(choice: EngineChoice, config: RunConfig) -> None:
+    if config.device == "cpu":
+        if choice.gpus:
+            raise ConfigError(
+                f"gpus_per_trial={choice.gpus:g}: the device is cpu, so they would be idle. Start the driver where "
+                "there is a GPU, as --device auto looks here, or leave --gpus-per-trial out."
+            )
+    elif ":" in config.device:
+        raise ConfigError(f"device={config.device!r}: Ray assigns each training its GPU. Use --device cuda.")
+    elif not choice.gpus:
         raise ConfigError(
-            f"gpus_per_trial={choice.gpus:g}: training on cpu leaves them idle; start the driver where there is a GPU, "
-            "as --device auto looks here, or leave it out"
+            f"gpus_per_trial=0: training on {config.device} in Ray needs a share of a GPU. Add --gpus-per-trial 0.25."
         )
-    if choice.name == "ray" and ":" in config.device:
-        raise ConfigError(f"device={config.device!r}: Ray gives a training its GPU; take --device cuda")
-    if choice.name == "ray" and config.device != "cpu" and not choice.gpus:
-        raise ConfigError(f"gpus_per_trial=0: training on {config.device} in Ray needs a part of a GPU, such as 0.25")
 
 
 def resolve(choice: EngineChoice, config: RunConfig) -> EngineChoice:
@@ -115,20 +114,20 @@ def likely_here(name: str, device: str) -> bool:
 
 
 def prepare(choice: EngineChoice) -> None:
-    """See that Ray is there, and start what workers are forked from.
+    """Check that Ray is there, and start the server that workers are forked from.
 
-    To be called before anything is created, and before any thread needs a variable that holds a secret.
+    Call this before anything is created, and before any thread needs a variable that holds a secret.
 
     Raises:
         ConfigError: Ray is not installed.
-        UsageError: the address is none that a driver can join.
+        UsageError: no driver can join a cluster at that address.
         ServiceUnreachable: the Ray cluster does not answer.
     """
     if choice.name == "ray":
         try:
-            from sweeper.engine.ray import check_cluster
+            from sweeper.engine.ray_cluster import check_cluster
         except ImportError as error:
-            raise ConfigError(f"engine='ray': {error}; install it with: pip install 'sweeper[ray]'") from None
+            raise ConfigError(f"engine='ray': {error}. Install it with: pip install 'sweeper[ray]'") from None
         if choice.address is not None:
             check_cluster(choice.address)
     if choice.name in FORKING:
@@ -136,50 +135,35 @@ def prepare(choice: EngineChoice) -> None:
 
 
 def build(choice: EngineChoice, config: RunConfig, splits: SharedSplits, most: int, *, few: int) -> Built:
-    """Build the engine for trainings such as `config`. Call it soon after `prepare`, which has checked the Ray cluster.
+    """Build the engine for trainings such as `config`, soon after `prepare` has checked the Ray cluster.
 
     It holds at most `most` trainings at a time, and at most `few` if it is one of `MANY`.
 
     Raises:
-        UsageError: Ray finds fewer GPUs on this machine than a training is to have.
+        UsageError: this machine has fewer GPUs than a training in Ray needs.
     """
     choice = resolve(choice, config)
     if choice.name == "processes":
-        return _processes(splits, choice.workers or 1, most)
+        workers = choice.workers or 1
+        threads = max(1, cores() // workers)  # however few trainings are left, so that times stay comparable
+        return Built(ProcessEngine(splits, max(0, min(workers, most)), threads), choice.name, threads)
     from sweeper.training.images import Data  # and with it torch
 
     data = [Data.from_arrays(split) for split in splits]
     few = max(1, min(few, most))
     match choice.name:
         case "serial":
-            return _serial(data)
+            from sweeper.engine.serial import SerialEngine
+
+            return Built(SerialEngine(data, cores()), choice.name, cores())
         case "gpu":
-            return _gpu(data, config.device, min(choice.workers or SIDE_BY_SIDE, few))
+            from sweeper.engine.concurrent import ConcurrentEngine
+
+            slots = min(choice.workers or SIDE_BY_SIDE, few)
+            return Built(ConcurrentEngine(data, config.device, cores(), slots), choice.name, cores())
         case _:
-            return _ray(choice, data, few)
+            from sweeper.engine.ray import RayEngine
 
-
-def _processes(splits: SharedSplits, workers: int, most: int) -> Built:
-    """The engine of `workers` processes, or of `most`, where it is less."""
-    threads = max(1, cores() // workers)  # however few trainings are left, so that times stay comparable
-    return Built(ProcessEngine(splits, max(0, min(workers, most)), threads), "processes", threads)
-
-
-def _serial(data: Sequence[Data]) -> Built:
-    from sweeper.engine.serial import SerialEngine
-
-    return Built(SerialEngine(data, cores()), "serial", cores())
-
-
-def _gpu(data: Sequence[Data], device: str, slots: int) -> Built:
-    from sweeper.engine.concurrent import ConcurrentEngine
-
-    return Built(ConcurrentEngine(data, device, cores(), slots), "gpu", cores())
-
-
-def _ray(choice: EngineChoice, data: Sequence[Data], few: int) -> Built:
-    from sweeper.engine.ray import RayEngine
-
-    engine = RayEngine(data, choice.workers, address=choice.address, cpus=choice.cpus, gpus=choice.gpus, few=few,
-                       checked=True)  # fmt: skip
-    return Built(engine, "ray", max(1, int(choice.cpus)))
+            engine = RayEngine(data, choice.workers, address=choice.address, cpus=choice.cpus, gpus=choice.gpus,
+                               few=few)  # fmt: skip
+            return Built(engine, choice.name, max(1, int(choice.cpus)))

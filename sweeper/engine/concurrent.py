@@ -1,8 +1,8 @@
 """Many trainings side by side on one GPU, in this process: each replays its graph in a stream of its own.
 
-A training alone leaves most of a GPU idle. They need not be of one shape, and one that ends is replaced at once. This
-thread launches ahead for each in turn, and never waits for one while another can go on. Where memory runs out, half as
-many advance from then on.
+A single training leaves most of a GPU idle. The trainings may differ in shape, and the driver replaces one that ends at
+once. This thread launches ahead for each in turn, and waits for none while another can go on. When memory runs out, the
+number of slots is halved.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final
 
 import torch
@@ -25,17 +24,15 @@ from sweeper.training.gpu.captured import Cooperative, Waiting
 from sweeper.training.images import Data
 from sweeper.training.start import examined, in_turn
 
-POLL_SECONDS: Final = 2e-4  # between looks at the device, when it has enough to do
+POLL_SECONDS: Final = 2e-4  # between two queries of a device that has enough to do
 
 
 @dataclass
 class _Training:
-    """One of them, and what it waits for."""
-
     key: int
     config: RunConfig
     generator: Cooperative
-    waiting: Waiting | None = None
+    waiting: Waiting | None = None  # for work of the device
 
 
 class ConcurrentEngine:
@@ -47,14 +44,11 @@ class ConcurrentEngine:
         self._device = torch.device(device)
         self._data = [Data(part.train.to(self._device), part.val.to(self._device)) for part in data]
         self._held: dict[int, _Training] = {}
-
-    @cached_property
-    def _first(self) -> torch.cuda.Stream | None:
-        """A stream whose kernels go before those of trainings: this thread waits for them."""
-        return torch.cuda.Stream(self._device, priority=-1) if self._device.type == "cuda" else None
+        # a stream whose kernels run before those of trainings, as this thread waits for them
+        self._first = torch.cuda.Stream(self._device, priority=-1) if self._device.type == "cuda" else None
 
     def free(self) -> int:
-        """Empty slots."""
+        """Return the number of empty slots."""
         return max(0, self.slots - len(self._held))
 
     def submit(self, key: int, config: RunConfig) -> None:
@@ -63,7 +57,7 @@ class ConcurrentEngine:
         self._held[key] = _Training(key, config, generator)
 
     def wait(self, timeout: float) -> list[Event]:
-        """Let each training go on as far as it can; the epochs and ends that they come to."""
+        """Advance each training as far as it can go, and return the epochs and ends that this led to."""
         until = time.monotonic() + timeout
         while self._held:
             events: list[Event] = []
@@ -80,14 +74,14 @@ class ConcurrentEngine:
         return []
 
     def _advance(self, training: _Training) -> Event | None:
-        """Launch what can be launched; the event that it leads to, if it does."""
+        """Launch the next work of a training; return the event if it has come to an epoch or its end."""
         try:
             what = next(training.generator)
         except StopIteration as stop:
             del self._held[training.key]
             with torch.cuda.stream(self._first):
                 return Event(training.key, examined(training.config, stop.value, self._data[0]))
-        except Exception as error:  # noqa: BLE001 - whatever a training raises is an outcome, told to the driver
+        except Exception as error:  # noqa: BLE001 - whatever a training raises is an outcome, reported to the driver
             explained = explain(error)
             if isinstance(explained, OutOfMemory):
                 self.slots = max(1, min(self.slots, len(self._held) // 2))
@@ -105,6 +99,6 @@ class ConcurrentEngine:
             training.generator.close()
 
     def close(self) -> None:
-        """Close all."""
+        """Close all trainings."""
         for key in list(self._held):
             self.cancel(key)

@@ -1,7 +1,4 @@
-"""The process that workers are forked from: it imports torch once for all of them, and the driver need not.
-
-What its children do first, and how they may have ended, is here too.
-"""
+"""Processes forked from a server that imports torch once for all of them."""
 
 from __future__ import annotations
 
@@ -9,14 +6,17 @@ import atexit
 import contextlib
 import multiprocessing as mp
 import os
+import pickle
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import cache
 from multiprocessing import forkserver, resource_tracker
-from typing import Final
+from multiprocessing.connection import Connection
+from typing import Any, Final
 
-from sweeper.engine.secrecy import no_secrets
+from sweeper.core.errors import WorkerLost
+from sweeper.engine.secrecy import environment, public
 
 PRELOADED: Final = ["sweeper.engine.preloaded"]
 FORKING: Final = ("auto", "processes")  # the engines that may need workers, by their names on the command line
@@ -24,45 +24,79 @@ FORKING: Final = ("auto", "processes")  # the engines that may need workers, by 
 
 @cache
 def start_server() -> None:
-    """Start the process that workers are forked from, once in the life of this process, and do not wait for it.
+    """Start the server, once in the life of this process, without waiting for it.
 
-    To be called before any thread needs a variable that holds a secret: for the moment of the start there is none.
+    Call this before any thread needs a variable that holds a secret: during the start the environment has none.
     """
     mp.get_context("forkserver").set_forkserver_preload(PRELOADED)
-    atexit.register(_end_server)
-    with no_secrets():
+    atexit.register(_kill_server)
+    with environment(public()):
         resource_tracker.ensure_running()  # it would be started with the server, and unblock the signal
-        with _ctrl_c_blocked():  # workers inherit it: Ctrl-C reaches the whole group, and the driver decides
+        # workers inherit the mask: Ctrl-C reaches the whole group, and the driver decides
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
             forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_server() -> None:
-    """Kill the server with this process. It would end by itself, but it may be importing still, and whoever reads what
-    this process prints waits for the end of both."""
+def _kill_server() -> None:
+    """Kill the server with this process.
+
+    It would end by itself, but it may still be importing, and a reader of this process's output waits for both.
+    """
     pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
-@contextlib.contextmanager
-def _ctrl_c_blocked() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def running() -> bool:
-    """Whether this process has started it."""
+    """Return True if this process has started the server."""
     return start_server.cache_info().currsize > 0
 
 
-def follow_parent() -> None:
-    """Let this process, a child of the server, end when the process does that asked for it, and at SIGTERM."""
+class Child:
+    """A process that runs `target(pipe, *args)`, and our end of its pipe.
+
+    It ends when this process does, and at SIGTERM.
+    """
+
+    def __init__(self, target: Callable[..., None], *args: Any) -> None:
+        context = mp.get_context("forkserver")
+        self.pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_run, args=(target, theirs, *args), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def receive(self) -> Any:
+        """Return the next message that the child sent with `send`.
+
+        Raises:
+            WorkerLost: the child is dead.
+        """
+        try:
+            return pickle.loads(self.pipe.recv_bytes())  # noqa: S301 - from our own child
+        except (EOFError, OSError):
+            self._process.join()
+            raise WorkerLost(_cause_of_death(self._process.exitcode)) from None
+
+    def kill(self) -> None:
+        """Kill the process and close the pipe."""
+        self._process.kill()
+        self._process.join()
+        self.pipe.close()
+
+
+def send(pipe: Connection, message: object) -> None:
+    """Send a message, which is copied: `Connection.send` would share the memory of tensors."""
+    pipe.send_bytes(pickle.dumps(message))
+
+
+def _run(target: Callable[..., None], *args: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    target(*args)
 
 
 def _die_with_parent() -> None:
@@ -72,8 +106,7 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def cause_of_death(exit_code: int | None) -> str:
-    """What is known of a child that ended by itself, in words."""
+def _cause_of_death(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
         hint = "; the machine may be out of memory" if name == "SIGKILL" else ""

@@ -1,6 +1,6 @@
-"""What workers have from the moment they are forked; imported by the process that they are forked from alone.
+"""Import for all workers what each of them needs; only the server that they are forked from imports this module.
 
-Garbage collection never visits it: there is nothing to be found, and its marks would copy pages that all workers share.
+Garbage collection skips these objects: it would find nothing, and its marks would copy pages that all workers share.
 """
 
 from __future__ import annotations

@@ -1,33 +1,28 @@
 """Several trainings at once, each in a worker process; the images are shared, not copied.
 
-A worker holds no credentials, no database and no MLflow: it gets configurations, and sends back
-what the training yields. It is forked from a server that has imported torch once and was started
-without the variables that hold secrets. It dies with its parent. After an epoch it waits a moment
-for the driver's word, so that a pruned training stops there, but not for long, so that a busy
-driver does not hold up the others.
+A worker holds no credentials, no database and no MLflow: it gets configurations and sends back what the training
+yields. It is forked from a server that has imported torch and was started without the variables that hold secrets. It
+dies with its parent. After an epoch it waits a moment for the driver's word, so that a pruned training stops there, but
+not for long, so that a busy driver does not hold up the others.
 """
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing as mp
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, ForkServerProcess
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import WorkerLost
 from sweeper.data.shared import SharedSplits
 from sweeper.data.splits import Split
 from sweeper.engine.base import Event
-from sweeper.engine.forkserver import cause_of_death, follow_parent, start_server
+from sweeper.engine.forkserver import Child, send, start_server
 
 if TYPE_CHECKING:
     from sweeper.training.images import Data
-
 
 WORD_SECONDS: Final = 0.25  # how long a worker waits after an epoch to hear whether to go on
 GO_ON, CLOSE = True, False
@@ -35,89 +30,78 @@ GO_ON, CLOSE = True, False
 
 @dataclass
 class _Worker:
-    process: ForkServerProcess
-    pipe: Connection
+    child: Child
     key: int | None = None  # of the training it was given, until its last message
     cancelled: bool = False
     awaiting_word: bool = False
 
 
 class ProcessEngine:
-    """A fixed number of worker processes, replaced when one dies."""
+    """Train in a fixed number of worker processes; replace one that dies."""
 
     def __init__(self, splits: SharedSplits, workers: int, threads: int) -> None:
         self.slots = workers
         start_server()
-        self._context: ForkServerContext = mp.get_context("forkserver")
         self._splits = splits
         self._threads = threads
         self._workers = [self._spawn() for _ in range(workers)]
 
     def _spawn(self) -> _Worker:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(theirs, self._splits, self._threads), daemon=True)
-        process.start()
-        theirs.close()
-        return _Worker(process, ours)
+        return _Worker(Child(_work, self._splits, self._threads))
 
     def free(self) -> int:
-        """Number of idle workers."""
+        """Return the number of idle workers."""
         return sum(w.key is None for w in self._workers)
 
     def submit(self, key: int, config: RunConfig) -> None:
         """Give the training to an idle worker."""
         worker = next(w for w in self._workers if w.key is None)
         worker.key, worker.cancelled, worker.awaiting_word = key, False, False
-        with contextlib.suppress(OSError):  # it died while idle: wait() finds out and tells the driver
-            worker.pipe.send(config)
+        with contextlib.suppress(OSError):  # it died while idle: wait() reports it
+            worker.child.pipe.send(config)
 
     def wait(self, timeout: float) -> list[Event]:
         """Let the trainings go on, then collect what the workers have sent."""
         for worker in self._workers:
-            self._send_word(worker, GO_ON)
-        ready = set(wait([w.pipe for w in self._workers], timeout))
-        events = [self._receive(index) for index, w in enumerate(self._workers) if w.pipe in ready]
+            self._send_word(worker)
+        ready = set(wait([w.child.pipe for w in self._workers], timeout))
+        events = [self._receive(index) for index, w in enumerate(self._workers) if w.child.pipe in ready]
         return [event for event in events if event is not None]
 
     def _receive(self, index: int) -> Event | None:
-        """One message of a worker, or its death: a closed pipe."""
+        """Receive a message of a worker, or its death."""
         worker = self._workers[index]
         key, cancelled = worker.key, worker.cancelled
         try:
-            what, last = pickle.loads(worker.pipe.recv_bytes())  # noqa: S301 - from our own child
-        except (EOFError, OSError):
-            worker.process.join()
+            what, last = worker.child.receive()
+        except WorkerLost as lost:
             self._workers[index] = self._spawn()
-            what, last = WorkerLost(cause_of_death(worker.process.exitcode)), True
+            what, last = lost, True
         if last:
             worker.key = None
         worker.awaiting_word = not last
         return None if cancelled or key is None or what is None else Event(key, what)
 
     def cancel(self, key: int) -> None:
-        """Tell the worker to close the training, and forget what it still sends."""
+        """Tell the worker to close the training, and drop what it still sends."""
         for worker in self._workers:
             if worker.key == key:
                 worker.cancelled = True
-                self._send_word(worker, CLOSE)
+                self._send_word(worker)
 
-    def _send_word(self, worker: _Worker, word: bool) -> None:
+    def _send_word(self, worker: _Worker) -> None:
         if worker.awaiting_word and worker.key is not None:
             worker.awaiting_word = False
-            with contextlib.suppress(OSError):  # it died: the next receive says so
-                worker.pipe.send(word if not worker.cancelled else CLOSE)
+            with contextlib.suppress(OSError):  # it died: the next receive reports it
+                worker.child.pipe.send(CLOSE if worker.cancelled else GO_ON)
 
     def close(self) -> None:
-        """Kill the workers: they hold nothing that could be lost."""
+        """Kill the workers, which hold nothing that could be lost."""
         for worker in self._workers:
-            worker.process.kill()
-        for worker in self._workers:
-            worker.process.join()
-            worker.pipe.close()
+            worker.child.kill()
 
 
 def _work(pipe: Connection, splits: Sequence[Split], threads: int) -> None:
-    follow_parent()
     from sweeper.training.device import use_threads
     from sweeper.training.images import Data
 
@@ -128,7 +112,7 @@ def _work(pipe: Connection, splits: Sequence[Split], threads: int) -> None:
             config = pipe.recv()
         except (EOFError, OSError):
             return
-        if isinstance(config, RunConfig):  # else a word that came too late
+        if isinstance(config, RunConfig):  # else a word that came late
             _train(pipe, config, data)
 
 
@@ -137,20 +121,17 @@ def _train(pipe: Connection, config: RunConfig, data: list[Data]) -> None:
     from sweeper.training.start import start
 
     training = start(config, data)
-    message: Any
     try:
         while True:
-            message = next(training), False
-            pipe.send_bytes(pickle.dumps(message))
+            send(pipe, (next(training), False))
             if _told_to_close(pipe):
                 training.close()
-                message = None, True
-                break
+                send(pipe, (None, True))
+                return
     except StopIteration as stop:
-        message = stop.value, True
-    except Exception as error:  # noqa: BLE001 - whatever a training raises is an outcome, told to the driver
-        message = explain(error), True
-    pipe.send_bytes(pickle.dumps(message))
+        send(pipe, (stop.value, True))
+    except Exception as error:  # noqa: BLE001 - whatever a training raises is an outcome, reported to the driver
+        send(pipe, (explain(error), True))
 
 
 def _told_to_close(pipe: Connection) -> bool:

@@ -1,4 +1,4 @@
-"""One training at a time, in this process: breakpoints work, and nothing has to start."""
+"""One training at a time in this process: breakpoints work, and nothing has to start."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sweeper.training.start import start
 
 
 class SerialEngine:
-    """Advances its one training by an epoch whenever it is waited for."""
+    """Advance the one training by an epoch at each `wait`."""
 
     slots = 1
 
@@ -24,7 +24,7 @@ class SerialEngine:
         self._running: tuple[int, Training] | None = None
 
     def free(self) -> int:
-        """1 while nothing runs."""
+        """Return 1 while nothing runs."""
         return 0 if self._running else 1
 
     def submit(self, key: int, config: RunConfig) -> None:
@@ -42,7 +42,7 @@ class SerialEngine:
         except StopIteration as stop:
             self._running = None
             return [Event(key, stop.value)]
-        except Exception as error:  # noqa: BLE001 - whatever a training raises is an outcome, told to the driver
+        except Exception as error:  # noqa: BLE001 - whatever a training raises is an outcome, reported to the driver
             self._running = None
             return [Event(key, explain(error))]
 

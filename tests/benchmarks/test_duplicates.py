@@ -1,48 +1,21 @@
-"""Near-duplicates: the fast search against the slow one, on real images and on the worst there can be."""
+"""Near-duplicates, against distances computed image by image."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
-from benchmarks.duplicates import THRESHOLD, Nearest, near_duplicates, nearest, nearest_slowly
+from benchmarks.duplicates import THRESHOLD, near_duplicates, nearest
 from sweeper.training.images import Data, Images
 
 
-def assert_equal(found: Nearest, expected: Nearest) -> None:
-    assert (found.index.tolist(), found.squared.tolist()) == (expected.index.tolist(), expected.squared.tolist())
-
-
-@pytest.mark.parametrize("block", [7, 100, 5_000])
-def test_the_fast_search_finds_what_the_slow_one_finds(
-    sample: Data, monkeypatch: pytest.MonkeyPatch, block: int
-) -> None:
-    monkeypatch.setattr("benchmarks.duplicates.CANDIDATES", block)
-    monkeypatch.setattr("benchmarks.duplicates.QUERIES", 64)
+def test_the_nearest_is_that_in_whole_numbers(sample: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     queries, images = sample.val.pixels[:150], sample.train.pixels[:600]
-    assert_equal(nearest(queries, images), nearest_slowly(queries, images))
-
-
-def extreme(count: int) -> Tensor:
-    """Images of nothing but 0 and 255."""
-    return 255 * torch.randint(0, 2, (count, 28, 28), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
-
-
-def test_one_level_in_one_pixel_decides() -> None:
-    white = torch.full((28, 28), 255, dtype=torch.uint8)
-    images = white.repeat(2, 1, 1)
-    images[0, 0, :2] -= 1  # in rounded products no farther away than the other, and before it
-    images[1, 0, 0] -= 1
-    found = nearest(white[None], images)
-    assert_equal(found, nearest_slowly(white[None], images))
-    assert (found.index.tolist(), found.squared.tolist()) == ([1], [1])
-
-
-def test_of_neighbours_that_are_equally_near_the_first_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.duplicates.CANDIDATES", 10)
-    images = extreme(4).repeat(9, 1, 1)
-    assert nearest(images[:4], images).index.tolist() == [0, 1, 2, 3]
+    squared = torch.stack([(query.int() - images.int()).square().flatten(1).sum(1) for query in queries])
+    monkeypatch.setattr("benchmarks.duplicates.IMAGES", 250)
+    found = nearest(queries, images)
+    assert torch.equal(found.index, squared.argmin(1))
+    assert torch.equal(found.rms, (squared.min(1).values.double() / 784).sqrt() / 255)
 
 
 def test_the_distance_is_the_root_mean_square_of_pixels_in_0_to_1() -> None:

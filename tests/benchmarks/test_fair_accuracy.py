@@ -17,7 +17,10 @@ from sweeper.core.experiments import experiment
 from sweeper.core.images import Array
 from sweeper.data import splits
 from sweeper.data.fashion import SAMPLE, SAMPLE_DIR, IdxFile, read_idx
+from sweeper.engine.serial import SerialEngine
+from sweeper.training.folds import finish
 from sweeper.training.images import Data, load
+from sweeper.training.loop import train
 
 BASE = experiment(1, dataset="sample", epochs=2, train_images=200)
 SMALL = {"as it is": {}, "slower": {"lr": 1e-5}}
@@ -26,7 +29,7 @@ RECIPE = BASE.derive(epochs=1, split="test")
 
 @pytest.fixture(autouse=True)
 def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fair, "usable_cores", lambda: 1)
+    monkeypatch.setattr("sweeper.engine.choice.cores", lambda: 1)
 
 
 @pytest.fixture
@@ -98,26 +101,6 @@ def test_a_recipe_that_was_changed_is_refused(tmp_path: Path) -> None:
         fair_records.thaw(tmp_path / "other.json")
 
 
-def test_tuning_that_was_interrupted_goes_on(tmp_path: Path, two: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, trained = tmp_path / "recipe.json", []
-    add = fair_records.Record.add
-
-    def stopped(self: fair_records.Record, entry: dict[str, Any]) -> None:
-        if len(trained) == 1:
-            raise KeyboardInterrupt
-        trained.append(entry["name"])
-        add(self, entry)
-
-    monkeypatch.setattr(fair_records.Record, "add", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        fair.tune(BASE, SAMPLE_DIR, path, 1, 0.5, 1)
-    monkeypatch.setattr(
-        fair_records.Record, "add", lambda self, entry: (trained.append(entry["name"]), add(self, entry))
-    )
-    assert len(fair.tune(BASE, SAMPLE_DIR, path, 1, 0.5, 1)["tried"]) == 2
-    assert trained == list(SMALL)
-
-
 def test_a_candidate_that_diverged_is_not_chosen() -> None:
     entries = [
         {"name": "a", "diverged": "loss"},
@@ -154,7 +137,7 @@ def test_a_seed_is_evaluated_once(tmp_path: Path, looks: list[int]) -> None:
 def test_an_evaluation_that_was_interrupted_goes_on(
     tmp_path: Path, looks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, start = tmp_path / "results.jsonl", fair.SerialEngine.submit
+    path, start = tmp_path / "results.jsonl", SerialEngine.submit
 
     def until_second(self: Any, key: int, config: RunConfig) -> None:
         if config.seed == 1:
@@ -162,7 +145,7 @@ def test_an_evaluation_that_was_interrupted_goes_on(
         start(self, key, config)
 
     with monkeypatch.context() as patch:
-        patch.setattr(fair.SerialEngine, "submit", until_second)
+        patch.setattr(SerialEngine, "submit", until_second)
         with pytest.raises(KeyboardInterrupt):
             evaluate(path, 2)
     assert looks == [0]
@@ -170,9 +153,6 @@ def test_an_evaluation_that_was_interrupted_goes_on(
 
 
 def test_the_values_are_those_of_the_weights_after_the_last_epoch(tmp_path: Path) -> None:
-    from sweeper.training.folds import finish
-    from sweeper.training.loop import train
-
     [both] = load(RECIPE, SAMPLE_DIR)
     expected = finish(train(RECIPE, both))
     [found] = evaluate(tmp_path / "results.jsonl", 1)
@@ -205,12 +185,6 @@ def test_results_of_another_recipe_are_refused(tmp_path: Path, other: dict[str, 
     evaluate(path, 1)
     with pytest.raises(UsageError, match="results of another"):
         evaluate(path, 1, **other)
-
-
-def test_two_evaluations_at_once_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "results.jsonl"
-    with fair_records.Record.opened(path, {}), pytest.raises(UsageError, match="another process"):
-        evaluate(path, 1)
 
 
 def test_a_result_is_on_the_disk_before_the_next_and_never_there_twice(tmp_path: Path) -> None:

@@ -1,18 +1,22 @@
+"""Calls in a helper process that has torch."""
+
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from contextlib import closing
-from typing import Any
 
 import psutil
 import pytest
 
 from sweeper.core.errors import ConfigError, WorkerLost
 from sweeper.engine import aside
-from sweeper.engine.aside import call, here, stream
+from sweeper.engine.aside import call, stream
 from sweeper.engine.forkserver import start_server
 from tests.support.called import Unpicklable, add, count, die, endless, hear_ctrl_c, leave, process, refuse
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -34,12 +38,16 @@ def test_a_call_is_made_here_where_torch_is_loaded():
     assert call(add, 2, 3) == 5
 
 
-def test_a_call_is_made_here_where_there_is_nothing_to_fork_from(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(aside, "running", lambda: False)
-    monkeypatch.setattr(aside, "sys", type("NoTorch", (), {"modules": {}}))
-    assert here()
-    monkeypatch.setattr(aside, "running", lambda: True)
-    assert not here()
+def test_a_call_is_made_here_until_there_is_a_server_to_fork_from(alone: dict[str, str]):
+    code = """
+from sweeper.engine.aside import here
+from sweeper.engine.forkserver import start_server
+before = here()
+start_server()
+print(before, here())
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=alone, capture_output=True, text=True, check=True)
+    assert done.stdout == "True False\n"
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["aside", "here"])
@@ -83,7 +91,7 @@ def test_ctrl_c_is_left_to_the_driver(elsewhere: None):
     assert call(hear_ctrl_c) == "goes on"
 
 
-def test_closing_a_stream_ends_its_process(elsewhere: None, until: Any):
+def test_closing_a_stream_ends_its_process(elsewhere: None):
     with closing(stream(endless)) as steps:
         pid = next(steps)
         assert psutil.pid_exists(pid)

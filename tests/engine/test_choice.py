@@ -86,19 +86,12 @@ def test_a_ray_cluster_is_looked_at_once(make: Any, monkeypatch: pytest.MonkeyPa
     """By `prepare`: to join it takes seconds, as it is done in another process first."""
     ray = pytest.importorskip("sweeper.engine.ray")
     looked: list[str] = []
-    made: list[dict[str, Any]] = []
-
-    def engine(*_: Any, **options: Any) -> SerialEngine:
-        made.append(options)
-        return SerialEngine((), 1)
-
-    monkeypatch.setattr(ray, "check_cluster", looked.append)
-    monkeypatch.setattr(ray, "RayEngine", engine)
+    monkeypatch.setattr("sweeper.engine.ray_cluster.check_cluster", looked.append)
+    monkeypatch.setattr(ray, "RayEngine", lambda *_, **__: SerialEngine((), 1))
     choice = EngineChoice("ray", None, address="10.0.0.1:6379")
     prepare(choice)
     make(choice)
     assert looked == ["10.0.0.1:6379"]
-    assert [options["checked"] for options in made] == [True]
     prepare(EngineChoice("ray", None))  # one is started here
     assert looked == ["10.0.0.1:6379"]
 
@@ -111,9 +104,9 @@ def test_a_ray_cluster_is_looked_at_once(make: Any, monkeypatch: pytest.MonkeyPa
         (EngineChoice(gpus=0.5), CONFIG, "--engine ray"),
         (EngineChoice("gpu"), CONFIG, "needs a GPU. Use --engine processes --workers N"),
         (EngineChoice("gpu"), ON_GPU.model_copy(update={"split": "folds", "folds": 3}), "--engine processes"),
-        (EngineChoice("ray"), ON_GPU, "part of a GPU"),
-        (EngineChoice("ray", gpus=0.25), CONFIG, "gpus_per_trial=0.25: training on cpu .* where there is a GPU"),
-        (EngineChoice("ray", gpus=1), CONFIG.model_copy(update={"device": "cuda:1"}), "'cuda:1': .* --device cuda"),
+        (EngineChoice("ray"), ON_GPU, "share of a GPU"),
+        (EngineChoice("ray", gpus=0.25), CONFIG, "gpus_per_trial=0.25: the device is cpu.* where there is a GPU"),
+        (EngineChoice("ray", gpus=1), CONFIG.model_copy(update={"device": "cuda:1"}), "'cuda:1': .* Use --device cuda"),
     ],
 )
 def test_a_choice_that_cannot_be_is_refused(choice: EngineChoice, config: RunConfig, says: str):

@@ -1,4 +1,4 @@
-"""Places for commands under faults, and the tally of what was done to them and what was lost."""
+"""Places for commands under faults, and the tally of faults and losses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Note on the test whether it passed, for its fixtures."""
+    """Note on the test if it passed, for its fixtures."""
     report = yield
     if report.when == "call":
         item.passed = report.passed

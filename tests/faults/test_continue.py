@@ -5,22 +5,17 @@ from __future__ import annotations
 import json
 import random
 import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.faults.conftest import Tally
 from tests.faults.tools.place import OFFLINE, PATIENCE, SWEEP, Place
+from tests.support.waiting import until
 
 pytest_plugins = ["tests.support.mlflow_store", "tests.support.postgres"]
 
 POINTS = ("asked", "begun", "submitted", "reporting", "over", "telling", "appending", "renaming")
-
-
-def found(place: Place) -> list[tuple[Any, ...]]:
-    return [(row.number, row.state, dict(row.params), row.value, row.loss, row.epochs) for row in place.rows()]
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
@@ -40,9 +35,9 @@ def test_a_sweep_killed_again_and_again_finds_what_an_unbroken_one_finds(
         place.stopped_by(signal.SIGKILL, *command)
     place.faults = {}
     assert place.run(*command).returncode == 0
-    expected = found(unbroken)
+    expected = unbroken.found()
     assert len(expected) == trials
-    wrong = sum(ours != theirs for ours, theirs in zip(found(place), expected, strict=True))
+    wrong = sum(ours != theirs for ours, theirs in zip(place.found(), expected, strict=True))
     tally(
         "G4",
         {"kill -9 of one sweep": kills, "trials": trials},
@@ -50,13 +45,10 @@ def test_a_sweep_killed_again_and_again_finds_what_an_unbroken_one_finds(
     )
 
 
-def start_two(
-    place: Place, tmp_path: Path, until: Callable[..., Any], study: str, *storage: str
-) -> tuple[list[int], list[str]]:
-    """Start two drivers of a study at once; the one that holds it waits in its first epoch until the other has ended.
+def start_two(place: Place, tmp_path: Path, study: str, *storage: str) -> tuple[list[int], list[str]]:
+    """Start two drivers of a study at once, and return their exit codes and what each wrote on stderr.
 
-    Returns:
-        Their exit codes, and what they said on stderr.
+    The one that holds the study waits in its first epoch until the other has ended.
     """
     command = (*SWEEP, *OFFLINE, "--trials", "2", "--epochs", "1", "--study", study, *storage)
     go = tmp_path / f"go-{study}"
@@ -78,20 +70,19 @@ def test_of_two_drivers_at_a_time_one_is_refused(
     place: Place,
     tmp_path: Path,
     tally: Tally,
-    until: Callable[..., Any],
     database: str,
     times: int,
 ):
     storage = ("--storage", request.getfixturevalue("new_database")()) if database == "PostgreSQL" else ()
     for number in range(times):
-        codes, said = start_two(place, tmp_path, until, f"s{number}", *storage)
+        codes, said = start_two(place, tmp_path, f"s{number}", *storage)
         assert sorted(codes) == [0, 2], said
         (line,) = said[codes.index(2)].splitlines()
         assert line.startswith(f"error: study 's{number}' is being driven by ")
     tally("G5", {f"pairs of drivers started at once on {database}": times}, {"both accepted, or none": 0})
 
 
-def test_status_can_be_asked_while_a_driver_is_at_work(place: Place, tmp_path: Path, until: Callable[..., Any]):
+def test_status_can_be_asked_while_a_driver_is_at_work(place: Place, tmp_path: Path):
     place.faults = {"gate": {"at": "reporting", "file": str(tmp_path / "go")}}
     with place.begin(*SWEEP, *OFFLINE, "--trials", "1", "--epochs", "1") as driver:
         until(lambda: place.count("reporting"), "the first epoch", PATIENCE)

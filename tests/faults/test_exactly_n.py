@@ -24,7 +24,7 @@ COMMAND = (*SWEEP, "--trials", str(TRIALS), "--epochs", str(EPOCHS), "--workers"
 
 
 def finished_by(place: Place, done: subprocess.CompletedProcess[str]) -> dict[str, int]:
-    """What a sweep that said that it is done has lost, doubled, or left running."""
+    """Count what a sweep that ended well has lost, doubled, or left running."""
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["finished"] == TRIALS
@@ -38,7 +38,7 @@ def finished_by(place: Place, done: subprocess.CompletedProcess[str]) -> dict[st
         "numbers out of order": [row.number for row in rows] != list(range(TRIALS)),
         "trials without a run in MLflow": len({str(n) for n in range(TRIALS)} - numbers.keys()),
         "runs doubled in MLflow": sum(n - 1 for n in numbers.values()),
-        "left RUNNING in the study": sum(row.state == "running" for row in rows),
+        "left RUNNING in the study": place.unfinished(),
         "left RUNNING in MLflow": sum(run.info.status == "RUNNING" for run in runs),
         "epochs lost": (journal - stored).total(),
         "epochs doubled": (stored - journal).total(),
@@ -52,10 +52,6 @@ def events(place: Place, trial: int) -> list[dict[str, Any]]:
 def measured(place: Place, trial: int) -> list[tuple[int, float]]:
     """(step, accuracy) of each epoch of a trial in the journal."""
     return [(e["step"], e["metrics"]["val/accuracy"]) for e in events(place, trial) if e["event"] == "epoch"]
-
-
-def unfinished(place: Place) -> int:
-    return sum(row.state == "running" for row in place.rows())
 
 
 def long_but(quick: set[Any], values: list[Any]) -> list[Any]:
@@ -75,8 +71,7 @@ OF_THE_DRIVER += [("appending", 7), ("renaming", 8), ("uploading", 4), ("noting"
 def test_a_driver_killed_with_a_trial_in_hand_comes_to_exactly_n(place: Place, tally: Tally, point: tuple[str, int]):
     place.strike(*point, signal.SIGKILL)
     place.stopped_by(signal.SIGKILL, *COMMAND)
-    alive = unfinished(place)
-    assert alive > 0, "the kill hit no live trial"
+    assert place.unfinished() > 0, "the kill hit no live trial"
     place.faults = {}
     tally("G1", {"kill -9 of the driver": 1, "trials": TRIALS}, finished_by(place, place.run(*COMMAND)))
 
@@ -110,7 +105,7 @@ def test_what_an_ended_driver_left_running_is_finished_by_the_next(place: Place,
     phase, signum = end
     place.strike(phase, 3, signal.Signals[signum])
     place.stopped_by(signal.Signals[signum], *COMMAND)
-    assert unfinished(place) > 0
+    assert place.unfinished() > 0
     place.faults = {}
     tally("G3", {f"{signum} to the driver": 1, "trials": TRIALS}, finished_by(place, place.run(*COMMAND)))
 
@@ -123,7 +118,7 @@ def test_a_driver_that_is_stopped_goes_on_or_is_replaced(place: Place, tally: Ta
     with place.begin(*COMMAND) as process:
         _, status = os.waitpid(process.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status)
-        assert unfinished(place) > 0
+        assert place.unfinished() > 0
         os.kill(process.pid, signal.Signals[then])
         assert process.wait(PATIENCE) == (0 if then == "SIGCONT" else -signal.SIGKILL), place.said
     if then == "SIGCONT":

@@ -24,6 +24,7 @@ from sweeper.tracking.upload import Figures
 from tests.faults.conftest import Tally
 from tests.faults.tools.place import OFFLINE, PATIENCE, SWEEP, Place
 from tests.faults.tools.proxy import Proxy
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from tests.support.mlflow_store import MlflowServer
@@ -38,7 +39,7 @@ Point = tuple[str, str, int, int, float]  # run, metric, step, time, value
 
 
 def in_journal(root: Path) -> Counter[Point]:
-    """Every point that the store must have: those of each epoch, and at step 0 the last values."""
+    """Return the points that the store must have: those of each epoch, and at step 0 the last values."""
     return Counter(
         (str(folder.relative_to(root)), name, event.get("step", 0), event["time"], value)
         for folder in run_folders(root)
@@ -48,7 +49,7 @@ def in_journal(root: Path) -> Counter[Point]:
 
 
 def in_store(root: Path, uri: str, through: str) -> Counter[Point]:
-    """Every point of those runs that the store behind `uri` has; they were sent to it by the name of `through`."""
+    """Return the points of these runs in the store at `uri`, which got them under the name `through`."""
     from mlflow import MlflowClient
 
     client, points = MlflowClient(tracking_uri=uri), Counter()
@@ -80,25 +81,19 @@ def proxy(mlflow_server: MlflowServer) -> Iterator[Proxy]:
     proxy.cut()
 
 
-class Writer(threading.Thread):
-    """Writes runs of `METRICS` metrics an epoch, as fast as the journal takes them."""
-
-    def __init__(self, tracker: MlflowTracker, runs: int, epochs: int) -> None:
-        super().__init__()
-        self._tracker, self._runs, self._epochs = tracker, runs, epochs
-
-    def run(self) -> None:
-        values = random.Random(0)
-        for number in range(self._runs):
-            info = RunInfo(uuid.uuid4().hex, f"{number:03d}", {}, {"sweeper.kind": "trial"}, "", f"points/{number:04d}")
-            log = self._tracker.start(info)
-            for step in range(1, self._epochs + 1):
-                log.epoch(step, {f"group/m{m}": values.random() for m in range(METRICS)})
-            log.end(FINISHED, {"final/m": values.random()}, {"sweeper.state": "complete"})
+def write_runs(tracker: MlflowTracker, runs: int, epochs: int) -> None:
+    """Write runs of `METRICS` metrics an epoch, as fast as the journal takes them."""
+    values = random.Random(0)
+    for number in range(runs):
+        info = RunInfo(uuid.uuid4().hex, f"{number:03d}", {}, {"sweeper.kind": "trial"}, "", f"points/{number:04d}")
+        log = tracker.start(info)
+        for step in range(1, epochs + 1):
+            log.epoch(step, {f"group/m{m}": values.random() for m in range(METRICS)})
+        log.end(FINISHED, {"final/m": values.random()}, {"sweeper.state": "complete"})
 
 
 def carried(root: Path) -> int:
-    """Number of events that MLflow has acknowledged."""
+    """Return how many events MLflow has acknowledged."""
     notes = [json.loads(path.read_bytes()) for path in root.glob("**/upload.json")]
     return sum(note["events"] for note in notes)
 
@@ -110,47 +105,37 @@ def through(proxy: Proxy) -> str:
 # --- G2 ------------------------------------------------------------------------------------------------
 
 
-def write_through(
-    tmp_path: Path,
-    uri: str,
-    runs: int,
-    epochs: int,
-    outages: int,
-    outage: Callable[[], None],
-    until: Callable[..., None],
-) -> Path:
+def write_through(root: Path, uri: str, runs: int, epochs: int, outages: int, outage: Callable[[], None]) -> None:
     """Write points while the server fails `outages` times, each time when its share of the events has arrived."""
     events = runs * (epochs + 2)
-    tracker = MlflowTracker(tmp_path / "journal", uri, Figures(lambda *_: b"", lambda *_: b""), lambda _: None)
-    writer = Writer(tracker, runs, epochs)
+    tracker = MlflowTracker(root, uri, Figures(lambda *_: b"", lambda *_: b""), lambda _: None)
+    writer = threading.Thread(target=write_runs, args=(tracker, runs, epochs))
     writer.start()
     for nth in range(1, outages + 1):
         reached = events * nth // (outages + 1)
-        until(lambda reached=reached: carried(tracker.root) >= reached, f"{reached} events in MLflow", PATIENCE)
+        until(lambda reached=reached: carried(root) >= reached, f"{reached} events in MLflow", PATIENCE)
         outage()
     writer.join()
     assert tracker.close(PATIENCE) == 0
-    assert carried(tracker.root) == events
-    return tracker.root
+    assert carried(root) == events
 
 
 def test_no_point_is_lost_or_doubled_where_connections_break(
-    tmp_path: Path, mlflow_server: MlflowServer, proxy: Proxy, until: Callable[..., None], tally: Tally
+    tmp_path: Path, mlflow_server: MlflowServer, proxy: Proxy, tally: Tally
 ):
-
     def outage() -> None:
         proxy.cut()
         proxy.mend()
 
-    root = write_through(tmp_path, through(proxy), 10, 20, 3, outage, until)
-    tally(
-        "G2", {"points": in_journal(root).total(), "cut connections": 3}, lost(root, mlflow_server.uri, through(proxy))
-    )
+    root = tmp_path / "journal"
+    write_through(root, through(proxy), 10, 20, 3, outage)
+    done = {"points": in_journal(root).total(), "cut connections": 3}
+    tally("G2", done, lost(root, mlflow_server.uri, through(proxy)))
 
 
 @pytest.mark.slow
 def test_no_point_is_lost_or_doubled_where_the_server_is_killed(
-    tmp_path: Path, make_server: Callable[[], MlflowServer], until: Callable[..., None], tally: Tally
+    tmp_path: Path, make_server: Callable[[], MlflowServer], tally: Tally
 ):
     server = make_server()
     server.start()
@@ -159,7 +144,8 @@ def test_no_point_is_lost_or_doubled_where_the_server_is_killed(
         server.stop()
         server.start()
 
-    root = write_through(tmp_path, server.uri, 100, 100, 5, outage, until)
+    root = tmp_path / "journal"
+    write_through(root, server.uri, 100, 100, 5, outage)
     tally("G2", {"points": in_journal(root).total(), "server kills": 5}, lost(root, server.uri, server.uri))
     server.stop()
 
@@ -186,7 +172,7 @@ def test_no_point_is_doubled_where_sync_is_killed(place: Place, mlflow_server: M
 
 @pytest.mark.parametrize("seconds", [3, pytest.param(120, marks=pytest.mark.slow)])
 def test_an_outage_stops_no_training_and_loses_nothing(
-    place: Place, mlflow_server: MlflowServer, proxy: Proxy, until: Callable[..., None], tally: Tally, seconds: int
+    place: Place, mlflow_server: MlflowServer, proxy: Proxy, tally: Tally, seconds: int
 ):
     """The server goes away after the first epoch, and is back `seconds` after it, or after half the trials."""
     trials = max(4, seconds // 5)
@@ -215,9 +201,7 @@ def test_a_slow_or_overloaded_server_loses_nothing(
 ):
     proxy.delay, proxy.refused = delay, refused
     command = (*SWEEP, "--tracking-uri", through(proxy), "--trials", "4", "--epochs", "4", "--pruner", "none")
-    place.faults = {
-        "pace": 1
-    }  # a run that trains in no time outruns its upload, which takes seconds at 500 ms a request
+    place.faults = {"pace": 1}  # a run that trains in no time outruns its upload, at 500 ms a request
     for _ in range(10):  # at its start it may be turned away, by a server that answers 503
         done = place.run(*command)
         if done.returncode != 4:

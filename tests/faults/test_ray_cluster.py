@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,13 @@ import pytest
 from sweeper.core.config import RunConfig
 from sweeper.core.results import EpochResult
 from sweeper.core.trial import Trial
-from sweeper.data.shared import SharedSplits
 from sweeper.engine.base import Engine
 from sweeper.engine.forkserver import start_server
-from sweeper.engine.processes import ProcessEngine
 from sweeper.study.opening import open_study
 from sweeper.study.space import Choice, Range, Space
 from sweeper.study.study import Study, StudySettings
 from sweeper.sweep.driver import Driver
-from sweeper.tracking.base import NullTracker, RunInfo, Tracker
+from sweeper.tracking.base import RunInfo, Tracker
 from sweeper.tracking.mlflow import MlflowTracker
 from sweeper.tracking.reading import read_events
 from sweeper.tracking.store import EXPERIMENT
@@ -35,6 +33,7 @@ from sweeper.tracking.upload import Figures
 from sweeper.training.images import Data
 from tests.faults.conftest import Tally
 from tests.support.descendants import descendants
+from tests.support.waiting import until
 
 ray = pytest.importorskip("ray")
 
@@ -47,6 +46,7 @@ pytestmark = [
 
 TRIALS = 20
 EPOCHS = 8
+BASE = RunConfig(model="small", epochs=EPOCHS, dataset="sample")
 SPACE = Space({"lr": Range(0.001, 0.01, log=True), "batch_size": Choice((32, 64, 128))})
 PATIENCE = 120  # seconds, for uploads that take ten
 NODES = 3
@@ -113,39 +113,13 @@ class Watch:
     def tick(self) -> None: ...
 
 
-def study_at(home: Path, **changes: Any) -> Study:
-    base = RunConfig(model="small", epochs=EPOCHS, dataset="sample").derive(**changes)
-    settings = StudySettings(base, SPACE, "0" * 64, pruner="none", seed=7)
-    return open_study("chaos", settings, f"sqlite:///{home / 'sweeper.db'}")
-
-
-def drive(study: Study, engine: Engine, tracker: Tracker, view: Watch, trials: int) -> None:
+def drive(study: Study, engine: Engine, tracker: Tracker, view: Watch) -> None:
     def describe(trial: Trial) -> RunInfo:
         tags = {"sweeper.kind": "trial", "sweeper.trial": str(trial.number)}
         return RunInfo(f"{study.uid}/{trial.number}", f"{trial.number:03d}", trial.config.to_params(), tags, "",
                        f"chaos/{trial.number:04d}")  # fmt: skip
 
-    Driver(study, engine, tracker, describe, view).run(trials)
-
-
-@pytest.mark.slow
-def test_one_at_a_time_the_cluster_is_asked_what_a_worker_process_is_asked(tmp_path: Path, tiny: Data, nodes: Nodes):
-    from sweeper.engine.ray import RayEngine
-
-    asked = []
-    for name in ("processes", "ray"):
-        (tmp_path / name).mkdir()
-        with ExitStack() as stack:
-            engine: Engine
-            if name == "ray":
-                engine = stack.enter_context(closing(RayEngine([tiny], 1, address=nodes.address)))
-            else:
-                engine = stack.enter_context(closing(ProcessEngine(SharedSplits([tiny.arrays()]), 1, 1)))
-            study = stack.enter_context(closing(study_at(tmp_path / name, epochs=4)))
-            drive(study, engine, NullTracker(), Watch(), 14)
-            asked.append([(row.number, row.state, dict(row.params), row.value, row.loss) for row in study.rows()])
-    assert asked[0] == asked[1]
-    assert len({str(row[2]) for row in asked[0]}) == 14
+    Driver(study, engine, tracker, describe, view).run(TRIALS)
 
 
 def test_a_sweep_survives_a_killed_worker_and_a_removed_node(
@@ -161,7 +135,6 @@ def test_a_sweep_survives_a_killed_worker_and_a_removed_node(
 
     monkeypatch.setenv("PGPASSWORD", "canary")
     environments: list[str] = []
-
     killed: list[int] = []
     removed: list[int] = []
 
@@ -178,9 +151,13 @@ def test_a_sweep_survives_a_killed_worker_and_a_removed_node(
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     tracker = MlflowTracker(tmp_path / "journal", uri, Figures(lambda *_: b"", lambda *_: b""), lambda _: None)
     watch = Watch(strike)
-    with closing(study_at(tmp_path)) as study, closing(RayEngine([tiny], None, address=nodes.address)) as engine:
+    settings = StudySettings(BASE, SPACE, "0" * 64, pruner="none", seed=7)
+    with (
+        closing(open_study("chaos", settings, f"sqlite:///{tmp_path / 'sweeper.db'}")) as study,
+        closing(RayEngine([tiny], None, address=nodes.address)) as engine,
+    ):
         assert engine.slots == NODES
-        drive(study, engine, tracker, watch, TRIALS)
+        drive(study, engine, tracker, watch)
         rows = study.rows()
     assert tracker.close(PATIENCE) == 0
     assert [len(killed), len(removed)] == [1, 1]
@@ -200,7 +177,7 @@ def test_a_sweep_survives_a_killed_worker_and_a_removed_node(
 
 
 def test_a_node_that_joins_is_used_and_a_few_trainings_wait_for_more(
-    tiny: Data, nodes: Nodes, until: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    tiny: Data, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ):
     from sweeper.engine import ray as engines
     from sweeper.engine.ray import QUEUED, RayEngine
@@ -221,7 +198,7 @@ def test_a_node_that_joins_is_used_and_a_few_trainings_wait_for_more(
 
 
 def runs_of(uri: str) -> list[Any]:
-    """MLflow's runs; one a trial."""
+    """Return MLflow's runs, one a trial."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
@@ -231,6 +208,6 @@ def runs_of(uri: str) -> list[Any]:
 
 
 def missing_epochs(journal: Path) -> int:
-    """How far the runs are from having each epoch once."""
+    """Count the runs that do not have each epoch exactly once."""
     steps = [[e["step"] for e in read_events(folder) if e["event"] == "epoch"] for folder in journal.iterdir()]
     return sum(each != list(range(1, EPOCHS + 1)) for each in steps)

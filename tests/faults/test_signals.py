@@ -20,6 +20,7 @@ from sweeper.tracking.reading import read_events, run_folders
 from tests.faults.conftest import Tally
 from tests.faults.tools.place import PATIENCE, SWEEP, Place
 from tests.faults.tools.tally import note
+from tests.support.waiting import until
 
 pytest_plugins = ["tests.support.mlflow_store"]
 # MLflow's own use of SQLAlchemy 2.1
@@ -43,7 +44,7 @@ def cases() -> list[Any]:
 
 @pytest.mark.parametrize(("signum", "at", "nth"), cases())
 def test_a_signal_ends_a_sweep_and_leaves_nothing_running(
-    place: Place, tally: Tally, until: Any, signum: signal.Signals, at: str, nth: int
+    place: Place, tally: Tally, signum: signal.Signals, at: str, nth: int
 ):
     """The signal goes to all processes of the command, as a terminal sends it."""
     place.strike(at, nth, signum, whom="group")
@@ -54,16 +55,17 @@ def test_a_signal_ends_a_sweep_and_leaves_nothing_running(
     *warnings, error = place.said.splitlines()
     assert error == f"error: stopped by {signum.name}"
     assert all(line.startswith("warning: ") for line in warnings), place.said  # no traceback, of a worker neither
+    assert KILLED in statuses(place)
+    tally("G9", {f"{signum.name} to all processes of a sweep": 1}, place.left_running())
+
+
+def statuses(place: Place) -> list[str]:
+    """Return the status of each run that has an end in the journal."""
     ends = [read_events(folder)[-1] for folder in run_folders(place.home / "journal")]
-    assert KILLED in {e.get("status") for e in ends}
-    left = {
-        "runs without an end in the journal": sum(e["event"] != "end" for e in ends),
-        "left RUNNING in MLflow": sum(run.info.status == "RUNNING" for run in place.all_runs()),
-    }
-    tally("G9", {f"{signum.name} to all processes of a sweep": 1}, left)
+    return sorted(end["status"] for end in ends if end["event"] == "end")
 
 
-def test_the_sigterm_that_follows_a_ctrl_c_on_mlflow_run_cuts_nothing_off(place: Place, tally: Tally, until: Any):
+def test_the_sigterm_that_follows_a_ctrl_c_on_mlflow_run_cuts_nothing_off(place: Place, tally: Tally):
     """MLflow sends it a quarter of a second after the Ctrl-C; nothing has arrived in its store by then."""
     go = place.home.parent / "go"
     strike = {"at": "training", "nth": 4, "signal": "SIGINT", "whom": "group"}
@@ -75,12 +77,7 @@ def test_the_sigterm_that_follows_a_ctrl_c_on_mlflow_run_cuts_nothing_off(place:
         go.touch()
         assert process.wait(PATIENCE) == 128 + signal.SIGINT, place.said
     assert place.said.splitlines()[-1] == "error: stopped by SIGINT"
-    ends = [read_events(folder)[-1] for folder in run_folders(place.home / "journal")]
-    left = {
-        "runs without an end in the journal": sum(e["event"] != "end" for e in ends),
-        "left RUNNING in MLflow": sum(run.info.status == "RUNNING" for run in place.all_runs()),
-    }
-    tally("G9", {"SIGINT to all processes of a sweep, then SIGTERM to its driver": 1}, left)
+    tally("G9", {"SIGINT to all processes of a sweep, then SIGTERM to its driver": 1}, place.left_running())
 
 
 @pytest.mark.parametrize(
@@ -102,15 +99,12 @@ def test_a_stdout_that_takes_no_more_ends_a_sweep_and_leaves_nothing_running(
         process = stack.enter_context(place.begin(*command, stdout=stdout))
         assert process.wait(PATIENCE) == code, place.said
     assert place.said.splitlines()[-1] == f"error: {error}"
-    ends = [read_events(folder)[-1] for folder in run_folders(place.home / "journal")]
-    assert sorted(end["status"] for end in ends) == [FAILED, KILLED, KILLED]
-    runs = [run.info.status for run in place.all_runs()]
+    assert statuses(place) == [FAILED, KILLED, KILLED]
+    left = place.left_running()
     place.faults = {}
     assert place.run(*command).returncode == 0
     states = [row.state for row in place.rows()]
-    left = {
-        "runs without an end in the journal": sum(e["event"] != "end" for e in ends),
-        "left RUNNING in MLflow": runs.count("RUNNING"),
+    left |= {
         "left RUNNING in the study": states.count("running"),
         "trials not finished": 3 - states.count("complete") - states.count("pruned"),
     }

@@ -547,7 +547,7 @@ def test_a_ray_that_cannot_be_used_is_told_before_anything_is_created(
     if installed:
         pytest.importorskip("ray")
     else:
-        monkeypatch.setitem(sys.modules, "sweeper.engine.ray", None)
+        monkeypatch.setitem(sys.modules, "sweeper.engine.ray_cluster", None)
     options = SweepOptions("few", 2, FEW, "random", "none", 0, None, False, EngineChoice("ray", address=address))
     with pytest.raises(SweeperError, match=says) as caught:
         optimize(place.environment, place.choose(), options)

@@ -1,19 +1,31 @@
 """The `sweeper` command with stubs for training and figures, and with faults that strike at an event, never at a time.
 
-    FAULTS='{…}' python -m faults.tools.launch optimize --trials 6 …
+    FAULTS='{…}' python -m tests.faults.tools.launch optimize --trials 6 …
 
 FAULTS is a JSON object; everything in it may be left out:
 
     marks      a folder in which all processes of the command count the events together
     strikes    a list of {at, nth, signal, whom}: when event `at` happens for the nth time, counted from 1, the process
-               in which it does sends that signal to itself, its parent, or its group (whom: self, parent, group)
+               in which it happens sends that signal to itself, its parent, or its group (whom: self, parent, group)
     gate       {at, file, beyond}: the process waits in event `at` until `file` exists, once it happened `beyond` times
-    outcomes   {n: nan | runaway | memory | exit | fails | wrong}: what the nth training to begin comes to, not a result
+    outcomes   {n: nan | runaway | memory | exit | fails | wrong}: how the nth training to begin ends, without a result
     pace       seconds that an epoch takes; 0
     weights    bytes of the weights; 1,000
 
-An event is a call of a function of the driver or of the stub, at its beginning or after it:
-`EVENTS` lists them. `marks/EVENT` has a byte for each time it happened.
+An event is a call of a function of the driver or of the stub, at its beginning or after it. `marks/EVENT` has a byte
+for each time it happened. The events:
+
+    asked      a trial was asked for, and nothing is done with it yet
+    begun      a trial is in the study, and nothing of it in the journal
+    submitted  a worker was given a trial
+    training   a worker is in the middle of a training
+    reporting  an epoch has arrived in the driver, and is recorded nowhere
+    over       a trial has ended, and its outcome is recorded nowhere
+    telling    a trial's outcome is in the journal, and about to be in the study
+    appending  half a line of the journal is written
+    renaming   a file is written aside, and not in its place yet
+    uploading  MLflow is about to be sent a batch
+    noting     MLflow has acknowledged a batch, and no note of it is written
 """
 
 from __future__ import annotations
@@ -39,35 +51,26 @@ from sweeper.training.images import Data
 
 FAULTS: dict[str, Any] = json.loads(os.environ.get("FAULTS", "{}"))
 
-EVENTS = {
-    "asked": "a trial was asked for, and nothing is done with it yet",
-    "begun": "a trial is in the study, and nothing of it in the journal",
-    "submitted": "a worker was given a trial",
-    "training": "a worker is in the middle of a training",
-    "reporting": "an epoch has arrived in the driver, and is recorded nowhere",
-    "over": "a trial has ended, and its outcome is recorded nowhere",
-    "telling": "a trial's outcome is in the journal, and about to be in the study",
-    "appending": "half a line of the journal is written",
-    "renaming": "a file is written aside, and not in its place yet",
-    "uploading": "MLflow is about to be sent a batch",
-    "noting": "MLflow has acknowledged a batch, and no note of it is written",
-}
+
+def count(mark: str) -> int:
+    """Count one more `mark`, among all processes of the command, and return its number."""
+    stream = os.open(f"{FAULTS['marks']}/{mark}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(stream, b".")  # the offset after an append is the number of this mark, whichever process wrote it
+    nth = os.lseek(stream, 0, os.SEEK_CUR)
+    os.close(stream)
+    return nth
 
 
 def happened(event: str) -> None:
-    """Count the event, and strike if it is time to."""
+    """Count the event, strike if it is time to, and wait at a gate that is shut."""
     if "marks" not in FAULTS:
         return
-    mark = os.open(f"{FAULTS['marks']}/{event}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(mark, b".")  # the offset after an append is the number of this event, whichever process wrote it
-    nth = os.lseek(mark, 0, os.SEEK_CUR)
-    os.close(mark)
+    nth = count(event)
     for strike in FAULTS.get("strikes", []):
         if (strike["at"], strike["nth"]) == (event, nth):
             pathlib.Path(FAULTS["marks"], "struck").touch()
-            signum = signal.Signals[strike["signal"]]
             send = {"self": os.getpid(), "parent": os.getppid(), "group": 0}
-            os.kill(send[strike.get("whom", "self")], signum)
+            os.kill(send[strike.get("whom", "self")], signal.Signals[strike["signal"]])
     gate = FAULTS.get("gate", {})
     shut = gate.get("at") == event and nth > gate.get("beyond", 0)
     while shut and not os.path.exists(gate["file"]):  # noqa: PTH110 - Path is patched
@@ -104,7 +107,7 @@ def after(owner: Any, name: str, event: str) -> None:
 
 
 def train(config: RunConfig, data: Data) -> Training:
-    """What a training would yield, made up from the configuration: the same for the same, and in no time."""
+    """Yield what a training would, made up from the configuration: the same for the same, and in no time."""
     numbers = random.Random(config.key)
     ceiling = numbers.uniform(0.6, 0.9)
     outcome = next_outcome()
@@ -123,15 +126,8 @@ def train(config: RunConfig, data: Data) -> Training:
 
 
 def next_outcome() -> str | None:
-    """What the training that begins now shall come to."""
-    if not FAULTS.get("outcomes"):
-        return None
-    trainings = os.open(f"{FAULTS['marks']}/trainings", os.O_WRONLY | os.O_APPEND | os.O_CREAT)  # which is no event
-    os.write(trainings, b".")
-    nth = os.lseek(trainings, 0, os.SEEK_CUR)
-    os.close(trainings)
-    outcome: str | None = FAULTS["outcomes"].get(str(nth))
-    return outcome
+    """Return how the training that begins now shall end."""
+    return FAULTS["outcomes"].get(str(count("trainings"))) if FAULTS.get("outcomes") else None
 
 
 def come_to(outcome: str | None, config: RunConfig) -> None:

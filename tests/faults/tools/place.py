@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.study.reading import read_study
 from sweeper.study.rows import TrialRow
-from sweeper.tracking.reading import read_events
+from sweeper.tracking.reading import read_events, run_folders
 from sweeper.tracking.store import EXPERIMENT
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 ROOT = Path(__file__).parents[3]
@@ -29,9 +30,9 @@ OFFLINE = ("--tracking-uri", "offline")
 
 @dataclass
 class Place:
-    """A folder that commands run in; with `faults`, faults.tools.launch runs them, with stub training.
+    """A folder for commands; with `faults`, tests.faults.tools.launch runs them, with stub training.
 
-    Two places of one `home` at a time need different names.
+    Two places with the same `home` need different names.
     """
 
     home: Path
@@ -71,7 +72,7 @@ class Place:
         return [sys.executable, "-m", module, *argv]
 
     def _env(self) -> dict[str, str]:
-        """The environment of the command; each has marks of its own."""
+        """Return the environment of the command; each command has marks of its own."""
         if self.faults is None:
             return self.env
         self.marks.mkdir(parents=True, exist_ok=True)
@@ -83,29 +84,29 @@ class Place:
 
     @property
     def said(self) -> str:
-        """What the command that was begun last has written on stderr."""
+        """The stderr of the command that was begun last."""
         return self._said().read_text()
 
     @property
     def marks(self) -> Path:
-        """Where the events of the present commands are counted."""
+        """The folder in which the events of the present command are counted."""
         return self._marks(self._begun)
 
     def _marks(self, begun: int) -> Path:
         return (self.aside or self.home.parent) / f"marks{self.name}-{begun}"
 
     def count(self, event: str) -> int:
-        """How often an event has happened in the present commands."""
+        """Return how often an event has happened in the present command."""
         mark = self.marks / event
         return mark.stat().st_size if mark.exists() else 0
 
     @property
     def struck(self) -> bool:
-        """Whether a fault has struck the command."""
+        """True once a fault has struck the command."""
         return (self.marks / "struck").exists()
 
     def strike(self, at: str, nth: int, signum: signal.Signals, **more: Any) -> None:
-        """Have the next command struck by a signal at the nth time of an event, while a training is unfinished.
+        """Strike the next command with a signal at the nth time of an event, while a training is unfinished.
 
         Trainings wait for the strike after the first ten epochs: four trials of three have an epoch by then, so that
         the uploader, which has a thread of its own and comes to each of them, has to do with four. It can be later
@@ -116,10 +117,7 @@ class Place:
         self.faults = {"strikes": [{"at": at, "nth": nth, "signal": signum.name, **more}]} | (gate if late else {})
 
     def stopped_by(self, signum: signal.Signals, *argv: str) -> str:
-        """Run a command to the signal that a fault sends it; what it said.
-
-        It is verified that the fault struck, and that the signal ended the command.
-        """
+        """Run a command until the signal of a fault ends it, check that it did, and return its stderr."""
         with self.begin(*argv) as process:
             code = process.wait(PATIENCE)
         assert self.struck, self.said
@@ -127,33 +125,49 @@ class Place:
         return self.said
 
     def measured(self, run: str) -> bool:
-        """Whether the run of that folder has an epoch in the journal."""
+        """Return True if the run in that folder has an epoch in the journal."""
         return any(e["event"] == "epoch" for e in read_events(self.home / "journal/sweep" / run))
+
+    def unfinished(self) -> int:
+        """Return how many trials the study calls running."""
+        return sum(row.state == "running" for row in self.rows())
+
+    def left_running(self) -> dict[str, int]:
+        """Count the runs that have no end, in the journal and in MLflow."""
+        ends = [read_events(folder)[-1]["event"] for folder in run_folders(self.home / "journal")]
+        return {
+            "runs without an end in the journal": sum(end != "end" for end in ends),
+            "left RUNNING in MLflow": sum(run.info.status == "RUNNING" for run in self.all_runs()),
+        }
 
     def rows(self) -> list[TrialRow]:
         return read_study("sweep", f"sqlite:///{self.home / 'sweeper.db'}").rows
 
-    def runs(self, kind: str = "trial") -> dict[int, Run]:
-        """MLflow's runs of trials by their number; there is one each."""
-        found = [run for run in self.all_runs() if run.data.tags["sweeper.kind"] == kind]
+    def found(self) -> list[tuple[Any, ...]]:
+        """Return each trial with its parameters and values."""
+        return [(row.number, row.state, dict(row.params), row.value, row.loss, row.epochs) for row in self.rows()]
+
+    def runs(self) -> dict[int, Run]:
+        """Return MLflow's run of each trial, of which there is one."""
+        found = [run for run in self.all_runs() if run.data.tags["sweeper.kind"] == "trial"]
         runs = {int(run.data.tags["sweeper.trial"]): run for run in found}
         assert len(runs) == len(found)
         return runs
 
-    def all_runs(self) -> list[Run]:
+    @property
+    def _client(self) -> MlflowClient:
         from mlflow import MlflowClient
 
-        client = MlflowClient(tracking_uri=f"sqlite:///{self.home / 'mlflow.db'}")
-        experiment = client.get_experiment_by_name(EXPERIMENT)
+        return MlflowClient(tracking_uri=f"sqlite:///{self.home / 'mlflow.db'}")
+
+    def all_runs(self) -> list[Run]:
+        experiment = self._client.get_experiment_by_name(EXPERIMENT)
         assert experiment is not None
-        return list(client.search_runs([experiment.experiment_id], run_view_type=3))
+        return list(self._client.search_runs([experiment.experiment_id], run_view_type=3))
 
     def points(self, name: str) -> dict[int, list[tuple[int, float]]]:
-        """(step, value) of every point of a metric of each trial."""
-        from mlflow import MlflowClient
-
-        client = MlflowClient(tracking_uri=f"sqlite:///{self.home / 'mlflow.db'}")
+        """Return (step, value) of every point of a metric, for each trial."""
         return {
-            number: [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, name)]
+            number: [(p.step, p.value) for p in self._client.get_metric_history(run.info.run_id, name)]
             for number, run in self.runs().items()
         }

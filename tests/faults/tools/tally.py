@@ -1,6 +1,6 @@
-"""What the fault suite has done, as lines of JSON in the file that FAULTS_TALLY names; and the page written from it.
+"""Count what the fault suite has done, as lines of JSON in the file FAULTS_TALLY, and write the page from them.
 
-python -m faults.tools.tally TALLY docs/reliability.md
+python -m tests.faults.tools.tally TALLY docs/reliability.md
 """
 
 from __future__ import annotations
@@ -33,39 +33,37 @@ PROMPT_SECONDS: Final = 2.0
 
 
 def note(entry: dict[str, Any]) -> None:
-    """Add an entry, if anybody counts."""
+    """Add an entry if FAULTS_TALLY is set."""
     if "FAULTS_TALLY" in os.environ:
         with Path(os.environ["FAULTS_TALLY"]).open("a") as stream:
             stream.write(json.dumps(entry) + "\n")
 
 
 def page(entries: list[dict[str, Any]]) -> str:
-    """The counts as Markdown."""
-    return "\n\n".join([_circumstances(), _promises(entries), _signals(entries), _commands(entries), _fuzz(entries),
-                        _failures(entries)]).strip()  # fmt: skip
+    """Return the counts as Markdown."""
+    parts = [_circumstances(), _promises(entries), _signals(entries), _commands(entries), _fuzz(entries)]
+    failed = [entry["failed"] for entry in entries if "failed" in entry]
+    if failed:
+        parts.append(f"{len(failed)} tests failed: {', '.join(f'`{name}`' for name in failed)}.")
+    return "\n\n".join(parts)
 
 
 def _circumstances() -> str:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("mlflow", "optuna", "torch"))
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
     return (
-        f"Counted on {datetime.datetime.now(datetime.UTC).date().isoformat()}, {_processor()}, {os.cpu_count()} cores, "
+        f"Counted on {datetime.datetime.now(datetime.UTC).date().isoformat()}, "
+        f"{found.group(1) if found else platform.processor()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}, {versions}; load average at the end {os.getloadavg()[2]:.1f}."
     )
-
-
-def _processor() -> str:
-    found = (
-        re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
-    )
-    return found.group(1) if found else platform.processor()
 
 
 def _promises(entries: list[dict[str, Any]]) -> str:
     lines = ["| | promise | what was done | lost |", "|---|---|---|---|"]
     for promise, words in PROMISES.items():
-        ours = [entry for entry in entries if entry.get("promise") == promise]
         done, lost = Counter(), Counter()
-        for entry in ours:
+        for entry in (entry for entry in entries if entry.get("promise") == promise):
             done.update(entry["done"])
             lost.update(entry["lost"])
         some = "; ".join(f"{name}: {n}" for name, n in lost.items() if n)
@@ -102,11 +100,6 @@ def _fuzz(entries: list[dict[str, Any]]) -> str:
     if not examples:
         return "No property was fuzzed."
     return f"Fuzz: {sum(examples):,} examples of {len(examples)} properties, each of which held."
-
-
-def _failures(entries: list[dict[str, Any]]) -> str:
-    failed = [entry["failed"] for entry in entries if "failed" in entry]
-    return f"{len(failed)} tests failed: {', '.join(f'`{name}`' for name in failed)}." if failed else ""
 
 
 def main() -> None:
