@@ -1,8 +1,4 @@
-"""The figures of a report: tuples in, PNG bytes out.
-
-What is drawn is decided by small pure functions (`best_epoch`, `best_so_far`, `axis_floor`, `by_placement`, ...),
-which are tested without drawing. A figure has 1500 x 675 pixels and the same bytes each time.
-"""
+"""The figure of one run: accuracy and loss by epoch. The same epochs give the same bytes."""
 
 from __future__ import annotations
 
@@ -27,7 +23,6 @@ from sweeper.report.figure import (
     limits,
     new_figure,
     notice,
-    only_finite,
     percent,
     percent_tick,
     plain_tick,
@@ -39,11 +34,11 @@ NOTE_WIDTH: Final = 0.3  # of an axis of `curves`: the note about the best epoch
 
 
 def curves(epochs: Sequence[Mapping[str, float]], title: str) -> bytes:
-    """Accuracy and loss of one run against its epochs, on training and on validation images.
+    """Draw accuracy and loss of one run by epoch, on training and on validation images.
 
     Args:
-        epochs: one mapping an epoch with `epoch` and, as MLflow names them, `train/accuracy`,
-            `val/accuracy` (in [0, 1]), `train/loss` and `val/loss` (nats).
+        epochs: each with `epoch` and, as MLflow names them, `train/accuracy`, `val/accuracy` (in [0, 1]),
+            `train/loss` and `val/loss` (nats).
         title: the heading.
 
     Returns:
@@ -61,13 +56,13 @@ def curves(epochs: Sequence[Mapping[str, float]], title: str) -> bytes:
 
 
 def best_epoch(rows: Sequence[Mapping[str, float]]) -> int | None:
-    """Index of the highest validation accuracy, among equals of the lowest loss; None if none is finite."""
+    """Return the index of the highest validation accuracy, ties by loss; None if none is finite."""
     finite = [i for i, row in enumerate(rows) if math.isfinite(row["val/accuracy"])]
     return max(finite, key=lambda i: (rows[i]["val/accuracy"], -rows[i]["val/loss"]), default=None)
 
 
 def apart(first: float, second: float, least: float) -> tuple[float, float]:
-    """Both moved away from their middle, in their order, until they are `least` apart."""
+    """Move both away from their middle, in their order, until they are `least` apart."""
     if abs(first - second) >= least:
         return first, second
     middle, half = (first + second) / 2, math.copysign(least / 2, first - second)
@@ -87,7 +82,7 @@ def _curves_summary(rows: Sequence[Mapping[str, float]], best: int | None) -> st
 
 def _draw_curves(axes: Axes, rows: Sequence[Mapping[str, float]], metric: str, best: int | None) -> None:
     epochs = np.array([row["epoch"] for row in rows])
-    train, val = (only_finite(row[f"{split}/{metric}"] for row in rows) for split in ("train", "val"))
+    train, val = (np.array([row[f"{split}/{metric}"] for row in rows]) for split in ("train", "val"))
     is_accuracy = metric == "accuracy"
     decorate(axes, "Accuracy" if is_accuracy else "Loss (negative log-likelihood, nats)", "both")
     round_ticks(axes.yaxis, percent_tick if is_accuracy else plain_tick)
@@ -104,7 +99,7 @@ def _draw_curves(axes: Axes, rows: Sequence[Mapping[str, float]], metric: str, b
 
 
 def _label_ends(axes: Axes, last: float, train: Array, val: Array) -> None:
-    """The names of the two curves at their right ends."""
+    """Write the names of the two curves at their right ends."""
     ends = [values[np.isfinite(values)][-1:] for values in (train, val)]
     if not all(len(end) for end in ends):
         return
@@ -115,7 +110,7 @@ def _label_ends(axes: Axes, last: float, train: Array, val: Array) -> None:
 
 
 def _mark_best_epoch(axes: Axes, epochs: Array, train: Array, val: Array, best: int, value: str) -> None:
-    """A ring, a dashed line, and beside the line, where there is more room, what it marks."""
+    """Mark the best epoch with a ring, a dashed line, and its value where there is room."""
     x = epochs[best]
     axes.axvline(x, color=INK, linewidth=1, linestyle=(0, (2, 2)), zorder=2)
     axes.plot([x], [val[best]], "o", markersize=9, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.5,
