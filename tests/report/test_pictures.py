@@ -21,7 +21,7 @@ from PIL import Image
 
 from sweeper.core.results import Mistake
 from sweeper.report.figure import axis_floor, is_room_above, limits
-from sweeper.report.run.curves import apart, best_epoch, curves
+from sweeper.report.run.curves import best_epoch, curves
 from sweeper.report.run.errors import errors_picture
 from sweeper.report.sweep.pictures import (
     PlacementRow,
@@ -191,19 +191,17 @@ def test_pyplot_is_not_imported():
 # --- what is drawn -----------------------------------------------------------------------------------
 
 
-def test_the_best_epoch_is_the_most_accurate_then_of_the_lowest_loss_then_the_first():
-    assert best_epoch([epoch(1, 0.8), epoch(2, 0.9), epoch(3, 0.85)]) == 1
-    assert best_epoch([epoch(1, 0.9, 0.3), epoch(2, 0.9, 0.2), epoch(3, 0.9, 0.2)]) == 1
-    assert best_epoch([epoch(1, math.nan), epoch(2, 0.1)]) == 1
-    assert best_epoch([epoch(1, math.nan)]) is None
-
-
 @pytest.mark.parametrize(
-    ("first", "second", "expected"),
-    [(1.0, 3.0, (1.0, 3.0)), (2.0, 2.5, (1.75, 2.75)), (2.5, 2.0, (2.75, 1.75)), (2.0, 2.0, (2.5, 1.5))],
+    ("rows", "best"),
+    [
+        ([epoch(1, 0.8), epoch(2, 0.9), epoch(3, 0.85)], 2),
+        ([epoch(1, 0.9, 0.3), epoch(2, 0.9, 0.2), epoch(3, 0.9, 0.2)], 2),
+        ([epoch(1, math.nan), epoch(2, 0.1)], 2),
+    ],
 )
-def test_labels_are_moved_apart_in_their_order(first: float, second: float, expected: tuple[float, float]):
-    assert apart(first, second, 1.0) == expected
+def test_the_best_epoch_is_the_most_accurate_then_of_the_lowest_loss_then_the_first(rows: Any, best: int):
+    assert best_epoch(rows) == rows[best - 1]
+    assert best_epoch([epoch(1, math.nan)]) is None
 
 
 def test_a_note_stands_where_there_is_more_room():
