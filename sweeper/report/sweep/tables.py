@@ -70,7 +70,7 @@ def _circumstances(sweep: Sweep) -> Iterator[tuple[str, Value]]:
 
 def _settings(sweep: Sweep) -> Markup:
     plain = [(k, str(v)) for k, v in sweep.settings.items() if not k.startswith("space.")]
-    space = [(k[6:], dimension(v)) for k, v in sweep.settings.items() if k.startswith("space.")]
+    space = [(k.removeprefix("space."), dimension(v)) for k, v in sweep.settings.items() if k.startswith("space.")]
     return table(["Parameter", "Searched over"], space, caption="The search space", sortable=False) + table(
         ["Setting", "Value"], plain, caption="Settings that all trials share", sortable=False
     )
