@@ -4,7 +4,7 @@
 
 HOME is the SWEEPER_HOME in which `sweeper reproduce --protocol PROTOCOL` ran. Writes docs/results/PROTOCOL.md (the arms
 with n, mean and spread, and the ledger), PROTOCOL.json (the ledger), PROTOCOL.sha256 (of each run's journal), and,
-with Debian's chromium (another one by CHROMIUM=/path), pictures of the pages to docs/images/study-PROTOCOL-*.png.
+with Debian's chromium (another one by CHROMIUM=/path), the pictures docs/images/study-PROTOCOL-*.png.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import sync_playwright
 from report_screenshots import CHROMIUM, FLAGS, IMAGES, open_report
 
 from sweeper.core.environment import Environment
@@ -71,14 +71,13 @@ def hashes(journal: Path, protocol: str) -> Iterator[str]:
         yield f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(journal)}"
 
 
-def photograph(browser: Browser, page_file: Path, name: str) -> None:
-    """The page at two widths, and its sections one by one."""
-    page = open_report(browser, page_file, 1280, 860, "light")
-    for section in page.locator("section").all():
-        anchor = section.get_attribute("id") or ""
-        section.scroll_into_view_if_needed()
-        section.screenshot(path=IMAGES / f"{name}-{anchor}.png")
-    open_report(browser, page_file, 390, 780, "dark").screenshot(path=IMAGES / f"{name}-mobile-dark.png")
+def photograph(page_file: Path, image: Path) -> None:
+    """Take a picture of the article's figures on the page."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = open_report(browser, page_file, 1280, 860, "light")
+        page.locator("#figures-4-to-11").screenshot(path=image)
+        browser.close()
 
 
 def main(home: Path, protocol: str) -> None:
@@ -100,13 +99,7 @@ def main(home: Path, protocol: str) -> None:
     (IMAGES / f"study-{protocol}-forest.png").write_bytes((folder / "ledger.png").read_bytes())
     report = folder.parent / f"{PROTOCOLS[protocol].folder}.html"
     report.write_bytes(reproduction_report(runs, protocol, sections(env, protocol, runs)))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        photograph(browser, report, f"study-{protocol}")
-        page = browser.new_page(viewport={"width": 1280, "height": 860}, color_scheme="light")
-        page.goto((folder / "ledger.html").resolve().as_uri())
-        page.screenshot(path=IMAGES / f"study-{protocol}-ledger.png")
-        browser.close()
+    photograph(report, IMAGES / f"study-{protocol}-figures-4-to-11.png")
 
 
 if __name__ == "__main__":

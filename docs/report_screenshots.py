@@ -41,11 +41,8 @@ def main(file: Path) -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = open_report(browser, file, 1280, 860, "light")
         page.screenshot(path=IMAGES / "report-summary.png")
-        show(page, "curves", "curves")
         show(page, "parallel-coordinates", "landscape")
         show(page, "champion", "champion")
-        page = open_report(browser, file, 390, 780, "dark")
-        show(page, "curves", "mobile-dark")
         browser.close()
 
 

@@ -1,1 +1,1 @@
-"""What a study measured, as tuples, figures and a page."""
+"""Figures and pages of what a study measured: tuples in, pictures and HTML out."""

@@ -1,4 +1,4 @@
-"""The reports: from what a study, or the reproduction, left in stores and journals to one HTML file."""
+"""The files of the reports: their place below SWEEPER_HOME, and how they are written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FOLDER: Final = "report"  # of SWEEPER_HOME
 
 
 def report_path(env: Environment, name: str) -> Path:
-    """Where the report of a study lies if no other place is named."""
+    """Return the default path of a study's report."""
     return env.home / FOLDER / f"{name}.html"
 
 
@@ -26,4 +26,6 @@ def write_report(path: Path, page: bytes) -> None:
     try:
         write_whole(path, page)
     except OSError as error:
-        raise SweeperError(f"report {path}: {error.strerror}; name another place with --output") from None
+        raise SweeperError(
+            f"could not write the report {path}: {error.strerror}. Name another file with --output."
+        ) from None

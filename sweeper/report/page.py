@@ -1,12 +1,11 @@
 """One self-contained HTML page: sections of text, tables, pictures and charts, in a file that needs no network.
 
-Everything that is not `Markup` is escaped. A Content-Security-Policy admits the two scripts of the page by their
-hashes, pictures in `data:` URIs, and nothing that lies elsewhere. Style attributes have to be admitted
-(`'unsafe-inline'`): plotly.js sets the pixels of a heat map and the gradient of a colour bar by them, and adds its
-own style sheets. With scripts held by hashes, and no address to load from, a style can send nothing anywhere.
+Everything that is not `Markup` is escaped. A Content-Security-Policy admits the page's two scripts by their hashes and
+pictures in `data:` URIs, and nothing from elsewhere. It must admit style attributes (`'unsafe-inline'`): plotly.js uses
+them for the pixels of a heat map and the gradient of a colour bar, and adds its own style sheets. With no other script
+and no address to load from, a style can send nothing anywhere.
 
-Charts are drawn by plotly.js, which the plotly package carries in one bundle only, of 4.8 MB; a page without
-charts goes without it.
+The plotly package has plotly.js in one bundle only, of 4.8 MB. A page without charts omits it.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ GREEN: Final = "#009E73"
 PINK: Final = "#CC79A7"
 SKY: Final = "#56B4E9"
 
-# What a colour is on light, and on dark. A chart names the light ones; page.js puts the dark ones in their place.
+# Each colour on light and on dark. Charts use the light ones, which page.js replaces by the dark ones.
 PALETTE: Final = {
     "paper": (PAPER, "#12161B"),
     "raised": ("#F6F8FA", "#1A1F26"),
@@ -48,20 +47,19 @@ PALETTE: Final = {
     "green": (GREEN, "#2CC295"),
     "pink": (PINK, "#DF9CC2"),
     "sky": (SKY, "#8CCFF5"),
-    "ramp-0": ("#BCCBDA", "#33475A"),  # of accuracies, the worst
+    "ramp-0": ("#BCCBDA", "#33475A"),  # the worst accuracies
     "ramp-1": ("#7DBBE2", "#3A75A3"),
-    "ramp-2": ("#0072B3", "#56B0E6"),  # blue, but for the key that page.js finds it by
+    "ramp-2": ("#0072B3", "#56B0E6"),  # one off from blue: page.js needs distinct keys
     "ramp-3": ("#002B45", "#D8EFFD"),
 }
-COLORWAY: Final = (BLUE, VERMILLION, GREEN, ORANGE, PINK, SKY, INK, GREY)
 FONT: Final = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-LONGEST_LINE: Final = 26  # characters of a cell that is not broken
-CHART_HEIGHT: Final = 420  # pixels, where a figure does not say
+LONGEST_LINE: Final = 26  # characters that a cell shows in one line
+CHART_HEIGHT: Final = 420  # pixels, by default
 NOTHING: Final = "\N{EN DASH}"
 
 
 class Section(NamedTuple):
-    """A part of a page, with its entry in the table of contents."""
+    """A part of a page; its title is an entry of the table of contents."""
 
     title: str
     html: Markup
@@ -78,17 +76,17 @@ Value: TypeAlias = str | int | float | Markup | Cell | None
 
 
 def page(title: str, lead: str, sections: Sequence[Section]) -> bytes:
-    """The page, as UTF-8.
+    """Return the page in UTF-8.
 
     Args:
-        title: its heading, and the browser's.
-        lead: the sentences below it: what the page says, in short.
-        sections: in their order; their titles are its table of contents.
+        title: the heading, and the title in the browser.
+        lead: the sentences below it, which summarise the page.
+        sections: in their order.
     """
     has_charts = any(" data-chart " in section.html for section in sections)
     scripts = [*([get_plotlyjs()] if has_charts else []), _asset("page.js")]
     names = _anchors(section.title for section in sections)
-    parts = _templates().get_template("page.html").generate(  # a page of 10,000 trials is large: never two of it
+    parts = _templates().get_template("page.html").generate(  # in parts: a page of 10,000 trials is large
         title=title,
         lead=lead,
         sections=list(zip(names, sections, strict=True)),
@@ -105,12 +103,12 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> bytes:
 def table(
     headers: Sequence[str], rows: Iterable[Sequence[Value]], *, caption: str = "", sortable: bool = True
 ) -> Markup:
-    """A table whose first column names its rows; columns of numbers stand right, and sort as numbers.
+    """Return a table whose first column names its rows; columns of numbers are on the right, and sort as numbers.
 
     Args:
         headers: of the columns.
-        rows: one value a column. None is a dash, which sorts last; a float has six digits, a `Cell` says itself.
-        caption: what the table holds; it is read out, and shown above it.
+        rows: one value for each column. None is a dash, which sorts last; a float has six digits.
+        caption: shown above the table, and read out by screen readers.
         sortable: a click or a key on a header sorts by it.
     """
     cells = [[_cell(value) for value in row] for row in rows]
@@ -123,11 +121,11 @@ def table(
 
 
 def png(content: bytes, alt: str, *, least_width: int = 0) -> Markup:
-    """A picture in the page itself.
+    """Return a picture that is stored in the page itself.
 
     Args:
         content: a PNG.
-        alt: what it shows, for those who do not see it.
+        alt: the description for screen readers.
         least_width: in pixels; where the page is narrower, the picture scrolls.
 
     Raises:
@@ -141,13 +139,11 @@ def png(content: bytes, alt: str, *, least_width: int = 0) -> Markup:
 
 
 def chart(figure: go.Figure, caption: str = "", *, least_width: int = 0) -> Markup:
-    """A chart that can be explored, in the page's colours.
-
-    Colours of `PALETTE` change with the reader's light or dark; the figure's title is left to the page.
+    """Return an interactive chart, whose colours of `PALETTE` follow the reader's light or dark scheme.
 
     Args:
         figure: `layout.height` is its height in pixels.
-        caption: what it shows; below it, and for those who do not see it.
+        caption: shown below it, and the description for screen readers.
         least_width: in pixels; where the page is narrower, the chart scrolls.
     """
     drawn = go.Figure(figure)
@@ -158,56 +154,50 @@ def chart(figure: go.Figure, caption: str = "", *, least_width: int = 0) -> Mark
 
 
 def facts(pairs: Iterable[tuple[str, Value]]) -> Markup:
-    """Names with their values, beside one another."""
-    return _fragment("facts", pairs=[(name, _cell(value).shown) for name, value in pairs])
+    """Return names with their values, side by side."""
+    return _fragment("pairs", pairs=[(name, _cell(value).shown) for name, value in pairs], kind="facts")
 
 
 def figures(pairs: Iterable[tuple[str, Value]]) -> Markup:
-    """The few numbers that matter most, large."""
-    return _fragment("figures", pairs=[(name, _cell(value).shown) for name, value in pairs])
+    """Return the most important numbers, large."""
+    return _fragment("pairs", pairs=[(name, _cell(value).shown) for name, value in pairs], kind="figures")
 
 
 def text(words: str) -> Markup:
-    """A paragraph."""
+    """Return a paragraph."""
     return Markup("<p>{}</p>").format(words)
 
 
 def heading(words: str) -> Markup:
-    """A heading within a section."""
+    """Return a heading within a section."""
     return Markup("<h3>{}</h3>").format(words)
 
 
 def folded(summary: str, html: Markup) -> Markup:
-    """A part that opens on demand."""
+    """Return a part that opens on demand."""
     return Markup("<details><summary>{}</summary>{}</details>").format(summary, html)
 
 
 def beside(*parts: Markup) -> Markup:
-    """Parts side by side, where the page is wide enough."""
-    return Markup('<div class="pair">{}</div>').format(Markup("").join(map(_boxed, parts)))
+    """Return parts side by side, where the page is wide enough."""
+    boxes = Markup("").join(Markup("<div>{}</div>").format(part) for part in parts)
+    return Markup('<div class="pair">{}</div>').format(boxes)
 
 
 def download(name: str, content: bytes, media_type: str) -> Markup:
-    """A link that saves `content`, which is in the page, as a file."""
-    return Markup('<a class="download" download="{}" href="{}">{}</a>').format(
-        name, _data_uri(content, media_type), name
-    )
-
-
-def _boxed(part: Markup) -> Markup:
-    return Markup("<div>{}</div>").format(part)
+    """Return a link that saves `content`, which is stored in the page, as a file."""
+    link = Markup('<a class="download" download="{}" href="{}">{}</a>')
+    return link.format(name, _data_uri(content, media_type), name)
 
 
 def _cell(value: Value) -> Cell:
     match value:
         case Cell():
             return value
-        case None:
-            return Cell(NOTHING, None)
-        case float() if value != value:
-            return Cell(NOTHING, None)
-        case float():
+        case float() if value == value:
             return Cell(f"{value:.6g}", value)
+        case None | float():
+            return Cell(NOTHING, None)
         case bool():
             return Cell("yes" if value else "no", str(value))
         case int():
@@ -217,8 +207,8 @@ def _cell(value: Value) -> Cell:
 
 
 def _anchors(titles: Iterable[str]) -> list[str]:
-    """A name for each section that an address can end in; no two alike."""
-    names = ["content", "dark"]  # which the page itself has
+    """Return a distinct id for each section, to link to."""
+    names = ["content", "dark"]  # ids of the page itself
     for title in titles:
         name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "section"
         names.append(name if name not in names else f"{name}-{len(names)}")
@@ -238,7 +228,7 @@ def _data_uri(content: bytes, media_type: str) -> str:
 
 
 def _within_script(text: str) -> str:
-    """JSON in which nothing can end the script element that holds it."""
+    """Escape JSON so that it cannot end the script element that holds it."""
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
@@ -255,7 +245,6 @@ def _templates() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        keep_trailing_newline=False,
     )
 
 
@@ -266,7 +255,7 @@ def _asset(name: str) -> str:
 
 @cache
 def _template() -> go.layout.Template:
-    """What all charts share."""
+    """Return the layout that all charts share."""
     axis = {
         "gridcolor": GRID, "linecolor": GREY, "zerolinecolor": GRID, "automargin": True,
         "tickcolor": GREY, "ticks": "outside", "ticklen": 4, "tickfont": {"color": SOFT_INK},
@@ -277,11 +266,9 @@ def _template() -> go.layout.Template:
             "font": {"family": FONT, "size": 13, "color": INK},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
-            "colorway": COLORWAY,
             "margin": {"l": 8, "r": 12, "t": 12, "b": 8},
             "xaxis": axis,
             "yaxis": axis,
-            "coloraxis": {"colorbar": {"outlinewidth": 0, "thickness": 12}},
             "legend": {"orientation": "h", "xref": "container", "x": 0, "yref": "container", "y": 0,
                        "yanchor": "bottom", "entrywidth": 93, "font": {"color": SOFT_INK, "size": 11}},
             "hoverlabel": {"bgcolor": PAPER, "bordercolor": GREY, "font": {"color": INK}, "align": "left"},

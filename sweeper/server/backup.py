@@ -1,8 +1,8 @@
 """`sweeper backup` and `sweeper restore`: both databases, the artifacts and the secrets of a home, in one file.
 
 The file is a tar: `mlflow.dump` and `optuna.dump` (of pg_dump), `artifacts/`, `secrets/`, and at its end
-`manifest.json` with the SHA-256 of every other member. The databases are dumped first, the trials before the runs, so
-that what the dumps name is there.
+`manifest.json` with the SHA-256 of every other member. The trials are dumped first, then the runs, then the artifacts:
+what a dump names is in the file.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, Final
 
 from psycopg import sql
 
-from sweeper.core.errors import SweeperError
+from sweeper.core.errors import SweeperError, one_line
 from sweeper.server.postgres import MLFLOW, OPTUNA, Databases, Embedded, run_tool
 from sweeper.server.serve import ARTIFACTS, DATA, SECRETS, held, read_state, start_databases
 from sweeper.server.supervisor import Group
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
-NOBODYS: Final = ("--no-owner", "--no-privileges")  # the databases may get other owners
+NO_OWNERS: Final = ("--no-owner", "--no-privileges")  # the databases may get other owners
 KEPT_SECRETS: Final = ("admin-password", "flask-secret-key")
 
 
 class _Hashing:
-    """A file that is read once, and its SHA-256."""
+    """A file that hashes what is read from it."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream, self.sha256 = stream, hashlib.sha256()
 
     def read(self, size: int = -1, /) -> bytes:
-        """Up to `size` bytes."""
+        """Read up to `size` bytes."""
         block = self._stream.read(size)
         self.sha256.update(block)
         return block
@@ -48,17 +48,17 @@ def backup(home: Path, file: Path, database_url: str | None = None) -> dict[str,
     """Write the state of a home into `file`, whole or not at all; `sweeper serve` may be running.
 
     Returns:
-        What `--json` prints.
+        The result for `--json`.
 
     Raises:
-        SweeperError: the file exists, or cannot be written; the home has no databases, or is being restored.
+        SweeperError: the file exists or cannot be written; the home has no databases or is being restored.
         ServiceUnreachable: the PostgreSQL of `database_url` does not answer.
     """
     home, file = home.resolve(), file.resolve()  # the programs of PostgreSQL run in another folder
     if file.exists():
-        raise SweeperError(f"{file}: exists; name another file")
+        raise SweeperError(f"{file} exists. Name another file.")
     if database_url is None and not (home / DATA).exists():
-        raise SweeperError(f"{home}: nothing was served from here; name the home with --home or SWEEPER_HOME")
+        raise SweeperError(f"{home}: nothing was served from here. Name the home with --home or SWEEPER_HOME.")
     partial = file.with_name(f".{file.name}.partial")
     dumps = file.with_name(f".{file.name}.dumps")
     try:
@@ -66,84 +66,83 @@ def backup(home: Path, file: Path, database_url: str | None = None) -> dict[str,
             dumps.mkdir(mode=0o700, exist_ok=True)
             databases = stack.enter_context(_databases(home, database_url))
             for name in (OPTUNA, MLFLOW):
-                _tool("pg_dump", databases, name, *NOBODYS, "--format=custom", f"--file={dumps / name}.dump")
-            manifest = _write(partial, dumps, home)
+                _tool("pg_dump", databases, name, *NO_OWNERS, "--format=custom", f"--file={dumps / name}.dump")
+            digests = _write(partial, dumps, home)
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
         shutil.rmtree(dumps, ignore_errors=True)
-    artifacts = sum(name.startswith(f"{ARTIFACTS}/") for name in manifest["sha256"])
-    return {"file": str(file), "bytes": file.stat().st_size, "artifacts": artifacts}
+    return {"file": str(file), "bytes": file.stat().st_size, "artifacts": _artifacts(digests)}
+
+
+def _artifacts(digests: Mapping[str, str]) -> int:
+    return sum(name.startswith(f"{ARTIFACTS}/") for name in digests)
 
 
 @contextlib.contextmanager
 def _databases(home: Path, url: str | None) -> Iterator[Databases]:
-    """The databases of a home: those that are being served, or started for as long as this lasts."""
+    """Yield the databases of a home: those being served, or ones started until the block ends."""
     served = (read_state(home) or {}).get("purpose") == "serve"
     if served and url is None:
         yield Embedded(home / DATA).databases
         return
     with contextlib.ExitStack() as stack:
-        if not served:  # else a second one would take the PostgreSQL of the first for a leftover
+        if not served:  # a second backup would stop the PostgreSQL of the first as a leftover
             stack.enter_context(held(home, "backup"))
         yield start_databases(stack.enter_context(Group(home / "log")), home, url)
 
 
 def _tool(program: str, databases: Databases, name: str, *arguments: str) -> None:
-    """Run one of PostgreSQL's programs on a database, without its password on the command line."""
+    """Run one of PostgreSQL's programs on a database, with the password not on the command line."""
     target = f"--dbname={databases.url(name, password=False)}"
     run_tool(program, target, *arguments, password=databases.password)
 
 
-def _write(partial: Path, dumps: Path, home: Path) -> dict[str, Any]:
-    """Write the tar, and wait until it is on the disk; its manifest."""
+def _write(partial: Path, dumps: Path, home: Path) -> dict[str, str]:
+    """Write the tar through to the disk; return the SHA-256 of its members."""
     files = {f"{name}.dump": dumps / f"{name}.dump" for name in (MLFLOW, OPTUNA)}
     files |= {f"{SECRETS}/{name}": home / SECRETS / name for name in KEPT_SECRETS if (home / SECRETS / name).exists()}
-    files |= {
-        f"{ARTIFACTS}/{path.relative_to(home / ARTIFACTS).as_posix()}": path
-        for path in sorted((home / ARTIFACTS).rglob("*"))
-        if path.is_file()
-    }
+    artifacts = sorted(path for path in (home / ARTIFACTS).rglob("*") if path.is_file())
+    files |= {path.relative_to(home).as_posix(): path for path in artifacts}
     digests: dict[str, str] = {}
     opened = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)  # it holds secrets
-    with os.fdopen(opened, "wb") as stream, tarfile.open(fileobj=stream, mode="w", dereference=True) as tar:
-        for name, path in files.items():
-            with contextlib.suppress(FileNotFoundError), path.open("rb") as content:  # deleted meanwhile
-                reader = _Hashing(content)
-                tar.addfile(tar.gettarinfo(arcname=name, fileobj=content), reader)
-                digests[name] = reader.sha256.hexdigest()
-        manifest = {"format": FORMAT, "sha256": digests}
-        text = json.dumps(manifest).encode()
-        info = tarfile.TarInfo(MANIFEST)
-        info.size = len(text)
-        tar.addfile(info, BytesIO(text))
-        tar.close()
+    with os.fdopen(opened, "wb") as stream:
+        with tarfile.open(fileobj=stream, mode="w", dereference=True) as tar:
+            for name, path in files.items():
+                with contextlib.suppress(FileNotFoundError), path.open("rb") as content:  # deleted meanwhile
+                    reader = _Hashing(content)
+                    tar.addfile(tar.gettarinfo(arcname=name, fileobj=content), reader)
+                    digests[name] = reader.sha256.hexdigest()
+            text = json.dumps({"format": FORMAT, "sha256": digests}).encode()
+            info = tarfile.TarInfo(MANIFEST)
+            info.size = len(text)
+            tar.addfile(info, BytesIO(text))
         stream.flush()
         os.fsync(stream.fileno())
-    return manifest
+    return digests
 
 
 def restore(home: Path, file: Path, database_url: str | None = None) -> dict[str, Any]:
-    """Make of a fresh home what the backup was made of.
+    """Fill a new home with the state in a backup.
 
     Returns:
-        What `--json` prints.
+        The result for `--json`.
 
     Raises:
-        SweeperError: the home is in use or not fresh, or the file is not a whole backup; nothing is left behind.
+        SweeperError: the home is in use or not new, or the file is not a whole backup; nothing is left behind.
         ServiceUnreachable: the PostgreSQL of `database_url` does not answer.
     """
     home, file = home.resolve(), file.resolve()
     if not file.is_file():
-        raise SweeperError(f"{file}: no such file")
+        raise SweeperError(f"{file}: no such file. Name one that sweeper backup wrote.")
     partial = home / "restore.partial"
     with held(home, "restore"):
         if present := [name for name in (DATA, ARTIFACTS, SECRETS) if (home / name).exists()]:
-            raise SweeperError(f"{home}: has {', '.join(present)} already; restore into a new home")
+            raise SweeperError(f"{home} already has {', '.join(present)}. Restore into a new home.")
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(mode=0o700)
-            manifest = _unpack(file, partial)
+            digests = _unpack(file, partial)
             with Group(home / "log") as group:
                 databases = start_databases(group, partial, database_url)
                 _load(databases, partial)
@@ -152,12 +151,11 @@ def restore(home: Path, file: Path, database_url: str | None = None) -> dict[str
                     (partial / name).replace(home / name)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    artifacts = sum(name.startswith(f"{ARTIFACTS}/") for name in manifest["sha256"])
-    return {"home": str(home), "artifacts": artifacts}
+    return {"home": str(home), "artifacts": _artifacts(digests)}
 
 
-def _unpack(file: Path, folder: Path) -> dict[str, Any]:
-    """Unpack a backup into a folder, and check every file by its SHA-256; its manifest."""
+def _unpack(file: Path, folder: Path) -> dict[str, str]:
+    """Unpack a backup into a folder and check each file; return the SHA-256 of its members."""
     try:
         with tarfile.open(file) as tar:
             for name in (ARTIFACTS, SECRETS):
@@ -165,23 +163,29 @@ def _unpack(file: Path, folder: Path) -> dict[str, Any]:
             names = tar.getnames()
             tar.extractall(folder, filter="data")
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-        if unknown := set(names) - {MANIFEST, *manifest["sha256"]}:
+        digests: dict[str, str] = manifest["sha256"]
+        if unknown := set(names) - {MANIFEST, *digests}:
             raise ValueError(f"{min(unknown)} is not in its manifest")
-        for name, digest in manifest["sha256"].items():
+        for name, digest in digests.items():
             with (folder / name).open("rb") as stream:
                 if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
                     raise ValueError(f"{name} is damaged")
     except (tarfile.TarError, FileNotFoundError, EOFError, ValueError, KeyError) as error:
-        raise SweeperError(f"{file}: not a whole backup of sweeper ({' '.join(str(error).split())[:120]})") from None
+        raise SweeperError(
+            f"{file}: not a whole backup of sweeper ({one_line(error, 120)}). Restore another."
+        ) from None
     if manifest["format"] != FORMAT:
-        raise SweeperError(f"{file}: a backup of format {manifest['format']}; this release reads format {FORMAT}")
-    return manifest
+        raise SweeperError(
+            f"{file} is a backup of format {manifest['format']}, and this release reads format {FORMAT}. "
+            "Restore it with the release that made it."
+        )
+    return digests
 
 
 def _load(databases: Databases, folder: Path) -> None:
     """Fill new databases from the dumps; where that fails, remove them."""
     if present := {MLFLOW, OPTUNA} & databases.present():
-        raise SweeperError(f"database {', '.join(sorted(present))}: exists on that server; restore onto one without it")
+        raise SweeperError(f"that server already has {' and '.join(sorted(present))}. Restore onto one without them.")
     try:
         databases.create()
         for name in (MLFLOW, OPTUNA):
@@ -197,10 +201,10 @@ def _load(databases: Databases, folder: Path) -> None:
 
 
 def _script(dump: Path) -> Path:
-    """The statements of a dump, for servers of older releases too, which do not know the setting that is left out."""
+    """Write the statements of a dump, without a setting that older servers do not know."""
     script = dump.with_suffix(".sql")
-    run_tool("pg_restore", *NOBODYS, f"--file={script}", str(dump))
-    with script.open("r+b") as stream:  # in place: as a comment of the same length, among the settings at its head
+    run_tool("pg_restore", *NO_OWNERS, f"--file={script}", str(dump))
+    with script.open("r+b") as stream:  # in place: a comment of the same length, among the first settings
         head = stream.read(4096)
         stream.seek(0)
         stream.write(head.replace(b"\nSET transaction_timeout", b"\n--- transaction_timeout", 1))

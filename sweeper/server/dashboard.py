@@ -1,9 +1,9 @@
-"""The Optuna dashboard as a part of `sweeper serve`: on loopback, for reading, and for pages of its own address only.
+"""The Optuna dashboard of `sweeper serve`: on loopback, read-only, and for pages of its own address only.
 
-The dashboard has no authentication. What protects it: it listens on loopback, it answers no other Host (a web page
-whose name is made to point at loopback has its own), it takes no request that writes, and the database lets it read
-only. Run as `python -m sweeper.server.dashboard PORT [ADDRESS]`, with the database in DATABASE_URL. In a container the
-address is 0.0.0.0, and the engine publishes the port on the loopback of the machine.
+The dashboard has no authentication. It is protected in four ways: it listens on loopback, it refuses other Host headers
+(a web page whose name is made to point at loopback sends its own), it refuses requests that write, and its database
+role may only read. Run as `python -m sweeper.server.dashboard PORT [ADDRESS]`, with the database in DATABASE_URL. In a
+container the address is 0.0.0.0, and the engine publishes the port on the machine's loopback.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 class ThreadedServer(ThreadingMixIn, WSGIServer):
-    """A request in progress does not hold up others."""
+    """Serves requests in parallel."""
 
     daemon_threads = True
 
@@ -29,11 +29,11 @@ class QuietHandler(WSGIRequestHandler):
     """Logs errors, not requests."""
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 def guarded(application: Application, port: int) -> Application:
-    """The application, behind a check of Host and method, and with an answer at /health."""
+    """Wrap the application in checks of Host and method, and answer at /health."""
     hosts = {f"{name}:{port}" for name in (HOST, "localhost")}
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

@@ -1,8 +1,8 @@
-"""`python -m sweeper.server.mlflow OPTION…`: `mlflow server OPTION…` in one process, where MLflow runs it in two.
+"""`python -m sweeper.server.mlflow OPTION…`: `mlflow server OPTION…` in one process instead of two.
 
-`mlflow server` starts the process that serves, and waits for its end with all of MLflow in memory: 200 MB that do
-nothing but forward signals. Here that process becomes the one that serves. It relies on a function of MLflow that is
-not public; with a release that has none of that name, there are two processes as before.
+`mlflow server` starts the process that serves and waits for it with all of MLflow in memory: 200 MB that only forward
+signals. Here the first process becomes the one that serves. It replaces a function of MLflow that is not public; in a
+release without it, there are two processes as before.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def replace_process(command: Sequence[Any], *, extra_env: Mapping[str, str], **_: Any) -> None:
-    """Run `command` in place of this program, with more variables; no return."""
+    """Replace this program with `command`, with more variables; does not return."""
     os.execvpe(str(command[0]), [*map(str, command)], {**os.environ, **extra_env})  # noqa: S606 - no shell is wanted
 
 

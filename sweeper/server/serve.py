@@ -1,13 +1,12 @@
 """`sweeper serve`: PostgreSQL, an MLflow server and the Optuna dashboard, started, watched and stopped as one.
 
 Runs and trials go into two databases of one PostgreSQL, artifacts through the MLflow server into a folder. While it
-serves, `serve.json` in the home says what runs where; a file lock keeps a second one away from the same home.
+serves, `serve.json` in the home lists its parts and their addresses. A file lock keeps other processes off the home.
 """
 
 from __future__ import annotations
 
 import base64
-import configparser
 import contextlib
 import datetime as dt
 import ipaddress
@@ -16,14 +15,13 @@ import os
 import re
 import secrets
 import socket
-import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
-from io import StringIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,16 +29,24 @@ import filelock
 
 from sweeper.core.environment import Say
 from sweeper.core.errors import SweeperError, UsageError
-from sweeper.server.postgres import MLFLOW, OPTUNA, Databases, Embedded, external, package_folder
-from sweeper.server.supervisor import Group, clean_environment
+from sweeper.server.postgres import (
+    MLFLOW,
+    OPTUNA,
+    Databases,
+    Embedded,
+    external,
+    libpq_variables,
+    package_folder,
+)
+from sweeper.server.supervisor import Group, run
 
-READY_SECONDS: Final = 300.0  # for what takes about ten; a loaded machine is slow, not broken
+READY_SECONDS: Final = 300.0  # a part takes about 10; a loaded machine is slow, not broken
 PROBE_SECONDS: Final = 5.0
 STATE, LOCK, SECRETS, ARTIFACTS, DATA = "serve.json", "serve.lock", "secrets", "artifacts", "postgres"
 ADMIN: Final = "admin"
 SECRET_BYTES: Final = 24  # 32 characters
 WILDCARDS: Final = ("0.0.0.0", "::")  # noqa: S104 -- names of addresses, nothing is bound
-# Run in processes of their own: they import much, once, and a URL on a command line shows its password.
+# Each runs once, in a process of its own. The URL is in a variable, as a command line would show its password.
 MAKE_TABLES: Final = "import os, optuna; optuna.storages.RDBStorage(os.environ['DATABASE_URL'])"
 UPGRADE: Final = {
     MLFLOW: "import os; from mlflow.cli import cli; cli(['db', 'upgrade', os.environ['DATABASE_URL']])",
@@ -51,7 +57,7 @@ UPGRADE: Final = {
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """What to serve, and to whom. `dashboard_port` None: no dashboard; `allowed_hosts`: names besides loopback's."""
+    """The parts to serve, and the hosts to admit besides loopback; `dashboard_port` None means no dashboard."""
 
     host: str = "127.0.0.1"
     port: int = 5000
@@ -62,32 +68,31 @@ class ServeOptions:
     upgrade: bool = False
 
     def check(self) -> None:
-        """Refuse what would be open to strangers, or cannot work.
+        """Refuse options that would let strangers in or cannot work.
 
         Raises:
             UsageError: one line.
         """
-        if wrong := [h for h in self.allowed_hosts if not re.fullmatch(r"[\w.-]+(:\d+)?|\[[\da-fA-F:.]+\](:\d+)?", h)]:
-            raise UsageError(
-                f"--allowed-hosts {wrong[0]!r}: expected a name as in a browser's address line, no wildcard"
-            )
+        for name in self.allowed_hosts:
+            if not re.fullmatch(r"[\w.-]+(:\d+)?|\[[\da-fA-F:.]+\](:\d+)?", name):
+                raise UsageError(f"--allowed-hosts {name!r}: no wildcard. Name a host as in a browser's address line.")
         if not is_loopback(self.host) and not (self.auth and self.allowed_hosts):
             raise UsageError(
-                f"--host {self.host}: other machines could reach it; that needs --auth, and --allowed-hosts with the "
-                "names they use"
+                f"--host {self.host}: other machines could reach it. Add --auth, and --allowed-hosts with the names "
+                "that they use."
             )
         if self.dashboard_port == self.port:
-            raise UsageError(f"--dashboard-port {self.port}: the same as --port")
+            raise UsageError(f"--dashboard-port {self.port}: the same as --port. Choose another.")
 
     @property
     def reachable_host(self) -> str:
-        """The host part of a URL from this machine."""
+        """Return the host in the URLs that this machine uses."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
         return f"[{host}]" if ":" in host else host
 
     @property
     def hosts(self) -> str:
-        """What the header Host may be, as MLflow takes it: loopback and the given names, with and without the port."""
+        """Return the Host headers that MLflow admits: loopback and the given names, with and without the port."""
         own = () if self.host in WILDCARDS else (self.reachable_host,)
         names = dict.fromkeys(("127.0.0.1", "localhost", "[::1]", *own, *self.allowed_hosts))
         ported = [n for n in names if re.search(r":\d+$", n) and not n.endswith("]")]
@@ -95,7 +100,7 @@ class ServeOptions:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens on `host`."""
+    """Return True if `host` is reachable from this machine only."""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"
@@ -106,7 +111,7 @@ def held(home: Path, purpose: str) -> Iterator[None]:
     """Keep other processes from serving, backing up or restoring this home.
 
     Raises:
-        SweeperError: another process holds it; the message says which. Or the home cannot be written.
+        SweeperError: another process holds it, which the message names; or the home cannot be written.
     """
     lock, state = filelock.FileLock(home / LOCK), home / STATE
     try:
@@ -115,10 +120,10 @@ def held(home: Path, purpose: str) -> Iterator[None]:
         found = read_state(home) or {}
         who = f"process {found['pid']} since {found['since']}" if found else "another process"
         raise SweeperError(
-            f"{home.resolve()} is in use by {who}, which runs sweeper {found.get('purpose', '?')}"
+            f"{home.resolve()} is in use by {who}, which runs sweeper {found.get('purpose', '?')}. Stop it, or wait."
         ) from None
     except OSError as error:
-        raise SweeperError(f"{home}: {error.strerror}; it must be a folder that can be written") from None
+        raise SweeperError(f"could not lock {home}: {error.strerror}. Name a directory that you can write.") from None
     try:
         write_state(home, {"purpose": purpose})
         yield
@@ -128,13 +133,13 @@ def held(home: Path, purpose: str) -> Iterator[None]:
 
 
 def write_state(home: Path, state: dict[str, Any]) -> None:
-    """Say who uses this home, and how."""
+    """Record which process uses this home, and how."""
     now = dt.datetime.now().astimezone().isoformat(timespec="seconds")
     _write_private(home / STATE, json.dumps({"pid": os.getpid(), "since": now} | state))
 
 
 def read_state(home: Path) -> dict[str, Any] | None:
-    """What the process that holds this home wrote with `write_state`; None if nobody holds it."""
+    """Return what the process that holds this home recorded with `write_state`; None if nobody holds it."""
     try:
         with filelock.FileLock(home / LOCK, timeout=0):
             return None
@@ -144,13 +149,13 @@ def read_state(home: Path) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = json.loads((home / STATE).read_text())
-    except (OSError, ValueError):  # it is about to write it
+    except (OSError, ValueError):  # not written yet
         return None
     return state
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Write a file for its owner alone, aside and then renamed."""
+    """Write a file that only its owner may read, aside and then renamed."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:  # noqa: PTH123
         stream.write(text)
@@ -163,8 +168,8 @@ def serve(home: Path, options: ServeOptions, say: Say, started: Any = lambda _: 
     Args:
         home: Folder of the databases, artifacts, secrets and logs.
         options: What to serve.
-        say: Takes the lines that a person reads.
-        started: Called once with what `--json` prints, when every part is healthy.
+        say: Prints a line for people.
+        started: Called once, when every part is healthy, with the result for `--json`.
 
     Raises:
         UsageError: an option is wrong, or a package is missing.
@@ -186,25 +191,31 @@ def serve(home: Path, options: ServeOptions, say: Say, started: Any = lambda _: 
         bring_schemas_up(databases, options.upgrade)
         _start_mlflow(group, home, options, databases)  # which makes its tables itself
         if databases.revision(OPTUNA) is None:
-            _python(MAKE_TABLES, databases.url(OPTUNA), "making the tables of Optuna")
+            _python(MAKE_TABLES, databases.url(OPTUNA), "creating the tables of Optuna")
         databases.let_dashboard_read()
         if options.dashboard_port is not None:
-            _start_dashboard(group, options.dashboard_port, databases)
-        found = _addresses(options, databases)
+            command = [sys.executable, "-m", "sweeper.server.dashboard", str(options.dashboard_port)]
+            group.start("dashboard", command, libpq_variables() | {"DATABASE_URL": databases.reading_url()})
+        found: dict[str, Any] = {
+            "mlflow": f"http://{options.reachable_host}:{options.port}",
+            "storage": databases.url(OPTUNA, password=False),
+            "embedded": databases.embedded,
+        }
+        if options.dashboard_port is not None:
+            found["dashboard"] = f"http://127.0.0.1:{options.dashboard_port}"
         for part in ("mlflow", "dashboard"):
             if part in found:
-                url = found[part]
-                group.ready(part, lambda url=url: answers(url), READY_SECONDS)  # type: ignore[misc]
+                group.ready(part, partial(answers, found[part]), READY_SECONDS)
         if options.auth:
             _check_admin(found["mlflow"], home)
         write_state(home, {"purpose": "serve", **found})
-        _tell(home, options, found, databases, say)
+        _say_settings(home, options, found, databases, say)
         started({"pid": os.getpid(), **found})
         group.watch()
 
 
 def start_databases(group: Group, home: Path, url: str | None) -> Databases:
-    """The PostgreSQL of a URL, or the embedded one as a part of `group`.
+    """Connect to the PostgreSQL of a URL, or start the embedded one as a part of `group`.
 
     Raises:
         ServiceUnreachable: the one of the URL does not answer.
@@ -231,7 +242,7 @@ def _check_ports(options: ServeOptions) -> None:
                 free.bind(address)
         except OSError as error:
             raise SweeperError(
-                f"{host}:{port}: {error.strerror}; choose another --{name}, or stop what listens there"
+                f"{host}:{port}: {error.strerror}. Choose another --{name}, or stop the program that listens there."
             ) from None
 
 
@@ -244,23 +255,15 @@ def bring_schemas_up(databases: Databases, upgrade: bool) -> None:
     old = [name for name in (MLFLOW, OPTUNA) if databases.outdated(name)]
     if old and not upgrade:
         raise SweeperError(
-            f"database {' and '.join(map(repr, old))}: the schema of an older release; take a backup with: sweeper "
+            f"database {' and '.join(map(repr, old))} has the schema of an older release. Take a backup with: sweeper "
             "backup FILE, then upgrade it with: sweeper serve --upgrade"
         )
     for name in old:
         _python(UPGRADE[name], databases.url(name), f"the upgrade of database {name!r}")
 
 
-def _python(code: str, url: str, what: str) -> None:
-    done = subprocess.run([sys.executable, "-c", code], env=clean_environment(_libpq() | {"DATABASE_URL": url}),
-                          check=False, capture_output=True, text=True, start_new_session=True)  # fmt: skip
-    if done.returncode != 0:
-        raise SweeperError(f"{what} failed: {' '.join(done.stderr.split())[-400:]}")
-
-
-def _libpq() -> dict[str, str]:
-    """The variables that say how PostgreSQL is reached, such as PGPASSFILE and PGSSLMODE."""
-    return {name: value for name, value in os.environ.items() if name.startswith("PG")}
+def _python(code: str, url: str, task: str) -> None:
+    run([sys.executable, "-c", code], task, libpq_variables() | {"DATABASE_URL": url})
 
 
 def _start_mlflow(group: Group, home: Path, options: ServeOptions, databases: Databases) -> None:
@@ -271,7 +274,7 @@ def _start_mlflow(group: Group, home: Path, options: ServeOptions, databases: Da
         "--workers", "1", "--artifacts-destination", str(artifacts), "--allowed-hosts", options.hosts,
         "--uvicorn-opts", "--log-level warning",
     ]  # fmt: skip
-    variables = _libpq() | {
+    variables = libpq_variables() | {
         "MLFLOW_BACKEND_STORE_URI": databases.url(MLFLOW),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -287,7 +290,7 @@ def _start_mlflow(group: Group, home: Path, options: ServeOptions, databases: Da
 
 
 def secret(home: Path, name: str) -> str:
-    """A generated secret, kept in a file that only its owner can read."""
+    """Return a generated secret, kept in a file that only its owner may read."""
     folder = home / SECRETS
     folder.mkdir(mode=0o700, exist_ok=True)
     if not (folder / name).exists():
@@ -296,64 +299,49 @@ def secret(home: Path, name: str) -> str:
 
 
 def _auth_config(home: Path, databases: Databases) -> Path:
-    """Write what MLflow's authentication reads: a user gets no permission that was not granted."""
+    """Write the configuration of MLflow's authentication: a user has the permissions that were granted, no others."""
     values = {
         "default_permission": "NO_PERMISSIONS",
         "database_uri": databases.url(MLFLOW),
         "admin_username": ADMIN,
         "admin_password": secret(home, "admin-password"),
     }
-    config = configparser.ConfigParser()
-    config["mlflow"] = {name: value.replace("%", "%%") for name, value in values.items()}
-    text = StringIO()
-    config.write(text)
+    lines = [f"{name} = {value.replace('%', '%%')}\n" for name, value in values.items()]
     path = (home / SECRETS / "basic-auth.ini").resolve()
-    _write_private(path, text.getvalue())
+    _write_private(path, "".join(["[mlflow]\n", *lines]))
     return path
 
 
-def _start_dashboard(group: Group, port: int, databases: Databases) -> None:
-    variables = _libpq() | {"DATABASE_URL": databases.reading_url()}
-    group.start("dashboard", [sys.executable, "-m", "sweeper.server.dashboard", str(port)], variables)
-
-
-def _addresses(options: ServeOptions, databases: Databases) -> dict[str, Any]:
-    """Where the parts are, without passwords."""
-    found = {
-        "mlflow": f"http://{options.reachable_host}:{options.port}",
-        "storage": databases.url(OPTUNA, password=False),
-        "embedded": databases.embedded,
-    }
-    if options.dashboard_port is not None:
-        found["dashboard"] = f"http://127.0.0.1:{options.dashboard_port}"
-    return found
-
-
-def _tell(home: Path, options: ServeOptions, found: dict[str, Any], databases: Databases, say: Say) -> None:
+def _say_settings(home: Path, options: ServeOptions, found: dict[str, Any], databases: Databases, say: Say) -> None:
     say(f"export MLFLOW_TRACKING_URI={found['mlflow']}")
     say(f"export SWEEPER_STORAGE='{found['storage']}'")
     if options.auth:
         say(f"export MLFLOW_TRACKING_USERNAME={ADMIN}")
         say(f"export MLFLOW_TRACKING_PASSWORD=\"$(cat '{(home / SECRETS / 'admin-password').resolve()}')\"")
     if databases.password:
-        say("# the password of the database is not shown: put it into ~/.pgpass or PGPASSWORD")
+        say("# the password of the database is not shown; put it into ~/.pgpass or PGPASSWORD")
     say(f"# runs:   {found['mlflow']}/#/experiments?workflowType=machine_learning")
     if "dashboard" in found:
         say(f"# trials: {found['dashboard']}/dashboard/")
 
 
 def answers(url: str) -> bool:
-    """Whether a server that listens there says it is healthy."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    """Return True if the server at `url` is healthy."""
     try:
-        with opener.open(f"{url}/health", timeout=PROBE_SECONDS) as response:
-            return bool(response.status == 200)
+        return _status(f"{url}/health", PROBE_SECONDS) == 200
     except (OSError, ValueError):
         return False
 
 
+def _status(request: str | urllib.request.Request, seconds: float) -> int:
+    """Return the status of a request that goes through no proxy."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=seconds) as response:
+        return int(response.status)
+
+
 def _check_admin(url: str, home: Path) -> None:
-    """Log in as the administrator, whom MLflow makes once: a database that has one keeps its password.
+    """Log in as the admin. MLflow creates one once; a database that has one keeps its password.
 
     Raises:
         SweeperError: the password in the file is not that of the database.
@@ -364,30 +352,30 @@ def _check_admin(url: str, home: Path) -> None:
         f"{url}/api/2.0/mlflow/users/get?username={ADMIN}", headers={"Authorization": f"Basic {token}"}
     )
     try:
-        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=READY_SECONDS).close()
+        _status(request, READY_SECONDS)
     except urllib.error.HTTPError as error:
         if error.code == HTTPStatus.UNAUTHORIZED:
             raise SweeperError(
-                f"{path.resolve()}: not the password of {ADMIN} in this database, which an earlier home set; put the "
-                f"secrets of that home into {path.parent.resolve()}"
+                f"{path.resolve()}: not the password of {ADMIN} in this database, which an earlier home set. Copy the "
+                f"secrets of that home into {path.parent.resolve()}."
             ) from None
-        raise SweeperError(f"{url}: MLflow answers {error.code} to {ADMIN}; see {home / 'log'}") from None
+        raise SweeperError(f"{url}: MLflow answered {error.code} to {ADMIN}. See {home / 'log'}.") from None
     except OSError as error:
-        raise SweeperError(f"{url}: MLflow does not let {ADMIN} in: {error}") from None
+        raise SweeperError(f"{url}: {ADMIN} could not log in ({error}). See {home / 'log'}.") from None
 
 
 def check(home: Path, database_url: str | None) -> dict[str, Any]:
-    """How each part of the `sweeper serve` on this home is; `healthy` is whether all are.
+    """Return the health of each part of the `sweeper serve` on this home, and of all as `healthy`.
 
     Raises:
-        UsageError: it uses a PostgreSQL that a URL named, and `database_url` is None, or is no URL of one.
+        UsageError: it uses the PostgreSQL of a URL, and `database_url` is None or not such a URL.
     """
     named = external(database_url) if database_url else None
     state = read_state(home)
     if state is None or "mlflow" not in state:
         return {"healthy": False, "home": str(home.resolve()), "parts": {}}
     if not state["embedded"] and named is None:
-        raise UsageError("--check: name the database with --database-url or SWEEPER_DATABASE_URL, as for sweeper serve")
+        raise UsageError("--check needs the database: name it with --database-url or SWEEPER_DATABASE_URL.")
     databases = named or Embedded(home / DATA).databases
     parts = {"postgresql": databases.answer() and {MLFLOW, OPTUNA} <= databases.present()}
     parts |= {name: answers(state[name]) for name in ("mlflow", "dashboard") if name in state}

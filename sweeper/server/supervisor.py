@@ -1,8 +1,8 @@
 """A group of child processes that live and die together.
 
-Each child has a session of its own, so that Ctrl-C reaches it only through the group, and a log below one folder.
-A watchdog process, a few lines of shell, holds the reading end of a pipe: when this process is gone, also by
-kill -9, the pipe ends and the watchdog stops the children.
+Each child has its own session, so that Ctrl-C reaches it only through the group, and its own log.
+A watchdog, a few lines of shell, reads from a pipe. When this process ends, even by kill -9, the pipe closes and the
+watchdog stops the children.
 """
 
 from __future__ import annotations
@@ -17,22 +17,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Final, Self
 
 from sweeper.core.errors import Interrupted, SweeperError
 
 POLL_SECONDS: Final = 0.1
-TERM_SECONDS: Final = 5.0  # until a child that does not end is killed
-DATABASE_SECONDS: Final = 60.0  # the same for a database, which writes out what it holds
-SHOWN_LINES: Final = 4
+TERM_SECONDS: Final = 5.0  # before a child that does not end is killed
+DATABASE_SECONDS: Final = 60.0  # the same for a database, which first writes out its cache
 HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# What a child may see of this process's variables; it gets its secrets by name.
+# The variables that every child inherits; it gets its secrets by name.
 PASSED_ON: Final = (
     "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV",
 )  # fmt: skip
-# Reads lines "SIGNAL TARGET" until one says "done"; without it, the writer died, and the targets are signalled.
-# What is left of them after 5 seconds is killed, but for a database.
+# Reads lines "SIGNAL TARGET" until one says "done". If the pipe ends without it, the writer died: signals the targets,
+# and after 5 seconds kills those that are left, except a database.
 WATCHDOG: Final = """
 trap '' INT TERM HUP
 while read -r name target; do
@@ -53,47 +52,68 @@ for one in $all; do case $one in TERM:*) kill -s KILL -- "${one#*:}" 2>/dev/null
 
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables of a child: the few that every program needs, and `extra`.
+    """Return the variables of a child: the few that every program needs, and `extra`.
 
-    Python does not import from the folder it runs in.
+    PYTHONSAFEPATH keeps Python from importing from its working directory.
     """
     passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     return passed | {"PYTHONSAFEPATH": "1"} | dict(extra or {})
 
 
+def as_user(user: int | None) -> dict[str, Any]:
+    """Return the arguments of Popen that run a child as `user`; None is this process's."""
+    return {} if user is None else {"user": user, "group": user, "extra_groups": []}
+
+
+def run(command: Sequence[str | Path], task: str, variables: Mapping[str, str], user: int | None = None) -> None:
+    """Run a program to its end.
+
+    Raises:
+        SweeperError: it failed; the message names `task` and ends with the last lines of its output.
+    """
+    done = subprocess.run(
+        [*map(str, command)], check=False, capture_output=True, text=True, cwd="/", env=clean_environment(variables),
+        start_new_session=True, **as_user(user),
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise SweeperError(f"{task} failed: {_last_lines(done.stderr + done.stdout)}")
+
+
+def _last_lines(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " | ".join(lines[-4:])[-600:]
+
+
 @dataclass(frozen=True)
 class Part:
-    """One child: `stop` is the signal that ends it, to its process group unless it is a database."""
+    """One child process."""
 
     name: str
     process: subprocess.Popen[bytes]
-    log: Path
     database: bool
 
     def signal(self) -> None:
-        """Ask it to end."""
+        """Ask it to end: its process group, or of a database only the postmaster."""
         with contextlib.suppress(ProcessLookupError):
-            if self.database:  # SIGINT to the postmaster: end the connections, write out, exit
+            if self.database:  # SIGINT: end the connections, write out, exit
                 self.process.send_signal(signal.SIGINT)
             else:
                 os.killpg(self.process.pid, signal.SIGTERM)
 
     def end(self) -> None:
-        """Wait until it ended; after too long, kill it. What it leaves of its process group is killed."""
-        try:
+        """Wait until it ends, but not for ever; then kill what is left of its process group."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(DATABASE_SECONDS if self.database else TERM_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.send_signal(signal.SIGQUIT if self.database else signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGQUIT if self.database else signal.SIGKILL)
         self.process.wait()
 
 
 class Group:
-    """Children that are stopped together: on a signal, when one of them dies, or when the block is left.
+    """Children that stop together: on a signal, when one of them dies, or at the end of the block.
 
     Args:
-        logs: Folder of the logs, made if it is missing; the log before this one is kept as NAME.log.1.
+        logs: Folder of the logs, created if missing; the previous log is kept as NAME.log.1.
         secrets: Words that no message may show.
     """
 
@@ -113,9 +133,7 @@ class Group:
             self._before = {number: signal.signal(number, self._signalled) for number in HANDLED}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
         for number, handler in self._before.items():
             signal.signal(number, handler)
@@ -132,17 +150,16 @@ class Group:
         database: bool = False,
         user: int | None = None,
     ) -> None:
-        """Start a child; `user` is the number of the user it runs as, if not this process's."""
+        """Start a child; `user` is the number of the user that it runs as, by default this process's."""
         log = self._logs / f"{name}.log"
         if log.exists():
             log.replace(log.with_suffix(".log.1"))
-        identity: dict[str, Any] = {} if user is None else {"user": user, "group": user, "extra_groups": []}
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*map(str, command)], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                cwd=self._logs.parent, env=clean_environment(variables), start_new_session=True, **identity,
+                cwd=self._logs.parent, env=clean_environment(variables), start_new_session=True, **as_user(user),
             )  # fmt: skip
-        part = Part(name, process, log, database)
+        part = Part(name, process, database)
         self._parts.append(part)
         self._tell_watchdog(f"INT {process.pid}" if database else f"TERM -{process.pid}")
         threading.Thread(target=self._wait, args=(part,), daemon=True).start()
@@ -158,7 +175,7 @@ class Group:
             self._watchdog.stdin.flush()
 
     def ready(self, name: str, healthy: Callable[[], bool], seconds: float) -> None:
-        """Wait until `healthy()`.
+        """Wait until `healthy()` returns True.
 
         Raises:
             SweeperError: a child died, or `name` is not healthy after `seconds`.
@@ -167,7 +184,7 @@ class Group:
         deadline = time.monotonic() + seconds
         while not healthy():
             if time.monotonic() > deadline:
-                raise SweeperError(f"{name} is not ready after {seconds:.0f} s; {self._end_of_log(name)}")
+                raise SweeperError(f"{name} is not ready after {seconds:.0f} s. {self._end_of_log(name)}")
             with contextlib.suppress(queue.Empty):
                 self._raise(self._events.get(timeout=POLL_SECONDS))
 
@@ -185,22 +202,21 @@ class Group:
             code = event.process.returncode
             how = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
             raise SweeperError(
-                f"{event.name} stopped ({how}), so all parts were stopped; {self._end_of_log(event.name)}"
+                f"{event.name} stopped ({how}), so all parts were stopped. {self._end_of_log(event.name)}"
             )
         raise Interrupted(event)
 
     def _end_of_log(self, name: str) -> str:
         log = self._logs / f"{name}.log"
-        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        shown = " | ".join(lines[-SHOWN_LINES:])[-600:]
+        shown = _last_lines(log.read_text(errors="replace"))
         for secret in self._secrets:
             shown = shown.replace(secret, "***")
-        return f"{log} ends with: {shown}" if shown else f"{log} is empty"
+        return f"{log} ends with: {shown}" if shown else f"{log} is empty."
 
     def stop(self) -> None:
         """Stop all children, databases last."""
-        others, databases = [p for p in self._parts if not p.database], [p for p in self._parts if p.database]
-        for parts in (others, databases):
+        for is_database in (False, True):
+            parts = [part for part in self._parts if part.database == is_database]
             for part in parts:
                 part.signal()
             for part in parts:

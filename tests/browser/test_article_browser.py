@@ -5,7 +5,6 @@ The runs are those of a simulated world: nothing is trained.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,16 @@ from sweeper.replication.pages.ledger import Ledger
 from sweeper.replication.pages.ledger_page import html, ledger_sections
 from sweeper.replication.pages.page import article_page
 from sweeper.replication.verify import describe, judge_runs
-from tests.browser.screen import CHROMIUM, launched, opened_at
+from tests.browser.screen import NEEDS_CHROMIUM, assert_undisturbed, opened
 from tests.support.worlds import World
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+pytestmark = NEEDS_CHROMIUM
 
 WORLD = World().but("exp1", accuracy=0.895, nll=0.3).but("exp5", nll=0.255).but("exp8", accuracy=0.953)
 SCREENS = pytest.mark.parametrize(
     ("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
 )  # fmt: skip
 CLAIMS = len(claims("quick"))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with launched() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +112,8 @@ def assert_table(page: Any, anchor: str, rows: int) -> None:
 
 @SCREENS
 def test_the_study_is_drawn_without_a_complaint(browser: Any, study_file: Path, width: int, scheme: str) -> None:
-    with opened_at(browser, study_file, width, scheme) as (page, complaints, requests):
+    with opened(browser, study_file, width, scheme) as found:
+        page = found.page
         charts = page.locator("[data-chart]")
         assert charts.count() == 10  # the eight figures, the arms, and the variance shift
         for i in range(charts.count()):
@@ -133,13 +127,13 @@ def test_the_study_is_drawn_without_a_complaint(browser: Any, study_file: Path, 
         assert_table(page, "against-the-article-s-numbers", 8)
         assert page.locator("#verdicts table tbody tr").count() == CLAIMS
         assert_readable(page, width)
-        assert complaints == []
-        assert [url for url in requests if not url.startswith("data:")] == [study_file.as_uri()]
+        assert_undisturbed(found, study_file)
 
 
 @SCREENS
 def test_the_ledger_is_drawn_without_a_complaint(browser: Any, ledger_file: Path, width: int, scheme: str) -> None:
-    with opened_at(browser, ledger_file, width, scheme) as (page, complaints, requests):
+    with opened(browser, ledger_file, width, scheme) as found:
+        page = found.page
         assert_table(page, "verdicts", CLAIMS)
         forest = page.locator("#differences img")
         assert forest.count() == 1
@@ -151,5 +145,4 @@ def test_the_ledger_is_drawn_without_a_complaint(browser: Any, ledger_file: Path
         assert folded.first.locator("p").first.is_visible()
         assert page.locator("#runs a").first.get_attribute("href").startswith("http://127.0.0.1:5000/")
         assert_readable(page, width)
-        assert complaints == []
-        assert [url for url in requests if not url.startswith("data:")] == [ledger_file.as_uri()]
+        assert_undisturbed(found, ledger_file)

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sweeper.report.sweep.page import draw, sweep_page
-from tests.browser.screen import CHROMIUM, Opened, launched, opened_at
+from tests.browser.screen import NEEDS_CHROMIUM, assert_undisturbed, opened
 from tests.support.swept import CHAMPION, IMPORTANCES, picture, searched, sweep, trial
 
 CANARY = "<img src=x onerror=console.error('canary')>"
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with launched() as found:
-        yield found
+pytestmark = NEEDS_CHROMIUM
 
 
 @pytest.fixture(scope="module")
@@ -33,37 +26,26 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def opened(browser: Any, report: Path) -> Callable[..., Any]:
-    """`with opened(width, scheme) as …`: the report on a screen, once its charts are drawn."""
-
-    def at(width: int = 1280, scheme: str = "light") -> AbstractContextManager[Opened]:
-        return opened_at(browser, report, width, scheme)
-
-    return at
-
-
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_the_report_is_drawn_without_a_complaint_and_without_a_network(
-    opened: Callable[..., Any], report: Path, width: int, scheme: str
+    browser: Any, report: Path, width: int, scheme: str
 ) -> None:
-    with opened(width, scheme) as (page, complaints, requests):
-        assert complaints == []
-        assert [url for url in requests if not url.startswith("data:")] == [report.as_uri()]
-        charts = page.locator("[data-chart]")
+    with opened(browser, report, width, scheme) as found:
+        assert_undisturbed(found, report)
+        charts = found.page.locator("[data-chart]")
         assert charts.count() == 9
         for i in range(charts.count()):
             assert charts.nth(i).locator("svg.main-svg").count() >= 1
-        assert page.evaluate("document.documentElement.scrollWidth") == width
-        assert page.locator("img[src=x]").count() == 0
+        assert found.page.evaluate("document.documentElement.scrollWidth") == width
+        assert found.page.locator("img[src=x]").count() == 0
 
 
 def test_the_page_and_its_charts_follow_the_readers_light_and_dark(
-    opened: Callable[..., Any], until: Callable[..., Any]
+    browser: Any, report: Path, until: Callable[..., Any]
 ) -> None:
     label = "getComputedStyle(document.querySelector('[data-chart] .xtick text')).fill"
     paper = "getComputedStyle(document.body).backgroundColor"
-    with opened() as (page, complaints, _):
+    with opened(browser, report) as (page, complaints, _):
         light = page.evaluate(label), page.evaluate(paper)
         page.emulate_media(color_scheme="dark")
         until(lambda: page.evaluate(label) != light[0], "dark charts")
@@ -79,8 +61,8 @@ def column(page: Any, number: int) -> list[str]:
     return [text.strip() for text in cells.all_inner_texts()]
 
 
-def test_a_table_sorts_by_a_click(opened: Callable[..., Any]) -> None:
-    with opened() as (page, _, _):
+def test_a_table_sorts_by_a_click(browser: Any, report: Path) -> None:
+    with opened(browser, report) as (page, _, _):
         header = page.locator("#leaderboard thead th").nth(2)
         assert header.inner_text().startswith("Val accuracy")
         assert header.get_attribute("aria-sort") is None
@@ -93,8 +75,8 @@ def test_a_table_sorts_by_a_click(opened: Callable[..., Any]) -> None:
         assert column(page, 3) == best_first
 
 
-def test_a_table_sorts_by_the_keyboard_and_what_is_missing_comes_last(opened: Callable[..., Any]) -> None:
-    with opened() as (page, _, _):
+def test_a_table_sorts_by_the_keyboard_and_what_is_missing_comes_last(browser: Any, report: Path) -> None:
+    with opened(browser, report) as (page, _, _):
         headers = page.locator("#leaderboard thead th")
         names = [name.strip() for name in headers.all_inner_texts()]
         place = next(i for i, name in enumerate(names) if name.startswith("conv_dropout"))
@@ -111,7 +93,7 @@ def test_a_table_sorts_by_the_keyboard_and_what_is_missing_comes_last(opened: Ca
         ]
 
 
-def test_it_prints_on_paper_in_light_colours(opened: Callable[..., Any]) -> None:
-    with opened(1280, "dark") as (page, complaints, _):
+def test_it_prints_on_paper_in_light_colours(browser: Any, report: Path) -> None:
+    with opened(browser, report, 1280, "dark") as (page, complaints, _):
         assert page.pdf(format="A4").startswith(b"%PDF")
         assert complaints == []

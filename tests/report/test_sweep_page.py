@@ -1,33 +1,18 @@
-"""The report of a sweep: what is read from the stores, what is derived from it, and what the page then holds."""
+"""The report of a sweep: the rows read from the stores, the tables, and the page."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from sweeper.core.files import write_whole
-from sweeper.report.figure import VERMILLION
-from sweeper.report.run.errors import errors
-from sweeper.report.sweep import charts
-from sweeper.report.sweep.charts import (
-    ACCURACY,
-    MOST_CURVES,
-    confusion,
-    pareto,
-    per_class,
-    pruned_epochs,
-)
-from sweeper.report.sweep.landscape import kernel_mean, numeric_pair, rate_map
 from sweeper.report.sweep.page import draw, sweep_page
 from sweeper.report.sweep.rows import Champion, Sweep, SweptTrial, distinct, read_sweep
-from sweeper.report.sweep.tables import MOST_ROWS, dimension, duration, lead, leaderboard, trials_csv
+from sweeper.report.sweep.tables import MOST_ROWS, dimension, lead, leaderboard, trials_csv
 from sweeper.study.rows import StudyRecord, TrialRow
 from sweeper.tracking.base import FINISHED, RunInfo
 from sweeper.tracking.journal import JournalTracker
@@ -94,7 +79,7 @@ def test_runs_of_an_earlier_study_of_the_name_are_not_taken(tmp_path: Path) -> N
     assert (found.trials[0].epochs, found.tags, found.champion) == ([], {}, None)
 
 
-def test_a_copy_has_no_time_of_its_own(tmp_path: Path) -> None:
+def test_a_duplicate_has_no_time_of_its_own(tmp_path: Path) -> None:
     log = JournalTracker(tmp_path).start(RunInfo(f"{UID}/1", "run", {}, {}, "", "demo/0001"))
     log.epoch(1, {"val/accuracy": 0.9})
     log.end(FINISHED, {}, {"sweeper.copy_of": "0"})
@@ -130,18 +115,6 @@ def test_of_trials_with_the_same_parameters_the_first_stays() -> None:
     assert [t.number for t in distinct(trials)] == [4, 2]
 
 
-def test_the_front_holds_the_best_that_took_no_longer() -> None:
-    found = pareto(
-        [
-            trial(0, 0.9, seconds=3.0),
-            trial(1, 0.8, seconds=1.0),
-            trial(2, 0.7, seconds=2.0),
-            trial(3, 0.85, seconds=1.0),
-        ]
-    )
-    assert [t.number for t in found] == [3, 0]
-
-
 # --- words and tables -----------------------------------------------------------------------------
 
 
@@ -162,7 +135,7 @@ def test_the_leaderboard_says_how_far_accuracies_can_be_told_apart() -> None:
 def test_the_leaderboard_leaves_repeated_parameters_out_and_says_so() -> None:
     words = str(leaderboard(sweep(), [trial(0), trial(1), trial(2)]))
     assert words.count("<tr>") == 2
-    assert "2 trials with the parameters of another are left out" in words
+    assert "Left out: 2 trials with the parameters of another." in words
 
 
 def test_no_more_than_a_thousand_trials_are_in_the_table() -> None:
@@ -196,85 +169,6 @@ def test_a_dimension_is_said_in_words(described: Any, words: str) -> None:
     assert dimension(described) == words
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(5.4, "5 s"), (600, "10 min"), (5400, "1.5 h")])
-def test_a_time_is_said_in_words(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
-
-
-# --- charts ---------------------------------------------------------------------------------------
-
-
-def test_curves_draw_the_best_last_and_the_pruned_faint() -> None:
-    ranked = [trial(i, 0.9 - i / 100, params={"placement": "ic" if i else "bn"}) for i in range(30)]
-    figure = charts.curves(ranked, [trial(99, state="pruned")], ACCURACY)
-    assert [trace.name for trace in figure.data] == ["pruned", "ic", "best, 0"]
-    assert figure.data[-1].line.color == VERMILLION
-    assert list(figure.data[1].y).count(None) == MOST_CURVES - 1
-    assert figure.data[0].opacity < 0.5
-
-
-def test_curves_leave_out_a_metric_that_nobody_has() -> None:
-    only = trial(0, epochs=[{"epoch": 1.0, "val/accuracy": 0.5}])
-    assert [list(trace.y) for trace in charts.curves([only], [], "val/loss").data] == []
-
-
-def test_pruned_trials_are_counted_by_epoch() -> None:
-    (bars,) = pruned_epochs([trial(0), trial(1, epochs=[{"epoch": 1.0}]), trial(2)], 4).data
-    assert (list(bars.x), list(bars.y)) == ([1, 2, 3, 4], [1, 0, 2, 0])
-
-
-def test_confusion_colours_errors_alone() -> None:
-    right, wrong = confusion(CHAMPION).data
-    assert [list(line) for line in right.z] == [[7, None], [None, 9]]
-    assert [list(line) for line in wrong.z] == [[None, 3], [1, None]]
-    assert per_class(CHAMPION) == [("Coat", 10, 0.7, "Shirt (3)"), ("Shirt", 10, 0.9, "Coat (1)")]
-
-
-def test_a_class_that_is_never_mistaken_is_taken_for_nothing() -> None:
-    assert per_class(CHAMPION._replace(confusion=[[5, 0], [0, 0]]))[0] == ("Coat", 5, 1.0, "")
-    assert math.isnan(per_class(CHAMPION._replace(confusion=[[5, 0], [0, 0]]))[1][2])
-
-
-# --- landscape ------------------------------------------------------------------------------------
-
-
-def test_a_rate_map_means_over_the_trials_of_a_cell() -> None:
-    trials = [
-        trial(0, 0.8, params={"placement": "ic", "conv_dropout": 0.0}),
-        trial(1, 0.9, params={"placement": "ic", "conv_dropout": 0.05}),
-        trial(2, 0.7, params={"placement": "dropout", "conv_dropout": 0.5}),
-        trial(3, 0.1, params={"placement": "bn"}),
-    ]
-    cells = rate_map(trials, "conv_dropout")
-    assert cells is not None
-    assert cells.placements == ["dropout", "ic"]
-    assert cells.counts.tolist() == [[0, 0, 0, 0, 1], [2, 0, 0, 0, 0]]
-    assert cells.means[1, 0] == pytest.approx(0.85)
-    assert math.isnan(cells.means[0, 0])
-    assert rate_map(trials, "head_dropout") is None
-
-
-def test_a_rate_that_never_varies_is_one_bin() -> None:
-    cells = rate_map([trial(0, params={"placement": "ic", "conv_dropout": 0.1})] * 2, "conv_dropout")
-    assert cells is not None
-    assert cells.counts.tolist() == [[2]]
-
-
-def test_the_contour_takes_the_most_important_numbers_that_trials_have_together() -> None:
-    trials = searched(30)
-    assert numeric_pair(sweep(*trials, importances=IMPORTANCES)) == ("batch_size", "head_dropout")
-    assert numeric_pair(sweep(*trials)) == ("batch_size", "conv_dropout")
-    assert numeric_pair(sweep(*trials[:9])) is None
-
-
-def test_a_kernel_mean_is_near_its_trials_and_empty_far_from_them() -> None:
-    mean = kernel_mean(np.array([0.0, 0.1]), np.array([0.0, 0.0]), np.array([0.5, 0.7]))
-    assert 0.5 < mean[0, 0] < 0.6
-    assert math.isnan(mean[-1, -1])
-    assert np.nanmin(mean) >= 0.5
-    assert np.nanmax(mean) <= 0.7
-
-
 # --- the page -------------------------------------------------------------------------------------
 
 
@@ -301,6 +195,8 @@ def test_a_full_sweep_has_every_section() -> None:
         [trial(0, params={})],
         [trial(0, seconds=None, loss=None, epochs=[])],
         [trial(0), trial(1, math.nan)],
+        [trial(0), trial(1, None, state="running", epochs=[], params={"lr": 0.1, "model.width": 16})],
+        [trial(0), trial(1, 0.3, state="pruned", params={"model": "large"})],
     ],
 )
 def test_a_sweep_of_little_has_a_page_all_the_same(trials: list[SweptTrial]) -> None:
@@ -318,23 +214,3 @@ def test_what_others_wrote_is_escaped() -> None:
     page = html(found)
     assert CANARY not in page
     assert page.count("&lt;script&gt;alert(&#39;canary&#39;)&lt;/script&gt;") >= 8
-
-
-# --- errors ---------------------------------------------------------------------------------------
-
-
-class Shown:
-    """A mistake, as the picture needs it."""
-
-    pixels, truth, predicted, confidence = np.eye(28, dtype=np.uint8) * 255, "Coat", "$Shirt", 0.99
-
-
-@pytest.mark.parametrize(("count", "rows"), [(1, 1), (8, 1), (9, 2), (32, 4)])
-def test_errors_are_drawn_in_rows_of_eight(count: int, rows: int) -> None:
-    content = errors([Shown()] * count, "errors")  # type: ignore[list-item]
-    with Image.open(io.BytesIO(content)) as image:
-        assert image.size == (1500, round(1.62 * 150 * rows))
-
-
-def test_no_errors_are_said_in_words() -> None:
-    assert errors([], "errors")[:4] == b"\x89PNG"

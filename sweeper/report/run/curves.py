@@ -1,33 +1,25 @@
-"""The figures of a report: tuples in, PNG bytes out.
-
-What is drawn is decided by small pure functions (`best_epoch`, `best_so_far`, `axis_floor`, `by_placement`, ...),
-which are tested without drawing. A figure has 1500 x 675 pixels and the same bytes each time.
-"""
+"""The figure of one run: accuracy and loss by epoch. The same epochs give the same bytes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TypeAlias
 
-import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from sweeper.report.figure import (
     BLUE,
     INK,
     ORANGE,
     SOFT_INK,
-    Array,
-    add_note,
+    add_legend,
     as_png,
-    backing,
     decorate,
-    is_room_above,
     limits,
     new_figure,
     notice,
-    only_finite,
     percent,
     percent_tick,
     plain_tick,
@@ -35,15 +27,15 @@ from sweeper.report.figure import (
     whole_numbers,
 )
 
-NOTE_WIDTH: Final = 0.3  # of an axis of `curves`: the note about the best epoch
+Epoch: TypeAlias = Mapping[str, float]
 
 
-def curves(epochs: Sequence[Mapping[str, float]], title: str) -> bytes:
-    """Accuracy and loss of one run against its epochs, on training and on validation images.
+def curves(epochs: Sequence[Epoch], title: str) -> bytes:
+    """Draw accuracy and loss of one run by epoch, on training and on validation images.
 
     Args:
-        epochs: one mapping an epoch with `epoch` and, as MLflow names them, `train/accuracy`,
-            `val/accuracy` (in [0, 1]), `train/loss` and `val/loss` (nats).
+        epochs: each with `epoch` and, as MLflow names them, `train/accuracy`, `val/accuracy` (in [0, 1]),
+            `train/loss` and `val/loss` (nats).
         title: the heading.
 
     Returns:
@@ -53,41 +45,38 @@ def curves(epochs: Sequence[Mapping[str, float]], title: str) -> bytes:
     if not rows:
         return notice(title, "No epoch has finished yet.")
     best = best_epoch(rows)
-    figure = new_figure(title, _curves_summary(rows, best))
+    figure = new_figure(title, _summary(best, rows[-1]["epoch"]))
     left, right = figure.subplots(1, 2)
-    _draw_curves(left, rows, "accuracy", best)
-    _draw_curves(right, rows, "loss", best)
+    for axes, metric in ((left, "accuracy"), (right, "loss")):
+        _draw_curves(axes, rows, metric, best)
+    add_legend(
+        figure,
+        (Line2D([], [], color=ORANGE, linewidth=1.8), "train", True),
+        (Line2D([], [], color=BLUE, linewidth=1.8), "validation", True),
+        (Line2D([], [], color=INK, linewidth=1, linestyle=(0, (2, 2))), "best epoch", best is not None),
+    )
     return as_png(figure)
 
 
-def best_epoch(rows: Sequence[Mapping[str, float]]) -> int | None:
-    """Index of the highest validation accuracy, among equals of the lowest loss; None if none is finite."""
-    finite = [i for i, row in enumerate(rows) if math.isfinite(row["val/accuracy"])]
-    return max(finite, key=lambda i: (rows[i]["val/accuracy"], -rows[i]["val/loss"]), default=None)
+def best_epoch(rows: Sequence[Epoch]) -> Epoch | None:
+    """Return the epoch of the highest validation accuracy, ties by loss; None if none is finite."""
+    finite = [row for row in rows if math.isfinite(row["val/accuracy"])]
+    return max(finite, key=lambda row: (row["val/accuracy"], -row["val/loss"]), default=None)
 
 
-def apart(first: float, second: float, least: float) -> tuple[float, float]:
-    """Both moved away from their middle, in their order, until they are `least` apart."""
-    if abs(first - second) >= least:
-        return first, second
-    middle, half = (first + second) / 2, math.copysign(least / 2, first - second)
-    return middle + half, middle - half
-
-
-def _curves_summary(rows: Sequence[Mapping[str, float]], best: int | None) -> str:
+def _summary(best: Epoch | None, last: float) -> str:
     if best is None:
         return "No epoch has a finite validation accuracy."
-    row = rows[best]
-    gap = 100 * (row["train/accuracy"] - row["val/accuracy"])
+    gap = 100 * (best["train/accuracy"] - best["val/accuracy"])
     return (
-        f"Best validation accuracy {percent(row['val/accuracy'])} at epoch {row['epoch']:.0f} of "
-        f"{rows[-1]['epoch']:.0f}; training is {abs(gap):.2f} points {'above' if gap >= 0 else 'below'} it there."
+        f"Best epoch {best['epoch']:.0f} of {last:.0f}: validation {percent(best['val/accuracy'])}, loss "
+        f"{best['val/loss']:.3f}; training {abs(gap):.2f} points {'higher' if gap >= 0 else 'lower'}."
     )
 
 
-def _draw_curves(axes: Axes, rows: Sequence[Mapping[str, float]], metric: str, best: int | None) -> None:
-    epochs = np.array([row["epoch"] for row in rows])
-    train, val = (only_finite(row[f"{split}/{metric}"] for row in rows) for split in ("train", "val"))
+def _draw_curves(axes: Axes, rows: Sequence[Epoch], metric: str, best: Epoch | None) -> None:
+    epochs = [row["epoch"] for row in rows]
+    train, val = ([row[f"{split}/{metric}"] for row in rows] for split in ("train", "val"))
     is_accuracy = metric == "accuracy"
     decorate(axes, "Accuracy" if is_accuracy else "Loss (negative log-likelihood, nats)", "both")
     round_ticks(axes.yaxis, percent_tick if is_accuracy else plain_tick)
@@ -97,35 +86,7 @@ def _draw_curves(axes: Axes, rows: Sequence[Mapping[str, float]], metric: str, b
     marker = "o" if len(rows) <= 30 else ""
     for values, color in ((train, ORANGE), (val, BLUE)):
         axes.plot(epochs, values, color=color, linewidth=1.8, marker=marker, markersize=3.6, zorder=3)
-    _label_ends(axes, epochs[-1], train, val)
     if best is not None:
-        value = percent(val[best]) if is_accuracy else f"{val[best]:.3f}"
-        _mark_best_epoch(axes, epochs, train, val, best, value)
-
-
-def _label_ends(axes: Axes, last: float, train: Array, val: Array) -> None:
-    """The names of the two curves at their right ends."""
-    ends = [values[np.isfinite(values)][-1:] for values in (train, val)]
-    if not all(len(end) for end in ends):
-        return
-    low, high = axes.get_ylim()
-    heights = apart(float(ends[0][0]), float(ends[1][0]), 0.06 * (high - low))
-    for name, color, height in zip(("train", "validation"), ("#9C6A00", BLUE), heights, strict=True):
-        add_note(axes, name, (last, height), (10, 0), color=color, fontweight="bold")
-
-
-def _mark_best_epoch(axes: Axes, epochs: Array, train: Array, val: Array, best: int, value: str) -> None:
-    """A ring, a dashed line, and beside the line, where there is more room, what it marks."""
-    x = epochs[best]
-    axes.axvline(x, color=INK, linewidth=1, linestyle=(0, (2, 2)), zorder=2)
-    axes.plot([x], [val[best]], "o", markersize=9, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.5,
-              zorder=5)  # fmt: skip
-    if len(epochs) == 1:
-        return  # the heading says it all
-    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    ha, side = ("right", -1) if x >= (left + right) / 2 else ("left", 1)
-    beside = (epochs - x) * side
-    near = (beside >= 0) & (beside < NOTE_WIDTH * (right - left))
-    y, va = (0.97, "top") if is_room_above([*train[near], *val[near]], low, high) else (0.03, "bottom")
-    add_note(axes, f"best epoch {x:.0f}\n{value}", (x, y), (7 * side, 0), ("data", "axes fraction"), ha=ha, va=va,
-          linespacing=1.4, bbox=backing())  # fmt: skip
+        axes.axvline(best["epoch"], color=INK, linewidth=1, linestyle=(0, (2, 2)), zorder=2)
+        axes.plot([best["epoch"]], [best[f"val/{metric}"]], "o", markersize=9, markerfacecolor="none",
+                  markeredgecolor=INK, markeredgewidth=1.5, zorder=5)  # fmt: skip

@@ -1,4 +1,4 @@
-"""The errors that a model was surest of, as one picture."""
+"""A champion's most confident errors, as one picture."""
 
 from __future__ import annotations
 
@@ -7,32 +7,23 @@ from typing import TYPE_CHECKING, Final
 
 from matplotlib.figure import Figure
 
-from sweeper.report.figure import DPI, INK, SOFT_INK, VERMILLION, as_png, notice
+from sweeper.report.figure import DPI, SOFT_INK, VERMILLION, as_png, notice
 
 if TYPE_CHECKING:
     from sweeper.core.results import Mistake
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from sweeper.core.results import Mistake
-
 
 COLUMNS: Final = 8
 ROW_INCHES: Final = 1.62
 
 
-def errors(mistakes: Sequence[Mistake], title: str) -> bytes:
-    """A grid of images, each with what it is, what it was taken for, and how sure of that the model was.
-
-    Args:
-        mistakes: the surest first.
-        title: the heading where there is none to draw.
+def errors_picture(mistakes: Sequence[Mistake]) -> bytes:
+    """Draw a grid of images, each with its true class, the predicted class and the confidence.
 
     Returns:
         A PNG image, 1500 pixels wide.
     """
     if not mistakes:
-        return notice(title, "Every image was recognised.")
+        return notice("The champion's errors", "Every image was recognised.")
     rows = -(-len(mistakes) // COLUMNS)
     figure = Figure(figsize=(10, ROW_INCHES * rows), dpi=DPI, facecolor="white")
     grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
@@ -42,13 +33,8 @@ def errors(mistakes: Sequence[Mistake], title: str) -> bytes:
         axes.set_axis_off()
     for axes, mistake in zip(grid, mistakes, strict=False):
         axes.imshow(mistake.pixels, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
-        lines = ((mistake.truth, INK), (f"{mistake.predicted} {mistake.confidence:.0%}", VERMILLION))
-        for line, (words, color) in enumerate(lines):
-            axes.text(0.5, -0.12 - 0.17 * line, words, transform=axes.transAxes, ha="center", va="center",
-                      fontsize=8.5, color=color if line else SOFT_INK, parse_math=False)  # fmt: skip
+        predicted = f"{mistake.predicted} {mistake.confidence:.0%}"
+        for height, words, color in ((-0.12, mistake.truth, SOFT_INK), (-0.29, predicted, VERMILLION)):
+            axes.text(0.5, height, words, transform=axes.transAxes, ha="center", va="center", fontsize=8.5,
+                      color=color, parse_math=False)  # fmt: skip
     return as_png(figure)
-
-
-def errors_picture(mistakes: list[Mistake]) -> bytes:
-    """The errors that a champion was surest of."""
-    return errors(mistakes, "The champion's errors")

@@ -1,4 +1,4 @@
-"""The figure of a run's X-ray, drawn from its JSON file (sweeper/core/xray.py writes it, docs/xray.md explains it)."""
+"""The figure of a run's X-ray, drawn from the JSON that sweeper/core/xray.py writes; docs/xray.md explains it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
@@ -23,6 +21,7 @@ from sweeper.report.figure import (
     SOFT_INK,
     VERMILLION,
     Array,
+    add_legend,
     add_note,
     as_png,
     decorate,
@@ -32,11 +31,11 @@ from sweeper.report.figure import (
     row_size,
 )
 
-SPIKE: Final = 3.0  # bins are cut off at so many times the fifth highest
+SPIKE: Final = 3.0  # bins are cut off at this multiple of the fifth highest
 
 
 class Row(NamedTuple):
-    """One BN layer of the left half; NaN where a value is missing."""
+    """One BatchNorm layer in the left half; NaN where a value is missing."""
 
     position: str
     ratio: float
@@ -46,16 +45,8 @@ class Row(NamedTuple):
     signed: float
 
 
-class Outline(NamedTuple):
-    """One histogram: its bins' edges, and the density in each."""
-
-    edges: Array
-    density: Array
-    dead: float
-
-
 def figure(found: Mapping[str, Any], title: str) -> bytes:
-    """Variance shift of each BN layer, and the activations before and after it.
+    """Draw the variance shift of each BatchNorm layer, and the activations before and after it.
 
     Args:
         found: the X-ray, as `XRay.json` writes it.
@@ -77,12 +68,20 @@ def figure(found: Mapping[str, Any], title: str) -> bytes:
     for index, layer in enumerate(found["layers"]):
         row, column = divmod(index, across)
         _draw_activations(canvas.add_subplot(grid[row, 1 + column]), layer)
-    _add_legend(canvas, rows)
+    add_legend(
+        canvas,
+        (dot("o", BLUE, "white", 7), "measured (line: 80% of channels)", True),
+        (dot("D", "none", VERMILLION, 8), "closed form", any(math.isfinite(row.closed_form) for row in rows)),
+        (Patch(color=GRID), "noise alone", True),
+        (Patch(facecolor=ORANGE, alpha=0.5), "before BN", True),
+        (Patch(facecolor=BLUE, alpha=0.5), "after BN", True),
+        at_foot=True,
+    )
     return as_png(canvas)
 
 
 def shifts(layers: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """What the left half shows, in the order of the network."""
+    """Return the rows of the left half, in the order of the network."""
     return [
         Row(
             str(layer["position"]),
@@ -96,16 +95,14 @@ def shifts(layers: Iterable[Mapping[str, Any]]) -> list[Row]:
     ]
 
 
-def outline(side: Mapping[str, Any]) -> Outline | None:
-    """The histogram of one side of a layer, or None where its values were not finite."""
-    if not side["shares"]:
-        return None
+def outline(side: Mapping[str, Any]) -> tuple[Array, Array]:
+    """Return the histogram of one side of a layer, as densities and the edges of their bins."""
     edges = np.linspace(side["low"], side["high"], len(side["shares"]) + 1)
-    return Outline(edges, np.array(side["shares"]) / (edges[1] - edges[0]), _number(side["dead"]))
+    return np.array(side["shares"]) / (edges[1] - edges[0]), edges
 
 
 def height(densities: Sequence[float]) -> float:
-    """Where an axis of densities ends: above the highest bin, unless that is a spike, such as the zeros of a ReLU."""
+    """Return the end of an axis of densities, above the highest bin unless that is a spike, as of a ReLU's zeros."""
     ranked = sorted(densities, reverse=True)
     return 1.08 * (min(ranked[0], SPIKE * ranked[4]) or ranked[0])
 
@@ -114,14 +111,16 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
+def _finite(values: Iterable[float]) -> list[float]:
+    return [value for value in values if math.isfinite(value)]
+
+
 def _summary(rows: Sequence[Row]) -> str:
-    ratios = [row.ratio for row in rows if math.isfinite(row.ratio)]
-    signed = [row.signed for row in rows if math.isfinite(row.signed)]
+    ratios, floors = _finite(row.ratio for row in rows), _finite(row.floor for row in rows)
     if not ratios:
         return "No channel has a variance to compare."
-    floors = [row.floor for row in rows if math.isfinite(row.floor)]
     noise = f", {np.mean(floors):.3f} from the noise of batches alone" if floors else ""
-    side = "less" if sum(signed) < 0 else "more"
+    side = "less" if sum(_finite(row.signed for row in rows)) < 0 else "more"
     return (
         f"Variance-shift ratio {np.mean(ratios):.3f} on average{noise}; evaluation meets {side} variance than training."
     )
@@ -141,45 +140,32 @@ def _draw_shifts(axes: Axes, rows: Sequence[Row]) -> None:
         axes.plot([row.closed_form], [y], "D", markersize=10, markerfacecolor="none", markeredgecolor=VERMILLION,
                   markeredgewidth=1.6, zorder=5)  # fmt: skip
         add_note(axes, f"{row.ratio:.3f}", (1, y), (6, 0), ("axes fraction", "data"), fontsize=size)
-    values = [v for row in rows for v in (row.ratio, *row.spread, row.floor, row.closed_form) if math.isfinite(v)]
-    highest = max([1.0, *values])
+    highest = max([1.0, *_finite(v for row in rows for v in (row.ratio, *row.spread, row.floor, row.closed_form))])
     room = 0.06 * max(highest - 1, 0.05)
     axes.set_xlim(1 - room, max(highest, 1.05) + room)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
 
 def _draw_activations(axes: Axes, layer: Mapping[str, Any]) -> None:
-    before, after = outline(layer["before"]), outline(layer["after"])
     decorate(axes, str(layer["position"]), "x")
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.tick_params(labelsize=8)
-    shown = [side for side in (before, after) if side is not None]
+    shown = [(layer[name], color) for name, color in (("before", ORANGE), ("after", BLUE)) if layer[name]["shares"]]
     if not shown:
         add_note(axes, "not finite", (0.5, 0.5), (0, 0), "axes fraction", ha="center", color=SOFT_INK)
         return
-    for side, color in ((before, ORANGE), (after, BLUE)):
-        if side is not None:
-            axes.stairs(side.density, side.edges, color=color, alpha=0.22, fill=True, linewidth=0)
-            axes.stairs(side.density, side.edges, color=color, linewidth=1.3)
+    densities: list[float] = []
+    for side, color in shown:
+        density, edges = outline(side)
+        densities += density.tolist()
+        axes.stairs(density, edges, color=color, alpha=0.22, fill=True, linewidth=0)
+        axes.stairs(density, edges, color=color, linewidth=1.3)
     axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
-    axes.set_xlim(min(side.edges[0] for side in shown), max(side.edges[-1] for side in shown))
-    axes.set_ylim(0, height([value for side in shown for value in side.density]))
+    axes.set_xlim(min(side["low"] for side, _ in shown), max(side["high"] for side, _ in shown))
+    axes.set_ylim(0, height(densities))
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    if any(side.dead for side in shown):
-        text = "dead: " + " \N{RIGHTWARDS ARROW} ".join(f"{100 * side.dead:.1f}%" for side in shown)
+    dead = [side["dead"] or 0.0 for side, _ in shown]
+    if any(dead):
+        text = "dead: " + " \N{RIGHTWARDS ARROW} ".join(f"{100 * share:.1f}%" for share in dead)
         add_note(axes, text, (1, 1), (0, 4), "axes fraction", ha="right", va="bottom", fontsize=8, color=SOFT_INK)
-
-
-def _add_legend(canvas: Figure, rows: Sequence[Row]) -> None:
-    entries: list[tuple[Line2D | Patch, str, bool]] = [
-        (dot("o", BLUE, "white", 7), "measured (line: 80% of channels)", True),
-        (dot("D", "none", VERMILLION, 8), "closed form", any(math.isfinite(row.closed_form) for row in rows)),
-        (Patch(color=GRID), "noise alone", True),
-        (Patch(facecolor=ORANGE, alpha=0.5), "before BN", True),
-        (Patch(facecolor=BLUE, alpha=0.5), "after BN", True),
-    ]
-    shown = [(handle, label) for handle, label, is_shown in entries if is_shown]
-    canvas.legend([h for h, _ in shown], [text for _, text in shown], loc="lower center", bbox_to_anchor=(0.5, 0.0),
-                  ncols=len(shown), frameon=False, fontsize=9, labelcolor=SOFT_INK, handlelength=1.2,
-                  handletextpad=0.5, columnspacing=1.6)  # fmt: skip

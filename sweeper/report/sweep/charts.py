@@ -1,4 +1,4 @@
-"""The charts of a sweep that people explore: tuples in, plotly figures out.
+"""The interactive charts of a sweep: tuples in, plotly figures out.
 
 A placement has the same colour in every chart. Vermillion is the best trial's, and no placement's.
 """
@@ -11,19 +11,7 @@ from typing import Any, Final
 
 import plotly.graph_objects as go
 
-from sweeper.report.figure import (
-    BLUE,
-    GREY,
-    GRID,
-    INK,
-    ORANGE,
-    SOFT_INK,
-    VERMILLION,
-    axis_floor,
-    limits,
-    percent,
-    rounded,
-)
+from sweeper.report.figure import BLUE, GREY, GRID, INK, ORANGE, SOFT_INK, VERMILLION, axis_floor, limits, percent
 from sweeper.report.page import GREEN, PAPER, PINK, SKY
 from sweeper.report.sweep.rows import Champion, SweptTrial
 
@@ -40,10 +28,11 @@ MOST_CURVES: Final = 20
 MOST_PRUNED_CURVES: Final = 200
 ACCURACY: Final = "val/accuracy"
 METRIC_TITLES: Final = {ACCURACY: "validation accuracy", "val/loss": "validation loss (nats)"}
+Line = Sequence[tuple[float | None, float | None]]
 
 
 def describe(trial: SweptTrial) -> str:
-    """A trial as the pointer shows it."""
+    """Describe a trial as the pointer shows it."""
     lines = [f"<b>trial {trial.number}</b>, {trial.state}"]
     if trial.value is not None:
         lines.append(percent(trial.value) + (f", loss {trial.loss:.3f}" if trial.loss is not None else ""))
@@ -51,49 +40,72 @@ def describe(trial: SweptTrial) -> str:
 
 
 def shown(value: float | int | str) -> str:
-    """A parameter's value as a user writes it: bn, 128, 0.0474, 1e-4."""
+    """Format a parameter's value as a user writes it: bn, 128, 0.0474, 1e-4."""
     if isinstance(value, str):
         return value
-    return f"{value:.3g}" if 1e-3 <= abs(value) < 1 else rounded(float(value))
+    if value == round(value) and abs(value) < 1e6:
+        return str(round(value))
+    if abs(value) >= 1e-3:
+        return f"{value:.3g}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def placement_order(name: str) -> int:
+    """Return the rank of a placement in legends and axes."""
+    names = list(PLACEMENT_COLORS)
+    return names.index(name) if name in names else len(names)
 
 
 def color_of(trial: SweptTrial) -> str:
-    """The colour of the trial's placement; blue where the study has one placement only."""
+    """Return the colour of the trial's placement; blue if it has none."""
     return PLACEMENT_COLORS.get(str(trial.params.get("placement")), BLUE)
+
+
+def one_trace(lines: Iterable[tuple[SweptTrial, Line]]) -> dict[str, list[Any]]:
+    """Return x, y and text of one trace that draws a line for each trial: it is drawn faster than many traces."""
+    trace: dict[str, list[Any]] = {"x": [], "y": [], "text": []}
+    for trial, line in lines:
+        trace["x"] += [*(x for x, _ in line), None]
+        trace["y"] += [*(y for _, y in line), None]
+        trace["text"] += [*[describe(trial)] * len(line), ""]
+    return trace
 
 
 # --- curves ---------------------------------------------------------------------------------------
 
 
 def curves(ranked: Sequence[SweptTrial], pruned: Sequence[SweptTrial], metric: str) -> go.Figure:
-    """A metric against the epochs: the best trials in their placements' colours, the pruned ones faint.
+    """Draw a metric against the epochs: the best trials in their placements' colours, pruned ones faint.
 
     Args:
         ranked: complete trials, best first; the first `MOST_CURVES` are drawn.
         pruned: at most `MOST_PRUNED_CURVES` of them are drawn, evenly chosen.
-        metric: `val/accuracy` or `val/loss`; an epoch without it is left out.
+        metric: `val/accuracy` or `val/loss`; trials without it are left out.
     """
     figure = go.Figure()
-    best = [trial for trial in ranked[:MOST_CURVES] if any(metric in epoch for epoch in trial.epochs)]
-    some = pruned[:: 1 + (len(pruned) - 1) // MOST_PRUNED_CURVES] if pruned else []
-    xs, ys, _ = _joined(some, metric)
-    if any(y is not None for y in ys):
-        figure.add_scatter(x=xs, y=ys, mode="lines", line={"color": GREY, "width": 1}, opacity=0.35,
-                           name="pruned", hoverinfo="skip")  # fmt: skip
+    best = [trial for trial in ranked[:MOST_CURVES] if _curve(trial, metric)]
+    some = [t for t in pruned[:: 1 + (len(pruned) - 1) // MOST_PRUNED_CURVES] if _curve(t, metric)] if pruned else []
+    value = "%{y:.2%}" if metric == ACCURACY else "%{y:.4f}"
+    hover = f"epoch %{{x}}: {value}<br>%{{text}}<extra></extra>"
+    if some:
+        figure.add_scatter(**one_trace((t, _curve(t, metric)) for t in some), mode="lines", opacity=0.35,
+                           line={"color": GREY, "width": 1}, name="pruned", hoverinfo="skip")  # fmt: skip
     for placement, group in _by_placement(best[1:]).items():
-        xs, ys, texts = _joined(group, metric)
-        figure.add_scatter(x=xs, y=ys, text=texts, mode="lines", line={"color": color_of(group[0]), "width": 1.6},
-                           name=placement, hovertemplate=_hover(metric))  # fmt: skip
-    for trial in best[:1]:
-        xs, ys, texts = _joined([trial], metric)
-        figure.add_scatter(x=xs, y=ys, text=texts, mode="lines+markers", line={"color": VERMILLION, "width": 3},
-                           marker={"size": 6}, name=f"best, {trial.number}",
-                           hovertemplate=_hover(metric))  # fmt: skip
+        figure.add_scatter(**one_trace((t, _curve(t, metric)) for t in group), mode="lines", name=placement,
+                           line={"color": color_of(group[0]), "width": 1.6}, hovertemplate=hover)  # fmt: skip
+    if best:
+        figure.add_scatter(**one_trace([(best[0], _curve(best[0], metric))]), mode="lines+markers", marker={"size": 6},
+                           name=f"best, {best[0].number}", line={"color": VERMILLION, "width": 3},
+                           hovertemplate=hover)  # fmt: skip
     figure.update_xaxes(title="epoch", tickformat="d")
-    figure.update_yaxes(title=METRIC_TITLES[metric], range=_curve_range(best, metric))
-    if metric == ACCURACY:
-        figure.update_yaxes(tickformat=".0%")
+    figure.update_yaxes(title=METRIC_TITLES[metric], range=_curve_range(best, metric),
+                        tickformat=".0%" if metric == ACCURACY else "")  # fmt: skip
     return figure
+
+
+def _curve(trial: SweptTrial, metric: str) -> Line:
+    return [(epoch["epoch"], epoch[metric]) for epoch in trial.epochs if metric in epoch]
 
 
 def _by_placement(trials: Iterable[SweptTrial]) -> dict[str, list[SweptTrial]]:
@@ -103,53 +115,22 @@ def _by_placement(trials: Iterable[SweptTrial]) -> dict[str, list[SweptTrial]]:
     return {name: groups[name] for name in sorted(groups, key=placement_order)}
 
 
-def _joined(trials: Iterable[SweptTrial], metric: str) -> tuple[list[Any], list[Any], list[str]]:
-    """Epochs, values and words of several trials as one line with gaps: one trace draws faster than many."""
-    xs: list[float | None] = []
-    ys: list[float | None] = []
-    texts: list[str] = []
-    for trial in trials:
-        points = [(epoch["epoch"], epoch[metric]) for epoch in trial.epochs if metric in epoch]
-        xs += [x for x, _ in points] + [None]
-        ys += [y for _, y in points] + [None]
-        texts += [describe(trial)] * len(points) + [""]
-    return xs, ys, texts
-
-
-def _hover(metric: str) -> str:
-    value = "%{y:.2%}" if metric == ACCURACY else "%{y:.4f}"
-    return f"epoch %{{x}}: {value}<br>%{{text}}<extra></extra>"
-
-
-def _curve_range(trials: Sequence[SweptTrial], metric: str) -> list[float] | None:
-    """The range of the drawn curves without outliers, such as the first epochs of a slow starter."""
-    values = [epoch[metric] for trial in trials for epoch in trial.epochs if math.isfinite(epoch.get(metric, math.nan))]
+def _curve_range(trials: Sequence[SweptTrial], metric: str) -> tuple[float, float] | None:
+    """Return the range of the curves without outliers, such as the first epochs of a slow starter."""
+    values = [y for trial in trials for _, y in _curve(trial, metric) if y is not None and math.isfinite(y)]
     if not values:
         return None
     if metric == ACCURACY:
-        return list(limits([axis_floor(values), max(values)], 0.06))
-    return list(limits([min(values), -axis_floor([-value for value in values])], 0.06))
+        return limits([axis_floor(values), max(values)], 0.06)
+    return limits([min(values), -axis_floor([-value for value in values])], 0.06)
 
 
 # --- the search -----------------------------------------------------------------------------------
 
 
-def _accuracy_axis(figure: go.Figure, accuracies: Sequence[float]) -> None:
-    """The y axis of accuracies, without outliers below."""
-    span = limits([axis_floor(accuracies), max(accuracies)], 0.08)
-    figure.update_yaxes(title=METRIC_TITLES[ACCURACY], range=span, tickformat=".1%")
-
-
-def placement_order(name: str) -> int:
-    """The rank of a placement in legends and axes."""
-    names = list(PLACEMENT_COLORS)
-    return names.index(name) if name in names else len(names)
-
-
-def time_accuracy(trials: Sequence[SweptTrial]) -> go.Figure:
-    """Accuracy against the seconds of training, with the front of those that no faster trial reaches."""
+def time_accuracy(timed: Sequence[SweptTrial]) -> go.Figure:
+    """Draw accuracy against seconds of training, with the front of trials that no faster one surpasses."""
     figure = go.Figure()
-    timed = [t for t in trials if t.seconds]
     for placement, group in _by_placement(timed).items():
         marker = {"size": 8, "color": color_of(group[0]), "line": {"width": 0.8, "color": PAPER}}
         figure.add_scatter(x=[t.seconds for t in group], y=[t.value for t in group], text=[describe(t) for t in group],
@@ -158,13 +139,15 @@ def time_accuracy(trials: Sequence[SweptTrial]) -> go.Figure:
     front = pareto(timed)
     figure.add_scatter(x=[t.seconds for t in front], y=[t.value for t in front], mode="lines", name="front",
                        line={"color": VERMILLION, "width": 1.5, "shape": "hv"}, hoverinfo="skip")  # fmt: skip
+    accuracies = [t.accuracy for t in timed]
     figure.update_xaxes(title="seconds of training and evaluation", rangemode="tozero")
-    _accuracy_axis(figure, [t.accuracy for t in timed])
+    figure.update_yaxes(title=METRIC_TITLES[ACCURACY], tickformat=".1%",
+                        range=limits([axis_floor(accuracies), max(accuracies)], 0.08))  # fmt: skip
     return figure
 
 
 def pareto(trials: Iterable[SweptTrial]) -> list[SweptTrial]:
-    """The trials that none which took no longer surpasses, fastest first."""
+    """Return the trials that are better than every trial that took no longer, fastest first."""
     front: list[SweptTrial] = []
     for trial in sorted(trials, key=lambda t: (t.seconds or 0.0, -t.accuracy)):
         if not front or trial.accuracy > front[-1].accuracy:
@@ -173,7 +156,7 @@ def pareto(trials: Iterable[SweptTrial]) -> list[SweptTrial]:
 
 
 def pruned_epochs(trials: Sequence[SweptTrial], epochs: int) -> go.Figure:
-    """How many trials were pruned after each of their `epochs` epochs."""
+    """Draw how many trials were pruned after each of their `epochs` epochs."""
     ends = [len(t.epochs) for t in trials]
     figure = go.Figure(
         go.Bar(x=list(range(1, epochs + 1)), y=[ends.count(epoch) for epoch in range(1, epochs + 1)],
@@ -189,7 +172,7 @@ def pruned_epochs(trials: Sequence[SweptTrial], epochs: int) -> go.Figure:
 
 
 def confusion(champion: Champion) -> go.Figure:
-    """Counts by true and predicted class; the colour is of the errors alone, which the diagonal would drown."""
+    """Draw counts by true and predicted class; only errors are coloured, as the diagonal would drown them."""
     size = range(len(champion.classes))
     errors = [[None if i == j else champion.confusion[i][j] for j in size] for i in size]
     right = [[champion.confusion[i][j] if i == j else None for j in size] for i in size]
@@ -210,7 +193,7 @@ def confusion(champion: Champion) -> go.Figure:
 
 
 def per_class(champion: Champion) -> list[tuple[str, int, float, str]]:
-    """For each class: its images, the share of them that was recognised, and what it was most taken for."""
+    """Return for each class its images, the share recognised, and the class it was most often taken for."""
     rows = []
     for i, (name, counts) in enumerate(zip(champion.classes, champion.confusion, strict=True)):
         wrong = [(count, other) for count, other in zip(counts, champion.classes, strict=True) if other != name]

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
 
-from sweeper.report.figure import INK, VERMILLION, Array, axis_floor, percent, rounded
-from sweeper.report.page import PALETTE, PAPER
-from sweeper.report.sweep.charts import describe, placement_order
-from sweeper.report.sweep.parallel import LOG_SCALED
-from sweeper.report.sweep.rows import Sweep, SweptTrial
+from sweeper.report.figure import INK, VERMILLION, Array, axis_floor, percent
+from sweeper.report.page import PAPER
+from sweeper.report.sweep.charts import describe, placement_order, shown
+from sweeper.report.sweep.parallel import LOG_SCALED, SHADES
+from sweeper.report.sweep.rows import Sweep, SweptTrial, valued
 
 BINS: Final = 5  # of a rate, in a heat map
 GRID_STEPS: Final = 48  # of a contour, along each parameter
 BANDWIDTH: Final = 0.12  # of the kernel, as a share of a parameter's range
 LEAST_WEIGHT: Final = 0.35  # of trials near a point of a contour, below which it stays empty
 FEWEST: Final = 8  # trials that make a contour
-SCALE: Final = [[i / 3, PALETTE[f"ramp-{i}"][0]] for i in range(4)]
+SCALE: Final = [[i / 3, shade] for i, shade in enumerate(SHADES)]
 
 
 # --- placement by rate ----------------------------------------------------------------------------
@@ -37,7 +36,7 @@ class RateMap(NamedTuple):
 
 
 def rate_map(trials: Sequence[SweptTrial], rate: str) -> RateMap | None:
-    """The complete trials that have a placement and the rate, in bins of equal width; None where there are none."""
+    """Sort the complete trials that have a placement and the rate into bins of equal width; None if there are none."""
     having = [t for t in trials if "placement" in t.params and rate in t.params]
     if not having:
         return None
@@ -56,13 +55,13 @@ def rate_map(trials: Sequence[SweptTrial], rate: str) -> RateMap | None:
 
 
 def heat_map(cells: RateMap, rate: str, span: tuple[float, float]) -> go.Figure:
-    """A `RateMap`, coloured over `span` of accuracies so that two maps compare."""
+    """Draw a `RateMap`, coloured over `span` of accuracies so that two maps compare."""
     texts = [[f"{percent(mean)}<br>n {n}" if n else "" for mean, n in zip(means, counts, strict=True)]
              for means, counts in zip(cells.means, cells.counts, strict=True)]  # fmt: skip
     figure = go.Figure(
-        go.Heatmap(z=[[None if math.isnan(v) else v for v in row] for row in cells.means.tolist()], x=cells.bins,
-                   y=cells.placements, zmin=span[0], zmax=span[1], colorscale=SCALE, text=texts,
-                   texttemplate="%{text}", textfont={"size": 11}, xgap=2, ygap=2, showscale=False, hoverongaps=False,
+        go.Heatmap(z=cells.means, x=cells.bins, y=cells.placements, zmin=span[0], zmax=span[1], colorscale=SCALE,
+                   text=texts, texttemplate="%{text}", textfont={"size": 11}, xgap=2, ygap=2, showscale=False,
+                   hoverongaps=False,
                    hovertemplate="%{y}, " + rate + " %{x}<br>%{text}<extra></extra>")
     )  # fmt: skip
     figure.update_xaxes(title=rate, type="category", showgrid=False, ticks="")
@@ -75,30 +74,29 @@ def heat_map(cells: RateMap, rate: str, span: tuple[float, float]) -> go.Figure:
 
 
 def numeric_pair(sweep: Sweep) -> tuple[str, str] | None:
-    """The two most important parameters that are numbers, of more than two values, and together in enough trials."""
-    complete = sweep.having("complete")
+    """Return the two most important parameters that are numbers and that enough trials have together."""
+    complete = valued(sweep.trials, "complete")
     names = [found.parameter for found in sweep.importances] or sweep.parameters
     numeric = [name for name in names if _is_numeric([t.params[name] for t in complete if name in t.params])]
-    for second in range(1, len(numeric)):
-        for first in range(second):
-            pair = numeric[first], numeric[second]
-            values = [(t.params[pair[0]], t.params[pair[1]]) for t in complete if all(n in t.params for n in pair)]
-            if len(values) >= FEWEST and all(len(set(column)) > 1 for column in zip(*values, strict=True)):
-                return pair
+    for second, first in sorted((b, a) for a, b in itertools.combinations(range(len(numeric)), 2)):
+        pair = numeric[first], numeric[second]
+        values = [(t.params[pair[0]], t.params[pair[1]]) for t in complete if all(n in t.params for n in pair)]
+        if len(values) >= FEWEST and all(len(set(column)) > 1 for column in zip(*values, strict=True)):
+            return pair
     return None
 
 
 def _is_numeric(values: Sequence[Any]) -> bool:
+    """Check that the values are numbers, and more than two."""
     return len(set(values)) > 2 and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
 def contour(trials: Sequence[SweptTrial], pair: tuple[str, str]) -> go.Figure:
-    """The accuracy over two parameters, smoothed, with the complete trials that have both, at least `FEWEST`."""
+    """Draw the accuracy over two parameters, smoothed, with the trials that have both, at least `FEWEST`."""
     having = sorted((t for t in trials if all(name in t.params for name in pair)), key=lambda t: t.accuracy)
-    x, y = (_Axis(name, np.array([float(t.params[name]) for t in having])) for name in pair)
-    values = np.array([t.accuracy for t in having])
-    floor = axis_floor(values.tolist())
-    smooth = kernel_mean(x.unit, y.unit, values.clip(min=floor))
+    x, y = (Scale.of(name, [float(t.params[name]) for t in having]) for name in pair)
+    accuracies = [t.accuracy for t in having]
+    smooth = kernel_mean(x.unit, y.unit, np.clip(accuracies, axis_floor(accuracies), None))
     figure = go.Figure([
         go.Contour(x=x.grid, y=y.grid, z=smooth, colorscale=SCALE, ncontours=9, line={"width": 0.5, "color": PAPER},
                    colorbar={"tickformat": ".1%", "outlinewidth": 0, "thickness": 12}, hoverinfo="skip"),
@@ -107,32 +105,35 @@ def contour(trials: Sequence[SweptTrial], pair: tuple[str, str]) -> go.Figure:
                            "line": {"width": 1.2, "color": PAPER}},
                    showlegend=False, hovertemplate="%{text}<extra></extra>"),
     ])  # fmt: skip
-    figure.update_xaxes(title=pair[0], showgrid=False, **x.layout())
-    figure.update_yaxes(title=pair[1], showgrid=False, **y.layout())
+    figure.update_xaxes(title=pair[0], showgrid=False, **x.layout)
+    figure.update_yaxes(title=pair[1], showgrid=False, **y.layout)
     figure.update_layout(height=460)
     return figure
 
 
-class _Axis:
-    """One parameter of a contour: its values, the same from 0 to 1, and the grid over them."""
+class Scale(NamedTuple):
+    """The scale of one parameter of a contour."""
 
-    def __init__(self, name: str, values: Array) -> None:
-        self.values = values
-        self.logarithmic = name in LOG_SCALED and bool((values > 0).all())
-        scaled = np.log10(values) if self.logarithmic else values
+    values: list[float]
+    unit: Array  # the values, scaled to [0, 1]
+    grid: Array
+    layout: dict[str, Any]
+
+    @classmethod
+    def of(cls, name: str, values: list[float]) -> Scale:
+        """Lay out a scale, logarithmic for the parameters in `LOG_SCALED`."""
+        logarithmic = name in LOG_SCALED and min(values) > 0
+        scaled = np.log10(values) if logarithmic else np.array(values)
         low, high = scaled.min(), scaled.max()
-        self.unit = (scaled - low) / (high - low)
         grid = np.linspace(low, high, GRID_STEPS)
-        self.grid = 10**grid if self.logarithmic else grid
-
-    def layout(self) -> dict[str, Any]:
-        distinct = sorted(set(self.values.tolist()))
-        few = {"tickvals": distinct, "ticktext": [rounded(v) for v in distinct]} if len(distinct) <= 8 else {}
-        return ({"type": "log"} if self.logarithmic else {}) | few
+        layout: dict[str, Any] = {"type": "log"} if logarithmic else {}
+        if len(distinct := sorted(set(values))) <= 8:
+            layout |= {"tickvals": distinct, "ticktext": [shown(value) for value in distinct]}
+        return cls(values, (scaled - low) / (high - low), 10**grid if logarithmic else grid, layout)
 
 
 def kernel_mean(x: Array, y: Array, values: Array) -> Array:
-    """The kernel regression (Nadaraya 1964, Watson 1964) of `values` over the unit square.
+    """Smooth `values` over the unit square by kernel regression (Nadaraya 1964, Watson 1964).
 
     Returns:
         `(GRID_STEPS, GRID_STEPS)`, rows along `y`; NaN where the Gaussian weights sum to less than `LEAST_WEIGHT`.

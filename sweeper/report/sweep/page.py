@@ -1,4 +1,4 @@
-"""The report of one sweep: what was asked, what was found, and what it rests on."""
+"""The report of one sweep as a page: its sections, from the settings to the champion."""
 
 from __future__ import annotations
 
@@ -10,18 +10,7 @@ from markupsafe import Markup
 
 from sweeper.core.environment import Environment
 from sweeper.report.figure import axis_floor, counted, percent
-from sweeper.report.page import (
-    Section,
-    Value,
-    beside,
-    chart,
-    figures,
-    heading,
-    page,
-    png,
-    table,
-    text,
-)
+from sweeper.report.page import Section, Value, beside, chart, figures, heading, page, png, table, text
 from sweeper.report.sweep import pictures
 from sweeper.report.sweep.charts import (
     METRIC_TITLES,
@@ -34,62 +23,72 @@ from sweeper.report.sweep.charts import (
 )
 from sweeper.report.sweep.landscape import BANDWIDTH, FEWEST, contour, heat_map, numeric_pair, rate_map
 from sweeper.report.sweep.parallel import parallel
-from sweeper.report.sweep.rows import Champion, Sweep, SweptTrial, distinct
-from sweeper.report.sweep.tables import all_trials, lead, leaderboard, share, stopped, summary
+from sweeper.report.sweep.rows import Champion, Sweep, SweptTrial, distinct, read_sweep, valued
+from sweeper.report.sweep.tables import all_trials, lead, leaderboard, share, stopped, summary, trials_csv
 
 if TYPE_CHECKING:
     from sweeper.study.rows import StudyRecord
-
 
 MAP_WIDTH: Final = 420  # pixels, at least, of a heat map whose cells hold words
 PICTURE_WIDTH: Final = 720  # and of pictures, so that their labels can be read
 RATES: Final = ("conv_dropout", "head_dropout")
 
 
+def sweep_report(env: Environment, record: StudyRecord, drawn: Mapping[str, bytes] | None = None) -> bytes:
+    """Write the report of a sweep; `drawn` are its pictures, if they have been drawn already."""
+    sweep = read_sweep(record, env.journal)
+    return sweep_page(sweep, draw(sweep) if drawn is None else drawn)
+
+
+def sweep_pictures(env: Environment, record: StudyRecord) -> tuple[dict[str, bytes], bytes]:
+    """Draw the pictures of a sweep; return them by file name, and the table of its trials as CSV."""
+    sweep = read_sweep(record, env.journal)
+    return draw(sweep), trials_csv(sweep)
+
+
 def sweep_page(sweep: Sweep, drawn: Mapping[str, bytes]) -> bytes:
-    """The report, as one HTML file in UTF-8; `drawn` are the pictures of `draw`."""
+    """Write the report as one HTML file in UTF-8; `drawn` are the pictures of `draw`."""
     sections = [Section(title, html) for title, html in _sections(sweep, drawn)]
     return page(f"Sweep {sweep.name}", lead(sweep), sections)
 
 
 def draw(sweep: Sweep) -> dict[str, bytes]:
-    """The pictures of a sweep, PNG images by the names of their files."""
-    points = [t.point for t in sweep.trials]
+    """Draw the pictures of a sweep as PNG images, by file name."""
     title = f"study {sweep.name}"
     return {
-        "history.png": pictures.history(points, title),
+        "history.png": pictures.history(sweep.trials, title),
         "importance.png": pictures.importance(sweep.importances, title),
-        "placements.png": pictures.placements(points, title),
+        "placements.png": pictures.placements(sweep.trials, title),
     }
 
 
 def _sections(sweep: Sweep, drawn: Mapping[str, bytes]) -> Iterator[tuple[str, Markup]]:
-    ranked, pruned = sweep.ranked(), sweep.having("pruned")
+    ranked, pruned = sweep.ranked(), valued(sweep.trials, "pruned")
     yield "Summary", summary(sweep, ranked)
     if ranked:
         yield "Leaderboard", leaderboard(sweep, ranked)
     if ranked or pruned:
         yield "Curves", _curves(distinct(ranked), pruned)
-        yield (
-            "History",
-            text(_history_words(sweep, ranked))
-            + png(drawn["history.png"], "Accuracy by trial", least_width=PICTURE_WIDTH),
-        )
+        yield "History", text(_history_words(sweep, ranked)) + _picture(drawn["history.png"], "Accuracy by trial")
     if ranked:
-        yield "Importance", _importance(sweep, drawn)
-        yield "Placements", png(drawn["placements.png"], "Accuracy by placement", least_width=PICTURE_WIDTH)
-        yield "Parallel coordinates", _parallel(sweep, ranked)
+        yield "Importance", _importance(sweep, drawn["importance.png"])
+        yield "Placements", _picture(drawn["placements.png"], "Accuracy by placement")
+        yield "Parallel coordinates", _parallel(ranked)
         yield "Placement and rate", _rates(ranked)
         yield "Two parameters", _contour(sweep, ranked)
         yield "Time and accuracy", _time(ranked)
-    if any(t.state in ("pruned", "failed") for t in sweep.trials):
-        yield "Pruned and failed", _stopped(sweep)
+    if ended_early := [t for t in sweep.trials if t.state in ("pruned", "failed")]:
+        yield "Pruned and failed", _stopped(ended_early, max(len(t.epochs) for t in sweep.trials))
     if sweep.champion is not None:
         yield "Champion", _champion(sweep.champion)
     yield "All trials", all_trials(sweep)
 
 
 # --- the search -----------------------------------------------------------------------------------
+
+
+def _picture(content: bytes, alt: str) -> Markup:
+    return png(content, alt, least_width=PICTURE_WIDTH)
 
 
 def _curves(ranked: Sequence[SweptTrial], pruned: Sequence[SweptTrial]) -> Markup:
@@ -114,23 +113,24 @@ def _history_words(sweep: Sweep, ranked: Sequence[SweptTrial]) -> str:
     )
 
 
-def _importance(sweep: Sweep, drawn: Mapping[str, bytes]) -> Markup:
+def _importance(sweep: Sweep, picture: bytes) -> Markup:
     if not sweep.importances:
         return text("Importances need at least 4 complete trials that differ.")
     words = (
         "Share of the accuracy's variance that each parameter explains (PED-ANOVA), with the interval that holds 95% "
-        f"of the shares in 100 bootstrap samples of the {counted(len(sweep.having('complete')), 'complete trial')}. "
+        f"of the shares in 100 bootstrap samples of the {counted(len(sweep.ranked()), 'complete trial')}. "
         "Where intervals overlap, the order of the parameters is not settled."
     )
-    return text(words) + png(drawn["importance.png"], "Importance of the parameters", least_width=PICTURE_WIDTH)
+    return text(words) + _picture(picture, "Importance of the parameters")
 
 
-def _parallel(sweep: Sweep, ranked: Sequence[SweptTrial]) -> Markup:
+def _parallel(ranked: Sequence[SweptTrial]) -> Markup:
     words = (
-        "Complete trials: the darker a line, the better; the best is in vermillion. A trial without a parameter passes "
-        "below its axis."
+        "Complete trials: the darker the line, the better; the best is in vermillion. A trial without a parameter "
+        "passes below its axis."
     )
-    return chart(parallel(ranked, sweep.parameters), words, least_width=110 * (len(sweep.parameters) + 2))
+    drawn = parallel(ranked)
+    return chart(drawn, words, least_width=110 * (len(drawn.layout.xaxis.tickvals) + 1))
 
 
 def _rates(ranked: Sequence[SweptTrial]) -> Markup:
@@ -139,16 +139,13 @@ def _rates(ranked: Sequence[SweptTrial]) -> Markup:
         return text("The trials have no placement together with a rate of Dropout.")
     means = [mean for _, cells in maps for mean in cells.means.ravel().tolist() if not math.isnan(mean)]
     span = axis_floor(means), max(means)
-    words = "n counts the complete trials in a cell: a mean of one or two says little. The maps share their colours."
-    parts = [
-        chart(
-            heat_map(cells, rate, span),
-            f"Mean validation accuracy by placement and {rate}.",
-            least_width=MAP_WIDTH,
-        )
-        for rate, cells in maps
+    words = (
+        "n is the number of complete trials in a cell: a mean of one or two says little. The maps share their colours."
+    )
+    drawn = [
+        (heat_map(cells, rate, span), f"Mean validation accuracy by placement and {rate}.") for rate, cells in maps
     ]
-    return text(words) + beside(*parts)
+    return text(words) + beside(*(chart(figure, caption, least_width=MAP_WIDTH) for figure, caption in drawn))
 
 
 def _contour(sweep: Sweep, ranked: Sequence[SweptTrial]) -> Markup:
@@ -169,27 +166,25 @@ def _time(ranked: Sequence[SweptTrial]) -> Markup:
         return text("No complete trial has a time.")
     words = (
         "Complete trials. The line is the front: no trial that took no longer is better. Times depend on what else "
-        "the machine did; a trial that repeats the network of another has none."
+        "the machine did; a duplicate has none."
     )
     return chart(time_accuracy(timed), words)
 
 
-def _stopped(sweep: Sweep) -> Markup:
-    trials = [t for t in sweep.trials if t.state in ("pruned", "failed")]
+def _stopped(trials: Sequence[SweptTrial], epochs: int) -> Markup:
     pruned = [t for t in trials if t.state == "pruned"]
-    epochs = max(len(t.epochs) for t in sweep.trials)
     words = "Trials by the epoch after which they were pruned."
     return (chart(pruned_epochs(pruned, epochs), words) if pruned else Markup()) + stopped(trials)
 
 
-# --- what it ends with ----------------------------------------------------------------------------
+# --- the champion ---------------------------------------------------------------------------------
 
 
 def _champion(champion: Champion) -> Markup:
     metrics = champion.metrics
     words = (
-        f"Trial {champion.trial}, retrained on all training images and evaluated once on the test images, which took "
-        "no part in the search."
+        f"Trial {champion.trial}, retrained on all training images and evaluated once on the test images, which were "
+        "not used in the search."
     )
     numbers: list[tuple[str, Value]] = [
         ("test accuracy", percent(metrics["test/accuracy"])),
@@ -202,31 +197,10 @@ def _champion(champion: Champion) -> Markup:
             [name, total, share(right), taken] for name, total, right, taken in per_class(champion)
         ]
         html += beside(
-            chart(confusion(champion), "Test images by true and predicted class; the colour is of the errors."),
-            table(["Class", "Images", "Recognised", "Most taken for"], rows, caption="The classes"),
+            chart(confusion(champion), "Test images by true and predicted class; only errors are coloured."),
+            table(["Class", "Images", "Recognised", "Most often taken for"], rows, caption="The classes"),
         )
     if champion.errors:
-        html += heading("The errors it was surest of")
-        words = "Test images, each with its true and its predicted class"
-        html += png(champion.errors, words, least_width=PICTURE_WIDTH)
+        html += heading("Its most confident errors")
+        html += _picture(champion.errors, "Test images, each with its true and its predicted class")
     return html
-
-
-def sweep_report(env: Environment, record: StudyRecord, drawn: Mapping[str, bytes] | None = None) -> bytes:
-    """The report of a sweep; `drawn` are its pictures, if they have been drawn already."""
-    sweep = _sweep(env, record)
-    return sweep_page(sweep, draw(sweep) if drawn is None else drawn)
-
-
-def sweep_pictures(env: Environment, record: StudyRecord) -> tuple[dict[str, bytes], bytes]:
-    """The pictures of a sweep by the names of their files, and the table of its trials as CSV."""
-    from sweeper.report.sweep.tables import trials_csv
-
-    sweep = _sweep(env, record)
-    return draw(sweep), trials_csv(sweep)
-
-
-def _sweep(env: Environment, record: StudyRecord) -> Sweep:
-    from sweeper.report.sweep.rows import read_sweep
-
-    return read_sweep(record, env.journal)

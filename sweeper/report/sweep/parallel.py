@@ -1,4 +1,7 @@
-"""Parallel coordinates: one axis for each parameter, one line for each trial, ending at its accuracy."""
+"""Parallel coordinates: one axis for each parameter, one line for each trial, ending at its accuracy.
+
+Plotly's own trace for them builds code at run time, which the page's policy forbids.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import plotly.graph_objects as go
 
 from sweeper.report.figure import VERMILLION, axis_floor, percent
 from sweeper.report.page import PALETTE
-from sweeper.report.sweep.charts import describe, placement_order, shown
+from sweeper.report.sweep.charts import one_trace, placement_order, shown
 from sweeper.report.sweep.rows import SweptTrial
 
 LOG_SCALED: Final = frozenset({"batch_size", "lr", "weight_decay"})
@@ -28,16 +31,17 @@ class Axis(NamedTuple):
     ticks: dict[float, str]
 
 
-def parallel(ranked: Sequence[SweptTrial], parameters: Sequence[str]) -> go.Figure:
-    """Complete trials, best first, as lines through their parameters to their accuracy; the darker, the better."""
-    axes = [parameter_axis(name, [trial.params.get(name) for trial in ranked]) for name in parameters]
+def parallel(ranked: Sequence[SweptTrial]) -> go.Figure:
+    """Draw complete trials, best first, as lines through their parameters to their accuracy; darker is better."""
+    names = dict.fromkeys(name for trial in sorted(ranked, key=lambda t: t.number) for name in trial.params)
+    axes = [parameter_axis(name, [trial.params.get(name) for trial in ranked]) for name in names]
     axes.append(accuracy_axis([trial.accuracy for trial in ranked]))
+    lines = [(trial, [*enumerate(axis.heights[i] for axis in axes)]) for i, trial in enumerate(ranked)]
     figure = go.Figure()
-    for shade in range(len(SHADES)):
-        group = [i for i in range(1, len(ranked)) if _shade(axes[-1].heights[i]) == shade]
-        if group:
-            _add_lines(figure, axes, ranked, group, {"color": SHADES[shade], "width": 1.3})
-    _add_lines(figure, axes, ranked, [0], {"color": VERMILLION, "width": 3})
+    for shade, color in enumerate(SHADES):
+        group = [line for line, height in zip(lines, axes[-1].heights, strict=True) if _shade(height) == shade]
+        _add_lines(figure, [line for line in group if line is not lines[0]], {"color": color, "width": 1.3})
+    _add_lines(figure, lines[:1], {"color": VERMILLION, "width": 3})
     for x, axis in enumerate(axes):
         figure.add_shape(type="line", x0=x, x1=x, y0=0, y1=1, line={"color": PALETTE["grey"][0], "width": 1})
         for y, label in axis.ticks.items():
@@ -50,32 +54,33 @@ def parallel(ranked: Sequence[SweptTrial], parameters: Sequence[str]) -> go.Figu
 
 
 def parameter_axis(name: str, values: Sequence[Any]) -> Axis:
-    """The axis of one parameter: numbers to scale, logarithmic for those in `LOG_SCALED`, words at equal distances."""
+    """Lay out the axis of one parameter, of which at least one value is not None.
+
+    Words stand at equal distances. Numbers are to scale, which is logarithmic for those in `LOG_SCALED`.
+    """
     known = {value for value in values if value is not None}
-    if any(isinstance(value, str) for value in known):
-        words = sorted(map(str, known), key=lambda word: (placement_order(word), word), reverse=True)
-        at = {word: _share(i, 0, len(words) - 1) for i, word in enumerate(words)}
-        return _axis(name, [None if v is None else at[str(v)] for v in values], {h: w for w, h in at.items()})
-    logarithmic = name in LOG_SCALED and all(value > 0 for value in known)
-    scaled = {value: math.log(value) if logarithmic else float(value) for value in known}
-    low, high = min(scaled.values()), max(scaled.values())
-    place = {value: _share(number, low, high) for value, number in scaled.items()}
-    heights = sorted(place.values())
-    apart = all(upper - lower >= TICKS_APART for lower, upper in itertools.pairwise(heights))
-    marked = known if apart else {min(known), max(known)}
-    return _axis(name, [None if v is None else place[v] for v in values], {place[v]: shown(v) for v in marked})
+    is_words = any(isinstance(value, str) for value in known)
+    if is_words:
+        words = sorted(known, key=lambda word: (placement_order(str(word)), str(word)), reverse=True)
+        scaled = {word: float(i) for i, word in enumerate(words)}
+    else:
+        logarithmic = name in LOG_SCALED and all(value > 0 for value in known)
+        scaled = {value: math.log(value) if logarithmic else float(value) for value in sorted(known)}
+    ends = min(scaled.values()), max(scaled.values())
+    heights = {value: _share(number, *ends) for value, number in scaled.items()}
+    marked = list(heights)
+    if not is_words and any(b - a < TICKS_APART for a, b in itertools.pairwise(heights.values())):
+        marked = [marked[0], marked[-1]]
+    lacking = {BELOW: "none"} if None in values else {}
+    ticks = {heights[value]: shown(value) for value in marked} | lacking
+    return Axis(name, [heights.get(value, BELOW) for value in values], ticks)
 
 
 def accuracy_axis(values: Sequence[float]) -> Axis:
-    """The axis of the accuracies; outliers below stand at its foot."""
+    """Lay out the axis of the accuracies; low outliers stand at its foot."""
     low, high = axis_floor(values), max(values)
     heights = [max(0.0, _share(value, low, high)) for value in values]
     return Axis("accuracy", heights, {_share(low, low, high): percent(low), _share(high, low, high): percent(high)})
-
-
-def _axis(name: str, heights: Sequence[float | None], ticks: dict[float, str]) -> Axis:
-    lacking = {BELOW: "none"} if None in heights else {}
-    return Axis(name, [BELOW if height is None else height for height in heights], ticks | lacking)
 
 
 def _share(value: float, low: float, high: float) -> float:
@@ -86,16 +91,7 @@ def _shade(height: float) -> int:
     return min(len(SHADES) - 1, int(height * len(SHADES)))
 
 
-def _add_lines(
-    figure: go.Figure, axes: Sequence[Axis], trials: Sequence[SweptTrial], which: Sequence[int], line: dict[str, Any]
-) -> None:
-    """The trials `which` as one trace with gaps."""
-    xs: list[int | None] = []
-    ys: list[float | None] = []
-    texts: list[str] = []
-    for i in which:
-        xs += [*range(len(axes)), None]
-        ys += [*(axis.heights[i] for axis in axes), None]
-        texts += [describe(trials[i])] * len(axes) + [""]
-    figure.add_scatter(x=xs, y=ys, text=texts, mode="lines+markers", line=line, marker={"size": 4},
-                       hovertemplate="%{text}<extra></extra>")  # fmt: skip
+def _add_lines(figure: go.Figure, lines: Sequence[tuple[SweptTrial, Any]], line: dict[str, Any]) -> None:
+    if lines:
+        figure.add_scatter(**one_trace(lines), mode="lines+markers", line=line, marker={"size": 4},
+                           hovertemplate="%{text}<extra></extra>")  # fmt: skip

@@ -1,4 +1,8 @@
-"""The pictures of a sweep: history, importance and placements, as PNG images for MLflow and the report."""
+"""A sweep's pictures for MLflow and the report: history, importance and placements.
+
+Small pure functions (`best_so_far`, `rank`, `by_placement`) decide what is drawn and are tested without drawing.
+The same trials give the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,6 @@ from sweeper.report.figure import (
     INK,
     SOFT_INK,
     VERMILLION,
-    TrialPoint,
     add_legend,
     add_note,
     as_png,
@@ -25,30 +28,27 @@ from sweeper.report.figure import (
     counted,
     decorate,
     dot,
-    draw_dots,
     limits,
     new_figure,
-    nothing_yet,
     notice,
     percent,
     percent_tick,
-    points_in,
     round_ticks,
     row_size,
     shorten,
-    value_of,
     whole_numbers,
 )
+from sweeper.report.sweep.rows import SweptTrial, valued
 
 if TYPE_CHECKING:
     from sweeper.study.importance import Importance
 
 MOST_BARS: Final = 20
-COLUMNS: Final = (52, 108, 140)  # right of the axes, in points: mean, median, n
+COLUMNS: Final = {"mean": 52, "median": 108, "n": 140}  # right of the axes, in points
 
 
 class PlacementRow(NamedTuple):
-    """The accuracies that the trials of one placement reached, by number."""
+    """The accuracies of one placement's trials, by trial number."""
 
     placement: str
     complete: tuple[float, ...]
@@ -58,34 +58,28 @@ class PlacementRow(NamedTuple):
 # --- history of a study ---------------------------------------------------------------------------
 
 
-def history(trials: Sequence[TrialPoint], title: str) -> bytes:
-    """Validation accuracy against trial number, with the best so far.
-
-    Args:
-        trials: in any order; complete, pruned and failed ones are drawn.
-        title: the heading.
-
-    Returns:
-        A PNG image.
-    """
-    complete, pruned = points_in(trials, "complete"), points_in(trials, "pruned")
-    failed = [trial.number for trial in trials if trial.state == "failed"]
+def history(trials: Sequence[SweptTrial], title: str) -> bytes:
+    """Draw validation accuracy against trial number, with the best so far; `trials` may have any order."""
+    complete, pruned = valued(trials, "complete"), valued(trials, "pruned")
     if not complete and not pruned:
-        return notice(title, nothing_yet(trials))
-    best = best_so_far(trials)
-    values = [value for _, value in complete + pruned]
-    floor = axis_floor(values)
-    figure = new_figure(title, _history_summary(trials, best))
+        return notice(title, _nothing_yet(trials))
+    values = [t.accuracy for t in complete + pruned]
+    numbers = [t.number for t in trials]
+    failed = [t.number for t in trials if t.state == "failed"]
+    best, floor = best_so_far(trials), axis_floor(values)
+    count = counted(len(trials), "trial")
+    words = f"Best {percent(best[-1][1])} in trial {best[-1][0]}, of {count}." if best else f"{count}, none complete."
+    figure = new_figure(title, words)
     axes = figure.subplots()
     decorate(axes, "Validation accuracy", "y")
     round_ticks(axes.yaxis, percent_tick)
     axes.set_ylim(*limits([floor, max(values)], margin=0.1))
-    whole_numbers(axes, "trial", min(t.number for t in trials), max(t.number for t in trials))
-    for state, points in (("pruned", pruned), ("complete", complete)):
-        draw_dots(axes, [point for point in points if point[1] >= floor], state, "o", len(values))
-        draw_dots(axes, [(x, axes.get_ylim()[0]) for x, y in points if y < floor], state, "v", len(values))
+    whole_numbers(axes, "trial", min(numbers), max(numbers))
+    for group, is_complete in ((pruned, False), (complete, True)):
+        _draw_dots(axes, [(t.number, t.accuracy) for t in group], floor, len(values), is_complete)
     axes.plot(failed, [0.03] * len(failed), "x", color=SOFT_INK, markersize=5, transform=axes.get_xaxis_transform())
-    _draw_best_so_far(axes, best, max(trial.number for trial in trials))
+    if best:
+        _draw_best_so_far(axes, best, max(numbers))
     add_legend(
         figure,
         (dot("o", BLUE, BLUE), f"complete ({len(complete)})", bool(complete)),
@@ -97,28 +91,18 @@ def history(trials: Sequence[TrialPoint], title: str) -> bytes:
     return as_png(figure)
 
 
-def best_so_far(trials: Iterable[TrialPoint]) -> list[tuple[int, float]]:
-    """Number and value of each complete trial that was better than all complete ones before it."""
+def best_so_far(trials: Iterable[SweptTrial]) -> list[tuple[int, float]]:
+    """Return number and value of each complete trial that was better than all complete ones before it."""
     steps: list[tuple[int, float]] = []
-    for number, value in points_in(trials, "complete"):
-        if not steps or value > steps[-1][1]:
-            steps.append((number, value))
+    for trial in valued(trials, "complete"):
+        if not steps or trial.accuracy > steps[-1][1]:
+            steps.append((trial.number, trial.accuracy))
     return steps
 
 
-def _history_summary(trials: Sequence[TrialPoint], best: Sequence[tuple[int, float]]) -> str:
-    count = counted(len(trials), "trial")
-    if not best:
-        return f"{count}, none complete."
-    number, value = best[-1]
-    return f"Best {percent(value)} in trial {number}, of {count}."
-
-
 def _draw_best_so_far(axes: Axes, best: Sequence[tuple[int, float]], last: int) -> None:
-    if not best:
-        return
     number, value = best[-1]
-    numbers, values = zip(*best, (max(last, number), value), strict=True)
+    numbers, values = zip(*best, (last, value), strict=True)
     axes.step(numbers, values, where="post", color=VERMILLION, linewidth=1.8, zorder=2.5)
     axes.plot([number], [value], "o", markersize=9, markerfacecolor="none", markeredgecolor=VERMILLION,
               markeredgewidth=1.8, zorder=5)  # fmt: skip
@@ -133,46 +117,35 @@ def _draw_best_so_far(axes: Axes, best: Sequence[tuple[int, float]], last: int) 
 
 
 def importance(importances: Sequence[Importance], title: str) -> bytes:
-    """Bars of how much each parameter decides, with their bootstrap intervals.
-
-    Args:
-        importances: in any order.
-        title: the heading.
-
-    Returns:
-        A PNG image; where there are no importances it says why.
-    """
+    """Draw how much of the accuracy's variance each parameter explains, with bootstrap intervals."""
     ranked = rank(importances)
     if not ranked:
         return notice(title, "Importances need at least 2 finished trials that differ in a parameter.")
-    shown = ranked[:MOST_BARS]
-    left_out = f" The {len(ranked) - len(shown)} smallest are left out." if len(ranked) > len(shown) else ""
-    figure = new_figure(
-        title, "Share of the accuracy's variance that each parameter explains, with 95% bootstrap intervals." + left_out
-    )
-    _draw_bars(figure.subplots(), shown)
+    words = "Share of the accuracy's variance that each parameter explains, with 95% bootstrap intervals."
+    if len(ranked) > MOST_BARS:
+        words += f" The {len(ranked) - MOST_BARS} smallest are left out."
+    figure = new_figure(title, words)
+    _draw_bars(figure.subplots(), ranked[:MOST_BARS])
     return as_png(figure)
 
 
 def rank(importances: Iterable[Importance]) -> list[Importance]:
-    """The finite importances, largest first, equal ones by name."""
+    """Return the finite importances, largest first, equal ones by name."""
     return sorted((i for i in importances if math.isfinite(i.share)), key=lambda i: (-i.share, i.parameter))
 
 
 def _draw_bars(axes: Axes, ranked: Sequence[Importance]) -> None:
-    rows = range(len(ranked))
-    values = [found.share for found in ranked]
-    ends = [max(found.share, found.high) for found in ranked]
     size = row_size(len(ranked))
-    axes.barh(rows, values, height=0.58, color=BLUE, linewidth=0)
+    ends = [max(0.0, found.share, found.high) for found in ranked]
+    axes.barh(range(len(ranked)), [found.share for found in ranked], height=0.58, color=BLUE, linewidth=0)
     for row, found in enumerate(ranked):
         axes.plot([found.low, found.high], [row, row], color=INK, linewidth=1.4)
         words = f"{found.share:.3f} [{found.low:.3f}, {found.high:.3f}]"
-        add_note(axes, words, (max(ends[row], 0.0), row), (6, 0), fontsize=size)
+        add_note(axes, words, (ends[row], row), (6, 0), fontsize=size)
     spare = max(0.0, 5 - len(ranked)) / 2  # a single bar does not fill the figure
     axes.set_ylim(len(ranked) - 0.5 + spare, -0.5 - spare)
-    axes.set_xlim(min(0.0, *values), 1.25 * max(0.0, *ends) or 1.0)
-    axes.set_yticks(rows, [shorten(found.parameter, 32) for found in ranked], parse_math=False)
+    axes.set_xlim(0.0, 1.25 * max(ends) or 1.0)
+    axes.set_yticks(range(len(ranked)), [shorten(found.parameter, 32) for found in ranked], parse_math=False)
     axes.tick_params(axis="y", length=0, labelsize=size, labelcolor=INK)
     axes.tick_params(axis="x", bottom=False, labelbottom=False)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
@@ -182,19 +155,11 @@ def _draw_bars(axes: Axes, ranked: Sequence[Importance]) -> None:
 # --- accuracy by placement ------------------------------------------------------------------------
 
 
-def placements(trials: Sequence[TrialPoint], title: str) -> bytes:
-    """Validation accuracy by placement: every trial a dot, with mean, median and number.
-
-    Args:
-        trials: in any order; complete and pruned ones that have a `placement` are drawn.
-        title: the heading.
-
-    Returns:
-        A PNG image.
-    """
+def placements(trials: Sequence[SweptTrial], title: str) -> bytes:
+    """Draw validation accuracy by placement: a dot for each complete or pruned trial, with mean, median and number."""
     rows = by_placement(trials)
     if not rows:
-        return notice(title, nothing_yet(trials, "placement"))
+        return notice(title, _nothing_yet(trials, "placement"))
     values = [value for row in rows for value in (*row.complete, *row.pruned)]
     floor = axis_floor(values)
     has_marks = any(len(row.complete) > 1 for row in rows)
@@ -207,8 +172,9 @@ def placements(trials: Sequence[TrialPoint], title: str) -> bytes:
     axes.set_xlim(*limits([floor, max(values)], margin=0.05))
     _set_rows(axes, [row.placement for row in rows])
     for height, row in enumerate(rows):
-        for state, points in (("pruned", row.pruned), ("complete", row.complete)):
-            _draw_strip(axes, height, points, floor, state, len(values))
+        for group, is_complete in ((row.pruned, False), (row.complete, True)):
+            points = [(height + 0.56 * away, value) for away, value in zip(jitter(len(group)), group, strict=True)]
+            _draw_dots(axes, points, floor, len(values), is_complete, upright=False)
         _draw_statistics(axes, height, row, row_size(len(rows)))
     add_legend(
         figure,
@@ -221,19 +187,19 @@ def placements(trials: Sequence[TrialPoint], title: str) -> bytes:
     return as_png(figure)
 
 
-def by_placement(trials: Iterable[TrialPoint]) -> list[PlacementRow]:
-    """The placements that have a value, the highest median of complete trials first, those without one last."""
+def by_placement(trials: Iterable[SweptTrial]) -> list[PlacementRow]:
+    """Return the placements that have a value: highest median of complete trials first, those without one last."""
+    having = [trial for trial in trials if "placement" in trial.params]
     groups: dict[str, tuple[list[float], list[float]]] = {}
-    for trial in sorted(trials, key=lambda trial: trial.number):
-        if "placement" in trial.params and trial.state in ("complete", "pruned") and math.isfinite(value_of(trial)):
-            group = groups.setdefault(str(trial.params["placement"]), ([], []))
-            group[trial.state == "pruned"].append(value_of(trial))
+    for i, state in enumerate(("complete", "pruned")):
+        for trial in valued(having, state):
+            groups.setdefault(str(trial.params["placement"]), ([], []))[i].append(trial.accuracy)
     rows = [PlacementRow(name, tuple(complete), tuple(pruned)) for name, (complete, pruned) in groups.items()]
     return sorted(rows, key=lambda row: (-np.median(row.complete) if row.complete else math.inf, row.placement))
 
 
 def jitter(count: int) -> list[float]:
-    """Offsets in [-0.5, 0.5) that spread evenly however many there are: multiples of the golden ratio."""
+    """Return evenly spread offsets in [-0.5, 0.5), however many: multiples of the golden ratio."""
     return [(i * (math.sqrt(5) - 1) / 2 + 0.5) % 1 - 0.5 for i in range(count)]
 
 
@@ -244,14 +210,8 @@ def _set_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.tick_params(axis="y", labelsize=row_size(len(names)), labelcolor=INK)
     for height in range(1, len(names)):
         axes.axhline(height - 0.5, color=GRID, linewidth=0.8, zorder=0)
-    for text, right in zip(("mean", "median", "n"), COLUMNS, strict=True):
+    for text, right in COLUMNS.items():
         add_note(axes, text, (1, 1), (right, 4), "axes fraction", ha="right", va="bottom", color=SOFT_INK)
-
-
-def _draw_strip(axes: Axes, height: int, values: Sequence[float], floor: float, state: str, count: int) -> None:
-    points = [(value, height + 0.56 * offset) for value, offset in zip(values, jitter(len(values)), strict=True)]
-    draw_dots(axes, [point for point in points if point[0] >= floor], state, "o", count)
-    draw_dots(axes, [(axes.get_xlim()[0], y) for x, y in points if x < floor], state, "<", count)
 
 
 def _draw_statistics(axes: Axes, height: int, row: PlacementRow, size: float) -> None:
@@ -262,5 +222,41 @@ def _draw_statistics(axes: Axes, height: int, row: PlacementRow, size: float) ->
     if len(row.complete) > 1:
         axes.plot([median, median], [height - 0.36, height + 0.36], color=INK, linewidth=2, zorder=2.5)
         axes.plot([mean], [height], "D", markersize=6.5, markerfacecolor="white", markeredgecolor=INK, zorder=6)
-    for text, right in zip(texts, COLUMNS, strict=True):
+    for text, right in zip(texts, COLUMNS.values(), strict=True):
         add_note(axes, text, (1, height), (right, 0), ("axes fraction", "data"), ha="right", fontsize=size)
+
+
+# --- both -----------------------------------------------------------------------------------------
+
+
+def _draw_dots(
+    axes: Axes,
+    points: Sequence[tuple[float, float]],
+    floor: float,
+    count: int,
+    is_complete: bool,
+    *,
+    upright: bool = True,
+) -> None:
+    """Draw places and accuracies as dots, smaller the more the figure holds; those below `floor` as arrows at its foot.
+
+    The accuracies run upward, or to the right if not `upright`.
+    """
+    size = 36 if count <= 80 else 22 if count <= 300 else 12
+    fill, edge, width = (BLUE, "white", 0.5) if is_complete else ("white", GREY, 1)
+    foot = (axes.get_ylim() if upright else axes.get_xlim())[0]
+    for marker, is_below in (("o", False), ("v" if upright else "<", True)):
+        places = [place for place, value in points if (value < floor) == is_below]
+        values = [foot if is_below else value for _, value in points if (value < floor) == is_below]
+        x, y = (places, values) if upright else (values, places)
+        axes.scatter(x, y, s=size, marker=marker, facecolors=fill, edgecolors=edge, linewidths=width, zorder=3,
+                     clip_on=False)  # fmt: skip
+
+
+def _nothing_yet(trials: Sequence[SweptTrial], parameter: str = "") -> str:
+    """Return why a figure of `trials` shows nothing."""
+    if not trials:
+        return "The study has no trials yet."
+    if parameter and all(parameter not in trial.params for trial in trials):
+        return f"No trial has the parameter {parameter}."
+    return f"None of {counted(len(trials), 'trial')} has reported a validation accuracy yet."

@@ -1,4 +1,4 @@
-"""A sweep as tuples, from what its study and its journal hold."""
+"""A sweep as tuples, read from its study and its journal."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import csv
 import datetime as dt
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sweeper.report.figure import TrialPoint
 from sweeper.tracking.base import FINISHED
 from sweeper.tracking.reading import ARTIFACTS, history, read_events
 
@@ -20,41 +19,36 @@ if TYPE_CHECKING:
 
 
 class SweptTrial(NamedTuple):
-    """One trial: what its study says of it, and, where the journal has it, how its training went."""
+    """One trial as its study recorded it and, where the journal has its run, its training by epoch."""
 
     number: int
     state: str  # complete, pruned, running or failed
     value: float | None  # validation accuracy in [0, 1]; of a pruned trial the last one reported
     loss: float | None  # validation loss in nats, at the same epoch
     params: Mapping[str, float | int | str]
-    epochs: Sequence[Mapping[str, float]]  # `epoch`, `val/accuracy`, and the other metrics where the journal has them
+    epochs: Sequence[Mapping[str, float]]  # `epoch`, `val/accuracy`; other metrics where the journal has the run
     seconds: float | None  # of training and evaluation
     reason: str
-    copy_of: int | None  # the trial whose result it was given, for it trains the same network
+    copy_of: int | None  # the trial that it duplicates, and whose result it was given
 
     @property
     def accuracy(self) -> float:
-        """The value, NaN where there is none."""
+        """Return the value, NaN where there is none."""
         return math.nan if self.value is None else self.value
-
-    @property
-    def point(self) -> TrialPoint:
-        """The trial as the pictures take it."""
-        return TrialPoint(self.number, self.state, self.value, self.params)
 
 
 class Champion(NamedTuple):
-    """The best configuration, retrained on all training images, and its one evaluation on the test images."""
+    """The best configuration, retrained on all training images and evaluated once on the test images."""
 
     trial: int
     metrics: Mapping[str, float]
     classes: list[str]
-    confusion: list[list[int]]  # a row a true class, a column a predicted one; empty where the journal lacks it
-    errors: bytes | None  # a PNG of the errors it was surest of
+    confusion: list[list[int]]  # rows are true classes, columns predicted ones; empty where the journal lacks it
+    errors: bytes | None  # a PNG of its most confident errors
 
 
 class Sweep(NamedTuple):
-    """All that the report of a sweep shows."""
+    """Everything that the report of a sweep shows."""
 
     name: str
     settings: Mapping[str, Any]
@@ -66,31 +60,28 @@ class Sweep(NamedTuple):
     began: dt.datetime | None
     ended: dt.datetime | None
 
-    def having(self, state: str) -> list[SweptTrial]:
-        """The trials of one state that have a finite value; by number."""
-        return [t for t in self.trials if t.state == state and math.isfinite(t.accuracy)]
-
     def ranked(self) -> list[SweptTrial]:
-        """The complete trials, best first, ties by loss, then by number, as the study decides."""
-        return sorted(self.having("complete"), key=lambda t: (-t.accuracy, t.loss or 0.0, t.number))
+        """Return the complete trials, best first, ties by loss, then by number, as the study decides."""
+        return sorted(valued(self.trials, "complete"), key=lambda t: (-t.accuracy, t.loss or 0.0, t.number))
 
     @property
     def parameters(self) -> list[str]:
-        """The parameters that any trial has, in the order of asking."""
+        """Return the parameters that any trial has, in the order of asking."""
         return list(dict.fromkeys(name for trial in self.trials for name in trial.params))
 
 
 def read_sweep(record: StudyRecord, journal: Path) -> Sweep:
-    """The sweep of a study, with its runs in the journal at `journal`.
+    """Read a study's sweep, with its runs from the journal at `journal`.
 
-    A run that is not there, or that belongs to an earlier study of the same name, leaves its trial without
-    losses and times.
+    A trial whose run is missing, or belongs to an earlier study of the same name, has no losses and times.
     """
     folder = journal / record.name
     trials: list[SweptTrial] = []
-    started: dict[str, Any] = {}  # the first event of the first run that is there
+    started: dict[str, Any] = {}  # the first event of the first run found
     for row in record.rows:  # one run at a time: the events of ten thousand take hundreds of megabytes
-        events = _events(folder / f"{row.number:04d}", f"{record.uid}/{row.number}")
+        events = read_events(folder / f"{row.number:04d}")
+        if events and events[0]["key"] != f"{record.uid}/{row.number}":
+            events = []
         started = started or (events[0] if events else {})
         trials.append(_trial(row, events, record.curves.get(row.number, {})))
     profile = started.get("dataset", {}).get("profile", {})
@@ -107,18 +98,17 @@ def read_sweep(record: StudyRecord, journal: Path) -> Sweep:
     )
 
 
+def valued(trials: Iterable[SweptTrial], state: str) -> list[SweptTrial]:
+    """Return the trials of one state that have a finite value, by number."""
+    return sorted((t for t in trials if t.state == state and math.isfinite(t.accuracy)), key=lambda t: t.number)
+
+
 def distinct(trials: Sequence[SweptTrial]) -> list[SweptTrial]:
-    """The trials without those that repeat the parameters of one before them."""
+    """Return the trials without those that repeat the parameters of an earlier one."""
     first: dict[tuple[tuple[str, Any], ...], SweptTrial] = {}
     for trial in trials:
         first.setdefault(tuple(sorted(trial.params.items())), trial)
     return list(first.values())
-
-
-def _events(folder: Path, key: str) -> list[dict[str, Any]]:
-    """The events of the run `key` in `folder`; none where there is no such run."""
-    events = read_events(folder)
-    return events if events and events[0]["key"] == key else []
 
 
 def _trial(row: TrialRow, events: list[dict[str, Any]], curve: Mapping[int, float]) -> SweptTrial:
@@ -142,7 +132,7 @@ def _trial(row: TrialRow, events: list[dict[str, Any]], curve: Mapping[int, floa
 
 
 def _champion(folder: Path, uid: str) -> Champion | None:
-    """The champion that was evaluated last, if one was."""
+    """Read the champion that was evaluated last, if any."""
     found = []
     for run in folder.glob("champion-*"):
         events = read_events(run)
@@ -153,14 +143,17 @@ def _champion(folder: Path, uid: str) -> Champion | None:
         return None
     _, run, trial, metrics = max(found, key=lambda entry: entry[0])
     files = run / ARTIFACTS / "evaluation"
-    classes, confusion = _confusion(files / "confusion.csv")
     errors = files / "errors.png"
-    return Champion(trial, metrics, classes, confusion, errors.read_bytes() if errors.is_file() else None)
+    rows = _table(files / "confusion.csv")
+    return Champion(
+        trial,
+        metrics,
+        classes=[row[0] for row in rows],
+        confusion=[[int(count) for count in row[1:-1]] for row in rows],
+        errors=errors.read_bytes() if errors.is_file() else None,
+    )
 
 
-def _confusion(path: Path) -> tuple[list[str], list[list[int]]]:
-    """The classes and their counts, as `train.Evaluation.confusion_csv` writes them."""
-    if not path.is_file():
-        return [], []
-    rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
-    return [row[0] for row in rows[1:]], [[int(count) for count in row[1:-1]] for row in rows[1:]]
+def _table(path: Path) -> list[list[str]]:
+    """Read a CSV file's rows below its header; none where there is no file."""
+    return list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))[1:] if path.is_file() else []

@@ -1,4 +1,4 @@
-"""The words and tables of a sweep's report."""
+"""The text and tables of a sweep's report."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from sweeper.core.text import duration
 from sweeper.report.figure import counted, percent
 from sweeper.report.page import NOTHING, Cell, Value, download, facts, figures, folded, table, text
 from sweeper.report.sweep.charts import shown
@@ -20,7 +21,7 @@ MOST_ROWS: Final = 1_000
 
 
 def lead(sweep: Sweep) -> str:
-    """What the sweep came to, in two sentences."""
+    """Summarise the sweep in two sentences."""
     states = [t.state for t in sweep.trials]
     counts = {state: states.count(state) for state in ("complete", "pruned", "failed", "running")}
     parts = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
@@ -33,7 +34,7 @@ def lead(sweep: Sweep) -> str:
 
 
 def summary(sweep: Sweep, ranked: Sequence[SweptTrial]) -> Markup:
-    """The numbers that matter most, and what they rest on."""
+    """Return the most important numbers, the circumstances and the settings."""
     numbers: list[tuple[str, Value]] = []
     if ranked:
         numbers.append(("best validation accuracy", percent(ranked[0].accuracy)))
@@ -46,15 +47,7 @@ def summary(sweep: Sweep, ranked: Sequence[SweptTrial]) -> Markup:
     return figures(numbers) + facts(_circumstances(sweep)) + folded("Settings and search space", _settings(sweep))
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a person would say them."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
-
-
 def _circumstances(sweep: Sweep) -> Iterator[tuple[str, Value]]:
-    """What was run, on what, and when."""
     settings, tags = sweep.settings, sweep.tags
     if sweep.began and sweep.ended:
         end = "%H:%M" if sweep.began.date() == sweep.ended.date() else "%Y-%m-%d %H:%M"
@@ -76,23 +69,15 @@ def _circumstances(sweep: Sweep) -> Iterator[tuple[str, Value]]:
 
 
 def _settings(sweep: Sweep) -> Markup:
-    plain = {k: v for k, v in sweep.settings.items() if not k.startswith("space.")}
-    space = {k.removeprefix("space."): v for k, v in sweep.settings.items() if k.startswith("space.")}
-    return table(
-        ["Parameter", "Searched over"],
-        [(name, dimension(value)) for name, value in space.items()],
-        caption="The search space",
-        sortable=False,
-    ) + table(
-        ["Setting", "Value"],
-        [(name, str(value)) for name, value in plain.items()],
-        caption="What all trials share",
-        sortable=False,
+    plain = [(k, str(v)) for k, v in sweep.settings.items() if not k.startswith("space.")]
+    space = [(k.removeprefix("space."), dimension(v)) for k, v in sweep.settings.items() if k.startswith("space.")]
+    return table(["Parameter", "Searched over"], space, caption="The search space", sortable=False) + table(
+        ["Setting", "Value"], plain, caption="Settings that all trials share", sortable=False
     )
 
 
 def dimension(described: Any) -> str:
-    """A dimension of the search space, as `space.describe` gives it, in words."""
+    """Describe a dimension of the search space, as `space.describe` returns it."""
     if isinstance(described, Mapping):
         scale = ", logarithmic" if described.get("log") else ""
         return f"{described.get('low')} to {described.get('high')}{scale}"
@@ -103,7 +88,7 @@ def dimension(described: Any) -> str:
 
 
 def leaderboard(sweep: Sweep, ranked: Sequence[SweptTrial]) -> Markup:
-    """The best trials, of which there is at least one, and how far they can be told apart."""
+    """Tabulate the best trials, of which there is at least one, and say which differences mean something."""
     names, leaders = sweep.parameters, distinct(ranked)
     headers = ["Rank", "Trial", "Val accuracy", "Val loss", "Gap", *names, "Seconds"]
     rows: list[list[Value]] = [
@@ -112,16 +97,14 @@ def leaderboard(sweep: Sweep, ranked: Sequence[SweptTrial]) -> Markup:
     ]  # fmt: skip
     which = f"The best {LEADERS} of {len(ranked):,} complete trials" if len(leaders) > LEADERS else "Complete trials"
     repeated = len(ranked) - len(leaders)
-    caption = f"{which}, by validation accuracy, then loss. Gap: train accuracy minus validation accuracy." + (
-        f" {counted(repeated, 'trial')} with the parameters of another {'is' if repeated == 1 else 'are'} left out."
-        if repeated
-        else ""
-    )
+    caption = f"{which}, by validation accuracy, then loss. Gap: train accuracy minus validation accuracy."
+    if repeated:
+        caption += f" Left out: {counted(repeated, 'trial')} with the parameters of another."
     return text(_noise(sweep, leaders)) + table(headers, rows, caption=caption)
 
 
 def _noise(sweep: Sweep, ranked: Sequence[SweptTrial]) -> str:
-    """How far apart two accuracies have to be to mean something."""
+    """Say how far apart two accuracies must be to mean something."""
     bias = "The best of many trials looks better than it is: the test accuracy judges it."
     images = sweep.images.get("val_images")
     if not images:
@@ -136,7 +119,7 @@ def _noise(sweep: Sweep, ranked: Sequence[SweptTrial]) -> str:
 
 
 def all_trials(sweep: Sweep) -> Markup:
-    """Every trial, to be opened, and as a file."""
+    """Tabulate every trial, folded, with a CSV file to download."""
     names = sweep.parameters
     headers = ["Trial", "State", "Val accuracy", "Val loss", "Epochs", *names, "Seconds", "Note"]
     best_first = sorted(sweep.trials, key=lambda t: (t.state != "complete", -(t.value or 0.0)))
@@ -152,16 +135,14 @@ def all_trials(sweep: Sweep) -> Markup:
 
 
 def stopped(trials: Sequence[SweptTrial]) -> Markup:
-    """Trials that did not reach their end, and why, to be opened."""
+    """Tabulate pruned and failed trials with the reason, folded."""
     headers = ["Trial", "State", "Epochs", "Last val accuracy", "Why"]
     rows: list[list[Value]] = [[t.number, t.state, len(t.epochs), share(t.value), note(t)] for t in trials[:MOST_ROWS]]
-    return folded(
-        f"Show {counted(len(rows), 'trial')}", table(headers, rows, caption="Trials that did not reach their end")
-    )
+    return folded(f"Show {counted(len(rows), 'trial')}", table(headers, rows, caption="Trials that ended early"))
 
 
 def trials_csv(sweep: Sweep) -> bytes:
-    """Every trial, a row each."""
+    """Return every trial as a row of a CSV file."""
     names = sorted(sweep.parameters)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -176,18 +157,18 @@ def trials_csv(sweep: Sweep) -> bytes:
 
 
 def share(value: float | None) -> Cell:
-    """A share as percent."""
+    """Show a share as percent."""
     return Cell(NOTHING, None) if value is None or math.isnan(value) else Cell(percent(value), value)
 
 
 def fixed(value: float | None, digits: int) -> Cell:
-    """A number with so many decimals."""
+    """Show a number with `digits` decimals."""
     return Cell(NOTHING, None) if value is None else Cell(f"{value:,.{digits}f}", value)
 
 
 def note(trial: SweptTrial) -> str:
-    """What there is to say of a trial: why it ended early, or whose result it has."""
-    return trial.reason or ("" if trial.copy_of is None else f"the same network as trial {trial.copy_of}")
+    """Return why a trial ended early, or which one it duplicates."""
+    return trial.reason or ("" if trial.copy_of is None else f"duplicate of trial {trial.copy_of}")
 
 
 def _params(trial: SweptTrial, names: Sequence[str]) -> list[Value]:
