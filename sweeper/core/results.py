@@ -57,22 +57,6 @@ class EpochResult:
     images_per_s: float
     beside: int = 0  # other trainings that the GPU was shared with, by which `epoch_s` is divided
 
-    def metrics(self) -> dict[str, float]:
-        """The values under their names in MLflow."""
-        return {
-            "train/loss": self.train_loss,
-            "train/accuracy": self.train_accuracy,
-            "val/loss": self.val_loss,
-            "val/accuracy": self.val_accuracy,
-            "val/ece": self.val_ece,
-            "gap/loss": self.val_loss - self.train_loss,
-            "gap/accuracy": self.train_accuracy - self.val_accuracy,
-            "lr": self.lr,
-            "grad_norm": self.grad_norm,
-            "time/epoch_s": self.epoch_s,
-            "time/images_per_s": self.images_per_s,
-        } | ({"time/beside": self.beside} if self.beside else {})
-
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -23,6 +23,7 @@ from sweeper.sweep.retrain import Champion, retrain
 from sweeper.sweep.signals import Signals
 from sweeper.sweep.tracker import FLUSH_SECONDS
 from sweeper.tracking.base import FINISHED, KILLED, Tracker
+from sweeper.tracking.epochs import epoch_metrics
 from sweeper.tracking.mlflow import MlflowTracker
 from sweeper.tracking.reading import WEIGHTS, read_events
 from sweeper.tracking.store import reason_of
@@ -89,7 +90,7 @@ def _advance(
             champion: Champion = stop.value
             return champion
         say(f"retraining the best on all training images: epoch {epoch.epoch}/{config.epochs}")
-        record(epoch.epoch, {k: v for k, v in epoch.metrics().items() if not k.startswith(("val/", "gap/"))})
+        record(epoch.epoch, {k: v for k, v in epoch_metrics(epoch).items() if not k.startswith(("val/", "gap/"))})
 
 
 def _recorded_test(env: Environment, folder: str, uid: str) -> dict[str, Any] | None:

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from sweeper.core.results import EpochResult
+
 THREADS_TAG: Final = "sweeper.threads"  # of a run: threads of its computations
 ENGINE_TAG: Final = "sweeper.engine"
 # What the bits of a training depend on besides its parameters.
@@ -48,9 +50,9 @@ class RunLog:
 
 
 class Recorded(NamedTuple):
-    """The record of a finished run: the metrics of each epoch by its number, and the metrics and tags of its end."""
+    """The record of a finished run: its epochs, and the metrics and tags of its end."""
 
-    epochs: dict[int, dict[str, float]]
+    epochs: list[EpochResult]
     final: dict[str, float]
     tags: dict[str, str]
 
@@ -58,14 +60,15 @@ class Recorded(NamedTuple):
 class Record(NamedTuple):
     """The record of a run's last attempt, from which to train the run again.
 
-    `epochs` has the metrics of each epoch by its number. `earlier` has those of earlier attempts that may have computed
-    with other bits.
+    `epochs` has the epochs by number. `earlier` has those of earlier attempts that may have computed with other bits.
+    `stacked` is True if an earlier version trained some of them in a stack.
     """
 
     params: dict[str, str]
     tags: dict[str, str]
-    epochs: dict[int, dict[str, float]]
-    earlier: dict[int, dict[str, float]]
+    epochs: dict[int, EpochResult]
+    earlier: dict[int, EpochResult]
+    stacked: bool
 
 
 class Tracker:

@@ -13,6 +13,7 @@ from sweeper.core.errors import UsageError
 from sweeper.core.files import write_whole
 from sweeper.tracking.base import Record
 from sweeper.tracking.client import open_client
+from sweeper.tracking.epochs import STACKED, read_epoch
 from sweeper.tracking.store import EXPERIMENT, hide_password, preflight, reason_of, sqlite_file, store_uri
 
 KEY_TAG: Final = "sweeper.key"
@@ -61,17 +62,17 @@ def fetch(uri: str, run_id: str) -> Record:
         run = client.get_run(run_id)
         if KEY_TAG not in run.data.tags:
             raise UsageError(f"run {run_id!r} of {hide_password(uri)}: sweeper did not record it")
-        epochs: dict[int, dict[str, float]] = {}
+        metrics: dict[int, dict[str, float]] = {}
         for name in run.data.metrics:
             for point in client.get_metric_history(run_id, name):
-                epochs.setdefault(point.step, {})[name] = point.value
+                metrics.setdefault(point.step, {})[name] = point.value
     except MlflowException as error:
         raise UsageError(f"run {run_id[:60]!r}: {reason_of(error)[:120]} in {hide_password(uri)}") from None
-    epochs.pop(0, None)  # the values of the run's end
+    metrics.pop(0, None)  # the values of the run's end
+    epochs = {number: read_epoch(number, stored) for number, stored in metrics.items()}
     params, tags = dict(run.data.params), dict(run.data.tags)
-    if tags.get("sweeper.attempt", "1") != "1":  # MLflow does not say which attempt an epoch is of
-        return Record(params, tags, {}, epochs)
-    return Record(params, tags, epochs, {})
+    again = tags.get("sweeper.attempt", "1") != "1"  # MLflow does not say which attempt an epoch is of
+    return Record(params, tags, {} if again else epochs, epochs if again else {}, STACKED in run.data.metrics)
 
 
 def ui_link(base: str, uri: str, run_id: str | None) -> str:

@@ -27,7 +27,7 @@ import filelock
 from sweeper.core.errors import SweeperError
 from sweeper.core.files import remove_parts, write_whole
 from sweeper.tracking.base import FINISHED, KILLED, Recorded, RunInfo, RunLog, Tracker
-from sweeper.tracking.reading import ARTIFACTS, EVENTS, _by_step, as_csv, history, read_all_events, read_events
+from sweeper.tracking.reading import ARTIFACTS, EVENTS, as_csv, history, read_all_events, read_epochs, read_events
 
 WRITER: Final = ".writer"
 FSYNCS: Final = 16  # at a time
@@ -87,7 +87,7 @@ class JournalTracker(Tracker):
             return None
         if events[-1]["event"] != "end" or events[-1]["status"] != FINISHED:
             return None
-        return Recorded(_by_step(events), events[-1]["metrics"], events[-1]["tags"])
+        return Recorded(list(read_epochs(events).values()), events[-1]["metrics"], events[-1]["tags"])
 
     def reconcile(self, below: str) -> None:
         """End, in the journal, the runs whose process is gone."""

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from sweeper.core.errors import SweeperError, UsageError
+from sweeper.core.results import EpochResult
 from sweeper.tracking.base import SURROUNDINGS, Record
+from sweeper.tracking.epochs import STACKED, read_epoch
 
 EVENTS: Final = "events.jsonl"
 ARTIFACTS: Final = "artifacts"
@@ -65,12 +67,13 @@ def read_record(folder: Path) -> Record:
         raise UsageError(f"{folder}: holds no run; name an MLflow run, or a folder below SWEEPER_HOME/journal")
     last = attempts[-1]
     tags = {name: value for event in last for name, value in event.get("tags", {}).items()}
-    epochs: dict[int, dict[str, float]] = {}
-    earlier: dict[int, dict[str, float]] = {}
+    epochs: dict[int, EpochResult] = {}
+    earlier: dict[int, EpochResult] = {}
     for attempt in attempts:
         same = attempt is last or _trained_alike(attempt[0], last[0])
-        (epochs if same else earlier).update(_by_step(attempt))
-    return Record(last[0]["params"], tags, epochs, earlier)
+        (epochs if same else earlier).update(read_epochs(attempt))
+    stacked = any(STACKED in event.get("metrics", {}) for attempt in attempts for event in attempt)
+    return Record(last[0]["params"], tags, epochs, earlier, stacked)
 
 
 def _attempts(events: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -85,8 +88,9 @@ def _trained_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one["params"] == other["params"] and tags[0] == tags[1]
 
 
-def _by_step(events: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
-    return {e["step"]: e["metrics"] for e in events if e["event"] == "epoch"}
+def read_epochs(events: list[dict[str, Any]]) -> dict[int, EpochResult]:
+    """Return the epochs of a run by number."""
+    return {e["step"]: read_epoch(e["step"], e["metrics"]) for e in events if e["event"] == "epoch"}
 
 
 def history(events: list[dict[str, Any]]) -> list[dict[str, float]]:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
+from sweeper.core.results import EpochResult
 from sweeper.sweep.tracker import FIGURES
 from sweeper.tracking.base import FAILED, FINISHED, KILLED, NullTracker, Recorded, RunInfo, RunLog, Tracker
+from sweeper.tracking.epochs import epoch_metrics
 from sweeper.tracking.fetching import KEY_TAG, UPLOAD, run_id_of
 from sweeper.tracking.journal import JournalTracker
 from sweeper.tracking.mlflow import MlflowTracker, sync
@@ -112,14 +114,14 @@ class Place:
         return points
 
 
-def metrics(step: int) -> dict[str, float]:
-    return {"train/loss": 1 / step, "train/accuracy": 0.5, "val/loss": 1.5 / step, "val/accuracy": step / 8}
+def epoch(number: int) -> EpochResult:
+    return EpochResult(number, 1 / number, 0.5, 1.5 / number, number / 8, 0.1, 1e-3, 2.0, 1.5, 300.0)
 
 
 def write(log: RunLog, *steps: int, status: str | None = FINISHED) -> None:
     log.artifact("config.json", CONFIG)
     for step in steps:
-        log.epoch(step, metrics(step))
+        log.epoch(step, epoch_metrics(epoch(step)))
     if status is not None:
         log.end(status, FINAL if status == FINISHED else {}, {"sweeper.state": status.lower()})
 
@@ -191,7 +193,7 @@ def test_a_run_that_is_started_again_continues(place: Place) -> None:
     assert first.close(LONG) == 0
     second = place.tracker()
     write(second.start(place.run()), 1, 2, 3, 4)
-    expected = Recorded({step: metrics(step) for step in (1, 2, 3, 4)}, FINAL, {"sweeper.state": "finished"})
+    expected = Recorded([epoch(step) for step in (1, 2, 3, 4)], FINAL, {"sweeper.state": "finished"})
     assert second.recorded(place.run()) == (None if place.kind == "none" else expected)
     assert second.close(LONG) == 0
 
@@ -216,12 +218,12 @@ def test_several_runs_can_be_open_at_once(place: Place) -> None:
     logs = [tracker.start(run) for run in runs]
     for step in (1, 2):
         for log in logs:
-            log.epoch(step, metrics(step))
+            log.epoch(step, epoch_metrics(epoch(step)))
     for n, log in enumerate(logs):
         log.end(FINISHED, {"n": float(n)}, {})
     if place.kind != "none":
         assert [tracker.recorded(run) for run in runs] == [
-            Recorded({1: metrics(1), 2: metrics(2)}, {"n": float(n)}, {}) for n in range(3)
+            Recorded([epoch(1), epoch(2)], {"n": float(n)}, {}) for n in range(3)
         ]
     assert tracker.close(LONG) == 0
 

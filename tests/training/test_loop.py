@@ -452,12 +452,6 @@ def test_final_is_the_last_epoch_and_best_the_one_of_the_highest_accuracy():
     assert (metrics["final/val_accuracy"], metrics["best/val_accuracy"], metrics["best/epoch"]) == (0.625, 0.875, 2)
 
 
-def test_the_gap_of_an_epoch_is_positive_where_validation_is_worse():
-    metrics = result_of([0.5]).history[0].metrics()  # losses 0.5 and 0.75, accuracies 0.9 and 0.5
-    assert metrics["gap/loss"] == 0.25
-    assert metrics["gap/accuracy"] == pytest.approx(0.4)
-
-
 def test_the_deviation_over_folds_is_that_of_a_sample():
     metrics = result_of([0.5], folds=(0.5, 0.7)).metrics()
     assert metrics["final/val_accuracy_fold_sd"] == pytest.approx(0.2 / math.sqrt(2))
