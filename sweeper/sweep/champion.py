@@ -17,9 +17,8 @@ from sweeper.engine.aside import call, stream
 from sweeper.engine.base import cores
 from sweeper.report.run.errors import errors_picture
 from sweeper.sweep.describe import describe_run
-from sweeper.sweep.export import save_model
 from sweeper.sweep.options import _Sweep
-from sweeper.sweep.retrain import Champion, retrain
+from sweeper.sweep.retrain import Champion, export, retrain
 from sweeper.sweep.signals import Signals
 from sweeper.sweep.tracker import FLUSH_SECONDS
 from sweeper.tracking.base import FINISHED, KILLED, Tracker
@@ -111,7 +110,7 @@ def _register(sweep: _Sweep, tracker: MlflowTracker, config: RunConfig, folder: 
 
     def save(path: str, described: Any) -> Any:
         weights = tracker.registry.file(env.journal / folder, WEIGHTS)
-        return call(save_model, config, weights, sweep.images[0].train[:2], path, described)
+        return call(export, config, weights, sweep.images[0].train[:2], path, described)
 
     try:
         number = tracker.registry.register(env.journal / folder, save, name, "champion")
