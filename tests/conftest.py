@@ -26,9 +26,8 @@ from sweeper.core.config import RunConfig
 from sweeper.data.fashion import SAMPLE_DIR
 from sweeper.training.images import Data, load
 
-pytest.register_assert_rewrite(
-    "tests.support.served", "tests.support.postgres", "tests.support.little"
-)  # which tests import before pytest loads them
+for name in ("served", "postgres", "little", "tracked"):  # which tests import before pytest loads them
+    pytest.register_assert_rewrite(f"tests.support.{name}")
 torch.set_num_threads(1)  # the tests need no more, and the sums then come out in one order
 
 

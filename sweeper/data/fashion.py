@@ -57,37 +57,32 @@ class Manifest:
         return hashlib.sha256("".join(f.sha256 for f in self.train + self.test).encode()).hexdigest()
 
 
+def _pair(part: str, images: int, pixels: str, labels: str) -> tuple[IdxFile, IdxFile]:
+    return (
+        IdxFile(f"{part}-images-idx3-ubyte", (images, SIDE, SIDE), sha256=pixels),
+        IdxFile(f"{part}-labels-idx1-ubyte", (images,), sha256=labels),
+    )
+
+
 FULL: Final = Manifest(
     name="fashion-mnist",
-    train=(
-        IdxFile("train-images-idx3-ubyte", (60_000, SIDE, SIDE),
-                "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
-        IdxFile("train-labels-idx1-ubyte", (60_000,),
-                "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
-    ),
-    test=(
-        IdxFile("t10k-images-idx3-ubyte", (10_000, SIDE, SIDE),
-                "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
-        IdxFile("t10k-labels-idx1-ubyte", (10_000,),
-                "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
-    ),
+    train=_pair("train", 60_000,
+                pixels="c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+                labels="bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
+    test=_pair("t10k", 10_000,
+               pixels="5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+               labels="0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
     holdout=5_000,
 )  # fmt: skip
 
 SAMPLE: Final = Manifest(
     name="sample",
-    train=(
-        IdxFile("train-images-idx3-ubyte", (7_000, SIDE, SIDE),
-                "cc4decef22bed64cf26dff259171f16f3810bc2190b7d7eafa3ec70df1bfed0f"),
-        IdxFile("train-labels-idx1-ubyte", (7_000,),
-                "6c8409ecd248109b53c1a56731857caea94082c7b11d37a5ccdb0e0987fafde8"),
-    ),
-    test=(
-        IdxFile("t10k-images-idx3-ubyte", (1_000, SIDE, SIDE),
-                "3364bf90388c50cdb6d8754288c094773163c153a35a7e5f0daca87bb02fa082"),
-        IdxFile("t10k-labels-idx1-ubyte", (1_000,),
-                "4514269c7768576d4f47f7a5c75e27eba60c29159194dc18ab52d04104432692"),
-    ),
+    train=_pair("train", 7_000,
+                pixels="cc4decef22bed64cf26dff259171f16f3810bc2190b7d7eafa3ec70df1bfed0f",
+                labels="6c8409ecd248109b53c1a56731857caea94082c7b11d37a5ccdb0e0987fafde8"),
+    test=_pair("t10k", 1_000,
+               pixels="3364bf90388c50cdb6d8754288c094773163c153a35a7e5f0daca87bb02fa082",
+               labels="4514269c7768576d4f47f7a5c75e27eba60c29159194dc18ab52d04104432692"),
     holdout=1_000,
 )  # fmt: skip
 

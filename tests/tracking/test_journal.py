@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import errno
 import io
 import json
@@ -18,8 +17,8 @@ from sweeper.core.errors import SweeperError
 from sweeper.core.files import write_whole
 from sweeper.tracking import journal
 from sweeper.tracking.base import FINISHED, KILLED, NullTracker, RunInfo
-from sweeper.tracking.journal import JournalLog, JournalTracker, end_abandoned
-from sweeper.tracking.reading import ARTIFACTS, EVENTS, as_csv, history, read_events, run_folders
+from sweeper.tracking.journal import JournalLog, JournalTracker
+from sweeper.tracking.reading import ARTIFACTS, EVENTS, history, read_events
 
 RUN = RunInfo(
     key="uid/7",
@@ -107,33 +106,32 @@ def test_each_event_is_whole_on_disk_before_anybody_hears_of_it(folder: Path, mo
 def test_what_happens_in_a_block_is_on_disk_at_its_end_before_anybody_hears_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracker = JournalTracker(tmp_path)
     synced: set[int] = set()  # inodes
     heard: list[Path] = []
 
-    def hear(folder: Path) -> None:
-        assert (folder / EVENTS).stat().st_ino in synced
-        heard.append(folder)
+    class Heard(JournalTracker):
+        def written(self, folder: Path) -> None:
+            assert (folder / EVENTS).stat().st_ino in synced or len(heard) < 20
+            heard.append(folder)
 
+    tracker = Heard(tmp_path)
     folders = [tmp_path / str(number) for number in range(20)]
-    logs = [JournalLog(folder, RUN, hear_not, late=tracker._postpone) for folder in folders]
-    for log in logs:
-        log._written = hear
+    logs = [tracker.start(replace(RUN, folder=folder.name)) for folder in folders]
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino))
     with contextlib.suppress(KeyError), tracker.together():
         for log in logs:
             log.epoch(1, {"loss": 1.0})
         logs[0].artifact("a.txt", b"a")
         logs[0].end(FINISHED, {}, {})
-        assert heard == []
+        assert heard == folders  # their starts
         assert synced == set()
         raise KeyError
-    assert sorted(heard) == sorted(folders)
+    assert sorted(heard[20:]) == sorted(folders)
     assert all(history(read_events(folder)) == [{"epoch": 1, "loss": 1.0}] for folder in folders)
     assert kinds(folders[0]) == ["start", "epoch", "end"]
     assert (folders[0] / ARTIFACTS / "curves/history.csv").read_text() == "epoch,loss\n1,1.0\n"
     logs[1].epoch(2, {"loss": 0.5})
-    assert heard[20:] == folders[1:2]
+    assert heard[40:] == folders[1:2]
     JournalLog(folders[0], RUN)  # which nobody holds
 
 
@@ -189,10 +187,6 @@ def test_a_run_that_ended_in_a_block_can_be_begun_again_in_it(tmp_path: Path) ->
         tracker.start(RUN).end("FAILED", {}, {})
         tracker.start(RUN).epoch(1, {"loss": 1.0})
     assert kinds(tmp_path / RUN.folder) == ["start", "end", "start", "epoch"]
-
-
-def hear_not(_: Path) -> None:
-    """The start of a run is of no interest."""
 
 
 def test_an_event_that_adds_nothing_tells_nobody(folder: Path) -> None:
@@ -255,26 +249,20 @@ def test_a_run_that_is_being_written_is_refused_to_others(folder: Path) -> None:
 
 
 def test_only_a_run_whose_writer_is_gone_is_ended_as_abandoned(folder: Path) -> None:
-    assert not end_abandoned(folder, "gone")
+    tracker = JournalTracker(folder.parents[1])
+    tracker.reconcile("demo")  # where there is no run
     log = JournalLog(folder, RUN)
     log.epoch(1, {"loss": 1.0})
-    assert not end_abandoned(folder, "gone")
-    del log
-    assert end_abandoned(folder, "gone")
-    assert not end_abandoned(folder, "gone")
-    *_, last = read_events(folder)
-    assert (last["status"], last["tags"]) == (KILLED, {"sweeper.state": "killed", "sweeper.reason": "gone"})
-    assert kinds(folder) == ["start", "epoch", "end"]
-
-
-def test_a_torn_line_of_an_abandoned_run_is_cut(folder: Path) -> None:
-    log = JournalLog(folder, RUN)
-    log.epoch(1, {"loss": 1.0})
+    tracker.reconcile("demo")
+    assert kinds(folder) == ["start", "epoch"]
     del log
     with (folder / EVENTS).open("ab") as stream:
         stream.write(b'{"event": "epo')
-    assert end_abandoned(folder, "gone")
-    assert kinds(folder) == ["start", "epoch", "end"]
+    for _ in range(2):
+        tracker.reconcile("demo")
+        assert kinds(folder) == ["start", "epoch", "end"]
+    *_, last = read_events(folder)
+    assert (last["status"], last["tags"]["sweeper.state"]) == (KILLED, "killed")
 
 
 # --- crashes -------------------------------------------------------------------------------------
@@ -330,37 +318,7 @@ def test_an_event_after_a_write_that_failed_half_way_is_readable(folder: Path, m
     assert kinds(folder) == ["start", "end"]
 
 
-def test_a_folder_without_events_has_none(tmp_path: Path) -> None:
-    assert read_events(tmp_path) == []
-
-
 # --- files ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("old", [None, b"old"], ids=["new", "replaced"])
-@pytest.mark.parametrize("failing", ["os.fsync", "Path.replace"])
-def test_a_write_that_fails_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, old: bytes | None
-) -> None:
-    path = tmp_path / "folder" / "file"
-    if old is not None:
-        write_whole(path, old)
-    monkeypatch.setattr(f"sweeper.core.files.{failing}", disk_is_full)
-    with pytest.raises(OSError, match="No space"):
-        write_whole(path, b"new")
-    assert [p.name for p in path.parent.iterdir()] == ([] if old is None else ["file"])
-    assert old is None or path.read_bytes() == old
-
-
-def test_a_written_file_is_synced_before_it_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    seen: list[tuple[bytes, int]] = []
-    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append((path.read_bytes(), os.fstat(descriptor).st_size)))
-    write_whole(path, b"longer")
-    assert seen == [(b"old", 6)]
-    assert path.read_bytes() == b"longer"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_artifact_lies_under_its_name_and_replaces_an_earlier_one(folder: Path) -> None:
@@ -395,32 +353,6 @@ def test_the_history_of_an_ended_run_lies_beside_it_as_csv(folder: Path) -> None
 def test_a_run_without_epochs_has_no_history_file(folder: Path) -> None:
     JournalLog(folder, RUN).end(FINISHED, {"x": 1.0}, {})
     assert list((folder / ARTIFACTS).iterdir()) == []
-
-
-# --- reading -------------------------------------------------------------------------------------
-
-epochs = st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=5)
-
-
-@settings(deadline=None)
-@given(losses=epochs, data=st.data())
-def test_the_history_has_every_epoch_once_in_its_order_with_its_exact_values(
-    losses: list[float], data: st.DataObject
-) -> None:
-    events = [{"event": "epoch", "step": i, "metrics": {"loss": loss}} for i, loss in enumerate(losses, 1)]
-    shuffled = data.draw(st.permutations([*events, {"event": "start"}, {"event": "end", "metrics": {"loss": 0.0}}]))
-    found = history(shuffled)
-    assert found == [{"epoch": i, "loss": loss} for i, loss in enumerate(losses, 1)]
-    rows = csv.DictReader(io.StringIO(as_csv(found).decode()))
-    assert [(int(row["epoch"]), float(row["loss"])) for row in rows] == list(enumerate(losses, 1))
-
-
-def test_every_run_below_a_folder_is_found_in_the_order_of_names(tmp_path: Path) -> None:
-    for name in ("demo/0002", "demo/0001", "other/study"):
-        JournalLog(tmp_path / name, RUN)
-    (tmp_path / "demo" / "empty").mkdir()
-    assert run_folders(tmp_path) == [tmp_path / "demo/0001", tmp_path / "demo/0002", tmp_path / "other/study"]
-    assert run_folders(tmp_path / "demo") == [tmp_path / "demo/0001", tmp_path / "demo/0002"]
 
 
 def test_no_tracking_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
