@@ -132,17 +132,18 @@ def download(folder: Path) -> Path:
     """Download FashionMNIST with torchvision, verify it, and return `folder`, which then holds it decompressed.
 
     Raises:
-        DataError: no mirror answers, the files are not those of FashionMNIST, or the folder cannot be written.
+        DataError: torchvision cannot be imported, no mirror answers, the files are not those of FashionMNIST, or the
+            folder cannot be written.
     """
     import socket
     import tempfile
     from http.client import HTTPException
 
-    from torchvision.datasets import FashionMNIST
-
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE)
     try:
+        from torchvision.datasets import FashionMNIST
+
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as part:
             raw = Path(FashionMNIST(part, download=True).raw_folder)
@@ -151,7 +152,7 @@ def download(folder: Path) -> Path:
             folder.mkdir(exist_ok=True)
             for file in FULL.train + FULL.test:
                 (raw / file.name).replace(folder / file.name)
-    except (OSError, RuntimeError, HTTPException) as error:
+    except (ImportError, OSError, RuntimeError, HTTPException) as error:
         raise DataError(
             f"FashionMNIST was not found and cannot be downloaded ({one_line(error, 200)}). Name its folder with "
             "--data-dir, install Debian's package dataset-fashion-mnist, or use --dataset sample."

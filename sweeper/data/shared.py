@@ -41,7 +41,6 @@ Layout = list[tuple[str, tuple[int, ...]]]  # type and shape of each array
 
 
 def _arrays_in(memory: Any, layout: Layout) -> Iterator[Array]:
-    """Yield the arrays that lie in `memory` one after the other."""
     start = 0
     for dtype, shape in layout:
         array = np.frombuffer(memory, dtype, int(np.prod(shape)), start).reshape(shape)

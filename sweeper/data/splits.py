@@ -99,7 +99,6 @@ def subset(images: Labelled, size: int) -> Labelled:
 
 
 def _limited(config: RunConfig, split: Split) -> Split:
-    """Return `split` with `config.train_images` training images."""
     if not config.train_images:
         return split
     if config.train_images > len(split.train):

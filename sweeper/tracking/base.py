@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from sweeper.core.results import EpochResult
 
-THREADS_TAG: Final = "sweeper.threads"  # of a run: threads of its computations
+THREADS_TAG: Final = "sweeper.threads"  # of a run: the number of threads it computed with
 ENGINE_TAG: Final = "sweeper.engine"
 # Tags of what the bits of a training depend on besides its parameters.
 SURROUNDINGS: Final = (

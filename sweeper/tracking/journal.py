@@ -95,7 +95,7 @@ class JournalTracker(Tracker):
 
 
 class JournalLog(RunLog):
-    """One run's folder, being written."""
+    """The log of one run, written to its folder."""
 
     def __init__(
         self,

@@ -71,7 +71,6 @@ def read_record(folder: Path) -> Record:
 
 
 def _attempts(events: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Return the events of each attempt, from its start on."""
     starts = [number for number, event in enumerate(events) if event["event"] == "start"]
     return [events[begin:end] for begin, end in itertools.pairwise([*starts, len(events)])]
 

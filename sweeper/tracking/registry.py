@@ -75,7 +75,7 @@ class Registry:
 
 
 class _Flavor:
-    """A kind of model to MLflow, which `save` writes."""
+    """A flavor of model to MLflow, which `save` writes."""
 
     def __init__(self, save: Save) -> None:
         self._save = save

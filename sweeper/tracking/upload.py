@@ -91,7 +91,6 @@ class _Upload:
         return run_id
 
     def _begin(self, start: dict[str, Any], known: str | None) -> str:
-        """Find or create the run, and log its parameters, tags and data set."""
         from mlflow.entities import Param, RunTag
 
         run_id = start["run_id"] or known or self._find_run(start["key"]) or self._create_run(start)
@@ -158,7 +157,6 @@ class _Upload:
         self._calls.set_terminated(run_id, end["status"], end["time"])
 
     def _draw_figures(self, epochs: list[dict[str, float]], title: str) -> None:
-        """Draw the curves and the X-ray that the run has, beside its files."""
         files = self._folder / ARTIFACTS
         remove_parts(self._folder)
         if epochs and "val/loss" in epochs[0]:

@@ -11,6 +11,7 @@ import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -224,44 +225,25 @@ def test_a_missing_file_is_refused(folder: Path):
 WAYS = ("--data-dir", "dataset-fashion-mnist", "--dataset sample")  # out of a data set that cannot be had
 
 
+def whole(content: bytes) -> bytes:
+    return b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content) + content
+
+
+FAILURES: dict[str, Callable[[bytes], bytes]] = {  # responses to a request for a file of this content
+    "cut": lambda content: whole(content)[:-100],
+    "missing": lambda content: b"HTTP/1.0 404 Not Found\r\n\r\n",
+    "a page": lambda content: whole(gzip.compress(b"<p>Please log in</p>")),
+    "no HTTP": lambda content: b"SSH-2.0-OpenSSH\r\n",
+}
+
+
+@dataclass
 class Mirror:
-    """A server on loopback that torchvision downloads from: `answer` writes the response to a request for a file."""
+    """A server on loopback that torchvision downloads `files` from."""
 
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self.files = files
-        self.asked: list[str] = []
-        self.answer: Callable[[http.server.BaseHTTPRequestHandler, bytes], None] = whole
-
-    def respond(self, handler: http.server.BaseHTTPRequestHandler) -> None:
-        name = handler.path.rpartition("/")[2]
-        self.asked.append(name)
-        self.answer(handler, gzip.compress(self.files[name.removesuffix(".gz")], mtime=0))
-
-
-def whole(handler: http.server.BaseHTTPRequestHandler, content: bytes) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Length", str(len(content)))
-    handler.end_headers()
-    handler.wfile.write(content)
-
-
-def cut(handler: http.server.BaseHTTPRequestHandler, content: bytes) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Length", str(len(content)))
-    handler.end_headers()
-    handler.wfile.write(content[:100])
-
-
-def missing(handler: http.server.BaseHTTPRequestHandler, content: bytes) -> None:
-    handler.send_error(404)
-
-
-def login_page(handler: http.server.BaseHTTPRequestHandler, content: bytes) -> None:
-    whole(handler, gzip.compress(b"<p>Please log in</p>"))
-
-
-def garbage(handler: http.server.BaseHTTPRequestHandler, content: bytes) -> None:
-    handler.wfile.write(b"SSH-2.0-OpenSSH\r\n")
+    files: dict[str, bytes]
+    respond: Callable[[bytes], bytes] = whole
+    asked: list[str] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -271,7 +253,9 @@ def mirror(little: dict[str, bytes], nowhere: Path, monkeypatch: pytest.MonkeyPa
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            made.respond(self)
+            name = self.path.rpartition("/")[2]
+            made.asked.append(name)
+            self.wfile.write(made.respond(gzip.compress(made.files[name.removesuffix(".gz")], mtime=0)))
 
         def log_message(self, *_: object) -> None: ...
 
@@ -309,11 +293,11 @@ def test_a_download_is_verified_and_kept_decompressed(mirror: Mirror, nowhere: P
 
 
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # urllib leaves them open
-@pytest.mark.parametrize("answer", [cut, missing, login_page, garbage])
+@pytest.mark.parametrize("failure", FAILURES)
 def test_a_failed_download_is_one_line_that_says_what_to_do_and_auto_takes_the_sample(
-    mirror: Mirror, nowhere: Path, answer: Callable[[http.server.BaseHTTPRequestHandler, bytes], None]
+    mirror: Mirror, nowhere: Path, failure: str
 ):
-    mirror.answer = answer
+    mirror.respond = FAILURES[failure]
     message = refusal(resolve, "fashion-mnist")
     assert all(way in message for way in WAYS)
     assert resolve("auto") == (SAMPLE, SAMPLE_DIR)

@@ -71,13 +71,6 @@ def test_a_new_store_is_made_by_one_at_a_time(tmp_path: Path, monkeypatch: pytes
     assert home.warned == []
 
 
-def test_files_go_beside_the_store(home: Home) -> None:
-    connection = home.connection()
-    connection.connect()
-    experiment = connection.client.get_experiment_by_name(EXPERIMENT)
-    assert experiment.artifact_location == (home.folder / "mlartifacts").as_uri()
-
-
 def test_a_deleted_experiment_is_an_error_that_says_how_to_restore_it(home: Home) -> None:
     connection = home.connection()
     connection.connect()
@@ -125,8 +118,11 @@ def test_a_server_is_asked_again_only_where_that_may_help(tmp_path: Path, status
         Home(tmp_path, uri, []).connection().connect(wait)
 
 
-def test_a_link_leads_to_the_run_or_to_the_table_of_runs(home: Home) -> None:
-    home.connection().connect()
+def test_files_go_beside_the_store_and_a_link_leads_to_the_run_or_to_the_table_of_runs(home: Home) -> None:
+    connection = home.connection()
+    connection.connect()
+    experiment = connection.client.get_experiment_by_name(EXPERIMENT)
+    assert experiment.artifact_location == (home.folder / "mlartifacts").as_uri()
     with_id = ui_link("http://h:5000/", home.uri, "abc")
     assert with_id == "http://h:5000/#/experiments/1/runs/abc"
     assert ui_link("http://h:5000", home.uri, None) == (

@@ -171,7 +171,7 @@ def behind_tls(certificate: Path, asks: bool = False) -> Iterator[tuple[str, lis
         yield uri, paths
 
 
-def tls_variables(monkeypatch: pytest.MonkeyPatch, certificate: Path, **values: str) -> None:
+def set_tls(monkeypatch: pytest.MonkeyPatch, certificate: Path, values: dict[str, str]) -> None:
     for name, value in values.items():
         monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value.format(certificate=certificate))
 
@@ -180,38 +180,27 @@ HERE = "{certificate}"
 
 
 @pytest.mark.parametrize(
-    ("values", "asks"),
-    [
-        ({"SERVER_CERT_PATH": HERE}, False),
-        ({"SERVER_CERT_PATH": HERE, "INSECURE_TLS": "false"}, False),
-        ({"INSECURE_TLS": "True"}, False),
-        ({"SERVER_CERT_PATH": HERE, "CLIENT_CERT_PATH": HERE}, True),
-    ],
-)
-def test_a_server_of_a_private_ca_is_asked_as_mlflow_is_told_to(
-    certificate: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], asks: bool
-) -> None:
-    tls_variables(monkeypatch, certificate, **values)
-    with behind_tls(certificate, asks) as (uri, paths):
-        preflight(uri)
-    assert len(paths) == 1
-
-
-@pytest.mark.parametrize(
     ("values", "asks", "says"),
     [
+        ({"SERVER_CERT_PATH": HERE}, False, ""),
+        ({"SERVER_CERT_PATH": HERE, "INSECURE_TLS": "false"}, False, ""),
+        ({"INSECURE_TLS": "True"}, False, ""),
+        ({"SERVER_CERT_PATH": HERE, "CLIENT_CERT_PATH": HERE}, True, ""),
         ({}, False, "self-signed certificate (_ssl"),
         ({"INSECURE_TLS": "0"}, False, "Set MLFLOW_TRACKING_SERVER_CERT_PATH to the file of its CA"),
         ({"SERVER_CERT_PATH": HERE}, True, "does not answer"),
     ],
 )
-def test_a_certificate_that_is_not_trusted_is_an_error(
+def test_a_server_of_a_private_ca_is_asked_as_mlflow_is_told_to(
     certificate: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], asks: bool, says: str
 ) -> None:
-    tls_variables(monkeypatch, certificate, **values)
+    set_tls(monkeypatch, certificate, values)
     with behind_tls(certificate, asks) as (uri, paths):
-        assert says in refusal(lambda: preflight(uri), ServiceUnreachable)
-    assert paths == []
+        if says:
+            assert says in refusal(lambda: preflight(uri), ServiceUnreachable)
+        else:
+            preflight(uri)
+    assert len(paths) == (0 if says else 1)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +215,7 @@ def test_a_certificate_that_is_not_trusted_is_an_error(
 def test_settings_of_tls_that_mlflow_does_not_take_are_named(
     certificate: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], says: str
 ) -> None:
-    tls_variables(monkeypatch, certificate, **values)
+    set_tls(monkeypatch, certificate, values)
     assert says in refusal(lambda: preflight("https://127.0.0.1:1"), UsageError)
 
 
@@ -234,16 +223,13 @@ def test_settings_of_tls_that_mlflow_does_not_take_are_named(
 
 
 def test_a_sqlite_file_may_be_there_or_its_folder(tmp_path: Path) -> None:
+    message = refusal(lambda: preflight(f"sqlite:///{tmp_path}/no/mlflow.db"), SweeperError)
+    assert f"{tmp_path}/no/mlflow.db cannot be written" in message
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     preflight(uri)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "mlflow.db").touch()
     preflight(uri)
-
-
-def test_a_sqlite_file_in_a_missing_folder_is_named(tmp_path: Path) -> None:
-    message = refusal(lambda: preflight(f"sqlite:///{tmp_path}/no/mlflow.db"), SweeperError)
-    assert f"{tmp_path}/no/mlflow.db cannot be written" in message
 
 
 KILLED_WHILE_WRITING = """
@@ -280,6 +266,8 @@ def test_a_sqlite_file_whose_writer_was_killed_in_a_transaction_is_used_again(
         ("http://u:canary@h:1/x", "http://***@h:1/x"),
         ("postgresql+psycopg://u:canary@h/db", "postgresql+psycopg://***@h/db"),
         ("http://token@h", "http://***@h"),
+        ("postgresql://u:can/ary@h/db", "postgresql://***@h/db"),
+        ("postgresql://u:can@ary@h/db", "postgresql://***@h/db"),
         ("from http://u:canary@a to http://u:canary@b", "from http://***@a to http://***@b"),
         ("http://h:1/x", "http://h:1/x"),
         ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
@@ -291,11 +279,6 @@ def test_a_sqlite_file_whose_writer_was_killed_in_a_transaction_is_used_again(
 )
 def test_user_and_password_are_hidden_and_nothing_else(text: str, shown: str) -> None:
     assert hide_password(text) == shown
-
-
-@pytest.mark.parametrize("uri", ["postgresql://u:can/ary@h/db", "postgresql://u:can@ary@h/db"])
-def test_a_password_of_unusual_letters_is_hidden(uri: str) -> None:
-    assert "ary" not in hide_password(uri)
 
 
 @pytest.mark.parametrize("use", [preflight, store_uri])
