@@ -21,15 +21,21 @@ DEFAULTS: Final = {  # a user's own values win
 
 def open_client(uri: str) -> MlflowClient:
     """Make a client of the tracking store `uri`. It sends nothing yet, but opens a database."""
+    silence()
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def silence() -> None:
+    """Import MLflow so that it prints, retries and reports nothing."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    from mlflow import MlflowClient
     from mlflow.store.db import utils as _  # noqa: F401 - it sets its logger's level when imported
 
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    return MlflowClient(tracking_uri=uri)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import filelock
 
 from sweeper.core.errors import SweeperError
-from sweeper.tracking.client import open_client
+from sweeper.tracking.client import open_client, silence
 from sweeper.tracking.patience import Wait, retrying
 from sweeper.tracking.store import EXPERIMENT, check_stage, hide_password, is_sqlite, reason_of, sqlite_file, store_uri
 
@@ -110,6 +110,7 @@ def _create_sqlite(uri: str) -> None:
         return
     for suffix in ("-journal", "-wal", "-shm"):  # of a removed database: sqlite would replay them into this one
         file.with_name(file.name + suffix).unlink(missing_ok=True)
+    silence()
     from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
