@@ -61,22 +61,6 @@ class EpochResult:
         """Return the result of an epoch from its two evaluations and its `others`, the fields from `lr` on."""
         return cls(epoch, train.loss, train.accuracy, val.loss, val.accuracy, val.ece, **others)  # type: ignore[arg-type]
 
-    def metrics(self) -> dict[str, float]:
-        """Return the values under their names in MLflow."""
-        return {
-            "train/loss": self.train_loss,
-            "train/accuracy": self.train_accuracy,
-            "val/loss": self.val_loss,
-            "val/accuracy": self.val_accuracy,
-            "val/ece": self.val_ece,
-            "gap/loss": self.val_loss - self.train_loss,
-            "gap/accuracy": self.train_accuracy - self.val_accuracy,
-            "lr": self.lr,
-            "grad_norm": self.grad_norm,
-            "time/epoch_s": self.epoch_s,
-            "time/images_per_s": self.images_per_s,
-        } | ({"time/beside": self.beside} if self.beside else {})
-
 
 @dataclass(frozen=True)
 class Evaluation:

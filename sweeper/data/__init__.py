@@ -1,4 +1,4 @@
-"""Which images a run may see, as arrays.
+"""The images that a run may see, as arrays.
 
 Owns sources of images, their verification, splits, shared memory and the embedded sample.
 In: a configuration. Out: `Split`s of uint8 arrays `(N, H, W)` and labels `(N,)`.

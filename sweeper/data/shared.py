@@ -14,9 +14,9 @@ from sweeper.data.splits import Split
 
 
 class SharedSplits(Sequence[Split]):
-    """Copies of splits in memory that child processes read too: one that is given them gets them as a list.
+    """Copies of splits in memory that child processes read too.
 
-    Only as an argument of a process that is being started can they be handed over.
+    They can only be passed as an argument to a process that is being started, which gets them as a list.
     """
 
     def __init__(self, splits: Sequence[Split]) -> None:
@@ -41,7 +41,6 @@ Layout = list[tuple[str, tuple[int, ...]]]  # type and shape of each array
 
 
 def _arrays_in(memory: Any, layout: Layout) -> Iterator[Array]:
-    """The arrays that lie in `memory` one after the other."""
     start = 0
     for dtype, shape in layout:
         array = np.frombuffer(memory, dtype, int(np.prod(shape)), start).reshape(shape)

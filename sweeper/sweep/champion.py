@@ -17,12 +17,12 @@ from sweeper.engine.aside import call, stream
 from sweeper.engine.base import cores
 from sweeper.report.run.errors import errors_picture
 from sweeper.sweep.describe import describe_run
-from sweeper.sweep.export import save_model
 from sweeper.sweep.options import _Sweep
-from sweeper.sweep.retrain import Champion, retrain
+from sweeper.sweep.retrain import Champion, export, retrain
 from sweeper.sweep.signals import Signals
 from sweeper.sweep.tracker import FLUSH_SECONDS
 from sweeper.tracking.base import FINISHED, KILLED, Tracker
+from sweeper.tracking.epochs import epoch_metrics
 from sweeper.tracking.mlflow import MlflowTracker
 from sweeper.tracking.reading import WEIGHTS, read_events
 from sweeper.tracking.store import reason_of
@@ -89,7 +89,7 @@ def _advance(
             champion: Champion = stop.value
             return champion
         say(f"retraining the best on all training images: epoch {epoch.epoch}/{config.epochs}")
-        record(epoch.epoch, {k: v for k, v in epoch.metrics().items() if not k.startswith(("val/", "gap/"))})
+        record(epoch.epoch, {k: v for k, v in epoch_metrics(epoch).items() if not k.startswith(("val/", "gap/"))})
 
 
 def _recorded_test(env: Environment, folder: str, uid: str) -> dict[str, Any] | None:
@@ -110,7 +110,7 @@ def _register(sweep: _Sweep, tracker: MlflowTracker, config: RunConfig, folder: 
 
     def save(path: str, described: Any) -> Any:
         weights = tracker.registry.file(env.journal / folder, WEIGHTS)
-        return call(save_model, config, weights, sweep.images[0].train[:2], path, described)
+        return call(export, config, weights, sweep.images[0].train[:2], path, described)
 
     try:
         number = tracker.registry.register(env.journal / folder, save, name, "champion")

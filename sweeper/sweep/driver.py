@@ -38,6 +38,7 @@ from sweeper.engine.base import Engine, Event
 from sweeper.sweep.signals import Signals
 from sweeper.sweep.source import Source, View
 from sweeper.tracking.base import FAILED, FINISHED, KILLED, Recorded, RunInfo, RunLog, Tracker
+from sweeper.tracking.epochs import epoch_metrics
 from sweeper.tracking.reading import WEIGHTS
 
 RETRIES: Final = 2  # of the same parameters, after a worker died or memory ran out
@@ -201,8 +202,8 @@ class Driver:
                 begun += 1
             else:
                 copied[trial.number] = twin
-                for step, metrics in twin.epochs.items():
-                    self._source.report(trial.number, step, metrics["val/accuracy"])
+                for epoch in twin.epochs:
+                    self._source.report(trial.number, epoch.epoch, epoch.val_accuracy)
                 self._source.complete(trial.number, *_result(twin))
             asked.append((trial, twin))
         return asked
@@ -260,7 +261,8 @@ class Driver:
                 self._fail(run, error)
 
     def _epoch(self, run: _Running, result: EpochResult) -> None:
-        if wrong := _not_finite(result.metrics()):
+        metrics = epoch_metrics(result)
+        if wrong := _not_finite(metrics):
             self._engine.cancel(run.trial.number)
             self._prune(run, f"epoch {result.epoch}: {wrong}", self._diverged)
             return
@@ -269,7 +271,7 @@ class Driver:
         prune = prune and result.epoch < run.trial.config.epochs
         if prune:
             self._engine.cancel(run.trial.number)
-        run.log.epoch(result.epoch, result.metrics())
+        run.log.epoch(result.epoch, metrics)
         self._view.epoch(run.trial, result)
         if prune:
             self._prune(run, f"pruned after epoch {result.epoch}: among the worst quarter, or half, at that epoch")
@@ -351,8 +353,8 @@ def _not_finite(metrics: Mapping[str, float]) -> str:
 
 def _copy(run: _Running, twin: Recorded) -> None:
     """Record the result of the trial's twin, which training would only repeat; times are not its own."""
-    for step, metrics in twin.epochs.items():
-        run.log.epoch(step, {k: v for k, v in metrics.items() if not k.startswith("time/")})
+    for epoch in twin.epochs:
+        run.log.epoch(epoch.epoch, {k: v for k, v in epoch_metrics(epoch).items() if not k.startswith("time/")})
     run.log.end(FINISHED, twin.final, twin.tags | {"sweeper.copy_of": str(run.trial.twin)})
 
 

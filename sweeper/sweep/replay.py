@@ -10,6 +10,7 @@ say, are not of that training and are not compared.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from sweeper.sweep.describe import environment_tags
 from sweeper.sweep.retrain import watched
 from sweeper.sweep.signals import Signals
 from sweeper.tracking.base import ENGINE_TAG, THREADS_TAG, Record
+from sweeper.tracking.epochs import epoch_metrics
 from sweeper.tracking.fetching import fetch
 from sweeper.tracking.reading import read_record
 from sweeper.training.device import hardware, resolve_device, use_threads
@@ -38,7 +40,6 @@ NAMES: Final = {
     "sweeper.versions": "packages",
     "sweeper.hardware": "processor",
 }
-STACKED: Final = "stack/members"  # a metric of epochs that an earlier version trained in a stack, on a CPU
 
 
 @dataclass(frozen=True)
@@ -182,18 +183,17 @@ def _nothing(run: str, record: Record) -> UsageError:
 
 def _check_unstacked(run: str, record: Record) -> None:
     """Refuse a run whose last attempt was trained in a stack: how sums were rounded depended on the stack's size."""
-    epochs = record.earlier | record.epochs
-    if record.tags.get(ENGINE_TAG) == "fused" and any(STACKED in epoch for epoch in epochs.values()):
+    if record.tags.get(ENGINE_TAG) == "fused" and record.stacked:
         raise UsageError(
             f"run {run[:60]!r}: it was trained in a stack (--engine fused on a CPU), which sweeper no longer does. "
             "Replay it with the version that trained it."
         )
 
 
-def _compare_epoch(recorded: dict[str, float], epoch: EpochResult) -> str:
-    again = epoch.metrics()
-    for name, was in recorded.items():
-        if name in again and not name.startswith("time/") and again[name] != was:
+def _compare_epoch(recorded: EpochResult, epoch: EpochResult) -> str:
+    again = epoch_metrics(epoch)
+    for name, was in epoch_metrics(recorded).items():
+        if not math.isnan(was) and not name.startswith("time/") and again[name] != was:
             return f"epoch {epoch.epoch} is the first that differs: {name} was {was!r}, is {again[name]!r}"
     return ""
 

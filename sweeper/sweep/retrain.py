@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import safetensors.numpy
 
 from sweeper.core.config import RunConfig
 from sweeper.core.results import MOST_ERRORS, EpochResult, Evaluation, Mistake
-from sweeper.data.splits import Split
+from sweeper.data.splits import Labelled, Split
+from sweeper.tracking.export import save_model
 from sweeper.training.mistakes import confident_mistakes
 
 
@@ -54,3 +58,16 @@ def retrain(config: RunConfig, splits: Sequence[Split], threads: int) -> Generat
         score(logits, test.labels),
         confident_mistakes(logits, test, MOST_ERRORS),
     )
+
+
+def export(config: RunConfig, weights: bytes, example: Labelled, path: str, described: Any) -> Any:
+    """Save the network of `config` with `weights`, a file of safetensors, as an MLflow model in the folder `path`.
+
+    `example` has at least two images. `described` is MLflow's description of the model; it is returned completed.
+    """
+    from sweeper.training.evaluate import predict_weights
+    from sweeper.training.images import Data, normalize
+
+    images = Data.from_arrays(Split(example, example)).train
+    network, _ = predict_weights(config, safetensors.numpy.load(weights), images)
+    return save_model(network, normalize(images.pixels).numpy(), path, described)

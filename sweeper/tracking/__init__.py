@@ -1,5 +1,5 @@
 """Every run on disk first, then in MLflow.
 
-Owns the journal, its upload and what is read back. In: `RunInfo`, epoch results, artifacts.
+Owns the journal, its upload, and the records that are read back. In: `RunInfo`, epoch results, artifacts.
 Out: runs in MLflow, and records of runs.
 """

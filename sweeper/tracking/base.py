@@ -8,9 +8,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-THREADS_TAG: Final = "sweeper.threads"  # of a run: threads of its computations
+from sweeper.core.results import EpochResult
+
+THREADS_TAG: Final = "sweeper.threads"  # of a run: the number of threads it computed with
 ENGINE_TAG: Final = "sweeper.engine"
-# What the bits of a training depend on besides its parameters.
+# Tags of what the bits of a training depend on besides its parameters.
 SURROUNDINGS: Final = (
     THREADS_TAG, ENGINE_TAG, "sweeper.hardware", "sweeper.versions", "mlflow.source.git.commit", "sweeper.git.changed",
 )  # fmt: skip
@@ -19,10 +21,7 @@ FAILED, FINISHED, KILLED = "FAILED", "FINISHED", "KILLED"  # MLflow's names
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What is known of a run before it starts.
-
-    `key` identifies the run: starting the same key again continues it.
-    """
+    """A run before it starts. Starting one with the same `key` again continues it."""
 
     key: str
     name: str
@@ -35,10 +34,10 @@ class RunInfo:
 
 
 class RunLog:
-    """Where one run is recorded as it goes on. This one records nothing."""
+    """The log of one run. This one records nothing."""
 
     def epoch(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record the metrics of one epoch. A step that is already recorded keeps its values."""
+        """Record the metrics of one epoch. A step that was recorded before keeps its values."""
 
     def artifact(self, name: str, content: bytes) -> None:
         """Record a file."""
@@ -48,52 +47,53 @@ class RunLog:
 
 
 class Recorded(NamedTuple):
-    """The record of a finished run: the metrics of each epoch by its number, and the metrics and tags of its end."""
+    """The record of a finished run: its epochs, and the metrics and tags of its end."""
 
-    epochs: dict[int, dict[str, float]]
+    epochs: list[EpochResult]
     final: dict[str, float]
     tags: dict[str, str]
 
 
 class Record(NamedTuple):
-    """The record of a run's last attempt, from which to train the run again.
+    """The record of a run's last attempt, to train it again. Epochs are by number.
 
-    `epochs` has the metrics of each epoch by its number. `earlier` has those of earlier attempts that may have computed
-    with other bits.
+    `earlier` has those of earlier attempts that may have other bits. `stacked` is True if an earlier version trained
+    some epochs in a stack.
     """
 
     params: dict[str, str]
     tags: dict[str, str]
-    epochs: dict[int, dict[str, float]]
-    earlier: dict[int, dict[str, float]]
+    epochs: dict[int, EpochResult]
+    earlier: dict[int, EpochResult]
+    stacked: bool
 
 
 class Tracker:
-    """Where runs are recorded. This one records nothing; the others override what they do."""
+    """Records runs. This one records nothing."""
 
     def recorded(self, run: RunInfo) -> Recorded | None:
-        """The record of the run, or None if it has none or has not finished."""
+        """Return the record of the run, or None if it has none or has not finished."""
         return None
 
     def start(self, run: RunInfo) -> RunLog:
-        """Start a run, or continue it."""
+        """Start, or continue, a run."""
         return RunLog()
 
     def together(self) -> AbstractContextManager[None]:
-        """Within the block, events may be recorded late, but no later than its end."""
+        """Allow events to be recorded late within the block, but no later than its end."""
         return contextlib.nullcontext()
 
     def reconcile(self, below: str) -> None:
         """End the runs below a folder whose process is gone, as killed."""
 
     def catch_up(self, below: str) -> None:
-        """Upload the runs below a folder that earlier processes recorded and could not upload."""
+        """Upload the runs below a folder that earlier processes recorded and did not upload."""
 
     def check(self) -> None:
         """Raise an error if no run can ever be uploaded."""
 
     def close(self, timeout: float) -> int:
-        """Wait up to `timeout` seconds for the uploads. Returns the number of runs that are not uploaded."""
+        """Wait up to `timeout` seconds for the uploads, and return the number of runs that are not uploaded."""
         return 0
 
 

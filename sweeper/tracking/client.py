@@ -1,7 +1,4 @@
-"""MLflow's client, set up for sweeper: silent, without telemetry, and without retries of its own.
-
-Importing MLflow takes seconds, so that nothing here imports it before it is called.
-"""
+"""MLflow's client, silent, without telemetry or retries of its own. It imports MLflow, for seconds, when it is made."""
 
 from __future__ import annotations
 
@@ -23,29 +20,33 @@ DEFAULTS: Final = {  # a user's own values win
 
 
 def open_client(uri: str) -> MlflowClient:
-    """A client of the tracking store `uri`. Sends nothing yet, except that it opens a database."""
+    """Make a client of the tracking store `uri`. It sends nothing yet, but opens a database."""
+    silence()
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def silence() -> None:
+    """Import MLflow so that it prints, retries and reports nothing."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    from mlflow import MlflowClient
     from mlflow.store.db import utils as _  # noqa: F401 - it sets its logger's level when imported
 
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    return MlflowClient(tracking_uri=uri)
 
 
 @contextlib.contextmanager
 def one_request_of(seconds: float) -> Iterator[None]:
-    """Within the block, a request is sent once and waits at most `seconds` for an answer, whatever the user has set."""
+    """Send each request of the block once, and wait at most `seconds` for the answer, whatever the user has set."""
     limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": f"{seconds:g}"}
-    before = {name: os.environ.get(name) for name in limits}
+    before = {name: os.environ[name] for name in limits if name in os.environ}
     os.environ.update(limits)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in limits:
+            del os.environ[name]
+        os.environ.update(before)

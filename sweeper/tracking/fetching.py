@@ -1,4 +1,4 @@
-"""What MLflow has of a run: how far it was uploaded, and the run as a record to train again."""
+"""Runs in MLflow: how far each was uploaded, its record to train it again, and its address."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from sweeper.core.errors import UsageError
 from sweeper.core.files import write_whole
 from sweeper.tracking.base import Record
 from sweeper.tracking.client import open_client
-from sweeper.tracking.store import EXPERIMENT, hide_password, preflight, reason_of, sqlite_file, store_uri
+from sweeper.tracking.epochs import STACKED, read_epoch
+from sweeper.tracking.store import EXPERIMENT, hide_password, is_sqlite, preflight, reason_of, sqlite_file, store_uri
 
 KEY_TAG: Final = "sweeper.key"
 UPLOAD: Final = "upload.json"
@@ -21,61 +22,61 @@ UPLOADER: Final = ".uploader"  # locked while a process uploads the run, or chan
 
 
 def read_state(folder: Path, uri: str) -> dict[str, Any]:
-    """The MLflow run of a run folder in the store `uri`, and the number of its events that arrived there."""
+    """Return the run in the store `uri` of a run folder, and the number of events uploaded to it."""
     path, store = folder / UPLOAD, hide_password(uri)
     state: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
     return state if state.get("store") == store else {"store": store, "run_id": None, "events": 0}
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write what `read_state` reads; the caller holds the lock `UPLOADER`."""
+    """Write the state that `read_state` reads. The caller holds the lock `UPLOADER`."""
     write_whole(folder / UPLOAD, json.dumps(state).encode())
 
 
 def update_state(folder: Path, uri: str, **fields: Any) -> None:
-    """Add `fields` to what `read_state` reads."""
+    """Add `fields` to the state that `read_state` reads."""
     with filelock.FileLock(folder / UPLOADER):
         write_state(folder, read_state(folder, uri) | fields)
 
 
 def run_id_of(root: Path, folder: str, uri: str) -> str | None:
-    """The run in the store `uri` that a run folder was uploaded to, or None if it was not."""
+    """Return the run in the store `uri` that a run folder was uploaded to, or None."""
     run_id: str | None = read_state(root / folder, uri)["run_id"]
     return run_id
 
 
 def fetch(uri: str, run_id: str) -> Record:
-    """The run `run_id` of the store `uri`, to be trained again.
+    """Return the run `run_id` of the store `uri`, to train it again.
 
     Raises:
         UsageError: the store has no such run, or sweeper did not record it.
         ServiceUnreachable: the server does not answer.
     """
     preflight(uri)
-    if uri.startswith("sqlite") and not sqlite_file(uri).exists():
-        raise UsageError(f"run {run_id[:60]!r}: no folder of a journal, and there is no {sqlite_file(uri)} to look in")
+    if is_sqlite(uri) and not sqlite_file(uri).exists():
+        raise UsageError(f"run {run_id[:60]!r}: no folder of a journal, and there is no {sqlite_file(uri)} to look in.")
     client = open_client(store_uri(uri))
     from mlflow.exceptions import MlflowException
 
     try:
         run = client.get_run(run_id)
         if KEY_TAG not in run.data.tags:
-            raise UsageError(f"run {run_id!r} of {hide_password(uri)}: sweeper did not record it")
-        epochs: dict[int, dict[str, float]] = {}
+            raise UsageError(f"run {run_id!r} of {hide_password(uri)} was not recorded by sweeper. Name another run.")
+        metrics: dict[int, dict[str, float]] = {}
         for name in run.data.metrics:
             for point in client.get_metric_history(run_id, name):
-                epochs.setdefault(point.step, {})[name] = point.value
+                metrics.setdefault(point.step, {})[name] = point.value
     except MlflowException as error:
-        raise UsageError(f"run {run_id[:60]!r}: {reason_of(error)[:120]} in {hide_password(uri)}") from None
-    epochs.pop(0, None)  # the values of the run's end
+        raise UsageError(f"run {run_id[:60]!r}: {reason_of(error)[:120]} in {hide_password(uri)}.") from None
+    metrics.pop(0, None)  # the values of the run's end
+    epochs = {number: read_epoch(number, stored) for number, stored in metrics.items()}
     params, tags = dict(run.data.params), dict(run.data.tags)
-    if tags.get("sweeper.attempt", "1") != "1":  # MLflow does not say which attempt an epoch is of
-        return Record(params, tags, {}, epochs)
-    return Record(params, tags, epochs, {})
+    again = tags.get("sweeper.attempt", "1") != "1"  # MLflow does not say which attempt an epoch is of
+    return Record(params, tags, {} if again else epochs, epochs if again else {}, STACKED in run.data.metrics)
 
 
 def ui_link(base: str, uri: str, run_id: str | None) -> str:
-    """The address of the run in MLflow's UI, or of the table of all runs (not of its page for GenAI)."""
+    """Return the address of the run in MLflow's UI, or of the table of all runs."""
     import requests
 
     client = open_client(uri)
@@ -86,7 +87,7 @@ def ui_link(base: str, uri: str, run_id: str | None) -> str:
     except (MlflowException, requests.RequestException):
         return base  # the server is away: link to its front page
     number = found.experiment_id if found else "1"
-    if run_id is not None:  # `mlflow run` may have put it into another experiment
+    if run_id is not None:  # `mlflow run` may have put it into another MLflow experiment
         with contextlib.suppress(MlflowException, requests.RequestException):
             number = client.get_run(run_id).info.experiment_id
     path = f"runs/{run_id}" if run_id else "runs?workflowType=machine_learning"

@@ -1,13 +1,13 @@
-"""The journal: every run on disk first, whether or not the tracking server answers.
+"""The journal: every run on disk first, even if the tracking server is away.
 
 A run is a folder of `SWEEPER_HOME/journal`:
 
     events.jsonl    one JSON object a line, appended and fsynced: start, epoch, end
-    artifacts/      files as they will appear in MLflow, each written aside and renamed
+    artifacts/      files as MLflow will show them, each written aside and renamed
     upload.json     how far the run was uploaded (fetching.py)
     .writer         locked by the process that writes the run, for as long as it lives
 
-The times in it are those of the events, so that replaying it gives the same metrics again.
+Each event has its time, so that uploading it again gives MLflow the same metrics.
 """
 
 from __future__ import annotations
@@ -27,30 +27,32 @@ import filelock
 from sweeper.core.errors import SweeperError
 from sweeper.core.files import remove_parts, write_whole
 from sweeper.tracking.base import FINISHED, KILLED, Recorded, RunInfo, RunLog, Tracker
-from sweeper.tracking.reading import ARTIFACTS, EVENTS, _by_step, as_csv, history, read_all_events, read_events
+from sweeper.tracking.reading import ARTIFACTS, EVENTS, as_csv, history, read_all_events, read_epochs, read_events
 
 WRITER: Final = ".writer"
 FSYNCS: Final = 16  # at a time
 
 
 class JournalTracker(Tracker):
-    """Records runs on disk. `sweeper sync` uploads them, if ever."""
+    """Records runs on disk. `sweeper sync` uploads them later."""
+
+    store: str | None = None  # that the runs are uploaded to, without its password
 
     def __init__(self, root: Path, warn: Callable[[str], None] = lambda _: None) -> None:
         self.root = root
         self._warn = warn
-        self._late: dict[Path, JournalLog] | None = None  # by folder, those to settle at the end of a block
+        self._late: dict[Path, JournalLog] | None = None  # by folder, the logs to settle at the end of a block
         self._settling = ThreadPoolExecutor(FSYNCS, "journal-fsync")  # starts no thread before it needs one
 
     def start(self, run: RunInfo) -> JournalLog:
-        """Begin, or continue, the run's folder."""
-        return self._log(run)
-
-    def _log(self, run: RunInfo, **options: Any) -> JournalLog:
+        """Start, or continue, the run's folder."""
         folder = self.root / run.folder
         if earlier := (self._late or {}).get(folder):
             earlier.settle()  # an attempt that ended in this block: it holds the folder until its end is written
-        return JournalLog(folder, run, late=self._postpone, **options)
+        return JournalLog(folder, run, self.written, self.store, self._postpone)
+
+    def written(self, folder: Path) -> None:
+        """Take notice that a run's folder has new events on disk."""
 
     def _postpone(self, log: JournalLog) -> bool:
         if self._late is None:
@@ -60,9 +62,7 @@ class JournalTracker(Tracker):
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Write at the end of the block: once a run, with one fsync, and many runs at a time.
-
-        The file system joins fsyncs that wait together.
+        """Write at the end of the block, with one fsync a run, and many runs at a time.
 
         Raises:
             OSError: the events of one run could not be written. Those of all others were.
@@ -75,27 +75,27 @@ class JournalTracker(Tracker):
             if len(late) == 1:
                 late[0].settle()
             else:
-                ended = [self._settling.submit(log.settle) for log in late]
+                ended = [self._settling.submit(log.settle) for log in late]  # the file system joins their fsyncs
                 for error in [each.exception() for each in ended]:
                     if error:
                         raise error
 
     def recorded(self, run: RunInfo) -> Recorded | None:
-        """The journal's record of the run, if it finished. Its folder may hold another run."""
+        """Return the record of the run, or None if it has not finished, or its folder holds another run."""
         events = read_events(self.root / run.folder)
         if not events or events[0]["key"] != run.key:
             return None
         if events[-1]["event"] != "end" or events[-1]["status"] != FINISHED:
             return None
-        return Recorded(_by_step(events), events[-1]["metrics"], events[-1]["tags"])
+        return Recorded(list(read_epochs(events).values()), events[-1]["metrics"], events[-1]["tags"])
 
     def reconcile(self, below: str) -> None:
-        """End, in the journal, the runs whose process is gone."""
+        """End the runs below a folder whose process is gone, as killed."""
         end_all_abandoned(self.root / below, self._warn)
 
 
 class JournalLog(RunLog):
-    """One run's folder, being written."""
+    """The log of one run, written to its folder."""
 
     def __init__(
         self,
@@ -107,8 +107,8 @@ class JournalLog(RunLog):
     ) -> None:
         self.folder = folder
         self._written, self._postpone = written, late
-        self._lines: list[bytes] = []  # of events, and files with their names: what is to be written
-        self._files: dict[str, bytes] = {}
+        self._lines: list[bytes] = []  # events to write
+        self._files: dict[str, bytes] = {}  # files to write, by name
         self._started = self._ended = False
         self._lock = _hold(folder)
         _cut_torn_line(folder / EVENTS)
@@ -122,14 +122,14 @@ class JournalLog(RunLog):
         remove_parts(folder / ARTIFACTS)
         self._steps = {e["step"] for e in earlier if e["event"] == "epoch"}
         attempt = 1 + sum(e["event"] == "start" for e in earlier)
-        self._note("start", key=run.key, name=run.name, params=dict(run.params), description=run.description,
-                   tags={**run.tags, "sweeper.attempt": str(attempt)}, dataset=dict(run.dataset),
-                   run_id=run.run_id, store=store)  # fmt: skip
+        self._add(_line("start", key=run.key, name=run.name, params=dict(run.params), description=run.description,
+                        tags={**run.tags, "sweeper.attempt": str(attempt)}, dataset=dict(run.dataset),
+                        run_id=run.run_id, store=store))  # fmt: skip
 
     def epoch(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append the metrics of one epoch, unless the step is there already."""
         if step not in self._steps:
-            self._note("epoch", step=step, metrics=dict(metrics))
+            self._add(_line("epoch", step=step, metrics=dict(metrics)))
             self._steps.add(step)
 
     def artifact(self, name: str, content: bytes) -> None:
@@ -139,16 +139,16 @@ class JournalLog(RunLog):
             self.settle()
 
     def end(self, status: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
-        """Append the outcome, after the run's history beside it as a CSV file."""
+        """Write the run's history as a CSV file, then append the outcome."""
         line = _line("end", status=status, metrics=dict(metrics), tags=dict(tags))
         self._ended = True
         self._add(line)
 
     def settle(self) -> None:
-        """Write what is still in memory: the files first, then the events, with one write and one fsync.
+        """Write what is still in memory: the files, then the events with one fsync.
 
         Raises:
-            OSError: it cannot be written. It is then forgotten, except for the start of the run.
+            OSError: it cannot be written. All but the start of the run is then forgotten.
         """
         ended, self._ended = self._ended, False
         try:
@@ -169,9 +169,6 @@ class JournalLog(RunLog):
             self._lines, self._started = [], True
             self._written(self.folder)
 
-    def _note(self, event: str, **fields: Any) -> None:
-        self._add(_line(event, **fields))
-
     def _add(self, line: bytes) -> None:
         self._lines.append(line)
         if not self._postpone(self):
@@ -179,17 +176,13 @@ class JournalLog(RunLog):
 
 
 def _line(event: str, **fields: Any) -> bytes:
-    """An event of now.
-
-    Raises:
-        ValueError: a number is not finite.
-    """
+    """Return an event of now, or raise a ValueError if a number is not finite."""
     fields = {"event": event, "time": time.time_ns() // 1_000_000, **fields}
     return json.dumps(fields, allow_nan=False).encode() + b"\n"
 
 
 def _append_line(path: Path, line: bytes) -> None:
-    """Append all of `line`, or of several, and fsync, or, on a full disk, append nothing of it."""
+    """Append one or several whole lines and fsync. On a full disk, append nothing."""
     with path.open("ab", buffering=0) as stream:
         before = stream.seek(0, os.SEEK_END)
         try:
@@ -209,38 +202,29 @@ def _cut_torn_line(path: Path) -> None:
             stream.truncate(content.rfind(b"\n") + 1)
 
 
-def end_abandoned(folder: Path, reason: str = "the process that trained it is gone") -> bool:
-    """End the run in `folder` as killed, if it has no end and its process is gone. Returns whether it did."""
-    events = read_events(folder)
-    if not events or events[-1]["event"] == "end":
-        return False
-    try:
-        with filelock.FileLock(folder / WRITER, timeout=0):
-            _cut_torn_line(folder / EVENTS)
-            if read_events(folder)[-1]["event"] == "end":
-                return False
-            tags = {"sweeper.state": "killed", "sweeper.reason": reason}
-            _append_line(folder / EVENTS, _line("end", status=KILLED, metrics={}, tags=tags))
-    except filelock.Timeout:
-        return False
-    return True
-
-
 def end_all_abandoned(root: Path, warn: Callable[[str], None]) -> None:
-    """End every run below `root` whose process is gone without having ended it."""
+    """End every run below `root` that has no end and whose process is gone, as killed."""
     for folder, events in read_all_events(root, warn):
         if events and events[-1]["event"] != "end":
-            end_abandoned(folder)
+            with contextlib.suppress(filelock.Timeout), filelock.FileLock(folder / WRITER, timeout=0):
+                _end_abandoned(folder)
+
+
+def _end_abandoned(folder: Path) -> None:
+    _cut_torn_line(folder / EVENTS)
+    if read_events(folder)[-1]["event"] != "end":  # nor has it ended meanwhile
+        tags = {"sweeper.state": "killed", "sweeper.reason": "the process that trained it is gone"}
+        _append_line(folder / EVENTS, _line("end", status=KILLED, metrics={}, tags=tags))
 
 
 def _hold(folder: Path) -> filelock.FileLock:
-    """Lock the run in `folder` for this process, until the run or the process ends."""
+    """Lock the run in `folder` until the run or this process ends."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / WRITER, thread_local=False)  # another thread may write the end
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise SweeperError(
-            f"{folder}: another process writes this run; give the two commands different studies or SWEEPER_HOMEs"
+            f"{folder}: another process writes this run. Give the two commands different studies or SWEEPER_HOMEs."
         ) from None
     return lock

@@ -1,7 +1,4 @@
-"""MLflow: a thread that uploads the journal to a tracking server.
-
-Training never waits for MLflow. Each run is written to the journal first (journal.py), and uploaded from there.
-"""
+"""MLflow: a thread that uploads the journal to a tracking server, so that training never waits for MLflow."""
 
 from __future__ import annotations
 
@@ -12,14 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from sweeper.core.errors import ServiceUnreachable, SweeperError
-from sweeper.tracking.base import RunInfo
 from sweeper.tracking.connection import Connection, Warn
 from sweeper.tracking.fetching import read_state
-from sweeper.tracking.journal import JournalLog, JournalTracker, end_all_abandoned
+from sweeper.tracking.journal import JournalTracker, end_all_abandoned
 from sweeper.tracking.reading import read_all_events
 from sweeper.tracking.registry import Registry
 from sweeper.tracking.store import hide_password, preflight, reason_of
-from sweeper.tracking.upload import Figures, Uploader
+from sweeper.tracking.upload import Figures, tidy, upload
 
 SYNC_PATIENCE: Final = 120.0  # seconds
 
@@ -31,8 +27,9 @@ class MlflowTracker(JournalTracker):
         super().__init__(root, warn)
         self.connection = Connection(uri, root.parent, warn)
         self.registry = Registry(self.connection)
-        self._uploader = Uploader(self.connection, draw)
-        self._pending: dict[Path, int] = {}  # folder: how often it was written to
+        self.store = hide_password(self.connection.uri)
+        self._draw = draw
+        self._pending: dict[Path, int] = {}  # by folder, how often it was written to
         self._refused: set[Path] = set()
         self._uploaded: set[Path] = set()
         self._wake = threading.Condition()
@@ -42,52 +39,44 @@ class MlflowTracker(JournalTracker):
         self._thread = threading.Thread(target=self._run, name="mlflow-uploader", daemon=True)
         self._thread.start()
 
-    def start(self, run: RunInfo) -> JournalLog:
-        """Begin, or continue, the run's folder, and upload what is written to it."""
-        store = hide_password(self.connection.uri)
-        return self._log(run, written=self._notify, store=store)
+    def written(self, folder: Path) -> None:
+        """Let the thread upload the run's folder."""
+        with self._wake:
+            self._pending[folder] = self._pending.get(folder, 0) + 1
+            self._wake.notify_all()
 
     def check(self) -> None:
-        """Raise the error that makes every upload impossible, such as a deleted experiment."""
+        """Raise the error that makes every upload impossible, such as a deleted MLflow experiment."""
         if self._fatal is not None:
             raise self._fatal
 
     def close(self, timeout: float) -> int:
-        """Wait up to `timeout` seconds for the uploads. Returns the number of runs that are not in MLflow."""
+        """Wait up to `timeout` seconds for the uploads, and return the number of runs that are not in MLflow."""
         with self._wake:
             self._closing = True
             self._wake.notify_all()
         self._thread.join(timeout)
         for folder in self._uploaded - self._pending.keys():
-            self._uploader.tidy(folder)
+            tidy(folder, self.connection.uri)
         return len(self._pending) + len(self._refused)
 
     def flush(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds until MLflow has everything written so far. Returns whether it has."""
+        """Wait up to `timeout` seconds, and return True if MLflow then has everything written so far."""
         with self._wake:
             self._wake.wait_for(lambda: (self._connected and not self._pending) or self._fatal, timeout)
             return self._connected and not self._pending and not self._refused
 
     def reconcile(self, below: str) -> None:
-        """End the runs whose process is gone, in the journal and, if they were meant for this store, in MLflow.
-
-        A run may have its end in the journal alone, if its process was gone before MLflow had it.
-        """
+        """End the runs whose process is gone in the journal and, if they were meant for this store, in MLflow."""
         super().reconcile(below)
-        store = hide_password(self.connection.uri)
         for folder, events in behind(self.root / below, self.connection.uri):
-            if events[-1]["event"] == "end" and events[0].get("store") == store:
-                self._notify(folder)
+            if events[-1]["event"] == "end" and events[0].get("store") == self.store:
+                self.written(folder)
 
     def catch_up(self, below: str) -> None:
-        """Upload the runs below the folder `below` that earlier processes wrote and did not upload."""
+        """Upload the runs below a folder that earlier processes recorded and did not upload."""
         for folder, _ in behind(self.root / below, self.connection.uri):
-            self._notify(folder)
-
-    def _notify(self, folder: Path) -> None:
-        with self._wake:
-            self._pending[folder] = self._pending.get(folder, 0) + 1
-            self._wake.notify_all()
+            self.written(folder)
 
     def _run(self) -> None:
         try:
@@ -114,7 +103,7 @@ class MlflowTracker(JournalTracker):
 
     def _upload(self, folder: Path) -> None:
         try:
-            self._uploader.upload(folder, time.sleep)
+            upload(self.connection, self._draw, folder, time.sleep)
             self._refused.discard(folder)
             self._uploaded.add(folder)
         except Exception as error:  # noqa: BLE001 - one run that MLflow refuses must not end the uploads of the others
@@ -125,22 +114,21 @@ class MlflowTracker(JournalTracker):
 
 
 def _refused_run(folder: Path, error: Exception) -> str:
-    """The warning about a run that MLflow refuses."""
-    return f"{folder}: MLflow refuses this run ({reason_of(error)}); it stays in the journal"
+    return f"{folder}: MLflow refuses this run ({reason_of(error)}). It stays in the journal."
 
 
 def sync(root: Path, uri: str, home: Path, draw: Figures, warn: Warn) -> int:
-    """Upload every run of the journal at `root` that MLflow does not have whole. Returns the number of runs uploaded.
+    """Upload every run of the journal at `root` that MLflow does not have whole, and return the number of runs.
 
-    A run without an end whose process is gone is ended as killed. One that is being written is uploaded as far as it
-    is. Artifacts of a new sqlite store go below `home`.
+    End runs whose process is gone, as killed. Upload a run that is being written as far as it is. Artifacts of a new
+    sqlite store go below `home`.
 
     Raises:
         ServiceUnreachable: the server does not answer.
+        SweeperError: MLflow refused some of the runs.
     """
     preflight(uri)
     connection = Connection(uri, home, warn)
-    uploader = Uploader(connection, draw)
     deadline = time.monotonic() + SYNC_PATIENCE
 
     def wait(seconds: float) -> None:
@@ -152,27 +140,24 @@ def sync(root: Path, uri: str, home: Path, draw: Figures, warn: Warn) -> int:
 
     connection.connect(wait)
     end_all_abandoned(root, warn)
-    waiting = [folder for folder, _ in behind(root, uri)]
+    waiting = [folder for folder, _ in behind(root, connection.uri)]
     refused = []
     for folder in waiting:
         try:
-            uploader.upload(folder, wait)
-            uploader.tidy(folder)
+            upload(connection, draw, folder, wait)
+            tidy(folder, connection.uri)
         except SweeperError:
             raise
         except Exception as error:  # noqa: BLE001 - one run that MLflow refuses must not hold up the others
             refused.append(folder)
             warn(_refused_run(folder, error))
     if refused:
-        raise SweeperError(f"uploaded {len(waiting) - len(refused)} runs; MLflow refused {len(refused)}")
+        raise SweeperError(f"uploaded {len(waiting) - len(refused)} runs. MLflow refused {len(refused)}, see above.")
     return len(waiting)
 
 
 def behind(root: Path, uri: str) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
-    """The runs below `root` that the store `uri` does not have whole, with their events.
-
-    Damaged runs are left out without a warning: ending abandoned runs has warned of them.
-    """
-    for folder, events in read_all_events(root, lambda _: None):
+    """Yield the runs below `root` that the store `uri` does not have whole, with their events."""
+    for folder, events in read_all_events(root, lambda _: None):  # ending abandoned runs has warned of damaged ones
         if len(events) > read_state(folder, uri)["events"]:
             yield folder, events

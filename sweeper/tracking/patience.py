@@ -21,7 +21,7 @@ Wait = Callable[[float], None]  # sleeps for so many seconds, or raises to give 
 
 
 def retrying(call: Callable[[], T], report: Report, wait: Wait) -> T:
-    """Call until the server answers, and return or raise its answer."""
+    """Call until the server answers, then return the result or raise the error."""
     pause = FIRST_PAUSE
     while True:
         try:
@@ -38,9 +38,9 @@ def retrying(call: Callable[[], T], report: Report, wait: Wait) -> T:
 
 
 class Patient:
-    """A client that repeats each call until the server answers. Use it for calls that may safely be repeated.
+    """A client that repeats each call until the server answers, for calls that do no harm if they are repeated.
 
-    The others are repeated with the whole upload, which first reads what the server has.
+    The others are repeated with the whole upload, which reads first what the server has.
     """
 
     def __init__(self, client: MlflowClient, report: Report, wait: Wait) -> None:
@@ -53,7 +53,7 @@ class Patient:
 
 
 def passing(error: Exception) -> bool:
-    """Whether the server is away or overloaded, or its database locked, so that a later call may succeed."""
+    """Return True if a later call may succeed: the server is away or overloaded, or its database locked."""
     import requests
     from mlflow.exceptions import MlflowException
 
@@ -70,5 +70,4 @@ def passing(error: Exception) -> bool:
 
 
 def _busy(status: int) -> bool:
-    """Whether a server that answers with this HTTP status may take the same request later."""
     return status in (408, 429) or status >= 500

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from sweeper.core.errors import SweeperError, UsageError
+from sweeper.core.results import EpochResult
 from sweeper.tracking.base import SURROUNDINGS, Record
+from sweeper.tracking.epochs import STACKED, read_epoch
 
 EVENTS: Final = "events.jsonl"
 ARTIFACTS: Final = "artifacts"
@@ -20,7 +22,7 @@ WEIGHTS: Final = "model/state.safetensors"  # among them
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
-    """The events of a run, oldest first, without a last line that is not whole.
+    """Return the events of a run, oldest first, without a last line that is not whole.
 
     Raises:
         SweeperError: a line of the file is damaged.
@@ -29,10 +31,8 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     content = path.read_bytes()
-    return [
-        _event(path, number, line)
-        for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1)
-    ]
+    lines = content[: content.rfind(b"\n") + 1].splitlines()
+    return [_event(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
 def _event(path: Path, number: int, line: bytes) -> dict[str, Any]:
@@ -41,12 +41,12 @@ def _event(path: Path, number: int, line: bytes) -> dict[str, Any]:
     except ValueError:  # no JSON, or no UTF-8
         event = None
     if not isinstance(event, dict):
-        raise SweeperError(f"{path}: line {number} is damaged; restore the file from a copy, or move its folder away")
+        raise SweeperError(f"{path}: line {number} is damaged. Restore the file from a copy, or move its folder away.")
     return event
 
 
 def read_all_events(root: Path, warn: Callable[[str], None]) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
-    """Every run below `root` with its events, in the order of their names; of a damaged one only a warning."""
+    """Yield every run below `root` with its events, in the order of names. Warn of a damaged one instead."""
     for folder in run_folders(root):
         try:
             yield folder, read_events(folder)
@@ -55,44 +55,41 @@ def read_all_events(root: Path, warn: Callable[[str], None]) -> Iterator[tuple[P
 
 
 def read_record(folder: Path) -> Record:
-    """The run in `folder`, as far as its last attempt came.
-
-    Raises:
-        UsageError: the folder holds no run.
-    """
+    """Return the run in `folder`, or raise a UsageError if there is none."""
     attempts = _attempts(read_events(folder))
     if not attempts:
-        raise UsageError(f"{folder}: holds no run; name an MLflow run, or a folder below SWEEPER_HOME/journal")
+        raise UsageError(f"{folder}: holds no run. Name an MLflow run, or a folder below SWEEPER_HOME/journal.")
     last = attempts[-1]
     tags = {name: value for event in last for name, value in event.get("tags", {}).items()}
-    epochs: dict[int, dict[str, float]] = {}
-    earlier: dict[int, dict[str, float]] = {}
+    epochs: dict[int, EpochResult] = {}
+    earlier: dict[int, EpochResult] = {}
     for attempt in attempts:
         same = attempt is last or _trained_alike(attempt[0], last[0])
-        (epochs if same else earlier).update(_by_step(attempt))
-    return Record(last[0]["params"], tags, epochs, earlier)
+        (epochs if same else earlier).update(read_epochs(attempt))
+    stacked = any(STACKED in event.get("metrics", {}) for attempt in attempts for event in attempt)
+    return Record(last[0]["params"], tags, epochs, earlier, stacked)
 
 
 def _attempts(events: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The events of each attempt, from its start on."""
     starts = [number for number, event in enumerate(events) if event["event"] == "start"]
     return [events[begin:end] for begin, end in itertools.pairwise([*starts, len(events)])]
 
 
 def _trained_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two attempts, by their starts, trained in the same bits."""
+    """Return True if the two attempts with these starts trained in the same bits."""
     tags = [{name: start["tags"].get(name) for name in SURROUNDINGS} for start in (one, other)]
     return one["params"] == other["params"] and tags[0] == tags[1]
 
 
-def _by_step(events: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
-    return {e["step"]: e["metrics"] for e in events if e["event"] == "epoch"}
+def read_epochs(events: list[dict[str, Any]]) -> dict[int, EpochResult]:
+    """Return the epochs of a run by number."""
+    return {e["step"]: read_epoch(e["step"], e["metrics"]) for e in events if e["event"] == "epoch"}
 
 
 def history(events: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """The metrics of each epoch, with the epoch's number under `epoch`, in its order."""
+    """Return a row an epoch, by its number: the metrics under their stored names, and the number under `epoch`."""
     epochs = [
-        {"epoch": e["step"], **{sys.intern(name): value for name, value in e["metrics"].items()}}  # names once for all
+        {"epoch": e["step"], **{sys.intern(name): value for name, value in e["metrics"].items()}}  # to save memory
         for e in events
         if e["event"] == "epoch"
     ]
@@ -100,7 +97,7 @@ def history(events: list[dict[str, Any]]) -> list[dict[str, float]]:
 
 
 def as_csv(epochs: list[dict[str, float]]) -> bytes:
-    """One row an epoch, one column a metric."""
+    """Return the rows of `history` as CSV."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(epochs[0]), lineterminator="\n")
     writer.writeheader()
@@ -109,5 +106,5 @@ def as_csv(epochs: list[dict[str, float]]) -> bytes:
 
 
 def run_folders(root: Path) -> list[Path]:
-    """Every run below `root`, in the order of their names."""
+    """Return the folder of every run below `root`, in the order of names."""
     return sorted(path.parent for path in root.glob(f"**/{EVENTS}"))

@@ -16,7 +16,7 @@ from sweeper.tracking.reading import ARTIFACTS
 if TYPE_CHECKING:
     from mlflow.models import Model
 
-Save = Callable[[str, "Model"], "Model"]  # into a folder; of the model's description it returns the completed one
+Save = Callable[[str, "Model"], "Model"]  # takes a folder and the model's description, and returns it completed
 
 
 class Registry:
@@ -26,11 +26,11 @@ class Registry:
         self._connection = connection
 
     def registered(self, folder: Path) -> bool:
-        """Whether `register` has finished for the run of `folder`."""
+        """Return True if `register` has finished for the run of `folder`."""
         return "registered" in read_state(folder, self._connection.uri)
 
     def file(self, folder: Path, name: str) -> bytes:
-        """A file of an uploaded run: from the journal or, once it was removed there, from MLflow."""
+        """Read a file of an uploaded run from the journal or, if it was removed there, from MLflow."""
         path = folder / ARTIFACTS / name
         if path.exists():
             return path.read_bytes()
@@ -38,12 +38,9 @@ class Registry:
             return Path(self._connection.client.download_artifacts(self._run_id(folder), name, aside)).read_bytes()
 
     def register(self, folder: Path, save: Save, name: str, alias: str) -> str:
-        """Register the model of the run in `folder`, which `save` writes, as a version of `name` with `alias`.
+        """Register the model that `save` writes as a version of `name` with `alias`, and return the version.
 
         The version is noted in the run's folder. Calling this again after a crash registers nothing twice.
-
-        Returns:
-            The version.
         """
         run_id, client = self._run_id(folder), self._connection.client
         made = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
@@ -53,10 +50,7 @@ class Registry:
         return version
 
     def _log_model(self, run_id: str, save: Save, name: str) -> str:
-        """Log the model to a run that has ended.
-
-        `Model.log` can do that. `mlflow.pytorch.log_model` sets the run to RUNNING again, where a crash leaves it.
-        """
+        """Log the model to a run that has ended, with `Model.log`: `mlflow.pytorch.log_model` would restart the run."""
         import mlflow
         from mlflow.models import Model
 
@@ -81,11 +75,11 @@ class Registry:
 
 
 class _Flavor:
-    """To MLflow, a kind of model. `save` writes it, in another process if need be."""
+    """A flavor of model to MLflow, which `save` writes."""
 
     def __init__(self, save: Save) -> None:
         self._save = save
 
     def save_model(self, path: str, mlflow_model: Model, **_: Any) -> None:
-        """Save the model in the folder `path`, and complete its description."""
+        """Save the model in the folder `path` and complete its description."""
         vars(mlflow_model).update(vars(self._save(path, mlflow_model)))

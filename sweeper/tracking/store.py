@@ -1,7 +1,4 @@
-"""Check a tracking store before anything is created.
-
-A file or a database is read without importing MLflow; a server is asked by MLflow's own client.
-"""
+"""Check a tracking store before anything is created: a database without MLflow, a server by MLflow's own client."""
 
 from __future__ import annotations
 
@@ -19,21 +16,20 @@ from sweeper.tracking.client import one_request_of, open_client
 from sweeper.tracking.patience import passing
 
 EXPERIMENT: Final = "bn-dropout"
-SQLITE_URI: Final = re.compile(r"sqlite:///(?!:memory:).")  # nobody could look at what is in memory
+SQLITE_URI: Final = re.compile(r"sqlite:///(?!:memory:).")  # one in memory would be lost
 HOST: Final = re.compile(r"[A-Za-z0-9_.:%-]+")
-SQLITE: Final = b"SQLite format 3\0"  # how such a file begins (sqlite.org/fileformat.html)
-SECONDS: Final = 5  # that a store may take to answer; MLflow takes whole ones
+SECONDS: Final = 5  # to wait for an answer; MLflow takes whole ones
 TOO_MANY_REQUESTS: Final = "too many 429 error responses"  # in what urllib3 raises
 
 
 def preflight(uri: str) -> None:
-    """Check that there is a store behind `uri` that takes our runs, or that one can be created.
+    """Check that the store `uri` takes our runs, or can be created.
 
     Raises:
-        UsageError: the URI is not one that MLflow tracks to, or has a password in its query part; the database is
-            another program's; or MLflow's variables for TLS are wrong.
+        UsageError: the URI is malformed, has another scheme, or a password in its query part; the database is another
+            program's; or MLflow's variables for TLS are wrong.
         ServiceUnreachable: the server does not answer within 5 seconds, or does not accept our credentials.
-        SweeperError: the experiment was deleted, or the folder of a sqlite file is missing or read-only.
+        SweeperError: the MLflow experiment was deleted, or a sqlite file cannot be read or written.
     """
     scheme = uri.partition(":")[0]
     if SQLITE_URI.match(uri):
@@ -41,11 +37,12 @@ def preflight(uri: str) -> None:
     elif scheme in ("http", "https"):
         _preflight_http(uri)
     elif scheme in ("postgresql", "postgres") or scheme.startswith("postgresql+"):
-        _preflight_postgresql(uri)
+        refuse_query_password(uri)
+        _preflight_database(uri, re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", uri), ServiceUnreachable)
     else:
         raise UsageError(
             f"tracking URI {hide_password(uri)[:80]!r}: expected http://HOST:PORT, sqlite:///FILE, postgresql://…, "
-            "offline or none"
+            "offline or none."
         )
 
 
@@ -53,28 +50,20 @@ def _preflight_sqlite(uri: str) -> None:
     file = sqlite_file(uri)
     present = file.exists()
     if not file.parent.is_dir() or not os.access(file.parent, os.W_OK) or (present and not os.access(file, os.W_OK)):
-        raise SweeperError(f"tracking database {file}: cannot be written; its folder must exist and be writable")
-    if present and not _is_sqlite(file):
-        raise SweeperError(f"tracking database {file}: not a database of sqlite; name another file with --tracking-uri")
-    if present:  # rw: a transaction that a killed writer left half done is rolled back by the next one to read
+        raise SweeperError(f"tracking database {file} cannot be written. Its folder must exist and be writable.")
+    if present:  # rw: reading it may roll back a transaction that a killed writer left half done
         _preflight_database(uri, f"sqlite:///file:{quote(str(file.resolve()))}?mode=rw&uri=true", SweeperError)
-
-
-def _is_sqlite(file: Path) -> bool:
-    """Whether the file is a database of sqlite, or empty, which is to become one."""
-    with file.open("rb") as stream:
-        return stream.read(len(SQLITE)) in (SQLITE, b"")
 
 
 def _preflight_http(uri: str) -> None:
     if not _names_a_host(uri):
-        raise UsageError(f"tracking URI {hide_password(uri)[:80]!r}: expected http://HOST:PORT")
+        raise UsageError(f"tracking URI {hide_password(uri)[:80]!r}: expected http://HOST:PORT.")
     try:
         with one_request_of(SECONDS), warnings.catch_warnings(action="ignore"):  # of TLS without verification
             found = open_client(uri).get_experiment_by_name(EXPERIMENT)
     except Exception as error:  # noqa: BLE001 - MLflow passes on those of requests, protobuf, and plugins
         if TOO_MANY_REQUESTS in str(error):
-            return  # the server is there, and busy: the uploader asks again
+            return  # the server is busy: the uploader asks again
         raise _refusal(uri, error) from None
     if found is not None:
         check_stage(uri, found.experiment_id, found.lifecycle_stage)
@@ -89,7 +78,7 @@ def _names_a_host(uri: str) -> bool:
 
 
 def _refusal(uri: str, error: Exception) -> SweeperError:
-    """The error to raise when MLflow's client fails with `error` at its first request."""
+    """Return the error to raise when MLflow's client fails with `error` at its first request."""
     server = f"tracking server {hide_password(uri)}"
     root = _root(error)
     reason, code = reason_of(root)[:200], getattr(error, "error_code", "")
@@ -106,29 +95,19 @@ def _refusal(uri: str, error: Exception) -> SweeperError:
     if code == "INVALID_PARAMETER_VALUE" or "invalid path: " in reason or type(error) is ValueError:
         return UsageError(f"{server}: {reason}. Check the variables MLFLOW_TRACKING_*.")
     if not passing(error):
-        return ServiceUnreachable(f"{hide_password(uri)} is not an MLflow server ({reason})")
+        return ServiceUnreachable(f"{hide_password(uri)} is not an MLflow server ({reason}). Check --tracking-uri.")
     return ServiceUnreachable(f"{server} does not answer ({reason}). Start it, or use --tracking-uri offline.")
 
 
 def _root(error: BaseException) -> BaseException:
-    """The first of a chain of errors."""
-    while inner := error.__cause__ or error.__context__ or _wrapped(error):
-        error = inner
-    return error
-
-
-def _wrapped(error: BaseException) -> BaseException | None:
-    """The error that `error` was made with; urllib3 hands its errors on in this way."""
-    return next((each for each in error.args if isinstance(each, BaseException)), None)
-
-
-def _preflight_postgresql(uri: str) -> None:
-    refuse_query_password(uri)
-    _preflight_database(uri, re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", uri), ServiceUnreachable)
+    """Return the first of a chain of errors. One of urllib3 has its cause among its arguments."""
+    wrapped = next((each for each in error.args if isinstance(each, BaseException)), None)
+    inner = error.__cause__ or error.__context__ or wrapped
+    return _root(inner) if inner else error
 
 
 def _preflight_database(uri: str, url: str, unusable: type[SweeperError]) -> None:
-    """Look for the experiment in the database of `url`, which may be empty yet."""
+    """Look for the MLflow experiment in the database `url`, which may be empty yet."""
     import sqlalchemy
 
     local = url.startswith("sqlite")
@@ -144,50 +123,47 @@ def _preflight_database(uri: str, url: str, unusable: type[SweeperError]) -> Non
         if "locked" in reason and local:
             return  # it is busy: the uploader asks again
         what = "cannot be read" if local else "does not answer"
-        raise unusable(f"tracking database {hide_password(uri)} {what} ({reason})") from None
+        raise unusable(f"tracking database {hide_password(uri)} {what} ({reason}). Check --tracking-uri.") from None
     if tables and "experiments" not in tables:
         raise UsageError(
-            f"tracking database {hide_password(uri)}: another program's, with tables such as {tables[0]!r}; "
-            "name another one with --tracking-uri"
+            f"tracking database {hide_password(uri)} is another program's, with tables such as {tables[0]!r}. "
+            "Name another one with --tracking-uri."
         )
     for number, stage in found:
         check_stage(uri, number, stage)
 
 
 def check_stage(uri: str, number: object, stage: str) -> None:
-    """Refuse the experiment `number` if it was deleted.
-
-    Raises:
-        SweeperError: it was; the message says how to restore it.
-    """
+    """Raise a SweeperError that says how to restore the MLflow experiment `number` if it was deleted."""
     if stage == "deleted":
         raise SweeperError(
-            f"MLflow experiment {EXPERIMENT!r} was deleted; restore it with: "
+            f"MLflow experiment {EXPERIMENT!r} was deleted. Restore it with: "
             f"MLFLOW_TRACKING_URI={hide_password(uri)} mlflow experiments restore --experiment-id {number}"
         )
 
 
 def store_uri(uri: str) -> str:
-    """`uri` as MLflow knows it: `postgres://` is `postgresql://`.
-
-    Raises:
-        UsageError: it is that of a database, and has a password in its query part.
-    """
+    """Return `uri` as MLflow knows it, or raise a UsageError if a database's has a password in its query part."""
     if uri.startswith("postgres"):
         refuse_query_password(uri)
     return re.sub(r"^postgres://", "postgresql://", uri)
 
 
+def is_sqlite(uri: str) -> bool:
+    """Return True if the store is a sqlite file."""
+    return uri.startswith("sqlite")
+
+
 def sqlite_file(uri: str) -> Path:
-    """The file of a sqlite URI."""
+    """Return the file of a sqlite URI."""
     return Path(uri.removeprefix("sqlite:///"))
 
 
 def hide_password(text: str) -> str:
-    """`text` with the user and password of any URL in it left out."""
+    """Return `text` without the user and password of any URL in it."""
     return hide_query_password(re.sub(r"//([^/@\s:]*:\S*|[^/@\s]*)@", "//***@", text))
 
 
 def reason_of(error: BaseException) -> str:
-    """What `error` says, in one line, without user and password."""
+    """Return the message of `error` in one line, without user and password."""
     return hide_password(one_line(error))

@@ -1,7 +1,7 @@
 """The upload of a run: from its folder in the journal to its run in MLflow.
 
-Each step is repeated until the server has acknowledged it, and `upload.json` says how far the upload came. MLflow takes
-a batch that is sent again with the same times for the same one, so a crash before that note was written does no harm.
+Each step is repeated until the server has acknowledged it, and `upload.json` notes how far the upload has come. MLflow
+stores a batch that is sent twice with the same times once, so a crash before that note does no harm.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import filelock
 from sweeper.core.files import remove_parts, write_whole
 from sweeper.tracking.connection import Connection
 from sweeper.tracking.fetching import KEY_TAG, UPLOADER, read_state, write_state
-from sweeper.tracking.patience import Wait, retrying
+from sweeper.tracking.patience import Patient, Wait, retrying
 from sweeper.tracking.reading import ARTIFACTS, history, read_events
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 OUTCOME_TAGS: Final = {"sweeper.state", "sweeper.reason", "sweeper.traceback"}
 XRAY: Final = "diagnostics/xray.json"
-KEPT: Final = "evaluation"  # of a run's files, in the journal
+KEPT: Final = "evaluation"  # these small files stay in the journal, for `sweeper report`
 MOST_METRICS: Final = 1000  # MLflow's limit for a batch
 
 
@@ -38,37 +38,33 @@ class Figures(NamedTuple):
     xray: Callable[[Mapping[str, Any], str], bytes]  # of the content of `XRAY`
 
 
-class Uploader:
-    """Uploads run folders to one MLflow store."""
-
-    def __init__(self, connection: Connection, draw: Figures) -> None:
-        self._connection = connection
-        self._draw = draw
-
-    def upload(self, folder: Path, wait: Wait) -> None:
-        """Upload what is new in `folder`, trying again for as long as the server is away."""
-        run = _RunUpload(self._connection, self._draw, folder, wait)
-        retrying(run.upload_new, self._connection.report, wait)
-
-    def tidy(self, folder: Path) -> None:
-        """Remove the files of a run that has ended and was uploaded whole, once nobody writes to it.
-
-        Those in `KEPT` stay, for `sweeper report`: they are small.
-        """
-        events = read_events(folder)
-        uploaded = read_state(folder, self._connection.uri)["events"]
-        if events and events[-1]["event"] == "end" and len(events) == uploaded:
-            _empty(folder / ARTIFACTS)
+def upload(connection: Connection, draw: Figures, folder: Path, wait: Wait) -> None:
+    """Upload what is new in the run of `folder`, and try again for as long as the server is away."""
+    run = _Upload(connection, draw, folder, wait)
+    retrying(run.upload_new, connection.report, wait)
 
 
-class _RunUpload:
+def tidy(folder: Path, uri: str) -> None:
+    """Remove the files of a run that has ended, and that the store `uri` has whole, except those in `KEPT`."""
+    events = read_events(folder)
+    if not events or events[-1]["event"] != "end" or len(events) != read_state(folder, uri)["events"]:
+        return
+    artifacts = folder / ARTIFACTS
+    for path in artifacts.glob("*"):
+        if path.name != KEPT:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # something was kept
+        artifacts.rmdir()
+
+
+class _Upload:
     """The upload of one run folder."""
 
     def __init__(self, connection: Connection, draw: Figures, folder: Path, wait: Wait) -> None:
         self._connection = connection
         self._draw = draw
         self._folder = folder
-        self._calls = cast("MlflowClient", connection.patient(wait))
+        self._calls = cast("MlflowClient", Patient(connection.client, connection.report, wait))
 
     def upload_new(self) -> None:
         """Upload the events that MLflow does not have yet."""
@@ -80,7 +76,7 @@ class _RunUpload:
                 write_state(self._folder, state | {"run_id": run_id, "events": len(events)})
 
     def _upload(self, events: list[dict[str, Any]], state: dict[str, Any]) -> str:
-        """Upload the events after those that `state` counts; the run that has them."""
+        """Upload the events that `state` does not count yet, and return their run in MLflow."""
         new = events[state["events"] :]
         starts = [e for e in new if e["event"] == "start"]
         run_id = str(state["run_id"])
@@ -95,7 +91,6 @@ class _RunUpload:
         return run_id
 
     def _begin(self, start: dict[str, Any], known: str | None) -> str:
-        """Find or create the run, and give it its parameters, tags and data set."""
         from mlflow.entities import Param, RunTag
 
         run_id = start["run_id"] or known or self._find_run(start["key"]) or self._create_run(start)
@@ -162,7 +157,6 @@ class _RunUpload:
         self._calls.set_terminated(run_id, end["status"], end["time"])
 
     def _draw_figures(self, epochs: list[dict[str, float]], title: str) -> None:
-        """Figures the curves and the X-ray, where the run has them, beside its files."""
         files = self._folder / ARTIFACTS
         remove_parts(self._folder)
         if epochs and "val/loss" in epochs[0]:
@@ -172,7 +166,7 @@ class _RunUpload:
             write_whole(xray.with_suffix(".png"), self._draw.xray(json.loads(xray.read_bytes()), title))
 
     def _artifacts(self, run_id: str) -> None:
-        """Upload each file by itself: a file that the server refuses is then the only one to be sent again."""
+        """Upload each file by itself, so that only a refused one is sent again."""
         root = self._folder / ARTIFACTS
         for path in sorted(p for p in root.rglob("*") if p.is_file()):
             folder = path.parent.relative_to(root).as_posix()
@@ -180,21 +174,12 @@ class _RunUpload:
 
 
 def _new_params(run: Run, params: dict[str, str]) -> dict[str, str]:
-    """The parameters that the run does not have.
+    """Return the parameters that the run does not have.
 
-    `mlflow run` has logged its own under some of the names, as they were typed. MLflow lets no parameter change, so
-    where ours differs it is logged as `config.NAME`.
+    `mlflow run` has logged some of them as they were typed, and MLflow lets no parameter change. One that differs is
+    logged as `config.NAME`.
     """
     present = run.data.params
     values = {k: v for k, v in params.items() if k not in present}
     values |= {f"config.{k}": v for k, v in params.items() if present.get(k, v) != v and f"config.{k}" not in present}
     return values
-
-
-def _empty(artifacts: Path) -> None:
-    """Remove the files of a run, except those in `KEPT`."""
-    for path in artifacts.glob("*"):
-        if path.name != KEPT:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # something was kept
-        artifacts.rmdir()

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
+from sweeper.core.results import EpochResult
 from sweeper.sweep.tracker import FIGURES
 from sweeper.tracking.base import FAILED, FINISHED, KILLED, NullTracker, Recorded, RunInfo, RunLog, Tracker
+from sweeper.tracking.epochs import epoch_metrics
 from sweeper.tracking.fetching import KEY_TAG, UPLOAD, run_id_of
 from sweeper.tracking.journal import JournalTracker
 from sweeper.tracking.mlflow import MlflowTracker, sync
@@ -112,14 +114,14 @@ class Place:
         return points
 
 
-def metrics(step: int) -> dict[str, float]:
-    return {"train/loss": 1 / step, "train/accuracy": 0.5, "val/loss": 1.5 / step, "val/accuracy": step / 8}
+def epoch(number: int) -> EpochResult:
+    return EpochResult(number, 1 / number, 0.5, 1.5 / number, number / 8, 0.1, 1e-3, 2.0, 1.5, 300.0)
 
 
 def write(log: RunLog, *steps: int, status: str | None = FINISHED) -> None:
     log.artifact("config.json", CONFIG)
     for step in steps:
-        log.epoch(step, metrics(step))
+        log.epoch(step, epoch_metrics(epoch(step)))
     if status is not None:
         log.end(status, FINAL if status == FINISHED else {}, {"sweeper.state": status.lower()})
 
@@ -155,33 +157,16 @@ sqlite = pytest.mark.parametrize("place", ["sqlite"], indirect=True)
 # --- every tracker -------------------------------------------------------------------------------
 
 
-def test_a_run_goes_from_its_start_to_its_end_and_all_of_it_arrives(place: Place) -> None:
+def test_a_run_goes_from_its_start_to_its_end_and_all_of_it_arrives_without_a_word(
+    place: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
     tracker = place.tracker()
     write(tracker.start(place.run()), 1, 2, 3)
     tracker.check()
     assert tracker.close(LONG) == 0
+    assert place.tracker().close(LONG) == 0  # with nothing to wait for
     assert place.warned == []
-
-
-@pytest.mark.parametrize(
-    "place",
-    [
-        "none",
-        "journal",
-        "sqlite",
-        "http",
-    ],
-    indirect=True,
-)
-def test_a_tracker_prints_nothing(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
-    tracker = place.tracker()
-    write(tracker.start(place.run()), 1)
-    assert tracker.close(LONG) == 0
     assert capfd.readouterr() == ("", "")
-
-
-def test_nothing_to_record_is_nothing_to_wait_for(place: Place) -> None:
-    assert place.tracker().close(LONG) == 0
 
 
 def test_a_run_that_is_started_again_continues(place: Place) -> None:
@@ -191,7 +176,7 @@ def test_a_run_that_is_started_again_continues(place: Place) -> None:
     assert first.close(LONG) == 0
     second = place.tracker()
     write(second.start(place.run()), 1, 2, 3, 4)
-    expected = Recorded({step: metrics(step) for step in (1, 2, 3, 4)}, FINAL, {"sweeper.state": "finished"})
+    expected = Recorded([epoch(step) for step in (1, 2, 3, 4)], FINAL, {"sweeper.state": "finished"})
     assert second.recorded(place.run()) == (None if place.kind == "none" else expected)
     assert second.close(LONG) == 0
 
@@ -216,12 +201,12 @@ def test_several_runs_can_be_open_at_once(place: Place) -> None:
     logs = [tracker.start(run) for run in runs]
     for step in (1, 2):
         for log in logs:
-            log.epoch(step, metrics(step))
+            log.epoch(step, epoch_metrics(epoch(step)))
     for n, log in enumerate(logs):
         log.end(FINISHED, {"n": float(n)}, {})
     if place.kind != "none":
         assert [tracker.recorded(run) for run in runs] == [
-            Recorded({1: metrics(1), 2: metrics(2)}, {"n": float(n)}, {}) for n in range(3)
+            Recorded([epoch(1), epoch(2)], {"n": float(n)}, {}) for n in range(3)
         ]
     assert tracker.close(LONG) == 0
 
@@ -251,13 +236,11 @@ def test_mlflow_shows_the_run_once_under_its_name(shown: Place) -> None:
     assert run_id_of(shown.root, "demo/0007", shown.uri) == run.info.run_id
 
 
-def test_mlflow_shows_its_parameters(shown: Place) -> None:
-    assert shown.the_run().data.params == {"lr": "0.001", "placement": "bn-dropout"}
-
-
-def test_mlflow_shows_its_tags_those_of_its_end_among_them(shown: Place) -> None:
-    tags = shown.the_run().data.tags
-    assert {name: value for name, value in tags.items() if name.startswith("sweeper.")} == {
+def test_mlflow_shows_its_parameters_its_description_and_its_tags_those_of_its_end_among_them(shown: Place) -> None:
+    data = shown.the_run().data
+    assert data.params == {"lr": "0.001", "placement": "bn-dropout"}
+    assert data.tags["mlflow.note.content"] == "A **medium** network."
+    assert {name: value for name, value in data.tags.items() if name.startswith("sweeper.")} == {
         "sweeper.kind": "trial",
         "sweeper.trial": "7",
         "sweeper.attempt": "1",
@@ -266,17 +249,10 @@ def test_mlflow_shows_its_tags_those_of_its_end_among_them(shown: Place) -> None
     }
 
 
-def test_mlflow_shows_its_description(shown: Place) -> None:
-    assert shown.the_run().data.tags["mlflow.note.content"] == "A **medium** network."
-
-
-def test_mlflow_has_each_epoch_once_at_the_time_it_happened(shown: Place) -> None:
+def test_mlflow_has_each_epoch_once_at_the_time_it_happened_and_dates_the_run_by_its_events(shown: Place) -> None:
     points = shown.points(shown.the_run())
     assert [step for step, _, _ in points["val/loss"]] == [1, 2, 3, 4]
     assert points == shown.journal()
-
-
-def test_mlflow_dates_the_run_from_its_first_event_to_its_last(shown: Place) -> None:
     events, info = read_events(shown.folder), shown.the_run().info
     assert (info.start_time, info.end_time) == (events[0]["time"], events[-1]["time"])
 
@@ -289,7 +265,7 @@ def test_mlflow_knows_the_data_set_as_an_input(shown: Place) -> None:
     assert [(tag.key, tag.value) for tag in found.tags] == [("mlflow.data.context", "training")]
 
 
-def test_mlflow_has_its_files(shown: Place, tmp_path: Path) -> None:
+def test_mlflow_has_its_files_and_the_journal_no_longer(shown: Place, tmp_path: Path) -> None:
     run_id = shown.the_run().info.run_id
     found = Path(shown.client.download_artifacts(run_id, "", str(tmp_path)))
     files = {str(p.relative_to(found)): p.read_bytes() for p in found.glob("**/*") if p.is_file()}
@@ -301,9 +277,6 @@ def test_mlflow_has_its_files(shown: Place, tmp_path: Path) -> None:
     with Image.open(io.BytesIO(files["curves/loss_accuracy.png"])) as image:
         image.load()
         assert image.format == "PNG"
-
-
-def test_files_that_mlflow_has_are_not_kept_twice(shown: Place) -> None:
     assert not (shown.folder / ARTIFACTS).exists()
 
 
@@ -387,24 +360,16 @@ def test_a_run_that_finished_no_longer_says_why_it_was_killed(place: Place) -> N
 
 
 @mlflow
-def test_uploading_again_adds_no_run_and_no_point(place: Place) -> None:
+@pytest.mark.parametrize("steps", [(1, 2, 3), ()])
+def test_uploading_again_adds_no_run_and_no_point(place: Place, steps: tuple[int, ...]) -> None:
     tracker = place.tracker()
-    write(tracker.start(place.run()), 1, 2, 3)
+    write(tracker.start(place.run()), *steps)
     assert tracker.close(LONG) == 0
     before = place.the_run().to_dictionary(), place.points(place.the_run())
     (place.folder / UPLOAD).unlink()
     assert sync(place.root, place.uri, place.root.parent, FIGURES, place.warned.append) == 1
     assert (place.the_run().to_dictionary(), place.points(place.the_run())) == before
     assert sync(place.root, place.uri, place.root.parent, FIGURES, place.warned.append) == 0
-
-
-@sqlite
-def test_a_run_without_epochs_can_be_uploaded_again(place: Place) -> None:
-    tracker = place.tracker()
-    write(tracker.start(place.run()))
-    assert tracker.close(LONG) == 0
-    (place.folder / UPLOAD).unlink()
-    assert sync(place.root, place.uri, place.root.parent, FIGURES, place.warned.append) == 1
 
 
 # --- joining -------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from sweeper.core.environment import Environment
 from sweeper.core.errors import DataError, UsageError
 from sweeper.data.fashion import SAMPLE_DIR
 from sweeper.sweep.replay import Replayed, replay
+from sweeper.tracking.epochs import epoch_metrics
 from sweeper.tracking.fetching import UPLOAD, fetch
 from sweeper.tracking.reading import EVENTS, read_events, read_record
 from sweeper.training.folds import finish
@@ -150,7 +151,7 @@ def test_a_run_that_the_captured_step_trained_is_replayed_by_it(
 
     def change(event: dict[str, Any]) -> None:
         if event["event"] == "epoch":
-            event["metrics"] |= result.history[event["step"] - 1].metrics()
+            event["metrics"] |= epoch_metrics(result.history[event["step"] - 1])
         if event["event"] == "end":
             event["tags"] |= hashes
 

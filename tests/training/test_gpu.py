@@ -259,8 +259,8 @@ def test_a_training_is_the_same_each_time_and_whatever_advances_beside_it(tiny: 
     beside, other = cooperative(config, tiny, lambda: 1), cooperative(config.derive(seed=1, model="medium"), tiny)
     epochs = [what for pair in zip(beside, other, strict=True) for what in pair[:1] if isinstance(what, EpochResult)]
     assert [e.val_loss for e in epochs] == [e.val_loss for e in one.history]
-    assert [e.metrics()["time/beside"] for e in epochs] == [1, 1]
-    assert "time/beside" not in one.history[0].metrics()
+    assert [e.beside for e in epochs] == [1, 1]
+    assert one.history[0].beside == 0
 
 
 def test_masks_are_those_of_a_seed_and_an_epoch_and_keep_their_share(tiny: Data):

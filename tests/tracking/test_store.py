@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import base64
+import contextlib
+import datetime as dt
+import http.server
+import ipaddress
+import os
+import socket
+import sqlite3
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from sweeper.core.errors import ServiceUnreachable, SweeperError, UsageError
+from sweeper.tracking.store import hide_password, preflight, sqlite_file, store_uri
+from tests.support.tracked import Quiet, answering, listening, refusal
+
+# MLflow's own use of SQLAlchemy 2.1
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
+
+# --- servers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("uri", ["", "mlflow.db", "foo://x", "file:///tmp/x", "databricks", "mysql://u:canary@h/db"])
+def test_a_uri_that_sweeper_does_not_track_to_is_refused_with_those_it_does(uri: str) -> None:
+    message = refusal(lambda: preflight(uri), UsageError)
+    assert "expected http://HOST:PORT, sqlite:///FILE" in message
+    assert "canary" not in message
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://127.0.0.1:1",
+        "http://u:canary@127.0.0.1:1",
+        "postgresql://u:canary@127.0.0.1:1/db",
+        "postgres://u:canary@127.0.0.1:1/db",
+    ],
+)
+def test_a_store_that_does_not_answer_is_named_without_its_password(uri: str) -> None:
+    message = refusal(lambda: preflight(uri), ServiceUnreachable)
+    assert f"{uri.replace('u:canary', '***')} does not answer" in message
+    assert "canary" not in message
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://", "http://localhost:port", "http://u:canary@localhost", "http://a b", "http://[::1"]
+)
+def test_a_malformed_uri_is_refused_without_its_password(uri: str) -> None:
+    with pytest.raises(SweeperError) as caught:
+        preflight(uri)
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+@pytest.mark.parametrize("status", [200, 429])
+def test_a_server_that_answers_or_is_busy_is_there(status: int, slash: str) -> None:
+    with listening(answering(status)) as uri:
+        preflight(uri + slash)
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_server_that_only_fails_does_not_answer(status: int) -> None:
+    with listening(answering(status)) as uri:
+        message = refusal(lambda: preflight(uri), ServiceUnreachable)
+    assert f"{uri} does not answer" in message
+    assert str(status) in message
+
+
+def test_a_server_that_never_answers_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")  # which the check does not wait for, and leaves as it is
+    monkeypatch.setattr("sweeper.tracking.store.SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert "timed out" in refusal(lambda: preflight(uri), ServiceUnreachable)
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "600"
+
+
+class Babble(http.server.BaseHTTPRequestHandler):
+    """What is not an HTTP server says something else."""
+
+    def handle(self) -> None:
+        self.rfile.readline()
+        self.wfile.write(b"SSH-2.0-OpenSSH\r\n")
+
+
+def test_a_port_that_speaks_something_else_does_not_answer() -> None:
+    with listening(Babble) as uri:
+        assert "does not answer" in refusal(lambda: preflight(uri), ServiceUnreachable)
+
+
+class Guarded(Quiet):
+    """Lets in a user and a password, or a token."""
+
+    RIGHT = (f"Basic {base64.b64encode(b'user:secret').decode()}", "Bearer token")
+
+    def answer(self) -> None:
+        known = self.headers["Authorization"] in self.RIGHT
+        self.reply(200 if known else 401, b"{}" if known else b"You are not authenticated.")
+
+
+@pytest.mark.parametrize(
+    ("given", "lets_in"),
+    [
+        ({}, False),
+        ({"user": "user:secret@"}, True),
+        ({"user": "user:canary@"}, False),
+        ({"MLFLOW_TRACKING_USERNAME": "user", "MLFLOW_TRACKING_PASSWORD": "canary"}, False),
+        ({"MLFLOW_TRACKING_TOKEN": "token"}, True),
+    ],
+)
+def test_a_server_is_asked_with_the_credentials_that_mlflow_would_use(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], lets_in: bool
+) -> None:
+    for name in (n for n in given if n.isupper()):
+        monkeypatch.setenv(name, given[name])
+    with listening(Guarded) as server:
+        uri = server.replace("//", f"//{given.get('user', '')}")
+        if lets_in:
+            preflight(uri)
+        else:
+            message = refusal(lambda: preflight(uri), ServiceUnreachable)
+            assert "does not accept these credentials" in message
+            assert "canary" not in message
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of 127.0.0.1 that nobody else has signed, and its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests of sweeper")])
+    now, day = dt.datetime.now(dt.UTC), dt.timedelta(days=1)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - day).not_valid_after(now + day)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    written = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = tmp_path_factory.mktemp("tls") / "certificate.pem"
+    path.write_bytes(written + made.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+@contextlib.contextmanager
+def behind_tls(certificate: Path, asks: bool = False) -> Iterator[tuple[str, list[str]]]:
+    """A server that shows the certificate, and `asks` for the same one; its URI, and the paths it was asked for."""
+    paths: list[str] = []
+
+    class Handler(Quiet):
+        def answer(self) -> None:
+            paths.append(self.path.partition("?")[0])
+            self.reply(200, b"{}")
+
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    if asks:
+        tls.verify_mode = ssl.CERT_REQUIRED
+        tls.load_verify_locations(certificate)
+    with listening(Handler, tls) as uri:
+        yield uri, paths
+
+
+def set_tls(monkeypatch: pytest.MonkeyPatch, certificate: Path, values: dict[str, str]) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value.format(certificate=certificate))
+
+
+HERE = "{certificate}"
+
+
+@pytest.mark.parametrize(
+    ("values", "asks", "says"),
+    [
+        ({"SERVER_CERT_PATH": HERE}, False, ""),
+        ({"SERVER_CERT_PATH": HERE, "INSECURE_TLS": "false"}, False, ""),
+        ({"INSECURE_TLS": "True"}, False, ""),
+        ({"SERVER_CERT_PATH": HERE, "CLIENT_CERT_PATH": HERE}, True, ""),
+        ({}, False, "self-signed certificate (_ssl"),
+        ({"INSECURE_TLS": "0"}, False, "Set MLFLOW_TRACKING_SERVER_CERT_PATH to the file of its CA"),
+        ({"SERVER_CERT_PATH": HERE}, True, "does not answer"),
+    ],
+)
+def test_a_server_of_a_private_ca_is_asked_as_mlflow_is_told_to(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], asks: bool, says: str
+) -> None:
+    set_tls(monkeypatch, certificate, values)
+    with behind_tls(certificate, asks) as (uri, paths):
+        if says:
+            assert says in refusal(lambda: preflight(uri), ServiceUnreachable)
+        else:
+            preflight(uri)
+    assert len(paths) == (0 if says else 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"INSECURE_TLS": "yes"}, "MLFLOW_TRACKING_INSECURE_TLS value must be one of"),
+        ({"INSECURE_TLS": "1", "SERVER_CERT_PATH": HERE}, "When 'ignore_tls_verification' is true"),
+        ({"SERVER_CERT_PATH": "nowhere.pem"}, "invalid path: nowhere.pem. Check the variables MLFLOW_TRACKING_"),
+        ({"CLIENT_CERT_PATH": "nowhere.pem"}, "invalid path: nowhere.pem. Check the variables MLFLOW_TRACKING_"),
+    ],
+)
+def test_settings_of_tls_that_mlflow_does_not_take_are_named(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], says: str
+) -> None:
+    set_tls(monkeypatch, certificate, values)
+    assert says in refusal(lambda: preflight("https://127.0.0.1:1"), UsageError)
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def test_a_sqlite_file_may_be_there_or_its_folder(tmp_path: Path) -> None:
+    message = refusal(lambda: preflight(f"sqlite:///{tmp_path}/no/mlflow.db"), SweeperError)
+    assert f"{tmp_path}/no/mlflow.db cannot be written" in message
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    preflight(uri)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mlflow.db").touch()
+    preflight(uri)
+
+
+KILLED_WHILE_WRITING = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("PRAGMA cache_size = 1")  # pages reach the file before the end of the transaction
+connection.execute("PRAGMA journal_mode = {mode}")
+connection.execute("CREATE TABLE experiments (experiment_id, lifecycle_stage, name)")
+connection.execute("CREATE TABLE large (text)")
+connection.commit()
+connection.executemany("INSERT INTO large VALUES (?)", [("x" * 4000,)] * 100)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(("mode", "left"), [("delete", "-journal"), ("wal", "-wal")])
+def test_a_sqlite_file_whose_writer_was_killed_in_a_transaction_is_used_again(
+    tmp_path: Path, mode: str, left: str
+) -> None:
+    file = tmp_path / "mlflow.db"
+    subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING.format(mode=mode), file], timeout=60)
+    assert (tmp_path / f"mlflow.db{left}").stat().st_size > 0  # what the next reader rolls back, or leaves out
+    preflight(f"sqlite:///{file}")
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("SELECT count(*) FROM large").fetchone() == (0,)
+
+
+# --- URIs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://u:canary@h:1/x", "http://***@h:1/x"),
+        ("postgresql+psycopg://u:canary@h/db", "postgresql+psycopg://***@h/db"),
+        ("http://token@h", "http://***@h"),
+        ("postgresql://u:can/ary@h/db", "postgresql://***@h/db"),
+        ("postgresql://u:can@ary@h/db", "postgresql://***@h/db"),
+        ("from http://u:canary@a to http://u:canary@b", "from http://***@a to http://***@b"),
+        ("http://h:1/x", "http://h:1/x"),
+        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+        ("http://h/x@y", "http://h/x@y"),
+        ("postgresql://h/db?user=u&password=can@ary&host=/x", "postgresql://h/db?user=u&password=***&host=/x"),
+        ("postgresql://h/db?sslpassword=canary", "postgresql://h/db?sslpassword=***"),
+        ("postgresql://h/db?passfile=/x", "postgresql://h/db?passfile=/x"),
+    ],
+)
+def test_user_and_password_are_hidden_and_nothing_else(text: str, shown: str) -> None:
+    assert hide_password(text) == shown
+
+
+@pytest.mark.parametrize("use", [preflight, store_uri])
+def test_a_password_in_the_query_of_a_uri_is_refused_and_not_shown(use: Callable[[str], object]) -> None:
+    message = refusal(lambda: use("postgres://127.0.0.1:1/db?user=u&password=canary"), UsageError)
+    assert "put the password into ~/.pgpass" in message
+    assert "canary" not in message
+
+
+@pytest.mark.parametrize(
+    ("uri", "file"),
+    [
+        ("sqlite:////srv/mlflow.db", "/srv/mlflow.db"),
+        ("sqlite:///mlflow.db", "mlflow.db"),
+        ("sqlite:///folder/x.db", "folder/x.db"),
+    ],
+)
+def test_the_file_of_a_sqlite_uri(uri: str, file: str) -> None:
+    assert sqlite_file(uri) == Path(file)
