@@ -18,7 +18,9 @@ import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Annotated, Any, Final, Protocol, Self
+
+import pydantic
 
 from sweeper.core.config import Placement, RunConfig
 from sweeper.core.errors import ConfigError, SpaceError
@@ -28,6 +30,9 @@ SEARCHABLE: Final = (
     "placement", "conv_dropout", "head_dropout", "batch_size", "lr", "weight_decay",
     "schedule", "augmentation", "model",
 )  # fmt: skip
+
+
+Finite = Annotated[pydantic.FiniteFloat, pydantic.Strict()]
 
 
 class Suggests(Protocol):
@@ -76,13 +81,20 @@ class Choice:
         return list(self.values)
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
 class Range:
     """A real interval, sampled uniformly or in the logarithm."""
 
-    low: float
-    high: float
-    log: bool = False
+    low: Finite
+    high: Finite
+    log: pydantic.StrictBool = False
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.low > self.high or (self.log and self.low <= 0):
+            rule = "low is above high" if self.low > self.high else "low must be above 0 for a logarithmic range"
+            raise ValueError(f"low={self.low:g}, high={self.high:g}: {rule}")
+        return self
 
     def suggest(self, name: str, trial: Suggests) -> float:
         """Let `trial` choose."""
