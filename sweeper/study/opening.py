@@ -45,7 +45,7 @@ def open_study(name: str, settings: StudySettings, storage_url: str) -> Study:
         if "settings" not in mirror.study.user_attrs:
             mirror.set_user_attr("uid", uuid.uuid4().hex)
             mirror.set_user_attr("settings", settings.describe())
-        return Study(name, settings, mirror, lock, resources.pop_all(), continued=known)
+        return Study(name, settings, known, mirror, lock, resources.pop_all())
 
 
 def _check_settings(name: str, storage: optuna.storages.BaseStorage, settings: StudySettings) -> None:

@@ -55,23 +55,20 @@ class StudySettings:
         }
 
 
+@dataclass
 class Study:
     """An open study, held by this process until `close`."""
 
-    def __init__(
-        self,
-        name: str,
-        settings: StudySettings,
-        mirror: Mirror,
-        lock: Lock,
-        resources: contextlib.ExitStack,
-        *,
-        continued: bool,
-    ) -> None:
-        self.name, self.settings, self.continued = name, settings, continued
-        self._mirror, self._lock, self._resources = mirror, lock, resources
-        self._optuna = mirror.study
-        self._pruner = make_pruner(settings.pruner)
+    name: str
+    settings: StudySettings
+    continued: bool
+    _mirror: Mirror
+    _lock: Lock
+    _resources: contextlib.ExitStack
+
+    def __post_init__(self) -> None:
+        self._optuna = self._mirror.study
+        self._pruner = make_pruner(self.settings.pruner)
         self._trained: dict[str, int] = {}  # the first complete trial of each key
         self._finished = 0
         for frozen in self.trials(*FINISHED):
