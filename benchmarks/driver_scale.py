@@ -1,10 +1,10 @@
 """How many epoch results a second the driver handles, and how late, with as many trials in flight as a cluster trains.
 
-    python -m benchmarks.driver_scale [--in-flight 64 256 1024] [--seconds 30] [--tracking offline mlflow] [--save]
+    python -m benchmarks.driver_scale [--in-flight 64 256 1024] [--pace 1] [--tracking offline mlflow] [--save]
 
 Driver, journal (with fsync), Optuna study in SQLite and, with `mlflow`, the uploader and an MLflow store in SQLite are
-the real ones. The engine is a stub: each of its trainings comes to an epoch once a second, spread evenly over the
-second, whether or not the driver has taken the one before. So the load is one result a second and trial. The lag is
+the real ones. The engine is a stub: each of its trainings comes to an epoch every `--pace` seconds, spread evenly over
+them, whether or not the driver has taken the one before. So the load is one result in that time and trial. The lag is
 the time from the moment at which an epoch is due to the one at which the driver has handled it. The figures are those
 of the seconds after `--warm-up`, in which the first trials are asked for.
 """
@@ -38,7 +38,6 @@ from sweeper.tracking.journal import JournalTracker
 from sweeper.tracking.mlflow import MlflowTracker
 from sweeper.tracking.upload import Figures
 
-PACE: Final = 1.0  # seconds an epoch
 COLUMNS: Final = {
     "in flight": "in_flight", "tracking": "tracking", "results a second": "results_per_s",
     "lag, median s": "lag_median_s", "lag, 99 % s": "lag_p99_s", "trials ended a second": "trials_ended_per_s",
@@ -53,9 +52,9 @@ WEIGHTS: Final = {"weights": np.zeros(22_000, np.float32)}  # as many as the sma
 class Stub:
     """An engine whose trainings are due by the clock."""
 
-    def __init__(self, slots: int, epochs: int) -> None:
+    def __init__(self, slots: int, epochs: int, pace: float) -> None:
         self.slots = slots
-        self._epochs = epochs
+        self._epochs, self._pace = epochs, pace  # seconds an epoch
         self._due: list[tuple[float, int, int]] = []  # time, key, epoch
         self._histories: dict[int, list[EpochResult]] = {}
         self._last: dict[int, int] = {}  # epoch
@@ -67,15 +66,15 @@ class Stub:
         return self.slots - len(self._histories)
 
     def submit(self, key: int, config: RunConfig) -> None:
-        """Begin a training. The first ones are spread over a second, and end evenly over the epochs, as if they had
-        begun long before: else all would end, and others begin, at once, and in no second between."""
+        """Begin a training. The first ones are spread over an epoch, and end evenly over the epochs, as if they had
+        begun long before: else all would end, and others begin, at once, and none between."""
         del config
-        spread = self._begun % self.slots / self.slots  # the first ones begin evenly over a second
+        spread = self._begun % self.slots / self.slots
         self._begun += 1
         first = self._begun <= self.slots
         self._histories[key] = []
         self._last[key] = max(1, math.ceil(self._epochs * self._begun / self.slots)) if first else self._epochs
-        heapq.heappush(self._due, (perf_counter() + PACE * (1 + spread * first), key, 1))
+        heapq.heappush(self._due, (perf_counter() + self._pace * (1 + spread * first), key, 1))
 
     def wait(self, timeout: float) -> list[Event]:
         """What is due, at most one event a training."""
@@ -100,9 +99,9 @@ class Stub:
             del self._histories[key]
             return Event(key, TrainResult(tuple(history), WEIGHTS, EVALUATION))
         accuracy = 0.6 + key % 97 / 1_000 + 0.2 * epoch / self._epochs
-        history.append(EpochResult(epoch, 0.6, accuracy, 0.7, accuracy, 0.1, 1e-3, 2.0, PACE, 6_000.0))
+        history.append(EpochResult(epoch, 0.6, accuracy, 0.7, accuracy, 0.1, 1e-3, 2.0, self._pace, 6_000.0))
         self.due[key, epoch] = due
-        heapq.heappush(self._due, (due + (PACE if epoch < self._last[key] else 0), key, epoch + 1))
+        heapq.heappush(self._due, (due + (self._pace if epoch < self._last[key] else 0), key, epoch + 1))
         return Event(key, history[-1])
 
     def cancel(self, key: int) -> None:
@@ -167,7 +166,7 @@ def make_tracker(kind: str, root: Path) -> Tracker:
 
 def measure(args: argparse.Namespace, in_flight: int, tracking: str, root: Path) -> dict[str, Any]:
     """One sweep of `in_flight` trials at a time, cut off after its seconds."""
-    engine = Stub(in_flight, args.epochs)
+    engine = Stub(in_flight, args.epochs, args.pace)
     base = RunConfig(model="small", epochs=args.epochs, dataset="sample")
     settings = StudySettings(base, default_space(), "0" * 64, sampler=args.sampler, pruner=args.pruner)
     study = open_study("scale", settings, f"sqlite:///{root / 'sweeper.db'}")
@@ -209,6 +208,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--tracking", nargs="+", choices=["offline", "mlflow"], default=["offline", "mlflow"])
     parser.add_argument("--epochs", type=int, default=60, help="of a trial")
+    parser.add_argument("--pace", type=float, default=1.0, help="seconds an epoch")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--warm-up", type=float, default=30.0)
     parser.add_argument("--sampler", default="random")
@@ -225,12 +225,13 @@ def main() -> None:
                 rows.append(measure(args, in_flight, tracking, Path(root)))
             print(rows[-1], flush=True)
     what = (
-        f"Each trial in flight comes to an epoch a second, {args.epochs} epochs a trial; sampler {args.sampler}, "
-        f"pruner {args.pruner}; {args.seconds:g} s after {args.warm_up:g} s to warm up, once each. "
-        "The target is 1,000 results a second."
+        f"Each trial in flight comes to an epoch every {args.pace:g} s, {args.epochs} epochs a trial; "
+        f"sampler {args.sampler}, pruner {args.pruner}; {args.seconds:g} s after {args.warm_up:g} s to warm up, "
+        "once each. The target is 100 results a second with 64 in flight."
     )
     line = (
-        f"python -m benchmarks.driver_scale --in-flight {' '.join(map(str, args.in_flight))} --epochs {args.epochs} "
+        f"python -m benchmarks.driver_scale --in-flight {' '.join(map(str, args.in_flight))} --pace {args.pace:g} "
+        f"--epochs {args.epochs} "
         f"--seconds {args.seconds:g} --warm-up {args.warm_up:g} --tracking {' '.join(args.tracking)}"
     )
     parts = [*head("How many epoch results a second the driver handles", hardware, what, line),

@@ -36,11 +36,7 @@ SUPERUSER: Final = "postgres"
 SYSTEM_USER: Final = "pgserver"  # runs it where this process is root
 MLFLOW, OPTUNA = "mlflow", "optuna"
 DASHBOARD: Final = "dashboard"  # the role that may only read the database optuna
-# Where each package keeps its migrations, found without importing it.
-MIGRATIONS: Final = {
-    MLFLOW: ("mlflow", "store/db_migrations/versions"),
-    OPTUNA: ("optuna", "storages/_rdb/alembic/versions"),
-}
+MIGRATIONS: Final = "store/db_migrations/versions"  # in MLflow's package
 
 
 @dataclass(frozen=True)
@@ -151,16 +147,23 @@ class Databases:
             SweeperError: it is of a newer one, or of something else.
         """
         revision = self.revision(name)
-        package, folder = MIGRATIONS[name]
-        known, newest = _revisions(package_folder(package) / folder)
+        known, newest = _optuna_revisions() if name == OPTUNA else _revisions(package_folder(MLFLOW) / MIGRATIONS)
         if revision is None or revision in newest:
             return False
         if revision not in known:
             raise SweeperError(
-                f"database {name!r} has the schema {revision}, which the installed {package} does not know; install "
-                f"the newer release of {package} that made it, or name another server with --database-url"
+                f"database {name!r} has the schema {revision}, which the installed {name} does not know; install "
+                f"the newer release of {name} that made it, or name another server with --database-url"
             )
         return True
+
+
+def _optuna_revisions() -> tuple[set[str], set[str]]:
+    """Return all revisions of its schema that Optuna knows, and the newest."""
+    from optuna.storages import RDBStorage
+
+    empty = RDBStorage("sqlite://")
+    return set(empty.get_all_versions()), {empty.get_head_version()}
 
 
 def _revisions(folder: Path) -> tuple[set[str], set[str]]:

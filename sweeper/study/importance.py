@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import warnings
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from sweeper.study.trials import Shown
+from sweeper.study.memory import Memory
 
 RESAMPLES: Final = 100  # of the trials, for the intervals
 
@@ -23,13 +24,14 @@ class Importance(NamedTuple):
     high: float  # and 2.5 % above
 
 
-def importances(study: optuna.Study) -> list[tuple[str, float]]:
-    """Share of the accuracy's variance that each parameter explains (PED-ANOVA, Watanabe et al. 2023,
-    arXiv 2304.10255), largest first; empty while there are too few complete trials to say."""
-    if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < 4:
+def importances(trials: Sequence[FrozenTrial]) -> list[tuple[str, float]]:
+    """Return the share of the accuracy's variance that each parameter explains, largest first (PED-ANOVA, Watanabe
+    et al. 2023, arXiv 2304.10255). It is empty while too few trials are complete."""
+    if sum(trial.state == TrialState.COMPLETE for trial in trials) < 4:
         return []
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances  # loads scikit-learn: a second
 
+    study = optuna.create_study(storage=Memory(trials), direction="maximize")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -39,14 +41,14 @@ def importances(study: optuna.Study) -> list[tuple[str, float]]:
     return sorted(found.items(), key=lambda item: -item[1])
 
 
-def importance_intervals(study: optuna.Study, resamples: int = RESAMPLES) -> list[Importance]:
-    """The importances, largest first, each with the interval that holds 95 % of those of `resamples` bootstrap
-    samples of the complete trials (percentile method, Efron 1979); the samples are the same each time."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+def importance_intervals(trials: Sequence[FrozenTrial], resamples: int = RESAMPLES) -> list[Importance]:
+    """Return the importances, largest first, each with the interval that holds 95 % of those of `resamples` bootstrap
+    samples of the complete trials (percentile method, Efron 1979). The samples are the same each time."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     draw = random.Random(0)  # noqa: S311 - resampling, no secret
-    samples = [dict(importances(Shown(study, draw.choices(trials, k=len(trials))))) for _ in range(resamples) if trials]
+    samples = [dict(importances(draw.choices(complete, k=len(complete)))) for _ in range(resamples) if complete]
     found = []
-    for parameter, share in importances(study):
+    for parameter, share in importances(complete):
         shares = sorted(sample.get(parameter, 0.0) for sample in samples if sample)
         edge = round(0.025 * (len(shares) - 1))
         low, high = (shares[edge], shares[-1 - edge]) if shares else (share, share)

@@ -1,7 +1,7 @@
-"""One driver a study: a lock that the operating system or PostgreSQL drops with its holder.
+"""One driver a study: a lock that the operating system or PostgreSQL drops when its holder dies.
 
-Beside a sqlite file it is a file lock; in PostgreSQL an advisory lock on a connection of its own.
-A second driver is told who holds it.
+It is a file lock beside a sqlite file, and in PostgreSQL an advisory lock on a connection of its own.
+A second driver is refused, in a message that names the holder.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final, LiteralString, Protocol
+from typing import Any, Final, LiteralString
 
 import filelock
 import psycopg
@@ -31,8 +31,8 @@ HOLDER: Final = """
 """
 
 
-class Lock(Protocol):
-    """A study held by this process."""
+class Lock:
+    """A study held by this process. This one is for a database in memory, which no other process sees."""
 
     def check(self) -> None:
         """Raise if the lock was lost."""
@@ -41,34 +41,24 @@ class Lock(Protocol):
         """Let another driver hold the study."""
 
 
-class NoLock:
-    """For a database in memory, which no other process sees."""
-
-    def check(self) -> None:
-        """It cannot be lost."""
-
-    def release(self) -> None:
-        """Nothing to let go."""
-
-
 def acquire(url: sqlalchemy.URL, name: str) -> Lock:
     """Hold the study `name` in the database of `url`.
 
     Raises:
-        StudyConflict: another driver holds it; the message says which.
+        StudyConflict: another driver holds it; the message names it.
         SweeperError: the folder of the sqlite file is missing or not writable.
         ServiceUnreachable: PostgreSQL does not answer.
     """
     if url.get_backend_name() == "postgresql":
         return AdvisoryLock(url, name)
     if not url.database or url.database == ":memory:":
-        return NoLock()
+        return Lock()
     return FileLock(Path(url.database), name)
 
 
 @contextlib.contextmanager
 def creation(url: sqlalchemy.URL) -> Iterator[None]:
-    """Within the block, no other process creates tables in the database of `url`: Optuna's own creation takes but one.
+    """Within the block, no other process creates tables in the database of `url`: Optuna expects to be alone.
 
     Raises:
         ServiceUnreachable: PostgreSQL does not answer.
@@ -85,7 +75,7 @@ def creation(url: sqlalchemy.URL) -> Iterator[None]:
 
 
 def _numbers(what: str) -> tuple[int, int]:
-    """What PostgreSQL knows a lock by: two 32-bit numbers."""
+    """Return the two 32-bit numbers by which PostgreSQL knows a lock."""
     digest = hashlib.sha256(f"sweeper{what}".encode()).digest()
     return int.from_bytes(digest[:4], signed=True), int.from_bytes(digest[4:8], signed=True)
 
@@ -105,7 +95,7 @@ def _connect(url: sqlalchemy.URL) -> psycopg.Connection[Any]:
 
 
 def _ask(url: sqlalchemy.URL, connection: psycopg.Connection[Any], query: LiteralString, numbers: Sequence[int]) -> Any:
-    """The first row of the answer."""
+    """Return the first row of the answer."""
     try:
         return connection.execute(query, numbers).fetchone()
     except psycopg.Error as error:
@@ -121,7 +111,7 @@ def _refusal(name: str, holder: str) -> StudyConflict:
     return StudyConflict(f"study {name!r} is being driven by {holder}; wait for it, or stop it")
 
 
-class FileLock:
+class FileLock(Lock):
     """A lock file beside a sqlite file, `FILE.STUDY.lock`, and who holds it in `FILE.STUDY.holder`."""
 
     def __init__(self, database: Path, name: str) -> None:
@@ -142,15 +132,12 @@ class FileLock:
         now = dt.datetime.now().astimezone().isoformat(timespec="seconds")
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}")
 
-    def check(self) -> None:
-        """The operating system keeps it."""
-
     def release(self) -> None:
         """Let another driver hold the study."""
         self._lock.release()
 
 
-class AdvisoryLock:
+class AdvisoryLock(Lock):
     """A session-level advisory lock of PostgreSQL, by two 32-bit numbers made from the study's name.
 
     The server drops it when the connection ends, also when this process is killed or its machine is lost

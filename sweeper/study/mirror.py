@@ -1,30 +1,29 @@
 """A study in memory, and behind it the database that outlives this process.
 
-One process at a time writes a study (lock.py), so that what it has written it need not read again. Optuna's own
-storage reads all running trials back for each value that a pruner looks at, and takes a transaction for each
-parameter: 8 epochs a second with 64 trials in flight (benchmarks/driver_scale.py). Here sampler and pruner see the
-memory. A trial begins in one transaction and ends in one; within `together` all trials that began since the last
-`begin` share one, and all that ended since the last `settle` another. The values that trials reported since the last
-`settle` are written in one as well.
+One process at a time writes a study (lock.py), so that it need not read again what it has written. Sampler and pruner
+see the memory. The database is written by the calls of Optuna's storage: a trial begins in one transaction, and each
+value, each attribute and each end is one more. Within `together`, `begin` writes the trials that began since the last
+call, and `settle` what has happened to them. A driver may die between any two transactions: the next one finds the
+trial running, and trains it again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+import copy
+from collections.abc import Iterator
+from typing import Any, Final
 
 import optuna
-import sqlalchemy
-from optuna.storages._rdb import models
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.orm import Session
 
 from sweeper.core.errors import StudyConflict
-from sweeper.study.trials import read_trials, utc
+from sweeper.study.database import read_trials
+from sweeper.study.memory import Memory
 
-Written = set[tuple[type[models.BaseModel], str]]  # the names of a trial's rows in a table
+# A trial's system attribute: what a driver needs that goes on after one which died while it wrote the trial.
+PROPOSED: Final = "proposed"
 
 
 class Mirror:
@@ -33,31 +32,40 @@ class Mirror:
     def __init__(self, storage: optuna.storages.RDBStorage, name: str) -> None:
         self._storage = storage
         self._study_id = storage.get_study_id_from_name(name)
-        self._memory = optuna.storages.InMemoryStorage()
-        self.study = optuna.create_study(storage=self._memory, study_name=name, direction="maximize")
+        self.memory = Memory()
+        self.study = optuna.create_study(storage=self.memory, study_name=name, direction="maximize")
+        self._memory_id = self.memory.get_study_id_from_name(name)
         for key, value in storage.get_study_user_attrs(self._study_id).items():
             self.study.set_user_attr(key, value)
-        self._system_attrs: dict[str, Any] = {}
-        for key, value in storage.get_study_system_attrs(self._study_id).items():  # of samplers that count
-            self._memory.set_study_system_attr(self.study._study_id, key, value)
-            self._system_attrs[key] = value
-        self._ids: list[int] = []  # of the trials in the database, by number
+        self._counters = storage.get_study_system_attrs(self._study_id)  # of samplers that count
+        self.left: dict[int, FrozenTrial] = {}  # waiting or running in the database, and not begun by this process
         for trial in read_trials(storage, self._study_id):
-            self._ids.append(trial._trial_id)
-            self._memory.create_new_trial(self.study._study_id, template_trial=trial)
+            proposed = trial.system_attrs.get(PROPOSED, {})
+            self._counters |= proposed.get("counters", {})
+            if not trial.state.is_finished():
+                self.left[trial.number] = copy.copy(trial)
+                if "params" in proposed:
+                    trial.system_attrs = trial.system_attrs | {"fixed_params": proposed["params"]}
+            self.memory.create_new_trial(self._memory_id, template_trial=trial)
+        for key, value in self._counters.items():
+            self.memory.set_study_system_attr(self._memory_id, key, value)
+        self._ids: dict[int, int] = {}  # of running trials in the database, by number
         self._late = False
-        self._begun: list[tuple[Callable[[Session, Sequence[FrozenTrial]], None], FrozenTrial]] = []
-        self._reported: list[tuple[int, dict[str, Any]]] = []  # of a trial, by number, a row
-        self._ended: list[int] = []
-        self._written: dict[int, Written] = {}  # of trials that run, by number
+        self._begun: list[FrozenTrial] = []
+        self._reported: list[tuple[int, int, float]] = []
+        self._ended: list[tuple[int, dict[str, Any]]] = []
+
+    def id_in_memory(self, number: int) -> int:
+        """Return what the storage in memory calls a trial."""
+        return self.memory.get_trial_id_from_study_id_trial_number(self._memory_id, number)
 
     def trial(self, number: int) -> FrozenTrial:
-        """A trial as it is in memory, not a copy."""
-        return self._memory.get_trial(self._memory.get_trial_id_from_study_id_trial_number(0, number))
+        """Return a trial as it is in memory, which must not be changed."""
+        return self.memory.get_trial(self.id_in_memory(number))
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Within the block, trials are written by `begin` and `settle` only, and no more if an error ends it."""
+        """Within the block, write trials by `begin` and `settle` only, and no more if an error ends it."""
         self._late = True
         try:
             yield
@@ -73,119 +81,85 @@ class Mirror:
         self._storage.set_study_user_attr(self._study_id, key, value)
 
     def began(self, number: int) -> None:
-        """A trial has begun: its row, parameters and attributes are to be written.
+        """Write that a trial has begun, with its parameters; of one that an earlier driver began, what is missing.
 
         Raises:
             StudyConflict: another process has written to the study; here, or by `begin`.
         """
-        self._begins(self._insert, number)
-
-    def taken(self, number: int) -> None:
-        """A trial that was enqueued has begun.
-
-        Raises:
-            StudyConflict: another process has taken it; here, or by `begin`.
-        """
-        self._begins(self._take, number)
-
-    def resumed(self, number: int) -> None:
-        """A trial goes on that was begun: what its database lacks is to be written, as a driver may have died while it
-        wrote."""
-        self._begins(self._complete_rows, number)
-
-    def _begins(self, write: Callable[[Session, Sequence[FrozenTrial]], None], number: int) -> None:
-        self._begun.append((write, self.trial(number)))  # as it is now: it may be over before it is written
+        trial, left = self.trial(number), self.left.get(number)
+        counters = self.memory.get_study_system_attrs(self._memory_id)
+        proposed: dict[str, Any] = {} if counters == self._counters else {"counters": counters}
+        if left and left.params.keys() != trial.params.keys():
+            proposed["params"] = trial.params
+        if proposed:
+            self.memory.set_trial_system_attr(self.id_in_memory(number), PROPOSED, proposed)
+            self._counters = counters
+        self._begun.append(self.trial(number))  # as it is now: it may be over before it is written
         if not self._late:
             self.begin()
 
     def begin(self) -> None:
-        """Write the trials that have begun since the last call, in one transaction.
+        """Write the trials that have begun since the last call.
 
         Raises:
             StudyConflict: another process has written to the study.
         """
         begun, self._begun = self._begun, []
-        if begun:
-            with Session(self._storage.engine) as session, session.begin():
-                for write in dict.fromkeys(write for write, _ in begun):
-                    write(session, [trial for how, trial in begun if how == write])
-                self._write_counters(session)
+        for trial in begun:
+            with self._alone():
+                left = self.left.pop(trial.number, None)
+                if left is None:
+                    self._create(trial)
+                else:
+                    self._complete(left, trial)
 
-    def _insert(self, session: Session, trials: Sequence[FrozenTrial]) -> None:
-        ours = models.TrialModel.study_id == self._study_id
-        found = session.scalar(sqlalchemy.select(sqlalchemy.func.count()).where(ours))
-        if found != trials[0].number:
-            raise self._conflict(f"{found} trials where there should be {trials[0].number}")
-        rows = [
-            models.TrialModel(study_id=self._study_id, number=trial.number, state=TrialState.RUNNING,
-                              datetime_start=trial.datetime_start)
-            for trial in trials
-        ]  # fmt: skip
-        session.add_all(rows)
-        session.flush()
-        self._ids += [cast("int", row.trial_id) for row in rows]
-        for trial in trials:
-            self._written[trial.number] = set()
-        self._write_attributes(session.connection(), trials)
+    def _create(self, trial: FrozenTrial) -> None:
+        with contextlib.suppress(KeyError):
+            self._stored_id(trial.number)
+            raise self._conflict(f"there is a trial {trial.number} already")
+        self._ids[trial.number] = self._storage.create_new_trial(self._study_id, template_trial=trial)
 
-    def _take(self, session: Session, trials: Sequence[FrozenTrial]) -> None:
-        for trial in trials:
-            row = session.get_one(models.TrialModel, self._ids[trial.number])
-            if row.state != TrialState.WAITING:
-                raise self._conflict(f"and taken trial {trial.number}")
-            row.state, row.datetime_start = TrialState.RUNNING, trial.datetime_start
-        self._complete_rows(session, trials)
+    def _complete(self, left: FrozenTrial, trial: FrozenTrial) -> None:
+        """Write what the database lacks of a trial that it has. A driver that dies before `PROPOSED` is written, the
+        last of the system attributes, leaves a trial whose parameters are proposed again, and the same."""
+        stored = self._ids[trial.number] = self._stored_id(trial.number)
+        taken = left.state != TrialState.WAITING or self._storage.set_trial_state_values(stored, TrialState.RUNNING)
+        if not taken:
+            raise self._conflict(f"it has taken trial {trial.number}")
+        for key, value in trial.system_attrs.items():
+            if key not in left.system_attrs:
+                self._storage.set_trial_system_attr(stored, key, value)
+        for name, value in trial.params.items():
+            if name not in left.params:
+                distribution = trial.distributions[name]
+                self._storage.set_trial_param(stored, name, distribution.to_internal_repr(value), distribution)
+        for key, value in trial.user_attrs.items():
+            if key not in left.user_attrs:
+                self._storage.set_trial_user_attr(stored, key, value)
 
-    def _complete_rows(self, session: Session, trials: Sequence[FrozenTrial]) -> None:
-        for trial in trials:
-            row = session.get_one(models.TrialModel, self._ids[trial.number])
-            self._written[trial.number] = {
-                *((models.TrialParamModel, param.param_name) for param in row.params),
-                *((models.TrialSystemAttributeModel, attribute.key) for attribute in row.system_attributes),
-                *((models.TrialUserAttributeModel, attribute.key) for attribute in row.user_attributes),
-            }
-        self._write_attributes(session.connection(), trials)
+    def _stored_id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
-    def _conflict(self, what: str) -> StudyConflict:
-        return StudyConflict(
-            f"study {self.study.study_name!r}: another process has written to it, {what}; stop that process, and the "
-            "same command continues"
-        )
+    def report(self, number: int, step: int, value: float) -> None:
+        """Give a trial a value, which the next `settle` writes."""
+        self.memory.set_trial_intermediate_value(self.id_in_memory(number), step, value)
+        self._reported.append((number, step, value))
 
-    def refuse(self, number: int, reason: str) -> None:
-        """Fail a trial that was enqueued, in one transaction."""
-        trial_id = self.trial(number)._trial_id
-        self._memory.set_trial_user_attr(trial_id, "reason", reason)
-        self._memory.set_trial_state_values(trial_id, TrialState.FAIL)
-        with Session(self._storage.engine) as session, session.begin():
-            self._complete_rows(session, [self.trial(number)])
-            self._write_ends(session.connection(), [self.trial(number)])
-
-    def _write_counters(self, session: Session) -> None:
-        model = models.StudySystemAttributeModel
-        for key, value in self._memory.get_study_system_attrs(self.study._study_id).items():
-            if self._system_attrs.get(key) != value:
-                ours = sqlalchemy.select(model).where(model.study_id == self._study_id, model.key == key)
-                row = session.scalar(ours) or model(study_id=self._study_id, key=key)
-                row.value_json = json.dumps(value)
-                session.add(row)
-                self._system_attrs[key] = value
-
-    def reported(self, number: int, step: int, value: float) -> None:
-        """Note a value that the study did not have, to be written by the next `settle`."""
-        stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
-        row = {"step": step, "intermediate_value": stored, "intermediate_value_type": kind}
-        self._reported.append((number, row))
-
-    def ended(self, number: int) -> None:
-        """A trial has ended: what was reported, and its attributes, value and state are to be written."""
-        self._ended.append(number)
+    def end(
+        self, number: int, state: TrialState, attributes: dict[str, Any], value: float | None = None
+    ) -> FrozenTrial:
+        """End a trial, and write what was reported, its attributes, its value and its state; return it."""
+        for key, content in attributes.items():
+            self.memory.set_trial_user_attr(self.id_in_memory(number), key, content)
+        ended = self.study.tell(number, value, state=state)
+        self._ended.append((number, attributes))
         if not self._late:
             self.settle()
+        return ended
 
     def settle(self) -> None:
-        """Write what was reported, and the trials that have ended, since the last call, in one transaction, after those
-        that have begun. What cannot be written is dropped: such a trial is found running by the next driver.
+        """Write what was reported, and the trials that have ended, since the last call, after those that have begun.
+        What cannot be written is dropped: the next driver finds such a trial running.
 
         Raises:
             StudyConflict: another process has written to the study.
@@ -193,72 +167,27 @@ class Mirror:
         self.begin()
         reported, ended = self._reported, self._ended
         self._reported, self._ended = [], []
-        if reported or ended:
-            with self._storage.engine.begin() as connection:
-                self._check_running(connection, {*ended, *(number for number, _ in reported)})
-                rows = [{"trial_id": self._ids[number], **row} for number, row in reported]
-                _insert_rows(connection, models.TrialIntermediateValueModel, rows)
-                self._write_ends(connection, [self.trial(number) for number in ended])
+        with self._alone():
+            for number, step, value in reported:
+                self._storage.set_trial_intermediate_value(self._ids[number], step, value)
+            for number, attributes in ended:
+                stored, trial = self._ids.pop(number), self.trial(number)
+                for key, content in attributes.items():
+                    self._storage.set_trial_user_attr(stored, key, content)
+                self._storage.set_trial_state_values(stored, trial.state, trial.values)
 
-    def _check_running(self, connection: sqlalchemy.Connection, numbers: set[int]) -> None:
-        """Refuse to write of trials that another process has ended, or deleted with their study."""
-        trials = models.TrialModel.__table__
-        ours = trials.c.trial_id.in_([self._ids[number] for number in numbers])
-        running = sqlalchemy.select(sqlalchemy.func.count()).where(ours, trials.c.state == TrialState.RUNNING)
-        if gone := len(numbers) - (connection.scalar(running) or 0):
-            raise self._conflict(f"and ended or deleted {gone} of the trials that run")
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Refuse to write to trials that another process has ended, or deleted with their study."""
+        try:
+            yield
+        except UpdateFinishedTrialError:
+            raise self._conflict("it has ended a trial that runs") from None
+        except KeyError:
+            raise self._conflict("it has deleted a trial that runs") from None
 
-    def _write_ends(self, connection: sqlalchemy.Connection, trials: Sequence[FrozenTrial]) -> None:
-        if not trials:
-            return
-        self._write_attributes(connection, trials)
-        values = []
-        for trial in trials:
-            if trial.value is not None:
-                stored, kind = models.TrialValueModel.value_to_stored_repr(trial.value)
-                trial_id = self._ids[trial.number]
-                values.append({"trial_id": trial_id, "objective": 0, "value": stored, "value_type": kind})
-        _insert_rows(connection, models.TrialValueModel, values)
-        table, bound = models.TrialModel.__table__, sqlalchemy.bindparam
-        connection.execute(
-            sqlalchemy.update(table)
-            .where(table.c.trial_id == bound("of"))
-            .values(state=bound("ended_as"), datetime_complete=bound("at")),
-            [{"of": self._ids[trial.number], "ended_as": trial.state, "at": utc(trial.datetime_complete)}
-             for trial in trials],
-        )  # fmt: skip
-        for trial in trials:
-            self._written.pop(trial.number)
-
-    def _write_attributes(self, connection: sqlalchemy.Connection, trials: Sequence[FrozenTrial]) -> None:
-        """Write the parameters and attributes of trials that the database does not have."""
-        rows: dict[type[models.BaseModel], list[dict[str, Any]]] = {}
-        for trial in trials:
-            for model, name, row in _attributes(trial):
-                if (model, name) not in self._written[trial.number]:
-                    rows.setdefault(model, []).append({"trial_id": self._ids[trial.number], **row})
-                    self._written[trial.number].add((model, name))
-        for model, missing in rows.items():
-            _insert_rows(connection, model, missing)
-
-
-def _insert_rows(connection: sqlalchemy.Connection, model: type[models.BaseModel], rows: list[dict[str, Any]]) -> None:
-    if rows:
-        connection.execute(sqlalchemy.insert(model.__table__), rows)
-
-
-def _attributes(trial: FrozenTrial) -> Iterator[tuple[type[models.BaseModel], str, dict[str, Any]]]:
-    """The rows of the parameters and attributes of `trial`, each with its table and its name there."""
-    for name, value in trial.params.items():
-        distribution = trial.distributions[name]
-        yield models.TrialParamModel, name, {
-            "param_name": name,
-            "param_value": distribution.to_internal_repr(value),
-            "distribution_json": optuna.distributions.distribution_to_json(distribution),
-        }  # fmt: skip
-    for model, attributes in (
-        (models.TrialSystemAttributeModel, trial.system_attrs),
-        (models.TrialUserAttributeModel, trial.user_attrs),
-    ):
-        for key, value in attributes.items():
-            yield model, key, {"key": key, "value_json": json.dumps(value)}
+    def _conflict(self, what: str) -> StudyConflict:
+        return StudyConflict(
+            f"study {self.study.study_name!r}: another process has written to it: {what}. Stop that process and run "
+            "the same command again."
+        )

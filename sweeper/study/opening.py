@@ -7,17 +7,16 @@ import json
 import uuid
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.core.config import check_name
 from sweeper.core.errors import StudyConflict
 from sweeper.core.urls import database_url
-from sweeper.study.database import _storage
+from sweeper.study.database import open_database
 from sweeper.study.lock import acquire, creation
 from sweeper.study.mirror import Mirror
-from sweeper.study.pruning import PRUNERS
 from sweeper.study.space import Choice, Space
-from sweeper.study.study import Study, StudySettings, _waiting
+from sweeper.study.study import Study, StudySettings
 
 
 def open_study(name: str, settings: StudySettings, storage_url: str) -> Study:
@@ -35,18 +34,18 @@ def open_study(name: str, settings: StudySettings, storage_url: str) -> Study:
         lock = acquire(url, name)
         resources.callback(lock.release)
         with creation(url):
-            storage = resources.enter_context(_storage(url, create=True))
-        known = name in [s.study_name for s in storage.get_all_studies()]
+            storage = resources.enter_context(open_database(url, create=True))
+        known = name in optuna.get_all_study_names(storage)
         if known:
             _check_settings(name, storage, settings)
-        optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        else:
+            optuna.create_study(storage=storage, study_name=name, direction="maximize")
+        _refuse_enqueued(name, storage, settings.space)
         mirror = Mirror(storage, name)
         if "settings" not in mirror.study.user_attrs:
             mirror.set_user_attr("uid", uuid.uuid4().hex)
             mirror.set_user_attr("settings", settings.describe())
-        _check_enqueued(name, mirror, settings.space)
-        pruner = PRUNERS[settings.pruner]()
-        return Study(name, settings, mirror, pruner, lock, resources.pop_all(), continued=known)
+        return Study(name, settings, known, mirror, lock, resources.pop_all())
 
 
 def _check_settings(name: str, storage: optuna.storages.BaseStorage, settings: StudySettings) -> None:
@@ -64,16 +63,19 @@ def _check_settings(name: str, storage: optuna.storages.BaseStorage, settings: S
         )
 
 
-def _check_enqueued(name: str, mirror: Mirror, space: Space) -> None:
+def _refuse_enqueued(name: str, storage: optuna.storages.RDBStorage, space: Space) -> None:
     """Fail the trials that were enqueued and cannot be trained: nothing else takes them out of the queue.
 
     Raises:
         StudyConflict: there were some.
     """
-    found = [(frozen.number, _outside(space, frozen)) for frozen in _waiting(mirror.study)]
-    refused = [(number, reason) for number, reason in found if reason]
+    study_id = storage.get_study_id_from_name(name)
+    waiting = storage.get_all_trials(study_id, deepcopy=False, states=(TrialState.WAITING,))
+    refused = [(frozen.number, reason) for frozen in waiting if (reason := _outside(space, frozen))]
     for number, reason in refused:
-        mirror.refuse(number, f"enqueued with {reason}")
+        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        storage.set_trial_user_attr(trial_id, "reason", f"enqueued with {reason}")
+        storage.set_trial_state_values(trial_id, TrialState.FAIL)
     if refused:
         shown = "; ".join(f"trial {number} was enqueued with {reason}" for number, reason in refused[:3])
         more = f"; and {len(refused) - 3} more" if len(refused) > 3 else ""
@@ -84,7 +86,7 @@ def _check_enqueued(name: str, mirror: Mirror, space: Space) -> None:
 
 
 def _outside(space: Space, frozen: FrozenTrial) -> str:
-    """What of an enqueued trial is not in the space, and what is; empty if all of it is."""
+    """Return what of an enqueued trial the space does not have, and what it has; empty if all is inside."""
     if frozen.params:  # by `add_trial`: `enqueue_trial` leaves the distributions to the space
         return "distributions of its own; use Optuna's enqueue_trial"
     for parameter, value in frozen.system_attrs.get("fixed_params", {}).items():

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import optuna
+from optuna.trial import FrozenTrial
 
 from sweeper.core.errors import UsageError
 from sweeper.core.urls import database_url
-from sweeper.study.database import _storage
-from sweeper.study.rows import StudyRecord, TrialRow, _record, _row
-from sweeper.study.trials import Shown, read_trials
+from sweeper.study.database import open_database, read_trials
+from sweeper.study.rows import StudyRecord, TrialRow, study_record, trial_row
 
 
 class StudyView(NamedTuple):
@@ -31,34 +29,9 @@ def read_study(name: str | None, storage_url: str) -> StudyView:
     Raises:
         UsageError: there is no such study.
     """
-    with _loaded(name, storage_url) as study:
-        attrs = study.user_attrs
-        return StudyView(
-            name=study.study_name,
-            target=int(attrs.get("target", 0)),
-            workers=int(attrs.get("workers", 1)),
-            rows=[_row(frozen) for frozen in study.get_trials(deepcopy=False)],
-        )
-
-
-@contextlib.contextmanager
-def _loaded(name: str | None, storage_url: str) -> Iterator[optuna.Study]:
-    """The study `name`, or the one created last, to be read.
-
-    Raises:
-        UsageError: there is no such study.
-    """
-    url = database_url(storage_url)
-    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
-        raise UsageError(
-            f"storage {url.database}: no such file; run `sweeper optimize` first, or name it with --storage"
-        )
-    with _storage(url, create=False) as storage:
-        names = [s.study_name for s in storage.get_all_studies()]
-        if not names or (name is not None and name not in names):
-            raise UsageError(f"study {name!r}: not in {url.database}, which holds: {', '.join(names) or 'no study'}")
-        study = optuna.load_study(study_name=name or names[-1], storage=storage)
-        yield Shown(study, read_trials(storage, study._study_id))
+    found, attributes, trials = _read(name, storage_url)
+    rows = [trial_row(frozen) for frozen in trials]
+    return StudyView(found, int(attributes.get("target", 0)), int(attributes.get("workers", 1)), rows)
 
 
 def read_record(name: str | None, storage_url: str) -> StudyRecord:
@@ -67,5 +40,20 @@ def read_record(name: str | None, storage_url: str) -> StudyRecord:
     Raises:
         UsageError: there is no such study.
     """
-    with _loaded(name, storage_url) as study:
-        return _record(study)
+    return study_record(*_read(name, storage_url))
+
+
+def _read(name: str | None, storage_url: str) -> tuple[str, Mapping[str, Any], list[FrozenTrial]]:
+    """Return the name, attributes and trials of the study `name`, or of the one created last."""
+    url = database_url(storage_url)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        raise UsageError(
+            f"storage {url.database}: no such file; run `sweeper optimize` first, or name it with --storage"
+        )
+    with open_database(url, create=False) as storage:
+        names = [study.study_name for study in storage.get_all_studies()]
+        if not names or (name is not None and name not in names):
+            raise UsageError(f"study {name!r}: not in {url.database}, which holds: {', '.join(names) or 'no study'}")
+        found = name or names[-1]
+        study_id = storage.get_study_id_from_name(found)
+        return found, storage.get_study_user_attrs(study_id), read_trials(storage, study_id)

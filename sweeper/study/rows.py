@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.study.importance import Importance, importance_intervals
+
+STATES: Final = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",  # enqueued, and not begun
+}
 
 
 class TrialRow(NamedTuple):
     """One trial as a study records it."""
 
     number: int
-    state: str  # complete, pruned, running, failed; waiting, if it was enqueued and not begun
+    state: str  # a value of STATES
     value: float | None  # validation accuracy: final, or the last reported
     loss: float | None
     params: Mapping[str, Any]
@@ -25,30 +32,28 @@ class TrialRow(NamedTuple):
     reason: str
 
 
-def best_row(rows: list[TrialRow]) -> TrialRow | None:
-    """The complete trial of highest accuracy, ties by loss, then by number; None if there is none."""
-    complete = [r for r in rows if r.state == "complete" and r.value is not None]
-    return max(complete, key=lambda r: (r.value, -(r.loss or 0.0), -r.number), default=None)
-
-
-def _row(frozen: FrozenTrial) -> TrialRow:
-    states = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed",
-              TrialState.WAITING: "waiting", TrialState.RUNNING: "running"}  # fmt: skip
-    state = states[frozen.state]
+def trial_row(frozen: FrozenTrial) -> TrialRow:
+    """Return a trial as a row."""
     steps = frozen.intermediate_values
     last = steps[max(steps)] if steps else None
     end = frozen.datetime_complete or dt.datetime.now()
     started = frozen.datetime_start
     return TrialRow(
         number=frozen.number,
-        state=state,
-        value=frozen.value if state == "complete" else last,
+        state=STATES[frozen.state],
+        value=frozen.value if frozen.state == TrialState.COMPLETE else last,
         loss=frozen.user_attrs.get("val_loss"),
         params=frozen.params,
         epochs=len(steps),
         seconds=(end - started).total_seconds() if started else None,
         reason=str(frozen.user_attrs.get("reason", "")),
     )
+
+
+def best_row(rows: Sequence[TrialRow]) -> TrialRow | None:
+    """Return the complete trial of highest accuracy, ties by loss, then by number; None if there is none."""
+    complete = [r for r in rows if r.state == "complete" and r.value is not None]
+    return max(complete, key=lambda r: (r.value, -(r.loss or 0.0), -r.number), default=None)
 
 
 class StudyRecord(NamedTuple):
@@ -64,16 +69,15 @@ class StudyRecord(NamedTuple):
     ended: dt.datetime | None
 
 
-def _record(study: optuna.Study) -> StudyRecord:
-    trials = study.get_trials(deepcopy=False)
-    attrs = study.user_attrs
+def study_record(name: str, attributes: Mapping[str, Any], trials: Sequence[FrozenTrial]) -> StudyRecord:
+    """Return a study's record from its attributes and trials."""
     return StudyRecord(
-        name=study.study_name,
-        uid=str(attrs.get("uid", "")),
-        settings=attrs.get("settings", {}),
-        rows=[_row(frozen) for frozen in trials],
+        name=name,
+        uid=str(attributes.get("uid", "")),
+        settings=attributes.get("settings", {}),
+        rows=[trial_row(frozen) for frozen in trials],
         curves={frozen.number: frozen.intermediate_values for frozen in trials},
-        importances=importance_intervals(study),
+        importances=importance_intervals(trials),
         began=min((t.datetime_start for t in trials if t.datetime_start), default=None),
         ended=max((t.datetime_complete for t in trials if t.datetime_complete), default=None),
     )

@@ -11,14 +11,12 @@ placement has them, and the batch size. A YAML file may name any of the fields b
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
-import math
-import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Annotated, Any, Final, Protocol, Self
+
+import pydantic
 
 from sweeper.core.config import Placement, RunConfig
 from sweeper.core.errors import ConfigError, SpaceError
@@ -30,31 +28,17 @@ SEARCHABLE: Final = (
 )  # fmt: skip
 
 
+Finite = Annotated[pydantic.FiniteFloat, pydantic.Strict()]
+
+
 class Suggests(Protocol):
-    """What `suggest` needs of an Optuna trial."""
+    """The part of an Optuna trial that `suggest` needs."""
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
-        """One of `choices`."""
+        """Return one of `choices`."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        """A value in [low, high]."""
-
-
-class Draw:
-    """Suggests at random, the same each time for a seed; no study knows of it."""
-
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)  # noqa: S311 - no secret
-
-    def suggest_categorical(self, name: str, choices: Any) -> Any:
-        """One of `choices`."""
-        return self._random.choice(choices)
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        """A value in [low, high], uniform, or uniform in the logarithm."""
-        if log:
-            return min(high, max(low, math.exp(self._random.uniform(math.log(low), math.log(high)))))
-        return self._random.uniform(low, high)
+        """Return a value in [low, high]."""
 
 
 @dataclass(frozen=True)
@@ -68,32 +52,39 @@ class Choice:
         return trial.suggest_categorical(name, list(self.values))
 
     def extremes(self) -> tuple[Any, ...]:
-        """Values that must be valid for the whole dimension to be valid."""
+        """Return the values that must be valid for the whole dimension to be valid."""
         return self.values
 
     def describe(self) -> Any:
-        """As YAML would write it."""
+        """Return the dimension as YAML would write it."""
         return list(self.values)
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
 class Range:
     """A real interval, sampled uniformly or in the logarithm."""
 
-    low: float
-    high: float
-    log: bool = False
+    low: Finite
+    high: Finite
+    log: pydantic.StrictBool = False
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.low > self.high or (self.log and self.low <= 0):
+            rule = "low is above high" if self.low > self.high else "low must be above 0 for a logarithmic range"
+            raise ValueError(f"low={self.low:g}, high={self.high:g}: {rule}")
+        return self
 
     def suggest(self, name: str, trial: Suggests) -> float:
         """Let `trial` choose."""
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
     def extremes(self) -> tuple[Any, ...]:
-        """Values that must be valid for the whole dimension to be valid."""
+        """Return the values that must be valid for the whole dimension to be valid."""
         return (self.low, self.high)
 
     def describe(self) -> Any:
-        """As YAML would write it."""
+        """Return the dimension as YAML would write it."""
         return {"low": self.low, "high": self.high, "log": self.log}
 
 
@@ -123,13 +114,8 @@ class Space:
         return ((name, self.dimensions[name]) for name in SEARCHABLE if name in self.dimensions)
 
     def describe(self) -> dict[str, Any]:
-        """The space as plain values, in the order of asking."""
+        """Return the space as plain values, in the order of asking."""
         return {name: dimension.describe() for name, dimension in self._in_order()}
-
-    @property
-    def sha256(self) -> str:
-        """Equal only for equal spaces."""
-        return hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()
 
     def validate(self, base: RunConfig) -> Space:
         """Return the space if every value it can suggest makes a valid run of `base`.
@@ -145,7 +131,7 @@ class Space:
         return self
 
     def _corners(self) -> Iterator[dict[str, Any]]:
-        """Fields to try: each extreme alone, and each placement with each batch size."""
+        """Return the fields to try: each extreme alone, and each placement with each batch size."""
         for name, dimension in self.dimensions.items():
             if name in ("conv_dropout", "head_dropout"):  # in a placement in which the rate counts
                 yield from ({"placement": Placement.DROPOUT, name: value} for value in dimension.extremes())
@@ -157,7 +143,7 @@ class Space:
 
 
 def default_space() -> Space:
-    """Placement, rates and batch size: what the study tells its readers to experiment with."""
+    """Return what the article tells its readers to experiment with: placement, rates and batch size."""
     return Space(
         {
             "placement": Choice(tuple(p.value for p in Placement)),
@@ -169,7 +155,7 @@ def default_space() -> Space:
 
 
 def _default_rates(base: RunConfig, space: Space) -> dict[str, float]:
-    """Rates for the placements that have them, where the space varies the placement but not the rates."""
+    """Return rates for the placements that have them, where the space varies the placement but not the rates."""
     if "placement" not in space.dimensions:
         return {}
     names = ("conv_dropout", "head_dropout")

@@ -2,20 +2,59 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic_core import ErrorDetails
 
 from sweeper.core.errors import SpaceError
 from sweeper.study.space import SEARCHABLE, Choice, Range, Space
 
 MAX_FILE_BYTES: Final = 16 * 1024
 MAX_DEPTH: Final = 10
-REAL: Final = ("conv_dropout", "head_dropout", "lr", "weight_decay")
-NUMBERS: Final = ("batch_size", *REAL)
+MESSAGES: Final = {  # by the type of pydantic's error
+    "list_type": "takes a list of values, not a range or a single value",
+    "too_short": "an empty choice; give at least one value",
+    "bool_type": "log must be true or false",
+    "string_type": "the choices must be strings; put words such as yes into quotes",
+}
+NO_NUMBER: Final = ("int_type", "float_type", "finite_number")
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    if len(set(values)) < len(values):
+        raise ValueError("a choice is listed twice")
+    return values
+
+
+def _kind(value: Any) -> str | None:
+    if isinstance(value, list):
+        return "list"
+    return "range" if isinstance(value, dict) else None
+
+
+Words = Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
+Numbers = Annotated[list[int | float], Field(min_length=1), AfterValidator(_distinct)]
+Real = Annotated[Annotated[Numbers, Tag("list")] | Annotated[Range, Tag("range")], Discriminator(_kind)]
+
+
+class SpaceFile(BaseModel):
+    """What a space file may hold: lists of values, and ranges where the field is a real number."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
+
+    placement: Words = []
+    conv_dropout: Real = []
+    head_dropout: Real = []
+    batch_size: Numbers = []
+    lr: Real = []
+    weight_decay: Real = []
+    schedule: Words = []
+    augmentation: Words = []
+    model: Words = []
 
 
 def read_space(path: Path) -> Space:
@@ -37,14 +76,19 @@ def read_space(path: Path) -> Space:
         raise SpaceError(f"{path}: not YAML: {' '.join(str(error).split())[:150]}") from None
     if not isinstance(content, dict) or not content:
         raise SpaceError(f"{path}: not a mapping of fields; the fields are {', '.join(SEARCHABLE)}")
-    return Space({_field(path, name): _dimension(path, name, value) for name, value in content.items()})
+    try:
+        given = SpaceFile.model_validate(content)
+    except ValidationError as error:
+        raise SpaceError(f"{path}: {_explain(error.errors()[0])}") from None
+    found = {name: getattr(given, name) for name in content}
+    return Space({name: Choice(tuple(value)) if isinstance(value, list) else value for name, value in found.items()})
 
 
 class _Loader(yaml.SafeLoader):
     """The safe loader, but a key may be given once only."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As SafeLoader does it, after a look at the keys."""
+        """Construct a mapping as SafeLoader does, after a look at the keys."""
         keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         if twice := [key for key, times in keys.items() if times > 1]:
             raise ValueError(f"{twice[0]!r} is given twice")
@@ -68,53 +112,15 @@ def _parse(text: bytes) -> Any:
     return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
 
 
-def _field(path: Path, name: Any) -> str:
-    if name not in SEARCHABLE:
-        raise SpaceError(f"{path}: unknown field {str(name)[:60]!r}; the fields are {', '.join(SEARCHABLE)}")
-    return str(name)
-
-
-def _dimension(path: Path, name: str, value: Any) -> Choice | Range:
-    if isinstance(value, list):
-        return _choice(path, name, value)
-    if isinstance(value, dict) and {"low", "high"} <= value.keys() <= {"low", "high", "log"}:
-        return _range(path, name, value)
-    raise SpaceError(f"{path}: {name}: neither a list of values nor {{low: …, high: …, log: …}}")
-
-
-def _choice(path: Path, name: str, values: list[Any]) -> Choice:
-    if not values:
-        raise SpaceError(f"{path}: {name}: an empty choice; give at least one value")
-    if not all(isinstance(v, str | int | float) and not isinstance(v, bool) for v in values):
-        raise SpaceError(f"{path}: {name}: choices are strings and numbers")
-    if name in NUMBERS and (words := [v for v in values if isinstance(v, str)]):
-        raise SpaceError(
-            f"{path}: {name}: {words[0][:40]!r} is a string to YAML; write a number such as 64, 0.001 or 1.0e-3"
-        )
-    if len(set(values)) < len(values):
-        raise SpaceError(f"{path}: {name}: a choice is listed twice")
-    return Choice(tuple(values))
-
-
-def _range(path: Path, name: str, value: dict[str, Any]) -> Range:
-    low, high, log = value["low"], value["high"], value.get("log", False)
-    if name not in REAL:
-        raise SpaceError(f"{path}: {name}: takes a list of values, not a range")
-    if not (_is_finite_number(low) and _is_finite_number(high)) or not isinstance(log, bool):
-        raise SpaceError(
-            f"{path}: {name}: low={low!r}, high={high!r}, log={log!r}: two finite numbers and true or false"
-        )
-    if low > high or (log and low <= 0):
-        rule = "low must be above 0 for a logarithmic range" if low <= high else "low is above high"
-        raise SpaceError(f"{path}: {name}: low={low}, high={high}: {rule}")
-    return Range(float(low), float(high), log)
-
-
-def _is_finite_number(value: Any) -> bool:
-    """Not a string, such as 1e-4 is to YAML 1.1 (1.0e-4 is a number), and not an integer beyond all floats."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
+def _explain(detail: ErrorDetails) -> str:
+    """Return which field of a file is wrong, what is wrong, and what belongs there."""
+    field, *inside = detail["loc"]
+    if not inside and detail["type"] in ("extra_forbidden", "invalid_key"):
+        return f"unknown field {str(field)[:60]!r}; the fields are {', '.join(SEARCHABLE)}"
+    if detail["type"] == "value_error":
+        return f"{field}: {detail['ctx']['error']}"
+    if detail["type"] in NO_NUMBER:
+        place = next((f"{part}=" for part in inside if part in ("low", "high")), "")
+        string = " is a string to YAML" if isinstance(detail["input"], str) else ""
+        return f"{field}: {place}{detail['input']!r:.40}{string}; write a finite number such as 64, 0.001 or 1.0e-3"
+    return f"{field}: {MESSAGES.get(detail['type'], 'neither a list of values nor {low: …, high: …, log: …}')}"

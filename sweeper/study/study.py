@@ -8,32 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import warnings
-from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeper.core.config import RunConfig, finite
 from sweeper.core.errors import ServiceUnreachable, SweeperError
 from sweeper.core.trial import Trial
-from sweeper.study.importance import importances
 from sweeper.study.lock import Lock
 from sweeper.study.mirror import Mirror
-from sweeper.study.pruning import Pruner
-from sweeper.study.rows import StudyRecord, TrialRow, _record, _row, best_row
-from sweeper.study.samplers import make_sampler
+from sweeper.study.rows import StudyRecord, TrialRow, best_row, study_record, trial_row
+from sweeper.study.samplers import FINISHED, make_pruner, make_sampler, window
 from sweeper.study.space import Space
-from sweeper.study.trials import FINISHED
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPESampler's `group`
 
 
 @dataclass(frozen=True)
@@ -68,45 +61,43 @@ class Study:
 
     name: str
     settings: StudySettings
+    continued: bool
     _mirror: Mirror
-    _pruner: Pruner
     _lock: Lock
     _resources: contextlib.ExitStack
-    continued: bool
-    _live: dict[int, optuna.Trial] = field(default_factory=dict)
-    _trained: dict[str, int] = field(default_factory=dict)  # the first complete trial of each key
-    _enqueued: deque[int] = field(default_factory=deque)  # and not begun
-    _finished: int = 0
 
     def __post_init__(self) -> None:
-        self._enqueued.extend(frozen.number for frozen in _waiting(self._optuna))
-        for frozen in self._optuna.get_trials(deepcopy=False, states=FINISHED):
+        self._optuna = self._mirror.study
+        self._pruner = make_pruner(self.settings.pruner)
+        self._trained: dict[str, int] = {}  # the first complete trial of each key
+        self._finished = 0
+        for frozen in self.trials(*FINISHED):
             self._count(frozen)
-
-    @property
-    def _optuna(self) -> optuna.Study:
-        return self._mirror.study
 
     @property
     def uid(self) -> str:
         """An identity that outlives the name: a deleted and recreated study is another one."""
         return str(self._optuna.user_attrs["uid"])
 
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """Return the trials in these states, by default all, by number. They must not be changed."""
+        return self._optuna.get_trials(deepcopy=False, states=states or None)
+
     def finished(self) -> int:
-        """Number of trials that are complete or pruned."""
+        """Return the number of trials that are complete or pruned."""
         return self._finished
 
     def failed(self) -> int:
-        """Number of trials that failed for good."""
-        return len(self._optuna.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
+        """Return the number of trials that failed for good."""
+        return len(self.trials(TrialState.FAIL))
 
     def running(self) -> int:
-        """Number of trials that a driver has begun, this one or an earlier one, and not ended."""
-        return len(self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+        """Return the number of trials that this driver or an earlier one has begun and not ended."""
+        return len(self.trials(TrialState.RUNNING))
 
     def together(self) -> AbstractContextManager[None]:
-        """Within the block, trials are written together: those that begin by `begin`, what happens to them by `settle`.
-        What was not is dropped if an error ends the block, and written at once outside of one."""
+        """Within the block, write trials together: those that begin by `begin`, what happens to them by `settle`.
+        An error that ends the block drops what is not written. Outside of a block, trials are written at once."""
         return self._mirror.together()
 
     def begin(self) -> None:
@@ -119,89 +110,62 @@ class Study:
         self._mirror.begin()
 
     def unfinished(self) -> Iterator[Trial]:
-        """The trials that an earlier driver left running, with the parameters they were given."""
-        for frozen in self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self._optuna.sampler = self._sampler(frozen.number)
-            trial = self._suggest(optuna.Trial(self._optuna, frozen._trial_id))
-            self._mirror.resumed(frozen.number)
-            yield trial
+        """Return the trials that an earlier driver left running, with the parameters they were given."""
+        for number in [n for n, frozen in self._mirror.left.items() if frozen.state == TrialState.RUNNING]:
+            yield self._begin(optuna.Trial(self._optuna, self._mirror.id_in_memory(number)))
 
     def ask(self) -> Trial:
-        """A new trial, or one that was enqueued with Optuna's `enqueue_trial`, with the parameters that it was given.
+        """Return a new trial, or one that was enqueued with Optuna's `enqueue_trial`, with its parameters.
 
         Raises:
             ServiceUnreachable: the database is away, or this process does not hold the study any more.
         """
         self._lock.check()
-        number = self._enqueued[0] if self._enqueued else len(self._optuna.get_trials(deepcopy=False))
-        self._optuna.sampler = self._sampler(number)
-        trial = self._suggest(self._optuna.ask())  # Optuna asks the enqueued ones first, by number
-        if self._enqueued:
-            self._mirror.taken(self._enqueued.popleft())
-        else:
-            self._mirror.began(number)
-        return trial
+        return self._begin(self._optuna.ask())
 
-    def _sampler(self, number: int) -> BaseSampler:
-        return make_sampler(self.settings.sampler, self.settings.seed, number)
-
-    def _suggest(self, trial: optuna.Trial) -> Trial:
-        self._live[trial.number] = trial
-        config = self.settings.space.suggest(self.settings.base, trial)
+    def _begin(self, trial: optuna.Trial) -> Trial:
+        self._optuna.sampler = make_sampler(self.settings.sampler, self.settings.seed, trial.number)
+        with contextlib.ExitStack() as seen:
+            if self.settings.sampler == "tpe":
+                seen.enter_context(self._mirror.memory.showing(window(self.trials())))
+            config = self.settings.space.suggest(self.settings.base, trial)
         trial.set_user_attr("key", config.key)
+        self._mirror.began(trial.number)
         return Trial(trial.number, config, self._trained.get(config.key))
 
     def _count(self, frozen: FrozenTrial) -> None:
         """Take note of a trial that is finished."""
         self._finished += 1
-        if frozen.state == TrialState.COMPLETE:
-            self._pruner.complete(frozen.intermediate_values)
-            key = frozen.user_attrs.get("key")
-            if key is not None:
-                self._trained[key] = min(frozen.number, self._trained.get(key, frozen.number))
+        key = frozen.user_attrs.get("key")
+        if frozen.state == TrialState.COMPLETE and key is not None:
+            self._trained[key] = min(frozen.number, self._trained.get(key, frozen.number))
 
     def report(self, number: int, step: int, value: float) -> bool:
         """Record an intermediate value; True asks to prune the trial."""
         if step not in self._mirror.trial(number).intermediate_values:  # else it is continued: the first report stands
-            self._live[number].report(value, step)
-            self._mirror.reported(number, step, value)
-        # Of a continued trial the pruner shall not see what came after that step before the interruption, or it would
-        # be judged by its last value at its first.
-        seen = self._mirror.trial(number).intermediate_values
-        return self._pruner.prunes({epoch: value for epoch, value in seen.items() if epoch <= step})
+            self._mirror.report(number, step, value)
+        # A continued trial is judged by the steps up to this one. It may have later ones from before the interruption.
+        seen = {epoch: v for epoch, v in self._mirror.trial(number).intermediate_values.items() if epoch <= step}
+        return self._pruner.prune(self._optuna, create_trial(state=TrialState.RUNNING, intermediate_values=seen))
 
     def settle(self) -> None:
         """Write to the database what was reported, and the trials that ended, since the last call."""
         self._mirror.settle()
 
     def complete(self, number: int, accuracy: float, loss: float) -> None:
-        """A trial reached its end; `loss` breaks ties."""
+        """End a trial that reached its last epoch; `loss` breaks ties."""
         if not (finite(accuracy) and finite(loss)):
             raise ValueError(f"trial {number}: accuracy {accuracy}, loss {loss}: not finite")
-        trial = self._live.pop(number)
-        trial.set_user_attr("val_loss", loss)
-        self._tell(trial, accuracy)
+        self._count(self._mirror.end(number, TrialState.COMPLETE, {"val_loss": loss}, accuracy))
 
     def prune(self, number: int, reason: str) -> None:
-        """A trial was stopped early: by the pruner, or because it diverged."""
-        trial = self._live.pop(number)
-        trial.set_user_attr("reason", reason)
-        self._tell(trial, state=TrialState.PRUNED)
+        """End a trial early: the pruner asked for it, or it diverged."""
+        self._count(self._mirror.end(number, TrialState.PRUNED, {"reason": reason}))
 
     def fail(self, number: int, reason: str, details: str = "") -> None:
-        """A trial could not be trained; it does not count towards the number that was asked for."""
-        trial = self._live.pop(number)
-        trial.set_user_attr("reason", reason)
-        if details:
-            trial.set_user_attr("traceback", details)
-        self._tell(trial, state=TrialState.FAIL)
-
-    def _tell(self, trial: optuna.Trial, value: float | None = None, state: TrialState | None = None) -> None:
-        self._optuna.tell(trial, value, state=state)
-        told = self._mirror.trial(trial.number)
-        if told.state in FINISHED:
-            self._count(told)
-        self._mirror.ended(trial.number)
+        """End a trial that could not be trained; it does not count towards the number that was asked for."""
+        attributes = {"reason": reason} | ({"traceback": details} if details else {})
+        self._mirror.end(number, TrialState.FAIL, attributes)
 
     def set_target(self, trials: int, workers: int) -> None:
         """Record how many trials are wanted, for whoever watches."""
@@ -209,20 +173,16 @@ class Study:
         self._mirror.set_user_attr("workers", workers)
 
     def rows(self) -> list[TrialRow]:
-        """Every trial so far."""
-        return [_row(frozen) for frozen in self._optuna.get_trials(deepcopy=False)]
+        """Return every trial so far."""
+        return [trial_row(frozen) for frozen in self.trials()]
 
     def best(self) -> Trial | None:
-        """The complete trial of highest accuracy, ties by loss, or None."""
+        """Return the complete trial of highest accuracy, ties by loss, or None."""
         row = best_row(self.rows())
         if row is None:
             return None
         fixed = optuna.trial.FixedTrial(dict(row.params), number=row.number)
         return Trial(row.number, self.settings.space.suggest(self.settings.base, fixed))
-
-    def importances(self) -> list[tuple[str, float]]:
-        """Share of the accuracy's variance that each parameter explains (PED-ANOVA), largest first."""
-        return importances(self._optuna)
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
@@ -247,16 +207,9 @@ class Study:
             ) from None
 
     def record(self) -> StudyRecord:
-        """All that the study holds, for a report."""
-        return _record(self._optuna)
+        """Return all that the study holds, for a report."""
+        return study_record(self.name, self._optuna.user_attrs, self.trials())
 
     def close(self) -> None:
-        """Close the database, and let another driver hold the study."""
-        with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):  # it is away, and has been told of already
-            self.settle()
+        """Close the database, and let another driver hold the study. What is not settled is dropped."""
         self._resources.close()
-
-
-def _waiting(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that were enqueued and have not begun, by number."""
-    return study.get_trials(deepcopy=False, states=(TrialState.WAITING,))

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-import sqlalchemy
 
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import (
@@ -387,14 +386,6 @@ def test_a_pass_writes_parameters_then_the_journal_then_the_study(reopen: Callab
     assert in_database(tmp_path) == [("complete", 2)] * 3
 
 
-def test_trials_that_begin_and_end_in_a_pass_share_their_transactions(reopen: Callable[..., Study], tmp_path: Path):
-    study, commits = reopen(), list[object]()
-    sqlalchemy.event.listen(study._mirror._storage.engine, "commit", commits.append)
-    Recorder(slots=16).drive(16, study, JournalTracker(tmp_path))
-    assert len(commits) == 4  # 16 beginnings, first epochs, second epochs, ends
-    assert in_database(tmp_path) == [("complete", 2)] * 16
-
-
 def test_what_the_journal_could_not_take_is_not_told_to_the_study(
     reopen: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -479,7 +470,7 @@ def test_the_traceback_of_a_failure_is_kept(reopen: Callable[..., Study]):
     study = reopen()
     recorder = Recorder({0: [(error,)]})
     recorder.drive(1, study)
-    assert study._optuna.trials[0].user_attrs["traceback"] == "Traceback: line 7"
+    assert study.trials()[0].user_attrs["traceback"] == "Traceback: line 7"
     ends = [call for call in recorder.calls if call[0] == "end" and call[1] == 0]
     assert "Traceback: line 7" in str(ends)
 
@@ -629,7 +620,7 @@ def test_an_error_that_ends_a_sweep_is_not_hidden_by_one_that_follows(
     study, settle = reopen(), Study.settle
 
     def fails() -> None:
-        if study._mirror._ended:
+        if study.failed():
             raise ServiceUnreachable("away")
         settle(study)
 

@@ -165,9 +165,9 @@ def is_note(path: pathlib.Path, *_: Any) -> bool:
     return path.name == "upload.json"
 
 
-def is_outcome(mirror: Any) -> bool:
+def is_outcome(storage: Any, trial_id: int, state: Any, values: Any = None) -> bool:
     """Whether a trial is over, and its outcome about to be written to the study."""
-    return bool(mirror._ended)
+    return bool(state.is_finished())
 
 
 def tear(inner: Callable[[pathlib.Path, bytes], None]) -> Callable[..., None]:
@@ -186,9 +186,10 @@ def tear(inner: Callable[[pathlib.Path, bytes], None]) -> Callable[..., None]:
 
 def arm(events: set[str]) -> None:
     """Let the driver's events happen; those that slow it down only if they are asked for."""
+    from optuna.storages import RDBStorage
+
     from sweeper.engine.processes import ProcessEngine
     from sweeper.report.sweep import page
-    from sweeper.study.mirror import Mirror
     from sweeper.study.study import Study
     from sweeper.sweep import tracker
     from sweeper.tracking import fetching, journal
@@ -203,7 +204,7 @@ def arm(events: set[str]) -> None:
     after(Study, "begin", "begun")
     before(Study, "complete", "over")
     before(Study, "prune", "over")
-    before(Mirror, "settle", "telling", is_outcome)
+    before(RDBStorage, "set_trial_state_values", "telling", is_outcome)
     before(pathlib.Path, "replace", "renaming", is_part)
     before(fetching, "write_whole", "noting", is_note)
     if "appending" in events:

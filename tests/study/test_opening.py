@@ -1,0 +1,273 @@
+"""Open a study: create it, continue it, or refuse it."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+import optuna
+import pytest
+
+from sweeper.core.config import check_name
+from sweeper.core.errors import ConfigError, ServiceUnreachable, StudyConflict, SweeperError
+from sweeper.study.opening import open_study
+from sweeper.study.reading import read_study
+from sweeper.study.space import Choice, Range, Space
+from sweeper.study.study import StudySettings
+from tests.study.sweeps import SETTINGS, enqueue, other_program, refusal, train
+
+pytest_plugins = ["tests.support.postgres"]
+
+
+@pytest.mark.parametrize("name", ["a", "7", "bn-vs.dropout_2", "A" * 100])
+def test_a_plain_name_is_allowed(name: str) -> None:
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "A" * 101, "../up", ".hidden", "-rf", "_x", "a/b", "a b", "a\n", "a\nb", "a\0", "<b>x</b>", "\x1b[31m", "é"],
+)
+def test_any_other_name_is_refused_before_anything_is_created(name: str, tmp_path: Path, url: str) -> None:
+    assert "1 to 100 letters" in refusal(lambda: open_study(name, SETTINGS, url), ConfigError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_that_does_not_answer_is_named_without_its_password() -> None:
+    message = refusal(lambda: open_study("demo", SETTINGS, "postgres://u:canary@127.0.0.1:1/db"), ServiceUnreachable)
+    assert "127.0.0.1:1/db" in message
+    assert "canary" not in message
+
+
+def test_a_missing_folder_is_named_and_not_created(tmp_path: Path) -> None:
+    message = refusal(lambda: open_study("demo", SETTINGS, f"sqlite:///{tmp_path}/no/sweeper.db"), SweeperError)
+    assert f"{tmp_path}/no/sweeper.db" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_database_is_named_and_not_held(tmp_path: Path, url: str) -> None:
+    (tmp_path / "sweeper.db").write_bytes(b"not a database" * 100)
+    for _ in range(2):
+        assert "not a database" in refusal(lambda: open_study("demo", SETTINGS, url), SweeperError)
+
+
+# --- continued, or not ----------------------------------------------------------------------------
+
+
+def test_the_same_settings_continue_the_study(url: str) -> None:
+    with closing(open_study("demo", SETTINGS, url)) as first:
+        first.prune(first.ask().number, "why not")
+    with closing(open_study("demo", replace(SETTINGS), url)) as second:
+        assert (first.continued, second.continued) == (False, True)
+        assert second.uid == first.uid
+        assert second.finished() == 1
+
+
+def test_another_device_or_experiment_number_continues_the_study(url: str) -> None:
+    open_study("demo", SETTINGS, url).close()
+    elsewhere = replace(SETTINGS, base=SETTINGS.base.derive(device="cuda:1", experiment=6))
+    with closing(open_study("demo", elsewhere, url)) as continued:
+        assert continued.continued
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        ({"seed": 1}, "seed was 0, is 1"),
+        ({"seed": 1, "base": SETTINGS.base.derive(seed=1)}, "seed was 0, is 1"),
+        ({"sampler": "gp"}, "sampler was 'tpe', is 'gp'"),
+        ({"pruner": "none"}, "pruner was 'percentile', is 'none'"),
+        ({"dataset_sha256": "f" * 64}, f"dataset_sha256 was '{'0' * 64}', is '{'f' * 64}'"),
+        ({"base": SETTINGS.base.derive(epochs=3)}, "epochs was 10, is 3"),
+        ({"space": Space({"lr": Range(1e-4, 1e-2, log=True)})}, "space.lr was None, is {'low': 0.0001"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_other_settings_are_refused_with_what_differs(url: str, other: dict[str, Any], difference: str) -> None:
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        study.ask()
+    message = refusal(lambda: open_study("demo", replace(SETTINGS, **other), url), StudyConflict)
+    assert difference in message
+    assert message.count(" was ") == 1 or {"space", "base"} & other.keys()
+    with closing(open_study("demo", SETTINGS, url)) as study:  # and the refused driver holds nothing
+        assert len(study.rows()) == 1
+
+
+def test_a_choice_in_another_order_is_another_space(url: str) -> None:
+    def settings(*sizes: int) -> StudySettings:
+        return replace(SETTINGS, space=Space({"batch_size": Choice(sizes)}))
+
+    open_study("demo", settings(32, 64), url).close()
+    message = refusal(lambda: open_study("demo", settings(64, 32), url), StudyConflict)
+    assert "space.batch_size was [32, 64], is [64, 32]" in message
+
+
+def test_settings_stored_before_there_was_a_number_of_training_images_are_continued(url: str) -> None:
+    assert "train_images" not in SETTINGS.describe()  # so that what was stored is equal to what is asked for
+    open_study("demo", SETTINGS, url).close()
+    fewer = replace(SETTINGS, base=SETTINGS.base.derive(train_images=1_000))
+    message = refusal(lambda: open_study("demo", fewer, url), StudyConflict)
+    assert "(train_images was None, is 1000)" in message
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_a_study_that_sweeper_did_not_make_is_refused_and_left_alone(url: str, direction: str) -> None:
+    theirs = optuna.create_study(storage=url, study_name="theirs", direction=direction)
+    theirs.tell(theirs.ask(), 0.5)
+    assert "was not made by sweeper" in refusal(lambda: open_study("theirs", SETTINGS, url), StudyConflict)
+    assert (len(theirs.trials), theirs.user_attrs) == (1, {})
+
+
+def test_a_study_that_was_created_but_not_yet_described_is_taken_over(url: str) -> None:
+    optuna.create_study(storage=url, study_name="demo", direction="maximize")  # killed before it went on
+    open_study("demo", SETTINGS, url).close()
+    message = refusal(lambda: open_study("demo", replace(SETTINGS, sampler="gp"), url), StudyConflict)
+    assert "sampler was 'tpe', is 'gp'" in message
+
+
+def test_two_studies_have_different_identities(url: str) -> None:
+    with closing(open_study("one", SETTINGS, url)) as one, closing(open_study("two", SETTINGS, url)) as two:
+        assert one.uid != two.uid
+
+
+# --- one driver at a time ------------------------------------------------------------------------
+
+
+def test_a_study_that_is_held_refuses_a_second_driver_and_names_the_first(url: str) -> None:
+    with closing(open_study("demo", SETTINGS, url)):
+        message = refusal(lambda: open_study("demo", SETTINGS, url), StudyConflict)
+        assert f"process {os.getpid()} " in message
+    open_study("demo", SETTINGS, url).close()
+
+
+def test_a_held_study_whose_holder_is_unknown_is_refused_all_the_same(tmp_path: Path, url: str) -> None:
+    with filelock.FileLock(tmp_path / "sweeper.db.demo.lock"):
+        assert "by another process" in refusal(lambda: open_study("demo", SETTINGS, url), StudyConflict)
+
+
+HOLD = """
+import sys
+from sweeper.core.config import RunConfig
+from sweeper.study.space import default_space
+from sweeper.study.opening import open_study
+from sweeper.study.study import StudySettings
+study = open_study("demo", StudySettings(RunConfig(dataset="sample"), default_space(), "0" * 64), sys.argv[1])
+print(study.ask().number, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_killed_driver_leaves_the_study_to_the_next_one(url: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "0\n"
+        message = refusal(lambda: open_study("demo", SETTINGS, url), StudyConflict)
+        driver.kill()
+    assert f"process {driver.pid} " in message
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        assert [trial.number for trial in study.unfinished()] == [0]
+
+
+TOGETHER = """
+import sys
+import time
+from pathlib import Path
+
+from sweeper.core.config import RunConfig
+from sweeper.study.space import default_space
+from sweeper.study.opening import open_study
+from sweeper.study.study import StudySettings
+
+mine, other, *urls = sys.argv[1:]
+settings = StudySettings(RunConfig(dataset="sample"), default_space(), "0" * 64)
+for number, url in enumerate(urls):
+    Path(f"{mine}-{number}").touch()
+    until = time.monotonic() + 60
+    while not Path(f"{other}-{number}").exists():
+        if time.monotonic() > until:
+            sys.exit("the other one is gone")
+    open_study(mine, settings, url).close()
+"""
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_two_studies_can_be_created_at_once_in_a_new_database(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    new = request.getfixturevalue("new_database") if kind == "postgresql" else None
+    urls = [new() if new else f"sqlite:///{tmp_path / str(n)}.db" for n in range(10)]
+    command = [sys.executable, "-W", "ignore", "-c", TOGETHER]
+    both = [
+        subprocess.Popen([*command, *names, *urls], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        for names in (("a", "b"), ("b", "a"))
+    ]
+    try:
+        assert [process.communicate(timeout=120)[1] for process in both] == ["", ""]
+    finally:
+        for process in both:
+            process.kill()
+    for url in urls:
+        assert {read_study(name, url).name for name in "ab"} == {"a", "b"}
+
+
+# --- trials that another program enqueued, and that are refused -------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("params", "says"),
+    [
+        ({"conv_dropout": 0.9}, "'conv_dropout=0.9', outside the search space: 0.02 to 0.4"),
+        ({"conv_dropout": math.nan}, "'conv_dropout=nan', outside"),
+        ({"conv_dropout": True}, "'conv_dropout=True', outside"),
+        ({"batch_size": 48}, "'batch_size=48', outside the search space: one of 32, 64, 128, 256, 512"),
+        ({"batch_size": 64.0}, "'batch_size=64.0', outside"),
+        ({"lr": 0.1}, "'lr=0.1', which the search space does not have; it has placement, conv_dropout"),
+        ({"<b>\n": [1]}, "'<b>\\n=[1]', which the search space does not have"),
+    ],
+    ids=["above", "nan", "boolean", "no-choice", "another-type", "not-varied", "markup"],
+)  # fmt: skip
+def test_an_enqueued_trial_outside_the_space_is_refused_once_and_named(
+    url: str, params: dict[str, Any], says: str
+) -> None:
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        train(study, study.ask())
+    enqueue(url, **params)
+    enqueue(url, placement="bn")
+    message = refusal(lambda: open_study("demo", SETTINGS, url), StudyConflict)
+    assert f"trial 1 was enqueued with {says}" in message
+    assert "the same command goes on without it" in message
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        assert [row.state for row in study.rows()] == ["complete", "failed", "waiting"]
+        assert study.rows()[1].reason.startswith("enqueued with ")
+        assert (study.finished(), study.ask().number) == (1, 2)
+
+
+def test_all_that_is_refused_is_refused_at_once(url: str) -> None:
+    open_study("demo", SETTINGS, url).close()
+    for _ in range(5):
+        enqueue(url, batch_size=1)
+    message = refusal(lambda: open_study("demo", SETTINGS, url), StudyConflict)
+    assert message.count("was enqueued with 'batch_size=1'") == 3
+    assert "and 2 more" in message
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        assert (study.failed(), study.ask().number) == (5, 5)
+
+
+def test_a_trial_that_was_added_with_distributions_of_its_own_is_refused(url: str) -> None:
+    open_study("demo", SETTINGS, url).close()
+    distribution = optuna.distributions.CategoricalDistribution([64, 128])
+    added = optuna.create_trial(
+        state=optuna.trial.TrialState.WAITING, params={"batch_size": 64}, distributions={"batch_size": distribution}
+    )
+    with other_program(url) as study:
+        study.add_trial(added)
+    assert "enqueue_trial" in refusal(lambda: open_study("demo", SETTINGS, url), StudyConflict)

@@ -1,0 +1,85 @@
+"""Read a study that is driven, as rows and as a record."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import optuna
+import pytest
+
+from sweeper.core.errors import UsageError
+from sweeper.study.opening import open_study
+from sweeper.study.reading import read_record, read_study
+from sweeper.study.rows import TrialRow, best_row
+from tests.study.sweeps import MEMORY, SETTINGS, refusal, train
+
+
+def row(number: int, value: float | None, loss: float | None = 0.3, state: str = "complete") -> TrialRow:
+    return TrialRow(number, state, value, loss, {}, 1, 1.0, "")
+
+
+@pytest.mark.parametrize(
+    ("rows", "best"),
+    [
+        ([row(0, 0.8), row(1, 0.9), row(2, 0.7)], 1),
+        ([row(0, 0.9, 0.3), row(1, 0.9, 0.2), row(2, 0.9, 0.25)], 1),
+        ([row(0, 0.9, 0.2), row(1, 0.9, 0.2)], 0),
+        ([row(0, 0.95, state="pruned"), row(1, 0.96, state="running"), row(2, 0.9)], 2),
+        ([row(0, 0.95, state="pruned"), row(1, None, state="failed")], None),
+        ([], None),
+    ],
+    ids=["highest accuracy", "ties by loss", "then by number", "complete ones only", "none complete", "none"],
+)
+def test_the_best_trial(rows: list[TrialRow], best: int | None) -> None:
+    found = best_row(rows)
+    assert (None if found is None else found.number) == best
+
+
+def test_a_held_study_can_be_read(url: str) -> None:
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        study.set_target(8, workers=2)
+        train(study, study.ask())
+        study.ask()
+        view = read_study("demo", url)
+        assert (view.name, view.target, view.workers) == ("demo", 8, 2)
+        assert [r.state for r in view.rows] == ["complete", "running"]
+        assert view.rows[0]._replace(seconds=None) == study.rows()[0]._replace(seconds=None)
+    with closing(open_study("demo", SETTINGS, url)):
+        pass  # whoever reads does not hold it
+
+
+def test_reading_a_study_leaves_no_lock(tmp_path: Path, url: str) -> None:
+    optuna.create_study(storage=url, study_name="demo", direction="maximize")
+    read_study("demo", url)
+    assert [path.name for path in tmp_path.iterdir()] == ["sweeper.db"]
+
+
+def test_a_study_that_is_not_there_is_refused_with_those_that_are(url: str) -> None:
+    open_study("demo", SETTINGS, url).close()
+    assert "holds: demo" in refusal(lambda: read_study("other", url), UsageError)
+
+
+def test_reading_a_file_that_is_not_there_creates_none(tmp_path: Path, url: str) -> None:
+    assert "no such file" in refusal(lambda: read_study(None, url), UsageError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_holds_all_of_a_study(url: str) -> None:
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        train(study, study.ask())
+        study.ask()
+        record = read_record(None, url)
+        assert (record.name, record.uid) == ("demo", study.uid)
+        assert record.rows[0]._replace(seconds=None) == study.rows()[0]._replace(seconds=None)
+        assert record.settings["space.batch_size"] == SETTINGS.describe()["space.batch_size"]
+        assert record.curves[0] == study.record().curves[0]
+        assert record.began is not None
+        assert record.ended is not None
+        assert record.began <= record.ended
+
+
+def test_a_study_without_trials_has_a_record() -> None:
+    with closing(open_study("demo", SETTINGS, MEMORY)) as study:
+        record = study.record()
+    assert (record.rows, record.importances, record.began, record.ended) == ([], [], None, None)
