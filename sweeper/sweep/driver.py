@@ -1,15 +1,14 @@
-"""The driver: the one place that asks, submits, listens, records, prunes and tells.
+"""The driver: ask for trials, submit them, record and report their epochs, prune them, and tell their outcomes.
 
     ask                 submit                  EpochResult              record, report, tell
     source ──▶ config ──▶ engine ══▶ training ═══════════════▶ drive() ──▶ tracker, source
       ▲                                                           │
       └──────────────────── prune = close the training ───────────┘
 
-Order is what makes a crash harmless. A trial begins in the study, with its parameters, before anything
-else knows of it; what becomes of it is in the journal before the study is told. Whatever is RUNNING in
-the study when a driver starts is trained again with the parameters it has, so that the number of
-finished trials comes out exact. A pass of the driver looks at all that has happened, and writes each of
-the three once: so many trials that begin and end share the transactions and the waiting for the disk.
+The order makes a crash harmless. A trial begins in the study, with its parameters, before anything else knows of it.
+Its outcome is in the journal before the study is told. The next driver trains whatever is RUNNING in the study again,
+with the same parameters, so that the number of finished trials comes out exact. Each pass of the driver writes each of
+the three once, so that trials that begin or end in the same pass share transactions and fsyncs.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from sweeper.core.config import finite
 from sweeper.core.errors import (
@@ -40,10 +39,10 @@ from sweeper.sweep.source import Source, View
 from sweeper.tracking.base import FAILED, FINISHED, KILLED, Recorded, RunInfo, RunLog, Tracker
 from sweeper.tracking.reading import WEIGHTS
 
-RETRIES: Final = 2  # of the same parameters, after a worker died or memory ran out
+RETRIES: Final = 2  # with the same parameters, after a worker died or memory ran out
 TICK_SECONDS: Final = 0.5
-ASKING_SECONDS: Final = 2.0  # how long trainings that run are left alone while others begin
-COPIES: Final = 64  # trials of a pass that need no training; each has an open file until the pass is written
+ASKING_SECONDS: Final = 2.0  # how long running trainings wait while others begin
+DUPLICATES: Final = 64  # of a pass; each has an open file until the pass is written
 SAME_ERROR_FROM_THE_START: Final = 3
 TRACEBACK_CHARACTERS: Final = 4_000  # MLflow takes 8,000 in a tag
 
@@ -58,9 +57,21 @@ class _Running:
     last: EpochResult | None = None
 
 
+class Duplicate(NamedTuple):
+    """A trial whose network was trained before, and the record of that training."""
+
+    trial: Trial
+    record: Recorded
+
+    @property
+    def result(self) -> tuple[float, float]:
+        """The final validation accuracy and loss."""
+        return self.record.final["final/val_accuracy"], self.record.final["final/val_loss"]
+
+
 @dataclass
 class Outcome:
-    """What a sweep came to."""
+    """The number of finished trials, and their results if the driver keeps them."""
 
     finished: int
     results: dict[int, TrainResult] = field(default_factory=dict)
@@ -72,10 +83,10 @@ class Driver:
     Args:
         describe: makes the record of a trial that a tracker starts from.
         keep_results: keep the `TrainResult` of each trial in the outcome.
-        deadline: `time.monotonic()` after which nothing more is asked.
-        retries: how often the same parameters are tried again after a worker died or memory ran out.
-        signals: those of the whole command, where the driver is a part of one.
-        diverged: the status of a run whose training diverged, which is an outcome of a search.
+        deadline: the value of `time.monotonic()` after which no trial is asked for.
+        retries: number of retries with the same parameters after a worker died or memory ran out.
+        signals: those of the whole command, if the driver is a part of one.
+        diverged: the status of a run whose training diverged. In a search that is a result.
     """
 
     def __init__(
@@ -106,12 +117,13 @@ class Driver:
     def run(self, target: int) -> Outcome:
         """Finish exactly `target` trials, counting those that were finished before, or all that the source has.
 
-        Trials that an earlier driver left running come first; those beyond `target` are ended as failed.
+        Trials that an earlier driver left running come first. Those beyond `target` are ended as failed.
 
         Raises:
-            StudyIncomplete: too many trials failed; OutOfTime: the deadline passed.
-            UsageError: a configuration that no trial can be trained with.
-            Interrupted: SIGINT or SIGTERM; the trials that were running can be continued.
+            StudyIncomplete: too many trials failed.
+            OutOfTime: the deadline passed.
+            UsageError: no trial can be trained with a configuration.
+            Interrupted: SIGINT or SIGTERM came; the running trials can be continued.
         """
         self._target = target
         with self._signals, self._source.together():
@@ -126,103 +138,86 @@ class Driver:
     def _run(self, waiting: list[Trial]) -> None:
         while True:
             self._tracker.check()
-            asked = self._ask(waiting)
-            if asked:
-                self._begin(asked)
+            trials, duplicates = self._ask(waiting)
+            if trials or duplicates:
+                self._begin(trials, duplicates)
             if not self._running and not self._wants_more():  # else a worker is closing a training
                 self._signals.check()
                 break
-            events = self._next_events()
+            with self._signals.raised():
+                events = self._engine.wait(TICK_SECONDS)
             with self._written():
                 for event in events:
                     self._handle(event)
             self._view.tick()
         if self._source.finished() < self._target and not self._exhausted:
             raise out_of_time(self._source.finished(), self._target)
-        for trials in batched(waiting, COPIES):
+        for start in range(0, len(waiting), DUPLICATES):
             with self._written():
-                for trial in trials:
+                for trial in waiting[start : start + DUPLICATES]:
                     self._drop(trial)
 
-    def _begin(self, asked: list[tuple[Trial, Recorded | None]]) -> None:
-        """Start the runs of trials, once they are in the study, and then their trainings. The source has been told the
-        outcome of copies already, which becomes lasting only if all of them are in the journal."""
-        self._source.begin()
-        with self._tracker.together():
-            begun = [(self._start(trial), twin) for trial, twin in asked]
-            for run, twin in begun:
-                if twin is not None:
-                    _copy(run, twin)
-        self._source.settle()
-        for trial, twin in asked:
-            if twin is not None:
-                del self._running[trial.number]
-        for run, twin in begun:
-            if twin is None:
-                self._submit(run)
-            else:
-                self._view.started(run.trial)
-                self._view.ended(run.trial, "complete", _result(twin)[0])
+    def _ask(self, waiting: list[Trial]) -> tuple[list[Trial], list[Duplicate]]:
+        """Ask for as many trials as the engine has room for, those in `waiting` first.
 
-    @contextlib.contextmanager
-    def _written(self) -> Iterator[None]:
-        """At the end of the block, what was recorded and told in it is on disk: in the journal, then in the study."""
-        stopped = None
-        try:
-            with self._tracker.together():
-                try:
-                    yield
-                except Exception as error:  # noqa: BLE001 - what came before it is recorded, and told, all the same
-                    stopped = error
-            self._source.settle()
-        except Exception as error:
-            if stopped is None:
-                raise
-            raise stopped from error
-        if stopped:
-            raise stopped
+        A duplicate takes no room. The source is told its outcome here, so that the next ask knows it.
 
-    def _ask(self, waiting: list[Trial]) -> list[tuple[Trial, Recorded | None]]:
-        """As many trials as there is room for, those that wait first; with what is recorded of an earlier trial of the
-        same network, which is then the result of this one, and the source knows it when it is asked for the next."""
-        asked: list[tuple[Trial, Recorded | None]] = []
-        copied: dict[int | None, Recorded] = {}  # in this pass, and not in the journal yet
-        begun = 0
+        Returns:
+            The trials to train, and the duplicates.
+        """
+        trials: list[Trial] = []
+        duplicates: dict[int, Duplicate] = {}
         until = time.monotonic() + ASKING_SECONDS
-        while self._engine.free() > begun and self._wants_more(begun) and time.monotonic() < until:
-            if len(copied) == COPIES:
-                break
+        while self._has_room(trials) and len(duplicates) < DUPLICATES and time.monotonic() < until:
             trial = waiting.pop(0) if waiting else self._source.ask()
             if trial is None:
                 self._exhausted = True
                 break
-            twin = copied.get(trial.twin) or self._recorded_twin(trial)
-            if twin is None:
-                begun += 1
-            else:
-                copied[trial.number] = twin
-                for step, metrics in twin.epochs.items():
-                    self._source.report(trial.number, step, metrics["val/accuracy"])
-                self._source.complete(trial.number, *_result(twin))
-            asked.append((trial, twin))
-        return asked
+            record = self._trained_before(trial, duplicates)
+            if record is None:
+                trials.append(trial)
+                continue
+            duplicate = duplicates[trial.number] = Duplicate(trial, record)
+            for step, metrics in record.epochs.items():
+                self._source.report(trial.number, step, metrics["val/accuracy"])
+            self._source.complete(trial.number, *duplicate.result)
+        return trials, list(duplicates.values())
+
+    def _has_room(self, begun: Sequence[Trial]) -> bool:
+        return self._engine.free() > len(begun) and self._wants_more(len(begun))
 
     def _wants_more(self, begun: int = 0) -> bool:
-        """Whether there is something to ask for, while `begun` trials are about to run."""
+        """Return True if trials are missing beside those that run and the `begun` that are about to."""
         if self._exhausted or (self._deadline is not None and time.monotonic() > self._deadline):
             return False
         return self._source.finished() + len(self._running) + begun < self._target
 
-    def _drop(self, trial: Trial) -> None:
-        """End a trial that an earlier driver left running and that is not wanted any more."""
-        reason = f"left running by an earlier driver; the study has its {self._target} trials without it"
-        log = self._tracker.start(self._describe(trial))
-        log.end(KILLED, {}, {"sweeper.state": "dropped", "sweeper.reason": reason})
-        self._source.fail(trial.number, reason)
+    def _trained_before(self, trial: Trial, duplicates: Mapping[int, Duplicate]) -> Recorded | None:
+        """Return the record of an earlier trial of the same network; that of `duplicates` is not in the journal yet."""
+        if trial.duplicate_of is None:
+            return None
+        if trial.duplicate_of in duplicates:
+            return duplicates[trial.duplicate_of].record
+        return self._tracker.recorded(self._describe(trial._replace(number=trial.duplicate_of)))
 
-    def _next_events(self) -> list[Event]:
-        with self._signals.raised():
-            return self._engine.wait(TICK_SECONDS)
+    def _begin(self, trials: Sequence[Trial], duplicates: Sequence[Duplicate]) -> None:
+        """Begin trials in the study, then in the journal, then in the engine.
+
+        Duplicates also end here: in the journal, then in the study. If the journal cannot take all, none has ended.
+        """
+        self._source.begin()
+        with self._tracker.together():
+            runs = [self._start(trial) for trial in trials]
+            for duplicate in duplicates:
+                _copy(duplicate, self._start(duplicate.trial).log)
+        self._source.settle()
+        for duplicate in duplicates:
+            del self._running[duplicate.trial.number]
+        for run in runs:
+            self._submit(run)
+        for duplicate in duplicates:
+            self._view.started(duplicate.trial)
+            self._view.ended(duplicate.trial, "complete", duplicate.result[0])
 
     def _start(self, trial: Trial, attempt: int = 1) -> _Running:
         log = self._tracker.start(self._describe(trial))
@@ -234,11 +229,30 @@ class Driver:
         self._view.started(run.trial)
         self._engine.submit(run.trial.number, run.trial.config)
 
-    def _recorded_twin(self, trial: Trial) -> Recorded | None:
-        """What the journal holds of an earlier trial of the same network."""
-        if trial.twin is None:
-            return None
-        return self._tracker.recorded(self._describe(trial._replace(number=trial.twin)))
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        """At the end of the block, write what was recorded and told in it: to the journal, then to the study."""
+        stopped = None
+        try:
+            with self._tracker.together():
+                try:
+                    yield
+                except Exception as error:  # noqa: BLE001 - what came before it is recorded and told all the same
+                    stopped = error
+            self._source.settle()
+        except Exception as error:
+            if stopped is None:
+                raise
+            raise stopped from error
+        if stopped:
+            raise stopped
+
+    def _drop(self, trial: Trial) -> None:
+        """End a trial that an earlier driver left running and that is not wanted any more."""
+        reason = f"left running by an earlier driver; the study has its {self._target} trials without it"
+        log = self._tracker.start(self._describe(trial))
+        log.end(KILLED, {}, {"sweeper.state": "dropped", "sweeper.reason": reason})
+        self._source.fail(trial.number, reason)
 
     def _handle(self, event: Event) -> None:
         run = self._running[event.key]
@@ -272,7 +286,7 @@ class Driver:
         run.log.epoch(result.epoch, result.metrics())
         self._view.epoch(run.trial, result)
         if prune:
-            self._prune(run, f"pruned after epoch {result.epoch}: among the worst quarter, or half, at that epoch")
+            self._prune(run, f"pruned after epoch {result.epoch}: in the lowest quarter, or half, at that epoch")
 
     def _complete(self, run: _Running, result: TrainResult) -> None:
         if wrong := _not_finite(result.metrics()):
@@ -309,7 +323,7 @@ class Driver:
         if alike and len(self._errors) >= SAME_ERROR_FROM_THE_START:
             raise StudyIncomplete(f"the first {len(self._errors)} trials failed alike: {error}")
         if len(self._errors) > max(3, self._target // 10):
-            raise StudyIncomplete(f"{len(self._errors)} trials failed, too many to go on; the last: {error}")
+            raise StudyIncomplete(f"{len(self._errors)} trials failed, which is too many. The last error: {error}")
 
     def _end_failed(self, run: _Running, error: TrainingError | UsageError) -> None:
         run.log.end(FAILED, {}, {"sweeper.state": "failed", **_reasons(error)})
@@ -321,7 +335,7 @@ class Driver:
         self._view.ended(run.trial, outcome, value)
 
     def _abandon(self, error: BaseException) -> None:
-        """End what runs, in the journal too; the study keeps its trials as RUNNING, to be continued."""
+        """End the running trials in the journal; in the study they stay RUNNING, to be continued."""
         self._engine.close()
         reason = (
             f"the driver stopped: {error}" if isinstance(error, SweeperError | Interrupted) else "the driver failed"
@@ -334,39 +348,30 @@ class Driver:
         self._running.clear()
 
 
-def batched(trials: Sequence[Trial], size: int) -> Iterator[Sequence[Trial]]:
-    """The trials in parts of at most `size`."""
-    return (trials[start : start + size] for start in range(0, len(trials), size))
-
-
 def out_of_time(finished: int, target: int) -> OutOfTime:
-    """What a command says whose trials are not all finished at its deadline."""
+    """The error of a command whose trials are not all finished at its deadline."""
     return OutOfTime(f"{finished} of {target} trials finished before --timeout")
 
 
 def _not_finite(metrics: Mapping[str, float]) -> str:
-    """Which metric is NaN or infinite, or an empty string; such a value is never told to anybody."""
+    """Name the first metric that is NaN or infinite, or return an empty string. Such a value is recorded nowhere."""
     return next((f"{name} is {value}" for name, value in metrics.items() if not finite(value)), "")
 
 
-def _copy(run: _Running, twin: Recorded) -> None:
-    """Record the result of the trial's twin, which training would only repeat; times are not its own."""
-    for step, metrics in twin.epochs.items():
-        run.log.epoch(step, {k: v for k, v in metrics.items() if not k.startswith("time/")})
-    run.log.end(FINISHED, twin.final, twin.tags | {"sweeper.copy_of": str(run.trial.twin)})
-
-
-def _result(recorded: Recorded) -> tuple[float, float]:
-    """The accuracy and the loss that a finished run came to."""
-    return recorded.final["final/val_accuracy"], recorded.final["final/val_loss"]
+def _copy(duplicate: Duplicate, log: RunLog) -> None:
+    """Record the result of the earlier training, without its times."""
+    for step, metrics in duplicate.record.epochs.items():
+        log.epoch(step, {k: v for k, v in metrics.items() if not k.startswith("time/")})
+    tags = duplicate.record.tags | {"sweeper.copy_of": str(duplicate.trial.duplicate_of)}
+    log.end(FINISHED, duplicate.record.final, tags)
 
 
 def _details(error: TrainingError | UsageError) -> str:
-    """The traceback of a training, or of a long one the end, where the error is."""
+    """The traceback of a training; of a long one the end, where the error is."""
     return error.details[-TRACEBACK_CHARACTERS:] if isinstance(error, TrainingError) else ""
 
 
 def _reasons(error: TrainingError | UsageError) -> dict[str, str]:
-    """Why a training failed, as tags."""
+    """The tags that say why a training failed."""
     details = _details(error)
     return {"sweeper.reason": str(error)} | ({"sweeper.traceback": details} if details else {})

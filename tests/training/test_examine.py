@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from sweeper.core.config import Placement, RunConfig
 from sweeper.core.results import EpochResult, Evaluation, TrainResult
+from sweeper.core.trial import Trial
 from sweeper.core.xray import XRay
 from sweeper.engine.serial import SerialEngine
 from sweeper.sweep.driver import Driver
 from sweeper.sweep.progress import PlainView, Progress
-from sweeper.sweep.source import Fixed
+from sweeper.sweep.source import Listed
 from sweeper.tracking.base import RunInfo
 from sweeper.tracking.journal import JournalTracker
 from sweeper.tracking.reading import ARTIFACTS, read_events
@@ -386,7 +387,7 @@ def sweep_of_one(tmp_path: Path, tiny: Data) -> Callable[[RunConfig], Path]:
 
         with closing(SerialEngine([tiny], 1)) as engine:
             view = PlainView(Progress(target=1), io.StringIO())
-            Driver(Fixed([config]), engine, JournalTracker(tmp_path), describe, view).run(1)
+            Driver(Listed([Trial(0, config)]), engine, JournalTracker(tmp_path), describe, view).run(1)
         return tmp_path / "run"
 
     return run
