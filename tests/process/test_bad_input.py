@@ -30,7 +30,8 @@ from sweeper.data.fashion import FULL, SYSTEM_DIR
 from sweeper.tracking.store import EXPERIMENT
 from tests.faults.tools.tally import note
 from tests.faults.tools.tmpfs import mounted
-from tests.support.bad_input_table import CANARY, EIGHT, ROWS, Row
+from tests.support.bad_input_row import Row
+from tests.support.bad_input_table import CANARY, EIGHT, ROWS
 
 pytest_plugins = ["tests.support.mlflow_store", "tests.support.postgres"]
 # MLflow's own use of SQLAlchemy 2.1
