@@ -77,7 +77,7 @@ class Number(click.FloatRange):
 class Experiment(click.ParamType[Any]):
     """The number of one of the article's eight experiments."""
 
-    name = "experiment"
+    name = "1-8"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the number, or fail with a list of the eight."""
@@ -88,15 +88,11 @@ class Experiment(click.ParamType[Any]):
             self.fail(f"{value!r} is not an experiment. The eight are: {listing}.", param, ctx)
         return int(value)
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """Return the name of the value in --help."""
-        return "1-8"
-
 
 class Experiments(click.ParamType[Any]):
     """Numbers of the article's eight experiments, such as 1,6-8."""
 
-    name = "experiments"
+    name = "1,6-8"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         """Return the numbers in ascending order, or fail with a list of the eight."""
@@ -107,15 +103,11 @@ class Experiments(click.ParamType[Any]):
         except UsageError as error:
             self.fail(str(error), param, ctx)
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """Return the name of the value in --help."""
-        return "1,6-8"
-
 
 class Duration(click.ParamType[Any]):
     """A time such as 90s, 30m or 2h, in seconds."""
 
-    name = "duration"
+    name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return seconds, which is also the unit of a number alone."""
@@ -123,10 +115,6 @@ class Duration(click.ParamType[Any]):
         if match is None:
             self.fail(f"{value!r} is not a time such as 90s, 30m or 2h", param, ctx)
         return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """Return the name of the value in --help."""
-        return "TIME"
 
 
 def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:

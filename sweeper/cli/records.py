@@ -86,12 +86,7 @@ def replay(run: str, **options: Any) -> None:
     from sweeper.sweep.replay import replay
 
     env = make_environment(options, check_tracking=False)
-    done = replay(env, run)
-    if done.identical:
-        env.say(f"identical: {done.epochs} epochs and {'' if done.weights else 'no recorded '}weights")
-    else:
-        env.say(f"different: {done.difference}")
-        env.say("changed since the run was recorded: " + ("; ".join(done.environment) or "nothing that was recorded"))
-    print_json(done.describe(), env.json_output)
-    if not done.identical:
+    result = replay(env, run)
+    print_json(result, env.json_output)
+    if not result["identical"]:
         raise click.exceptions.Exit(1)

@@ -17,7 +17,7 @@ import contextlib
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from sweeper.core.config import finite
@@ -69,20 +69,12 @@ class Duplicate(NamedTuple):
         return self.record.final["final/val_accuracy"], self.record.final["final/val_loss"]
 
 
-@dataclass
-class Outcome:
-    """The number of finished trials, and their results if the driver keeps them."""
-
-    finished: int
-    results: dict[int, TrainResult] = field(default_factory=dict)
-
-
 class Driver:
     """Runs the trials of one source on one engine until `target` of them are finished.
 
     Args:
         describe: makes the record of a trial that a tracker starts from.
-        keep_results: keep the `TrainResult` of each trial in the outcome.
+        keep_results: keep and return the `TrainResult` of each trial.
         deadline: the value of `time.monotonic()` after which no trial is asked for.
         retries: number of retries with the same parameters after a worker died or memory ran out.
         signals: those of the whole command, if the driver is a part of one.
@@ -110,14 +102,17 @@ class Driver:
         self._exhausted = False
         self._running: dict[int, _Running] = {}
         self._errors: list[str] = []
-        self._outcome = Outcome(0)
+        self._results: dict[int, TrainResult] = {}
         self._signals = signals or Signals()
         self._diverged = diverged
 
-    def run(self, target: int) -> Outcome:
+    def run(self, target: int) -> dict[int, TrainResult]:
         """Finish exactly `target` trials, counting those that were finished before, or all that the source has.
 
         Trials that an earlier driver left running come first. Those beyond `target` are ended as failed.
+
+        Returns:
+            The results that were kept, by the number of the trial.
 
         Raises:
             StudyIncomplete: too many trials failed.
@@ -132,8 +127,7 @@ class Driver:
             except BaseException as error:
                 self._abandon(error)
                 raise
-        self._outcome.finished = self._source.finished()
-        return self._outcome
+        return self._results
 
     def _run(self, waiting: list[Trial]) -> None:
         while True:
@@ -306,7 +300,7 @@ class Driver:
         last = result.history[-1]
         self._source.complete(run.trial.number, last.val_accuracy, last.val_loss)
         if self._keep_results:
-            self._outcome.results[run.trial.number] = result
+            self._results[run.trial.number] = result
         self._over(run, "complete", last.val_accuracy)
 
     def _prune(self, run: _Running, reason: str, status: str = FINISHED) -> None:

@@ -10,8 +10,7 @@ bits, for example on other threads, are not compared.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,40 +39,13 @@ NAMES: Final = {
 STACKED: Final = "stack/members"  # a metric of epochs that 0.1.0 trained in a stack, on a CPU
 
 
-@dataclass(frozen=True)
-class Replayed:
-    """The result of a replay: the first difference, or an empty text if every recorded bit came out again.
-
-    `environment` lists what has changed since the run was recorded.
-    """
-
-    config: RunConfig
-    epochs: int  # compared
-    weights: bool  # the weights were compared
-    difference: str
-    environment: tuple[str, ...]
-
-    @property
-    def identical(self) -> bool:
-        """True if every recorded bit came out again."""
-        return not self.difference
-
-    def describe(self) -> dict[str, Any]:
-        """The JSON that `--json` prints."""
-        return {
-            "identical": self.identical,
-            "epochs": self.epochs,
-            "weights": self.weights,
-            "difference": self.difference,
-            "environment": list(self.environment),
-            "config": self.config.model_dump(mode="json"),
-        }
-
-
-def replay(env: Environment, run: str) -> Replayed:
+def replay(env: Environment, run: str) -> dict[str, Any]:
     """Train a run again, with its configuration, data and threads, up to its last recorded epoch.
 
     `run` is a folder of a journal, or a run in MLflow.
+
+    Returns:
+        The JSON that `--json` prints. `difference` is the first one, empty if the runs are identical.
 
     Raises:
         UsageError: there is no such run, it has nothing to compare, its device is missing, or it was trained in a
@@ -86,7 +58,12 @@ def replay(env: Environment, run: str) -> Replayed:
     resolve_device(config.device)
     images = _images(env, record, config)
     threads = int(record.tags.get(THREADS_TAG, "1"))
-    changes = tuple(_changes(record.tags, environment_tags(hardware(config.device))))
+    then, now = record.tags, environment_tags(hardware(config.device))
+    changes = [
+        f"{name}: was {then.get(tag, 'none')}, is {now.get(tag, 'none')}"
+        for tag, name in NAMES.items()
+        if then.get(tag) != now.get(tag)
+    ]
     env.say(
         f"replaying {_last(record, config)} of {config.epochs} epochs: {config.model}, {config.placement.value}, "
         f"{config.dataset}, {config.precision} on {config.device}, {threads} threads"
@@ -96,7 +73,19 @@ def replay(env: Environment, run: str) -> Replayed:
     use_threads(threads)
     with Signals() as signals:
         difference, weights = _compare(env, record, config, images, signals)
-    return Replayed(config, len(record.epochs), weights, difference, changes)
+    if difference:
+        env.say(f"different: {difference}")
+        env.say(f"changed since the run was recorded: {'; '.join(changes) or 'nothing that was recorded'}")
+    else:
+        env.say(f"identical: {len(record.epochs)} epochs and {'' if weights else 'no recorded '}weights")
+    return {
+        "identical": not difference,
+        "epochs": len(record.epochs),
+        "weights": weights,
+        "difference": difference,
+        "environment": changes,
+        "config": config.model_dump(mode="json"),
+    }
 
 
 def _find(env: Environment, run: str) -> Record:
@@ -109,18 +98,12 @@ def _find(env: Environment, run: str) -> Record:
 
 
 def _check_comparable(run: str, record: Record) -> None:
-    """Refuse a run with nothing to compare.
-
-    Refuse also one whose last attempt was trained in a stack, whose size decided how sums were rounded.
-    """
+    """Refuse a run with nothing to compare, or trained in a stack, whose size decided how sums were rounded."""
     epochs = record.earlier | record.epochs
-    if not epochs and not _hashes(record):
-        raise UsageError(f"run {run[:60]!r}: no epoch was recorded, so there is nothing to compare")
     if not record.epochs and not _hashes(record):
-        raise UsageError(
-            f"run {run[:60]!r}: no epoch is known to be of its last attempt, so there is nothing to compare. "
-            "Of a run in MLflow, replay its folder in the journal, which tells more."
-        )
+        why = "no epoch is known to be of its last attempt" if epochs else "no epoch was recorded"
+        more = " Of a run in MLflow, replay its folder in the journal, which tells more." if epochs else ""
+        raise UsageError(f"run {run[:60]!r}: {why}, so there is nothing to compare.{more}")
     if record.tags.get(ENGINE_TAG) == "fused" and any(STACKED in epoch for epoch in epochs.values()):
         raise UsageError(
             f"run {run[:60]!r}: it was trained in a stack (--engine fused on a CPU), which sweeper no longer does. "
@@ -139,14 +122,6 @@ def _images(env: Environment, record: Record, config: RunConfig) -> Sequence[Dat
     if record.tags.get("sweeper.kind") == "champion":
         return [Data.from_arrays(train_all(load_test(config, folder)))]
     return load(config, folder)
-
-
-def _changes(then: dict[str, str], now: dict[str, str]) -> Iterator[str]:
-    """Compare the environment that the run recorded with that of today."""
-    for tag, name in NAMES.items():
-        was, now_is = then.get(tag, "none"), now.get(tag, "none")
-        if was != now_is:
-            yield f"{name}: was {was}, is {now_is}"
 
 
 def _compare(

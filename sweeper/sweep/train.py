@@ -63,7 +63,7 @@ def train_one(
         try:
             driver = Driver(source, engine, tracker, describe, view, keep_results=True, signals=signals,
                             diverged=FAILED)  # fmt: skip
-            results = driver.run(1).results
+            results = driver.run(1)
         finally:
             view.close()
             engine.close()

@@ -123,6 +123,10 @@ REPORT: Final = (
                                    ("sweep", "--tracking-uri", "offline"))),
     Row("an option for a sweep, with the reproduction", words("report reproduce --storage sqlite:///sweeper.db"), 2,
         ("--storage", "the report of a sweep")),
+    Row("no such study", words("report nope"), 2, ("holds: sweep",), given="study"),
+    Row("a report that cannot be written", words("report --output journal"), 2, ("journal",), given="journal"),
+    Row("a report that cannot be written", words("report --output sweeper.db/a.html"), 1, ("a.html",), given="study"),
+    Row("nothing there yet", words("report reproduce --protocol full"), 2, ("sweeper reproduce --protocol full",)),
 )  # fmt: skip
 
 WORDS: Final = (

@@ -148,8 +148,9 @@ class Recorder:
     # for the tests
     def drive(self, target: int, source: Any = None, tracker: Any = None, **options: Any) -> int:
         """Run a driver on all this, or on another source or tracker, and return the number of finished trials."""
-        driver = Driver(source or self, self, tracker or self, describe, self, **options)
-        return driver.run(target).finished
+        source = source or self
+        Driver(source, self, tracker or self, describe, self, **options).run(target)
+        return source.finished()
 
     def named(self, *names: str) -> list[tuple[Any, ...]]:
         return [call for call in self.calls if call[0] in names]

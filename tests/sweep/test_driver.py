@@ -212,8 +212,8 @@ def test_the_traceback_of_a_failure_is_kept(reopen: Callable[..., Study], tmp_pa
 
 def test_results_are_kept_where_they_are_wanted():
     kept, dropped = (Driver(r, r, r, describe, r, keep_results=k) for r, k in ((Recorder(), True), (Recorder(), False)))
-    assert list(kept.run(2).results) == [0, 1]
-    assert dropped.run(2).results == {}
+    assert list(kept.run(2)) == [0, 1]
+    assert dropped.run(2) == {}
 
 
 # --- going on after another driver ---------------------------------------------------------------------
@@ -374,5 +374,6 @@ def test_a_list_that_has_no_more_ends_though_some_of_it_failed(script: Script, r
 def test_a_driver_needs_neither_tracking_nor_a_terminal(capsys: pytest.CaptureFixture[str]):
     recorder = Recorder()
     view = PlainView(Progress(target=2), sys.stdout)
-    assert Driver(recorder, recorder, NullTracker(), describe, view).run(2).finished == 2
+    Driver(recorder, recorder, NullTracker(), describe, view).run(2)
+    assert recorder.finished() == 2
     assert len(capsys.readouterr().out.splitlines()) == 2
