@@ -17,7 +17,7 @@ import contextlib
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Final, NamedTuple
 
 from sweeper.core.config import finite
@@ -69,42 +69,28 @@ class Duplicate(NamedTuple):
         return self.record.final["final/val_accuracy"], self.record.final["final/val_loss"]
 
 
+@dataclass
 class Driver:
-    """Runs the trials of one source on one engine until `target` of them are finished.
+    """Runs the trials of one source on one engine until a number of them are finished."""
 
-    Args:
-        describe: makes the record of a trial that a tracker starts from.
-        keep_results: keep and return the `TrainResult` of each trial.
-        deadline: the value of `time.monotonic()` after which no trial is asked for.
-        retries: number of retries with the same parameters after a worker died or memory ran out.
-        signals: those of the whole command, if the driver is a part of one.
-        diverged: the status of a run whose training diverged. In a search that is a result.
-    """
+    source: Source
+    engine: Engine
+    tracker: Tracker
+    describe: Callable[[Trial], RunInfo]  # makes the record of a trial that a tracker starts from
+    view: View
+    _: KW_ONLY
+    keep_results: bool = False  # keep and return the result of each trial
+    deadline: float | None = None  # the value of `time.monotonic()` after which no trial is asked for
+    retries: int = RETRIES  # with the same parameters, after a worker died or memory ran out
+    signals: Signals = field(default_factory=Signals)  # those of the whole command, if the driver is a part of one
+    diverged: str = FINISHED  # the status of a run whose training diverged, which in a search is a result
 
-    def __init__(
-        self,
-        source: Source,
-        engine: Engine,
-        tracker: Tracker,
-        describe: Callable[[Trial], RunInfo],
-        view: View,
-        *,
-        keep_results: bool = False,
-        deadline: float | None = None,
-        retries: int = RETRIES,
-        signals: Signals | None = None,
-        diverged: str = FINISHED,
-    ) -> None:
-        self._source, self._engine, self._tracker = source, engine, tracker
-        self._describe, self._view = describe, view
-        self._keep_results, self._deadline, self._retries = keep_results, deadline, retries
+    def __post_init__(self) -> None:
         self._target = 0
         self._exhausted = False
         self._running: dict[int, _Running] = {}
         self._errors: list[str] = []
         self._results: dict[int, TrainResult] = {}
-        self._signals = signals or Signals()
-        self._diverged = diverged
 
     def run(self, target: int) -> dict[int, TrainResult]:
         """Finish exactly `target` trials, counting those that were finished before, or all that the source has.
@@ -121,9 +107,9 @@ class Driver:
             Interrupted: SIGINT or SIGTERM came; the running trials can be continued.
         """
         self._target = target
-        with self._signals, self._source.together():
+        with self.signals, self.source.together():
             try:
-                self._run(list(self._source.unfinished()))
+                self._run(list(self.source.unfinished()))
             except BaseException as error:
                 self._abandon(error)
                 raise
@@ -131,21 +117,21 @@ class Driver:
 
     def _run(self, waiting: list[Trial]) -> None:
         while True:
-            self._tracker.check()
+            self.tracker.check()
             trials, duplicates = self._ask(waiting)
             if trials or duplicates:
                 self._begin(trials, duplicates)
             if not self._running and not self._wants_more():  # else a worker is closing a training
-                self._signals.check()
+                self.signals.check()
                 break
-            with self._signals.raised():
-                events = self._engine.wait(TICK_SECONDS)
+            with self.signals.raised():
+                events = self.engine.wait(TICK_SECONDS)
             with self._written():
                 for event in events:
                     self._handle(event)
-            self._view.tick()
-        if self._source.finished() < self._target and not self._exhausted:
-            raise out_of_time(self._source.finished(), self._target)
+            self.view.tick()
+        if self.source.finished() < self._target and not self._exhausted:
+            raise out_of_time(self.source.finished(), self._target)
         for start in range(0, len(waiting), DUPLICATES):
             with self._written():
                 for trial in waiting[start : start + DUPLICATES]:
@@ -163,7 +149,7 @@ class Driver:
         duplicates: dict[int, Duplicate] = {}
         until = time.monotonic() + ASKING_SECONDS
         while self._has_room(trials) and len(duplicates) < DUPLICATES and time.monotonic() < until:
-            trial = waiting.pop(0) if waiting else self._source.ask()
+            trial = waiting.pop(0) if waiting else self.source.ask()
             if trial is None:
                 self._exhausted = True
                 break
@@ -173,18 +159,18 @@ class Driver:
                 continue
             duplicate = duplicates[trial.number] = Duplicate(trial, record)
             for step, metrics in record.epochs.items():
-                self._source.report(trial.number, step, metrics["val/accuracy"])
-            self._source.complete(trial.number, *duplicate.result)
+                self.source.report(trial.number, step, metrics["val/accuracy"])
+            self.source.complete(trial.number, *duplicate.result)
         return trials, list(duplicates.values())
 
     def _has_room(self, begun: Sequence[Trial]) -> bool:
-        return self._engine.free() > len(begun) and self._wants_more(len(begun))
+        return self.engine.free() > len(begun) and self._wants_more(len(begun))
 
     def _wants_more(self, begun: int = 0) -> bool:
         """Return True if trials are missing beside those that run and the `begun` that are about to."""
-        if self._exhausted or (self._deadline is not None and time.monotonic() > self._deadline):
+        if self._exhausted or (self.deadline is not None and time.monotonic() > self.deadline):
             return False
-        return self._source.finished() + len(self._running) + begun < self._target
+        return self.source.finished() + len(self._running) + begun < self._target
 
     def _trained_before(self, trial: Trial, duplicates: Mapping[int, Duplicate]) -> Recorded | None:
         """Return the record of an earlier trial of the same network; that of `duplicates` is not in the journal yet."""
@@ -192,48 +178,48 @@ class Driver:
             return None
         if trial.duplicate_of in duplicates:
             return duplicates[trial.duplicate_of].record
-        return self._tracker.recorded(self._describe(trial._replace(number=trial.duplicate_of)))
+        return self.tracker.recorded(self.describe(trial._replace(number=trial.duplicate_of)))
 
     def _begin(self, trials: Sequence[Trial], duplicates: Sequence[Duplicate]) -> None:
         """Begin trials in the study, then in the journal, then in the engine.
 
         Duplicates also end here: in the journal, then in the study. If the journal cannot take all, none has ended.
         """
-        self._source.begin()
-        with self._tracker.together():
+        self.source.begin()
+        with self.tracker.together():
             runs = [self._start(trial) for trial in trials]
             for duplicate in duplicates:
                 _copy(duplicate, self._start(duplicate.trial).log)
-        self._source.settle()
+        self.source.settle()
         for duplicate in duplicates:
             del self._running[duplicate.trial.number]
         for run in runs:
             self._submit(run)
         for duplicate in duplicates:
-            self._view.started(duplicate.trial)
-            self._view.ended(duplicate.trial, "complete", duplicate.result[0])
+            self.view.started(duplicate.trial)
+            self.view.ended(duplicate.trial, "complete", duplicate.result[0])
 
     def _start(self, trial: Trial, attempt: int = 1) -> _Running:
-        log = self._tracker.start(self._describe(trial))
+        log = self.tracker.start(self.describe(trial))
         log.artifact("config.json", trial.config.model_dump_json(indent=2).encode())
         run = self._running[trial.number] = _Running(trial, log, attempt)
         return run
 
     def _submit(self, run: _Running) -> None:
-        self._view.started(run.trial)
-        self._engine.submit(run.trial.number, run.trial.config)
+        self.view.started(run.trial)
+        self.engine.submit(run.trial.number, run.trial.config)
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:
         """At the end of the block, write what was recorded and told in it: to the journal, then to the study."""
         stopped = None
         try:
-            with self._tracker.together():
+            with self.tracker.together():
                 try:
                     yield
                 except Exception as error:  # noqa: BLE001 - what came before it is recorded and told all the same
                     stopped = error
-            self._source.settle()
+            self.source.settle()
         except Exception as error:
             if stopped is None:
                 raise
@@ -244,9 +230,9 @@ class Driver:
     def _drop(self, trial: Trial) -> None:
         """End a trial that an earlier driver left running and that is not wanted any more."""
         reason = f"left running by an earlier driver; the study has its {self._target} trials without it"
-        log = self._tracker.start(self._describe(trial))
+        log = self.tracker.start(self.describe(trial))
         log.end(KILLED, {}, {"sweeper.state": "dropped", "sweeper.reason": reason})
-        self._source.fail(trial.number, reason)
+        self.source.fail(trial.number, reason)
 
     def _handle(self, event: Event) -> None:
         run = self._running[event.key]
@@ -258,33 +244,33 @@ class Driver:
             case UsageError() as error:
                 self._end_failed(run, error)
                 raise error
-            case Transient() as error if run.attempt <= self._retries:
+            case Transient() as error if run.attempt <= self.retries:
                 run.log.end(FAILED, {}, {"sweeper.state": "lost", **_reasons(error)})
-                self._view.ended(run.trial, "lost", None)
+                self.view.ended(run.trial, "lost", None)
                 self._submit(self._start(run.trial, run.attempt + 1))
             case Diverged() as error:
-                self._prune(run, str(error), self._diverged)
+                self._prune(run, str(error), self.diverged)
             case error:
                 self._fail(run, error)
 
     def _epoch(self, run: _Running, result: EpochResult) -> None:
         if wrong := _not_finite(result.metrics()):
-            self._engine.cancel(run.trial.number)
-            self._prune(run, f"epoch {result.epoch}: {wrong}", self._diverged)
+            self.engine.cancel(run.trial.number)
+            self._prune(run, f"epoch {result.epoch}: {wrong}", self.diverged)
             return
         run.last = result
-        prune = self._source.report(run.trial.number, result.epoch, result.val_accuracy)
+        prune = self.source.report(run.trial.number, result.epoch, result.val_accuracy)
         prune = prune and result.epoch < run.trial.config.epochs
         if prune:
-            self._engine.cancel(run.trial.number)
+            self.engine.cancel(run.trial.number)
         run.log.epoch(result.epoch, result.metrics())
-        self._view.epoch(run.trial, result)
+        self.view.epoch(run.trial, result)
         if prune:
             self._prune(run, f"pruned after epoch {result.epoch}: in the lowest quarter, or half, at that epoch")
 
     def _complete(self, run: _Running, result: TrainResult) -> None:
         if wrong := _not_finite(result.metrics()):
-            self._prune(run, wrong, self._diverged)
+            self._prune(run, wrong, self.diverged)
             return
         if result.weights:
             run.log.artifact(WEIGHTS, result.weights_file())
@@ -298,8 +284,8 @@ class Driver:
         } | ({"sweeper.xray_failure": result.xray_failure} if result.xray_failure else {})
         run.log.end(FINISHED, result.metrics(), tags)
         last = result.history[-1]
-        self._source.complete(run.trial.number, last.val_accuracy, last.val_loss)
-        if self._keep_results:
+        self.source.complete(run.trial.number, last.val_accuracy, last.val_loss)
+        if self.keep_results:
             self._results[run.trial.number] = result
         self._over(run, "complete", last.val_accuracy)
 
@@ -307,13 +293,13 @@ class Driver:
         metrics = {"final/val_accuracy": run.last.val_accuracy, "final/val_loss": run.last.val_loss} if run.last else {}
         state = "pruned" if status == FINISHED else "failed"
         run.log.end(status, metrics, {"sweeper.state": state, "sweeper.reason": reason})
-        self._source.prune(run.trial.number, reason)
+        self.source.prune(run.trial.number, reason)
         self._over(run, "pruned", run.last.val_accuracy if run.last else None)
 
     def _fail(self, run: _Running, error: TrainingError) -> None:
         self._end_failed(run, error)
         self._errors.append(str(error))
-        alike = len({re.sub(r"\d+", "#", text) for text in self._errors}) == 1 and not self._source.finished()
+        alike = len({re.sub(r"\d+", "#", text) for text in self._errors}) == 1 and not self.source.finished()
         if alike and len(self._errors) >= SAME_ERROR_FROM_THE_START:
             raise StudyIncomplete(f"the first {len(self._errors)} trials failed alike: {error}")
         if len(self._errors) > max(3, self._target // 10):
@@ -322,15 +308,15 @@ class Driver:
     def _end_failed(self, run: _Running, error: TrainingError | UsageError) -> None:
         run.log.end(FAILED, {}, {"sweeper.state": "failed", **_reasons(error)})
         self._over(run, "failed", None)
-        self._source.fail(run.trial.number, str(error), _details(error))
+        self.source.fail(run.trial.number, str(error), _details(error))
 
     def _over(self, run: _Running, outcome: str, value: float | None) -> None:
         del self._running[run.trial.number]
-        self._view.ended(run.trial, outcome, value)
+        self.view.ended(run.trial, outcome, value)
 
     def _abandon(self, error: BaseException) -> None:
         """End the running trials in the journal; in the study they stay RUNNING, to be continued."""
-        self._engine.close()
+        self.engine.close()
         reason = (
             f"the driver stopped: {error}" if isinstance(error, SweeperError | Interrupted) else "the driver failed"
         )
@@ -338,7 +324,7 @@ class Driver:
             run.log.end(KILLED, {}, {"sweeper.state": "killed", "sweeper.reason": reason})
         for run in self._running.values():
             with contextlib.suppress(OSError):  # a stdout that takes no more may be what stopped the driver
-                self._view.ended(run.trial, "killed", None)
+                self.view.ended(run.trial, "killed", None)
         self._running.clear()
 
 
