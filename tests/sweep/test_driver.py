@@ -57,6 +57,7 @@ def test_a_sweep_ends_with_exactly_the_trials_that_were_asked_for(trouble: Recor
     recorder = Recorder(trouble.scripts, slots, trouble.prunes)
     assert recorder.drive(8) == recorder.finished() == 8
     assert recorder.count("ask") == 8 + recorder.count("fail")
+    assert all(finished_or_running < 8 for _, _, finished_or_running in recorder.named("ask"))
     told = [call[1] for call in recorder.named("complete", "prune", "fail")]
     assert sorted(told) == list(range(recorder.count("ask")))  # each once
 
@@ -69,13 +70,6 @@ def test_a_study_ends_with_exactly_the_trials_that_were_asked_for(reopen: Callab
     assert states.count("complete") + states.count("pruned") == 8
     assert states.count("failed") == len(states) - 8
     assert [row.number for row in study.rows()] == list(range(len(states)))
-
-
-@pytest.mark.parametrize("slots", [1, 2, 5])
-def test_no_more_is_asked_than_is_missing(slots: int):
-    recorder = Recorder({1: [FAILS], 2: [LOST, DONE]}, slots)
-    recorder.drive(4)
-    assert all(finished_or_running < 4 for _, _, finished_or_running in recorder.named("ask"))
 
 
 def test_a_sweep_that_is_done_asks_for_nothing(reopen: Callable[..., Study]):
@@ -219,14 +213,6 @@ def test_results_are_kept_where_they_are_wanted():
 # --- going on after another driver ---------------------------------------------------------------------
 
 
-def test_trials_that_were_left_running_come_before_any_new_one():
-    left = [Trial(0, BASE), Trial(1, BASE.derive(seed=1))]
-    recorder = Recorder(left=left, slots=3)
-    recorder.drive(4)
-    assert [Trial(*call[1:]) for call in recorder.named("submit")][:2] == left
-    assert recorder.count("ask") == 2
-
-
 @pytest.mark.parametrize(("target", "trained"), [(3, [0]), (2, []), (4, [0, 1])])
 def test_trials_left_running_that_are_not_wanted_are_ended(target: int, trained: list[int]):
     left = [Trial(n, BASE.derive(seed=n)) for n in range(2)]
@@ -244,10 +230,10 @@ def test_a_trial_left_running_waits_for_a_worker_that_is_closing_another():
     assert recorder.count("ask") == 0
 
 
-def test_a_study_goes_on_with_the_parameters_its_trials_had(reopen: Callable[..., Study]):
+def test_a_study_goes_on_with_the_trials_left_running_and_the_parameters_they_had(reopen: Callable[..., Study]):
     study = reopen()
     asked = [study.ask() for _ in range(2)]
-    recorder = Recorder()
+    recorder = Recorder(slots=3)
     assert recorder.drive(4, reopen()) == 4
     assert [Trial(*call[1:]) for call in recorder.named("submit")][:2] == asked
     assert [row.number for row in reopen().rows()] == [0, 1, 2, 3]

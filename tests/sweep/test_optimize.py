@@ -144,14 +144,8 @@ def test_a_study_made_anew_does_not_take_over_the_records_of_the_one_before(plac
     assert end["metrics"]["test/accuracy"] == result["test"]["test/accuracy"]
 
 
-def test_a_sweep_without_tracking_leaves_its_study_alone(place: Place):
-    place.tracking_uri = NONE
-    assert place.optimize(trials=1)["finished"] == 1
-    assert not (place.home / "journal").exists()
-    assert (place.home / "sweeper.db").exists()
-
-
 def test_no_more_workers_are_started_than_there_are_trials_to_train(place: Place, monkeypatch: pytest.MonkeyPatch):
+    """In a sweep without tracking, which leaves its study and no journal."""
     started: list[int] = []
 
     def noted(images: Any, workers: int, threads: int) -> SerialEngine:
@@ -160,8 +154,10 @@ def test_no_more_workers_are_started_than_there_are_trials_to_train(place: Place
 
     monkeypatch.setattr(choice, "ProcessEngine", noted)
     place.tracking_uri = NONE
-    place.optimize(trials=1, engine=EngineChoice("processes", 8))
+    assert place.optimize(trials=1, engine=EngineChoice("processes", 8))["finished"] == 1
     assert started == [1]
+    assert not (place.home / "journal").exists()
+    assert (place.home / "sweeper.db").exists()
 
 
 # --- refused before anything is created ----------------------------------------------------------------
