@@ -15,14 +15,10 @@ def make_environment(options: dict[str, Any], *, check_tracking: bool = True) ->
     """Resolve the options of a command and the process's variables into its environment, and check it."""
     from sweeper.sweep.environment import resolve_environment
 
-    json_output = options["json_output"]
     return resolve_environment(
-        tracking_uri=options.get("tracking_uri"),
-        storage=options.get("storage"),
-        data_dir=options.get("data_dir"),
-        json_output=json_output,
+        options,
         warn=lambda text: click.echo(f"warning: {text}", err=True),
-        say=lambda text: click.echo(text, err=json_output),
+        say=lambda text: click.echo(text, err=options["json_output"]),
         check_tracking=check_tracking,
     )
 

@@ -1,9 +1,9 @@
 """The driver: ask for trials, submit them, record and report their epochs, prune them, and tell their outcomes.
 
     ask                 submit                  EpochResult              record, report, tell
-    source ──▶ config ──▶ engine ══▶ training ═══════════════▶ drive() ──▶ tracker, source
-      ▲                                                           │
-      └──────────────────── prune = close the training ───────────┘
+    source ──▶ config ──▶ engine ══▶ training ═══════════════▶ driver ──▶ tracker, source
+      ▲                                                         │
+      └──────────────────── prune = close the training ─────────┘
 
 The order makes a crash harmless. A trial begins in the study, with its parameters, before anything else knows of it.
 Its outcome is in the journal before the study is told. The next driver trains whatever is RUNNING in the study again,

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sweeper.core.environment import NONE, OFFLINE, Environment, Say, check_home, storage_url, tracking_url
 from sweeper.core.urls import database_url
 from sweeper.tracking.store import preflight, store_uri
 
 
-def resolve_environment(
-    *,
-    tracking_uri: str | None,
-    storage: str | None,
-    data_dir: Path | None,
-    json_output: bool,
-    warn: Say,
-    say: Say,
-    check_tracking: bool,
-) -> Environment:
-    """Resolve options and variables into the environment of a command. None stands for a default below SWEEPER_HOME.
+def resolve_environment(options: Mapping[str, Any], warn: Say, say: Say, *, check_tracking: bool) -> Environment:
+    """Resolve the options of a command, and the process's variables, into its environment.
 
     `check_tracking` also asks the tracking store, if there is one, whether it takes runs.
 
@@ -30,11 +23,12 @@ def resolve_environment(
         ServiceUnreachable: the tracking server does not answer.
     """
     home = check_home(Path(os.environ.get("SWEEPER_HOME") or "."))
-    uri = tracking_url(home) if tracking_uri is None else store_uri(tracking_uri)
+    uri, storage = options.get("tracking_uri"), options.get("storage")
+    uri = tracking_url(home) if uri is None else store_uri(uri)
     if os.environ.get("SWEEPER_OFFLINE") == "1":
         uri = OFFLINE
     if check_tracking and uri not in (OFFLINE, NONE):
         preflight(uri)
     storage = storage_url(home) if storage is None else storage
     database_url(storage)
-    return Environment(home, uri, storage, data_dir, json_output, warn, say)
+    return Environment(home, uri, storage, options.get("data_dir"), options["json_output"], warn, say)

@@ -225,8 +225,8 @@ STUDY: Final = (
     Row("no such run", words("replay ."), 2, ("holds no run",)),
     Row("no such run", words("replay 0123456789abcdef0123456789abcdef --tracking-uri sqlite:///nowhere/x.db"), 1,
         ("nowhere/x.db",)),
-    Row("a journal is carried nowhere", words("sync --tracking-uri offline"), 2, ("offline",), given="journal"),
-    Row("a journal is carried nowhere", words("sync --tracking-uri none"), 2, ("none",), given="journal"),
+    Row("an upload without a store", words("sync --tracking-uri offline"), 2, ("offline",), given="journal"),
+    Row("an upload without a store", words("sync --tracking-uri none"), 2, ("none",), given="journal"),
 )  # fmt: skip
 
 IMAGES: Final = {

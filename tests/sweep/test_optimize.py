@@ -59,12 +59,6 @@ def test_the_summary_run_holds_its_table_figures_and_best_trial(finished: Place,
     assert study.data.metrics["best/val_accuracy"] == summary["best"]["val_accuracy"]
 
 
-def test_the_best_trial_is_the_one_of_highest_validation_accuracy(finished: Place, finished_sweep: Any):
-    trials = [run.data for run in finished.runs("trial")]
-    best = max(trials, key=lambda run: (run.metrics["final/val_accuracy"], -run.metrics["final/val_loss"]))
-    assert best.tags["sweeper.trial"] == str(finished_sweep.result["best"]["trial"])
-
-
 # --- sweeps of a trial or two --------------------------------------------------------------------------
 
 
