@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sweeper.cli.environment import make_environment, print_json
 from sweeper.cli.options import (
+    MAX_SEEDS,
     MAX_WORKERS,
     Duration,
     Experiments,
-    OrAuto,
     ends_unread,
     engine_options,
     json_option,
     machine,
+    or_auto,
+    refuse,
     tracked,
     tracking_option,
 )
@@ -25,42 +28,16 @@ if TYPE_CHECKING:
     from sweeper.core.environment import Environment
     from sweeper.replication.arms import ProtocolName
     from sweeper.replication.pages.ledger import Ledger
-from sweeper.cli.environment import engine_choice, make_environment
-from sweeper.cli.options import MAX_SEEDS, refuse
-from sweeper.cli.say import print_json, say_where
-from sweeper.cli.search import start_workers
 
 
 @click.command()
-@click.option(
-    "--exp",
-    type=OrAuto(Experiments()),
-    default="auto",
-    show_default=True,
-    help="Experiments of the article, by number; auto: all.",
-)
-@click.option(
-    "--seeds",
-    type=OrAuto(click.IntRange(1, MAX_SEEDS)),
-    default="auto",
-    show_default=True,
-    help="Number of seeds of each arm; auto: the protocol's.",
-)
-@click.option(
-    "--protocol",
-    type=click.Choice(["full", "quick"]),
-    default="full",
-    show_default=True,
-    help="full: all training images; quick: 12,000 of them and 6 epochs.",
-)
-@click.option(
-    "--arms",
-    type=OrAuto(click.Choice(["all", "experiments"])),
-    default="auto",
-    show_default=True,
-    help="experiments: the article's eight; all: also the variants that the claims compare; "
-    "auto: experiments with --exp, else all.",
-)
+@or_auto("--exp", Experiments(), "Experiments of the article, by number; auto: all.")
+@or_auto("--seeds", click.IntRange(1, MAX_SEEDS), "Number of seeds of each arm; auto: the protocol's.")
+@click.option("--protocol", type=click.Choice(["full", "quick"]), default="full",
+              help="full: all training images; quick: 12,000 of them and 6 epochs.")  # fmt: skip
+@or_auto("--arms", click.Choice(["all", "experiments"]),
+         "experiments: the article's eight; all: also the variants that the claims compare; auto: experiments with "
+         "--exp, else all.")  # fmt: skip
 @engine_options
 @click.option("--dry-run", is_flag=True, help="Show what would be trained and for how long; train nothing.")
 @click.option("--offline", is_flag=True, help="The same as --tracking-uri offline.")
@@ -73,72 +50,42 @@ def reproduce(**options: Any) -> None:
     Recorded runs are not trained again. Run the same command again to continue.
     """
     from sweeper.core.environment import OFFLINE
+    from sweeper.sweep.options import engine_choice, start_workers
 
     if options["offline"] or options["dry_run"]:
         options["tracking_uri"] = OFFLINE
     env = make_environment(options)
+    engine = engine_choice(options)
     if not options["dry_run"]:
-        start_workers(options)
-    from sweeper.replication import reproduce
+        start_workers(engine, options["device"])
     from sweeper.replication.plan import Options
-    from sweeper.replication.reproduce import check_failed, choose_machine, dry_run
+    from sweeper.replication.reproduce import check_failed, choose_machine, dry_run, reproduce
+    from sweeper.sweep.records import say_where
 
     only = options["arms"] == "experiments" or (options["arms"] is None and options["exp"] is not None)
-    asked = Options(options["protocol"], options["exp"] or (), only, options["seeds"], engine_choice(options))
+    asked = Options(options["protocol"], options["exp"] or (), only, options["seeds"], engine)
     chosen = choose_machine(env, options["dataset"], options["device"], options["precision"])
     if options["dry_run"]:
-        print_json(env, dry_run(env, chosen, asked))
+        print_json(dry_run(env, chosen, asked), env.json_output)
         return
-    result = reproduce.reproduce(env, chosen, asked)
+    result = reproduce(env, chosen, asked)
     _say_arms(env, result)
-    say_where(env, None)
-    print_json(env, result)
+    say_where(env)
+    print_json(result, env.json_output)
     check_failed(result)
 
 
 @click.command()
-@click.option(
-    "--protocol",
-    type=click.Choice(["full", "quick"]),
-    default="full",
-    show_default=True,
-    help="Protocol of the runs to judge.",
-)
-@click.option(
-    "--journal",
-    type=OrAuto(click.Path(path_type=Path)),
-    default="auto",
-    show_default=True,
-    metavar="auto|DIR",
-    help="Folder of the recorded runs; auto: SWEEPER_HOME/journal.",
-)
-@click.option(
-    "--plan",
-    is_flag=True,
-    help="Train the runs that decide open claims at the lowest cost, then judge again.",
-)
-@click.option(
-    "--budget",
-    type=Duration(),
-    default="30m",
-    show_default=True,
-    help="Time for --plan, such as 90s, 30m or 2h; 0: only show what it would train.",
-)
-@click.option(
-    "--data-dir",
-    type=OrAuto(click.Path(path_type=Path)),
-    default="auto",
-    show_default=True,
-    metavar="auto|DIR",
-    help="Folder of the FashionMNIST files, for --plan.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(1, MAX_WORKERS),
-    default=1,
-    show_default=True,
-    help="Number of worker processes for --plan; use that of the recorded runs.",
-)
+@click.option("--protocol", type=click.Choice(["full", "quick"]), default="full", help="Protocol of the runs to judge.")
+@or_auto("--journal", click.Path(path_type=Path), "Folder of the recorded runs; auto: SWEEPER_HOME/journal.",
+         metavar="auto|DIR")  # fmt: skip
+@click.option("--plan", is_flag=True,
+              help="Train the runs that decide open claims at the lowest cost, then judge again.")  # fmt: skip
+@click.option("--budget", type=Duration(), default="30m",
+              help="Time for --plan, such as 90s, 30m or 2h; 0: only show what it would train.")  # fmt: skip
+@or_auto("--data-dir", click.Path(path_type=Path), "Folder of the FashionMNIST files, for --plan.", metavar="auto|DIR")
+@click.option("--workers", type=click.IntRange(1, MAX_WORKERS), default=1,
+              help="Number of worker processes for --plan; use that of the recorded runs.")  # fmt: skip
 @tracking_option
 @json_option
 def verify(
@@ -150,21 +97,20 @@ def verify(
     ledger.html, .md, .png and .json.
     """
     if not plan:
-        refuse("for --plan only, which trains; add --plan, or leave it out", "budget", "workers", "data_dir")
+        refuse("is for --plan, which trains. Add --plan, or leave it out.", "budget", "workers", "data_dir")
     if journal is not None and plan:
-        raise click.UsageError("--plan trains into SWEEPER_HOME/journal: set SWEEPER_HOME in place of --journal")
+        raise click.UsageError("--plan trains into SWEEPER_HOME/journal. Set SWEEPER_HOME in place of --journal.")
     env = make_environment(options, check_tracking=plan)
     from sweeper.replication import verify
-    from sweeper.replication.verify import publish
 
     found = verify.verify(journal or env.journal, protocol)
     if plan:
         from sweeper.replication.next_training import train_next_runs
 
         found = train_next_runs(env, found, budget, workers)
-    ledger, result = publish(env, found)
+    ledger, result = verify.publish(env, found)
     _say_ledger(env, ledger, result)
-    print_json(env, result)
+    print_json(result, env.json_output)
     if found.incomplete:
         raise found.incomplete
 
@@ -179,7 +125,7 @@ def _say_arms(env: Environment, result: dict[str, Any]) -> None:
 
 
 def _say_ledger(env: Environment, ledger: Ledger, result: dict[str, Any]) -> None:
-    """The table of verdicts, as wide as the terminal."""
+    """Print the table of verdicts, as wide as the terminal."""
     from sweeper.replication.pages.ledger import counts, provenance_line, text_table, untestable
 
     width = shutil.get_terminal_size((100, 24)).columns

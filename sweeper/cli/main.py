@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Imports what a command needs when it runs, so that --help is quick."""
+"""The entry point. Each command imports what it needs when it runs, so that --help is fast."""
 
 from __future__ import annotations
 
@@ -16,37 +16,40 @@ from sweeper import __version__
 from sweeper.cli import claims, records, search, server
 from sweeper.core.errors import Interrupted, SweeperError
 
-SHOWS: Final = {"-h", "--help", "--version", "status"}  # which is done when whoever reads has had enough
+SHOWS: Final = {"-h", "--help", "--version", "status"}  # may end early when nobody reads any more
 # How long torch's threads spin at a barrier. The default spins for milliseconds, and a second
 # process on the same cores then makes training up to ten times slower (docs/log.md).
 SPIN_COUNT: Final = "10000"
-# When garbage is collected. By Python's own thresholds, all that torch, MLflow and pandas have imported is looked
-# through again and again while they are imported, for seconds of a short command.
+# Thresholds of the garbage collector. By Python's own, it searches everything that torch, MLflow and pandas import
+# again and again while they are imported, which takes seconds of a short command.
 COLLECT_AFTER: Final = 50_000, 10, 20
 
 
 class Commands(click.Group):
-    """A group that suggests the command that was meant."""
+    """A group that suggests a similar command for an unknown one."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Resolve a command; suggest a near one if it is unknown."""
+        """Resolve a command, or fail with a suggestion."""
         known = self.list_commands(ctx)
         if args and args[0] not in known and not args[0].startswith("-"):
             near = difflib.get_close_matches(args[0], known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(known)}"
-            raise click.UsageError(f"no command {args[0]!r}; {hint}")
+            raise click.UsageError(f"there is no command {args[0]!r}; {hint}")
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True},
+)
 @click.version_option(__version__, message="%(version)s")
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 def cli(debug: bool) -> None:
-    """Learn how Batch Normalization and Dropout should be combined in a network, with every run in MLflow.
+    """Find out how Batch Normalization and Dropout should be combined in a network. Every run is tracked in MLflow.
 
-    State lives in the working directory, or in SWEEPER_HOME: mlflow.db, mlartifacts, sweeper.db, journal.
+    State is kept in SWEEPER_HOME, by default the working directory: mlflow.db, mlartifacts, sweeper.db and journal.
     """
 
 
@@ -67,21 +70,21 @@ for _command in (
 
 
 def main() -> None:
-    """Run the command line; every error is one line on stderr, and an exit code."""
+    """Run the command line. Every error is one line on stderr and an exit code."""
     debug = "--debug" in sys.argv[1:2]
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     gc.set_threshold(*COLLECT_AFTER)
     atexit.register(_leave_uncollected)
     try:
         code = cli(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:  # no command at all
+    except click.exceptions.NoArgsIsHelpError as error:  # no command
         click.echo(error.format_message(), err=True)
         code = error.exit_code
     except click.ClickException as error:
         code = _complain(_usage(error), error.exit_code)
     except click.Abort:
         code = 130
-    except SystemExit:  # click's, with code 1 where nobody reads any more
+    except SystemExit:  # click's, with code 1 if nobody reads any more
         if not SHOWS & set(sys.argv[1:]):
             raise
         code = 0
@@ -98,16 +101,16 @@ def main() -> None:
 
 
 def _leave_uncollected() -> None:
-    """Spare the interpreter's end a search for garbage in all that was imported: it makes one more than once.
+    """Keep the interpreter from searching everything imported for garbage when it exits.
 
-    Triton, which torch loads to export a champion, complains of whatever it still finds then: it gets its search.
+    Triton, which torch loads to export a champion, warns of objects it finds then, so that its garbage is collected.
     """
     if "triton" not in sys.modules:
         gc.freeze()
 
 
 def _drop_unwritten() -> None:
-    """Forget what stdout and stderr do not take: Python would try again at its end, and make the exit code 120."""
+    """Discard what stdout and stderr cannot take. Python would try again on exit, and change the exit code to 120."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()
@@ -116,7 +119,7 @@ def _drop_unwritten() -> None:
 
 
 def _usage(error: click.ClickException) -> str:
-    """Click's message as one line, with where to find the options."""
+    """Return click's message as one line that names the command's --help."""
     text = " ".join(error.format_message().split())
     ctx = getattr(error, "ctx", None)
     return f"{text[0].lower()}{text[1:].rstrip('.')} (see {ctx.command_path if ctx else 'sweeper'} --help)"
@@ -124,13 +127,13 @@ def _usage(error: click.ClickException) -> str:
 
 def _explain(error: Exception) -> str:
     text = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.strerror:  # of the disk, or what the user named
+    if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     known = isinstance(error, SweeperError) or hasattr(error, "exit_code")
     return text if known else f"{type(error).__name__}: {text or 'no message'} (sweeper --debug … shows where)"
 
 
 def _complain(text: str, code: int) -> int:
-    with contextlib.suppress(OSError):  # stderr may be the same as the stdout that takes no more
+    with contextlib.suppress(OSError):  # stderr may be the stdout that takes no more
         click.echo(f"error: {text}", err=True)
     return code

@@ -1,8 +1,7 @@
-"""The commands that run a server for others: serve, backup, restore. As in `cli`, they parse, call and print."""
+"""The commands that run a server for others: serve, backup, restore."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -10,15 +9,17 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
-from sweeper.cli.options import json_option, together
+from sweeper.cli.environment import print_json
+from sweeper.cli.options import Command, json_option, together
 
 PORT: Final = click.IntRange(1, 65535)
 
 
-def at_home(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say where the data is."""
+def at_home(command: Command) -> Command:
+    """Add the options that say where the data is."""
     return together(
         click.option("--home", type=click.Path(path_type=Path), envvar="SWEEPER_HOME", default=".", metavar="DIR",
+                     show_default=False,
                      help="Folder of databases, artifacts, secrets and logs; serve and restore create it. "
                      "[env: SWEEPER_HOME; default: the working directory]"),
         click.option("--database-url", envvar="SWEEPER_DATABASE_URL", metavar="URL",
@@ -30,21 +31,19 @@ def at_home(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True,
+@click.option("--host", default="127.0.0.1",
               help="Address to listen on. Any but loopback needs --auth and --allowed-hosts.")  # fmt: skip
-@click.option("--port", type=PORT, default=5000, show_default=True, help="Port of the MLflow server.")
-@click.option("--dashboard/--no-dashboard", default=True, show_default=True,
+@click.option("--port", type=PORT, default=5000, help="Port of the MLflow server.")
+@click.option("--dashboard/--no-dashboard", default=True,
               help="Serve the Optuna dashboard, read-only and on loopback.")  # fmt: skip
-@click.option("--dashboard-port", type=PORT, default=8080, show_default=True, help="Port of the Optuna dashboard.")
+@click.option("--dashboard-port", type=PORT, default=8080, help="Port of the Optuna dashboard.")
 @click.option("--auth", is_flag=True, help="Require a user and password; the admin's are generated.")
 @click.option("--allowed-hosts", multiple=True, metavar="HOST",
-              help="Host name that clients may use, besides loopback's. May be repeated.",
-)  # fmt: skip
+              help="Host name that clients may use, besides loopback's. May be repeated.")  # fmt: skip
 @click.option("--upgrade", is_flag=True,
               help="Upgrade the databases of an older MLflow or Optuna. Take a backup first.")  # fmt: skip
-@click.option(
-    "--check", is_flag=True, help="Report the health of the running server; exit code 4 if a part is unhealthy."
-)
+@click.option("--check", is_flag=True,
+              help="Report the health of the running server; exit code 4 if a part is unhealthy.")  # fmt: skip
 @at_home
 def serve(home: Path, database_url: str | None, json_output: bool, check: bool, **options: Any) -> None:
     """Serve MLflow, PostgreSQL and the Optuna dashboard.
@@ -62,7 +61,7 @@ def serve(home: Path, database_url: str | None, json_output: bool, check: bool, 
             say(f"{part}: {'healthy' if healthy else 'does not answer'}")
         if not result["parts"]:
             say(f"no sweeper serve is running on {result['home']}")
-        _print_json(result, json_output)
+        print_json(result, json_output)
         raise click.exceptions.Exit(0 if result["healthy"] else 4)
     hosts = tuple(name.strip() for given in options["allowed_hosts"] for name in given.split(","))
     asked = ServeOptions(
@@ -70,7 +69,7 @@ def serve(home: Path, database_url: str | None, json_output: bool, check: bool, 
         database_url=database_url, **{name: options[name] for name in ("host", "port", "auth", "upgrade")},
     )  # fmt: skip
     with new_home(home, _named()):
-        serve.serve(home, asked, say, lambda result: _print_json(result, json_output))
+        serve.serve(home, asked, say, lambda result: print_json(result, json_output))
 
 
 @click.command()
@@ -87,7 +86,7 @@ def backup(file: Path, home: Path, database_url: str | None, json_output: bool) 
     _say(json_output)(
         f"{result['file']}: {result['bytes']:,} bytes, {result['artifacts']} artifacts and both databases"
     )
-    _print_json(result, json_output)
+    print_json(result, json_output)
 
 
 @click.command()
@@ -103,19 +102,14 @@ def restore(file: Path, home: Path, database_url: str | None, json_output: bool)
     _say(json_output)(
         f"{result['home']}: both databases and {result['artifacts']} artifacts; start it with: sweeper serve"
     )
-    _print_json(result, json_output)
+    print_json(result, json_output)
 
 
 def _named() -> str:
-    """What gave the home: the option, or else the variable."""
+    """The name of what gave the home: the option or the variable."""
     given = click.get_current_context().get_parameter_source("home") is ParameterSource.COMMANDLINE
     return "--home" if given else "SWEEPER_HOME"
 
 
 def _say(json_output: bool) -> Callable[[str], None]:
     return lambda text: click.echo(text, err=json_output)
-
-
-def _print_json(result: dict[str, Any], json_output: bool) -> None:
-    if json_output:
-        click.echo(json.dumps(result))

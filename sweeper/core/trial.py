@@ -10,10 +10,9 @@ from sweeper.core.config import RunConfig
 class Trial(NamedTuple):
     """One trial to train: its number in the study, and its configuration.
 
-    `twin` is the number of an earlier complete trial of which this one is a duplicate: the same network, trained the
-    same way.
+    `duplicate_of` is the number of an earlier, complete trial that trained the same network in the same way.
     """
 
     number: int
     config: RunConfig
-    twin: int | None = None
+    duplicate_of: int | None = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +17,7 @@ import filelock
 
 from sweeper.core.environment import NONE, Environment
 from sweeper.core.errors import Interrupted, OutOfTime, StudyConflict, StudyIncomplete, SweeperError, UsageError
+from sweeper.core.experiments import experiment
 from sweeper.core.text import counted, duration
 from sweeper.core.trial import Trial
 from sweeper.data.shared import SharedSplits
@@ -33,6 +33,7 @@ from sweeper.sweep.describe import describe_run
 from sweeper.sweep.driver import Driver
 from sweeper.sweep.progress import Progress, make_view
 from sweeper.sweep.signals import Signals
+from sweeper.sweep.source import Listed
 from sweeper.sweep.tracker import tracking
 from sweeper.tracking.base import RunInfo, Tracker
 
@@ -83,53 +84,6 @@ class ArmProgress(Progress):
 # --- running it --------------------------------------------------------------------------------------------
 
 
-class Missing:
-    """The unrecorded runs of a plan, as the driver's source."""
-
-    def __init__(self, runs: Sequence[Planned]) -> None:
-        self._waiting = iter([Trial(number, run.config) for number, run in enumerate(runs) if run.state is None])
-        self._finished = sum(run.state is not None for run in runs)
-        self.failed: dict[int, str] = {}
-
-    def together(self) -> AbstractContextManager[None]:
-        """No-op: the journal is the only state."""
-        return contextlib.nullcontext()
-
-    def begin(self) -> None:
-        """No-op: the journal is the only state."""
-
-    def finished(self) -> int:
-        """The number of complete and diverged runs, including those recorded before."""
-        return self._finished
-
-    def unfinished(self) -> Iterator[Trial]:
-        """Nothing: runs that an earlier command left unfinished are among the missing ones."""
-        return iter(())
-
-    def ask(self) -> Trial | None:
-        """The next missing run; its number is its place in the plan."""
-        return next(self._waiting, None)
-
-    def report(self, number: int, step: int, value: float) -> bool:
-        """Never prune."""
-        return False
-
-    def settle(self) -> None:
-        """No-op: the journal is the only state."""
-
-    def complete(self, number: int, accuracy: float, loss: float) -> None:
-        """Count a complete run."""
-        self._finished += 1
-
-    def prune(self, number: int, reason: str) -> None:
-        """Count a diverged run."""
-        self._finished += 1
-
-    def fail(self, number: int, reason: str, details: str = "") -> None:
-        """Keep the reason; the other runs go on."""
-        self.failed[number] = reason
-
-
 def reproduce(env: Environment, chosen: Chosen, options: Options) -> dict[str, Any]:
     """Train the runs that are not recorded yet, then record the report.
 
@@ -154,7 +108,8 @@ def reproduce(env: Environment, chosen: Chosen, options: Options) -> dict[str, A
     with _held(env.journal / PROTOCOLS[options.protocol].folder):
         runs = make_plan(env, chosen, options)
         _announce(env, runs)
-        source = Missing(runs)
+        missing = [Trial(number, run.config) for number, run in enumerate(runs) if run.state is None]
+        source = Listed(missing, finished=len(runs) - len(missing))
         try:
             with Signals() as signals, _engine(options, runs, images) as built, tracking(env, signals) as tracker:
                 tracker.reconcile(PROTOCOLS[options.protocol].folder)
@@ -189,7 +144,7 @@ def choose_machine(env: Environment, dataset: str, device: str, precision: str) 
     Raises:
         ConfigError, DataError: a value is wrong, or the data set is missing.
     """
-    return choose(env, 1, dataset, device, precision, {})
+    return choose(env, experiment(1), dataset, device, precision)
 
 
 def _announce(env: Environment, runs: Sequence[Planned]) -> None:
@@ -236,7 +191,7 @@ def _engine(options: Options, runs: Sequence[Planned], images: SharedSplits) -> 
 
 
 def _train(
-    env: Environment, chosen: Chosen, options: Options, runs: Sequence[Planned], source: Missing, tracker: Tracker,
+    env: Environment, chosen: Chosen, options: Options, runs: Sequence[Planned], source: Listed, tracker: Tracker,
     images: SharedSplits, signals: Signals, built: Built,
 ) -> None:  # fmt: skip
     missing = [number for number, run in enumerate(runs) if run.state is None]
@@ -284,7 +239,7 @@ def _arm_info(run: Planned, protocol: Protocol, info: RunInfo) -> RunInfo:
     )  # fmt: skip
 
 
-def _result(env: Environment, options: Options, runs: Sequence[Planned], source: Missing) -> dict[str, Any]:
+def _result(env: Environment, options: Options, runs: Sequence[Planned], source: Listed) -> dict[str, Any]:
     arms = {run.arm for run in runs}
     found = {arm: of_arm for arm, of_arm in read_runs(env.journal, options.protocol).items() if arm in arms}
     recorded = sum(run.state is not None for run in runs)

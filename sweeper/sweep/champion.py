@@ -1,4 +1,4 @@
-"""The best configuration of a sweep: retrained, tested once, registered."""
+"""The champion of a sweep: the best configuration, retrained, evaluated once on the test images, and registered."""
 
 from __future__ import annotations
 
@@ -12,42 +12,55 @@ from sweeper.core.environment import Environment, Say
 from sweeper.core.results import EpochResult
 from sweeper.core.trial import Trial
 from sweeper.data.shared import SharedSplits
-from sweeper.data.splits import load_test
+from sweeper.data.splits import Labelled, load_test
 from sweeper.engine.aside import call, stream
 from sweeper.engine.base import cores
 from sweeper.report.run.errors import errors_picture
+from sweeper.study.study import Study
+from sweeper.sweep.choose import Chosen
 from sweeper.sweep.describe import describe_run
-from sweeper.sweep.options import _Sweep
 from sweeper.sweep.retrain import Champion, export, retrain
 from sweeper.sweep.signals import Signals
 from sweeper.sweep.tracker import FLUSH_SECONDS
-from sweeper.tracking.base import FINISHED, KILLED, Tracker
+from sweeper.tracking.base import FINISHED, KILLED, RunInfo, Tracker
 from sweeper.tracking.epochs import epoch_metrics
 from sweeper.tracking.mlflow import MlflowTracker
 from sweeper.tracking.reading import WEIGHTS, read_events
 from sweeper.tracking.store import reason_of
 
 
-def _champion(sweep: _Sweep, best: Trial, tracker: Tracker, signals: Signals) -> dict[str, Any]:
-    """Retrain the best configuration on all training images, and evaluate it once on the test images.
+def evaluate_champion(
+    env: Environment, chosen: Chosen, study: Study, best: Trial, example: Labelled, tracker: Tracker, signals: Signals
+) -> dict[str, Any]:
+    """Retrain the best trial on all training images, and evaluate it on the test images, unless that is recorded.
 
-    The test images take no part in anything but that one evaluation, after the last epoch.
+    The test images are used for that one evaluation only. `example` is two images for the registered model.
     """
-    env, study = sweep.env, sweep.study
     config = best.config.derive(split="test", folds=0, train_images=0)
     folder = f"{study.name}/champion-{best.number:04d}"
-    result = _recorded_test(env, folder, study.uid) or _retrain(sweep, best, config, folder, tracker, signals)
+    metrics = _recorded_metrics(env, folder, study.uid)
+    if metrics is None:
+        everything = SharedSplits([load_test(config, chosen.folder)])
+        info = _describe(chosen, study, best, config, everything, folder)
+        metrics = _retrain(env, info, config, everything, tracker, signals)
     if isinstance(tracker, MlflowTracker) and not tracker.registry.registered(env.journal / folder):
-        with signals.raised():  # it can be done again
-            _register(sweep, tracker, config, folder)
-    return result
+        with signals.raised():  # the next command can do it again
+            _register(env, f"sweeper-{study.name}", tracker, config, folder, example)
+    return {"trial": best.number, **metrics}
 
 
-def _retrain(
-    sweep: _Sweep, best: Trial, config: RunConfig, folder: str, tracker: Tracker, signals: Signals
-) -> dict[str, Any]:
-    env, chosen, study = sweep.env, sweep.chosen, sweep.study
-    everything = SharedSplits([load_test(config, chosen.folder)])
+def _recorded_metrics(env: Environment, folder: str, uid: str) -> dict[str, float] | None:
+    """Return the test metrics of an earlier evaluation of the same study's champion."""
+    events = read_events(env.journal / folder)
+    if not events or not events[0]["key"].startswith(uid):
+        return None
+    ends = [event for event in events if event["event"] == "end" and event["status"] == FINISHED]
+    return ends[-1]["metrics"] if ends else None
+
+
+def _describe(
+    chosen: Chosen, study: Study, best: Trial, config: RunConfig, everything: SharedSplits, folder: str
+) -> RunInfo:
     info = describe_run(chosen, config, everything, kind="champion", threads=cores())
     tags = {**info.tags, "sweeper.study": study.name, "sweeper.trial": str(best.number), "sweeper.test": "once"}
     words = (
@@ -55,8 +68,15 @@ def _retrain(
         f"{len(everything[0].train):,} training images, validation included, and evaluated once on the "
         f"{len(everything[0].val):,} test images."
     )
-    log = tracker.start(replace(info, key=f"{study.uid}/champion/{best.number}", name=f"champion {best.number:03d}",
-                                folder=folder, tags=tags, description=words))  # fmt: skip
+    return replace(info, key=f"{study.uid}/champion/{best.number}", name=f"champion {best.number:03d}",
+                   folder=folder, tags=tags, description=words)  # fmt: skip
+
+
+def _retrain(
+    env: Environment, info: RunInfo, config: RunConfig, everything: SharedSplits, tracker: Tracker, signals: Signals
+) -> dict[str, float]:
+    """Train and evaluate the champion, record it, and return its test metrics."""
+    log = tracker.start(info)
     try:
         with closing(stream(retrain, config, everything, cores())) as training:
             champion = _advance(training, config, log.epoch, env.say, signals)
@@ -70,7 +90,7 @@ def _retrain(
     log.artifact("evaluation/confusion.csv", verdict.confusion_csv())
     log.artifact("evaluation/errors.png", errors_picture(champion.mistakes))
     log.end(FINISHED, metrics, {"sweeper.state": "complete", "sweeper.weights_sha256": champion.weights_sha256})
-    return {"trial": best.number, **metrics}
+    return metrics
 
 
 def _advance(
@@ -80,7 +100,7 @@ def _advance(
     say: Say,
     signals: Signals,
 ) -> Champion:
-    """Run the champion's training; only its train values mean anything, so only they are recorded."""
+    """Run the training to its end. Only train values are recorded: its validation images are training images."""
     while True:
         try:
             with signals.raised():
@@ -92,29 +112,21 @@ def _advance(
         record(epoch.epoch, {k: v for k, v in epoch_metrics(epoch).items() if not k.startswith(("val/", "gap/"))})
 
 
-def _recorded_test(env: Environment, folder: str, uid: str) -> dict[str, Any] | None:
-    """The champion's test metrics, where it was evaluated before: it is evaluated once."""
-    events = read_events(env.journal / folder)
-    if not events or not events[0]["key"].startswith(uid):
-        return None
-    ends = [e for e in events if e["event"] == "end" and e["status"] == FINISHED]
-    return {"trial": int(folder.rpartition("-")[2]), **ends[-1]["metrics"]} if ends else None
-
-
-def _register(sweep: _Sweep, tracker: MlflowTracker, config: RunConfig, folder: str) -> None:
-    """Register the champion as an MLflow model; a server that is away, or refuses it, does not cost the sweep."""
-    env, name = sweep.env, f"sweeper-{sweep.study.name}"
+def _register(
+    env: Environment, name: str, tracker: MlflowTracker, config: RunConfig, folder: str, example: Labelled
+) -> None:
+    """Register the champion as an MLflow model. If the server is away or refuses it, warn: the sweep goes on."""
     if not tracker.flush(FLUSH_SECONDS):
-        env.warn("the champion is not registered yet: MLflow has not answered; the same command does it")
+        env.warn("the champion is not registered yet: MLflow does not answer; the same command tries again")
         return
 
     def save(path: str, described: Any) -> Any:
         weights = tracker.registry.file(env.journal / folder, WEIGHTS)
-        return call(export, config, weights, sweep.images[0].train[:2], path, described)
+        return call(export, config, weights, example, path, described)
 
     try:
         number = tracker.registry.register(env.journal / folder, save, name, "champion")
-    except Exception as error:  # noqa: BLE001 - MLflow's own, or torch's where it cannot export the network
+    except Exception as error:  # noqa: BLE001 - of MLflow, or of torch if it cannot export the network
         env.warn(f"the champion is not registered yet ({reason_of(error)}); the same command tries again")
         return
     env.say(f"registered model {name!r}, version {number}, alias champion")

@@ -1,4 +1,4 @@
-"""What the record of a run says of it: parameters, tags, versions."""
+"""The record of a run before it starts: parameters, tags, versions and a description."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PACKAGES: Final = ("sweeper", "torch", "numpy")
 def describe_run(
     chosen: Chosen, config: RunConfig, images: Sequence[Split], *, kind: str, threads: int, engine: str = "serial"
 ) -> RunInfo:
-    """The record of a run, but for its key, name and folder."""
+    """Return the record of a run, without its key, name and folder."""
     counts = {"train_images": len(images[0].train), "val_images": len(images[0].val)}
     tags = {
         "sweeper.kind": kind,
@@ -41,15 +41,14 @@ def describe_run(
         **environment_tags(chosen.hardware),
     }
     return RunInfo(
-        key="", name="", folder="", params=config.to_params(), tags=tags,
-        description=_words(config, counts),
+        key="", name="", folder="", params=config.to_params(), tags=tags, description=_words(config, counts),
         dataset={"name": chosen.manifest.name, "sha256": chosen.manifest.digest, "source": str(chosen.folder),
                  "profile": counts | {"folds": config.folds, "split": config.split}},
     )  # fmt: skip
 
 
 def _user() -> str:
-    """The user's name, or the number where none belongs to it, as in many a container."""
+    """The user's name, or the number of a user without one, as in many containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -57,40 +56,37 @@ def _user() -> str:
 
 
 def _words(config: RunConfig, counts: dict[str, int]) -> str:
-    """A run in a paragraph that a person can read in MLflow's UI."""
+    """Describe a run in a paragraph for MLflow's UI."""
     title = EXPERIMENT_TITLES.get(config.experiment, "")
     of_article = f"Derived from experiment {config.experiment} of the article ({title}). " if title else ""
-    rates = f"Dropout rate {config.conv_dropout:.3g} in the convolutional part, {config.head_dropout:.3g} in the head"
     split = {
-        "test": "`val` is the test set, as in the article: nothing may be selected by it",
-        "holdout": "`val` is held out of the training images; the test images were not loaded",
-        "folds": f"all values are means over {config.folds} stratified folds; the test images were not loaded",
+        "test": "`val` is the test set, as in the article. Do not select anything by it.",
+        "holdout": "`val` is held out of the training images. The test images were not loaded.",
+        "folds": f"All values are means over {config.folds} stratified folds. The test images were not loaded.",
     }[config.split]
     return (
-        f"{of_article}**{config.model}** network, placement **{config.placement.value}**. {rates}. "
+        f"{of_article}**{config.model}** network, placement **{config.placement.value}**. "
+        f"Dropout rate {config.conv_dropout:.3g} in the convolutional part, {config.head_dropout:.3g} in the head. "
         f"{config.epochs} epochs of {counts['train_images']:,} images, batch size {config.batch_size}, "
         f"augmentation {config.augmentation}, AdamW at {config.lr:g} ({config.schedule}). "
-        f"Judged on {counts['val_images']:,} images: {split}. "
-        "Train values are clean: eval mode, no augmentation, a fixed subset."
+        f"Validated on {counts['val_images']:,} images. {split} "
+        "Train values are measured in eval mode, without augmentation, on a fixed subset."
     )
 
 
 def environment_tags(hardware: str) -> dict[str, str]:
-    """What the bits of a result depend on, besides its configuration: code, packages, and the processor, `hardware`."""
+    """Return the tags of everything but the configuration that the bits of a result depend on."""
+    versions = [f"{package} {version(package)}" for package in PACKAGES]
     return {
-        "sweeper.versions": ", ".join([f"python {platform.python_version()}", *map(_versioned, PACKAGES)]),
+        "sweeper.versions": ", ".join([f"python {platform.python_version()}", *versions]),
         "sweeper.hardware": hardware,
-        **_git_tags(),
+        **git_tags(),
     }
 
 
-def _versioned(package: str) -> str:
-    return f"{package} {version(package)}"
-
-
 @cache
-def _git_tags() -> dict[str, str]:
-    """The commit of the code, and whether files were changed since, where it runs from a git checkout."""
+def git_tags() -> dict[str, str]:
+    """Return the commit of the code, and a tag if tracked files differ from it; nothing outside a git checkout."""
 
     def git(*command: str) -> str:
         argv = ["git", "-C", str(Path(__file__).parent), *command]

@@ -1,80 +1,72 @@
-"""What a sweep was asked for, and what all its parts need."""
+"""The options of `sweeper optimize`. Nothing large is imported here, so that a wrong option is refused at once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from sweeper.core.environment import Environment
-from sweeper.core.trial import Trial
-from sweeper.data.shared import SharedSplits
-from sweeper.engine.choice import MANY, ONE_WORKER, Built, EngineChoice, build
-from sweeper.study.space import Space
-from sweeper.study.study import Study
-from sweeper.sweep.choose import Chosen
-from sweeper.sweep.describe import describe_run
+from sweeper.core.config import RunConfig, check_name
+from sweeper.engine.choice import ONE_WORKER, EngineChoice, likely_here
+from sweeper.engine.forkserver import FORKING, start_server
+from sweeper.study.space import Space, default_space
+from sweeper.study.space_file import read_space
 from sweeper.sweep.driver import RETRIES
-from sweeper.tracking.base import RunInfo
-
-LEARNING: Final = ("tpe", "gp")  # samplers that choose by the results of earlier trials
 
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """What `sweeper optimize` was asked for."""
+    """The options of `sweeper optimize`. Creating them checks the name of the study and the search space.
 
-    study: str
-    trials: int
+    `space` varies fields of `config`. The data set, device and precision may be `auto`.
+
+    Raises:
+        ConfigError: the name is wrong.
+        SpaceError: a part of the space could not be trained.
+    """
+
+    config: RunConfig
     space: Space
-    sampler: str
-    pruner: str
-    seed: int
-    timeout: float | None
-    final: bool
-    engine: EngineChoice = ONE_WORKER
+    trials: int
+    study: str = "sweep"
+    sampler: str = "tpe"
+    pruner: str = "percentile"
+    timeout: float | None = None
     retries: int = RETRIES
+    final: bool = True
+    dataset: str = "auto"
+    device: str = "auto"
+    precision: str = "auto"
+    engine: EngineChoice = ONE_WORKER
+
+    def __post_init__(self) -> None:
+        check_name(self.study)
+        self.space.validate(self.config)
 
 
-@dataclass(frozen=True)
-class _Sweep:
-    """What all parts of a sweep need."""
+def search_space(file: Path | None) -> Space:
+    """Read the search space from a file, or return the default one.
 
-    env: Environment
-    chosen: Chosen
-    options: SweepOptions
-    images: SharedSplits
-    study: Study
+    Raises:
+        SpaceError: the file is missing or holds no search space.
+    """
+    return read_space(file) if file else default_space()
 
-    @contextmanager
-    def engine(self) -> Iterator[Built | None]:
-        """What trains the trials that are missing, or None if none is; closed at the end of the block.
 
-        It is made before the tracker's thread, which needs the variables that workers must not have.
-        """
-        if self.study.finished() >= self.options.trials and not self.study.running():
-            yield None
-            return
-        missing = max(0, self.options.trials - self.study.finished())
-        learning = self.options.sampler in LEARNING
-        few = max(1, self.options.trials // 5) if learning and self.options.engine.workers is None else missing
-        built = build(self.options.engine, self.chosen.config, self.images, missing, few=few)
-        if built.engine.slots == few < missing and built.name in MANY:
-            self.env.say(
-                f"{few} trials at a time: sampler {self.options.sampler} learns from finished ones, and with more in "
-                "flight it would choose blindly; --workers sets another number, --sampler qmc needs no results"
-            )
-        try:
-            yield built
-        finally:
-            built.engine.close()
+def engine_choice(options: Mapping[str, Any]) -> EngineChoice:
+    """Return the engine that the options of a command name."""
+    return EngineChoice(
+        options["engine"], options["workers"], options["address"], options["cpus_per_trial"], options["gpus_per_trial"]
+    )
 
-    def describe(self, trial: Trial, built: Built) -> RunInfo:
-        """The record of a trial."""
-        info = describe_run(self.chosen, trial.config, self.images, kind="trial", threads=built.threads,
-                            engine=built.name)  # fmt: skip
-        study = self.study
-        tags = {**info.tags, "sweeper.study": study.name, "sweeper.trial": str(trial.number)}
-        return replace(info, key=f"{study.uid}/{trial.number}", name=f"{trial.number:03d} {trial.config.placement}",
-                       folder=f"{study.name}/{trial.number:04d}", tags=tags)  # fmt: skip
+
+def start_workers(choice: EngineChoice, device: str) -> None:
+    """Start importing torch where the trainings will be, while this process goes on.
+
+    Call it once all options are checked, and before the other modules of a sweep are imported.
+    """
+    if choice.name in FORKING:
+        start_server()
+    if likely_here(choice.name, device):
+        import sweeper.training.start  # noqa: F401

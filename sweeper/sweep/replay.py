@@ -1,19 +1,17 @@
-"""Exact replay: train a recorded run again, and compare it bit by bit.
+"""Exact replay: train a recorded run again and compare it bit by bit.
 
-Equal are the SHA-256 of the history and of the weights, where the run recorded them, and every
-metric of every recorded epoch but the times. With the same code, packages, processor and threads
-the answer is `identical`, always.
+Compared are every metric of every recorded epoch except times, and the SHA-256 of the history and of the weights if the
+run recorded them. With the same code, packages, processor and threads a replay is always identical.
 
-Of a run that was continued, the last attempt is trained again. Epochs that an earlier one recorded, on other threads
-say, are not of that training and are not compared.
+Of a continued run, the last attempt is trained again. Epochs of an earlier attempt that may have computed with other
+bits, for example on other threads, are not compared.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +22,7 @@ from sweeper.core.results import EpochResult, TrainResult
 from sweeper.data.fashion import resolve
 from sweeper.data.splits import load_test
 from sweeper.sweep.describe import environment_tags
-from sweeper.sweep.retrain import watched
+from sweeper.sweep.retrain import train_all
 from sweeper.sweep.signals import Signals
 from sweeper.tracking.base import ENGINE_TAG, THREADS_TAG, Record
 from sweeper.tracking.epochs import epoch_metrics
@@ -42,77 +40,76 @@ NAMES: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Replayed:
-    """What came of a replay: `difference` is empty if everything that was recorded came out again.
+def replay(env: Environment, run: str) -> dict[str, Any]:
+    """Train a run again, with its configuration, data and threads, up to its last recorded epoch.
 
-    `environment` says what is not as it was when the run was recorded.
-    """
+    `run` is a folder of a journal, or a run in MLflow.
 
-    config: RunConfig
-    epochs: int  # compared
-    weights: bool  # whether the weights were compared
-    difference: str
-    environment: tuple[str, ...]
-
-    @property
-    def identical(self) -> bool:
-        """Whether every bit that was recorded came out again."""
-        return not self.difference
-
-    def describe(self) -> dict[str, Any]:
-        """As `--json` prints it."""
-        return {
-            "identical": self.identical,
-            "epochs": self.epochs,
-            "weights": self.weights,
-            "difference": self.difference,
-            "environment": list(self.environment),
-            "config": self.config.model_dump(mode="json"),
-        }
-
-
-def find(env: Environment, run: str) -> Record:
-    """The run that `run` names: a folder of a journal, or a run in MLflow.
+    Returns:
+        The JSON that `--json` prints. `difference` is the first one, empty if the runs are identical.
 
     Raises:
-        UsageError: there is no such run.
-    """
-    for folder in (Path(run), env.journal / run):
-        if os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir() raises for a name above 255 characters
-            return read_record(folder)
-    if env.tracking_uri in (OFFLINE, NONE):
-        raise UsageError(f"run {run[:60]!r}: no folder of a journal; --tracking-uri says where else to look")
-    return fetch(env.tracking_uri, run)
-
-
-def replay(env: Environment, run: str) -> Replayed:
-    """Train the run again, with its configuration, data and threads, up to its last recorded epoch.
-
-    Raises:
-        UsageError: there is no such run, it has nothing to compare, its device is not here, or it was trained in a
+        UsageError: there is no such run, it has nothing to compare, its device is missing, or it was trained in a
             stack.
-        DataError: its data set is not there, or is another one today.
+        DataError: its data set is missing or has changed.
     """
-    record = find(env, run)
+    record = _find(env, run)
     config = RunConfig.from_params(record.params)
-    if not record.epochs and not _hashes(record):
-        raise _nothing(run, record)
-    _check_unstacked(run, record)
+    _check_comparable(run, record)
     resolve_device(config.device)
     images = _images(env, record, config)
     threads = int(record.tags.get(THREADS_TAG, "1"))
-    changes = tuple(_changes(record.tags, environment_tags(hardware(config.device))))
+    then, now = record.tags, environment_tags(hardware(config.device))
+    changes = [
+        f"{name}: was {then.get(tag, 'none')}, is {now.get(tag, 'none')}"
+        for tag, name in NAMES.items()
+        if then.get(tag) != now.get(tag)
+    ]
     env.say(
         f"replaying {_last(record, config)} of {config.epochs} epochs: {config.model}, {config.placement.value}, "
         f"{config.dataset}, {config.precision} on {config.device}, {threads} threads"
     )
     for change in changes:
-        env.warn(f"not as it was: {change}")
+        env.warn(f"changed since the run was recorded: {change}")
     use_threads(threads)
     with Signals() as signals:
         difference, weights = _compare(env, record, config, images, signals)
-    return Replayed(config, len(record.epochs), weights, difference, changes)
+    if difference:
+        env.say(f"different: {difference}")
+        env.say(f"changed since the run was recorded: {'; '.join(changes) or 'nothing that was recorded'}")
+    else:
+        env.say(f"identical: {len(record.epochs)} epochs and {'' if weights else 'no recorded '}weights")
+    return {
+        "identical": not difference,
+        "epochs": len(record.epochs),
+        "weights": weights,
+        "difference": difference,
+        "environment": changes,
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def _find(env: Environment, run: str) -> Record:
+    for folder in (Path(run), env.journal / run):
+        if os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir() raises for a name above 255 characters
+            return read_record(folder)
+    if env.tracking_uri in (OFFLINE, NONE):
+        raise UsageError(f"run {run[:60]!r}: no folder of a journal. Name an MLflow store with --tracking-uri.")
+    return fetch(env.tracking_uri, run)
+
+
+def _check_comparable(run: str, record: Record) -> None:
+    """Refuse a run with nothing to compare, or trained in a stack, whose size decided how sums were rounded."""
+    epochs = record.earlier | record.epochs
+    if not record.epochs and not _hashes(record):
+        why = "no epoch is known to be of its last attempt" if epochs else "no epoch was recorded"
+        more = " Of a run in MLflow, replay its folder in the journal, which tells more." if epochs else ""
+        raise UsageError(f"run {run[:60]!r}: {why}, so there is nothing to compare.{more}")
+    if record.tags.get(ENGINE_TAG) == "fused" and record.stacked:
+        raise UsageError(
+            f"run {run[:60]!r}: it was trained in a stack (--engine fused on a CPU), which sweeper no longer does. "
+            "Replay it with the version that trained it."
+        )
 
 
 def _images(env: Environment, record: Record, config: RunConfig) -> Sequence[Data]:
@@ -120,26 +117,18 @@ def _images(env: Environment, record: Record, config: RunConfig) -> Sequence[Dat
     digest = record.tags.get("sweeper.dataset_sha256", manifest.digest)
     if digest != manifest.digest:
         raise DataError(
-            f"the run was trained on data with SHA-256 {digest[:12]}…, {manifest.name} has {manifest.digest[:12]}…: "
-            "another data set cannot give the same run"
+            f"the run was trained on data with SHA-256 {digest[:12]}…, but {manifest.name} has "
+            f"{manifest.digest[:12]}…. Name the data set of the run with --data-dir."
         )
     if record.tags.get("sweeper.kind") == "champion":
-        return [Data.from_arrays(watched(load_test(config, folder)))]
+        return [Data.from_arrays(train_all(load_test(config, folder)))]
     return load(config, folder)
-
-
-def _changes(then: dict[str, str], now: dict[str, str]) -> Iterator[str]:
-    """What the run recorded of its environment and what is another thing now."""
-    for tag, name in NAMES.items():
-        was, now_is = then.get(tag, "none"), now.get(tag, "none")
-        if was != now_is:
-            yield f"{name}: was {was}, is {now_is}"
 
 
 def _compare(
     env: Environment, record: Record, config: RunConfig, images: Sequence[Data], signals: Signals
 ) -> tuple[str, bool]:
-    """Train and compare; the first difference in words, and whether the weights were compared."""
+    """Train and compare. Returns the first difference, and True if the weights were compared."""
     training = start(config, images)
     last = _last(record, config)
     while True:
@@ -165,29 +154,11 @@ def _last(record: Record, config: RunConfig) -> int:
 
 
 def _hashes(record: Record) -> dict[str, str]:
-    """The SHA-256 of history and weights, if the last attempt came to its end: MLflow keeps those of an earlier one."""
+    """The SHA-256 of history and weights if the last attempt is complete. MLflow also keeps those of an earlier one."""
     if record.tags.get("sweeper.state") != "complete":
         return {}
     tags = {name: f"sweeper.{name}_sha256" for name in ("history", "weights")}
     return {name: record.tags[tag] for name, tag in tags.items() if tag in record.tags}
-
-
-def _nothing(run: str, record: Record) -> UsageError:
-    if not record.earlier:
-        return UsageError(f"run {run[:60]!r}: no epoch was recorded, so there is nothing to compare")
-    return UsageError(
-        f"run {run[:60]!r}: no epoch is known to be of its last attempt, so there is nothing to compare; of a run in "
-        "MLflow, its folder in a journal tells more"
-    )
-
-
-def _check_unstacked(run: str, record: Record) -> None:
-    """Refuse a run whose last attempt was trained in a stack: how sums were rounded depended on the stack's size."""
-    if record.tags.get(ENGINE_TAG) == "fused" and record.stacked:
-        raise UsageError(
-            f"run {run[:60]!r}: it was trained in a stack (--engine fused on a CPU), which sweeper no longer does. "
-            "Replay it with the version that trained it."
-        )
 
 
 def _compare_epoch(recorded: EpochResult, epoch: EpochResult) -> str:

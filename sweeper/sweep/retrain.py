@@ -1,6 +1,6 @@
-"""The best configuration of a sweep, trained on all training images and evaluated once on the test images.
+"""Train a configuration on all training images, and evaluate it once on the test images.
 
-What it comes to is a value; torch is imported where it is called, which need not be the driver's process.
+The result is a value. torch is imported where `retrain` is called, which need not be the driver's process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sweeper.training.mistakes import confident_mistakes
 
 @dataclass(frozen=True)
 class Champion:
-    """The file of the weights and their hash; the verdict on the test images, and the errors it is surest of."""
+    """The file of the weights, their hash, the evaluation on the test images, and the most confident errors."""
 
     weights: bytes
     weights_sha256: str
@@ -28,19 +28,19 @@ class Champion:
     mistakes: list[Mistake]
 
 
-def watched(everything: Split) -> Split:
-    """All training images, judged on the first of themselves."""
+def train_all(everything: Split) -> Split:
+    """Return a split of all training images whose validation images are the first of them."""
     return Split(everything.train, everything.train[: len(everything.val)])
 
 
 def retrain(config: RunConfig, splits: Sequence[Split], threads: int) -> Generator[EpochResult, None, Champion]:
-    """Train `config` on the training images of the one split; its test images are for after the last epoch.
+    """Train `config` on the training images of the one split, and evaluate it on its test images after the last epoch.
 
     Yields:
         One `EpochResult` an epoch, whose `val` values are of training images.
 
     Raises:
-        Diverged: as `train.train`.
+        Diverged: the loss is not finite, or ran away.
     """
     from sweeper.training.device import use_threads
     from sweeper.training.evaluate import predict_weights, score
@@ -49,7 +49,7 @@ def retrain(config: RunConfig, splits: Sequence[Split], threads: int) -> Generat
 
     (everything,) = splits
     use_threads(threads)
-    result = yield from training(config, [Data.from_arrays(watched(everything))])
+    result = yield from training(config, [Data.from_arrays(train_all(everything))])
     test = Data.from_arrays(everything).val
     _, logits = predict_weights(config, result.weights, test)
     return Champion(

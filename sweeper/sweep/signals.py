@@ -8,16 +8,15 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from sweeper.core.errors import (
-    Interrupted,
-)
+from sweeper.core.errors import Interrupted
 
 
 class Signals:
-    """SIGINT and SIGTERM, noticed at once but raised only where nothing is half done; a second of the same ends it now.
+    """Note SIGINT and SIGTERM, and raise `Interrupted` only where nothing is half done.
 
-    A second of the other kind is the same wish: Ctrl-C on `mlflow run` reaches this process as SIGINT, and a quarter of
-    a second later MLflow sends SIGTERM. The first one decides the exit code.
+    A second signal of the same kind ends the process at once. One of the other kind does not: after Ctrl-C on
+    `mlflow run` this process gets SIGINT, and SIGTERM from MLflow a quarter of a second later. The first signal decides
+    the exit code.
 
     The context may be entered again within itself: a command's signals are also its driver's.
     """
@@ -31,7 +30,7 @@ class Signals:
     def __enter__(self) -> Signals:
         self._depth += 1
         if self._depth == 1:
-            with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
+            with contextlib.suppress(ValueError):  # another thread than the main one handles no signals
                 self._before = [(s, signal.signal(s, self._handle)) for s in (signal.SIGINT, signal.SIGTERM)]
         return self
 
@@ -43,26 +42,22 @@ class Signals:
             self._before = []
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        again = number in self._received  # as any third is: there are two kinds
+        again = number in self._received  # true of any third: there are two kinds
         self._received.append(number)
         if again:
             signal.signal(self._received[0], signal.SIG_DFL)
             signal.raise_signal(self._received[0])
-        if self._may_raise and len(self._received) == 1:  # else what it interrupts is ending already
+        if self._may_raise and len(self._received) == 1:  # else it would interrupt the end of the command
             raise Interrupted(number)
 
     def check(self) -> None:
-        """Raise `Interrupted` if a signal has come.
-
-        Raises:
-            Interrupted: one has.
-        """
+        """Raise `Interrupted` if a signal has come."""
         if self._received:
             raise Interrupted(self._received[0])
 
     @contextlib.contextmanager
     def raised(self) -> Iterator[None]:
-        """Within the block, a signal raises `Interrupted`; one that came before raises it here."""
+        """Within the block, a signal raises `Interrupted` at once. One that came before raises it here."""
         self._may_raise = True
         try:
             self.check()

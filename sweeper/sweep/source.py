@@ -1,116 +1,113 @@
-"""Where the driver gets its trials: a study, or a fixed list."""
+"""The two things a driver works with besides an engine and a tracker: a source of trials, and a view of progress."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from sweeper.core.config import RunConfig
-from sweeper.core.errors import (
-    TrainingError,
-)
 from sweeper.core.results import EpochResult
 from sweeper.core.trial import Trial
 
 
 class Source(Protocol):
-    """Where trials come from, and where their outcomes go: a study, or a fixed list."""
+    """Where trials come from, and where their outcomes go: a study, or a list."""
 
     def together(self) -> AbstractContextManager[None]:
-        """Within the block, what is asked outlasts this process after `begin`, and what is told of it after `settle`;
-        an error that ends the block drops what is neither."""
+        """Within the block, what is asked lasts after `begin`, and what is told after `settle`.
+
+        An error that ends the block drops everything else.
+        """
 
     def begin(self) -> None:
-        """Make the trials that were asked since the last call outlast this process."""
+        """Make the trials that were asked for since the last call outlast this process."""
 
     def finished(self) -> int:
-        """Number of trials that are complete or pruned."""
+        """The number of complete and pruned trials."""
 
     def unfinished(self) -> Iterator[Trial]:
-        """Trials that an earlier driver left running."""
+        """The trials that an earlier driver left running."""
 
     def ask(self) -> Trial | None:
-        """A new trial, or None where there are no more, as in a list some of which failed."""
+        """The next trial, or None if there are no more."""
 
     def report(self, number: int, step: int, value: float) -> bool:
-        """Record an intermediate value; True asks to prune."""
+        """Record an intermediate value. Returns True to ask for pruning."""
 
     def settle(self) -> None:
         """Make what was told since the last call outlast this process."""
 
     def complete(self, number: int, accuracy: float, loss: float) -> None:
-        """A trial reached its end."""
+        """Record that a trial reached its end."""
 
     def prune(self, number: int, reason: str) -> None:
-        """A trial was stopped early, or diverged."""
+        """Record that a trial was stopped early or diverged."""
 
     def fail(self, number: int, reason: str, details: str = "") -> None:
-        """A trial could not be trained; `details` is the traceback, or empty."""
+        """Record that a trial could not be trained; `details` is the traceback, or empty."""
 
 
-class Fixed:
-    """A list of configurations as a source: `sweeper train` is a sweep of one."""
+class Listed(Source):
+    """A list of trials. It prunes none and keeps nothing on disk; reasons are kept by the number of the trial."""
 
-    def __init__(self, configs: Sequence[RunConfig]) -> None:
-        self._configs = list(configs)
-        self._asked = 0
-        self._finished = 0
-        self.outcomes: dict[int, str] = {}
+    def __init__(self, trials: Iterable[Trial], finished: int = 0) -> None:
+        self._waiting = iter(trials)
+        self._finished = finished  # including those before this list
+        self.diverged: dict[int, str] = {}
+        self.failed: dict[int, str] = {}
 
     def together(self) -> AbstractContextManager[None]:
-        """A list is not kept."""
+        """No-op."""
         return contextlib.nullcontext()
 
     def begin(self) -> None:
-        """A list is not kept."""
-
-    def finished(self) -> int:
-        """Number of configurations that are done."""
-        return self._finished
-
-    def unfinished(self) -> Iterator[Trial]:
-        """None: a list is not kept."""
-        return iter(())
-
-    def ask(self) -> Trial:
-        """The next configuration."""
-        self._asked += 1
-        return Trial(self._asked - 1, self._configs[self._asked - 1])
-
-    def report(self, number: int, step: int, value: float) -> bool:
-        """Nothing is pruned."""
-        return False
+        """No-op."""
 
     def settle(self) -> None:
-        """Nothing was kept."""
+        """No-op."""
+
+    def unfinished(self) -> Iterator[Trial]:
+        """Nothing."""
+        return iter(())
+
+    def report(self, number: int, step: int, value: float) -> bool:
+        """Never prune."""
+        return False
+
+    def finished(self) -> int:
+        """The number of complete and diverged trials."""
+        return self._finished
+
+    def ask(self) -> Trial | None:
+        """The next trial of the list."""
+        return next(self._waiting, None)
 
     def complete(self, number: int, accuracy: float, loss: float) -> None:
-        """Count it."""
+        """Count a complete trial."""
         self._finished += 1
 
     def prune(self, number: int, reason: str) -> None:
-        """It diverged."""
+        """Count a trial that diverged."""
         self._finished += 1
-        self.outcomes[number] = reason
+        self.diverged[number] = reason
 
     def fail(self, number: int, reason: str, details: str = "") -> None:
-        """A list has no replacement to offer: the error ends it."""
-        raise TrainingError(reason)
+        """Keep the reason; the other trials go on."""
+        self.failed[number] = reason
 
 
 class View(Protocol):
-    """Whoever shows progress."""
+    """A view of a sweep's progress."""
 
     def started(self, trial: Trial) -> None:
-        """A trial begins."""
+        """Show a trial that begins."""
 
     def epoch(self, trial: Trial, result: EpochResult) -> None:
-        """An epoch has ended."""
+        """Show a finished epoch."""
 
     def ended(self, trial: Trial, outcome: str, value: float | None) -> None:
-        """A trial is over: complete, pruned, failed, lost."""
+        """Show a trial that is complete, pruned, failed, lost or killed."""
 
     def tick(self) -> None:
-        """Time has passed."""
+        """Redraw, from time to time."""

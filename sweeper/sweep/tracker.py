@@ -13,21 +13,20 @@ from sweeper.sweep.signals import Signals
 from sweeper.tracking.base import NullTracker, Tracker
 from sweeper.tracking.journal import JournalTracker
 from sweeper.tracking.mlflow import MlflowTracker
-from sweeper.tracking.store import preflight
 from sweeper.tracking.upload import Figures
 
-FLUSH_SECONDS: Final = 60.0  # how long a command waits at its end for what MLflow has not yet
+FLUSH_SECONDS: Final = 60.0  # for the uploads at the end of a command
 SHORT_FLUSH_SECONDS: Final = 5.0  # the same after an error or a signal
 
 
 @contextmanager
 def tracking(env: Environment, signals: Signals) -> Iterator[Tracker]:
-    """The tracker that `env` asks for; at the end of the block, what has not arrived yet is waited for.
+    """Yield the tracker that `env` asks for, and wait at the end of the block for what is not uploaded yet.
 
     After an error or a signal the wait is short.
 
     Raises:
-        SweeperError: nothing that was recorded can ever arrive.
+        SweeperError: no run can ever be uploaded.
     """
     tracker: Tracker
     if env.tracking_uri == NONE:
@@ -35,7 +34,6 @@ def tracking(env: Environment, signals: Signals) -> Iterator[Tracker]:
     elif env.tracking_uri == OFFLINE:
         tracker = JournalTracker(env.journal, env.warn)
     else:
-        preflight(env.tracking_uri)
         tracker = MlflowTracker(env.journal, env.tracking_uri, FIGURES, env.warn)
     waiting = None
     try:
@@ -47,10 +45,9 @@ def tracking(env: Environment, signals: Signals) -> Iterator[Tracker]:
         if waiting is None:
             waiting = tracker.close(SHORT_FLUSH_SECONDS)
         if waiting:
-            with suppress(SweeperError):  # which is the error of the command: it says what has to be done first
+            with suppress(SweeperError):  # the command fails with it, and it says what to do first
                 tracker.check()
-                missing = counted(waiting, "run")
-                env.warn(f"not in MLflow yet: {missing}; carry there what is missing with: sweeper sync {env.journal}")
+                env.warn(f"not in MLflow yet: {counted(waiting, 'run')}. To upload, run: sweeper sync {env.journal}")
 
 
 def _curves(epochs: list[dict[str, float]], title: str) -> bytes:

@@ -6,7 +6,6 @@ import contextlib
 import gzip
 import http.server
 import json
-import os
 import shutil
 import socket
 import sqlite3
@@ -16,21 +15,22 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 
-from sweeper.cli.main import main
 from sweeper.core.experiments import EXPERIMENT_TITLES
 from sweeper.data.fashion import FULL, SYSTEM_DIR
 from sweeper.tracking.store import EXPERIMENT
 from tests.faults.tools.tally import note
 from tests.faults.tools.tmpfs import mounted
-from tests.support.bad_input_table import CANARY, EIGHT, ROWS, Row
+from tests.process.conftest import Answer, listing
+from tests.support.bad_input_row import Row
+from tests.support.bad_input_table import CANARY, EIGHT, ROWS
 
 pytest_plugins = ["tests.support.mlflow_store", "tests.support.postgres"]
 # MLflow's own use of SQLAlchemy 2.1
@@ -40,14 +40,6 @@ PATIENCE = 60  # seconds; what takes that long hangs
 BOMB_BYTES = 2**30
 TRAIN_IMAGES = FULL.train[0]
 HEADER = struct.pack(">HBB3I", 0, 8, 3, *TRAIN_IMAGES.shape)
-
-
-class Answer(NamedTuple):
-    """What one command said."""
-
-    code: int
-    out: str
-    err: str
 
 
 class Given:
@@ -267,21 +259,6 @@ def given(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Given]:
         yield Given(request, tmp_path, stack)
 
 
-def in_process(given: Given, argv: list[str], request: pytest.FixtureRequest) -> Answer:
-    """Run a command in this process."""
-    monkeypatch, capsys = request.getfixturevalue("monkeypatch"), request.getfixturevalue("capsys")
-    for name in [n for n in os.environ if n.startswith(("SWEEPER_", "MLFLOW_"))]:
-        monkeypatch.delenv(name)
-    for name, value in (given.env | {"GOMP_SPINCOUNT": "10000"}).items():  # which main() would leave behind
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(given.home)
-    monkeypatch.setattr(sys, "argv", ["sweeper", *argv])
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as done:
-        main()
-    return Answer(int(done.value.code or 0), *capsys.readouterr())
-
-
 def in_its_own(given: Given, argv: list[str], alone: dict[str, str]) -> Answer:
     """Run a command in a process of its own; one that hangs is killed, and the test fails."""
     with ExitStack() as stack:
@@ -293,28 +270,18 @@ def in_its_own(given: Given, argv: list[str], alone: dict[str, str]) -> Answer:
     return Answer(done.returncode, done.stdout or "", done.stderr)
 
 
-def listing(folder: Path, leaves_empty: bool) -> dict[Path, bytes]:
-    """Every file and what it holds, but for the lock of a study and the note of who held it last."""
-    found = {path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
-    return {
-        path: content
-        for path, content in found.items()
-        if path.suffix not in (".lock", ".holder") and (content or not leaves_empty)
-    }
-
-
-def check(row: Row, given: Given, run: Any) -> None:
+def check(row: Row, given: Given, run: Callable[[list[str]], Answer]) -> None:
     if row.given:
         getattr(given, row.given)(row.kind)
     argv = [word.format_map(given.words) if "{" in word and row.given else word for word in row.argv]
     homes = [given.home, *(Path(home) for home in given.env.values() if Path(home).is_dir())]
-    before = [listing(home, row.leaves_empty) for home in homes]
-    answer = run(given, argv)
+    before = [listing(home, leaves_empty=row.leaves_empty) for home in homes]
+    answer = run(argv)
     assert answer.err.startswith("error: ")
     assert len(answer.err.splitlines()) == 1
     assert answer.out == ""
     assert answer.code == row.code, answer.err
-    assert [listing(home, row.leaves_empty) for home in homes] == before
+    assert [listing(home, leaves_empty=row.leaves_empty) for home in homes] == before
     says = [word.format_map(given.words) if row.given else word for word in row.says]
     assert [word for word in says if word not in answer.err] == [], answer.err
     assert CANARY not in answer.err
@@ -333,15 +300,15 @@ def rows(process: bool) -> list[Any]:
 
 
 @pytest.mark.parametrize("row", rows(process=False))
-def test_bad_input_is_refused_in_one_line(row: Row, given: Given, request: pytest.FixtureRequest):
-    check(row, given, lambda given, argv: in_process(given, argv, request))
+def test_bad_input_is_refused_in_one_line(row: Row, given: Given, sweeper: Callable[..., Answer]):
+    check(row, given, lambda argv: sweeper(given.home, *argv, env=given.env))
 
 
 @pytest.mark.parametrize("row", rows(process=True))
 def test_bad_input_is_refused_by_a_process(row: Row, given: Given, alone: dict[str, str]):
     seconds = 0.0
 
-    def run(given: Given, argv: list[str]) -> Answer:
+    def run(argv: list[str]) -> Answer:
         nonlocal seconds
         began = time.monotonic()
         answer = in_its_own(given, argv, alone)
@@ -358,6 +325,6 @@ def test_the_table_names_the_eight_experiments():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 @pytest.mark.parametrize("command", ["train", "optimize"])
-def test_cuda_is_refused_where_there_is_no_gpu(given: Given, request: pytest.FixtureRequest, command: str):
+def test_cuda_is_refused_where_there_is_no_gpu(given: Given, sweeper: Callable[..., Answer], command: str):
     row = Row("a GPU that is not there", (command, "--dataset", "sample", "--device", "cuda"), 2, ("device='cuda'",))
-    check(row, given, lambda given, argv: in_process(given, argv, request))
+    check(row, given, lambda argv: sweeper(given.home, *argv))

@@ -1,4 +1,4 @@
-"""The command line: what it refuses and how, what it prints where, and what it does not import."""
+"""The command line: output, errors, imports, and how a command ends. Bad input is in test_bad_input.py."""
 
 from __future__ import annotations
 
@@ -17,50 +17,14 @@ from typing import Any
 import pytest
 
 from sweeper.cli.main import COLLECT_AFTER, cli, main
-from sweeper.cli.options import ENGINES, EngineName
 from sweeper.core.errors import UsageError
-from sweeper.engine.serial import SerialEngine
 from sweeper.tracking.base import KILLED
 from sweeper.tracking.reading import read_events
-from sweeper.training.images import Data
+from tests.process.conftest import Answer, listing
 
 LARGE = {"mlflow", "optuna", "pandas", "ray", "requests", "torch"}
-UNREACHABLE = "127.0.0.1:1"  # nothing listens on port 1
-CANARY = "s3cret-canary"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one command said."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, in an environment that configures nothing."""
-    for name in [n for n in os.environ if n.startswith(("SWEEPER_", "MLFLOW_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")  # which main() would leave behind
-    folder = tmp_path / "home"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
-def sweeper(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    """Runs a command in this process."""
-
-    def call(*argv: str) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["sweeper", *argv])
-        with pytest.raises(SystemExit) as done:
-            main()
-        return Answer(int(done.value.code or 0), *capsys.readouterr())
-
-    return call
+SAMPLE = ("--dataset", "sample")
+ONE_EPOCH = ("train", "--exp", "1", "--epochs", "1", *SAMPLE)
 
 
 def spelled(argument: Any) -> str | None:
@@ -68,12 +32,13 @@ def spelled(argument: Any) -> str | None:
     return " ".join(argument) if isinstance(argument, list | tuple) else None
 
 
-def listing(folder: Path) -> dict[Path, bytes]:
-    """Every file and what it holds, but for the note of who held a study last."""
-    return {
-        path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*") if path.suffix != ".holder"
-    }
+@pytest.fixture
+def copied(finished_sweep: Any, tmp_path: Path) -> Path:
+    """A copy of the finished sweep."""
+    return Path(shutil.copytree(finished_sweep.home, tmp_path / "home"))
 
+
+# --- errors, and the end of a command ------------------------------------------------------------------
 
 ENDS = """
 import atexit, gc, sys
@@ -89,163 +54,74 @@ def test_the_end_of_a_command_looks_for_no_garbage_in_what_was_imported() -> Non
     assert done.stdout.splitlines()[-1] == f"True {COLLECT_AFTER}"
 
 
-@pytest.fixture
-def refused(sweeper: Callable[..., Answer], home: Path) -> Callable[..., str]:
-    """Runs a command that must be refused: the exit code, one line on stderr, and nothing created or changed."""
-
-    def call(argv: list[str], code: int) -> str:
-        before = listing(home)
-        answer = sweeper(*argv)
-        assert answer.err.startswith("error: ")
-        assert len(answer.err.splitlines()) == 1
-        assert answer.out == ""
-        assert answer.code == code
-        assert listing(home) == before
-        return answer.err
-
-    return call
-
-
-# --- bad input (more of it in test_bad_input.py) -----------------------------------------------------
-
-SAMPLE = ("--dataset", "sample")
-
-
-def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, home: Path):
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["sweeper", "--debug", "status"])
     with pytest.raises(UsageError):
         main()
 
 
-def test_an_error_nobody_foresaw_is_one_line_as_well(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch):
+def test_an_error_nobody_foresaw_is_one_line_too(
+    sweeper: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def breaks(*_: Any) -> None:
         raise RuntimeError("two\nlines")
 
     monkeypatch.setattr("sweeper.study.reading.read_study", breaks)
-    assert "RuntimeError: two lines (sweeper --debug" in refused(["status"], 1)
+    expected = "error: RuntimeError: two lines (sweeper --debug … shows where)\n"
+    assert sweeper(tmp_path, "status") == (1, "", expected)
 
 
-# --- a study that is there already ---------------------------------------------------------------------
+def unread(argv: tuple[str, ...], cwd: Path, env: dict[str, str], **streams: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run a command whose reader has gone, as `| head -1` does, but always before the first line."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "sweeper", *argv]
+    streams = {"stdout": writer, "stderr": subprocess.PIPE} | streams
+    try:
+        return subprocess.run(command, cwd=cwd, env=env, timeout=120, check=False, **streams)
+    finally:
+        os.close(writer)
 
 
-@pytest.fixture
-def copied(finished_sweep: Any, home: Path) -> Path:
-    """The finished sweep as the working directory."""
-    shutil.copytree(finished_sweep.home, home, dirs_exist_ok=True)
-    return home
+@pytest.mark.parametrize("argv", [("--help",), ("optimize", "--help"), ("status",)], ids=spelled)
+def test_a_reader_who_has_had_enough_is_no_error(finished_sweep: Any, alone: dict[str, str], argv: tuple[str, ...]):
+    done = unread(argv, finished_sweep.home, alone)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_the_same_settings_with_another_number_of_workers_or_trials_are_no_conflict(
-    sweeper: Callable[..., Answer], finished_sweep: Any, copied: Path
+@pytest.mark.parametrize("both", [False, True], ids=["stdout", "stdout and stderr"])
+def test_a_training_that_nobody_reads_any_more_ends_as_sigpipe_ends_it(
+    tmp_path: Path, alone: dict[str, str], both: bool
 ):
-    changed = ("--trials", "4", "--workers", "2", "--no-final", "--tracking-uri", "offline", "--json")
-    answer = sweeper(*finished_sweep.argv, *changed)
-    assert answer.code == 0
-    assert "continuing, 6 trials are finished" in answer.err
-    assert json.loads(answer.out)["added"] == 0
-
-
-@pytest.mark.parametrize("json_output", [True, False], ids=["json", "words"])
-def test_a_sweep_whose_time_is_over_says_what_it_came_to_and_ends_with_exit_code_3(
-    sweeper: Callable[..., Answer], finished_sweep: Any, copied: Path, monkeypatch: pytest.MonkeyPatch,
-    json_output: bool,
-):  # fmt: skip
-    monkeypatch.setattr(
-        "sweeper.engine.choice.ProcessEngine",
-        lambda splits, workers, threads: SerialEngine([Data.from_arrays(split) for split in splits], 1),
-    )
-    (copied / "report/sweep.html").unlink()
-    more = ("--trials", "8", "--timeout", "1e-9", "--tracking-uri", "offline", *(["--json"] if json_output else []))
-    answer = sweeper(*finished_sweep.argv, *more)
-    assert answer.code == 3
-    assert answer.err.splitlines()[-1] == "error: 6 of 8 trials finished before --timeout"
-    assert "0 added now" in (answer.err if json_output else answer.out)
-    assert (copied / "report/sweep.html").is_file()
-    if json_output:
-        result = json.loads(answer.out)
-        assert (result["finished"], result["added"], "test" in result) == (6, 0, False)
-        assert result["best"] == finished_sweep.result["best"]
-
-
-def test_status_shows_a_sweep_from_another_terminal(sweeper: Callable[..., Answer], copied: Path):
-    lines = sweeper("status").out.splitlines()
-    assert lines[0] == "study sweep: 6/6 trials finished, 6 complete, 0 pruned, 0 failed, 0 running"
-    assert lines[1] == "best so far:"
-    assert len(lines) == 2 + 5
-
-
-def test_report_writes_one_file_and_says_where_and_how_large(sweeper: Callable[..., Answer], copied: Path):
-    answer = sweeper("report", "--json")
-    result = json.loads(answer.out)
-    path = copied / "report/sweep.html"
-    assert result == {"study": "sweep", "report": str(path.relative_to(copied)), "bytes": path.stat().st_size}
-    assert answer.err == f"report of 'sweep': report/sweep.html ({result['bytes'] / 1e6:.1f} MB)\n"
-    page = path.read_text()
-    assert page.startswith("<!doctype html>")
-    assert "The errors it was surest of" in page
-    assert sweeper("report", "sweep", "--output", "elsewhere/a.html").code == 0
-    assert (copied / "elsewhere/a.html").read_text() == page
-    assert [path.name for path in (copied / "elsewhere").iterdir()] == ["a.html"]
+    argv = (*ONE_EPOCH, "--tracking-uri", "offline")
+    done = unread(argv, tmp_path, alone, **({"stderr": subprocess.STDOUT} if both else {}))
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert done.stderr == (None if both else b"error: stopped by SIGPIPE\n")
+    (run,) = (tmp_path / "journal/runs").iterdir()
+    assert (read_events(run)[-1]["event"], read_events(run)[-1]["status"]) == ("end", KILLED)
 
 
 @pytest.mark.parametrize(
-    ("argv", "code", "words"),
+    ("argv", "what"),
     [
-        (["nope"], 2, "holds: sweep"),
-        (["--output", "journal"], 2, "journal"),
-        (["--output", "sweeper.db/a.html"], 1, "a.html"),
+        (("optimize", "--no-final"), "sweeper.sweep.optimize.optimize"),
+        (("reproduce", "--offline"), "sweeper.replication.reproduce.reproduce"),
     ],
+    ids=["optimize", "reproduce"],
 )
-def test_a_report_that_cannot_be_written_is_refused(
-    refused: Callable[..., str], copied: Path, argv: list[str], code: int, words: str
+def test_many_trainings_that_nobody_reads_any_more_end_so_too(
+    sweeper: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...], what: str
 ):
-    assert words in refused(["report", *argv], code)
+    def breaks(*_: Any) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe", "<stdout>")
+
+    monkeypatch.setattr(what, breaks)
+    answer = sweeper(tmp_path, *argv, *SAMPLE)
+    assert (answer.code, answer.err) == (141, "error: stopped by SIGPIPE\n")
 
 
-def test_a_reproduction_that_has_not_begun_has_no_report(refused: Callable[..., str]):
-    message = refused(["report", "reproduce", "--protocol", "full"], 2)
-    assert "sweeper reproduce --protocol full" in message
-
-
-def test_an_optimize_leaves_its_report_here_and_in_mlflow(finished_sweep: Any):
-    here = finished_sweep.home / "report/sweep.html"
-    assert finished_sweep.result["report"] == str(here.relative_to(finished_sweep.home))
-    (there,) = finished_sweep.home.glob("mlartifacts/*/artifacts/report.html")
-    assert there.read_bytes() == here.read_bytes()
-    assert [path.name for path in here.parent.iterdir()] == ["sweep.html"]
-
-
-# --- output --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("argv", "keys"),
-    [
-        (["status", "--json"], {"study", "target", "trials"}),
-        (["sync", "--json"], {"carried"}),
-    ],
-    ids=spelled,
-)
-# MLflow's own use of SQLAlchemy 2.1
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
-def test_json_is_one_object_and_nothing_else_on_stdout(
-    sweeper: Callable[..., Answer], copied: Path, argv: list[str], keys: set[str]
-):
-    answer = sweeper(*argv)
-    assert answer.code == 0
-    (line,) = answer.out.splitlines()
-    assert set(json.loads(line)) == keys
-
-
-def test_json_of_a_whole_sweep_is_one_line_and_the_words_go_to_stderr(finished_sweep: Any):
-    assert len(finished_sweep.stdout.splitlines()) == 1
-    keys = {"study", "finished", "complete", "pruned", "failed", "best", "journal", "test", "report", "added"}
-    assert set(finished_sweep.result) == keys
-    assert (finished_sweep.result["finished"], finished_sweep.result["added"]) == (6, 6)
-    assert "trial 5: complete" in finished_sweep.stderr
-    assert "MLflow database:" in finished_sweep.stderr
-    assert "evaluated once" in finished_sweep.stderr
-
+# --- imports -------------------------------------------------------------------------------------------
 
 PROBE = """
 import atexit, sys
@@ -266,13 +142,12 @@ def probe(argv: tuple[str, ...], cwd: Path, env: dict[str, str]) -> tuple[subpro
 @pytest.mark.parametrize(
     ("argv", "code"),
     [
-        (("--help",), 0),
         (("optimize", "--help"), 0),
         (("--version",), 0),
         (("trian",), 2),
-        (("train", "--exp", "9"), 2),
         (("train", "--batch-size", "1"), 2),
         (("optimize", "--study", "../x"), 2),
+        (("optimize", "--space", "nowhere"), 2),
         (("reproduce", "--exp", "9"), 2),
     ],
     ids=spelled,
@@ -298,17 +173,13 @@ class Offline:
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory: pytest.TempPathFactory, alone: dict[str, str]) -> Offline:
     home = tmp_path_factory.mktemp("offline")
-    argv = ("train", "--exp", "1", "--epochs", "1", *SAMPLE, "--tracking-uri", "offline")
+    argv = (*ONE_EPOCH, "--tracking-uri", "offline")
     return Offline(home, *probe(argv, home, alone | {"PYTHONIOENCODING": "ascii"}))
 
 
-def test_an_offline_training_imports_no_mlflow(offline: Offline):
+def test_an_offline_training_imports_no_mlflow_and_leaves_a_journal_alone(offline: Offline):
     assert "torch" in offline.imported
-    assert "mlflow" not in offline.imported
-    assert "ray" not in offline.imported
-
-
-def test_an_offline_training_leaves_a_journal_and_no_database(offline: Offline):
+    assert {"mlflow", "ray"} & offline.imported == set()
     assert [path.name for path in offline.home.iterdir()] == ["journal"]
     (run,) = (offline.home / "journal/runs").iterdir()
     assert (run / "artifacts/curves/history.csv").is_file()
@@ -320,71 +191,105 @@ def test_a_stdout_that_knows_ascii_only_is_enough(offline: Offline):
     assert offline.done.stdout.isascii()
 
 
+# --- output --------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("command", [None, *cli.commands])
-def test_help_is_ascii(sweeper: Callable[..., Answer], command: str | None):
-    answer = sweeper(*([command] if command else []), "--help")
+def test_help_is_ascii(sweeper: Callable[..., Answer], tmp_path: Path, command: str | None):
+    answer = sweeper(tmp_path, *([command] if command else []), "--help")
     assert answer.code == 0
     assert answer.out.startswith("Usage: ")
     assert answer.out.isascii()
 
 
-def unread(argv: tuple[str, ...], cwd: Path, env: dict[str, str], **streams: Any) -> subprocess.CompletedProcess[bytes]:
-    """Run a command whose reader has gone, as `| head -1` does, but before the first line and not, by chance, after
-    the last."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    command = [sys.executable, "-m", "sweeper", *argv]
-    streams = {"stdout": writer, "stderr": subprocess.PIPE} | streams
-    try:
-        return subprocess.run(command, cwd=cwd, env=env, timeout=120, check=False, **streams)
-    finally:
-        os.close(writer)
-
-
-@pytest.mark.parametrize("argv", [("--help",), ("optimize", "--help"), ("status",)], ids=spelled)
-def test_a_reader_who_has_had_enough_is_no_error(finished_sweep: Any, alone: dict[str, str], argv: tuple[str, ...]):
-    done = unread(argv, finished_sweep.home, alone)
-    assert (done.returncode, done.stderr) == (0, b"")
-
-
-@pytest.mark.parametrize("both", [False, True], ids=["stdout", "stdout and stderr"])
-def test_a_training_that_nobody_reads_any_more_ends_as_sigpipe_ends_it(
-    tmp_path: Path, alone: dict[str, str], both: bool
-):
-    argv = ("train", "--exp", "1", "--epochs", "1", *SAMPLE, "--tracking-uri", "offline")
-    done = unread(argv, tmp_path, alone, **({"stderr": subprocess.STDOUT} if both else {}))
-    assert done.returncode == 128 + signal.SIGPIPE
-    assert done.stderr == (None if both else b"error: stopped by SIGPIPE\n")
-    (run,) = (tmp_path / "journal/runs").iterdir()
-    assert (read_events(run)[-1]["event"], read_events(run)[-1]["status"]) == ("end", KILLED)
-
-
 @pytest.mark.parametrize(
-    ("argv", "what"),
-    [
-        (("optimize", "--no-final"), "sweeper.sweep.optimize.optimize"),
-        (("reproduce", "--offline"), "sweeper.replication.reproduce.reproduce"),
-    ],
-    ids=["optimize", "reproduce"],
+    ("argv", "keys"),
+    [(["status", "--json"], {"study", "target", "trials"}), (["sync", "--json"], {"carried"})],
+    ids=spelled,
 )
-def test_many_trainings_that_nobody_reads_any_more_end_so_too(
-    sweeper: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...], what: str
+# MLflow's own use of SQLAlchemy 2.1
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
+def test_json_is_one_object_and_nothing_else_on_stdout(
+    sweeper: Callable[..., Answer], copied: Path, argv: list[str], keys: set[str]
 ):
-    def breaks(*_: Any) -> None:
-        raise BrokenPipeError(errno.EPIPE, "Broken pipe", "<stdout>")
-
-    monkeypatch.setattr(what, breaks)
-    answer = sweeper(*argv, *SAMPLE)
-    assert (answer.code, answer.err) == (141, "error: stopped by SIGPIPE\n")
-
-
-def test_training_without_tracking_records_nothing(sweeper: Callable[..., Answer], home: Path):
-    answer = sweeper(
-        "train", "--exp", "1", "--epochs", "1", *SAMPLE, "--batch-size", "512", "--head-dropout", "0.5",
-        "--tracking-uri", "none", "--json",
-    )  # fmt: skip
+    answer = sweeper(copied, *argv)
     assert answer.code == 0
-    assert listing(home) == {}
+    (line,) = answer.out.splitlines()
+    assert set(json.loads(line)) == keys
+
+
+def test_json_of_a_whole_sweep_is_one_line_and_the_words_go_to_stderr(finished_sweep: Any):
+    assert len(finished_sweep.stdout.splitlines()) == 1
+    keys = {"study", "finished", "complete", "pruned", "failed", "best", "journal", "test", "report", "added"}
+    assert set(finished_sweep.result) == keys
+    assert (finished_sweep.result["finished"], finished_sweep.result["added"]) == (6, 6)
+    assert "trial 5: complete" in finished_sweep.stderr
+    assert "MLflow database:" in finished_sweep.stderr
+    assert "evaluated once" in finished_sweep.stderr
+
+
+def test_the_same_settings_with_another_number_of_workers_or_trials_are_no_conflict(
+    sweeper: Callable[..., Answer], finished_sweep: Any, copied: Path
+):
+    changed = ("--trials", "4", "--workers", "2", "--no-final", "--tracking-uri", "offline", "--json")
+    answer = sweeper(copied, *finished_sweep.argv, *changed)
+    assert answer.code == 0
+    assert "continuing, 6 trials are finished" in answer.err
+    assert json.loads(answer.out)["added"] == 0
+
+
+@pytest.mark.parametrize("json_output", [True, False], ids=["json", "words"])
+def test_a_sweep_whose_time_is_over_is_reported_and_ends_with_exit_code_3(
+    sweeper: Callable[..., Answer], finished_sweep: Any, copied: Path, json_output: bool
+):
+    (copied / "report/sweep.html").unlink()
+    argv = (*finished_sweep.argv[:-2], "--engine", "serial")  # in place of worker processes
+    more = ("--trials", "8", "--timeout", "1e-9", "--tracking-uri", "offline", *(["--json"] if json_output else []))
+    answer = sweeper(copied, *argv, *more)
+    assert answer.code == 3
+    assert answer.err.splitlines()[-1] == "error: 6 of 8 trials finished before --timeout"
+    assert "0 added now" in (answer.err if json_output else answer.out)
+    assert (copied / "report/sweep.html").is_file()
+    if json_output:
+        result = json.loads(answer.out)
+        assert (result["finished"], result["added"], "test" in result) == (6, 0, False)
+        assert result["best"] == finished_sweep.result["best"]
+
+
+def test_status_shows_a_sweep_from_another_terminal(sweeper: Callable[..., Answer], finished_sweep: Any):
+    lines = sweeper(finished_sweep.home, "status").out.splitlines()
+    assert lines[0] == "study sweep: 6/6 trials finished, 6 complete, 0 pruned, 0 failed, 0 running"
+    assert lines[1] == "best so far:"
+    assert len(lines) == 2 + 5
+
+
+def test_report_writes_one_file_and_says_where_and_how_large(sweeper: Callable[..., Answer], copied: Path):
+    answer = sweeper(copied, "report", "--json")
+    result = json.loads(answer.out)
+    path = copied / "report/sweep.html"
+    assert result == {"study": "sweep", "report": str(path.relative_to(copied)), "bytes": path.stat().st_size}
+    assert answer.err == f"report of 'sweep': report/sweep.html ({result['bytes'] / 1e6:.1f} MB)\n"
+    page = path.read_text()
+    assert page.startswith("<!doctype html>")
+    assert "The errors it was surest of" in page
+    assert sweeper(copied, "report", "sweep", "--output", "elsewhere/a.html").code == 0
+    assert (copied / "elsewhere/a.html").read_text() == page
+    assert [path.name for path in (copied / "elsewhere").iterdir()] == ["a.html"]
+
+
+def test_an_optimize_leaves_its_report_here_and_in_mlflow(finished_sweep: Any):
+    here = finished_sweep.home / "report/sweep.html"
+    assert finished_sweep.result["report"] == str(here.relative_to(finished_sweep.home))
+    (there,) = finished_sweep.home.glob("mlartifacts/*/artifacts/report.html")
+    assert there.read_bytes() == here.read_bytes()
+    assert [path.name for path in here.parent.iterdir()] == ["sweep.html"]
+
+
+def test_training_without_tracking_records_nothing(sweeper: Callable[..., Answer], tmp_path: Path):
+    argv = (*ONE_EPOCH, "--batch-size", "512", "--head-dropout", "0.5", "--tracking-uri", "none", "--json")
+    answer = sweeper(tmp_path, *argv)
+    assert answer.code == 0
+    assert listing(tmp_path) == {}
     assert "warning: head_dropout=0.5 has no effect: placement none has no Dropout there" in answer.err
     assert "nothing was recorded" in answer.err
     result = json.loads(answer.out)
@@ -392,13 +297,14 @@ def test_training_without_tracking_records_nothing(sweeper: Callable[..., Answer
     assert result["config"]["batch_size"] == 512
 
 
-def test_a_training_that_diverges_is_one_line_and_exit_code_1(sweeper: Callable[..., Answer], home: Path):
-    answer = sweeper("train", "--exp", "1", "--epochs", "1", *SAMPLE, "--lr", "1e4", "--tracking-uri", "none")
+def test_a_training_that_diverges_is_one_line_and_exit_code_1(sweeper: Callable[..., Answer], tmp_path: Path):
+    answer = sweeper(tmp_path, *ONE_EPOCH, "--lr", "1e4", "--tracking-uri", "none")
     assert answer.code == 1
     assert "lower lr" in answer.err
     assert len(answer.err.splitlines()) == 1
 
 
-def test_engine_fused_means_gpu_and_warns_in_one_line(capsys: pytest.CaptureFixture[str]):
-    assert EngineName(ENGINES).convert("fused", None, None) == "gpu"
-    assert capsys.readouterr().err == "warning: --engine fused is now --engine gpu. Use the new name.\n"
+def test_engine_fused_means_gpu_and_warns_in_one_line(sweeper: Callable[..., Answer], tmp_path: Path):
+    warning, error = sweeper(tmp_path, "optimize", *SAMPLE, "--device", "cpu", "--engine", "fused").err.splitlines()
+    assert warning == "warning: --engine fused is now --engine gpu. Use the new name."
+    assert error.startswith("error: engine='gpu': training on cpu")

@@ -105,12 +105,12 @@ def test_a_file_that_cannot_be_written_is_no_service_that_went_away(study: Study
 def test_a_network_that_a_complete_trial_has_trained_already_is_named(url: str) -> None:
     settings = replace(SETTINGS, space=Space({"batch_size": Choice((64,))}))
     with closing(open_study("demo", settings, url)) as study:
-        study.prune(study.ask().number, "not complete, so nobody's duplicate")
-        assert study.ask().twin is None
+        study.prune(study.ask().number, "not complete, so it has no duplicates")
+        assert study.ask().duplicate_of is None
         study.complete(1, 0.9, 0.3)
-        assert study.ask().twin == 1
+        assert study.ask().duplicate_of == 1
     with closing(open_study("demo", settings, url)) as study:
-        assert [(trial.number, trial.twin) for trial in study.unfinished()] == [(2, 1)]
+        assert [(trial.number, trial.duplicate_of) for trial in study.unfinished()] == [(2, 1)]
 
 
 def test_another_network_has_no_duplicate(study: Study) -> None:
@@ -120,7 +120,7 @@ def test_another_network_has_no_duplicate(study: Study) -> None:
     keys = {trial.config.key: trial.number for trial in reversed(trials)}
     for _ in range(4):
         asked = study.ask()
-        assert asked.twin == keys.get(asked.config.key)
+        assert asked.duplicate_of == keys.get(asked.config.key)
 
 
 def test_the_best_trial_has_the_configuration_it_was_trained_with(study: Study) -> None:

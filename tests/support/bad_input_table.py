@@ -7,56 +7,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from collections.abc import Iterator
+from typing import Final
+
+from tests.support.bad_input_row import SAMPLE, Row, on_sample, values, words
 
 UNREACHABLE: Final = "127.0.0.1:1"  # nothing listens on port 1
 CANARY: Final = "s3cret-canary"  # a password that no message may show
-SAMPLE: Final = ("--dataset", "sample")
 EIGHT: Final = (
     "small CNN, plain", "medium CNN, plain", "medium CNN, augmentation", "medium CNN, BatchNorm", "medium CNN, Dropout",
     "medium CNN, BatchNorm and Dropout", "medium CNN, BatchNorm, Dropout and augmentation",
     "large CNN, BatchNorm, Dropout and augmentation",
 )  # fmt: skip
-
-
-class Row(NamedTuple):
-    """One command with bad input."""
-
-    what: str  # is wrong with it
-    argv: tuple[str, ...]
-    code: int
-    says: tuple[str, ...]
-    given: str = ""  # what has to be there: a method of `Given` in test_bad_input.py
-    kind: str = ""  # of what is given
-    process: bool = False  # in a process of its own also in the short form
-    slow: bool = False  # waits for a timeout
-    leaves_empty: bool = False  # empty files and folders may remain
-
-    @property
-    def id(self) -> str:
-        """A name for the test."""
-        shown = " ".join(repr(a)[1:-1] if not a.isprintable() else a for a in self.argv if a not in SAMPLE)
-        return f"{shown[:70]} ({self.what})"
-
-
-def words(text: str, *more: str) -> tuple[str, ...]:
-    """The words of a command."""
-    return (*text.split(), *more)
-
-
-def on_sample(text: str, *more: str) -> tuple[str, ...]:
-    """The words of a command, on the embedded sample."""
-    command, *rest = text.split()
-    return (command, *SAMPLE, *rest, *more)
-
-
-def values(command: str, option: str, what: str, *bad: str, says: Iterable[str] = (), more: str = "") -> Iterator[Row]:
-    """A row for each bad value of an option; the message names the value."""
-    sample = () if option == "--dataset" else SAMPLE
-    for value in bad:
-        shown = (repr(value)[:40].rstrip("'"),) if option == "--study" else (value,)
-        yield Row(what, (command, *sample, *more.split(), option, value), 2, (*shown, *says))
 
 
 def rates(option: str) -> Iterator[Row]:
@@ -160,7 +122,11 @@ REPORT: Final = (
       for named, option, value in (("", "--protocol", "quick"), ("sweep", "--protocol", "full"),
                                    ("sweep", "--tracking-uri", "offline"))),
     Row("an option for a sweep, with the reproduction", words("report reproduce --storage sqlite:///sweeper.db"), 2,
-        ("--storage", "for a sweep only")),
+        ("--storage", "the report of a sweep")),
+    Row("no such study", words("report nope"), 2, ("holds: sweep",), given="study"),
+    Row("a report that cannot be written", words("report --output journal"), 2, ("journal",), given="journal"),
+    Row("a report that cannot be written", words("report --output sweeper.db/a.html"), 1, ("a.html",), given="study"),
+    Row("nothing there yet", words("report reproduce --protocol full"), 2, ("sweeper reproduce --protocol full",)),
 )  # fmt: skip
 
 WORDS: Final = (
@@ -259,8 +225,8 @@ STUDY: Final = (
     Row("no such run", words("replay ."), 2, ("holds no run",)),
     Row("no such run", words("replay 0123456789abcdef0123456789abcdef --tracking-uri sqlite:///nowhere/x.db"), 1,
         ("nowhere/x.db",)),
-    Row("a journal is carried nowhere", words("sync --tracking-uri offline"), 2, ("offline",), given="journal"),
-    Row("a journal is carried nowhere", words("sync --tracking-uri none"), 2, ("none",), given="journal"),
+    Row("an upload without a store", words("sync --tracking-uri offline"), 2, ("offline",), given="journal"),
+    Row("an upload without a store", words("sync --tracking-uri none"), 2, ("none",), given="journal"),
 )  # fmt: skip
 
 IMAGES: Final = {

@@ -1,4 +1,4 @@
-"""What a person sees: plain lines, the live table, and the status of a sweep from another terminal."""
+"""Plain lines, the live table, and the status of a sweep from another terminal."""
 
 from __future__ import annotations
 
@@ -15,19 +15,17 @@ import pytest
 from rich.console import Console
 
 from sweeper.core.config import RunConfig
-from sweeper.core.results import EpochResult
 from sweeper.core.text import duration
 from sweeper.core.trial import Trial
 from sweeper.study.reading import StudyView
 from sweeper.study.rows import TrialRow
-from sweeper.sweep.progress import LiveView, PlainView, Progress, label, make_view, params, status_lines
+from sweeper.sweep.progress import LiveView, PlainView, Progress, in_words, make_view
+from sweeper.sweep.records import status_lines
+from tests.support.recorder import epoch
 
 CONFIG = RunConfig(model="small", epochs=4, conv_dropout=0.25, head_dropout=0.5, dataset="sample")
 TRIALS = [Trial(number, CONFIG) for number in range(4)]
-
-
-def epoch(number: int, accuracy: float = 0.5) -> EpochResult:
-    return EpochResult(number, 0.9, 0.6, 1.1, accuracy, 0.1, 1e-3, 2.0, 0.5, 12_345.0)
+LABEL = "small bn-dropout conv 0.25 head 0.50 batch 128"
 
 
 @pytest.fixture
@@ -52,19 +50,13 @@ def test_durations_are_said_as_a_person_would(seconds: float, said: str):
     assert duration(seconds) == said
 
 
-def test_there_is_no_forecast_before_the_first_epoch(clock: Callable[[float], None]):
-    state = Progress(target=4, since=0)
-    state.started(TRIALS[0])
-    clock(60)
-    assert state.seconds_left() is None
-    assert "left" not in state.summary()
-
-
-def test_the_forecast_counts_parts_of_trials(clock: Callable[[float], None]):
+def test_the_forecast_begins_with_the_first_epoch_and_counts_parts_of_trials(clock: Callable[[float], None]):
     state = Progress(target=4, since=0)
     for trial in TRIALS[:2]:
         state.started(trial)
     clock(10)
+    assert state.seconds_left() is None
+    assert "left" not in state.summary()
     state.epoch(TRIALS[0], epoch(2))  # half of it
     assert state.seconds_left() == pytest.approx(70)  # 3.5 trials at 20 s each
     state.ended(TRIALS[0], "complete", 0.5)
@@ -79,74 +71,64 @@ def test_the_forecast_of_a_continued_sweep_is_from_its_own_pace(clock: Callable[
     assert state.seconds_left() == pytest.approx(30)
 
 
-def test_nothing_is_left_of_a_sweep_that_is_done(clock: Callable[[float], None]):
-    state = Progress(target=1, since=0)
-    clock(5)
-    state.ended(TRIALS[0], "complete", 0.5)
-    assert state.seconds_left() == 0
-    assert state.summary() == "1/1 trials finished, best 0.5000 (trial 0)"
-
-
 @pytest.mark.parametrize(
-    ("outcomes", "summary"),
+    ("target", "outcomes", "summary"),
     [
-        (["complete", "complete"], "2/9 trials finished, best 0.6000 (trial 1)"),
-        (["complete", "pruned"], "2/9 trials finished, 1 pruned, best 0.5000 (trial 0)"),
-        (["failed", "lost"], "0/9 trials finished, 1 failed"),
-        (["killed"], "0/9 trials finished"),
+        (9, ["complete", "complete"], "2/9 trials finished, best 0.6000 (trial 1)"),
+        (9, ["complete", "pruned"], "2/9 trials finished, 1 pruned, best 0.5000 (trial 0)"),
+        (9, ["failed", "lost"], "0/9 trials finished, 1 failed"),
+        (9, ["killed"], "0/9 trials finished"),
+        (1, ["complete"], "1/1 trials finished, best 0.5000 (trial 0)"),
     ],
 )
 def test_the_summary_counts_outcomes_and_knows_the_best(
-    clock: Callable[[float], None], outcomes: list[str], summary: str
+    clock: Callable[[float], None], target: int, outcomes: list[str], summary: str
 ):
-    state = Progress(target=9)
+    state = Progress(target=target, since=0)
     for trial, outcome in zip(TRIALS, outcomes, strict=False):
         state.started(trial)
+        clock(5)
         state.ended(trial, outcome, 0.5 + trial.number / 10)
     assert state.summary().split(", about")[0] == summary
+    assert ("about" in state.summary()) == (0 < state.finished < target)
     assert state.running == {}
 
 
 @pytest.mark.parametrize(
     ("trial", "words"),
     [
-        (TRIALS[0], "small bn-dropout conv 0.25 head 0.50 batch 128"),
+        (TRIALS[0], LABEL),
         (Trial(0, CONFIG.derive(placement="bn", batch_size=64)), "small bn batch 64"),
-        (Trial(5, CONFIG, twin=2), "small bn-dropout conv 0.25 head 0.50 batch 128 = trial 2"),
+        (Trial(5, CONFIG, duplicate_of=2), f"{LABEL} = trial 2"),
     ],
 )
 def test_a_trial_is_labelled_by_what_it_trains(trial: Trial, words: str):
-    assert label(trial) == words
+    assert Progress(target=1).label(trial) == words
 
 
 # --- plain lines ---------------------------------------------------------------------------------------
 
 
 def play(view: PlainView | LiveView) -> None:
-    """Two trials, the second one pruned."""
+    """Three trials: complete, pruned, and failed before its first epoch."""
     for trial, accuracy, outcome in ((TRIALS[0], 0.75, "complete"), (TRIALS[1], 0.25, "pruned")):
         view.started(trial)
         view.epoch(trial, epoch(1, accuracy))
         view.tick()
         view.ended(trial, outcome, accuracy)
+    view.started(TRIALS[2])
+    view.ended(TRIALS[2], "failed", None)
     view.close()
 
 
 def test_a_sweep_is_a_plain_line_for_each_trial(clock: Callable[[float], None]):
     stream = io.StringIO()
     play(PlainView(Progress(target=3), stream))
-    first, second = stream.getvalue().splitlines()
-    assert first.startswith("trial 0: complete 0.7500  [small bn-dropout conv 0.25 head 0.50 batch 128]  1/3 trials")
+    first, second, third = stream.getvalue().splitlines()
+    assert first.startswith(f"trial 0: complete 0.7500  [{LABEL}]  1/3 trials")
     assert second.startswith("trial 1: pruned 0.2500 ")
     assert "2/3 trials finished, 1 pruned, best 0.7500 (trial 0)" in second
-
-
-def test_a_trial_without_a_value_says_only_how_it_ended():
-    stream = io.StringIO()
-    view = PlainView(Progress(target=3), stream)
-    view.started(TRIALS[0])
-    view.ended(TRIALS[0], "failed", None)
-    assert stream.getvalue().startswith("trial 0: failed  [")
+    assert third.startswith("trial 2: failed  [")
 
 
 def test_a_single_run_is_a_plain_line_for_each_epoch():
@@ -157,9 +139,9 @@ def test_a_single_run_is_a_plain_line_for_each_epoch():
         view.epoch(TRIALS[0], epoch(number))
     view.ended(TRIALS[0], "complete", 0.5)
     what, *epochs = stream.getvalue().splitlines()
-    assert what == label(TRIALS[0])
+    assert what == LABEL
     assert [line.split("  ")[0] for line in epochs] == ["epoch 1/4", "epoch 2/4", "epoch 3/4", "epoch 4/4"]
-    assert epochs[0].endswith("val accuracy 0.5000, loss 1.1000; train accuracy 0.6000, loss 0.9000; 12,345 images/s")
+    assert epochs[0].endswith("val accuracy 0.5000, loss 1.1000; train accuracy 0.6000, loss 1.0000; 600 images/s")
 
 
 @pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, OSError), (errno.EPIPE, BrokenPipeError)])
@@ -178,63 +160,60 @@ def test_a_stream_that_takes_no_more_is_named(number: int, kind: type[OSError]):
 # --- the live table ------------------------------------------------------------------------------------
 
 
-def terminal() -> tuple[Console, io.StringIO]:
-    stream = io.StringIO()
-    return Console(file=stream, force_terminal=True, width=120, height=30, color_system=None), stream
+@pytest.fixture
+def stream() -> io.StringIO:
+    return io.StringIO()
 
 
-def frames(stream: io.StringIO) -> str:
-    """What was written, without the codes that move the cursor."""
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+@pytest.fixture
+def live(stream: io.StringIO, clock: Callable[[float], None]) -> LiveView:
+    console = Console(file=stream, force_terminal=True, width=120, height=30, color_system=None)
+    return LiveView(Progress(target=3), console)
 
 
-def test_the_live_table_shows_each_running_trial(clock: Callable[[float], None]):
-    console, stream = terminal()
-    view = LiveView(Progress(target=3), console)
-    view.started(TRIALS[2])
-    view.started(TRIALS[1])
+def frames(stream: io.StringIO) -> list[str]:
+    """The written lines, without the codes that move the cursor."""
+    return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).splitlines()]
+
+
+def test_the_live_table_shows_each_running_trial(live: LiveView, stream: io.StringIO, clock: Callable[[float], None]):
+    live.started(TRIALS[2])
+    live.started(TRIALS[1])
     clock(65)
-    view.epoch(TRIALS[1], epoch(3, 0.8125))
     stream.truncate(0)
-    view._draw()
-    rows = [line.split() for line in frames(stream).splitlines() if "small" in line]
-    words = label(TRIALS[0]).split()
-    assert rows == [
-        ["1", *words, "3/4", "0.8125", "1.1000", "12,345", "1m05s"],
-        ["2", *words, "0/4", "1m05s"],
+    live.epoch(TRIALS[1], epoch(3, 0.8125))
+    assert [line.split() for line in frames(stream) if "small" in line] == [
+        ["1", *LABEL.split(), "3/4", "0.8125", "1.1000", "600", "1m05s"],
+        ["2", *LABEL.split(), "0/4", "1m05s"],
     ]
-    view.close()
+    live.close()
 
 
-def test_trials_that_ended_scroll_by_above_the_live_table(clock: Callable[[float], None]):
-    console, stream = terminal()
-    play(LiveView(Progress(target=3), console))
-    lines = [line.rstrip() for line in frames(stream).splitlines()]
-    assert f"trial   0 complete 0.7500  {label(TRIALS[0])}" in lines
-    assert f"trial   1 pruned   0.2500  {label(TRIALS[1])}" in lines
+def test_trials_that_ended_scroll_by_above_the_live_table_which_gives_back_the_cursor(
+    live: LiveView, stream: io.StringIO
+):
+    assert "\x1b[?25l" in stream.getvalue()
+    play(live)
+    assert stream.getvalue().rstrip().endswith("\x1b[?25h")
+    lines = frames(stream)
+    assert f"trial   0 complete 0.7500  {LABEL}" in lines
+    assert f"trial   1 pruned   0.2500  {LABEL}" in lines
+    assert f"trial   2 failed    {LABEL}" in lines
     last = [line for line in lines if line][-1]  # stays on the screen
-    assert last.endswith("2/3 trials finished, 1 pruned, best 0.7500 (trial 0), about 0s left")
+    assert last.endswith("2/3 trials finished, 1 pruned, 1 failed, best 0.7500 (trial 0), about 0s left")
 
 
-def test_the_live_table_is_not_redrawn_at_every_tick(clock: Callable[[float], None]):
-    console, stream = terminal()
-    view = LiveView(Progress(target=3), console)
-    view.started(TRIALS[0])
+def test_the_live_table_is_not_redrawn_at_every_tick(
+    live: LiveView, stream: io.StringIO, clock: Callable[[float], None]
+):
+    live.started(TRIALS[0])
     drawn = len(stream.getvalue())
-    view.tick()
+    live.tick()
     assert len(stream.getvalue()) == drawn
     clock(1)
-    view.tick()
+    live.tick()
     assert len(stream.getvalue()) > drawn
-    view.close()
-
-
-def test_the_cursor_is_shown_again_when_the_live_table_closes():
-    console, stream = terminal()
-    view = LiveView(Progress(target=3), console)
-    assert "\x1b[?25l" in stream.getvalue()
-    view.close()
-    assert stream.getvalue().rstrip().endswith("\x1b[?25h")
+    live.close()
 
 
 class Stream(io.StringIO):
@@ -272,16 +251,14 @@ def row(number: int, state: str, value: float | None, seconds: float | None = 10
     return made._replace(**changes)
 
 
-def view(*rows: TrialRow, target: int = 10, workers: int = 1) -> StudyView:
-    return StudyView("demo", target, workers, list(rows))
+def status(*rows: TrialRow, workers: int = 1) -> list[str]:
+    return status_lines(StudyView("demo", 10, workers, list(rows)))
 
 
 def test_the_status_of_a_study_counts_its_trials_and_shows_the_running_ones():
-    lines = status_lines(
-        view(
-            row(0, "complete", 0.7), row(1, "pruned", 0.2), row(2, "failed", None), row(3, "running", 0.4),
-            row(4, "running", None, None, epochs=0),
-        )
+    lines = status(
+        row(0, "complete", 0.7), row(1, "pruned", 0.2), row(2, "failed", None), row(3, "running", 0.4),
+        row(4, "running", None, None, epochs=0),
     )  # fmt: skip
     assert lines[0] == "study demo: 2/10 trials finished, 1 complete, 1 pruned, 1 failed, 2 running"
     assert lines[1] == "  trial 3: epoch 2, val accuracy 0.4000, placement bn, lr 0.00123, 10s"
@@ -290,20 +267,20 @@ def test_the_status_of_a_study_counts_its_trials_and_shows_the_running_ones():
 
 
 def test_the_status_of_a_study_tells_enqueued_trials_from_running_ones():
-    lines = status_lines(view(row(0, "complete", 0.7), row(1, "waiting", None, None, params={}, epochs=0)))
+    lines = status(row(0, "complete", 0.7), row(1, "waiting", None, None, params={}, epochs=0))
     assert lines[0].endswith("0 failed, 0 running, 1 enqueued")
     assert [line for line in lines if "trial 1" in line or "left" in line] == []
 
 
 def test_the_status_ranks_the_five_best():
-    lines = status_lines(view(*(row(n, "complete", n / 10) for n in range(7))))
+    lines = status(*(row(n, "complete", n / 10) for n in range(7)))
     assert [line.split(":")[0].strip() for line in lines[2:]] == [f"trial {n}" for n in (6, 5, 4, 3, 2)]
 
 
 @pytest.mark.parametrize(("workers", "left"), [(1, "1m20s"), (2, "40s")])
 def test_the_status_forecasts_from_the_trials_that_ended(workers: int, left: str):
     rows = [row(0, "complete", 0.5, 5.0), row(1, "pruned", 0.5, 15.0), row(2, "running", 0.5)]
-    assert status_lines(view(*rows, workers=workers))[-1] == f"about {left} left"
+    assert status(*rows, workers=workers)[-1] == f"about {left} left"
 
 
 @pytest.mark.parametrize(
@@ -316,9 +293,8 @@ def test_the_status_forecasts_from_the_trials_that_ended(workers: int, left: str
     ids=["nobody", "first", "done"],
 )
 def test_the_status_forecasts_nothing_it_cannot_know(rows: list[TrialRow]):
-    assert not [line for line in status_lines(view(*rows)) if "left" in line]
+    assert not [line for line in status(*rows) if "left" in line]
 
 
 def test_parameters_are_shown_in_three_digits():
-    made = row(0, "complete", 0.5, params={"lr": 0.00123456, "batch_size": 64})
-    assert params(made) == "lr 0.00123, batch_size 64"
+    assert in_words({"lr": 0.00123456, "batch_size": 64}) == "lr 0.00123, batch_size 64"

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from sweeper.core.config import Placement, RunConfig
+from sweeper.core.trial import Trial
 from sweeper.data.splits import fold
 from sweeper.engine.serial import SerialEngine
 from sweeper.sweep.driver import Driver
 from sweeper.sweep.progress import PlainView, Progress
-from sweeper.sweep.source import Fixed
+from sweeper.sweep.source import Listed
 from sweeper.tracking.base import RunInfo
 from sweeper.tracking.journal import JournalTracker
 from sweeper.tracking.reading import ARTIFACTS, read_events
@@ -84,7 +85,7 @@ def test_the_journal_holds_the_xray_or_the_reason_why_there_is_none(
     with closing(SerialEngine([tiny], 1)) as engine:
         view = PlainView(Progress(target=1), io.StringIO())
         config = BASE.derive(placement=placement)
-        Driver(Fixed([config]), engine, JournalTracker(tmp_path), describe, view).run(1)
+        Driver(Listed([Trial(0, config)]), engine, JournalTracker(tmp_path), describe, view).run(1)
     end, artifacts = read_events(tmp_path / "run")[-1], tmp_path / "run" / ARTIFACTS
     assert end["tags"]["sweeper.state"] == "complete"
     assert end["tags"].get("sweeper.xray_failure") == ("ZeroDivisionError: division by zero" if fails else None)

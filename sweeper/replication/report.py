@@ -1,0 +1,32 @@
+"""`sweeper report reproduce`: write the report of the reproduction, and its figures for print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sweeper.core.environment import Environment
+from sweeper.replication.arms import PROTOCOLS, ProtocolName
+from sweeper.replication.pages.page import finished_runs, recorded_protocol, reproduction_print, reproduction_report
+from sweeper.replication.verify import sections
+from sweeper.report.files import report_path, write_report
+
+
+def write_reproduction_report(env: Environment, protocol: ProtocolName | None, output: Path | None) -> dict[str, Any]:
+    """Write the report, and return the JSON that `--json` prints. The default protocol is the one that has runs.
+
+    Raises:
+        UsageError: no run of the protocol has finished.
+        SweeperError: a file cannot be written.
+    """
+    protocol = protocol or recorded_protocol(env)
+    name = PROTOCOLS[protocol].folder
+    runs = finished_runs(env, protocol)
+    page = reproduction_report(runs, protocol, sections(env, protocol, runs))
+    path = output or report_path(env, name)
+    write_report(path, page)
+    env.say(f"report of {name!r}: {path} ({len(page) / 1e6:.1f} MB)")
+    figures = path.with_suffix(".png")
+    write_report(figures, reproduction_print(runs, protocol))
+    env.say(f"figures 4 to 11 for print: {figures}")
+    return {"study": name, "report": str(path), "bytes": len(page), "figures": str(figures)}

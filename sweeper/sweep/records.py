@@ -1,0 +1,134 @@
+"""Read or upload what earlier commands recorded: the work of `sweeper status`, `report` and `sync`.
+
+Each function imports what it needs, so that `status` does not wait for MLflow or the drawing libraries.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeper.core.environment import NONE, OFFLINE, Environment
+from sweeper.core.errors import SweeperError, UsageError
+from sweeper.core.text import counted, duration
+from sweeper.sweep.progress import in_words
+
+if TYPE_CHECKING:
+    from sweeper.study.reading import StudyView
+    from sweeper.study.rows import TrialRow
+
+
+def show_status(env: Environment, study: str | None) -> dict[str, Any]:
+    """Print the progress of a sweep, by default the newest, and return the JSON that `--json` prints.
+
+    Raises:
+        UsageError: there is no such study.
+    """
+    from sweeper.study.reading import read_study
+
+    view = read_study(study, env.storage)
+    if not env.json_output:
+        for line in status_lines(view):
+            env.say(line)
+    trials = [row._asdict() | {"params": dict(row.params)} for row in view.rows]
+    return {"study": view.name, "target": view.target, "trials": trials}
+
+
+def status_lines(view: StudyView) -> list[str]:
+    """Describe a study in a few lines."""
+    states = [row.state for row in view.rows]
+    done = states.count("complete") + states.count("pruned")
+    waiting = f", {states.count('waiting')} enqueued" if "waiting" in states else ""
+    lines = [
+        f"study {view.name}: {done}/{view.target} trials finished, {states.count('complete')} complete, "
+        f"{states.count('pruned')} pruned, {states.count('failed')} failed, {states.count('running')} running{waiting}"
+    ]
+    lines += [
+        f"  trial {row.number}: epoch {row.epochs}, {_value(row)}, {in_words(row.params)}, "
+        f"{'' if row.seconds is None else duration(row.seconds)}"
+        for row in view.rows
+        if row.state == "running"
+    ]
+    best = sorted((r for r in view.rows if r.state == "complete"), key=lambda r: -(r.value or 0))[:5]
+    lines += ["best so far:"] if best else []
+    lines += [f"  trial {row.number}: {_value(row)}, {in_words(row.params)}" for row in best]
+    seconds = [row.seconds for row in view.rows if row.state in ("complete", "pruned") and row.seconds]
+    if seconds and done < view.target and "running" in states:
+        left = (view.target - done) * sum(seconds) / len(seconds) / max(view.workers, 1)
+        lines.append(f"about {duration(left)} left")
+    return lines
+
+
+def _value(row: TrialRow) -> str:
+    return "no epoch yet" if row.value is None else f"val accuracy {row.value:.4f}"
+
+
+def write_sweep_report(env: Environment, study: str | None, output: Path | None) -> dict[str, Any]:
+    """Write the report of a sweep, by default of the newest, and return the JSON that `--json` prints.
+
+    Raises:
+        UsageError: there is no such study.
+        SweeperError: the file cannot be written.
+    """
+    from sweeper.report.files import report_path, write_report
+    from sweeper.report.sweep.page import sweep_report
+    from sweeper.study.reading import read_record
+
+    record = read_record(study, env.storage)
+    page = sweep_report(env, record)
+    path = output or report_path(env, record.name)
+    write_report(path, page)
+    env.say(f"report of {record.name!r}: {path} ({len(page) / 1e6:.1f} MB)")
+    return {"study": record.name, "report": str(path), "bytes": len(page)}
+
+
+def upload(env: Environment, journal: Path | None) -> dict[str, Any]:
+    """Upload the runs of a journal, by default that of `env`, and return the JSON that `--json` prints.
+
+    Raises:
+        UsageError: there is no tracking store to upload to.
+        SweeperError: there is no such journal, or the store cannot be used.
+    """
+    from sweeper.sweep.tracker import FIGURES
+    from sweeper.tracking.mlflow import sync
+    from sweeper.tracking.store import hide_password
+
+    root = journal or env.journal
+    if not root.is_dir():
+        raise SweeperError(f"{root} is not a directory. Name a journal; runs are recorded in SWEEPER_HOME/journal.")
+    if env.tracking_uri in (OFFLINE, NONE):
+        raise UsageError(f"--tracking-uri {env.tracking_uri}: not an MLflow store. Name a server or a database.")
+    uploaded = sync(root, env.tracking_uri, env.home, FIGURES, env.warn)
+    env.say(f"uploaded {counted(uploaded, 'run')} from {root} to {hide_password(env.tracking_uri)}")
+    return {"carried": uploaded}
+
+
+def say_where(env: Environment, run_id: str | None = None) -> None:
+    """Print where the runs are recorded, and how to open them."""
+    from sweeper.tracking.fetching import ui_link
+    from sweeper.tracking.store import hide_password, sqlite_file
+
+    if env.tracking_uri in (NONE, OFFLINE):
+        env.say(f"journal: {env.journal}" if env.tracking_uri == OFFLINE else "nothing was recorded")
+        return
+    base = "http://127.0.0.1:5000"
+    if env.tracking_uri.startswith("sqlite"):
+        env.say(f"MLflow database: {sqlite_file(env.tracking_uri).resolve()}")
+        env.say(f"open it with:    {_mlflow()} server --port 5000 --workers 1 --backend-store-uri {env.tracking_uri}")
+        env.say(f"then look at:    {ui_link(base, env.tracking_uri, run_id)}")
+    else:
+        base = hide_password(env.tracking_uri) if env.tracking_uri.startswith("http") else base
+        env.say(f"look at:         {ui_link(base, env.tracking_uri, run_id)}")
+
+
+def _mlflow() -> str:
+    """The mlflow command of this environment, as a path unless it is the one on PATH."""
+    ours = Path(sys.executable).parent / "mlflow"
+    found = shutil.which("mlflow")
+    active = "VIRTUAL_ENV" in os.environ or "CONDA_PREFIX" in os.environ
+    if not ours.exists() or (active and found and Path(found).resolve() == ours.resolve()):
+        return "mlflow"
+    return os.path.relpath(ours) if ours.is_relative_to(Path.cwd()) else str(ours)
