@@ -40,7 +40,19 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def _with_hyphens(name: str) -> str:
+    """Accept `--conv_dropout` for `--conv-dropout`: `mlflow run` passes parameters on by the names it knows."""
+    return name.replace("_", "-")
+
+
+CONTEXT: Final = {
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 100,
+    "token_normalize_func": _with_hyphens,
+}
+
+
+@click.group(cls=Commands, context_settings=CONTEXT)
 @click.version_option(__version__, message="%(version)s")
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 def cli(debug: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 from sweeper.cli.environment import device_name, engine_choice, given, make_environment
 from sweeper.cli.options import MAX_TRIALS
 from sweeper.cli.say import print_json, say_where
+
+DEFAULT_EXPERIMENT: Final = "0"  # MLflow's id of its experiment `Default`
 
 
 @click.command()
@@ -52,15 +54,16 @@ def train(exp: int, split: str | None, **options: Any) -> None:
     from sweeper.sweep.train import train_one
 
     chosen = choose(env, exp, options["dataset"], options["device"], options["precision"], fields)
-    for name in ("conv_dropout", "head_dropout"):
-        if fields.get(name, 0) != getattr(chosen.config, name) and name in fields:
-            env.warn(
-                f"{name}={fields[name]} has no effect: placement {chosen.config.placement.value} has no Dropout there"
-            )
-    result = train_one(env, chosen, os.environ.get("MLFLOW_RUN_ID"))
+    joined = os.environ.get("MLFLOW_RUN_ID")
+    result = train_one(env, chosen, joined)
     metrics = result["metrics"]
     env.say(f"final val accuracy {metrics['final/val_accuracy']:.4f}, loss {metrics['final/val_loss']:.4f}")
     say_where(env, result["run_id"])
+    if joined and os.environ.get("MLFLOW_EXPERIMENT_ID") == DEFAULT_EXPERIMENT:
+        env.say(
+            "mlflow run put this run into the MLflow experiment Default. With --experiment-name bn-dropout it stands "
+            "beside those of sweeper train and sweeper optimize."
+        )
     print_json(env, result)
 
 
