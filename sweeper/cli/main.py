@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from sweeper import __version__
-from sweeper.cli import claims, records, search, server
+from sweeper.cli import claims, records, search, server, surroundings
 from sweeper.core.errors import Interrupted, SweeperError
 
 SHOWS: Final = {"-h", "--help", "--version", "status"}  # which is done when whoever reads has had enough
@@ -80,6 +80,7 @@ for _command in (
 
 def main() -> None:
     """Run the command line; every error is one line on stderr, and an exit code."""
+    surroundings.prepare()
     debug = "--debug" in sys.argv[1:2]
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     gc.set_threshold(*COLLECT_AFTER)

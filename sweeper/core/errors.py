@@ -87,7 +87,7 @@ class OutOfTime(StudyIncomplete):
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM arrived. Like KeyboardInterrupt it is no error: `except Exception` lets it pass."""
+    """SIGINT, SIGTERM or SIGHUP arrived. Like KeyboardInterrupt it is no error: `except Exception` lets it pass."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")

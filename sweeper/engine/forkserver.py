@@ -32,7 +32,7 @@ def start_server() -> None:
     atexit.register(_end_server)
     with no_secrets():
         resource_tracker.ensure_running()  # it would be started with the server, and unblock the signal
-        with _ctrl_c_blocked():  # workers inherit it: Ctrl-C reaches the whole group, and the driver decides
+        with _terminal_blocked():  # workers inherit it: these signals reach the whole group, and the driver decides
             forkserver.ensure_running()
 
 
@@ -46,8 +46,8 @@ def _end_server() -> None:
 
 
 @contextlib.contextmanager
-def _ctrl_c_blocked() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _terminal_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:

@@ -41,10 +41,11 @@ from ray._private import worker as ray_worker
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from sweeper.core.config import RunConfig
+from sweeper.core.cores import cores
 from sweeper.core.errors import OutOfMemory, ServiceUnreachable, TrainingError, UsageError, WorkerLost
 from sweeper.core.results import EpochResult, TrainResult
 from sweeper.data.splits import Split
-from sweeper.engine.base import Event, cores
+from sweeper.engine.base import Event
 from sweeper.engine.secrecy import no_secrets, public, secretive
 from sweeper.training.images import Data
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import os
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import safetensors.numpy
@@ -22,13 +23,17 @@ PACKAGES: Final = ("torch", "torchvision", "numpy", "pandas")
 
 
 def save_model(config: RunConfig, weights: bytes, example: Labelled, path: str, described: Model) -> Model:
-    """Save the network of `config` with `weights`, a file of safetensors, in the new folder `path`.
+    """Save the network of `config` with `weights`, a file of safetensors, in the folder `path`.
 
     MLflow's pytorch flavour gives the network, uint8 images to logits; its pyfunc flavour gives probabilities under the
     names of the classes. Both need none of our code.
 
     Args:
-        example: images for MLflow to show as an input example.
+        config: of the network.
+        weights: its parameters and buffers, by their names.
+        example: images that MLflow shows as an input example.
+        path: of a folder that does not exist yet.
+        described: what MLflow knows of the model so far.
 
     Returns:
         `described`, the model's own description, with what is known of it now.
@@ -54,7 +59,7 @@ def save_model(config: RunConfig, weights: bytes, example: Labelled, path: str, 
     )
     pyfunc = described.flavors[mlflow.pyfunc.FLAVOR_NAME]
     pyfunc["loader_module"] = "champion_pyfunc"
-    described.save(os.path.join(path, "MLmodel"))
+    described.save(str(Path(path) / "MLmodel"))
     return described
 
 

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM while a sweep runs."""
+"""Signals that end a command: SIGINT, SIGTERM, and SIGHUP where the command was not started with nohup."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from sweeper.core.errors import (
 
 
 class Signals:
-    """SIGINT and SIGTERM, noticed at once but raised only where nothing is half done; a second of the same ends it now.
+    """SIGINT, SIGTERM and SIGHUP, noticed at once but raised only where nothing is half done.
 
-    A second of the other kind is the same wish: Ctrl-C on `mlflow run` reaches this process as SIGINT, and a quarter of
+    A second one of the same kind ends the process now.
+    A second of another kind is the same wish: Ctrl-C on `mlflow run` reaches this process as SIGINT, and a quarter of
     a second later MLflow sends SIGTERM. The first one decides the exit code.
 
     The context may be entered again within itself: a command's signals are also its driver's.
@@ -32,7 +33,7 @@ class Signals:
         self._depth += 1
         if self._depth == 1:
             with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
-                self._before = [(s, signal.signal(s, self._handle)) for s in (signal.SIGINT, signal.SIGTERM)]
+                self._before = [(s, signal.signal(s, self._handle)) for s in _ending()]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -43,7 +44,7 @@ class Signals:
             self._before = []
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        again = number in self._received  # as any third is: there are two kinds
+        again = number in self._received
         self._received.append(number)
         if again:
             signal.signal(self._received[0], signal.SIG_DFL)
@@ -69,3 +70,10 @@ class Signals:
             yield
         finally:
             self._may_raise = False
+
+
+def _ending() -> Iterator[int]:
+    """Yield the signals that end a command. A SIGHUP that is ignored already, as by nohup, stays ignored."""
+    yield from (signal.SIGINT, signal.SIGTERM)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        yield signal.SIGHUP

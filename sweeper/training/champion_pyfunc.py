@@ -17,7 +17,7 @@ BATCH = 500  # images
 
 
 class Probabilities:
-    """A served network, in eval mode. Maps uint8 images `(N, H, W)` to a table of probabilities, a column for each class."""
+    """Maps uint8 images `(N, H, W)` to a table of probabilities, a column for each class."""
 
     def __init__(self, network: nn.Sequential) -> None:
         self._network = network
@@ -31,7 +31,7 @@ class Probabilities:
         return pd.DataFrame(torch.cat(logits).softmax(1).numpy(), columns=list(self._network.classes))
 
 
-def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Probabilities:
+def _load_pyfunc(path: str, _config: dict[str, Any] | None = None) -> Probabilities:
     """Load the model from MLflow's folder `path`; MLflow calls this function by its name."""
     network = torch.load(Path(path) / "model.pth", weights_only=False)
     return Probabilities(network.eval())

@@ -29,7 +29,7 @@ def served(config: RunConfig, weights: Mapping[str, Any]) -> nn.Sequential:
 
 
 def _of_torch(layer: nn.Module) -> nn.Module:
-    """torch's own layer in place of ours, with the same weights."""
+    """Torch's own layer in place of ours, with the same weights."""
     if not isinstance(layer, NarrowBatchNorm2d):
         return layer
     plain = nn.BatchNorm2d(layer.num_features)

@@ -134,7 +134,7 @@ SPACE = "lr: {low: 0.001, high: 0.01}\nbatch_size: [512]\n"
 SHORT = ("optimize", "--exp", "1", "--dataset", "sample", "--space", "space.yaml")
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_an_interrupted_sweep_leaves_nothing_running_and_can_be_continued(
     tmp_path: Path,
     empty_store: Path,

@@ -1,0 +1,29 @@
+"""Make the surroundings of a command usable: the standard streams and the temporary folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+STREAMS: Final = {"stdin": "r", "stdout": "w", "stderr": "w"}  # in the order of their file descriptors
+LONGEST_TMPDIR: Final = 60  # characters: the path of a socket in it may have 107 (man 7 unix)
+
+
+def prepare() -> None:
+    """Open what is closed, and replace what cannot be used."""
+    for number, (name, mode) in enumerate(STREAMS.items()):
+        _open_stream(number, name, mode)
+    if len(os.environ.get("TMPDIR", "")) > LONGEST_TMPDIR:
+        os.environ["TMPDIR"] = "/tmp"  # noqa: S108 - only folders that tempfile makes are used in it
+
+
+def _open_stream(number: int, name: str, mode: str) -> None:
+    """Open the null device where a standard stream is closed: the next file would take its number, and its output."""
+    try:
+        os.fstat(number)
+    except OSError:
+        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if getattr(sys, name) is None:
+        setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - as long as the process
