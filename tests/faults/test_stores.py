@@ -1,9 +1,10 @@
-"""One authority for each fact: a journal, a study database or an MLflow database that is missing, older or another's."""
+"""One authority for each fact: a journal, a study or an MLflow database that is missing, older or another's."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -123,11 +124,10 @@ def events(place: Place, trial: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("nth", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_trial_that_has_ended_in_the_journal_is_not_trained_again(place: Place, tally: Tally, nth: int):
     """Killed between the end in the journal and the study, of which every pass of the driver has one."""
-    import signal
-
     place.strike("telling", nth, signal.SIGKILL)
     place.stopped_by(signal.SIGKILL, *command(6), "--workers", "2")
-    ended = [row.number for row in place.rows() if row.state == "running" and events(place, row.number)[-1]["event"] == "end"]  # fmt: skip
+    running = [row.number for row in place.rows() if row.state == "running"]
+    ended = [number for number in running if events(place, number)[-1]["event"] == "end"]
     assert ended, "the kill hit no trial that had ended in the journal"
     place.faults = {}
     done = place.run(*command(6), "--workers", "2")
