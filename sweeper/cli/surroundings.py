@@ -1,7 +1,8 @@
-"""Make the surroundings of a command usable: the standard streams and the temporary folder."""
+"""Make the surroundings of a command usable: standard streams, Matplotlib, the temporary folder."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ def prepare() -> None:
     """Open what is closed, and replace what cannot be used."""
     for number, (name, mode) in enumerate(STREAMS.items()):
         _open_stream(number, name, mode)
+    os.environ["MPLBACKEND"] = "Agg"  # that of a notebook cannot be imported everywhere, and nothing is shown
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of its caches
     if len(os.environ.get("TMPDIR", "")) > LONGEST_TMPDIR:
         os.environ["TMPDIR"] = "/tmp"  # noqa: S108 - only folders that tempfile makes are used in it
 

@@ -23,11 +23,12 @@ def test_closed_standard_streams_lose_no_run(tmp_path: Path, alone: dict[str, st
     assert b'"status": "FINISHED"' in (tmp_path / "journal/sweep/0000/events.jsonl").read_bytes()
 
 
-def test_a_long_tmpdir_and_a_terminal_of_ascii_are_no_obstacle(tmp_path: Path, alone: dict[str, str]):
+def test_a_long_tmpdir_ascii_and_a_notebooks_backend_are_no_obstacle(tmp_path: Path, alone: dict[str, str]):
     home, folder = tmp_path / "für", tmp_path / ("x" * 90)
     home.mkdir()
     folder.mkdir()
     variables = {"TMPDIR": str(folder), "PYTHONIOENCODING": "ascii", "SWEEPER_HOME": str(home)}
+    variables |= {"MPLBACKEND": "module://of_a_notebook", "HOME": "/nonexistent"}
     done = in_shell(OPTIMIZE, tmp_path, alone | variables)
     assert (done.returncode, done.stderr) == (0, "")
     assert "für/report/sweep.html" in done.stdout  # click writes UTF-8 all the same
