@@ -1,11 +1,14 @@
-"""Make the surroundings of a command usable: standard streams, Matplotlib, the temporary folder."""
+"""Make the surroundings of a command usable: standard streams, Matplotlib, TMPDIR, HOME."""
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Final
 
 STREAMS: Final = {"stdin": "r", "stdout": "w", "stderr": "w"}  # in the order of their file descriptors
@@ -20,6 +23,11 @@ def prepare() -> None:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of its caches
     if len(os.environ.get("TMPDIR", "")) > LONGEST_TMPDIR:
         os.environ["TMPDIR"] = "/tmp"  # noqa: S108 - only folders that tempfile makes are used in it
+    try:
+        Path.home()
+    except RuntimeError:  # no HOME, and no entry in passwd, as in many a container: MLflow needs one, and caches do
+        os.environ["HOME"] = mkdtemp(prefix="sweeper-home-")
+        atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
 
 
 def _open_stream(number: int, name: str, mode: str) -> None:
