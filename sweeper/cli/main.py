@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from sweeper import __version__
-from sweeper.cli import claims, records, search, server
+from sweeper.cli import claims, records, search, server, surroundings
 from sweeper.core.errors import Interrupted, SweeperError
 
 SHOWS: Final = {"-h", "--help", "--version", "status"}  # may end early when nobody reads any more
@@ -40,9 +40,19 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
+def _with_hyphens(name: str) -> str:
+    """Accept `--conv_dropout` for `--conv-dropout`: `mlflow run` passes parameters on by the names it knows."""
+    return name.replace("_", "-")
+
+
 @click.group(
     cls=Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "show_default": True,
+        "token_normalize_func": _with_hyphens,
+    },
 )
 @click.version_option(__version__, message="%(version)s")
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
@@ -71,6 +81,7 @@ for _command in (
 
 def main() -> None:
     """Run the command line. Every error is one line on stderr and an exit code."""
+    surroundings.prepare()
     debug = "--debug" in sys.argv[1:2]
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     gc.set_threshold(*COLLECT_AFTER)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -26,6 +26,8 @@ from sweeper.cli.options import (
 
 if TYPE_CHECKING:
     from sweeper.core.environment import Environment
+
+DEFAULT_EXPERIMENT: Final = "0"  # MLflow's id of its experiment `Default`
 
 
 @click.command()
@@ -49,14 +51,17 @@ def train(exp: int, **options: Any) -> None:
     from sweeper.sweep.records import say_where
     from sweeper.sweep.train import train_one
 
-    for name in ("conv_dropout", "head_dropout"):
-        if name in fields and fields[name] != getattr(config, name):
-            env.warn(f"{name}={fields[name]} has no effect: placement {config.placement.value} has no Dropout there")
     where = {name: options[name] for name in ("dataset", "device", "precision")}
-    result = train_one(env, config, os.environ.get("MLFLOW_RUN_ID"), **where)
+    joined = os.environ.get("MLFLOW_RUN_ID")
+    result = train_one(env, config, joined, **where)
     metrics = result["metrics"]
     env.say(f"final val accuracy {metrics['final/val_accuracy']:.4f}, loss {metrics['final/val_loss']:.4f}")
     say_where(env, result["run_id"])
+    if joined and os.environ.get("MLFLOW_EXPERIMENT_ID") == DEFAULT_EXPERIMENT:
+        env.say(
+            "mlflow run put this run into the MLflow experiment Default. With --experiment-name bn-dropout it stands "
+            "beside those of sweeper train and sweeper optimize."
+        )
     print_json(result, env.json_output)
 
 

@@ -25,6 +25,7 @@ MAX_TRAIN_IMAGES: Final = 60_000
 MAX_EPOCHS: Final = 10_000
 FORMER_SPLIT: Final = "blog"
 DEVICE: Final = r"(cpu|cuda(:\d{1,3})?)"
+PLACES: Final = {"conv_dropout": "convolutions", "head_dropout": "head"}  # of the Dropout layers, by their rate
 NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 TAKEN: Final = re.compile(r"runs|reproduce(-.*)?")  # folders and reports that other commands write
 
@@ -49,6 +50,10 @@ class Placement(enum.StrEnum):
     def has_head_dropout(self) -> bool:
         """True if the head has Dropout layers."""
         return self not in (Placement.NONE, Placement.BN)
+
+    def uses(self, rate: str) -> bool:
+        """Check that the network holds Dropout layers of `rate`, `conv_dropout` or `head_dropout`."""
+        return self.has_conv_dropout if rate == "conv_dropout" else self.has_head_dropout
 
     @property
     def has_batch_norm(self) -> bool:
@@ -121,8 +126,7 @@ class RunConfig(BaseModel):
         placement = info.data.get("placement")
         if placement is None:  # the placement itself was refused
             return rate
-        present = placement.has_conv_dropout if info.field_name == "conv_dropout" else placement.has_head_dropout
-        return rate if present else 0.0
+        return rate if placement.uses(info.field_name) else 0.0
 
     @field_validator("conv_dropout", "head_dropout", "weight_decay")
     @classmethod
@@ -235,6 +239,21 @@ def _explain(detail: ErrorDetails) -> str:
         return f"device={str(detail['input'])[:60]!r}: no such device; use auto, cpu, cuda or cuda:N"
     reason = detail["msg"].replace("Input should", "should")
     return f"{field}={str(detail['input'])[:60]!r}: {reason[0].lower()}{reason[1:]}"
+
+
+def check_rates(config: RunConfig, given: Mapping[str, Any]) -> None:
+    """Refuse a Dropout rate in `given` that `config`, which was made from it, does not use.
+
+    Raises:
+        ConfigError: the placement has no Dropout where the rate was given.
+    """
+    for name, place in PLACES.items():
+        rate = given.get(name)
+        if rate is not None and float(rate) != getattr(config, name):
+            raise ConfigError(
+                f"{name}={rate}: placement {config.placement.value} has no Dropout in its {place}; choose one that "
+                f"has, or leave --{name.replace('_', '-')} out"
+            )
 
 
 def check_name(name: str) -> str:

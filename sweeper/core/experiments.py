@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sweeper.core.config import RunConfig
+from sweeper.core.config import RunConfig, check_rates
 from sweeper.core.errors import ConfigError
 
 _PLAIN: Final = {"epochs": 20, "lr": 1e-3, "schedule": "constant", "split": "test"}
@@ -51,9 +51,11 @@ def experiment(number: int, **fields: Any) -> RunConfig:
     """Return the article's experiment `number` (1-8), with `fields` in place of its own.
 
     Raises:
-        ConfigError: there is no such experiment, or a field is wrong.
+        ConfigError: there is no such experiment, a field is wrong, or the placement does not use a given rate.
     """
     if number not in EXPERIMENTS:
         listing = "; ".join(f"{n} {title}" for n, title in EXPERIMENT_TITLES.items())
         raise ConfigError(f"experiment {number} does not exist; the eight are: {listing}")
-    return RunConfig.create(**(EXPERIMENTS[number] | {"experiment": number} | fields))
+    config = RunConfig.create(**(EXPERIMENTS[number] | {"experiment": number} | fields))
+    check_rates(config, fields)
+    return config

@@ -5,7 +5,6 @@ An engine decides nothing: the driver submits, waits, and cancels.
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple, Protocol
 
 from sweeper.core.config import RunConfig
@@ -45,8 +44,3 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """End everything at once."""
-
-
-def cores() -> int:
-    """Return how many processors this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from sweeper.core.config import RunConfig
+from sweeper.core.cores import cores
 from sweeper.core.errors import ConfigError
 from sweeper.data.shared import SharedSplits
-from sweeper.engine.base import Engine, cores
+from sweeper.engine.base import Engine
 from sweeper.engine.forkserver import FORKING, start_server
 from sweeper.engine.processes import ProcessEngine
 

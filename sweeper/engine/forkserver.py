@@ -32,8 +32,8 @@ def start_server() -> None:
     atexit.register(_kill_server)
     with environment(public()):
         resource_tracker.ensure_running()  # it would be started with the server, and unblock the signal
-        # workers inherit the mask: Ctrl-C reaches the whole group, and the driver decides
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # workers inherit the mask: Ctrl-C and a closed terminal reach the whole group, and the driver decides
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         try:
             forkserver.ensure_running()
         finally:

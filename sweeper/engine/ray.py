@@ -24,10 +24,11 @@ import ray
 import ray.exceptions as failures
 
 from sweeper.core.config import RunConfig
+from sweeper.core.cores import cores
 from sweeper.core.errors import OutOfMemory, TrainingError, UsageError, WorkerLost, one_line
 from sweeper.core.results import EpochResult, TrainResult
 from sweeper.data.splits import Split
-from sweeper.engine.base import Event, cores
+from sweeper.engine.base import Event
 from sweeper.engine.ray_cluster import joined, local, resources
 from sweeper.engine.secrecy import secretive
 from sweeper.training.images import Data

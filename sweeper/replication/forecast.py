@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Final
 
 from sweeper.core.config import RunConfig
+from sweeper.core.cores import cores
 from sweeper.core.environment import Environment
 from sweeper.core.networks import multiply_adds
 from sweeper.core.text import counted
 from sweeper.data.fashion import Manifest
-from sweeper.engine.base import cores
 from sweeper.replication.plan import Planned, _images, _kind
 from sweeper.replication.runs import COMPLETE
 from sweeper.tracking.base import THREADS_TAG

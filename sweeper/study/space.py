@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Protocol, Self
 
 import pydantic
 
-from sweeper.core.config import Placement, RunConfig
+from sweeper.core.config import PLACES, Placement, RunConfig
 from sweeper.core.errors import ConfigError, SpaceError
 
 PAIRED: Final = ("placement", "batch_size")  # BatchNorm does not take every batch size
@@ -103,9 +103,7 @@ class Space:
         fields: dict[str, Any] = {}
         for name, dimension in self._in_order():
             placement = Placement(fields.get("placement", base.placement))
-            if name == "conv_dropout" and not placement.has_conv_dropout:
-                continue
-            if name == "head_dropout" and not placement.has_head_dropout:
+            if name in PLACES and not placement.uses(name):
                 continue
             fields[name] = dimension.suggest(name, trial)
         return base.create(**(base.model_dump() | _default_rates(base, self) | fields))
@@ -128,7 +126,19 @@ class Space:
                 base.create(**(base.model_dump() | fields))
             except ConfigError as error:
                 raise SpaceError(f"search space: {error}") from None
+        self._check_rates(base)
         return self
+
+    def _check_rates(self, base: RunConfig) -> None:
+        """Refuse the dimension of a rate that no placement of the space uses."""
+        placement = self.dimensions.get("placement")
+        placements = [base.placement] if placement is None else [Placement(name) for name in placement.extremes()]
+        for rate, place in PLACES.items():
+            if rate in self.dimensions and not any(each.uses(rate) for each in placements):
+                raise SpaceError(
+                    f"search space: {rate}: placement {', '.join(placements)} has no Dropout in its {place}; add one "
+                    f"that has, or leave {rate} out"
+                )
 
     def _corners(self) -> Iterator[dict[str, Any]]:
         """Return the fields to try: each extreme alone, and each placement with each batch size."""

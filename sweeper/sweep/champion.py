@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from sweeper.core.config import RunConfig
+from sweeper.core.cores import cores
 from sweeper.core.environment import Environment, Say
 from sweeper.core.results import EpochResult
 from sweeper.core.trial import Trial
 from sweeper.data.shared import SharedSplits
 from sweeper.data.splits import Labelled, load_test
 from sweeper.engine.aside import call, stream
-from sweeper.engine.base import cores
 from sweeper.report.run.errors import errors_picture
 from sweeper.study.study import Study
 from sweeper.sweep.choose import Chosen

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import safetensors.numpy
 
 from sweeper.core.config import RunConfig
+from sweeper.core.images import CLASSES
 from sweeper.core.results import MOST_ERRORS, EpochResult, Evaluation, Mistake
 from sweeper.data.splits import Labelled, Split
 from sweeper.tracking.export import save_model
@@ -63,11 +65,11 @@ def retrain(config: RunConfig, splits: Sequence[Split], threads: int) -> Generat
 def export(config: RunConfig, weights: bytes, example: Labelled, path: str, described: Any) -> Any:
     """Save the network of `config` with `weights`, a file of safetensors, as an MLflow model in the folder `path`.
 
-    `example` has at least two images. `described` is MLflow's description of the model; it is returned completed.
+    `example` are images that MLflow shows. `described` is its description of the model; it is returned completed.
     """
-    from sweeper.training.evaluate import predict_weights
-    from sweeper.training.images import Data, normalize
+    from sweeper.training import champion_pyfunc
+    from sweeper.training.serving import served
 
-    images = Data.from_arrays(Split(example, example)).train
-    network, _ = predict_weights(config, safetensors.numpy.load(weights), images)
-    return save_model(network, normalize(images.pixels).numpy(), path, described)
+    network = served(config, safetensors.numpy.load(weights))
+    loader = Path(champion_pyfunc.__file__)
+    return save_model(network, loader, example.pixels, CLASSES, path, described)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM while a sweep runs."""
+"""Signals that end a command: SIGINT, SIGTERM, and SIGHUP where the command was not started with nohup."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sweeper.core.errors import Interrupted
 
 
 class Signals:
-    """Note SIGINT and SIGTERM, and raise `Interrupted` only where nothing is half done.
+    """Note SIGINT, SIGTERM and SIGHUP, and raise `Interrupted` only where nothing is half done.
 
-    A second signal of the same kind ends the process at once. One of the other kind does not: after Ctrl-C on
+    A second signal of the same kind ends the process at once. One of another kind does not: after Ctrl-C on
     `mlflow run` this process gets SIGINT, and SIGTERM from MLflow a quarter of a second later. The first signal decides
     the exit code.
 
@@ -31,7 +31,7 @@ class Signals:
         self._depth += 1
         if self._depth == 1:
             with contextlib.suppress(ValueError):  # another thread than the main one handles no signals
-                self._before = [(s, signal.signal(s, self._handle)) for s in (signal.SIGINT, signal.SIGTERM)]
+                self._before = [(s, signal.signal(s, self._handle)) for s in _ending()]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -42,7 +42,7 @@ class Signals:
             self._before = []
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        again = number in self._received  # true of any third: there are two kinds
+        again = number in self._received
         self._received.append(number)
         if again:
             signal.signal(self._received[0], signal.SIG_DFL)
@@ -64,3 +64,10 @@ class Signals:
             yield
         finally:
             self._may_raise = False
+
+
+def _ending() -> Iterator[int]:
+    """Yield the signals that end a command. A SIGHUP that is ignored already, as by nohup, stays ignored."""
+    yield from (signal.SIGINT, signal.SIGTERM)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        yield signal.SIGHUP

@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from sweeper.core.config import RunConfig
+from sweeper.core.cores import cores
 from sweeper.core.environment import NONE, OFFLINE, Environment
 from sweeper.core.errors import TrainingError
 from sweeper.core.trial import Trial
 from sweeper.data.splits import load
-from sweeper.engine.base import cores
 from sweeper.sweep.choose import choose
 from sweeper.sweep.describe import describe_run
 from sweeper.sweep.driver import Driver

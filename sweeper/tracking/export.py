@@ -5,22 +5,32 @@ Nothing is sent from here, so that it can run in a process without credentials. 
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from sweeper.core.images import Array
 
 if TYPE_CHECKING:
-    from mlflow.models import Model
+    from mlflow.models import Model, ModelSignature
+
+PACKAGES: Final = ("torch", "torchvision", "numpy", "pandas")
 
 
-def save_model(network: Any, inputs: Array, path: str, described: Model) -> Model:
-    """Save `network`, a PyTorch module on the CPU, in the new folder `path`.
+def save_model(network: Any, loader: Path, images: Array, classes: Sequence[str], path: str, described: Model) -> Model:
+    """Save `network` in the new folder `path`.
+
+    MLflow's pytorch flavour loads the network itself, its pyfunc flavour what `loader` makes of it: probabilities under
+    the names of the classes. Neither needs our code.
 
     Args:
-        network: the module, in eval mode.
-        inputs: normalized images `(N, 1, 28, 28)`, two at least: PyTorch exports the network by running it on them.
+        network: a PyTorch module on the CPU, in eval mode, that maps images to logits.
+        loader: a Python file with the function `_load_pyfunc` that MLflow asks for; it is copied.
+        images: uint8 `(N, 28, 28)`, for the signature and the input example.
+        classes: the names of the logits.
         path: a folder that does not exist yet.
         described: the model's description.
 
@@ -28,14 +38,30 @@ def save_model(network: Any, inputs: Array, path: str, described: Model) -> Mode
         `described`, completed.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    import mlflow.pyfunc
     import mlflow.pytorch
 
+    # It warns of pickle, which is its only format of a network that can be trained further.
+    logging.getLogger("mlflow.pytorch").setLevel(logging.ERROR)
     mlflow.pytorch.save_model(
         network,
         path,
         mlflow_model=described,
-        input_example=inputs,
-        serialization_format="pt2",
-        pip_requirements=[f"{package}=={version(package)}" for package in ("torch", "numpy")],
+        code_paths=[str(loader)],
+        signature=_signature(images, classes),
+        input_example=images,
+        serialization_format="pickle",
+        pip_requirements=[f"{package}=={version(package)}" for package in PACKAGES],
+        metadata={"classes": list(classes), "input": "uint8 (N, 28, 28), pixels from 0 to 255"},
     )
+    described.flavors[mlflow.pyfunc.FLAVOR_NAME]["loader_module"] = loader.stem
+    described.save(str(Path(path) / "MLmodel"))
     return described
+
+
+def _signature(images: Array, classes: Sequence[str]) -> ModelSignature:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+
+    inputs = Schema([TensorSpec(images.dtype, (-1, *images.shape[1:]))])
+    return ModelSignature(inputs, Schema([ColSpec(DataType.float, name) for name in classes]))

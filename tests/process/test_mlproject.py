@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from sweeper.cli.main import cli
+from sweeper.core.experiments import experiment
 
 pytest_plugins = ["tests.support.mlflow_store"]
 
@@ -62,7 +63,8 @@ def test_mlflow_run_works_with_neither_conda_nor_pyenv(tmp_path: Path, empty_sto
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     assert not [tool for tool in ("conda", "pyenv") if shutil.which(tool, path=path)]
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    command = ["mlflow", "run", ".", "-P", "exp=1", "-P", "epochs=1", "-P", "dataset=sample"]
+    given = {"exp": "1", "epochs": "1", "dataset": "sample", "placement": "bn-dropout", "conv_dropout": "0.2"}
+    command = ["mlflow", "run", ".", *(word for item in given.items() for word in ("-P", "=".join(item)))]
     done = subprocess.run(
         command, cwd=tmp_path, env=alone | {"PATH": path, "MLFLOW_TRACKING_URI": uri}, capture_output=True, text=True,
         timeout=300, check=False, executable=os.fspath(Path(sys.executable).parent / "mlflow"),
@@ -73,7 +75,10 @@ def test_mlflow_run_works_with_neither_conda_nor_pyenv(tmp_path: Path, empty_sto
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()], run_view_type=3)
     (run,) = runs
     assert run.info.status == "FINISHED"
-    assert (run.data.params["exp"], run.data.params["epochs"]) == ("1", "1")
+    used = experiment(1, epochs=1, dataset="sample", placement="bn-dropout", conv_dropout=0.2)
+    machine = {name: run.data.params[name] for name in ("device", "precision")}
+    assert run.data.params == used.to_params() | machine | {"exp": "1"}
+    assert "--experiment-name bn-dropout" in done.stdout
     assert [p.step for p in client.get_metric_history(run.info.run_id, "val/accuracy")] == [1]
     assert {f.path for f in client.list_artifacts(run.info.run_id, "curves")} == {
         "curves/history.csv",

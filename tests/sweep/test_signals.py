@@ -23,7 +23,9 @@ from sweeper.tracking.reading import read_events
 from sweeper.training.images import Data
 from tests.support.recorder import BASE, Recorder, describe, epoch
 
-SIGNALS = pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+SIGNALS = pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 
 
 @SIGNALS
@@ -145,3 +147,26 @@ def test_a_second_signal_does_not_interrupt_what_the_first_one_is_ending(monkeyp
     with Signals() as signals, signals.raised(), pytest.raises(Interrupted, match="SIGINT"):
         leave_late()
     assert left == ["whole"]
+
+
+@pytest.fixture
+def hang_up() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGHUP)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hang_up")
+def test_a_closed_terminal_interrupts_with_exit_code_129():
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    with Signals() as signals, pytest.raises(Interrupted) as caught, signals.raised():
+        signal.raise_signal(signal.SIGHUP)
+    assert caught.value.exit_code == 129
+
+
+@pytest.mark.usefixtures("hang_up")
+def test_under_nohup_a_closed_terminal_does_nothing():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Signals() as signals, signals.raised():
+        signal.raise_signal(signal.SIGHUP)
+        signals.check()
