@@ -87,7 +87,7 @@ class OutOfTime(StudyIncomplete):
 
 
 class Interrupted(BaseException):
-    """SIGINT, SIGTERM or SIGHUP arrived. Like KeyboardInterrupt it is not an error: `except Exception` does not catch it."""
+    """SIGINT, SIGTERM or SIGHUP arrived. Like KeyboardInterrupt, it is not caught by `except Exception`."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
