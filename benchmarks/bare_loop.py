@@ -1,4 +1,4 @@
-"""What share of the bare loop's speed does a sweep keep, with its tracking, its search and its report?
+"""Measure the share of the bare training loop's speed that a sweep keeps, with tracking, search and report.
 
     python -m benchmarks.bare_loop [--models medium small] [--trials 8] [--epochs 3] [--rounds 3] [--save]
 
@@ -27,7 +27,7 @@ from sweeper.tracking.reading import read_events
 
 
 def train_share(model: str, epochs: int, seeds: list[int]) -> float:
-    """Train in this process; seconds of training alone."""
+    """Train in this process and return the seconds of training alone."""
     from sweeper.training.device import resolve_precision, use_threads
     from sweeper.training.folds import finish
     from sweeper.training.loop import train
@@ -42,7 +42,7 @@ def train_share(model: str, epochs: int, seeds: list[int]) -> float:
 
 
 def bare(model: str, args: argparse.Namespace) -> dict[str, float]:
-    """All trials, divided among the processes."""
+    """Train all trials, divided among the processes."""
     workers = usable_cores() or 1
     work = [sys.executable, "-m", "benchmarks.bare_loop", "--models", model, "--epochs", str(args.epochs)]
     start = perf_counter()
@@ -59,7 +59,7 @@ def bare(model: str, args: argparse.Namespace) -> dict[str, float]:
 
 
 def sweep(model: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
-    """The same by `sweeper optimize`."""
+    """Train the same trials by `sweeper optimize`."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         optimize = ours.optimize(home, model, args.trials, args.epochs, seed)
@@ -70,7 +70,7 @@ def sweep(model: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
 
 
 def measure(model: str, number: int, args: argparse.Namespace) -> dict[str, float]:
-    """One round: the shares, and what they are made of."""
+    """Run one round and return the shares, with the seconds that they are made of."""
     sides = {"bare": lambda: bare(model, args), "sweep": lambda: sweep(model, number, args)}
     with Others() as others:
         order = list(sides)[:: 1 if number % 2 == 0 else -1]

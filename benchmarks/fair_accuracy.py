@@ -1,4 +1,4 @@
-"""What accuracy does experiment 8's recipe reach on the test images, if nothing was chosen by them?
+"""Measure the accuracy of experiment 8's recipe on the test images when nothing was chosen by them.
 
     python -m benchmarks.fair_accuracy --tune [--recipe FILE] [--seeds 2] [--epochs-scale 1.0] [--workers 1]
     python -m benchmarks.fair_accuracy --evaluate [--recipe FILE] [--seeds 10] [--workers 1] [--save]
@@ -12,9 +12,9 @@ variants are compared at a share of their epochs, which FILE says; what is froze
 The second stage trains the frozen recipe on all 60,000 images, and evaluates the weights after the last epoch on the
 10,000 test images, once, with no test-time augmentation: until then a training sees no test image. Each seed is written
 beside FILE before it is shown, so that an interrupted evaluation goes on where it was, and no seed is evaluated twice.
-Accuracy is said with and without near-duplicates of training images (benchmarks.duplicates), against three marks: the
-article's 0.948, and the bars 0.9490 and 0.9508. `default` is experiment 8 as declared, which one look at test images
-has informed (docs/reproduction.md).
+Accuracy is reported with and without near-duplicates of training images (benchmarks.duplicates), against three marks:
+the article's 0.948, and the bars 0.9490 and 0.9508. `default` is experiment 8 as declared, which one look at test
+images has informed (docs/reproduction.md).
 
 Seconds of training are without evaluations; with several workers they share the processor. Tuning and evaluation have
 different seeds.
@@ -111,13 +111,13 @@ def train_all(
 
 
 def outcome(config: RunConfig, result: TrainResult) -> dict[str, Any]:
-    """What both stages keep of a training."""
+    """Return the facts about a training that both stages record."""
     return {"seconds": sum(epoch.epoch_s for epoch in result.history), "epochs": len(result.history),
             "parameters": parameters(config), "weights_sha256": result.weights_sha256}  # fmt: skip
 
 
 def parameters(config: RunConfig) -> int:
-    """Numbers that are trained."""
+    """Count the parameters that are trained."""
     return sum(parameter.numel() for parameter in build_model(config).parameters())
 
 
@@ -125,12 +125,12 @@ def parameters(config: RunConfig) -> int:
 
 
 def candidates(device: str) -> dict[str, dict[str, Any]]:
-    """What is tried on a device."""
+    """Return the candidates for a device."""
     return CANDIDATES if device == "cpu" else LONGER
 
 
 def variants(base: RunConfig, epochs_scale: float) -> dict[str, RunConfig]:
-    """The candidates as they are compared: on the split that holds out, at a share of their epochs."""
+    """Return the candidates as they are compared: on held-out images, at a share of their epochs."""
     full = {name: base.derive(**fields) for name, fields in candidates(base.device).items()}
     return {
         name: config.derive(split="holdout", epochs=max(1, round(config.epochs * epochs_scale)))
@@ -178,7 +178,7 @@ def tune(base: RunConfig, folder: Path, path: Path, seeds: int, epochs_scale: fl
 
 
 def best(entries: Sequence[Mapping[str, Any]], names: Mapping[str, Any]) -> str:
-    """The candidate with the highest mean accuracy over its seeds, of equals that with the lowest loss.
+    """Return the candidate with the highest mean accuracy over its seeds; of equals, the one with the lowest loss.
 
     Raises:
         UsageError: every candidate has a seed that diverged.
@@ -245,7 +245,7 @@ def _evaluate(missing: Mapping[tuple[str, int], RunConfig], record: Record, fold
 
 
 def tuning_page(frozen: Mapping[str, Any]) -> str:
-    """The table of what was tried."""
+    """Return the table of the candidates."""
     rows = []
     for name in frozen["tuned"]["candidates"]:
         of = [entry for entry in frozen["tried"] if entry["name"] == name]
@@ -260,7 +260,7 @@ def tuning_page(frozen: Mapping[str, Any]) -> str:
 
 
 def declared(args: argparse.Namespace) -> tuple[RunConfig, Path]:
-    """Experiment 8 on the data and the device that the options name, and the folder of the data."""
+    """Return experiment 8 on the data and the device that the options name, and the folder of the data."""
     manifest, folder = resolve(args.dataset or "fashion-mnist", args.data_dir)
     device = resolve_device(args.device or "auto")
     precision = resolve_precision(args.precision or "auto", device)

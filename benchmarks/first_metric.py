@@ -1,4 +1,4 @@
-"""How long after `sweeper train --exp 6 --dataset sample` is its first metric there?
+"""Measure the time from `sweeper train --exp 6 --dataset sample` to its first metric.
 
     python -m benchmarks.first_metric [--rounds 5] [--save]
 
@@ -25,7 +25,7 @@ TARGET_SECONDS: Final = 5.0
 
 
 def once() -> dict[str, float]:
-    """One run: seconds from the command to each of three moments."""
+    """Run the command once; return the seconds from its start to each of three moments."""
     with tempfile.TemporaryDirectory() as folder, Others() as others:
         home = Path(folder)
         env = {"SWEEPER_HOME": folder, "MLFLOW_TRACKING_URI": "", "PYTHONPATH": str(ROOT)}

@@ -1,4 +1,4 @@
-"""Seconds of a whole sweep on a GPU: from the command to the last trial told.
+"""Measure the seconds of a whole sweep on a GPU, from the command to the last trial.
 
     python -m benchmarks.gpu_sweep [--trials 50] [--epochs 15] [--exp 6] [--rounds 3] [--save]
 
@@ -25,10 +25,10 @@ TOLD = re.compile(r"^trial \d+: (complete|pruned|failed|lost).* (\d+)/\d+ trials
 
 
 def sweep(args: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """One sweep, by its lines.
+    """Run one sweep and read its lines.
 
     Raises:
-        RuntimeError: not all trials were told.
+        RuntimeError: not all trials were reported.
     """
     with tempfile.TemporaryDirectory() as home:
         env = os.environ | {"SWEEPER_HOME": home, "PYTHONUNBUFFERED": "1"}

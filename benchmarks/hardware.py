@@ -1,4 +1,4 @@
-"""What a measurement ran on: the processor, the versions, and the fastest matrix product it reaches.
+"""Describe the machine of a measurement: processor, versions, and the fastest matrix product it reaches.
 
 `python -m benchmarks.hardware` prints it as JSON.
 """
@@ -30,8 +30,7 @@ TICKS: Final = os.sysconf("SC_CLK_TCK")  # a second
 
 
 def describe(threads: int = THREADS, device: str = "cpu") -> dict[str, Any]:
-    """The machine, the versions, the date, the load before the measurement, and the peaks of `threads` threads, or of
-    the GPU `device`."""
+    """Return the machine, versions, date, load, and the matmul peaks of `threads` threads or of the GPU `device`."""
     cpu = _cpuinfo()
     load = os.getloadavg()[0]
     gpu = {} if device == "cpu" else {"gpu": torch.cuda.get_device_name(device)}
@@ -60,17 +59,17 @@ def _version(package: str) -> str:
 
 
 def usable_cores() -> int | None:
-    """Cores that this process may run on."""
+    """Return how many cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def no_gpu() -> str:
-    """Why a benchmark of a GPU cannot be run here; empty where it can."""
+    """Return why a benchmark of a GPU cannot run here, or an empty string."""
     return "" if torch.cuda.is_available() else "no GPU here: torch sees no CUDA device"
 
 
 def matmul_peak(dtype: torch.dtype, threads: int = THREADS, device: str = "cpu") -> float:
-    """GFLOP/s of the fastest product of two square matrices within a second, after one to warm up.
+    """Return the GFLOP/s of the fastest product of two square matrices within a second, after one to warm up.
 
     A product of side n is counted as 2n³ operations. It is the practical peak that a network's
     convolutions and linear layers are compared with; the processor's theoretical one is higher.

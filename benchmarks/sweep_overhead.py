@@ -1,4 +1,4 @@
-"""What a sweep costs beyond the training in it: wall time over pure training time, and peak memory.
+"""Measure the cost of a sweep beyond its training: wall time over pure training time, and peak memory.
 
     python -m benchmarks.sweep_overhead [--trials 20] [--workers 2] [--rounds 3] [--memory]
 
@@ -32,7 +32,7 @@ def run_sweep(home: Path, options: list[str], *, sample_memory: bool = False) ->
 
 
 def trial_seconds(home: Path, study: str = "bench") -> tuple[list[float], float]:
-    """Seconds of training and evaluation in each trial, and the UNIX time of the last trial's end.
+    """Return the seconds of training and evaluation in each trial, and the UNIX time of the last trial's end.
 
     Its seconds are those between its first and last epoch's end, plus its first epoch, which is taken to last as long
     as the mean of the others. They contain the pauses in which a worker waits for the driver's word.
@@ -71,7 +71,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_memory(args: argparse.Namespace) -> dict[str, object]:
-    """Peak PSS of a two-trial sweep of the medium network on the full data set."""
+    """Return the peak PSS of a two-trial sweep of the medium network on the full data set."""
     with tempfile.TemporaryDirectory() as home:
         options = ["--exp", "7", "--dataset", "fashion-mnist", "--trials", str(args.workers), "--epochs", "1"]
         options += ["--workers", str(args.workers), "--no-final"]

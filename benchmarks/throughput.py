@@ -1,4 +1,4 @@
-"""How many images a second does training take, and what share of the machine's matmul peak is that?
+"""Measure the images that training takes a second, as a share of the machine's matmul peak too.
 
     python -m benchmarks.throughput [--models small medium large] [--batch-sizes 64 128 256 512] [--devices cpu]
         [--placement bn-dropout] [--epochs 3] [--rounds 3] [--save]
@@ -6,7 +6,7 @@
 `sweeper.train` on the embedded sample, in this process, shifted and mirrored images. The first epoch warms up; counted
 are the training passes of the others. A round takes each case once. The share is GFLOP/s of the convolutions and linear
 layers in a training pass, over the fastest product of two matrices in the same precision and with the same threads,
-measured at the begin of this run: what a case leaves of it went into everything else that a step does.
+measured at the start of this run: what a case leaves of it went into everything else that a step does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sweeper.training.network import build_model
 
 
 def cases(args: argparse.Namespace) -> list[RunConfig]:
-    """What is trained."""
+    """Return the configurations to train."""
     base = RunConfig.create(
         dataset=args.dataset, epochs=args.epochs, placement=args.placement, augmentation="crop-flip"
     )
@@ -43,7 +43,7 @@ def cases(args: argparse.Namespace) -> list[RunConfig]:
 
 
 def training_flops(config: RunConfig) -> int:
-    """Operations that convolutions and linear layers need to train on one image; a multiply-add is two.
+    """Count the operations of convolutions and linear layers to train on one image; a multiply-add is two.
 
     Three times the forward pass, one for each of output, input gradient and weight gradient;
     the first layer needs no input gradient.

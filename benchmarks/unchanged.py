@@ -1,4 +1,4 @@
-"""Do seeded trainings still give the same numbers, bit by bit, after the code was changed?
+"""Check that seeded trainings give the same numbers, bit by bit, after the code was changed.
 
     python -m benchmarks.unchanged record FILE [--tree DIR] [--quick]
     python -m benchmarks.unchanged compare FILE [--tree DIR] [--quick]
@@ -40,7 +40,7 @@ Hashes = dict[str, dict[str, str]]  # of a case by its name
 
 
 def cases(*, quick: bool) -> Iterator[list[dict[str, Any]]]:
-    """The trainings, grouped by precision and threads: each has a name, threads, and the fields of a configuration."""
+    """Yield the trainings by precision and threads: each has a name, threads, and the fields of a configuration."""
     for precision, threads in [("fp32", 1)] if quick else product(("fp32", "bf16"), (1, 2)):
         end = f"{precision} threads={threads}"
         found = {f"exp{number}": {"experiment": number, "train_images": 500} for number in range(1, 8 if quick else 9)}
@@ -99,13 +99,13 @@ def train_commands(tree: Path, *, quick: bool) -> Hashes:
 
 
 def environment(tree: Path, home: str) -> dict[str, str]:
-    """The variables of a child process: the code of `tree`, and nothing that configures sweeper or MLflow."""
+    """Return the variables of a child process: the code of `tree`, and nothing that configures sweeper or MLflow."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SWEEPER_", "MLFLOW_"))}
     return kept | {"PYTHONPATH": str(tree), "SWEEPER_HOME": home, "GOMP_SPINCOUNT": "10000"}
 
 
 def machine() -> dict[str, str]:
-    """Everything besides the code that the hashes depend on."""
+    """Return everything besides the code that the hashes depend on."""
     cpu: dict[str, str] = {}
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -123,7 +123,7 @@ def machine() -> dict[str, str]:
 
 
 def differences(then: Hashes, now: Hashes, *, quick: bool) -> Iterator[str]:
-    """One line for each hash that changed and each case that only one side has."""
+    """Yield a line for each hash that changed and each case that only one side has."""
     for name in sorted(then.keys() | now.keys()):
         if name not in then:
             yield f"{name}: not in the record"
@@ -138,7 +138,7 @@ def differences(then: Hashes, now: Hashes, *, quick: bool) -> Iterator[str]:
 
 
 def compare(file: Path, now: Hashes, *, quick: bool) -> int:
-    """Print how `now` differs from the record in `file`. The exit code."""
+    """Print how `now` differs from the record in `file`, and return the exit code."""
     record = json.loads(file.read_text())
     here = machine()
     for name in record["machine"].keys() | here.keys():

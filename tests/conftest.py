@@ -88,7 +88,7 @@ def finished_sweep(tmp_path_factory: pytest.TempPathFactory, worker_id: str, alo
             (root / "home").mkdir(parents=True)
             command = [sys.executable, "-m", "sweeper", *SWEEP, "--json"]
             with (root / "stdout").open("w") as out, (root / "stderr").open("w") as err:
-                subprocess.run(command, cwd=root / "home", env=alone, stdout=out, stderr=err, timeout=300, check=False)
+                subprocess.run(command, cwd=root / "home", env=alone, stdout=out, stderr=err, timeout=900, check=False)
     sweep = Sweep(SWEEP, root / "home", (root / "stdout").read_text(), (root / "stderr").read_text())
     assert sweep.stdout, sweep.stderr
     return sweep

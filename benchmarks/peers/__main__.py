@@ -1,4 +1,4 @@
-"""How long does the same sweep take with sweeper, and with the tools that are used for such sweeps?
+"""Measure the time of the same sweep with sweeper and with the tools that are used for such sweeps.
 
     python -m benchmarks.peers [--models medium small] [--rounds 3] [--trials 8] [--epochs 3] [--save]
 
@@ -45,7 +45,7 @@ class Sweep(NamedTuple):
 
 
 def command_of(tool: str, model: str, args: argparse.Namespace, seed: int, home: Path) -> list[str]:
-    """What is run in `home`."""
+    """Return the command to run in `home`."""
     if tool == OURS:
         return optimize(home, model, args.trials, args.epochs, seed)
     script = str(Path(__file__).with_name(PEERS[tool].script))
@@ -71,7 +71,7 @@ def sweep(tool: str, model: str, number: int, args: argparse.Namespace) -> Sweep
 
 
 def _recorded(database: Path) -> tuple[float, list[float]]:
-    """UNIX time of the first metric, and the last validation accuracy of each trial."""
+    """Return the UNIX time of the first metric, and the last validation accuracy of each trial."""
     marks = ",".join("?" * len(ACCURACIES))
     with closing(sqlite3.connect(database)) as connection:
         [(first,)] = connection.execute(f"SELECT min(timestamp) FROM metrics WHERE key IN ({marks})", ACCURACIES)
@@ -80,7 +80,7 @@ def _recorded(database: Path) -> tuple[float, list[float]]:
 
 
 def measure(args: argparse.Namespace) -> Iterator[Sweep]:
-    """All sweeps, a line for each."""
+    """Run all sweeps and print a line for each."""
     tools = [OURS, *args.peers]
     for number in range(args.rounds):
         for model in args.models:
@@ -95,7 +95,7 @@ def measure(args: argparse.Namespace) -> Iterator[Sweep]:
 
 
 def summary(sweeps: Sequence[Sweep], model: str, tools: Sequence[str]) -> list[dict[str, Any]]:
-    """A row a tool; the ratio is that of a round."""
+    """Return a row for each tool; ratios are taken within a round."""
     ours = {s.round: s for s in sweeps if s.model == model and s.tool == OURS}
     rows = []
     for tool in tools:

@@ -161,9 +161,9 @@ class Place:
         return MlflowClient(tracking_uri=f"sqlite:///{self.home / 'mlflow.db'}")
 
     def all_runs(self) -> list[Run]:
+        """Return every run in MLflow; none where a command ended before its first upload."""
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
-        assert experiment is not None
-        return list(self._client.search_runs([experiment.experiment_id], run_view_type=3))
+        return list(self._client.search_runs([experiment.experiment_id], run_view_type=3)) if experiment else []
 
     def points(self, name: str) -> dict[int, list[tuple[int, float]]]:
         """Return (step, value) of every point of a metric, for each trial."""
