@@ -204,7 +204,7 @@ def test_two_studies_can_be_created_at_once_in_a_new_database(
     tmp_path: Path, kind: str, request: pytest.FixtureRequest
 ) -> None:
     new = request.getfixturevalue("new_database") if kind == "postgresql" else None
-    urls = [new() if new else f"sqlite:///{tmp_path / str(n)}.db" for n in range(10)]
+    urls = [new() if new else f"sqlite:///{tmp_path / str(n)}.db" for n in range(4)]
     command = [sys.executable, "-W", "ignore", "-c", TOGETHER]
     both = [
         subprocess.Popen([*command, *names, *urls], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
