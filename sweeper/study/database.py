@@ -33,7 +33,8 @@ def open_database(url: sqlalchemy.URL, *, create: bool) -> Iterator[optuna.stora
             held = f"which is another program's, with tables such as {tables[0]!r}" if tables else "which is empty"
             raise UsageError(f"storage {shown}: no study is in this database, {held}")
         storage = optuna.storages.RDBStorage(
-            url.render_as_string(hide_password=False), engine_kwargs={"connect_args": options, "pool_pre_ping": True}
+            url.render_as_string(hide_password=False),
+            engine_kwargs={"connect_args": options, "pool_pre_ping": not sqlite},
         )
     except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ImportError) as error:
         reason = " ".join(str(getattr(error, "orig", error)).split())[:300].replace(url.password or "\0", "***")

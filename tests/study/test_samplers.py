@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.study.memory import Memory
 from sweeper.study.opening import open_study
-from sweeper.study.samplers import BEST, FINISHED, make_pruner, make_sampler, window
+from sweeper.study.samplers import BEST, make_pruner, make_sampler, window
 from sweeper.study.space import Range, Space
 from tests.study.sweeps import MEMORY, SETTINGS, objective, train, without_times
 
@@ -133,15 +133,3 @@ def test_tpe_proposes_what_it_would_if_there_were_no_trials_but_those_of_the_win
         assert proposed(study, 300) == expected
     assert len(study.trials) == 301
     assert proposed(study, 300) != expected
-
-
-def test_in_a_window_tpe_still_finds_the_better_half() -> None:
-    memory = Memory()
-    study = optuna.create_study(storage=memory, direction="maximize")
-    study.add_trials([t for t in searched(120) if t.state in FINISHED])
-    values = []
-    for number in range(120, 140):
-        with memory.showing(window(study.trials, 60)):
-            values.append(proposed(study, number))
-        study.tell(study.trials[-1].number, values[-1])
-    assert sum(value > 0.5 for value in values) > 15
