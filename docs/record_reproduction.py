@@ -21,7 +21,7 @@ from report_screenshots import CHROMIUM, FLAGS, IMAGES, open_report
 
 from sweeper.core.environment import Environment
 from sweeper.replication.arms import PROTOCOLS
-from sweeper.replication.pages.page import reproduction_report
+from sweeper.replication.pages.page import article_page
 from sweeper.replication.runs import ArmRun, each, images, read_runs, starts
 from sweeper.replication.verify import publish, sections, verify
 from sweeper.tracking.reading import EVENTS, read_events
@@ -99,7 +99,7 @@ def main(home: Path, protocol: str) -> None:
     (RESULTS / f"{protocol}.sha256").write_text("\n".join(hashes(env.journal, protocol)) + "\n")
     (IMAGES / f"study-{protocol}-forest.png").write_bytes((folder / "ledger.png").read_bytes())
     report = folder.parent / f"{PROTOCOLS[protocol].folder}.html"
-    report.write_bytes(reproduction_report(runs, protocol, sections(env, protocol, runs)))
+    report.write_bytes(article_page(runs, protocol, sections(env, protocol, runs)))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         photograph(browser, report, f"study-{protocol}")

@@ -62,7 +62,8 @@ def report(study: str | None, output: Path | None, protocol: ProtocolName | None
         refuse("for a sweep only; the reproduction is read from the journal: leave it out", "storage")
     else:
         refuse("for sweeper report reproduce only: leave it out", "protocol", "tracking_uri")
-    from sweeper.replication.pages.page import finished_runs, recorded_protocol, reproduction_print, reproduction_report
+    from sweeper.replication.pages.page import article_page, finished_runs, recorded_protocol
+    from sweeper.replication.pages.print import article_print
     from sweeper.report.files import report_path, write_report
     from sweeper.report.sweep.page import sweep_report
     from sweeper.study.reading import read_record
@@ -75,8 +76,8 @@ def report(study: str | None, output: Path | None, protocol: ProtocolName | None
         protocol = protocol or recorded_protocol(env)
         name = PROTOCOLS[protocol].folder
         runs = finished_runs(env, protocol)
-        page = reproduction_report(runs, protocol, sections(env, protocol, runs))
-        figures = reproduction_print(runs, protocol)
+        page = article_page(runs, protocol, sections(env, protocol, runs))
+        figures = article_print(runs, protocol)
     else:
         record = read_record(study, env.storage)
         name, page, figures = record.name, sweep_report(env, record), None

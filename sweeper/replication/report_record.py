@@ -23,7 +23,8 @@ def record_report(env: Environment, protocol: ProtocolName, tracker: Tracker) ->
     Later reports go to the same run. No-op if that run has ended and shows the current runs. Judging the claims here
     does not count as an interim analysis.
     """
-    from sweeper.replication.pages.page import reproduction_print, reproduction_report
+    from sweeper.replication.pages.page import article_page
+    from sweeper.replication.pages.print import article_print
     from sweeper.replication.verify import sections
 
     runs = read_runs(env.journal, protocol)
@@ -31,8 +32,8 @@ def record_report(env: Environment, protocol: ProtocolName, tracker: Tracker) ->
     events = read_events(env.journal / folder)
     if not runs or _shows(events, runs):
         return
-    page = reproduction_report(runs, protocol, sections(env, protocol, runs))
-    figures = reproduction_print(runs, protocol)
+    page = article_page(runs, protocol, sections(env, protocol, runs))
+    figures = article_print(runs, protocol)
     tags = {"sweeper.kind": "study", "sweeper.study": PROTOCOLS[protocol].folder, "sweeper.protocol": protocol}
     info = RunInfo(
         key=events[0]["key"] if events else f"{uuid.uuid4().hex}/{folder}", name=PROTOCOLS[protocol].folder,
@@ -60,7 +61,7 @@ def _folder(protocol: ProtocolName) -> str:
 
 
 def _shows(events: Sequence[Mapping[str, Any]], runs: Runs) -> bool:
-    """Whether the run that holds the report has ended and shows `runs`."""
+    """Return True if the run that holds the report has ended and shows `runs`."""
     if not events or events[-1]["event"] != "end":
         return False
     return (events[-1]["status"], events[-1]["tags"].get(FINGERPRINT_TAG)) == (FINISHED, fingerprint(runs))

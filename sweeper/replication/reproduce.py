@@ -24,8 +24,7 @@ from sweeper.data.shared import SharedSplits
 from sweeper.data.splits import check_batch, load
 from sweeper.engine.choice import Built, build, check, prepare
 from sweeper.replication.arms import ARMS, PROTOCOLS, Protocol, ProtocolName
-from sweeper.replication.forecast import cost, forecast
-from sweeper.replication.plan import Options, Planned, make_plan
+from sweeper.replication.plan import Options, Planned, cost, forecast, make_plan
 from sweeper.replication.report_record import record_report
 from sweeper.replication.runs import DIVERGED, read_runs, summarise
 from sweeper.sweep.choose import Chosen, choose
@@ -42,17 +41,17 @@ LOCK: Final = ".lock"
 
 @dataclass
 class ArmProgress(Progress):
-    """Progress over runs of unequal length: a run is its arm and seed, and weighs what it costs."""
+    """Progress over runs of unequal length: each run weighs what it costs."""
 
     costs: Mapping[int, float] = field(default_factory=dict)  # of the runs that were missing at the start
-    arms: Mapping[int, str] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._left = dict(self.costs)
 
     def label(self, trial: Trial) -> str:
         """Arm and seed."""
-        return f"{self.arms[trial.number]} seed {trial.config.seed}"
+        return self.names[trial.number]
 
     def word(self, outcome: str) -> str:
         """Diverged instead of pruned: a reproduction prunes nothing."""
@@ -247,7 +246,7 @@ def _train(
         at_start=source.finished(),
         pruned=sum(run.state == DIVERGED for run in runs),
         costs={number: cost(runs[number].config, chosen.manifest) for number in missing},
-        arms={number: run.arm for number, run in enumerate(runs)},
+        names={number: run.name for number, run in enumerate(runs)},
     )
     view = make_view(progress, json_output=env.json_output)
 
@@ -293,7 +292,7 @@ def _result(env: Environment, options: Options, runs: Sequence[Planned], source:
         "runs": len(runs),
         "recorded": source.finished(),
         "added": source.finished() - recorded,
-        "failed": {_name(runs[number]): reason for number, reason in source.failed.items()},
+        "failed": {runs[number].name: reason for number, reason in source.failed.items()},
         "arms": [row._asdict() for row in summarise(found)],
         "journal": str(env.journal / PROTOCOLS[options.protocol].folder),
     }
@@ -311,10 +310,6 @@ def check_failed(result: Mapping[str, Any]) -> None:
         raise StudyIncomplete(
             f"{len(failed)} of {result['runs']} runs failed: {shown}{more}; the same command tries again"
         )
-
-
-def _name(run: Planned) -> str:
-    return f"{run.arm} seed {run.config.seed}"
 
 
 # --- dry run -------------------------------------------------------------------------------------------------

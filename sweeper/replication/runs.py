@@ -92,6 +92,16 @@ def read_run(folder: Path, protocol: Protocol, arm: str) -> ArmRun | None:
     )  # fmt: skip
 
 
+def complete(runs: Sequence[ArmRun]) -> list[ArmRun]:
+    """The runs that did not diverge."""
+    return [run for run in runs if run.state == COMPLETE]
+
+
+def diverged(runs: Sequence[ArmRun]) -> int:
+    """The number of runs that diverged."""
+    return len(runs) - len(complete(runs))
+
+
 def outcome(events: Sequence[Mapping[str, Any]]) -> str | None:
     """The outcome of a run: complete, diverged, or None if it has to be trained (again)."""
     if not events or events[-1]["event"] != "end" or events[-1]["status"] != FINISHED:
@@ -157,6 +167,21 @@ def tag(name: str) -> Callable[[Mapping[str, Any]], str]:
     return lambda start: str(start["tags"].get(name, ""))
 
 
+def circumstances(runs: Mapping[str, Sequence[ArmRun]]) -> dict[str, str]:
+    """Data set, device, hardware, versions and commit, as recorded with the runs; empty where they are not."""
+    recorded = starts(runs)
+    picked = {
+        "data set": tag("sweeper.dataset"),
+        "images": images,
+        "device": lambda start: f"{start['params'].get('device', '')} {start['params'].get('precision', '')}",
+        "hardware": tag("sweeper.hardware"),
+        "threads": tag(THREADS_TAG),
+        "versions": tag("sweeper.versions"),
+        "commit": lambda start: tag("mlflow.source.git.commit")(start)[:12],
+    }
+    return {name: each(recorded, pick) for name, pick in picked.items()}
+
+
 def images(start: Mapping[str, Any]) -> str:
     """The number of images that a run was trained and judged on; empty if not recorded."""
     counts = (start.get("dataset") or {}).get("profile", {})
@@ -191,12 +216,14 @@ def _summary(arm: str, runs: Sequence[ArmRun]) -> ArmSummary:
 def table(rows: Sequence[ArmSummary]) -> list[str]:
     """The summaries as lines of text with aligned columns, ASCII only."""
     head = ("arm", "seeds", "val accuracy", "sd", "val NLL", "s/epoch", "diverged")
-    cells = [head, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
-    return [
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
-        for line in cells
-    ]
+    return aligned([head, *(_cells(row) for row in rows)], left=(0,))
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
+    """Rows as lines with columns of equal width: those in `left` are aligned left, all others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    forms = [f"{'<' if i in left else '>'}{width}" for i, width in enumerate(widths)]
+    return ["  ".join(map(format, row, forms)).rstrip() for row in rows]
 
 
 def _cells(row: ArmSummary) -> tuple[str, ...]:

@@ -16,11 +16,10 @@ from sweeper.core.environment import Environment
 from sweeper.replication.arms import PROTOCOLS, arm_config
 from sweeper.replication.pages import charts
 from sweeper.replication.pages import print as printing
-from sweeper.replication.pages.charts import SPLITS, arms, common_ranges, complete, curve, seed_values
-from sweeper.replication.pages.page import article_page, finished_runs, reproduction_report
+from sweeper.replication.pages.charts import PUBLISHED, SPLITS, arms, common_ranges, curve, seed_values
+from sweeper.replication.pages.page import article_page, finished_runs
 from sweeper.replication.pages.print import article_print
-from sweeper.replication.pages.published import PUBLISHED
-from sweeper.replication.runs import ArmRun
+from sweeper.replication.runs import ArmRun, complete
 from sweeper.report.page import Section, text
 from sweeper.tracking.base import FINISHED, RunInfo
 from sweeper.tracking.journal import JournalTracker
@@ -49,7 +48,7 @@ def eight(**accuracies: float) -> dict[str, list[ArmRun]]:
 
 
 def body(runs: dict[str, list[ArmRun]], *ledger: Section) -> str:
-    whole = article_page(runs, QUICK, ledger).decode()
+    whole = article_page(runs, "quick", ledger).decode()
     return whole[: whole.rindex("</main>")]
 
 
@@ -98,7 +97,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, runs: dict[str, list[ArmRun]]) -> Fig
     """The figure that `article_print` draws, before it becomes an image."""
     figures: list[Figure] = []
     monkeypatch.setattr(printing, "as_png", lambda figure: figures.append(figure) or b"")
-    article_print(runs, QUICK)
+    article_print(runs, "quick")
     return figures[0]
 
 
@@ -133,8 +132,8 @@ def test_a_figure_without_a_run_is_printed_empty(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("runs", [eight(), {"exp6": [run("exp6")]}, {"ic": [run("ic")]}])
 def test_the_print_is_the_same_image_each_time(runs: dict[str, list[ArmRun]]) -> None:
-    image = article_print(runs, QUICK)
-    assert image == article_print(runs, QUICK)
+    image = article_print(runs, "quick")
+    assert image == article_print(runs, "quick")
     width, height = struct.unpack(">II", image[16:24])
     assert (width, height) == (1500, 675 if "ic" in runs else 1650)
 
@@ -216,7 +215,7 @@ def record(home: Path) -> None:
 def test_the_report_is_made_from_the_journals_of_the_arms(tmp_path: Path) -> None:
     record(tmp_path)
     environment = Environment(tmp_path, "none", "", None, False, str, str)
-    page = reproduction_report(finished_runs(environment, "quick"), "quick").decode()
+    page = article_page(finished_runs(environment, "quick"), "quick").decode()
     assert (">87.50%<" in page, "torch 9" in page, "1 run of 1 arm." in page) == (True, True, True)
 
 
@@ -236,7 +235,7 @@ def test_all_machines_that_had_a_part_are_named(tmp_path: Path) -> None:
 
 def test_the_page_claims_no_images_that_were_not_seen() -> None:
     part = run("exp8")._replace(all_images=False)
-    pages = [article_page({"exp8": [each]}, PROTOCOLS["full"]).decode() for each in (part, run("exp8"))]
+    pages = [article_page({"exp8": [each]}, "full").decode() for each in (part, run("exp8"))]
     assert ["these runs saw a part" in page for page in pages] == [True, False]
     assert not any("all 60,000 training images" in page or "10,000 test images" in page for page in pages)
 

@@ -29,8 +29,7 @@ from sweeper.engine.choice import EngineChoice
 from sweeper.replication import reproduce
 from sweeper.replication.arms import ARMS, PROTOCOLS, Arm, Protocol, arm_config, select
 from sweeper.replication.claims.looks import fingerprint
-from sweeper.replication.forecast import cost
-from sweeper.replication.plan import Options, make_plan, order
+from sweeper.replication.plan import Options, cost, make_plan, order
 from sweeper.replication.report_record import record_report
 from sweeper.replication.reproduce import ArmProgress, choose_machine, dry_run, run_name
 from sweeper.replication.runs import read_runs
@@ -93,7 +92,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setitem(PROTOCOLS, "quick", TINY)
     for name, arm in SMALL.items():
         monkeypatch.setitem(ARMS, name, arm)
-    for module in ("engine.choice", "replication.forecast"):
+    for module in ("engine.choice", "replication.plan"):
         monkeypatch.setattr(f"sweeper.{module}.cores", lambda: 1)
     monkeypatch.setattr(reproduce, "record_report", lambda *_: None)  # drawing it takes seconds
     (tmp_path / "home").mkdir()
@@ -377,7 +376,7 @@ def test_the_forecast_weighs_each_run_by_what_it_costs(monkeypatch: pytest.Monke
     now = [0.0]
     monkeypatch.setattr("sweeper.sweep.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
     state = ArmProgress(target=4, since=0, unit="run", finished=1, at_start=1, costs={1: 10, 2: 10, 3: 80},
-                        arms={1: "exp1", 2: "exp2", 3: "exp8"})  # fmt: skip
+                        names={1: "exp1 seed 5", 2: "exp2 seed 5", 3: "exp8 seed 5"})  # fmt: skip
     trials = {number: Trial(number, RunConfig(epochs=4, seed=5)) for number in (1, 2, 3)}
     for number in (1, 3):
         state.started(trials[number])
@@ -514,7 +513,7 @@ def test_a_report_that_was_not_recorded_is_recorded_by_the_next_command(
 
     if left == "nothing":
         with monkeypatch.context() as drawing:
-            drawing.setattr("sweeper.replication.pages.page.reproduction_print", interrupt)
+            drawing.setattr("sweeper.replication.pages.print.article_print", interrupt)
             with pytest.raises(Interrupted):
                 place.reproduce(1, seeds=2)
         assert place.events("study") == []

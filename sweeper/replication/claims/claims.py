@@ -40,8 +40,6 @@ from sweeper.replication.claims.questions import (
     given,
     higher_stable_rate,
     matters,
-    mean_above,
-    mean_below,
     more_often,
     ranks_first,
     reaches,
@@ -109,7 +107,7 @@ def _overfits(arm: str, protocol: ProtocolName) -> Question:
     each epoch is compared with the last, within runs, with Bonferroni's correction for their number.
     """
     epochs = arm_config(arm, PROTOCOLS[protocol], seed=0).epochs
-    each = any_of(*(mean_above(since(epoch), arm, 0.0) for epoch in range(1, epochs)))
+    each = any_of(*(above(since(epoch), arm) for epoch in range(1, epochs)))
     return replace(each, words=f"NLL, last epoch - some earlier epoch, {arm} > 0 nats")
 
 
@@ -119,7 +117,7 @@ def _plain() -> tuple[Claim, ...]:
         Claim(
             1,
             "Experiment 1 is at its capacity: longer training only widens the gap",
-            all_of(mean_above(GAP_SLOPE, "exp1-long", 0.0), mean_below(TRAIN_GAIN, "exp1-long", 0.002)),
+            all_of(above(GAP_SLOPE, "exp1-long"), below(TRAIN_GAIN, "exp1-long", bound=0.002)),
             ("The gap's slope is that of the second half of a training twice as long; the gain in train accuracy is "
              "that over this half. The schedule is constant, so its first half is experiment 1.",),
         ),
@@ -217,14 +215,14 @@ def _augmented_and_large() -> tuple[Claim, ...]:
         Claim(
             14,
             "Experiment 7: both losses fall to the last epoch",
-            all_of(mean_below(TRAIN_SLOPE, "exp7", 0.0), mean_below(VAL_SLOPE, "exp7", 0.0)),
+            all_of(below(TRAIN_SLOPE, "exp7"), below(VAL_SLOPE, "exp7")),
             ("The slope is that of the last fifth of the epochs, of two at least.",
              "The cosine schedule lets losses fall at the end whatever is trained."),
         ),
         Claim(
             15,
             "Experiment 7: train accuracy is above val by a tiny difference",
-            between(mean_above(GAP_ACCURACY, "exp7", 0.0), mean_below(GAP_ACCURACY, "exp7", 0.01)),
+            between(above(GAP_ACCURACY, "exp7"), below(GAP_ACCURACY, "exp7", bound=0.01)),
             ("Tiny is read as less than 1 point.",),
         ),
         Claim(
