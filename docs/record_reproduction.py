@@ -21,9 +21,8 @@ from report_screenshots import CHROMIUM, FLAGS, IMAGES, open_report
 
 from sweeper.core.environment import Environment
 from sweeper.replication.arms import PROTOCOLS
-from sweeper.replication.pages.page import article_page
 from sweeper.replication.runs import ArmRun, each, images, read_runs, starts
-from sweeper.replication.verify import publish, sections, verify
+from sweeper.replication.verify import publish, report, verify
 from sweeper.tracking.reading import EVENTS, read_events
 
 RESULTS = Path(__file__).parent / "results"
@@ -98,11 +97,11 @@ def main(home: Path, protocol: str) -> None:
     (RESULTS / f"{protocol}.json").write_bytes((folder / "ledger.json").read_bytes())
     (RESULTS / f"{protocol}.sha256").write_text("\n".join(hashes(env.journal, protocol)) + "\n")
     (IMAGES / f"study-{protocol}-forest.png").write_bytes((folder / "ledger.png").read_bytes())
-    report = folder.parent / f"{PROTOCOLS[protocol].folder}.html"
-    report.write_bytes(article_page(runs, protocol, sections(env, protocol, runs)))
+    page_file = folder.parent / f"{PROTOCOLS[protocol].folder}.html"
+    page_file.write_bytes(report(env, protocol, runs)[0])
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        photograph(browser, report, f"study-{protocol}")
+        photograph(browser, page_file, f"study-{protocol}")
         page = browser.new_page(viewport={"width": 1280, "height": 860}, color_scheme="light")
         page.goto((folder / "ledger.html").resolve().as_uri())
         page.screenshot(path=IMAGES / f"study-{protocol}-ledger.png")

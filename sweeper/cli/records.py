@@ -62,30 +62,27 @@ def report(study: str | None, output: Path | None, protocol: ProtocolName | None
         refuse("for a sweep only; the reproduction is read from the journal: leave it out", "storage")
     else:
         refuse("for sweeper report reproduce only: leave it out", "protocol", "tracking_uri")
-    from sweeper.replication.pages.page import article_page, finished_runs, recorded_protocol
-    from sweeper.replication.pages.print import article_print
+    from sweeper.replication.pages.page import finished_runs
     from sweeper.report.files import report_path, write_report
     from sweeper.report.sweep.page import sweep_report
     from sweeper.study.reading import read_record
 
     env = make_environment(options, check_tracking=False)
     if study == "reproduce":
+        from sweeper.replication import verify
         from sweeper.replication.arms import PROTOCOLS
-        from sweeper.replication.verify import sections
 
-        protocol = protocol or recorded_protocol(env)
+        protocol, runs = finished_runs(env, protocol)
         name = PROTOCOLS[protocol].folder
-        runs = finished_runs(env, protocol)
-        page = article_page(runs, protocol, sections(env, protocol, runs))
-        figures = article_print(runs, protocol)
+        page, figures = verify.report(env, protocol, runs)
     else:
         record = read_record(study, env.storage)
-        name, page, figures = record.name, sweep_report(env, record), None
+        name, page, figures = record.name, sweep_report(env, record), b""
     path = output or report_path(env, name)
     write_report(path, page)
     result: dict[str, Any] = {"study": name, "report": str(path), "bytes": len(page)}
     env.say(f"report of {name!r}: {path} ({len(page) / 1e6:.1f} MB)")
-    if figures is not None:
+    if figures:
         result["figures"] = str(path.with_suffix(".png"))
         write_report(path.with_suffix(".png"), figures)
         env.say(f"figures 4 to 11 for print: {result['figures']}")

@@ -139,7 +139,7 @@ def _train(env: Environment, ledger: Ledger, options: Options) -> StudyIncomplet
             env.warn(f"{run} failed: {why}")
         if result["recorded"] + len(result["failed"]) < len(options.runs):
             planned = counted(len(options.runs), "planned run")
-            env.warn(f"the budget sufficed for {result['recorded']} of {planned}")
+            env.warn(f"the budget was enough for {result['recorded']} of {planned}")
         check_failed(result)
     except StudyIncomplete as error:
         return error
@@ -153,7 +153,7 @@ def _machine(env: Environment, ledger: Ledger) -> Chosen:
     if len(kinds) != 1:
         shown = "; ".join(" ".join(names) for names in sorted(kinds)) or "none"
         raise SweeperError(
-            f"{ledger.journal} holds runs of several kinds ({shown}). --plan continues runs of one kind: judge them "
-            "without --plan, or set another SWEEPER_HOME."
+            f"{ledger.journal} holds runs of several kinds ({shown}), and --plan continues runs of one kind. "
+            "Run sweeper verify without --plan, or set another SWEEPER_HOME."
         )
     return choose_machine(env, *kinds.pop())

@@ -18,7 +18,7 @@ from sweeper.core.text import counted
 from sweeper.data.fashion import Manifest
 from sweeper.engine.base import cores
 from sweeper.engine.choice import ONE_WORKER, EngineChoice
-from sweeper.replication.arms import ARMS, PROTOCOLS, Protocol, ProtocolName, arm_config, select, trained_as
+from sweeper.replication.arms import ARMS, PROTOCOLS, Protocol, ProtocolName, arm_config, select
 from sweeper.replication.runs import COMPLETE, outcome
 from sweeper.sweep.choose import Chosen
 from sweeper.tracking.base import THREADS_TAG
@@ -84,21 +84,17 @@ def make_plan(env: Environment, chosen: Chosen, options: Options) -> list[Planne
     machine = chosen.config.model_dump(include={"dataset", "device", "precision"})
     machine["train_images"] = protocol.train_images if _images(chosen.manifest) > protocol.train_images else 0
     _check_same(env.journal, protocol, machine)
-    asked = options.runs or _asked(protocol, options)
-    first = trained_as(protocol)
     return [
         _planned(env.journal, protocol, arm, arm_config(arm, protocol, seed, **machine))
-        for arm, seed in dict.fromkeys((first[arm], seed) for arm, seed in asked)
+        for arm, seed in options.runs or _asked(protocol, options)
     ]
 
 
 def _asked(protocol: Protocol, options: Options) -> Iterator[tuple[str, int]]:
     """The arms that the options select and their seeds; a number of seeds that was asked for holds for all arms."""
-    first = trained_as(protocol)
-    wanted = {first[name] for name in select(protocol, options.experiments, options.only_experiments)}
+    arms = select(protocol, options.experiments, options.only_experiments)
     seeds = options.seeds or protocol.seeds
     most = {} if options.seeds else protocol.at_most
-    arms = [arm for arm in dict.fromkeys(first.values()) if arm in wanted]
     return ((arm, seed) for arm, seed in order(arms, seeds) if seed < most.get(arm, seeds))
 
 
@@ -108,13 +104,13 @@ def _images(manifest: Manifest) -> int:
 
 def _planned(journal: Path, protocol: Protocol, arm: str, config: RunConfig) -> Planned:
     folder = f"{protocol.folder}/{arm}/seed-{config.seed}"
-    recipe = config.derive(device=kind(config.device)).key
+    config_key = config.derive(device=kind(config.device)).key
     events = read_events(journal / folder)
     known = events[0]["key"] if events else ""
-    same = known.endswith(f"/{recipe}")
+    same = known.endswith(f"/{config_key}")
     done = outcome(events)
     return Planned(
-        arm, config, folder=folder, key=known if same else f"{uuid.uuid4().hex}/{recipe}",
+        arm, config, folder=folder, key=known if same else f"{uuid.uuid4().hex}/{config_key}",
         state=done if same else None, set_aside=done is not None and not same,
     )  # fmt: skip
 
@@ -125,11 +121,7 @@ def kind(device: str) -> str:
 
 
 def _check_same(journal: Path, protocol: Protocol, machine: Mapping[str, Any]) -> None:
-    """Refuse to mix runs that cannot be compared, or to set aside hours of training for a mistyped option.
-
-    Raises:
-        StudyConflict: one line that names the differences.
-    """
+    """Refuse to mix runs that cannot be compared, or to set aside hours of training for a mistyped option."""
     folder = journal / protocol.folder
     wanted = {"dataset": machine["dataset"], "precision": machine["precision"], "device": kind(machine["device"])}
     for path in sorted(folder.glob("*/seed-*/events.jsonl")):

@@ -163,7 +163,7 @@ def reproduce(env: Environment, chosen: Chosen, options: Options) -> dict[str, A
                 with signals.raised():
                     record_report(env, options.protocol, tracker)
         except Interrupted:
-            env.warn("the reproduction was interrupted; the same command continues it")
+            env.warn("the reproduction was interrupted. Run the same command again to continue it.")
             raise
     return _result(env, options, runs, source)
 
@@ -196,16 +196,12 @@ def _announce(env: Environment, runs: Sequence[Planned]) -> None:
     if recorded:
         env.say(f"{recorded} of {counted(len(runs), 'run')} are recorded already")
     if aside := sum(run.set_aside for run in runs):
-        env.warn(f"{counted(aside, 'recorded run')} of another configuration set aside in the journal; training anew")
+        env.warn(f"{counted(aside, 'recorded run')} of another configuration set aside in the journal; training again")
 
 
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Keep other commands from training into the folder; the operating system releases the lock of a dead process.
-
-    Raises:
-        StudyConflict: another command trains into it.
-    """
+    """Keep other commands from training into the folder; the operating system releases the lock of a dead process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / LOCK)
@@ -213,7 +209,9 @@ def _held(folder: Path) -> Iterator[None]:
     except filelock.Timeout:
         raise StudyConflict(f"another process is writing to {folder}. Wait for it or stop it.") from None
     except OSError as error:
-        raise SweeperError(f"could not write to {folder} ({error.strerror})") from None
+        raise SweeperError(
+            f"could not write to {folder} ({error.strerror}). Set SWEEPER_HOME to a writable folder."
+        ) from None
     try:
         yield
     finally:
@@ -269,7 +267,6 @@ def run_name(arm: str, seed: int) -> str:
 
 
 def _arm_info(run: Planned, protocol: Protocol, info: RunInfo) -> RunInfo:
-    """The run info of one seed of an arm."""
     tags = {
         "sweeper.protocol": protocol.name,
         "sweeper.arm": run.arm,
@@ -293,7 +290,7 @@ def _result(env: Environment, options: Options, runs: Sequence[Planned], source:
         "recorded": source.finished(),
         "added": source.finished() - recorded,
         "failed": {runs[number].name: reason for number, reason in source.failed.items()},
-        "arms": [row._asdict() for row in summarise(found)],
+        "arms": [summarise(arm, of_arm)._asdict() for arm, of_arm in found.items()],
         "journal": str(env.journal / PROTOCOLS[options.protocol].folder),
     }
 
@@ -308,7 +305,7 @@ def check_failed(result: Mapping[str, Any]) -> None:
         shown = "; ".join(f"{run} ({reason[:120]})" for run, reason in list(failed.items())[:3])
         more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
         raise StudyIncomplete(
-            f"{len(failed)} of {result['runs']} runs failed: {shown}{more}; the same command tries again"
+            f"{len(failed)} of {result['runs']} runs failed: {shown}{more}. Run the same command again to retry them."
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sweeper.core.environment import NONE, OFFLINE, Environment
 from sweeper.core.errors import SweeperError
@@ -17,9 +17,6 @@ from sweeper.replication.claims.looks import looks_file, record_look
 from sweeper.replication.runs import read_runs
 from sweeper.report.files import FOLDER
 
-if TYPE_CHECKING:
-    from sweeper.report.page import Section
-
 
 def verify(journal: Path, protocol: ProtocolName) -> Ledger:
     """Judge the claims by the runs in `journal`.
@@ -30,7 +27,7 @@ def verify(journal: Path, protocol: ProtocolName) -> Ledger:
     runs = read_runs(journal, protocol)
     if not runs:
         raise SweeperError(
-            f"no run of protocol {protocol} is recorded in {journal}; run sweeper reproduce --protocol {protocol}"
+            f"{journal} holds no finished run of protocol {protocol}. Run sweeper reproduce --protocol {protocol}."
         )
     return judge_runs(journal, protocol, runs)
 
@@ -77,11 +74,17 @@ def publish(env: Environment, ledger: Ledger) -> tuple[Ledger, dict[str, Any]]:
     return ledger, result | {"report": str(folder)}
 
 
-def sections(env: Environment, protocol: ProtocolName, runs: Runs) -> list[Section]:
-    """The ledger of `runs` as sections of the report of the reproduction."""
-    from sweeper.replication.pages.ledger_page import ledger_sections
+def report(env: Environment, protocol: ProtocolName, runs: Runs) -> tuple[bytes, bytes]:
+    """Return the report of the reproduction, with the ledger of `runs`, and the article's figures for print.
 
-    return ledger_sections(linked(env, judge_runs(env.journal, protocol, runs)))
+    Judging the claims here does not count as an interim analysis.
+    """
+    from sweeper.replication.pages.ledger_page import ledger_sections
+    from sweeper.replication.pages.page import article_page
+    from sweeper.replication.pages.print import article_print
+
+    ledger = linked(env, judge_runs(env.journal, protocol, runs))
+    return article_page(runs, protocol, ledger_sections(ledger)), article_print(runs, protocol)
 
 
 def linked(env: Environment, ledger: Ledger) -> Ledger:

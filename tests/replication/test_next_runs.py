@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from sweeper.replication.next_runs import affordable, seconds, steps, train_next
 from sweeper.replication.verify import verify
 from sweeper.tracking.reading import read_events
 from sweeper.training.start import training
+from tests.replication.conftest import Command
 from tests.replication.drawn import NAMES, WORLD, environment, verified, written
 from tests.support.worlds import EPOCHS
 
@@ -60,7 +60,7 @@ def test_before_the_first_look_a_plan_goes_to_it(tmp_path: Path) -> None:
 
 
 def test_a_plan_without_a_budget_only_says_what_it_would_train(
-    tmp_path: Path, ledger: Ledger, sweeper: Callable[..., tuple[int, str, str]]
+    tmp_path: Path, ledger: Ledger, sweeper: Command
 ) -> None:
     written(tmp_path, ledger.runs, NAMES)
     code, out, _ = sweeper(*PLAN, "--budget", "0")
@@ -79,7 +79,7 @@ def report_of(home: Path) -> str | None:
 
 
 @pytest.fixture
-def two_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def two_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_drawing: None) -> Path:
     """A home with two seeds of exp1 and exp2; the third, which claim 3 asks for, is trained in a second."""
     monkeypatch.setitem(PROTOCOLS, "quick", TINY)
     monkeypatch.setitem(ARMS, "exp2", Arm("", 2, {"model": "small", "lr": 2e-3}))
@@ -103,12 +103,12 @@ def test_a_plan_is_trained_and_judged_again(two_seeds: Path) -> None:
 
 
 def test_a_plan_whose_time_is_over_is_judged_all_the_same(
-    two_seeds: Path, monkeypatch: pytest.MonkeyPatch, sweeper: Callable[..., tuple[int, str, str]]
+    two_seeds: Path, monkeypatch: pytest.MonkeyPatch, sweeper: Command
 ) -> None:
     monkeypatch.setattr("sweeper.replication.next_runs.affordable", lambda plan, budget: plan)  # a forecast too good
     code, _, err = sweeper(*PLAN, "--budget", "0.001")
     assert code == 0, err
-    assert re.search(r"^warning: the budget sufficed for [01] of 2 planned runs$", err, re.M), err
+    assert re.search(r"^warning: the budget was enough for [01] of 2 planned runs$", err, re.M), err
     assert (two_seeds / "report/quick/ledger.json").exists()
     assert len(list(read_looks(two_seeds / "journal/reproduce-quick.looks.jsonl"))) == 1
 
@@ -127,7 +127,7 @@ def test_a_plan_that_trains_nothing_records_a_report_that_is_missing(two_seeds: 
 
 @pytest.mark.parametrize("broken", ["exp1", "all"])
 def test_a_plan_that_fails_is_judged_too_and_the_exit_code_is_3(
-    broken: str, two_seeds: Path, monkeypatch: pytest.MonkeyPatch, sweeper: Callable[..., tuple[int, str, str]]
+    broken: str, two_seeds: Path, monkeypatch: pytest.MonkeyPatch, sweeper: Command
 ) -> None:
     def failing(config: RunConfig, data: Any) -> Training:
         if broken == "all" or config.experiment == 1:
@@ -142,7 +142,7 @@ def test_a_plan_that_fails_is_judged_too_and_the_exit_code_is_3(
     if broken == "exp1":
         assert "warning: exp1 seed 2 failed: no luck" in err.splitlines()
         assert "1 of 2 runs failed: exp1 seed 2 (no luck)" in err.splitlines()[-1]
-        assert "the budget sufficed" not in err
+        assert "the budget was enough" not in err
     else:
         assert err.splitlines()[-1] == "error: the first 2 trials failed alike: no luck"
     result = json.loads((two_seeds / "report/quick/ledger.json").read_text())

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sweeper.core.errors import SweeperError
+from sweeper.core.errors import SweeperError, UsageError
 from sweeper.replication.claims.ledger import Ledger
 from sweeper.replication.claims.looks import fingerprint, looks_file, read_looks, record_look
+from sweeper.replication.pages.page import finished_runs
 from sweeper.replication.verify import judge_runs, publish
 from sweeper.tracking.store import EXPERIMENT
+from tests.replication.conftest import Command
 from tests.replication.drawn import NAMES, WORLD, environment, verified, written
 
 pytest_plugins = ["tests.support.mlflow_store"]
@@ -64,7 +65,7 @@ def test_a_ledger_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path)
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
 def test_the_ledger_and_the_report_link_what_the_journal_says_was_carried(
-    tmp_path: Path, ledger: Ledger, empty_store: Path, sweeper: Callable[..., tuple[int, str, str]]
+    tmp_path: Path, ledger: Ledger, empty_store: Path, sweeper: Command
 ) -> None:
     from mlflow import MlflowClient
 
@@ -107,9 +108,7 @@ def test_a_store_that_is_away_costs_the_links_alone(
 # --- the command ----------------------------------------------------------------------------------------------
 
 
-def test_the_command_prints_the_table_and_writes_the_ledger(
-    tmp_path: Path, ledger: Ledger, sweeper: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_the_command_prints_the_table_and_writes_the_ledger(tmp_path: Path, ledger: Ledger, sweeper: Command) -> None:
     written(tmp_path, ledger.runs, NAMES)
     code, out, err = sweeper("verify", "--protocol", "quick")
     assert (code, err) == (0, "")
@@ -126,26 +125,21 @@ def test_the_command_prints_the_table_and_writes_the_ledger(
     assert len(list(read_looks(tmp_path / "journal/reproduce-quick.looks.jsonl"))) == 1
 
 
-def test_the_report_is_of_the_protocol_that_has_runs(
-    tmp_path: Path, ledger: Ledger, sweeper: Callable[..., tuple[int, str, str]]
-) -> None:
-    code, _, err = sweeper("report", "reproduce")
-    assert (code, err.count("\n")) == (2, 1)
-    assert "no finished run of protocol full" in err
-    reports = tmp_path / "report"
-    written(tmp_path, ledger.runs, ["exp1"])
-    assert sweeper("report", "reproduce")[0] == 0
-    assert sorted(path.name for path in reports.iterdir()) == ["reproduce-quick.html", "reproduce-quick.png"]
-    written(tmp_path, ledger.runs, ["exp1"], protocol="full")
-    assert sweeper("report", "reproduce")[0] == 0
-    assert sorted(path.name for path in reports.glob("*.html")) == ["reproduce-full.html", "reproduce-quick.html"]
+def test_the_report_is_of_the_protocol_that_has_runs(tmp_path: Path, ledger: Ledger) -> None:
+    env = environment(tmp_path, [])
+    with pytest.raises(UsageError, match=r"holds no finished run of protocol full\. Run sweeper reproduce"):
+        finished_runs(env)
+    for protocol in ("quick", "full"):  # full comes first if both have runs
+        written(tmp_path, ledger.runs, ["exp1"], protocol=protocol)
+        found, runs = finished_runs(env)
+        assert (found, list(runs), len(runs["exp1"])) == (protocol, ["exp1"], 5)
 
 
 @pytest.mark.parametrize(
     ("argv", "code", "says"),
     [
-        ((), 1, "no run of protocol full is recorded in .*; run sweeper reproduce --protocol full"),
-        (("--protocol", "quick", "--journal", "nowhere"), 1, "no run of protocol quick is recorded in nowhere"),
+        ((), 1, r"holds no finished run of protocol full\. Run sweeper reproduce --protocol full\."),
+        (("--protocol", "quick", "--journal", "nowhere"), 1, "nowhere holds no finished run of protocol quick"),
         (("--protocol", "half"), 2, "'half' is not one of 'full', 'quick'"),
         (("--plan", "--budget", "soon"), 2, "'soon': a time such as 90s, 30m or 2h"),
         (("--plan", "--journal", "x"), 2, "set SWEEPER_HOME in place of --journal"),
@@ -154,9 +148,7 @@ def test_the_report_is_of_the_protocol_that_has_runs(
         (("--data-dir", "auto"), 2, "--data-dir: for --plan only"),
     ],
 )
-def test_what_is_refused(
-    argv: tuple[str, ...], code: int, says: str, tmp_path: Path, sweeper: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_what_is_refused(argv: tuple[str, ...], code: int, says: str, tmp_path: Path, sweeper: Command) -> None:
     answer = sweeper("verify", *argv)
     assert answer[0] == code
     assert re.search(says, answer[2]), answer

@@ -79,7 +79,7 @@ def _p(judged: Judged, value: float) -> Cell:
 
 
 def _questions(ledger: Ledger) -> Iterator[Markup]:
-    """For each claim, folded: when it counts as supported, its test, arms and notes."""
+    """A part that opens for each claim: when it counts as supported, its test, arms and notes."""
     for judged in ledger.judged:
         claim = judged.claim
         arms = _arms(ledger, claim.question.arms)

@@ -86,7 +86,7 @@ def _summary(runs: Runs, protocol: Protocol) -> Markup:
     if protocol.train_images:
         words.append("The article trained on all 60,000 images.")
     elif not all(run.all_images for of_arm in runs.values() for run in of_arm):
-        words.append("The article trained on all 60,000 images; these runs saw a part of them.")
+        words.append("The article trained on all 60,000 images, these runs on a part of them.")
     return (
         (figures(numbers) if numbers else Markup())
         + text(" ".join(words))
@@ -163,8 +163,8 @@ def _figures(experiments: dict[int, list[ArmRun]]) -> Markup:
         for number, of_arm in experiments.items()
     ]
     words = (
-        "Each line is the mean over the seeds, within their range; train values are clean: eval mode, no augmentation. "
-        "All figures have the same axes, which leave out the outliers of the first epochs."
+        "Each line is the mean over the seeds, each band their range. Train values are measured in eval mode, without "
+        "augmentation. All figures have the same axes, which leave out outliers of the first epochs."
     )
     return text(words) + beside(*cards)
 
@@ -184,7 +184,7 @@ def _arms(runs: Runs) -> Markup:
          _spread(of_arm), _final(complete(of_arm), "val/loss")]
         for name, of_arm in runs.items()
     ]  # fmt: skip
-    headers = ["Arm", "What", "Seeds", "Diverged", "Val accuracy", "SD", "Val loss"]
+    headers = ["Arm", "Description", "Seeds", "Diverged", "Val accuracy", "SD", "Val loss"]
     caption = "Means over seeds at the last epoch; the standard deviation is in points."
     words = "Validation accuracy of every arm at the last epoch: a dot for each seed, a bar at the mean."
     return chart(drawn, words) + table(headers, rows, caption=caption)
@@ -198,9 +198,9 @@ def _xray(runs: Runs) -> Markup:
     ]
     caption = "Means over seeds, of the weights after the last epoch; a dash where the network has no BatchNorm."
     words = (
-        "Variance shift is how far the variance that a BatchNorm layer meets in eval mode lies from the one that it "
-        "recorded in training, as the mean ratio, 1 for none; recalibration is what re-estimating the statistics with "
-        "Dropout off gains; onset is the epoch of the lowest validation loss."
+        "Variance shift compares the variance that a BatchNorm layer sees in eval mode with the one that it recorded "
+        "in training, as a mean ratio: 1 is no shift. Recalibration is the gain from estimating these statistics again "
+        "with Dropout off. Onset is the epoch of the lowest validation loss."
     )
     html = text(words)
     shift = {name: seed_values(of_arm, "xray/variance_shift") for name, of_arm in found.items()}
@@ -209,21 +209,21 @@ def _xray(runs: Runs) -> Markup:
     return html + table(["Arm", *(title for title, _ in XRAY.values())], rows, caption=caption)
 
 
-def recorded_protocol(env: Environment) -> ProtocolName:
-    """The protocol that has finished runs; full if both have, or neither."""
-    return next((name for name in PROTOCOLS if read_runs(env.journal, name)), "full")
+def finished_runs(
+    env: Environment, protocol: ProtocolName | None = None
+) -> tuple[ProtocolName, Mapping[str, list[ArmRun]]]:
+    """Return the runs that the report of the reproduction shows, by arm, and their protocol.
 
-
-def finished_runs(env: Environment, protocol: ProtocolName) -> Mapping[str, list[ArmRun]]:
-    """The runs that the report of the reproduction shows, by arm.
+    Without a `protocol`, it is the one with finished runs, and full if both have some.
 
     Raises:
-        UsageError: no run of `protocol` has finished.
+        UsageError: no run of the protocol has finished.
     """
-    runs = read_runs(env.journal, protocol)
-    if not runs:
+    found = {name: read_runs(env.journal, name) for name in ([protocol] if protocol else PROTOCOLS)}
+    name = next((name for name, runs in found.items() if runs), None)
+    if name is None:
+        wanted = protocol or "full"
         raise UsageError(
-            f"{env.journal / PROTOCOLS[protocol].folder}: no finished run of protocol {protocol}; run "
-            f"`sweeper reproduce --protocol {protocol}` first"
+            f"{env.journal} holds no finished run of protocol {wanted}. Run sweeper reproduce --protocol {wanted}."
         )
-    return runs
+    return name, found[name]

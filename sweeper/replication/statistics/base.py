@@ -149,7 +149,7 @@ class Test(Evidence):
         return PValues(above, below) if self.direction > 0 else PValues(below, above)
 
     def excess(self, *, support: bool) -> float:
-        """How far the estimate lies beyond `null`, on the side that supports or contradicts."""
+        """The distance of the estimate beyond `null`, on the side that supports or contradicts."""
         return (1 if support else -1) * self.direction * (self.estimate - self.null)
 
     def shown(self, alpha: float) -> Shown:

@@ -8,6 +8,7 @@ intersection-union test against. Both hold whatever the dependence of the parts,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -92,9 +93,9 @@ class Combined(Evidence):
 
 
 def _comparable(shown: Sequence[Shown]) -> bool:
-    """Return True if all parts show one quantity against one bound, and have an interval."""
+    """Return True if several parts show one quantity against one bound, and have an interval."""
     kinds = {(part.quantity, part.unit, part.direction, part.null) for part in shown}
-    return len(kinds) == 1 and all(part.low == part.low for part in shown)  # NaN is unequal to itself
+    return len(shown) > 1 and len(kinds) == 1 and not any(math.isnan(part.low) for part in shown)
 
 
 def _extreme(narrow: Sequence[Shown], wide: Sequence[Shown], *, smallest: bool) -> Shown:

@@ -1,4 +1,4 @@
-"""Exact tests, which assume no distribution: of a share, and of whole numbers."""
+"""Exact tests of a share and of whole numbers, which assume no distribution."""
 
 from __future__ import annotations
 
