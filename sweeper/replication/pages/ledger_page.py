@@ -28,7 +28,7 @@ from sweeper.report.page import Cell, Section, Value, facts, folded, page, png, 
 
 ARMS_IN_A_ROW = 4
 HEADERS = (
-    "#", "claim", "verdict", "difference [95 %]", "p, Holm", "n", "interim analyses at", "takes seeds", "decided by",
+    "#", "claim", "verdict", "difference [95 %]", "p, Holm", "n", "interim analyses at", "seeds needed", "decided by",
     "test", "arms", "reason", "p, before Holm",
 )  # fmt: skip
 

@@ -11,7 +11,6 @@ from markupsafe import Markup
 from sweeper.core.environment import Environment
 from sweeper.core.errors import UsageError
 from sweeper.core.experiments import EXPERIMENT_TITLES
-from sweeper.core.text import counted
 from sweeper.replication.arms import ARMS, PROTOCOLS, Protocol, ProtocolName
 from sweeper.replication.claims.ledger import Runs
 from sweeper.replication.pages.charts import (
@@ -24,7 +23,7 @@ from sweeper.replication.pages.charts import (
     seed_values,
 )
 from sweeper.replication.runs import ArmRun, circumstances, complete, diverged, read_runs
-from sweeper.report.figure import percent
+from sweeper.report.figure import counted, percent
 from sweeper.report.page import NOTHING, Cell, Section, Value, beside, chart, facts, figures, heading, page, table, text
 
 ACCURACY: Final = "final/val_accuracy"
