@@ -25,7 +25,7 @@ class Arm:
     title: str
     base: int
     fields: Mapping[str, Any] = field(default_factory=dict)
-    length: int = 1  # how many times the epochs that the protocol gives
+    length: int = 1  # multiplies the epochs of the protocol
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Protocol:
     train_images: int = 0  # 0: all
     epochs: int | None = None  # None: those of the arm's experiment
     without: frozenset[str] = frozenset()
-    at_most: Mapping[str, int] = field(default_factory=dict)  # seeds of costly arms, where no number is asked for
+    at_most: Mapping[str, int] = field(default_factory=dict)  # seeds of costly arms, unless a number is asked for
 
     @property
     def folder(self) -> str:

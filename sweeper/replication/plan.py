@@ -27,7 +27,7 @@ from sweeper.tracking.reading import read_events
 # Seconds of an image's training are (OVERHEAD + multiply-adds) / SPEED. This fits the times of the medium and the large
 # network on 2 cores in fp32 in docs/log.md. Its evaluation costs a third.
 OVERHEAD: Final = 5e6
-SPEED: Final = 2.05e10  # a second and core
+SPEED: Final = 2.05e10  # multiply-adds a second on one core
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Options:
     protocol: ProtocolName
     experiments: tuple[int, ...] = ()  # none: all
     only_experiments: bool = False
-    seeds: int | None = None  # of every arm; None: the protocol's, of some arms fewer
+    seeds: int | None = None  # of every arm; None: as the protocol says
     engine: EngineChoice = ONE_WORKER
-    runs: tuple[tuple[str, int], ...] = ()  # only these arms and seeds, in this order; none: what the others say
-    seconds: float | None = None  # no run starts after so many
+    runs: tuple[tuple[str, int], ...] = ()  # only these arms and seeds, in this order; none: as the other options say
+    seconds: float | None = None  # no run starts after this time
 
 
 class Planned(NamedTuple):

@@ -37,14 +37,14 @@ class ArmRun(NamedTuple):
     arm: str
     seed: int
     state: str  # complete or diverged
-    epochs: list[dict[str, float]]  # one an epoch: its number under "epoch", and EpochResult.metrics()
-    final: dict[str, float]  # metrics of the end: "final/…", "best/…"
+    epochs: list[dict[str, float]]  # one entry for each epoch: its number under "epoch", and EpochResult.metrics()
+    final: dict[str, float]  # metrics at the end: "final/…", "best/…"
     folder: Path
-    history_sha256: str  # of a run that diverged: empty
+    history_sha256: str  # empty if the run diverged
     run_id: str | None  # in MLflow, if it was uploaded
-    store: str = ""  # that holds `run_id`, as the uploader names it
+    store: str = ""  # the MLflow store of `run_id`, as the uploader names it
     all_images: bool = True  # trained on all of FashionMNIST's 60,000; the embedded sample has fewer
-    machines: frozenset[Machine] = frozenset()  # of its epochs; several, where it was continued on another
+    machines: frozenset[Machine] = frozenset()  # of its epochs; several if it was continued on another machine
 
 
 class ArmSummary(NamedTuple):
@@ -112,7 +112,7 @@ def _config(events: Sequence[Mapping[str, Any]], protocol: Protocol, arm: str, s
         trained = RunConfig.from_params(events[0]["params"])
         given = trained.model_dump(include={"dataset", "train_images", "device", "precision"})
         return trained if trained.key == arm_config(arm, protocol, seed, **given).key else None
-    except ConfigError:  # of a version with other fields
+    except ConfigError:  # written by a version with other fields
         return None
 
 

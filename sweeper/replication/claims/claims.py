@@ -79,7 +79,7 @@ class Claim:
     says: str
     question: Question
     notes: tuple[str, ...] = ()
-    needs_full: str = ""  # why it takes protocol full on all of FashionMNIST
+    needs_full: str = ""  # the reason why only protocol full on all of FashionMNIST can test it
 
 
 def claims(protocol: ProtocolName) -> tuple[Claim, ...]:

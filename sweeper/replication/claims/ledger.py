@@ -82,12 +82,12 @@ class Judged:
     claim: Claim
     why_not: str  # the reason why it is untestable; empty if it can be tested
     counts: Mapping[str, int]  # recorded runs by arm
-    seeds: int  # of the arm with the fewest, before its first missing one
+    seeds: int  # of the arm with the fewest, up to its first missing one
     looks: tuple[Look, ...]
     evidence: Evidence  # of all seeds, not only those of an interim analysis
     p_holm: PValues = UNDECIDED
     verdict: Verdict = "inconclusive"
-    not_rejected: int = 0  # p-values of the ledger, by which Holm's next step divides alpha
+    not_rejected: int = 0  # p-values of the ledger; Holm's next step divides alpha by their number
 
     @property
     def p(self) -> PValues:
@@ -150,7 +150,7 @@ class Ledger:
     runs: Runs
     judged: Sequence[Judged]
     links: Mapping[str, str] = field(default_factory=dict)  # MLflow run to its address
-    incomplete: StudyIncomplete | None = None  # why next runs failed; a budget that was too short is no failure
+    incomplete: StudyIncomplete | None = None  # the error if next runs failed; too short a budget is no failure
 
     @cached_property
     def provenance(self) -> dict[str, str]:

@@ -17,7 +17,7 @@ from sweeper.report.page import PAPER
 
 METRICS: Final = ("accuracy", "loss")
 SPLITS: Final = {"train": ORANGE, "val": BLUE}
-BANDS: Final = {ORANGE: "rgba(230,159,0,0.22)", BLUE: "rgba(0,114,178,0.22)"}  # of the seeds, see-through
+BANDS: Final = {ORANGE: "rgba(230,159,0,0.22)", BLUE: "rgba(0,114,178,0.22)"}  # translucent, for the range of the seeds
 
 
 class Published(NamedTuple):

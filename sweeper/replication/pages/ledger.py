@@ -35,7 +35,7 @@ VERDICTS: Final = ("supported", "contradicted", "inconclusive", "untestable")
 COLORS: Final = {"supported": BLUE, "contradicted": VERMILLION, "inconclusive": GREY}
 PANELS: Final = (("points", "points of accuracy or confidence"), ("nats", "nats"))
 PICTURED: Final = "Differences in points and in nats, with their intervals"  # what `forest` draws
-LEAST_CLAIM: Final = 9  # columns of a terminal that the words of a claim get at least
+LEAST_CLAIM: Final = 9  # least width of a claim's words on a terminal
 
 # --- numbers ------------------------------------------------------------------------------------------
 

@@ -95,8 +95,8 @@ def _draw(pair: Sequence[Axes], number: int, runs: Sequence[ArmRun], ranges: Ran
         if not runs:
             add_note(panel, "not trained yet", (0.5, 0.5), (0, 0), "axes fraction", ha="center", color=SOFT_INK)
             continue
-        drawn: list[float] = []  # over the second half of the epochs, where the number stands
-        for split, color in SPLITS.items():  # of which val is the last
+        drawn: list[float] = []  # values of the second half of the epochs, where the number stands
+        for split, color in SPLITS.items():  # val is the last
             found = curve(runs, f"{split}/{metric}")
             panel.fill_between(found.epochs, found.low, found.high, color=color, alpha=0.22, linewidth=0)
             panel.plot(found.epochs, found.mean, color=color, linewidth=1.6, zorder=3)

@@ -16,7 +16,7 @@ from typing import Final
 
 from sweeper.replication.statistics.base import Evidence, Lacking, PValues, Shown, Test
 
-LEVEL: Final = 0.025  # one-sided, at which a premise is shown to fail
+LEVEL: Final = 0.025  # one-sided; at this level a premise is shown to fail
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class Combined(Evidence):
 
     parts: tuple[Evidence, ...]
     every: bool  # True: all of the parts have to hold; False: one of them
-    method: str = ""  # its name, before that of the part that decides
+    method: str = ""  # put before the name of the test that decides
     premise: Evidence | None = None
     least: float = 0.0
     chances: Callable[[], Mapping[str, float]] = dict
