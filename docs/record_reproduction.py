@@ -21,9 +21,8 @@ from report_screenshots import CHROMIUM, FLAGS, IMAGES, open_report
 
 from sweeper.core.environment import Environment
 from sweeper.replication.arms import PROTOCOLS
-from sweeper.replication.pages.page import reproduction_report
 from sweeper.replication.runs import ArmRun, each, images, read_runs, starts
-from sweeper.replication.verify import publish, sections, verify
+from sweeper.replication.verify import publish, report, verify
 from sweeper.tracking.reading import EVENTS, read_events
 
 RESULTS = Path(__file__).parent / "results"
@@ -97,9 +96,9 @@ def main(home: Path, protocol: str) -> None:
     (RESULTS / f"{protocol}.json").write_bytes((folder / "ledger.json").read_bytes())
     (RESULTS / f"{protocol}.sha256").write_text("\n".join(hashes(env.journal, protocol)) + "\n")
     (IMAGES / f"study-{protocol}-forest.png").write_bytes((folder / "ledger.png").read_bytes())
-    report = folder.parent / f"{PROTOCOLS[protocol].folder}.html"
-    report.write_bytes(reproduction_report(runs, protocol, sections(env, protocol, runs)))
-    photograph(report, IMAGES / f"study-{protocol}-figures-4-to-11.png")
+    page_file = folder.parent / f"{PROTOCOLS[protocol].folder}.html"
+    page_file.write_bytes(report(env, protocol, runs)[0])
+    photograph(page_file, IMAGES / f"study-{protocol}-figures-4-to-11.png")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from sweeper.cli.options import (
 if TYPE_CHECKING:
     from sweeper.core.environment import Environment
     from sweeper.replication.arms import ProtocolName
-    from sweeper.replication.pages.ledger import Ledger
+    from sweeper.replication.claims.ledger import Ledger
 
 
 @click.command()
@@ -105,7 +105,7 @@ def verify(
 
     found = verify.verify(journal or env.journal, protocol)
     if plan:
-        from sweeper.replication.next_training import train_next_runs
+        from sweeper.replication.next_runs import train_next_runs
 
         found = train_next_runs(env, found, budget, workers)
     ledger, result = verify.publish(env, found)

@@ -25,12 +25,12 @@ class Arm:
     title: str
     base: int
     fields: Mapping[str, Any] = field(default_factory=dict)
-    length: int = 1  # how many times the epochs that the protocol gives
+    length: int = 1  # multiplies the epochs of the protocol
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How the arms are trained; all else is as in the experiments."""
+    """The length of a reproduction; all else is as in the experiments."""
 
     name: ProtocolName
     title: str
@@ -38,7 +38,7 @@ class Protocol:
     train_images: int = 0  # 0: all
     epochs: int | None = None  # None: those of the arm's experiment
     without: frozenset[str] = frozenset()
-    at_most: Mapping[str, int] = field(default_factory=dict)  # seeds of costly arms, where no number is asked for
+    at_most: Mapping[str, int] = field(default_factory=dict)  # seeds of costly arms, unless a number is asked for
 
     @property
     def folder(self) -> str:
@@ -132,7 +132,7 @@ def arm_config(name: str, protocol: Protocol, seed: int, **fields: Any) -> RunCo
 
 
 def select(protocol: Protocol, experiments: Sequence[int] = (), only_experiments: bool = False) -> list[str]:
-    """The names of the arms to train, in order: those of these experiments (none: all), with or without variants."""
+    """Return the arms to train, in order: those of these experiments (none: all), with or without variants."""
     return [
         name
         for name, arm in ARMS.items()
@@ -140,12 +140,6 @@ def select(protocol: Protocol, experiments: Sequence[int] = (), only_experiments
         and (not experiments or arm.base in experiments)
         and not (only_experiments and name != f"exp{arm.base}")
     ]
-
-
-def trained_as(protocol: Protocol) -> dict[str, str]:
-    """For each arm of `protocol`, the first arm with the same key: they share their runs."""
-    first: dict[str, str] = {}
-    return {name: first.setdefault(arm_config(name, protocol, seed=0).key, name) for name in select(protocol)}
 
 
 def parse_experiments(text: str) -> tuple[int, ...]:
@@ -161,8 +155,8 @@ def parse_experiments(text: str) -> tuple[int, ...]:
         if first > last:
             listing = "; ".join(f"{n} {title}" for n, title in EXPERIMENT_TITLES.items())
             raise ConfigError(
-                f"experiments {text[:60]!r}: {part[:20]!r} is no experiment, nor a range such as 6-8; "
-                f"the eight are: {listing}"
+                f"experiments {text[:60]!r}: {part[:20]!r} is neither an experiment nor a range such as 6-8. "
+                f"The eight are: {listing}."
             )
         found.update(range(first, last + 1))
     return tuple(sorted(found))

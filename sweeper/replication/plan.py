@@ -8,17 +8,26 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sweeper.core.config import RunConfig
+from sweeper.core.cores import cores
 from sweeper.core.environment import Environment
 from sweeper.core.errors import StudyConflict
+from sweeper.core.networks import multiply_adds
+from sweeper.core.text import counted
 from sweeper.data.fashion import Manifest
 from sweeper.engine.choice import ONE_WORKER, EngineChoice
-from sweeper.replication.arms import ARMS, PROTOCOLS, Protocol, ProtocolName, arm_config, select, trained_as
-from sweeper.replication.runs import outcome
+from sweeper.replication.arms import ARMS, PROTOCOLS, Protocol, ProtocolName, arm_config, select
+from sweeper.replication.runs import COMPLETE, outcome
 from sweeper.sweep.choose import Chosen
+from sweeper.tracking.base import THREADS_TAG
 from sweeper.tracking.reading import read_events
+
+# Seconds of an image's training are (OVERHEAD + multiply-adds) / SPEED. This fits the times of the medium and the large
+# network on 2 cores in fp32 in docs/log.md. Its evaluation costs a third.
+OVERHEAD: Final = 5e6
+SPEED: Final = 2.05e10  # multiply-adds a second on one core
 
 
 @dataclass(frozen=True)
@@ -28,10 +37,10 @@ class Options:
     protocol: ProtocolName
     experiments: tuple[int, ...] = ()  # none: all
     only_experiments: bool = False
-    seeds: int | None = None  # of every arm; None: the protocol's, of some arms fewer
+    seeds: int | None = None  # of every arm; None: as the protocol says
     engine: EngineChoice = ONE_WORKER
-    runs: tuple[tuple[str, int], ...] = ()  # only these arms and seeds, in this order; none: what the others say
-    seconds: float | None = None  # nothing is begun after so many
+    runs: tuple[tuple[str, int], ...] = ()  # only these arms and seeds, in this order; none: as the other options say
+    seconds: float | None = None  # no run starts after this time
 
 
 class Planned(NamedTuple):
@@ -43,6 +52,11 @@ class Planned(NamedTuple):
     folder: str
     state: str | None  # complete, diverged, or None: to be trained
     set_aside: bool  # its folder holds a finished run of another configuration
+
+    @property
+    def name(self) -> str:
+        """Arm and seed."""
+        return f"{self.arm} seed {self.config.seed}"
 
 
 def order(arms: Sequence[str], seeds: int) -> Iterator[tuple[str, int]]:
@@ -66,27 +80,22 @@ def make_plan(env: Environment, chosen: Chosen, options: Options) -> list[Planne
         StudyConflict: the journal holds runs of another data set, precision or kind of device.
     """
     protocol = PROTOCOLS[options.protocol]
-    asked = select(protocol, options.experiments, options.only_experiments)
-    first = trained_as(protocol)
-    arms = [arm for arm in first.values() if arm in {first[name] for name in asked}]
-    machine = _machine(chosen, protocol)
+    # What the machine and the data set decide. A data set with fewer images than the protocol wants is used whole.
+    machine = chosen.config.model_dump(include={"dataset", "device", "precision"})
+    machine["train_images"] = protocol.train_images if _images(chosen.manifest) > protocol.train_images else 0
     _check_same(env.journal, protocol, machine)
-    seeds = options.seeds or protocol.seeds
-    most = {} if options.seeds else protocol.at_most  # a number that was asked for holds for all arms
-    everything = order(list(dict.fromkeys(arms)), seeds)
-    asked_for = [(first[arm], seed) for arm, seed in options.runs] or [
-        (arm, seed) for arm, seed in everything if seed < most.get(arm, seeds)
-    ]
     return [
         _planned(env.journal, protocol, arm, arm_config(arm, protocol, seed, **machine))
-        for arm, seed in dict.fromkeys(asked_for)
+        for arm, seed in options.runs or _asked(protocol, options)
     ]
 
 
-def _machine(chosen: Chosen, protocol: Protocol) -> dict[str, Any]:
-    """The fields of every run that the machine and the data set decide. A small data set is used whole."""
-    fields = chosen.config.model_dump(include={"dataset", "device", "precision"})
-    return fields | {"train_images": protocol.train_images if _images(chosen.manifest) > protocol.train_images else 0}
+def _asked(protocol: Protocol, options: Options) -> Iterator[tuple[str, int]]:
+    """The arms that the options select and their seeds; a number of seeds that was asked for holds for all arms."""
+    arms = select(protocol, options.experiments, options.only_experiments)
+    seeds = options.seeds or protocol.seeds
+    most = {} if options.seeds else protocol.at_most
+    return ((arm, seed) for arm, seed in order(arms, seeds) if seed < most.get(arm, seeds))
 
 
 def _images(manifest: Manifest) -> int:
@@ -95,39 +104,66 @@ def _images(manifest: Manifest) -> int:
 
 def _planned(journal: Path, protocol: Protocol, arm: str, config: RunConfig) -> Planned:
     folder = f"{protocol.folder}/{arm}/seed-{config.seed}"
-    recipe = config.derive(device=_kind(config.device)).key
+    config_key = config.derive(device=kind(config.device)).key
     events = read_events(journal / folder)
     known = events[0]["key"] if events else ""
-    same = known.endswith(f"/{recipe}")
+    same = known.endswith(f"/{config_key}")
     done = outcome(events)
     return Planned(
-        arm, config, folder=folder, key=known if same else f"{uuid.uuid4().hex}/{recipe}",
+        arm, config, folder=folder, key=known if same else f"{uuid.uuid4().hex}/{config_key}",
         state=done if same else None, set_aside=done is not None and not same,
     )  # fmt: skip
 
 
-def _kind(device: str) -> str:
+def kind(device: str) -> str:
     """The kind of device, cpu or cuda; the number of the GPU does not matter."""
     return device.partition(":")[0]
 
 
 def _check_same(journal: Path, protocol: Protocol, machine: Mapping[str, Any]) -> None:
-    """Refuse to mix runs that cannot be compared, or to set aside hours of training for a mistyped option.
-
-    Raises:
-        StudyConflict: one line that names the differences.
-    """
+    """Refuse to mix runs that cannot be compared, or to set aside hours of training for a mistyped option."""
     folder = journal / protocol.folder
-    wanted = {"dataset": machine["dataset"], "precision": machine["precision"], "device": _kind(machine["device"])}
+    wanted = {"dataset": machine["dataset"], "precision": machine["precision"], "device": kind(machine["device"])}
     for path in sorted(folder.glob("*/seed-*/events.jsonl")):
         events = read_events(path.parent)
         if outcome(events) is None or "." in path.parent.name:  # unfinished, or set aside
             continue
         params = events[0]["params"]
-        found = {name: _kind(params.get(name, "")) for name in wanted}
+        found = {name: kind(params.get(name, "")) for name in wanted}
         if found != wanted:
             changes = "; ".join(f"{k} was {found[k]!r}, is {v!r}" for k, v in wanted.items() if found[k] != v)
             raise StudyConflict(
                 f"{folder} holds runs of another kind ({changes}). Continue with the old options, or set another "
                 "SWEEPER_HOME."
             )
+
+
+# --- how long it takes ----------------------------------------------------------------------------------
+
+
+def cost(config: RunConfig, manifest: Manifest) -> float:
+    """Work of a run on the split `test`, in multiply-adds of training; only ratios of costs have a meaning."""
+    train = config.train_images or _images(manifest)
+    judged = manifest.test[1].shape[0]
+    images = train + (judged + min(judged, train)) / 3
+    return config.epochs * images * (OVERHEAD + multiply_adds(config.model))
+
+
+def forecast(env: Environment, runs: Sequence[Planned], manifest: Manifest) -> tuple[float | None, str]:
+    """Seconds that the missing runs will take on all cores, and the basis of the estimate."""
+    missing = sum(cost(run.config, manifest) for run in runs if run.state is None)
+    recorded = [run for run in runs if run.state == COMPLETE]
+    timed = [(cost(run.config, manifest), _core_seconds(env.journal / run.folder)) for run in recorded]
+    if timed:
+        pace = sum(work for work, _ in timed) / sum(seconds for _, seconds in timed)
+        return missing / (pace * cores()), f"at the pace of the {counted(len(timed), 'recorded run')}"
+    if any(kind(run.config.device) != "cpu" for run in runs):
+        return None, "no run on this kind of device is recorded to estimate from"
+    return missing / (SPEED * cores()), f"at {SPEED / 1e9:.1f} G multiply-adds a second and core, as in docs/log.md"
+
+
+def _core_seconds(folder: Path) -> float:
+    """Core seconds of a run: from its last start to its end, times its threads."""
+    events = read_events(folder)
+    start = [e for e in events if e["event"] == "start"][-1]
+    return float((events[-1]["time"] - start["time"]) / 1000 * int(start["tags"].get(THREADS_TAG, 1)))

@@ -7,8 +7,8 @@ from typing import Any
 
 from sweeper.core.environment import Environment
 from sweeper.replication.arms import PROTOCOLS, ProtocolName
-from sweeper.replication.pages.page import finished_runs, recorded_protocol, reproduction_print, reproduction_report
-from sweeper.replication.verify import sections
+from sweeper.replication.pages.page import finished_runs
+from sweeper.replication.verify import report
 from sweeper.report.files import report_path, write_report
 
 
@@ -19,14 +19,13 @@ def write_reproduction_report(env: Environment, protocol: ProtocolName | None, o
         UsageError: no run of the protocol has finished.
         SweeperError: a file cannot be written.
     """
-    protocol = protocol or recorded_protocol(env)
+    protocol, runs = finished_runs(env, protocol)
     name = PROTOCOLS[protocol].folder
-    runs = finished_runs(env, protocol)
-    page = reproduction_report(runs, protocol, sections(env, protocol, runs))
+    page, print_figures = report(env, protocol, runs)
     path = output or report_path(env, name)
     write_report(path, page)
     env.say(f"report of {name!r}: {path} ({len(page) / 1e6:.1f} MB)")
     figures = path.with_suffix(".png")
-    write_report(figures, reproduction_print(runs, protocol))
+    write_report(figures, print_figures)
     env.say(f"figures 4 to 11 for print: {figures}")
     return {"study": name, "report": str(path), "bytes": len(page), "figures": str(figures)}

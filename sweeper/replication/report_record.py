@@ -11,6 +11,7 @@ from sweeper.replication.arms import PROTOCOLS, ProtocolName
 from sweeper.replication.claims.ledger import Runs
 from sweeper.replication.claims.looks import fingerprint
 from sweeper.replication.runs import DIVERGED, read_runs
+from sweeper.replication.verify import report
 from sweeper.tracking.base import FINISHED, RunInfo, Tracker
 from sweeper.tracking.reading import read_events
 
@@ -20,19 +21,14 @@ FINGERPRINT_TAG: Final = "sweeper.fingerprint"  # identifies the runs that the r
 def record_report(env: Environment, protocol: ProtocolName, tracker: Tracker) -> None:
     """Record the report of the reproduction, with its figures for print, in a run of its own.
 
-    Later reports go to the same run. No-op if that run has ended and shows the current runs. Judging the claims here
-    does not count as an interim analysis.
+    Later reports go to the same run. No-op if that run has ended and shows the current runs.
     """
-    from sweeper.replication.pages.page import reproduction_print, reproduction_report
-    from sweeper.replication.verify import sections
-
     runs = read_runs(env.journal, protocol)
     folder = _folder(protocol)
     events = read_events(env.journal / folder)
     if not runs or _shows(events, runs):
         return
-    page = reproduction_report(runs, protocol, sections(env, protocol, runs))
-    figures = reproduction_print(runs, protocol)
+    page, figures = report(env, protocol, runs)
     tags = {"sweeper.kind": "study", "sweeper.study": PROTOCOLS[protocol].folder, "sweeper.protocol": protocol}
     info = RunInfo(
         key=events[0]["key"] if events else f"{uuid.uuid4().hex}/{folder}", name=PROTOCOLS[protocol].folder,
@@ -55,12 +51,12 @@ def is_recorded(env: Environment, protocol: ProtocolName, runs: Runs) -> bool:
 
 
 def _folder(protocol: ProtocolName) -> str:
-    """The folder of the run that holds the report, beside those of the arms; `study` is its name in stores."""
+    """The folder of the run that holds the report, beside those of the arms; `study` is a stored name."""
     return f"{PROTOCOLS[protocol].folder}/study"
 
 
 def _shows(events: Sequence[Mapping[str, Any]], runs: Runs) -> bool:
-    """Whether the run that holds the report has ended and shows `runs`."""
+    """Return True if the run that holds the report has ended and shows `runs`."""
     if not events or events[-1]["event"] != "end":
         return False
     return (events[-1]["status"], events[-1]["tags"].get(FINGERPRINT_TAG)) == (FINISHED, fingerprint(runs))

@@ -24,8 +24,7 @@ from sweeper.data.shared import SharedSplits
 from sweeper.data.splits import check_batch, load
 from sweeper.engine.choice import Built, build, check, prepare
 from sweeper.replication.arms import ARMS, PROTOCOLS, Protocol, ProtocolName
-from sweeper.replication.forecast import cost, forecast
-from sweeper.replication.plan import Options, Planned, make_plan
+from sweeper.replication.plan import Options, Planned, cost, forecast, make_plan
 from sweeper.replication.report_record import record_report
 from sweeper.replication.runs import DIVERGED, read_runs, summarise
 from sweeper.sweep.choose import Chosen, choose
@@ -43,17 +42,17 @@ LOCK: Final = ".lock"
 
 @dataclass
 class ArmProgress(Progress):
-    """Progress over runs of unequal length: a run is its arm and seed, and weighs what it costs."""
+    """Progress over runs of unequal length: each run weighs what it costs."""
 
     costs: Mapping[int, float] = field(default_factory=dict)  # of the runs that were missing at the start
-    arms: Mapping[int, str] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._left = dict(self.costs)
 
     def label(self, trial: Trial) -> str:
         """Arm and seed."""
-        return f"{self.arms[trial.number]} seed {trial.config.seed}"
+        return self.names[trial.number]
 
     def word(self, outcome: str) -> str:
         """Diverged instead of pruned: a reproduction prunes nothing."""
@@ -119,7 +118,7 @@ def reproduce(env: Environment, chosen: Chosen, options: Options) -> dict[str, A
                 with signals.raised():
                     record_report(env, options.protocol, tracker)
         except Interrupted:
-            env.warn("the reproduction was interrupted; the same command continues it")
+            env.warn("the reproduction was interrupted. Run the same command again to continue it.")
             raise
     return _result(env, options, runs, source)
 
@@ -152,16 +151,12 @@ def _announce(env: Environment, runs: Sequence[Planned]) -> None:
     if recorded:
         env.say(f"{recorded} of {counted(len(runs), 'run')} are recorded already")
     if aside := sum(run.set_aside for run in runs):
-        env.warn(f"{counted(aside, 'recorded run')} of another configuration set aside in the journal; training anew")
+        env.warn(f"{counted(aside, 'recorded run')} of another configuration set aside in the journal; training again")
 
 
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Keep other commands from training into the folder; the operating system releases the lock of a dead process.
-
-    Raises:
-        StudyConflict: another command trains into it.
-    """
+    """Keep other commands from training into the folder; the operating system releases the lock of a dead process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / LOCK)
@@ -169,7 +164,9 @@ def _held(folder: Path) -> Iterator[None]:
     except filelock.Timeout:
         raise StudyConflict(f"another process is writing to {folder}. Wait for it or stop it.") from None
     except OSError as error:
-        raise SweeperError(f"could not write to {folder} ({error.strerror})") from None
+        raise SweeperError(
+            f"could not write to {folder} ({error.strerror}). Set SWEEPER_HOME to a writable folder."
+        ) from None
     try:
         yield
     finally:
@@ -202,7 +199,7 @@ def _train(
         at_start=source.finished(),
         pruned=sum(run.state == DIVERGED for run in runs),
         costs={number: cost(runs[number].config, chosen.manifest) for number in missing},
-        arms={number: run.arm for number, run in enumerate(runs)},
+        names={number: run.name for number, run in enumerate(runs)},
     )
     view = make_view(progress, json_output=env.json_output)
 
@@ -225,7 +222,6 @@ def run_name(arm: str, seed: int) -> str:
 
 
 def _arm_info(run: Planned, protocol: Protocol, info: RunInfo) -> RunInfo:
-    """The run info of one seed of an arm."""
     tags = {
         "sweeper.protocol": protocol.name,
         "sweeper.arm": run.arm,
@@ -248,8 +244,8 @@ def _result(env: Environment, options: Options, runs: Sequence[Planned], source:
         "runs": len(runs),
         "recorded": source.finished(),
         "added": source.finished() - recorded,
-        "failed": {_name(runs[number]): reason for number, reason in source.failed.items()},
-        "arms": [row._asdict() for row in summarise(found)],
+        "failed": {runs[number].name: reason for number, reason in source.failed.items()},
+        "arms": [summarise(arm, of_arm)._asdict() for arm, of_arm in found.items()],
         "journal": str(env.journal / PROTOCOLS[options.protocol].folder),
     }
 
@@ -264,12 +260,8 @@ def check_failed(result: Mapping[str, Any]) -> None:
         shown = "; ".join(f"{run} ({reason[:120]})" for run, reason in list(failed.items())[:3])
         more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
         raise StudyIncomplete(
-            f"{len(failed)} of {result['runs']} runs failed: {shown}{more}; the same command tries again"
+            f"{len(failed)} of {result['runs']} runs failed: {shown}{more}. Run the same command again to retry them."
         )
-
-
-def _name(run: Planned) -> str:
-    return f"{run.arm} seed {run.config.seed}"
 
 
 # --- dry run -------------------------------------------------------------------------------------------------

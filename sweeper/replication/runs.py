@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import ConfigError, SweeperError
-from sweeper.replication.arms import ARMS, PROTOCOLS, Protocol, ProtocolName, arm_config, trained_as
+from sweeper.replication.arms import PROTOCOLS, Protocol, ProtocolName, arm_config, select
 from sweeper.tracking.base import FINISHED, THREADS_TAG
 from sweeper.tracking.reading import history, read_events
 
@@ -37,14 +37,14 @@ class ArmRun(NamedTuple):
     arm: str
     seed: int
     state: str  # complete or diverged
-    epochs: list[dict[str, float]]  # one an epoch: its number under "epoch", and EpochResult.metrics()
-    final: dict[str, float]  # metrics of the end: "final/…", "best/…"
+    epochs: list[dict[str, float]]  # one entry for each epoch: its number under "epoch", and EpochResult.metrics()
+    final: dict[str, float]  # metrics at the end: "final/…", "best/…"
     folder: Path
-    history_sha256: str  # of a run that diverged: empty
+    history_sha256: str  # empty if the run diverged
     run_id: str | None  # in MLflow, if it was uploaded
-    store: str = ""  # that holds `run_id`, as the uploader names it
+    store: str = ""  # the MLflow store of `run_id`, as the uploader names it
     all_images: bool = True  # trained on all of FashionMNIST's 60,000; the embedded sample has fewer
-    machines: frozenset[Machine] = frozenset()  # of its epochs; several, where it was continued on another
+    machines: frozenset[Machine] = frozenset()  # of its epochs; several if it was continued on another machine
 
 
 class ArmSummary(NamedTuple):
@@ -53,25 +53,22 @@ class ArmSummary(NamedTuple):
     arm: str
     complete: int
     diverged: int
-    val_accuracy: float | None  # None without a complete run
-    val_accuracy_sd: float | None  # sample standard deviation; None below two complete runs
-    val_loss: float | None
-    epoch_s: float | None  # median over the epochs of a run, mean over runs
+    val_accuracy: float | None = None  # None without a complete run
+    val_accuracy_sd: float | None = None  # sample standard deviation; None below two complete runs
+    val_loss: float | None = None
+    epoch_s: float | None = None  # median over the epochs of a run, mean over runs
 
 
 def read_runs(root: Path, protocol: str) -> dict[str, list[ArmRun]]:
-    """The finished runs of each arm of `protocol` in the journal at `root`, by seed; arms without one are absent.
-
-    Arms that train the same network the same way share their runs.
-    """
+    """The finished runs of each arm of `protocol` in the journal at `root`, by seed; arms without one are absent."""
     chosen = PROTOCOLS[cast("ProtocolName", protocol)]
-    recorded: dict[str, list[ArmRun]] = {}
-    for name in set(trained_as(chosen).values()):
-        folders = (root / chosen.folder / name).glob("seed-*")
-        runs = [run for folder in folders if (run := read_run(folder, chosen, name)) is not None]
-        recorded[name] = sorted(runs, key=lambda run: run.seed)
-    found = {name: recorded[first] for name, first in trained_as(chosen).items() if recorded[first]}
-    return {name: [run._replace(arm=name) for run in found[name]] for name in ARMS if name in found}
+    found = {}
+    for arm in select(chosen):
+        folders = (root / chosen.folder / arm).glob("seed-*")
+        runs = [run for folder in folders if (run := read_run(folder, chosen, arm)) is not None]
+        if runs:
+            found[arm] = sorted(runs, key=lambda run: run.seed)
+    return found
 
 
 def read_run(folder: Path, protocol: Protocol, arm: str) -> ArmRun | None:
@@ -92,6 +89,16 @@ def read_run(folder: Path, protocol: Protocol, arm: str) -> ArmRun | None:
     )  # fmt: skip
 
 
+def complete(runs: Sequence[ArmRun]) -> list[ArmRun]:
+    """The runs that did not diverge."""
+    return [run for run in runs if run.state == COMPLETE]
+
+
+def diverged(runs: Sequence[ArmRun]) -> int:
+    """The number of runs that diverged."""
+    return len(runs) - len(complete(runs))
+
+
 def outcome(events: Sequence[Mapping[str, Any]]) -> str | None:
     """The outcome of a run: complete, diverged, or None if it has to be trained (again)."""
     if not events or events[-1]["event"] != "end" or events[-1]["status"] != FINISHED:
@@ -105,7 +112,7 @@ def _config(events: Sequence[Mapping[str, Any]], protocol: Protocol, arm: str, s
         trained = RunConfig.from_params(events[0]["params"])
         given = trained.model_dump(include={"dataset", "train_images", "device", "precision"})
         return trained if trained.key == arm_config(arm, protocol, seed, **given).key else None
-    except ConfigError:  # of a version with other fields
+    except ConfigError:  # written by a version with other fields
         return None
 
 
@@ -130,7 +137,7 @@ def _machines(events: Sequence[Mapping[str, Any]]) -> frozenset[Machine]:
 
 
 def _uploaded(folder: Path) -> tuple[str | None, str]:
-    """The MLflow run that it was uploaded to, and the store (tracking.py)."""
+    """The MLflow run that it was uploaded to, and the store."""
     try:
         state = json.loads((folder / "upload.json").read_bytes())
         return state["run_id"], state["store"]
@@ -157,6 +164,21 @@ def tag(name: str) -> Callable[[Mapping[str, Any]], str]:
     return lambda start: str(start["tags"].get(name, ""))
 
 
+def circumstances(runs: Mapping[str, Sequence[ArmRun]]) -> dict[str, str]:
+    """Data set, device, hardware, versions and commit, as recorded with the runs; empty where they are not."""
+    recorded = starts(runs)
+    picked = {
+        "data set": tag("sweeper.dataset"),
+        "images": images,
+        "device": lambda start: f"{start['params'].get('device', '')} {start['params'].get('precision', '')}",
+        "hardware": tag("sweeper.hardware"),
+        "threads": tag(THREADS_TAG),
+        "versions": tag("sweeper.versions"),
+        "commit": lambda start: tag("mlflow.source.git.commit")(start)[:12],
+    }
+    return {name: each(recorded, pick) for name, pick in picked.items()}
+
+
 def images(start: Mapping[str, Any]) -> str:
     """The number of images that a run was trained and judged on; empty if not recorded."""
     counts = (start.get("dataset") or {}).get("profile", {})
@@ -168,42 +190,37 @@ def images(start: Mapping[str, Any]) -> str:
 # --- in a table ----------------------------------------------------------------------------------------
 
 
-def summarise(runs: Mapping[str, Sequence[ArmRun]]) -> list[ArmSummary]:
-    """A line for each arm, in the order of `runs`."""
-    return [_summary(arm, of_arm) for arm, of_arm in runs.items()]
-
-
-def _summary(arm: str, runs: Sequence[ArmRun]) -> ArmSummary:
-    complete = [run for run in runs if run.state == COMPLETE]
-    accuracies = [run.final["final/val_accuracy"] for run in complete]
-    seconds = [median(epoch["time/epoch_s"] for epoch in run.epochs) for run in complete]
+def summarise(arm: str, runs: Sequence[ArmRun]) -> ArmSummary:
+    """The runs of one arm in a line."""
+    finished = complete(runs)
+    if not finished:
+        return ArmSummary(arm, 0, len(runs))
+    accuracies = [run.final["final/val_accuracy"] for run in finished]
     return ArmSummary(
         arm=arm,
-        complete=len(complete),
-        diverged=len(runs) - len(complete),
-        val_accuracy=fmean(accuracies) if complete else None,
-        val_accuracy_sd=stdev(accuracies) if len(complete) > 1 else None,
-        val_loss=fmean(run.final["final/val_loss"] for run in complete) if complete else None,
-        epoch_s=fmean(seconds) if complete else None,
+        complete=len(finished),
+        diverged=diverged(runs),
+        val_accuracy=fmean(accuracies),
+        val_accuracy_sd=stdev(accuracies) if len(finished) > 1 else None,
+        val_loss=fmean(run.final["final/val_loss"] for run in finished),
+        epoch_s=fmean(median(epoch["time/epoch_s"] for epoch in run.epochs) for run in finished),
     )
 
 
 def table(rows: Sequence[ArmSummary]) -> list[str]:
     """The summaries as lines of text with aligned columns, ASCII only."""
     head = ("arm", "seeds", "val accuracy", "sd", "val NLL", "s/epoch", "diverged")
-    cells = [head, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
-    return [
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
-        for line in cells
-    ]
+    return aligned([head, *(_cells(row) for row in rows)], left=(0,))
 
 
-def _cells(row: ArmSummary) -> tuple[str, ...]:
-    def shown(value: float | None, digits: int) -> str:
-        return "-" if value is None else f"{value:.{digits}f}"
+def aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
+    """Rows as lines with columns of equal width: those in `left` are aligned left, all others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    forms = [f"{'<' if i in left else '>'}{width}" for i, width in enumerate(widths)]
+    return ["  ".join(map(format, row, forms)).rstrip() for row in rows]
 
-    return (
-        row.arm, str(row.complete), shown(row.val_accuracy, 4), shown(row.val_accuracy_sd, 4), shown(row.val_loss, 4),
-        shown(row.epoch_s, 2), str(row.diverged or ""),
-    )  # fmt: skip
+
+def _cells(row: ArmSummary) -> list[str]:
+    values = ((row.val_accuracy, 4), (row.val_accuracy_sd, 4), (row.val_loss, 4), (row.epoch_s, 2))
+    shown = ["-" if value is None else f"{value:.{digits}f}" for value, digits in values]
+    return [row.arm, str(row.complete), *shown, str(row.diverged or "")]

@@ -5,19 +5,18 @@ The runs are those of a simulated world: nothing is trained.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sweeper.replication.arms import PROTOCOLS
 from sweeper.replication.claims.claims import claims
-from sweeper.replication.claims.ledger import Verified
-from sweeper.replication.pages.ledger import Ledger
+from sweeper.replication.claims.ledger import Ledger
 from sweeper.replication.pages.ledger_page import html, ledger_sections
 from sweeper.replication.pages.page import article_page
-from sweeper.replication.verify import describe, judge_runs
+from sweeper.replication.verify import judge_runs
 from tests.browser.screen import NEEDS_CHROMIUM, assert_undisturbed, opened
 from tests.support.worlds import World
 
@@ -31,24 +30,18 @@ CLAIMS = len(claims("quick"))
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> Verified:
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
     names = sorted({arm for claim in claims("quick") for arm in claim.question.arms})
     drawn = WORLD.draw(names, 5, np.random.default_rng(0))
     runs = {arm: [run._replace(run_id=f"{arm}-{run.seed}") for run in of_arm] for arm, of_arm in drawn.items()}
-    return judge_runs(tmp_path_factory.mktemp("home") / "journal", "quick", runs)
+    links = {f"{arm}-{seed}": f"http://127.0.0.1:5000/#/runs/{arm}-{seed}" for arm in runs for seed in range(5)}
+    return replace(judge_runs(tmp_path_factory.mktemp("home") / "journal", "quick", runs), links=links)
 
 
 @pytest.fixture(scope="module")
-def ledger(judged: Verified) -> Ledger:
-    ids = [f"{arm}-{seed}" for arm in judged.runs for seed in range(5)]
-    links = {name: f"http://127.0.0.1:5000/#/runs/{name}" for name in ids}
-    return describe(judged, links=links)
-
-
-@pytest.fixture(scope="module")
-def study_file(tmp_path_factory: pytest.TempPathFactory, judged: Verified, ledger: Ledger) -> Path:
+def study_file(tmp_path_factory: pytest.TempPathFactory, ledger: Ledger) -> Path:
     path = tmp_path_factory.mktemp("study") / "reproduce-quick.html"
-    path.write_bytes(article_page(judged.runs, PROTOCOLS["quick"], ledger_sections(ledger)))
+    path.write_bytes(article_page(ledger.runs, "quick", ledger_sections(ledger)))
     return path
 
 

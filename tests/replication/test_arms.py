@@ -8,7 +8,7 @@ import pytest
 
 from sweeper.core.errors import ConfigError
 from sweeper.core.experiments import EXPERIMENT_TITLES, experiment
-from sweeper.replication.arms import ARMS, PROTOCOLS, arm_config, parse_experiments, select, trained_as
+from sweeper.replication.arms import ARMS, PROTOCOLS, arm_config, parse_experiments, select
 
 FULL, QUICK = PROTOCOLS["full"], PROTOCOLS["quick"]
 
@@ -86,7 +86,7 @@ def test_experiments_are_selected_with_or_without_their_variants():
 
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 def test_no_two_arms_are_the_same_run(protocol: Any):
-    assert trained_as(protocol) == {name: name for name in select(protocol)}
+    assert len({arm_config(name, protocol, 0).key for name in select(protocol)}) == len(select(protocol))
 
 
 @pytest.mark.parametrize(
@@ -114,5 +114,5 @@ def test_what_is_no_number_of_an_experiment_is_refused_and_the_eight_are_listed(
         parse_experiments(text)
     message = str(caught.value)
     assert len(message.splitlines()) == 1
-    assert f"{part} is no experiment, nor a range" in message
+    assert f"{part} is neither an experiment nor a range" in message
     assert all(f"{n} {title}" in message for n, title in EXPERIMENT_TITLES.items())

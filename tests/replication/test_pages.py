@@ -8,24 +8,20 @@ import struct
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from matplotlib.figure import Figure
 
-from sweeper.cli.main import cli
-from sweeper.core.environment import Environment
-from sweeper.replication.arms import PROTOCOLS, arm_config
 from sweeper.replication.pages import charts
 from sweeper.replication.pages import print as printing
-from sweeper.replication.pages.charts import SPLITS, arms, common_ranges, complete, curve, seed_values
-from sweeper.replication.pages.page import article_page, finished_runs, reproduction_report
+from sweeper.replication.pages.charts import PUBLISHED, SPLITS, arms, common_ranges, curve, seed_values
+from sweeper.replication.pages.page import article_page
 from sweeper.replication.pages.print import article_print
-from sweeper.replication.pages.published import PUBLISHED
-from sweeper.replication.runs import ArmRun
+from sweeper.replication.runs import ArmRun, complete
 from sweeper.report.page import Section, text
-from sweeper.tracking.base import FINISHED, RunInfo
+from sweeper.tracking.base import RunInfo
 from sweeper.tracking.journal import JournalTracker
+from tests.replication.conftest import Command
+from tests.replication.drawn import written
 
-QUICK = PROTOCOLS["quick"]
 NOWHERE = Path("nowhere")
 
 
@@ -49,7 +45,7 @@ def eight(**accuracies: float) -> dict[str, list[ArmRun]]:
 
 
 def body(runs: dict[str, list[ArmRun]], *ledger: Section) -> str:
-    whole = article_page(runs, QUICK, ledger).decode()
+    whole = article_page(runs, "quick", ledger).decode()
     return whole[: whole.rindex("</main>")]
 
 
@@ -71,7 +67,7 @@ def test_all_figures_share_axes_that_hold_every_curve() -> None:
     runs = [[run("exp1", 0, 0.7)], [run("exp2", 0, 0.95), run("exp2", 1, 0.1, state="diverged")]]
     ranges = common_ranges(runs)
     assert ranges.accuracy[0] < 0.5 < 1.0 < ranges.accuracy[1]
-    assert ranges.accuracy[0] > 0.4  # what diverged has no part in it
+    assert ranges.accuracy[0] > 0.4  # diverged runs have no part in it
     assert ranges.epochs[0] < 1 < 3 < ranges.epochs[1]
     figures = [charts.figure(complete(of_arm), ranges) for of_arm in runs]
     assert figures[0].layout.yaxis.range == figures[1].layout.yaxis.range
@@ -98,7 +94,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, runs: dict[str, list[ArmRun]]) -> Fig
     """The figure that `article_print` draws, before it becomes an image."""
     figures: list[Figure] = []
     monkeypatch.setattr(printing, "as_png", lambda figure: figures.append(figure) or b"")
-    article_print(runs, QUICK)
+    article_print(runs, "quick")
     return figures[0]
 
 
@@ -131,23 +127,12 @@ def test_a_figure_without_a_run_is_printed_empty(monkeypatch: pytest.MonkeyPatch
     assert {note.get_text() for place in empty for note in panels[place].texts} == {"not trained yet"}
 
 
-@pytest.mark.parametrize("runs", [eight(), {"exp6": [run("exp6")]}, {"ic": [run("ic")]}])
+@pytest.mark.parametrize("runs", [eight(), {"ic": [run("ic")]}])
 def test_the_print_is_the_same_image_each_time(runs: dict[str, list[ArmRun]]) -> None:
-    image = article_print(runs, QUICK)
-    assert image == article_print(runs, QUICK)
+    image = article_print(runs, "quick")
+    assert image == article_print(runs, "quick")
     width, height = struct.unpack(">II", image[16:24])
     assert (width, height) == (1500, 675 if "ic" in runs else 1650)
-
-
-def test_the_command_writes_the_print_beside_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record(tmp_path)
-    monkeypatch.setenv("SWEEPER_HOME", str(tmp_path))
-    ran = CliRunner().invoke(cli, ["report", "reproduce", "--output", str(tmp_path / "mine.html"), "--json"])
-    assert ran.exit_code == 0, ran.output
-    result = json.loads(ran.stdout)
-    assert result["figures"] == str(tmp_path / "mine.png")
-    assert (tmp_path / "mine.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "mine.html").stat().st_size == result["bytes"]
 
 
 # --- the page -------------------------------------------------------------------------------------
@@ -199,52 +184,56 @@ def test_the_xray_is_shown_where_the_runs_have_one() -> None:
     assert titles(page)[-1] == "X-ray"
     table = page[page.index('id="x-ray"') :]
     assert ">1.2500<" in table
-    assert table.count('scope="row"') == 2  # experiment 3 was not looked into
+    assert table.count('scope="row"') == 2  # experiment 3 has no X-ray
 
 
-def record(home: Path) -> None:
-    """A run of experiment 6 in the journal, as `sweeper reproduce` leaves it."""
-    params = arm_config("exp6", QUICK, 3).to_params()
-    info = RunInfo("key", "run", params, {"sweeper.versions": "torch 9"}, "", "reproduce-quick/exp6/seed-3")
-    log = JournalTracker(home / "journal").start(info)
-    made = run("exp6", 3, 0.875)
-    for epoch in made.epochs:
-        log.epoch(int(epoch["epoch"]), {name: value for name, value in epoch.items() if name != "epoch"})
-    log.end(FINISHED, made.final, {"sweeper.state": "complete"})
+def test_the_page_claims_no_images_that_were_not_seen() -> None:
+    part = run("exp8")._replace(all_images=False)
+    pages = [article_page({"exp8": [each]}, "full").decode() for each in (part, run("exp8"))]
+    assert ["these runs on a part" in page for page in pages] == [True, False]
+    assert not any("all 60,000 training images" in page or "10,000 test images" in page for page in pages)
 
 
-def test_the_report_is_made_from_the_journals_of_the_arms(tmp_path: Path) -> None:
-    record(tmp_path)
-    environment = Environment(tmp_path, "none", "", None, False, str, str)
-    page = reproduction_report(finished_runs(environment, "quick"), "quick").decode()
-    assert (">87.50%<" in page, "torch 9" in page, "1 run of 1 arm." in page) == (True, True, True)
+def journals(root: Path, *recorded: tuple[str, dict[str, str], int]) -> dict[str, list[ArmRun]]:
+    """Runs of experiment 6 whose journals have these seeds, tags and numbers of training images."""
+    runs = []
+    for name, tags, images in recorded:
+        dataset = {
+            "name": "",
+            "sha256": "",
+            "source": "",
+            "profile": {"train_images": images, "val_images": images // 6},
+        }
+        JournalTracker(root).start(RunInfo("key", "run", {}, tags, "", name, dataset=dataset))
+        runs.append(run("exp6", len(runs))._replace(folder=root / name))
+    return {"exp6": runs}
 
 
 def test_all_machines_that_had_a_part_are_named(tmp_path: Path) -> None:
-    runs = []
-    for seed, (hardware, images) in enumerate([("Xeon", 7_000), ("M4", 60_000)]):
-        tags = {"sweeper.hardware": hardware, "mlflow.source.git.commit": f"{hardware}-" + 20 * "0"}
-        profile = {"train_images": images, "val_images": images // 6}
-        dataset = {"name": "", "sha256": "", "source": "", "profile": profile}
-        JournalTracker(tmp_path).start(RunInfo("key", "run", {}, tags, "", f"run-{seed}", dataset=dataset))
-        runs.append(run("exp6", seed)._replace(folder=tmp_path / f"run-{seed}"))
-    page = body({"exp6": runs})
+    tags = [{"sweeper.hardware": name, "mlflow.source.git.commit": f"{name}-" + 20 * "0"} for name in ("Xeon", "M4")]
+    page = body(journals(tmp_path, ("run-0", tags[0], 7_000), ("run-1", tags[1], 60_000)))
     assert "M4 / Xeon" in page
     assert "M4-000000000 / Xeon-0000000" in page
     assert "trained on 60,000, judged on 10,000 / trained on 7,000, judged on 1,166" in page
 
 
-def test_the_page_claims_no_images_that_were_not_seen() -> None:
-    part = run("exp8")._replace(all_images=False)
-    pages = [article_page({"exp8": [each]}, PROTOCOLS["full"]).decode() for each in (part, run("exp8"))]
-    assert ["these runs saw a part" in page for page in pages] == [True, False]
-    assert not any("all 60,000 training images" in page or "10,000 test images" in page for page in pages)
-
-
-def test_what_a_journal_says_is_escaped(tmp_path: Path) -> None:
+def test_the_words_of_a_journal_are_escaped(tmp_path: Path) -> None:
     canary = "<script>alert('canary')</script>"
     tags = {f"sweeper.{name}": canary for name in ("dataset", "hardware", "threads", "versions")}
-    JournalTracker(tmp_path).start(RunInfo("key", "run", {}, tags, "", "run"))
-    page = body({"exp6": [run("exp6")._replace(folder=tmp_path / "run")]})
+    page = body(journals(tmp_path, ("run", tags, 7_000)))
     assert canary not in page
     assert page.count("&lt;script&gt;alert") == 4
+
+
+def test_the_command_writes_the_report_of_the_journals_and_the_print_beside_it(
+    tmp_path: Path, sweeper: Command
+) -> None:
+    written(tmp_path, {"exp6": [run("exp6", 3, 0.875)]}, ["exp6"])
+    code, out, err = sweeper("report", "reproduce", "--output", "mine.html", "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["figures"] == "mine.png"
+    assert (tmp_path / "mine.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "mine.html").read_text()
+    assert len(page.encode()) == result["bytes"]
+    assert (">87.50%<" in page, "a machine" in page, "1 run of 1 arm." in page) == (True, True, True)

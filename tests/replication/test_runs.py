@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.replication.arms import ARMS, PROTOCOLS, Arm, arm_config
+from sweeper.replication.arms import PROTOCOLS, arm_config
 from sweeper.replication.runs import ArmRun, ArmSummary, Machine, each, images, read_runs, summarise, table
 from sweeper.tracking.base import FAILED, FINISHED, KILLED, RunInfo
 from sweeper.tracking.journal import JournalLog
@@ -161,14 +161,6 @@ def test_how_many_images_there_were_is_what_the_runs_recorded():
     assert shown == "trained on 60,000, judged on 10,000 / trained on 7,000, judged on 1,000"
 
 
-def test_arms_that_are_one_run_share_it(write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    write("exp4")
-    monkeypatch.setitem(ARMS, "both-zero", Arm("6 without its rates", 6, {"conv_dropout": 0.0, "head_dropout": 0.0}))
-    runs = read_runs(tmp_path, "quick")
-    assert list(runs) == ["exp4", "both-zero"]
-    assert runs["both-zero"] == [runs["exp4"][0]._replace(arm="both-zero")]
-
-
 def test_the_run_in_mlflow_is_the_one_that_the_uploader_noted(write: Callable[..., Path], tmp_path: Path):
     (write(seed=0) / "upload.json").write_text(json.dumps({"store": "sqlite:///x", "run_id": "7", "events": 4}))
     (write(seed=1) / "upload.json").write_text("{")
@@ -184,14 +176,14 @@ def test_a_summary_has_the_means_of_the_last_epoch_over_complete_runs(write: Cal
     write(seed=0)
     write(seed=1, final=FINAL | {"final/val_accuracy": 0.5, "final/val_loss": 1.0})
     write(seed=2, state="pruned", final={})
-    (row,) = summarise(read_runs(tmp_path, "quick"))
+    row = summarise("exp6", read_runs(tmp_path, "quick")["exp6"])
     assert row == ArmSummary("exp6", 2, 1, 0.625, pytest.approx(0.125 * 2**0.5), 0.75, 3.0)
 
 
 def test_a_summary_says_nothing_it_cannot_know(write: Callable[..., Path], tmp_path: Path):
     write("exp7", state="pruned", final={})
     write("exp6")
-    one, none = summarise(read_runs(tmp_path, "quick"))
+    one, none = (summarise(arm, runs) for arm, runs in read_runs(tmp_path, "quick").items())
     assert (one.val_accuracy, one.val_accuracy_sd) == (0.75, None)
     assert none == ArmSummary("exp7", 0, 1, None, None, None, None)
 

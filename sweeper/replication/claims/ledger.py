@@ -18,24 +18,32 @@ untestable claims included with p = 1. The method assumes nothing about their de
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from statsmodels.stats.multitest import multipletests
+import numpy as np
 
 from sweeper.core.errors import StudyIncomplete
 from sweeper.replication.arms import ProtocolName
 from sweeper.replication.claims.claims import Claim
 from sweeper.replication.claims.questions import Table
-from sweeper.replication.runs import ArmRun
-from sweeper.replication.statistics.base import Evidence, Shown
+from sweeper.replication.runs import ArmRun, circumstances
+from sweeper.replication.statistics.base import Evidence, PValues, Shown
 
 ALPHA: Final = 0.05  # of a ledger
 POWER: Final = 0.8
 FIRST_LOOK: Final = 3
 MOST_SEEDS: Final = 1_280
+METHOD: Final = (
+    "A claim is supported or contradicted if its p-value is at most 0.05 after Holm's correction over the 56 p-values "
+    "of the ledger and the correction for interim analyses at 3, 5, 10, 20, ... seeds (see docs/verify.md). The "
+    "interval is the 95 % interval without these corrections. An inconclusive claim names the seeds of each arm that "
+    "would decide it with a power of 80 %, if the current estimates are the truth."
+)
 
+UNDECIDED: Final = PValues(1.0, 1.0)
 Verdict = Literal["supported", "contradicted", "inconclusive", "untestable"]
 Runs = Mapping[str, Sequence[ArmRun]]
 
@@ -67,177 +75,158 @@ class Look(NamedTuple):
     contradict: float
 
 
-class Pair(NamedTuple):
-    """A p-value for support, and one against."""
-
-    support: float
-    contradict: float
-
-
 @dataclass(frozen=True)
-class Looked:
-    """The looks at one claim so far; `why_not` says why it cannot be tested."""
+class Judged:
+    """One claim with its verdict, and everything behind it."""
 
     claim: Claim
-    seeds: int  # of the arm with the fewest
+    why_not: str  # the reason why it is untestable; empty if it can be tested
+    counts: Mapping[str, int]  # recorded runs by arm
+    seeds: int  # of the arm with the fewest, up to its first missing one
     looks: tuple[Look, ...]
-    why_not: str = ""
+    evidence: Evidence  # of all seeds, not only those of an interim analysis
+    p_holm: PValues = UNDECIDED
+    verdict: Verdict = "inconclusive"
+    not_rejected: int = 0  # p-values of the ledger; Holm's next step divides alpha by their number
 
     @property
-    def p(self) -> Pair:
+    def p(self) -> PValues:
         """Sequential: the smallest of p / share over the looks."""
-        return Pair(
+        return PValues(
             min([1.0, *(look.support / spent(look.seeds) for look in self.looks)]),
             min([1.0, *(look.contradict / spent(look.seeds) for look in self.looks)]),
         )
 
-
-@dataclass(frozen=True)
-class Judged:
-    """One claim with its verdict and the p-values behind it."""
-
-    looked: Looked
-    p_holm: Pair
-    verdict: Verdict
+    @cached_property
+    def shown(self) -> Shown:
+        """The number that decides the claim, with its 95 % interval; NaN if the claim is untestable."""
+        return Shown(counts=self.counts) if self.why_not else self.evidence.shown(ALPHA / 2)
 
     @property
-    def claim(self) -> Claim:
-        """The claim."""
-        return self.looked.claim
+    def facts(self) -> dict[str, float]:
+        """Further numbers to report, by name."""
+        return {} if self.why_not else self.evidence.facts()
 
+    @cached_property
+    def seeds_needed(self) -> int | None:
+        """The seeds of each arm that would decide an inconclusive claim; None if more than 1,280."""
+        if self.verdict != "inconclusive":
+            return None
+        return seeds_needed(self.evidence, self.looks[-1].seeds if self.looks else 0, self.not_rejected)
 
-def look_at(claims: Sequence[Claim], runs: Runs, protocol: str) -> list[Looked]:
-    """The looks that the recorded runs allow, for each claim."""
-    tables: dict[int, Table] = {}
-    everything = Table(runs)
-    return [_look_at(claim, runs, everything, tables, protocol) for claim in claims]
+    @property
+    def takes(self) -> str:
+        """The seeds that would decide an inconclusive claim, such as >1280; empty where no number can be estimated."""
+        if self.verdict != "inconclusive" or self.evidence.lacking(2) or not self.evidence.premise_holds():
+            return ""
+        return str(self.seeds_needed or f">{MOST_SEEDS}")
 
-
-def _look_at(claim: Claim, runs: Runs, everything: Table, tables: dict[int, Table], protocol: str) -> Looked:
-    arms = claim.question.arms
-    seeds = min(first_seeds(runs.get(arm, ())) for arm in arms)
-    if why_not := _why_not(claim, runs, everything, protocol):
-        return Looked(claim, seeds, (), why_not)
-    looks = []
-    for time in look_times(seeds):
-        evidence = claim.question.ask(tables.setdefault(time, Table(runs, time)))
-        looks.append(Look(time, evidence.p_support, evidence.p_contradict))
-    return Looked(claim, seeds, tuple(looks))
-
-
-def _why_not(claim: Claim, runs: Runs, everything: Table, protocol: str) -> str:
-    """Why a claim cannot be tested; empty if it can."""
-    if claim.needs_full and not (protocol == "full" and _on_all_images(claim, runs)):
-        return claim.needs_full
-    if missing := [arm for arm in claim.question.arms if not runs.get(arm)]:
-        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        return f"no run of {shown}; run sweeper reproduce --protocol {protocol}"
-    found = claim.question.ask(everything).lacking(1)
-    return f"the runs of {found.arm} have no {found.quantity}" if found else ""
-
-
-def _on_all_images(claim: Claim, runs: Runs) -> bool:
-    """Whether all runs of the claim's arms saw all images: the embedded sample can be trained by any protocol."""
-    return all(run.all_images for arm in claim.question.arms for run in runs.get(arm, ()))
-
-
-def judge(looked: Sequence[Looked], alpha: float = ALPHA) -> list[Judged]:
-    """A verdict for each claim, after Holm's correction over both p-values of all claims."""
-    p = [value for entry in looked for value in entry.p]
-    adjusted = holm(p)
-    pairs = [Pair(*adjusted[i : i + 2]) for i in range(0, len(adjusted), 2)]
-    return [Judged(entry, pair, _verdict(entry, pair, alpha)) for entry, pair in zip(looked, pairs, strict=True)]
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """P-values that control the family-wise error rate: the k-th smallest of m times m + 1 - k, made monotone."""
-    return [float(value) for value in multipletests(p, method="holm")[1]]
-
-
-def _verdict(looked: Looked, p_holm: Pair, alpha: float) -> Verdict:
-    if looked.why_not:
-        return "untestable"
-    if min(p_holm) > alpha:
-        return "inconclusive"
-    return "supported" if p_holm.support <= p_holm.contradict else "contradicted"
+    @property
+    def reason(self) -> str:
+        """The reason for the verdict in a few words."""
+        match self.verdict:
+            case "untestable":
+                return self.why_not
+            case "supported" | "contradicted":
+                side = 1 if self.verdict == "supported" else 2
+                decided = min(self.looks, key=lambda look: look[side] / spent(look.seeds))
+                return f"decided at {decided.seeds} seeds"
+        if self.seeds < FIRST_LOOK:
+            return f"n={self.seeds}: the first interim analysis is at {FIRST_LOOK} seeds of each arm"
+        if few := self.evidence.lacking(2):
+            return f"fewer than two runs of {few.arm} have {few.quantity}"
+        if not self.evidence.premise_holds():
+            return "its premise is shown not to hold"
+        needed = self.seeds_needed
+        return f"would take {needed:,} seeds" if needed else f"would take more than {MOST_SEEDS:,} seeds"
 
 
 @dataclass(frozen=True)
-class Detail:
-    """What the ledger reports beside a verdict, from all seeds, not only those of an interim analysis."""
-
-    judged: Judged
-    shown: Shown  # with the 95 % interval
-    seeds_needed: int | None  # of each arm, to decide the claim; None: decided, untestable, or more than MOST_SEEDS
-    evidence: Evidence
-
-
-def details(judged: Sequence[Judged], runs: Runs) -> list[Detail | None]:
-    """The details of each claim; None for those that cannot be tested."""
-    table = Table(runs)
-    rejected = sum(p <= ALPHA for entry in judged for p in entry.p_holm)
-    left = 2 * len(judged) - rejected
-    return [None if entry.looked.why_not else _detail(entry, table, left) for entry in judged]
-
-
-def _detail(judged: Judged, table: Table, left: int) -> Detail:
-    """`left` is the number of p-values that Holm's next step divides alpha by."""
-    evidence = judged.claim.question.ask(table)
-    last = judged.looked.looks[-1].seeds if judged.looked.looks else 0
-    return Detail(
-        judged=judged,
-        shown=evidence.shown(ALPHA / 2),
-        seeds_needed=seeds_needed(evidence, last, left) if judged.verdict == "inconclusive" else None,
-        evidence=evidence,
-    )
-
-
-@dataclass(frozen=True)
-class Verified:
-    """The runs of a protocol, judged."""
+class Ledger:
+    """The runs of a protocol, and the verdicts on all claims."""
 
     journal: Path
     protocol: ProtocolName
     runs: Runs
-    judged: list[Judged]
-    details: list[Detail | None]
-    incomplete: StudyIncomplete | None = None  # why next runs failed; a budget that was too short is no failure
+    judged: Sequence[Judged]
+    links: Mapping[str, str] = field(default_factory=dict)  # MLflow run to its address
+    incomplete: StudyIncomplete | None = None  # the error if next runs failed; too short a budget is no failure
+
+    @cached_property
+    def provenance(self) -> dict[str, str]:
+        """Seeds, data set, device, hardware and versions, as recorded with the runs."""
+        sizes = sorted({len(of_arm) for of_arm in self.runs.values()})
+        recorded = circumstances(self.runs)
+        return {
+            "seeds of an arm": f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}",
+            "runs": str(sum(map(len, self.runs.values()))),
+            **{name: value or "not recorded" for name, value in recorded.items() if name != "commit"},
+        }
 
 
-def seeds_needed(evidence: Evidence, after: int, left: int) -> int | None:
+def judge(claims: Sequence[Claim], runs: Runs, protocol: str) -> list[Judged]:
+    """Return a verdict for each claim, after Holm's correction over both p-values of all claims."""
+    everything = Table(runs)
+    tables = {seeds: Table(runs, seeds) for seeds in look_times(max(map(first_seeds, runs.values()), default=0))}
+    looked = [_look_at(claim, runs, everything, tables, protocol) for claim in claims]
+    adjusted = holm([p for entry in looked for p in entry.p])
+    not_rejected = sum(p > ALPHA for p in adjusted)
+    pairs = map(PValues, adjusted[::2], adjusted[1::2])
+    return [
+        replace(entry, p_holm=pair, verdict=_verdict(entry.why_not, pair), not_rejected=not_rejected)
+        for entry, pair in zip(looked, pairs, strict=True)
+    ]
+
+
+def _look_at(claim: Claim, runs: Runs, everything: Table, tables: Mapping[int, Table], protocol: str) -> Judged:
+    """The looks that the recorded runs allow, without a verdict yet."""
+    arms = claim.question.arms
+    evidence = claim.question.ask(everything)
+    why_not = _why_not(claim, evidence, runs, protocol)
+    seeds = min(first_seeds(runs.get(arm, ())) for arm in arms)
+    times = () if why_not else look_times(seeds)
+    looks = tuple(Look(time, *claim.question.ask(tables[time]).p) for time in times)
+    return Judged(claim, why_not, {arm: len(runs.get(arm, ())) for arm in arms}, seeds, looks, evidence)
+
+
+def _why_not(claim: Claim, evidence: Evidence, runs: Runs, protocol: str) -> str:
+    """The reason why a claim cannot be tested; empty if it can."""
+    arms = claim.question.arms
+    if claim.needs_full and not (protocol == "full" and all(r.all_images for arm in arms for r in runs.get(arm, ()))):
+        return claim.needs_full  # the embedded sample, which has fewer images, can be trained by any protocol
+    if missing := [arm for arm in arms if not runs.get(arm)]:
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        return f"no run of {shown}; run sweeper reproduce --protocol {protocol}"
+    lacking = evidence.lacking(1)
+    return f"the runs of {lacking.arm} have no {lacking.quantity}" if lacking else ""
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """P-values that control the family-wise error rate: the k-th smallest of m times m + 1 - k, made monotone.
+
+    Equal to statsmodels' `multipletests`, which collects garbage at each call: up to half a second in a large process.
+    """
+    order = np.argsort(p)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return [float(value) for value in adjusted]
+
+
+def _verdict(why_not: str, p_holm: PValues) -> Verdict:
+    if why_not:
+        return "untestable"
+    if min(p_holm) > ALPHA:
+        return "inconclusive"
+    return "supported" if p_holm.support <= p_holm.contradict else "contradicted"
+
+
+def seeds_needed(evidence: Evidence, after: int, not_rejected: int) -> int | None:
     """The first interim analysis beyond `after` seeds that decides a claim, either way, with power 0.8.
 
     Assumes that the true values and the spread over seeds are those estimated now. None if 1,280 seeds are too few.
     """
     for seeds in look_times(MOST_SEEDS):
-        level = ALPHA * spent(seeds) / left
+        level = ALPHA * spent(seeds) / not_rejected
         if seeds > after and max(evidence.power(seeds, level, support=side) for side in (True, False)) >= POWER:
             return seeds
     return None
-
-
-def reason(detail: Detail | None, judged: Judged) -> str:
-    """The reason for the verdict in a few words."""
-    looked = judged.looked
-    match judged.verdict:
-        case "untestable":
-            return looked.why_not
-        case "supported":
-            return f"decided at {_decided(looked, 'support')} seeds"
-        case "contradicted":
-            return f"decided at {_decided(looked, 'contradict')} seeds"
-    if looked.seeds < FIRST_LOOK:
-        return f"n={looked.seeds}: the first interim analysis is at {FIRST_LOOK} seeds of each arm"
-    if detail is None:
-        return ""
-    if few := detail.evidence.lacking(2):
-        return f"fewer than two runs of {few.arm} have {few.quantity}"
-    if not detail.evidence.premise_holds():
-        return "its premise is shown not to hold"
-    needed = detail.seeds_needed
-    return f"would take {needed:,} seeds" if needed else f"would take more than {MOST_SEEDS:,} seeds"
-
-
-def _decided(looked: Looked, side: Literal["support", "contradict"]) -> int:
-    """The seeds of the look with the smallest p / share."""
-    return min(looked.looks, key=lambda look: getattr(look, side) / spent(look.seeds)).seeds

@@ -11,34 +11,34 @@ from typing import Any
 
 from sweeper.core.files import write_whole
 from sweeper.replication.arms import PROTOCOLS
-from sweeper.replication.claims.ledger import Runs, Verified, spent
+from sweeper.replication.claims.ledger import Ledger, Runs, spent
 
 
-def looks_file(found: Verified) -> Path:
-    """Beside the protocol's runs."""
-    return found.journal / f"{PROTOCOLS[found.protocol].folder}.looks.jsonl"
+def looks_file(ledger: Ledger) -> Path:
+    """The file beside the protocol's runs."""
+    return ledger.journal / f"{PROTOCOLS[ledger.protocol].folder}.looks.jsonl"
 
 
-def record_look(found: Verified) -> bool:
+def record_look(ledger: Ledger) -> bool:
     """Append an interim analysis and its verdicts; False if the last recorded one is of the same runs."""
-    runs = fingerprint(found.runs)
-    earlier = list(read_looks(looks_file(found)))
+    runs = fingerprint(ledger.runs)
+    earlier = list(read_looks(looks_file(ledger)))
     if earlier and earlier[-1]["runs"] == runs:
         return False
     line = {
         "time": time.time_ns() // 1_000_000,
         "runs": runs,
-        "number_of_runs": sum(map(len, found.runs.values())),
+        "number_of_runs": sum(map(len, ledger.runs.values())),
         "claims": [
-            {"claim": entry.claim.number, "verdict": entry.verdict, "seeds": entry.looked.seeds,
-             "looks": [look.seeds for look in entry.looked.looks],
-             "alpha_spent": sum(spent(look.seeds) for look in entry.looked.looks),
-             "p_sequential": entry.looked.p._asdict(), "p_holm": entry.p_holm._asdict()}
-            for entry in found.judged
+            {"claim": entry.claim.number, "verdict": entry.verdict, "seeds": entry.seeds,
+             "looks": [look.seeds for look in entry.looks],
+             "alpha_spent": sum(spent(look.seeds) for look in entry.looks),
+             "p_sequential": entry.p._asdict(), "p_holm": entry.p_holm._asdict()}
+            for entry in ledger.judged
         ],
     }  # fmt: skip
     text = "".join(json.dumps(look, allow_nan=False) + "\n" for look in (*earlier, line))
-    write_whole(looks_file(found), text.encode())
+    write_whole(looks_file(ledger), text.encode())
     return True
 
 

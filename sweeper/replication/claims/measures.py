@@ -47,7 +47,7 @@ def _final(key: str) -> Callable[[ArmRun], float]:
 
 
 def series(run: ArmRun, key: str) -> list[float]:
-    """A metric of each epoch."""
+    """Return a metric of each epoch."""
     return [epoch.get(key, math.nan) for epoch in run.epochs]
 
 
@@ -118,7 +118,7 @@ def epochs_to(threshold: float) -> Measure:
 
 
 def is_stable(run: ArmRun) -> bool:
-    """Whether a run finished with at most half the validation NLL of a uniform guess."""
+    """Return True if a run finished with at most half the validation NLL of a uniform guess."""
     return run.state == "complete" and bool(run.epochs) and run.epochs[-1]["val/loss"] <= UNIFORM / 2
 
 

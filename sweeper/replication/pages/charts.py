@@ -10,15 +10,40 @@ from typing import Final, NamedTuple
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from sweeper.replication.runs import COMPLETE, ArmRun
+from sweeper.replication.claims.ledger import Runs
+from sweeper.replication.runs import ArmRun, complete
 from sweeper.report.figure import BLUE, INK, ORANGE, SOFT_INK, VERMILLION, axis_floor, limits, percent
 from sweeper.report.page import PAPER
 
-Runs = Mapping[str, Sequence[ArmRun]]
-
 METRICS: Final = ("accuracy", "loss")
 SPLITS: Final = {"train": ORANGE, "val": BLUE}
-BANDS: Final = {ORANGE: "rgba(230,159,0,0.22)", BLUE: "rgba(0,114,178,0.22)"}  # of the seeds, see-through
+BANDS: Final = {ORANGE: "rgba(230,159,0,0.22)", BLUE: "rgba(0,114,178,0.22)"}  # translucent, for the range of the seeds
+
+
+class Published(NamedTuple):
+    """The article's report on one of its experiments."""
+
+    figure: int
+    words: str
+    accuracy: float | None = None
+
+
+PUBLISHED: Final = {
+    1: Published(4, "at its capacity; more training widens the gap"),
+    2: Published(5, "overfits quickly, still better than 1"),
+    3: Published(6, "better than 2; generalises"),
+    4: Published(7, "accuracy and loss improve; still overfits"),
+    5: Published(8, "accuracy about as 4, loss better, overfits more slowly"),
+    6: Published(9, "accuracy +0.001, loss much better, overfits again"),
+    7: Published(10, "best so far; losses fall to the last epoch; tiny gap"),
+    8: Published(11, "best: 0.948", 0.948),
+}
+
+
+def complete_experiments(runs: Runs) -> dict[int, list[ArmRun]]:
+    """The complete runs of those of the eight experiments that have one."""
+    found = {number: complete(runs.get(f"exp{number}", [])) for number in PUBLISHED}
+    return {number: of_arm for number, of_arm in found.items() if of_arm}
 
 
 class Curve(NamedTuple):
@@ -28,11 +53,6 @@ class Curve(NamedTuple):
     mean: list[float]
     low: list[float]
     high: list[float]
-
-
-def complete(runs: Sequence[ArmRun]) -> list[ArmRun]:
-    """The runs that did not diverge."""
-    return [run for run in runs if run.state == COMPLETE]
 
 
 def curve(runs: Sequence[ArmRun], metric: str) -> Curve:

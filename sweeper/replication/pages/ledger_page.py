@@ -7,92 +7,89 @@ from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
 
+from sweeper.core.text import counted
+from sweeper.replication.claims.claims import CONTRADICTIONS
+from sweeper.replication.claims.ledger import METHOD, Judged, Ledger
 from sweeper.replication.pages.ledger import (
     PICTURED,
-    ArmRow,
-    Entry,
-    Ledger,
+    VERDICTS,
     counts,
     forest,
     interval,
+    link_of,
     linked_runs,
     looks,
     n_runs,
     p_value,
     provenance_line,
-    summary_words,
 )
+from sweeper.replication.runs import ArmRun, diverged
 from sweeper.report.page import Cell, Section, Value, facts, folded, page, png, table, text
 
-VERDICT_ORDER = ("supported", "contradicted", "inconclusive", "untestable")
 ARMS_IN_A_ROW = 4
+HEADERS = (
+    "#", "claim", "verdict", "difference [95 %]", "p, Holm", "n", "interim analyses at", "seeds needed", "decided by",
+    "test", "arms", "reason", "p, before Holm",
+)  # fmt: skip
 
 
 def html(ledger: Ledger, picture: bytes | None = None) -> bytes:
     """The page; `picture` is the forest plot, drawn if it is not given."""
+    where = provenance_line(ledger)
+    runs = [
+        (arm, len(runs), diverged(runs), Markup(" ").join(_link(ledger, run) for run in runs))
+        for arm, runs in ledger.runs.items()
+    ]
     parts = [
         *ledger_sections(ledger, picture),
         Section("Where it holds", facts(ledger.provenance.items())),
-        Section("Runs", table(*_runs(ledger), caption=provenance_line(ledger))),
+        Section("Runs", table(("arm", "seeds", "diverged", "MLflow runs"), runs, caption=where)),
     ]
-    return page(f"The article's claims, protocol {ledger.protocol}", summary_words(ledger), parts)
+    lead = f"{counted(len(ledger.judged), 'claim')}: {counts(ledger)}."
+    return page(f"The article's claims, protocol {ledger.protocol}", lead, parts)
 
 
 def ledger_sections(ledger: Ledger, picture: bytes | None = None) -> list[Section]:
     """The sections that judge the claims, also of another page."""
     where = provenance_line(ledger)
+    verdicts = table(HEADERS, (_verdict(ledger, entry) for entry in ledger.judged), caption=where)
     return [
-        Section("Verdicts", Markup("").join([table(*_verdicts(ledger), caption=where), text(ledger.method)])),
+        Section("Verdicts", verdicts + text(METHOD)),
         Section("Differences", png(picture or forest(ledger), f"{PICTURED}. Of all claims: {counts(ledger)}.")),
         Section("What counts as supported", Markup("").join([text(where), *_questions(ledger)])),
-        Section("Where the article contradicts itself", Markup("").join(map(text, ledger.contradictions))),
+        Section("Where the article contradicts itself", Markup("").join(map(text, CONTRADICTIONS))),
     ]
 
 
-def _verdicts(ledger: Ledger) -> tuple[Sequence[str], Iterator[Sequence[Value]]]:
-    head = (
-        "#",
-        "claim",
-        "verdict",
-        "difference [95 %]",
-        "p, Holm",
-        "n",
-        "interim analyses at",
-        "takes seeds",
-        "decided by",
-        "test",
-        "arms",
-        "reason",
-        "p, before Holm",
-    )
-    return head, (_verdict(ledger, entry) for entry in ledger.entries)
-
-
-def _verdict(ledger: Ledger, e: Entry) -> Sequence[Value]:
-    order = f"{VERDICT_ORDER.index(e.verdict)}"
-    estimate = None if math.isnan(e.estimate) else e.direction * (e.estimate - e.bound)
+def _verdict(ledger: Ledger, judged: Judged) -> Sequence[Value]:
+    claim, shown, takes = judged.claim, judged.shown, judged.takes
+    estimate = None if math.isnan(shown.estimate) else shown.direction * (shown.estimate - shown.null)
     return (
-        e.number, e.says, Cell(Markup("<strong>{}</strong>").format(e.verdict), order), Cell(interval(e), estimate),
-        _p(e.p_holm), Cell(n_runs(e), min(e.counts.values())), Cell(looks(e), len(e.looks)),
-        Cell(e.takes, int(e.takes.strip(">")) if e.takes else None), e.label, e.test,
-        _arms(ledger, e.arms, ARMS_IN_A_ROW), e.reason, _p(e.p),
+        claim.number, claim.says,
+        Cell(Markup("<strong>{}</strong>").format(judged.verdict), f"{VERDICTS.index(judged.verdict)}"),
+        Cell(interval(shown), estimate), _p(judged, min(judged.p_holm)),
+        Cell(n_runs(shown), min(shown.counts.values())), Cell(looks(judged), len(judged.looks)),
+        Cell(takes, int(takes.strip(">")) if takes else None), shown.label, shown.method,
+        _arms(ledger, claim.question.arms, ARMS_IN_A_ROW), judged.reason, _p(judged, min(judged.p)),
     )  # fmt: skip
 
 
-def _p(value: float) -> Cell:
-    return Cell(p_value(value), None if math.isnan(value) else value)
+def _p(judged: Judged, value: float) -> Cell:
+    return Cell(p_value(value), value) if judged.looks else Cell("-", None)
 
 
 def _questions(ledger: Ledger) -> Iterator[Markup]:
-    """For each claim, folded: when it counts as supported, its test, arms and notes."""
-    for e in ledger.entries:
-        told = facts([("test", e.test), ("arms", _arms(ledger, e.arms)), *e.also.items()])
-        words = [text(f"Supported if: {e.question}."), told, *map(text, e.notes)]
-        yield folded(f"{e.number} \N{MIDDLE DOT} {e.says}", Markup("").join(words))
+    """A part that opens for each claim: when it counts as supported, its test, arms and notes."""
+    for judged in ledger.judged:
+        claim = judged.claim
+        arms = _arms(ledger, claim.question.arms)
+        told = facts([("test", judged.shown.method), ("arms", arms), *judged.facts.items()])
+        words = [text(f"Supported if: {claim.question.words}."), told, *map(text, claim.notes)]
+        yield folded(f"{claim.number} \N{MIDDLE DOT} {claim.says}", Markup("").join(words))
 
 
 def _arms(ledger: Ledger, arms: Sequence[str], most: int | None = None) -> Markup:
-    """The names of arms, each with its runs in MLflow by seed; of the first `most`."""
+    """The names of the first `most` arms, each with its runs in MLflow by seed."""
     shown = [
         Markup(" ").join([
             Markup.escape(arm),
@@ -104,17 +101,7 @@ def _arms(ledger: Ledger, arms: Sequence[str], most: int | None = None) -> Marku
     return Markup(", ").join(shown + more)
 
 
-def _runs(ledger: Ledger) -> tuple[Sequence[str], Iterator[Sequence[Value]]]:
-    return ("arm", "seeds", "diverged", "MLflow runs"), (
-        (row.arm, len(row.runs), row.diverged, _links(ledger, row)) for row in ledger.arms
-    )
-
-
-def _links(ledger: Ledger, row: ArmRow) -> Markup:
-    parts = [
-        Markup('<a href="{}">seed {}</a>').format(ledger.links[run_id], seed)
-        if run_id is not None and run_id in ledger.links
-        else Markup("seed {}").format(seed)
-        for seed, run_id in row.runs
-    ]
-    return Markup(" ").join(parts)
+def _link(ledger: Ledger, run: ArmRun) -> Markup:
+    link = link_of(ledger, run)
+    words = Markup("seed {}").format(run.seed)
+    return Markup('<a href="{}">{}</a>').format(link, words) if link else words

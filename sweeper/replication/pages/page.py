@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Final
 
@@ -12,9 +12,17 @@ from sweeper.core.environment import Environment
 from sweeper.core.errors import UsageError
 from sweeper.core.experiments import EXPERIMENT_TITLES
 from sweeper.replication.arms import ARMS, PROTOCOLS, Protocol, ProtocolName
-from sweeper.replication.pages.charts import Runs, arms, common_ranges, complete, figure, mark, seed_values
-from sweeper.replication.pages.published import PUBLISHED, complete_experiments
-from sweeper.replication.runs import ArmRun, each, images, starts, tag
+from sweeper.replication.claims.ledger import Runs
+from sweeper.replication.pages.charts import (
+    PUBLISHED,
+    arms,
+    common_ranges,
+    complete_experiments,
+    figure,
+    mark,
+    seed_values,
+)
+from sweeper.replication.runs import ArmRun, circumstances, complete, diverged, read_runs
 from sweeper.report.figure import counted, percent
 from sweeper.report.page import NOTHING, Cell, Section, Value, beside, chart, facts, figures, heading, page, table, text
 
@@ -36,14 +44,15 @@ XRAY: Final = {
 }
 
 
-def article_page(runs: Runs, protocol: Protocol, ledger: Sequence[Section] = ()) -> bytes:
+def article_page(runs: Runs, name: ProtocolName, ledger: Sequence[Section] = ()) -> bytes:
     """The report, as one HTML file in UTF-8.
 
     Args:
-        runs: the finished runs of each arm, of at least one; `rows.read_runs` reads them.
-        protocol: that they were trained by.
+        runs: the finished runs of each arm, of at least one, by `runs.read_runs`.
+        name: of the protocol that they were trained by.
         ledger: the sections that judge the article's claims, which follow its numbers.
     """
+    protocol = PROTOCOLS[name]
     sections = [Section("Summary", _summary(runs, protocol))]
     experiments = complete_experiments(runs)
     if experiments:
@@ -72,33 +81,19 @@ def _summary(runs: Runs, protocol: Protocol) -> Markup:
         for number in (4, 5, 6, 7, 8)
         if number in experiments
     ]
-    diverged = sum(len(of_arm) - len(complete(of_arm)) for of_arm in runs.values())
     words = [DECLARED, "Accuracies are those of the last epoch on the test images, as the article reads them."]
     if protocol.train_images:
         words.append("The article trained on all 60,000 images.")
     elif not all(run.all_images for of_arm in runs.values() for run in of_arm):
-        words.append("The article trained on all 60,000 images; these runs saw a part of them.")
+        words.append("The article trained on all 60,000 images, these runs on a part of them.")
     return (
         (figures(numbers) if numbers else Markup())
         + text(" ".join(words))
-        + facts([("Protocol", protocol.name), ("Arms", len(runs)), ("Diverged runs", diverged), *_circumstances(runs)])
-    )
-
-
-def _circumstances(runs: Runs) -> Iterator[tuple[str, Value]]:
-    """The recorded circumstances of the runs."""
-    recorded = starts(runs)
-    picked = {
-        "Data set": tag("sweeper.dataset"),
-        "Images": images,
-        "Hardware": tag("sweeper.hardware"),
-        "Threads": tag("sweeper.threads"),
-        "Versions": tag("sweeper.versions"),
-        "Commit": lambda start: tag("mlflow.source.git.commit")(start)[:12],
-    }
-    for name, pick in picked.items():
-        if values := each(recorded, pick):
-            yield name, values
+        + facts([
+            ("Protocol", protocol.name), ("Arms", len(runs)), ("Diverged runs", sum(map(diverged, runs.values()))),
+            *((name.capitalize(), value) for name, value in circumstances(runs).items() if value and name != "device"),
+        ])
+    )  # fmt: skip
 
 
 # --- numbers --------------------------------------------------------------------------------------
@@ -106,16 +101,8 @@ def _circumstances(runs: Runs) -> Iterator[tuple[str, Value]]:
 
 def _numbers(runs: Runs) -> Markup:
     headers = [
-        "Experiment",
-        "The article says",
-        "Published",
-        "Seeds",
-        "Val accuracy",
-        "SD",
-        "Val loss",
-        "Gap",
-        "Loss gap",
-    ]
+        "Experiment", "The article says", "Published", "Seeds", "Val accuracy", "SD", "Val loss", "Gap", "Loss gap"
+    ]  # fmt: skip
     experiments = complete_experiments(runs)
     rows: list[list[Value]] = []
     for number, published in PUBLISHED.items():
@@ -123,8 +110,8 @@ def _numbers(runs: Runs) -> Markup:
         rows.append([
             f"{number}: {EXPERIMENT_TITLES[number]}", published.words,
             None if published.accuracy is None else Cell(f"{published.accuracy:.3f}", published.accuracy),
-            len(of_arm), _mean(of_arm), _spread(of_arm), _final(of_arm, "val/loss", 4),
-            _final(of_arm, "gap/accuracy", 4), _final(of_arm, "gap/loss", 4),
+            len(of_arm), _mean(of_arm), _spread(of_arm), _final(of_arm, "val/loss"),
+            _final(of_arm, "gap/accuracy"), _final(of_arm, "gap/loss"),
         ])  # fmt: skip
     caption = (
         "Means over seeds at the last epoch; SD is the standard deviation of the accuracy, in points. Gap: train "
@@ -145,9 +132,13 @@ def _gain(experiments: dict[int, list[ArmRun]]) -> str:
     )
 
 
+def _cell(values: Sequence[float], form: Callable[[float], str]) -> Cell:
+    """The mean of the values; a dash without any."""
+    return Cell(form(fmean(values)), fmean(values)) if values else Cell(NOTHING, None)
+
+
 def _mean(runs: Sequence[ArmRun]) -> Cell:
-    values = seed_values(runs, ACCURACY)
-    return Cell(percent(fmean(values)), fmean(values)) if values else Cell(NOTHING, None)
+    return _cell(seed_values(runs, ACCURACY), percent)
 
 
 def _spread(runs: Sequence[ArmRun]) -> Cell:
@@ -155,12 +146,9 @@ def _spread(runs: Sequence[ArmRun]) -> Cell:
     return Cell(f"{100 * stdev(values):.2f}", stdev(values)) if len(values) > 1 else Cell(NOTHING, None)
 
 
-def _final(runs: Sequence[ArmRun], metric: str, digits: int) -> Cell:
+def _final(runs: Sequence[ArmRun], metric: str) -> Cell:
     """The mean over `runs` of a metric of the last epoch."""
-    if not runs:
-        return Cell(NOTHING, None)
-    value = fmean(run.epochs[-1][metric] for run in runs)
-    return Cell(f"{value:.{digits}f}", value)
+    return _cell([run.epochs[-1][metric] for run in runs], "{:.4f}".format)
 
 
 # --- charts ---------------------------------------------------------------------------------------
@@ -174,8 +162,8 @@ def _figures(experiments: dict[int, list[ArmRun]]) -> Markup:
         for number, of_arm in experiments.items()
     ]
     words = (
-        "Each line is the mean over the seeds, within their range; train values are clean: eval mode, no augmentation. "
-        "All figures have the same axes, which leave out the outliers of the first epochs."
+        "Each line is the mean over the seeds, each band their range. Train values are measured in eval mode, without "
+        "augmentation. All figures have the same axes, which leave out outliers of the first epochs."
     )
     return text(words) + beside(*cards)
 
@@ -191,11 +179,11 @@ def _arms(runs: Runs) -> Markup:
     if (best := PUBLISHED[8].accuracy) is not None and runs.get("exp8"):
         mark(drawn, best, "the article's experiment 8")
     rows: list[list[Value]] = [
-        [name, ARMS[name].title, len(complete(of_arm)), len(of_arm) - len(complete(of_arm)), _mean(of_arm),
-         _spread(of_arm), _final(complete(of_arm), "val/loss", 4)]
+        [name, ARMS[name].title, len(complete(of_arm)), diverged(of_arm), _mean(of_arm),
+         _spread(of_arm), _final(complete(of_arm), "val/loss")]
         for name, of_arm in runs.items()
     ]  # fmt: skip
-    headers = ["Arm", "What", "Seeds", "Diverged", "Val accuracy", "SD", "Val loss"]
+    headers = ["Arm", "Description", "Seeds", "Diverged", "Val accuracy", "SD", "Val loss"]
     caption = "Means over seeds at the last epoch; the standard deviation is in points."
     words = "Validation accuracy of every arm at the last epoch: a dot for each seed, a bar at the mean."
     return chart(drawn, words) + table(headers, rows, caption=caption)
@@ -204,13 +192,14 @@ def _arms(runs: Runs) -> Markup:
 def _xray(runs: Runs) -> Markup:
     found = {name: of_arm for name, of_arm in runs.items() if any(seed_values(of_arm, metric) for metric in XRAY)}
     rows: list[list[Value]] = [
-        [name, *(_xray_cell(of_arm, metric) for metric in XRAY)] for name, of_arm in found.items()
+        [name, *(_cell(seed_values(of_arm, metric), f"{{:.{digits}f}}".format) for metric, (_, digits) in XRAY.items())]
+        for name, of_arm in found.items()
     ]
     caption = "Means over seeds, of the weights after the last epoch; a dash where the network has no BatchNorm."
     words = (
-        "Variance shift is how far the variance that a BatchNorm layer meets in eval mode lies from the one that it "
-        "recorded in training, as the mean ratio, 1 for none; recalibration is what re-estimating the statistics with "
-        "Dropout off gains; onset is the epoch of the lowest validation loss."
+        "Variance shift compares the variance that a BatchNorm layer sees in eval mode with the one that it recorded "
+        "in training, as a mean ratio: 1 is no shift. Recalibration is the gain from estimating these statistics again "
+        "with Dropout off. Onset is the epoch of the lowest validation loss."
     )
     html = text(words)
     shift = {name: seed_values(of_arm, "xray/variance_shift") for name, of_arm in found.items()}
@@ -219,44 +208,21 @@ def _xray(runs: Runs) -> Markup:
     return html + table(["Arm", *(title for title, _ in XRAY.values())], rows, caption=caption)
 
 
-def _xray_cell(runs: Sequence[ArmRun], metric: str) -> Cell:
-    values = seed_values(runs, metric)
-    return Cell(f"{fmean(values):.{XRAY[metric][1]}f}", fmean(values)) if values else Cell(NOTHING, None)
+def finished_runs(
+    env: Environment, protocol: ProtocolName | None = None
+) -> tuple[ProtocolName, Mapping[str, list[ArmRun]]]:
+    """Return the runs that the report of the reproduction shows, by arm, and their protocol.
 
-
-def recorded_protocol(env: Environment) -> ProtocolName:
-    """The protocol that has finished runs; full if both have, or neither."""
-    from sweeper.replication.runs import read_runs
-
-    return next((name for name in PROTOCOLS if read_runs(env.journal, name)), "full")
-
-
-def finished_runs(env: Environment, protocol: ProtocolName) -> Mapping[str, list[ArmRun]]:
-    """The runs that the report of the reproduction shows, by arm.
+    Without a `protocol`, it is the one with finished runs, and full if both have some.
 
     Raises:
-        UsageError: no run of `protocol` has finished.
+        UsageError: no run of the protocol has finished.
     """
-    from sweeper.replication.runs import read_runs
-
-    runs = read_runs(env.journal, protocol)
-    if not runs:
+    found = {name: read_runs(env.journal, name) for name in ([protocol] if protocol else PROTOCOLS)}
+    name = next((name for name, runs in found.items() if runs), None)
+    if name is None:
+        wanted = protocol or "full"
         raise UsageError(
-            f"{env.journal / PROTOCOLS[protocol].folder}: no finished run of protocol {protocol}; run "
-            f"`sweeper reproduce --protocol {protocol}` first"
+            f"{env.journal} holds no finished run of protocol {wanted}. Run sweeper reproduce --protocol {wanted}."
         )
-    return runs
-
-
-def reproduction_report(
-    runs: Mapping[str, list[ArmRun]], protocol: ProtocolName, ledger: Sequence[Section] = ()
-) -> bytes:
-    """The report of the reproduction; `ledger` judges the article's claims, where they have been judged."""
-    return article_page(runs, PROTOCOLS[protocol], ledger)
-
-
-def reproduction_print(runs: Mapping[str, list[ArmRun]], protocol: ProtocolName) -> bytes:
-    """The article's eight figures as one PNG image."""
-    from sweeper.replication.pages.print import article_print
-
-    return article_print(runs, PROTOCOLS[protocol])
+    return name, found[name]

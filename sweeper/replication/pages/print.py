@@ -11,9 +11,17 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from sweeper.core.experiments import EXPERIMENT_TITLES
-from sweeper.replication.arms import Protocol
-from sweeper.replication.pages.charts import METRICS, SPLITS, Ranges, Runs, common_ranges, curve
-from sweeper.replication.pages.published import PUBLISHED, complete_experiments
+from sweeper.replication.arms import ProtocolName
+from sweeper.replication.claims.ledger import Runs
+from sweeper.replication.pages.charts import (
+    METRICS,
+    PUBLISHED,
+    SPLITS,
+    Ranges,
+    common_ranges,
+    complete_experiments,
+    curve,
+)
 from sweeper.replication.runs import ArmRun
 from sweeper.report.figure import (
     BLUE,
@@ -38,14 +46,14 @@ ACROSS: Final = 4  # figures beside one another, each accuracy above loss
 NAMES: Final = {"train": "train", "val": "validation"}
 
 
-def article_print(runs: Runs, protocol: Protocol) -> bytes:
+def article_print(runs: Runs, protocol: ProtocolName) -> bytes:
     """The eight figures on common axes, as a PNG image of 1500 x 1650 pixels.
 
     Args:
-        runs: the finished runs of each arm; `rows.read_runs` reads them. An experiment without one has empty axes.
+        runs: the finished runs of each arm, by `runs.read_runs`. An experiment without one has empty axes.
         protocol: that they were trained by.
     """
-    title = f"The article's figures 4 to 11, protocol {protocol.name}"
+    title = f"The article's figures 4 to 11, protocol {protocol}"
     experiments = complete_experiments(runs)
     if not experiments:
         return notice(title, "None of the eight experiments has a complete run yet.")
@@ -87,8 +95,8 @@ def _draw(pair: Sequence[Axes], number: int, runs: Sequence[ArmRun], ranges: Ran
         if not runs:
             add_note(panel, "not trained yet", (0.5, 0.5), (0, 0), "axes fraction", ha="center", color=SOFT_INK)
             continue
-        drawn: list[float] = []  # over the second half of the epochs, where the number stands
-        for split, color in SPLITS.items():  # of which val is the last
+        drawn: list[float] = []  # values of the second half of the epochs, where the number stands
+        for split, color in SPLITS.items():  # val is the last
             found = curve(runs, f"{split}/{metric}")
             panel.fill_between(found.epochs, found.low, found.high, color=color, alpha=0.22, linewidth=0)
             panel.plot(found.epochs, found.mean, color=color, linewidth=1.6, zorder=3)

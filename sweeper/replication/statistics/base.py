@@ -1,9 +1,8 @@
 """Elementary tests of one number against one bound: p-values for both directions, intervals, power.
 
 A test has a bound and a direction: the claim is that the number lies above the bound (+1) or below it (-1).
-`p_support` is the p-value of the null hypothesis that the claim is false, `p_contradict` that of the null hypothesis
-that it is true. Both are one-sided and valid at the bound itself, so at most one of the two rejections can be an
-error. Every alpha is one-sided: the interval with alpha 0.025 is the usual 95 % interval.
+All p-values are one-sided and valid at the bound itself, so at most one of the two rejections can be an error. Every
+alpha is one-sided: the interval with alpha 0.025 is the usual 95 % interval.
 
 P-values are 1 where there are fewer than two runs, or where the runs do not vary.
 """
@@ -45,19 +44,26 @@ class Sample:
         return float(self.values.var(ddof=1)) if len(self.values) > 1 else math.nan
 
 
+class PValues(NamedTuple):
+    """The p-values of two null hypotheses: that the claim is false, and that it is true."""
+
+    support: float
+    contradict: float
+
+
 class Shown(NamedTuple):
     """The number that decides a claim, with its interval; NaN where there is none."""
 
-    label: str
-    quantity: str
-    unit: str
-    direction: int
-    null: float
-    estimate: float
-    low: float
-    high: float
-    method: str
-    counts: Mapping[str, int]  # runs by arm
+    label: str = ""
+    quantity: str = ""
+    unit: str = ""
+    direction: int = 1
+    null: float = 0.0
+    estimate: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    method: str = ""
+    counts: Mapping[str, int] = {}  # runs by arm
 
 
 class Lacking(NamedTuple):
@@ -72,13 +78,8 @@ class Evidence(ABC):
 
     @property
     @abstractmethod
-    def p_support(self) -> float:
-        """P-value of the null hypothesis that the claim is false."""
-
-    @property
-    @abstractmethod
-    def p_contradict(self) -> float:
-        """P-value of the null hypothesis that the claim is true."""
+    def p(self) -> PValues:
+        """The p-values for and against the claim."""
 
     @abstractmethod
     def power(self, n: int, alpha: float, *, support: bool) -> float:
@@ -93,12 +94,12 @@ class Evidence(ABC):
         """The elementary tests."""
 
     @abstractmethod
-    def facts(self) -> dict[str, float]:
-        """Further numbers to report, by name."""
-
-    @abstractmethod
     def lacking(self, least: int) -> Lacking | None:
         """The first arm with fewer than `least` usable runs; None if the evidence can be computed."""
+
+    def facts(self) -> dict[str, float]:
+        """Further numbers to report, by name."""
+        return {}
 
     def premise_holds(self) -> bool:
         """False if the premise of the claim is shown to fail; then no number of seeds decides it."""
@@ -123,41 +124,32 @@ class Test(Evidence):
         return self.label.split(",")[0]
 
     @property
+    @abstractmethod
     def method(self) -> str:
-        """The name of the test."""
-        return type(self).__name__
+        """The name of the statistical test."""
 
     @property
     @abstractmethod
     def estimate(self) -> float:
-        """The number."""
+        """The number; NaN where there is none."""
 
     @property
     @abstractmethod
-    def p_above(self) -> float:
-        """P-value of the null hypothesis that the number is at most `null`."""
-
-    @property
-    @abstractmethod
-    def p_below(self) -> float:
-        """P-value of the null hypothesis that the number is at least `null`."""
+    def tails(self) -> tuple[float, float]:
+        """The p-values of the null hypotheses that the number is at most `null`, and that it is at least `null`."""
 
     @abstractmethod
     def interval(self, alpha: float) -> Interval:
         """Two-sided; each side misses with probability at most `alpha`. NaN where there is none."""
 
     @property
-    def p_support(self) -> float:
-        """One-sided, in the claimed direction."""
-        return self.p_above if self.direction > 0 else self.p_below
-
-    @property
-    def p_contradict(self) -> float:
-        """One-sided, against the claimed direction."""
-        return self.p_below if self.direction > 0 else self.p_above
+    def p(self) -> PValues:
+        """The tails, in the order of the claimed direction."""
+        above, below = self.tails
+        return PValues(above, below) if self.direction > 0 else PValues(below, above)
 
     def excess(self, *, support: bool) -> float:
-        """How far the estimate lies beyond `null`, on the side that supports or contradicts."""
+        """The distance of the estimate beyond `null`, on the side that supports or contradicts."""
         return (1 if support else -1) * self.direction * (self.estimate - self.null)
 
     def shown(self, alpha: float) -> Shown:
@@ -169,11 +161,7 @@ class Test(Evidence):
         """Itself."""
         yield self
 
-    def facts(self) -> dict[str, float]:
-        """None, unless a test has some."""
-        return {}
-
     def lacking(self, least: int) -> Lacking | None:
-        """By its counts."""
+        """Compare the counts."""
         few = (arm for arm, count in self.counts.items() if count < least)
         return next((Lacking(arm, self.quantity) for arm in few), None)

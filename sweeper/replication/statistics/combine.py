@@ -8,19 +8,51 @@ intersection-union test against. Both hold whatever the dependence of the parts,
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
-from sweeper.replication.statistics.base import Evidence, Lacking, Shown, Test
+from sweeper.replication.statistics.base import Evidence, Lacking, PValues, Shown, Test
+
+LEVEL: Final = 0.025  # one-sided; at this level a premise is shown to fail
 
 
 @dataclass(frozen=True, eq=False)
 class Combined(Evidence):
-    """Several tests, or combinations of them."""
+    """Several tests, or combinations of them.
+
+    `chances` are further probabilities; support is withheld if one of them is below `least`. If the premise is shown
+    to fail, there is neither support nor contradiction.
+    """
 
     parts: tuple[Evidence, ...]
+    every: bool  # True: all of the parts have to hold; False: one of them
+    method: str = ""  # put before the name of the test that decides
+    premise: Evidence | None = None
+    least: float = 0.0
+    chances: Callable[[], Mapping[str, float]] = dict
+
+    @cached_property
+    def p(self) -> PValues:
+        """The largest p-value of the parts, or the smallest times their number."""
+        supports, contradicts = zip(*(part.p for part in self.parts), strict=True)
+        k = len(self.parts)
+        if not self.every:
+            return PValues(min(1.0, k * min(supports)), max(contradicts))
+        support, contradict = max(supports), min(1.0, k * min(contradicts))
+        if support <= LEVEL and min(self.chances().values(), default=1.0) < self.least:
+            support = 1.0
+        return PValues(*(1.0 if p <= LEVEL and not self.premise_holds() else p for p in (support, contradict)))
+
+    def power(self, n: int, alpha: float, *, support: bool) -> float:
+        """A lower bound by Bonferroni's inequality; 0 where the premise fails, since more seeds would not help."""
+        if not self.premise_holds():
+            return 0.0
+        if support == self.every:  # each part has to be found
+            return max(0.0, 1 - sum(1 - part.power(n, alpha, support=support) for part in self.parts))
+        return max(part.power(n, alpha / len(self.parts), support=support) for part in self.parts)
 
     def shown(self, alpha: float) -> Shown:
         """The extreme of comparable parts, else the part that decides.
@@ -32,8 +64,12 @@ class Combined(Evidence):
         narrow = [part.shown(alpha) for part in self.parts]
         wide = [part.shown(alpha / len(self.parts)) for part in self.parts]
         if _comparable(wide):
-            return self._extreme(narrow, wide)
-        return self._deciding(narrow, wide)
+            return _extreme(narrow, wide, smallest=self.every == (wide[0].direction > 0))
+        against = self.p.contradict < self.p.support
+        p = [part.p[against] for part in self.parts]
+        decides = p.index(min(p) if against == self.every else max(p))
+        found = (narrow if self.every else wide)[decides]
+        return found._replace(method=self.method + found.method)
 
     def tests(self) -> Iterator[Test]:
         """Those of the parts."""
@@ -41,165 +77,30 @@ class Combined(Evidence):
             yield from part.tests()
 
     def facts(self) -> dict[str, float]:
-        """Those of the parts."""
-        return {name: value for part in self.parts for name, value in part.facts().items()}
+        """Those of the parts, and the chances."""
+        return {name: value for part in self.parts for name, value in part.facts().items()} | dict(self.chances())
 
     def lacking(self, least: int) -> Lacking | None:
-        """What the first part lacks that cannot be computed."""
-        return next((found for part in self.parts if (found := part.lacking(least))), None)
-
-    @abstractmethod
-    def _extreme(self, narrow: Sequence[Shown], wide: Sequence[Shown]) -> Shown:
-        """The least or most favourable of comparable parts, with intervals at `alpha` and at alpha/k."""
-
-    @abstractmethod
-    def _deciding(self, narrow: Sequence[Shown], wide: Sequence[Shown]) -> Shown:
-        """The part that the p-value comes from."""
-
-    @cached_property
-    def _least_p(self) -> tuple[float, float]:
-        """The smallest p of the parts, corrected for their number: for support, and against."""
-        k = len(self.parts)
-        return (
-            min(1.0, k * min(part.p_support for part in self.parts)),
-            min(1.0, k * min(part.p_contradict for part in self.parts)),
-        )
-
-    @cached_property
-    def _largest_p(self) -> tuple[float, float]:
-        """The largest p of the parts: for support, and against."""
-        return max(part.p_support for part in self.parts), max(part.p_contradict for part in self.parts)
-
-    def _relevant_p(self) -> list[float]:
-        """The p of each part on the side that the evidence favours."""
-        if self.p_contradict < self.p_support:
-            return [part.p_contradict for part in self.parts]
-        return [part.p_support for part in self.parts]
-
-    def _each(self, n: int, alpha: float, *, support: bool) -> float:
-        """A lower bound, by Bonferroni's inequality, of the probability that all parts are found at `alpha`."""
-        return max(0.0, 1 - sum(1 - part.power(n, alpha, support=support) for part in self.parts))
-
-    def _one(self, n: int, alpha: float, *, support: bool) -> float:
-        """A lower bound of the probability that some part is found at `alpha` over their number."""
-        return max(part.power(n, alpha / len(self.parts), support=support) for part in self.parts)
-
-
-@dataclass(frozen=True, eq=False)
-class All(Combined):
-    """Each of the parts.
-
-    `gate` can withhold support, never give it; `tells` gives further facts.
-    """
-
-    gate: Callable[[], bool] = lambda: True
-    tells: Callable[[], dict[str, float]] = dict
-
-    @cached_property
-    def p_support(self) -> float:
-        """The largest of the parts'; 1 while the gate is closed."""
-        p = self._largest_p[0]
-        return p if p > 0.025 or self.gate() else 1.0
-
-    @property
-    def p_contradict(self) -> float:
-        """The smallest of the parts', times their number."""
-        return self._least_p[1]
-
-    def power(self, n: int, alpha: float, *, support: bool) -> float:
-        """A lower bound by Bonferroni's inequality."""
-        return (self._each if support else self._one)(n, alpha, support=support)
-
-    def facts(self) -> dict[str, float]:
-        """Those of the parts, and those that it tells."""
-        return super().facts() | self.tells()
-
-    def _extreme(self, narrow: Sequence[Shown], wide: Sequence[Shown]) -> Shown:
-        return _smallest(narrow, wide) if wide[0].direction > 0 else _largest(narrow, wide)
-
-    def _deciding(self, narrow: Sequence[Shown], wide: Sequence[Shown]) -> Shown:
-        """The part with the largest p, or the smallest where the evidence is against the claim."""
-        p = self._relevant_p()
-        decides = min(p) if self.p_contradict < self.p_support else max(p)
-        return narrow[p.index(decides)]
-
-
-@dataclass(frozen=True, eq=False)
-class Given(All):
-    """Each of the parts, under a premise: while `gate` is closed there is neither support nor contradiction."""
-
-    @property
-    def p_contradict(self) -> float:
-        """As for all parts; 1 while the gate is closed."""
-        p = self._least_p[1]
-        return p if p > 0.025 or self.gate() else 1.0
-
-    def power(self, n: int, alpha: float, *, support: bool) -> float:
-        """As for all parts; 0 while the gate is closed, since more seeds would keep it closed."""
-        return super().power(n, alpha, support=support) if self.gate() else 0.0
+        """The first part that cannot be computed; if one part is enough, None unless all cannot."""
+        found = [part.lacking(least) for part in self.parts]
+        if not self.every and None in found:
+            return None
+        return next((lacking for lacking in found if lacking), None)
 
     def premise_holds(self) -> bool:
-        """Whether the gate is open."""
-        return self.gate()
-
-
-@dataclass(frozen=True, eq=False)
-class Between(All):
-    """One number between two bounds, by two one-sided tests (Schuirmann 1987): above the first, below the second."""
-
-    def _deciding(self, narrow: Sequence[Shown], wide: Sequence[Shown]) -> Shown:
-        found = super()._deciding(narrow, wide)
-        return found._replace(method=f"two one-sided tests, {found.method}")
-
-
-@dataclass(frozen=True, eq=False)
-class AnyOf(Combined):
-    """At least one of the parts."""
-
-    @property
-    def p_support(self) -> float:
-        """The smallest of the parts', times their number."""
-        return self._least_p[0]
-
-    @property
-    def p_contradict(self) -> float:
-        """The largest of the parts'."""
-        return self._largest_p[1]
-
-    def power(self, n: int, alpha: float, *, support: bool) -> float:
-        """A lower bound by Bonferroni's inequality."""
-        return (self._one if support else self._each)(n, alpha, support=support)
-
-    def lacking(self, least: int) -> Lacking | None:
-        """None if one part can be computed."""
-        found = [part.lacking(least) for part in self.parts]
-        return None if None in found else found[0]
-
-    def _extreme(self, narrow: Sequence[Shown], wide: Sequence[Shown]) -> Shown:
-        return _largest(narrow, wide) if wide[0].direction > 0 else _smallest(narrow, wide)
-
-    def _deciding(self, narrow: Sequence[Shown], wide: Sequence[Shown]) -> Shown:
-        """The part with the smallest p, or the largest where the evidence is against the claim."""
-        p = self._relevant_p()
-        decides = max(p) if self.p_contradict < self.p_support else min(p)
-        return wide[p.index(decides)]
+        """Return False if the premise is shown to fail."""
+        return self.premise is None or self.premise.p.contradict > LEVEL
 
 
 def _comparable(shown: Sequence[Shown]) -> bool:
-    """Whether all parts show one quantity against one bound, and have an interval."""
+    """Return True if several parts show one quantity against one bound, and have an interval."""
     kinds = {(part.quantity, part.unit, part.direction, part.null) for part in shown}
-    return len(kinds) == 1 and all(part.low == part.low for part in shown)  # NaN is unequal to itself
+    return len(shown) > 1 and len(kinds) == 1 and not any(math.isnan(part.low) for part in shown)
 
 
-def _smallest(narrow: Sequence[Shown], wide: Sequence[Shown]) -> Shown:
-    """The smallest of several values, with its interval."""
-    found = min(narrow, key=lambda part: part.estimate)
-    label = f"{found.label} (the smallest of {len(narrow)})"
-    return found._replace(label=label, low=min(part.low for part in narrow), high=min(part.high for part in wide))
-
-
-def _largest(narrow: Sequence[Shown], wide: Sequence[Shown]) -> Shown:
-    """The largest of several values, with its interval."""
-    found = max(narrow, key=lambda part: part.estimate)
-    label = f"{found.label} (the largest of {len(narrow)})"
-    return found._replace(label=label, low=max(part.low for part in wide), high=max(part.high for part in narrow))
+def _extreme(narrow: Sequence[Shown], wide: Sequence[Shown], *, smallest: bool) -> Shown:
+    """The smallest or the largest of several values, with its interval."""
+    pick, lows, highs = (min, narrow, wide) if smallest else (max, wide, narrow)
+    found = pick(narrow, key=lambda part: part.estimate)
+    label = f"{found.label} (the {'smallest' if smallest else 'largest'} of {len(narrow)})"
+    return found._replace(label=label, low=pick(part.low for part in lows), high=pick(part.high for part in highs))

@@ -1,4 +1,4 @@
-"""Exact tests, which assume no distribution: of a share, and of whole numbers."""
+"""Exact tests of a share and of whole numbers, which assume no distribution."""
 
 from __future__ import annotations
 
@@ -21,13 +21,9 @@ class Share(Test):
     The interval is that of Clopper and Pearson (1934, Biometrika 26).
     """
 
+    method = "exact binomial"
     successes: int
     n: int
-
-    @property
-    def method(self) -> str:
-        """The name of the test."""
-        return "exact binomial"
 
     @property
     def estimate(self) -> float:
@@ -35,14 +31,12 @@ class Share(Test):
         return self.successes / self.n if self.n else math.nan
 
     @property
-    def p_above(self) -> float:
-        """P(as many or more | null)."""
-        return float(stats.binom.sf(self.successes - 1, self.n, self.null)) if self.n else 1.0
-
-    @property
-    def p_below(self) -> float:
-        """P(as many or fewer | null)."""
-        return float(special.bdtr(self.successes, self.n, self.null)) if self.n else 1.0
+    def tails(self) -> tuple[float, float]:
+        """P(as many or more | null), P(as many or fewer | null)."""
+        if not self.n:
+            return 1.0, 1.0
+        more = stats.binom.sf(self.successes - 1, self.n, self.null)
+        return float(more), float(special.bdtr(self.successes, self.n, self.null))
 
     def interval(self, alpha: float) -> Interval:
         """Exact: the shares that neither tail of level `alpha` rejects."""
@@ -53,13 +47,12 @@ class Share(Test):
 
     def power(self, n: int, alpha: float, *, support: bool) -> float:
         """Exact, if the true share is that of the sample."""
-        return self._power(n, alpha, self.estimate, self.direction if support else -self.direction) if self.n else 0.0
-
-    def _power(self, n: int, alpha: float, share: float, direction: int) -> float:
-        """P(p-value <= alpha | share)."""
+        if not self.n:
+            return 0.0
         outcomes = np.arange(n + 1)
-        tail = stats.binom.sf(outcomes - 1, n, self.null) if direction > 0 else stats.binom.cdf(outcomes, n, self.null)
-        return float(stats.binom.pmf(outcomes[tail <= alpha], n, share).sum())
+        above = support == (self.direction > 0)
+        tail = stats.binom.sf(outcomes - 1, n, self.null) if above else stats.binom.cdf(outcomes, n, self.null)
+        return float(stats.binom.pmf(outcomes[tail <= alpha], n, self.estimate).sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,13 +64,9 @@ class Ranks(Test):
     values such as grid steps or counts: no t distribution describes them, and in a sample they may not vary at all.
     """
 
+    method = "exact permutation"
     first: npt.NDArray[np.int64]
     second: npt.NDArray[np.int64]
-
-    @property
-    def method(self) -> str:
-        """The name of the test."""
-        return "exact permutation"
 
     @cached_property
     def _welch(self) -> Contrast:
@@ -90,12 +79,13 @@ class Ranks(Test):
         return self._welch.estimate
 
     @cached_property
-    def _tails(self) -> tuple[float, float]:
+    def tails(self) -> tuple[float, float]:
         """P(sum of the first as large or larger), P(as small or smaller)."""
         if min(len(self.first), len(self.second)) < 1:
             return 1.0, 1.0
         pooled = np.concatenate([self.first, self.second])
-        pooled = pooled - pooled.min()
+        lowest = pooled.min()
+        pooled = pooled - lowest
         ways = np.zeros((len(self.first) + 1, int(pooled.sum()) + 1))  # by number of values taken, and their sum
         ways[0, 0] = 1
         for value in pooled.tolist():
@@ -103,18 +93,8 @@ class Ranks(Test):
             shifted[:, value:] = ways[:-1, : ways.shape[1] - value]
             ways[1:] += shifted
         chances = ways[-1] / ways[-1].sum()
-        seen = int(self.first.sum() - len(self.first) * np.concatenate([self.first, self.second]).min())
+        seen = int(self.first.sum() - len(self.first) * lowest)
         return min(1.0, float(chances[seen:].sum())), min(1.0, float(chances[: seen + 1].sum()))
-
-    @property
-    def p_above(self) -> float:
-        """Exact."""
-        return self._tails[0]
-
-    @property
-    def p_below(self) -> float:
-        """Exact."""
-        return self._tails[1]
 
     def interval(self, alpha: float) -> Interval:
         """Welch's, an approximation for such values; NaN where they do not vary."""

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from scipy import special
 
-from sweeper.replication.statistics.base import UNKNOWN, Interval, Sample, Test
+from sweeper.replication.statistics.base import UNKNOWN, Interval, PValues, Sample, Test
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Contrast(Test):
 
     @property
     def method(self) -> str:
-        """The name of the test."""
+        """Named after the number of samples."""
         return "Welch's t" if len(self.samples) > 1 else "Student's t"
 
     @cached_property
@@ -49,22 +49,17 @@ class Contrast(Test):
         terms = (v * v / (len(x) - 1) for v, x in zip(self._shares, self.samples, strict=True))
         return sum(self._shares) ** 2 / sum(terms)
 
-    @property
-    def p_above(self) -> float:
+    @cached_property
+    def tails(self) -> tuple[float, float]:
         """By Student's t."""
-        return float(special.stdtr(self.df, -self._t)) if self._varies else 1.0
-
-    @property
-    def p_below(self) -> float:
-        """By Student's t."""
-        return float(special.stdtr(self.df, self._t)) if self._varies else 1.0
+        if not self._varies:
+            return 1.0, 1.0
+        t = (self.estimate - self.null) / self.standard_error
+        return float(special.stdtr(self.df, -t)), float(special.stdtr(self.df, t))
 
     def interval(self, alpha: float) -> Interval:
         """The estimate -+ t standard errors."""
-        if not self._varies:
-            return UNKNOWN
-        half = -float(special.stdtrit(self.df, alpha)) * self.standard_error
-        return self.estimate - half, self.estimate + half
+        return self._around(alpha, self.standard_error)
 
     def power(self, n: int, alpha: float, *, support: bool) -> float:
         """By the noncentral t distribution, with `n` values in each sample and the current variances."""
@@ -75,6 +70,12 @@ class Contrast(Test):
         df = (n - 1) * total**2 / sum(v * v for v in self.variances)
         return _t_power(df, alpha, distance / math.sqrt(total / n))
 
+    def _around(self, alpha: float, error: float) -> Interval:
+        if not self._varies:
+            return UNKNOWN
+        half = -float(special.stdtrit(self.df, alpha)) * error
+        return self.estimate - half, self.estimate + half
+
     @cached_property
     def _varies(self) -> bool:
         return self.standard_error > 0 and math.isfinite(self.standard_error)
@@ -83,10 +84,6 @@ class Contrast(Test):
     def _shares(self) -> list[float]:
         """v_i."""
         return [v / max(len(x), 1) for v, x in zip(self.variances, self.samples, strict=True)]
-
-    @cached_property
-    def _t(self) -> float:
-        return (self.estimate - self.null) / self.standard_error
 
 
 def _t_power(df: float, alpha: float, noncentrality: float) -> float:
@@ -100,7 +97,7 @@ def _t_power(df: float, alpha: float, noncentrality: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Reached(Contrast):
-    """Whether runs reach the value of one other run: by the mean for support, by a prediction interval against.
+    """Runs of one arm against the value of one other run: by their mean for support, by a prediction interval against.
 
     `value` is contradicted when it lies above the prediction interval mean + t s sqrt(1 + 1/n) of one further run
     (Hahn and Meeker 1991, Statistical Intervals, ch. 4). Until it no longer does, it is not supported, however close
@@ -114,36 +111,31 @@ class Reached(Contrast):
         """The tests of both directions."""
         return "Student's t, and prediction interval"
 
-    @cached_property
-    def prediction_t(self) -> float:
-        """(value - mean) / (s sqrt(1 + 1/n))."""
-        n = len(self.samples[0])
-        return (self.value - self.estimate) / math.sqrt(self.variances[0] * (1 + 1 / n))
+    def _error(self, n: int) -> float:
+        """The standard error of one further run, after `n` of them: s sqrt(1 + 1/n)."""
+        return math.sqrt(self.variances[0] * (1 + 1 / n))
 
     def facts(self) -> dict[str, float]:
         """The 95 % prediction interval."""
         if not self._varies:
             return {}
-        n = len(self.samples[0])
-        half = -float(special.stdtrit(self.df, 0.025)) * math.sqrt(self.variances[0] * (1 + 1 / n))
-        return {"prediction interval, low": self.estimate - half, "prediction interval, high": self.estimate + half}
+        low, high = self._around(0.025, self._error(len(self.samples[0])))
+        return {"prediction interval, low": low, "prediction interval, high": high}
 
     @property
-    def p_support(self) -> float:
-        """For a mean of at most `null`; 1 while `value` is above the 95 % prediction interval."""
-        inside = self._varies and special.stdtr(self.df, -self.prediction_t) > 0.025
-        return self.p_above if inside else 1.0
-
-    @property
-    def p_contradict(self) -> float:
-        """For `value` as one further run."""
-        return float(special.stdtr(self.df, -self.prediction_t)) if self._varies else 1.0
+    def p(self) -> PValues:
+        """For a mean of at most `null`, 1 while `value` is above the interval; against, `value` as one further run."""
+        if not self._varies:
+            return PValues(1.0, 1.0)
+        away = (self.value - self.estimate) / self._error(len(self.samples[0]))
+        further = float(special.stdtr(self.df, -away))
+        return PValues(self.tails[0] if further > 0.025 else 1.0, further)
 
     def power(self, n: int, alpha: float, *, support: bool) -> float:
-        """That of the mean, but 0 if `value` will lie above the prediction interval; against, that of a further run."""
+        """That of the mean, but 0 if `value` will lie above the interval; against, that of a further run."""
         if not self._varies:
             return 0.0
-        away = (self.value - self.estimate) / math.sqrt(self.variances[0] * (1 + 1 / n))
+        away = (self.value - self.estimate) / self._error(n)
         if support:
             return super().power(n, alpha, support=True) if special.stdtr(n - 1, -away) > 0.025 else 0.0
         return _t_power(n - 1, alpha, away) if away > 0 else 0.0

@@ -18,13 +18,9 @@ from sweeper.replication.statistics.means import Contrast
 class VarianceRatio(Test):
     """The ratio of two variances, by the F distribution, which assumes normal values."""
 
+    method = "F of two variances"
     first: Sample
     second: Sample
-
-    @property
-    def method(self) -> str:
-        """The name of the test."""
-        return "F of two variances"
 
     @property
     def estimate(self) -> float:
@@ -34,14 +30,12 @@ class VarianceRatio(Test):
         return self.first.variance / self.second.variance
 
     @property
-    def p_above(self) -> float:
+    def tails(self) -> tuple[float, float]:
         """By F."""
-        return float(special.fdtrc(*self._dfs, self.estimate / self.null)) if self._varies else 1.0
-
-    @property
-    def p_below(self) -> float:
-        """By F."""
-        return float(special.fdtr(*self._dfs, self.estimate / self.null)) if self._varies else 1.0
+        if not self._varies:
+            return 1.0, 1.0
+        ratio = self.estimate / self.null
+        return float(special.fdtrc(*self._dfs, ratio)), float(special.fdtr(*self._dfs, ratio))
 
     def interval(self, alpha: float) -> Interval:
         """By F."""
@@ -77,13 +71,9 @@ class Importance(Test):
     tests each (Schuirmann 1987; Berger 1982, Technometrics 24).
     """
 
+    method = "Welch's analysis of variance"
     levels: tuple[Sample, ...]
     margin: float
-
-    @property
-    def method(self) -> str:
-        """The name of the test."""
-        return "Welch's analysis of variance"
 
     @cached_property
     def estimate(self) -> float:
@@ -91,16 +81,12 @@ class Importance(Test):
         return float(_omega_squared([x.values[None] for x in self.levels])[0]) if self._varies else math.nan
 
     @cached_property
-    def p_above(self) -> float:
-        """For no difference between the levels."""
+    def tails(self) -> tuple[float, float]:
+        """For no difference between the levels, and for a pair that differs by `margin` or more."""
         if not self._varies:
-            return 1.0
-        return float(anova_oneway([x.values for x in self.levels], use_var="unequal", welch_correction=True).pvalue)
-
-    @cached_property
-    def p_below(self) -> float:
-        """For a pair that differs by `margin` or more."""
-        return max(pair.p_above for pair in self._pairs) if self._varies else 1.0
+            return 1.0, 1.0
+        found = anova_oneway([x.values for x in self.levels], use_var="unequal", welch_correction=True)
+        return float(found.pvalue), max(pair.tails[0] for pair in self._pairs)
 
     def interval(self, alpha: float) -> Interval:
         """Percentiles of 2,000 seeded bootstrap samples, seeds drawn anew within each level; narrow with few seeds."""
@@ -120,7 +106,8 @@ class Importance(Test):
         k, within = len(self.levels), float(np.mean([x.variance for x in self.levels]))
         effect = n * float(np.var([x.mean for x in self.levels]) * k) / within
         d1, d2 = k - 1, k * (n - 1)
-        return _f_power(d1, d2, alpha, effect)
+        found = float(1 - special.ncfdtr(d1, d2, effect, stats.f.isf(alpha, d1, d2)))
+        return 1.0 if math.isnan(found) else found  # NaN where the series has no digits left: far beyond
 
     @cached_property
     def _varies(self) -> bool:
@@ -135,11 +122,6 @@ class Importance(Test):
             for b in self.levels
             if a is not b
         ]
-
-
-def _f_power(d1: int, d2: int, alpha: float, noncentrality: float) -> float:
-    found = float(1 - special.ncfdtr(d1, d2, noncentrality, stats.f.isf(alpha, d1, d2)))
-    return 1.0 if math.isnan(found) else found  # NaN where the series has no digits left: far beyond
 
 
 def _omega_squared(levels: list[Array]) -> Array:
