@@ -69,7 +69,7 @@ from sweeper.training.device import keep_freed
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
+    for _ in range(40):
         torch.zeros(10_000_000)  # 40 MB, 10,000 pages, above the size from which on glibc always asks the system
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
@@ -83,4 +83,4 @@ print(faults())
 def test_freed_memory_is_used_again_and_not_cleared_anew_by_the_system():
     done = subprocess.run([sys.executable, "-c", FAULTS], check=True, capture_output=True, text=True)
     before, after = map(int, done.stdout.split())
-    assert after < 25_000 < 75_000 < before
+    assert 2 * after < before
