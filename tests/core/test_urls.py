@@ -53,7 +53,7 @@ def test_a_password_with_an_at_sign_is_not_shown() -> None:
 )
 def test_a_password_in_the_query_of_a_url_is_refused_and_not_shown(written: str) -> None:
     message = refusal(written)
-    assert "password=***': what follows the ? is shown to others; put the password into ~/" in message
+    assert "password=***': others can see what follows the ?. Put the password into ~/" in message
     assert "canary" not in message
 
 

@@ -271,7 +271,7 @@ def test_report_writes_one_file_and_says_where_and_how_large(sweeper: Callable[.
     assert answer.err == f"report of 'sweep': report/sweep.html ({result['bytes'] / 1e6:.1f} MB)\n"
     page = path.read_text()
     assert page.startswith("<!doctype html>")
-    assert "The errors it was surest of" in page
+    assert "Its most confident errors" in page
     assert sweeper(copied, "report", "sweep", "--output", "elsewhere/a.html").code == 0
     assert (copied / "elsewhere/a.html").read_text() == page
     assert [path.name for path in (copied / "elsewhere").iterdir()] == ["a.html"]

@@ -141,11 +141,11 @@ def test_the_report_is_of_the_protocol_that_has_runs(tmp_path: Path, ledger: Led
         ((), 1, r"holds no finished run of protocol full\. Run sweeper reproduce --protocol full\."),
         (("--protocol", "quick", "--journal", "nowhere"), 1, "nowhere holds no finished run of protocol quick"),
         (("--protocol", "half"), 2, "'half' is not one of 'full', 'quick'"),
-        (("--plan", "--budget", "soon"), 2, "'soon': a time such as 90s, 30m or 2h"),
-        (("--plan", "--journal", "x"), 2, "set SWEEPER_HOME in place of --journal"),
-        (("--budget", "30m"), 2, "--budget: for --plan only, .*; add --plan"),
-        (("--workers", "1"), 2, "--workers: for --plan only"),
-        (("--data-dir", "auto"), 2, "--data-dir: for --plan only"),
+        (("--plan", "--budget", "soon"), 2, "'soon' is not a time such as 90s, 30m or 2h"),
+        (("--plan", "--journal", "x"), 2, "Set SWEEPER_HOME in place of --journal"),
+        (("--budget", "30m"), 2, "--budget is for --plan, which trains. Add --plan"),
+        (("--workers", "1"), 2, "--workers is for --plan"),
+        (("--data-dir", "auto"), 2, "--data-dir is for --plan"),
     ],
 )
 def test_what_is_refused(argv: tuple[str, ...], code: int, says: str, tmp_path: Path, sweeper: Command) -> None:

@@ -284,7 +284,7 @@ def test_user_and_password_are_hidden_and_nothing_else(text: str, shown: str) ->
 @pytest.mark.parametrize("use", [preflight, store_uri])
 def test_a_password_in_the_query_of_a_uri_is_refused_and_not_shown(use: Callable[[str], object]) -> None:
     message = refusal(lambda: use("postgres://127.0.0.1:1/db?user=u&password=canary"), UsageError)
-    assert "put the password into ~/.pgpass" in message
+    assert "Put the password into ~/.pgpass" in message
     assert "canary" not in message
 
 
