@@ -9,6 +9,7 @@ from typing import Any, Final
 from sweeper.core.environment import NONE, OFFLINE, Environment
 from sweeper.core.errors import SweeperError
 from sweeper.core.text import counted
+from sweeper.sweep.describe import commit_unknown
 from sweeper.sweep.signals import Signals
 from sweeper.tracking.base import NullTracker, Tracker
 from sweeper.tracking.journal import JournalTracker
@@ -28,6 +29,8 @@ def tracking(env: Environment, signals: Signals) -> Iterator[Tracker]:
     Raises:
         SweeperError: no run can ever be uploaded.
     """
+    if env.tracking_uri != NONE and (reason := commit_unknown()):
+        env.warn(f"the git commit of sweeper is not recorded ({reason})")
     tracker: Tracker
     if env.tracking_uri == NONE:
         tracker = NullTracker()
