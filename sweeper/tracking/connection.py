@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import filelock
 
+from sweeper.core.environment import sqlite_url
 from sweeper.core.errors import SweeperError
 from sweeper.tracking.client import open_client, silence
 from sweeper.tracking.patience import Wait, retrying
@@ -101,9 +102,9 @@ def _create_sqlite(uri: str) -> None:
 
     MLflow may not be able to continue a database whose creation was killed. An existing file or link is left to MLflow.
     """
-    file = sqlite_file(uri)
     if not is_sqlite(uri) or "?" in uri:
         return
+    file = sqlite_file(uri)
     aside = f".{file.name}.creating-"
     _remove(file.parent, aside)
     if os.path.lexists(file):
@@ -116,7 +117,7 @@ def _create_sqlite(uri: str) -> None:
 
     new = file.with_name(aside + uuid.uuid4().hex[:8])
     try:
-        store = SqlAlchemyStore(f"sqlite:///{new}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)  # type: ignore[no-untyped-call]
+        store = SqlAlchemyStore(sqlite_url(new), DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)  # type: ignore[no-untyped-call]
         store.engine.dispose()
         try:
             file.hardlink_to(new)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, urlsplit
 
+from sweeper.core.environment import ENCODED, sqlite_url
 from sweeper.core.errors import ServiceUnreachable, SweeperError, UsageError, one_line
 from sweeper.core.urls import hide_query_password, refuse_query_password
 from sweeper.tracking.client import one_request_of, open_client
@@ -48,11 +49,17 @@ def preflight(uri: str) -> None:
 
 def _preflight_sqlite(uri: str) -> None:
     file = sqlite_file(uri)
+    if ENCODED.search(str(file)) or "?" in str(file):
+        raise UsageError(
+            f"tracking database {file.absolute()}: MLflow cannot use a path with a ?, or a % before two digits. "
+            "Rename the folder, or name another database with --tracking-uri."
+        )
     present = file.exists()
     if not file.parent.is_dir() or not os.access(file.parent, os.W_OK) or (present and not os.access(file, os.W_OK)):
         raise SweeperError(f"tracking database {file} cannot be written. Its folder must exist and be writable.")
     if present:  # rw: reading it may roll back a transaction that a killed writer left half done
-        _preflight_database(uri, f"sqlite:///file:{quote(str(file.resolve()))}?mode=rw&uri=true", SweeperError)
+        url = sqlite_url(Path(f"file:{quote(str(file.resolve()))}"))
+        _preflight_database(uri, f"{url}?mode=rw&uri=true", SweeperError)
 
 
 def _preflight_http(uri: str) -> None:
@@ -146,6 +153,8 @@ def store_uri(uri: str) -> str:
     """Return `uri` as MLflow knows it, or raise a UsageError if a database's has a password in its query part."""
     if uri.startswith("postgres"):
         refuse_query_password(uri)
+    if is_sqlite(uri) and "?" not in uri and "%" in uri:
+        return sqlite_url(sqlite_file(uri))  # MLflow would create the folder of the encoded path
     return re.sub(r"^postgres://", "postgresql://", uri)
 
 
@@ -155,8 +164,10 @@ def is_sqlite(uri: str) -> bool:
 
 
 def sqlite_file(uri: str) -> Path:
-    """Return the file of a sqlite URI."""
-    return Path(uri.removeprefix("sqlite:///"))
+    """Return the file of a sqlite URI, as SQLAlchemy decodes it for MLflow."""
+    import sqlalchemy
+
+    return Path(sqlalchemy.make_url(uri).database or "")
 
 
 def hide_password(text: str) -> str:

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from sweeper.core.environment import tracking_url
 from sweeper.core.errors import ServiceUnreachable, SweeperError, UsageError
 from sweeper.tracking.store import hide_password, preflight, sqlite_file, store_uri
 from tests.support.tracked import Quiet, answering, listening, refusal
@@ -232,6 +233,14 @@ def test_a_sqlite_file_may_be_there_or_its_folder(tmp_path: Path) -> None:
     preflight(uri)
 
 
+@pytest.mark.parametrize("name", ["a%20b", "a?b"])
+def test_a_path_that_mlflow_would_misread_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    message = refusal(lambda: preflight(tracking_url(tmp_path / name)), UsageError)
+    assert f"{tmp_path}/{name}/mlflow.db: MLflow cannot use a path with" in message
+    assert [path.name for path in tmp_path.rglob("*")] == [name]
+
+
 KILLED_WHILE_WRITING = """
 import os, signal, sqlite3, sys
 connection = sqlite3.connect(sys.argv[1])
@@ -284,7 +293,7 @@ def test_user_and_password_are_hidden_and_nothing_else(text: str, shown: str) ->
 @pytest.mark.parametrize("use", [preflight, store_uri])
 def test_a_password_in_the_query_of_a_uri_is_refused_and_not_shown(use: Callable[[str], object]) -> None:
     message = refusal(lambda: use("postgres://127.0.0.1:1/db?user=u&password=canary"), UsageError)
-    assert "put the password into ~/.pgpass" in message
+    assert "Put the password into ~/.pgpass" in message
     assert "canary" not in message
 
 
@@ -294,6 +303,8 @@ def test_a_password_in_the_query_of_a_uri_is_refused_and_not_shown(use: Callable
         ("sqlite:////srv/mlflow.db", "/srv/mlflow.db"),
         ("sqlite:///mlflow.db", "mlflow.db"),
         ("sqlite:///folder/x.db", "folder/x.db"),
+        ("sqlite:///my%20folder/my x.db", "my folder/my x.db"),
+        (tracking_url(Path("/a%20b?c d")), "/a%20b?c d/mlflow.db"),
     ],
 )
 def test_the_file_of_a_sqlite_uri(uri: str, file: str) -> None:
