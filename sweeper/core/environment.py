@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import shlex
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +56,16 @@ def storage_url(home: Path) -> str:
 def tracking_url(home: Path) -> str:
     """Return the URL of the default tracking store."""
     return sqlite_url(home / "mlflow.db")
+
+
+def mlflow_command() -> str:
+    """Return the mlflow command of this environment for a shell, as a path unless it is the one on PATH."""
+    ours = Path(sys.executable).parent / "mlflow"
+    found = shutil.which("mlflow")
+    active = "VIRTUAL_ENV" in os.environ or "CONDA_PREFIX" in os.environ
+    if not ours.exists() or (active and found and Path(found).resolve() == ours.resolve()):
+        return "mlflow"
+    return shlex.quote(str(ours.absolute()))
 
 
 def check_home(home: Path, named: str = "SWEEPER_HOME") -> Path:

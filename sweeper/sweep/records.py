@@ -5,13 +5,11 @@ Each function imports what it needs, so that `status` does not wait for MLflow o
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.core.environment import NONE, OFFLINE, Environment
+from sweeper.core.environment import NONE, OFFLINE, Environment, mlflow_command
 from sweeper.core.errors import SweeperError, UsageError
 from sweeper.core.text import counted, duration
 from sweeper.sweep.progress import in_words
@@ -79,7 +77,7 @@ def write_sweep_report(env: Environment, study: str | None, output: Path | None)
 
     record = read_record(study, env.storage)
     page = sweep_report(env, record)
-    path = output or report_path(env, record.name)
+    path = (output or report_path(env, record.name)).absolute()
     write_report(path, page)
     env.say(f"report of {record.name!r}: {path} ({len(page) / 1e6:.1f} MB)")
     return {"study": record.name, "report": str(path), "bytes": len(page)}
@@ -94,41 +92,33 @@ def upload(env: Environment, journal: Path | None) -> dict[str, Any]:
     """
     from sweeper.sweep.tracker import FIGURES
     from sweeper.tracking.mlflow import sync
-    from sweeper.tracking.store import hide_password
+    from sweeper.tracking.store import absolute, hide_password
 
-    root = journal or env.journal
+    root = (journal or env.journal).absolute()
     if not root.is_dir():
         raise SweeperError(f"{root} is not a directory. Name a journal; runs are recorded in SWEEPER_HOME/journal.")
     if env.tracking_uri in (OFFLINE, NONE):
         raise UsageError(f"--tracking-uri {env.tracking_uri}: not an MLflow store. Name a server or a database.")
     uploaded = sync(root, env.tracking_uri, env.home, FIGURES, env.warn)
-    env.say(f"uploaded {counted(uploaded, 'run')} from {root} to {hide_password(env.tracking_uri)}")
+    env.say(f"uploaded {counted(uploaded, 'run')} from {root} to {hide_password(absolute(env.tracking_uri))}")
     return {"carried": uploaded}
 
 
 def say_where(env: Environment, run_id: str | None = None) -> None:
     """Print where the runs are recorded, and how to open them."""
     from sweeper.tracking.fetching import ui_link
-    from sweeper.tracking.store import hide_password, sqlite_file
+    from sweeper.tracking.store import absolute, hide_password, sqlite_file
 
     if env.tracking_uri in (NONE, OFFLINE):
         env.say(f"journal: {env.journal}" if env.tracking_uri == OFFLINE else "nothing was recorded")
         return
     base = "http://127.0.0.1:5000"
     if env.tracking_uri.startswith("sqlite"):
-        env.say(f"MLflow database: {sqlite_file(env.tracking_uri).resolve()}")
-        env.say(f"open it with:    {_mlflow()} server --port 5000 --workers 1 --backend-store-uri {env.tracking_uri}")
+        uri = absolute(env.tracking_uri)
+        env.say(f"MLflow database: {sqlite_file(uri)}")
+        server = f"{mlflow_command()} server --port 5000 --workers 1 --backend-store-uri {shlex.quote(uri)}"
+        env.say(f"open it with:    {server}")
         env.say(f"then look at:    {ui_link(base, env.tracking_uri, run_id)}")
     else:
         base = hide_password(env.tracking_uri) if env.tracking_uri.startswith("http") else base
         env.say(f"look at:         {ui_link(base, env.tracking_uri, run_id)}")
-
-
-def _mlflow() -> str:
-    """The mlflow command of this environment, as a path unless it is the one on PATH."""
-    ours = Path(sys.executable).parent / "mlflow"
-    found = shutil.which("mlflow")
-    active = "VIRTUAL_ENV" in os.environ or "CONDA_PREFIX" in os.environ
-    if not ours.exists() or (active and found and Path(found).resolve() == ours.resolve()):
-        return "mlflow"
-    return os.path.relpath(ours) if ours.is_relative_to(Path.cwd()) else str(ours)

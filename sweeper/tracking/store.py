@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import ssl
 import warnings
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote, urlsplit
 
-from sweeper.core.environment import ENCODED, sqlite_url
+from sweeper.core.environment import ENCODED, mlflow_command, sqlite_url
 from sweeper.core.errors import ServiceUnreachable, SweeperError, UsageError, one_line
 from sweeper.core.urls import hide_query_password, refuse_query_password
 from sweeper.tracking.client import one_request_of, open_client
@@ -56,7 +57,9 @@ def _preflight_sqlite(uri: str) -> None:
         )
     present = file.exists()
     if not file.parent.is_dir() or not os.access(file.parent, os.W_OK) or (present and not os.access(file, os.W_OK)):
-        raise SweeperError(f"tracking database {file} cannot be written. Its folder must exist and be writable.")
+        raise SweeperError(
+            f"tracking database {file.absolute()} cannot be written. Its folder must exist and be writable."
+        )
     if present:  # rw: reading it may roll back a transaction that a killed writer left half done
         url = sqlite_url(Path(f"file:{quote(str(file.resolve()))}"))
         _preflight_database(uri, f"{url}?mode=rw&uri=true", SweeperError)
@@ -145,7 +148,8 @@ def check_stage(uri: str, number: object, stage: str) -> None:
     if stage == "deleted":
         raise SweeperError(
             f"MLflow experiment {EXPERIMENT!r} was deleted. Restore it with: "
-            f"MLFLOW_TRACKING_URI={hide_password(uri)} mlflow experiments restore --experiment-id {number}"
+            f"MLFLOW_TRACKING_URI={shlex.quote(hide_password(absolute(uri)))} {mlflow_command()} experiments restore "
+            f"--experiment-id {number}"
         )
 
 
@@ -168,6 +172,11 @@ def sqlite_file(uri: str) -> Path:
     import sqlalchemy
 
     return Path(sqlalchemy.make_url(uri).database or "")
+
+
+def absolute(uri: str) -> str:
+    """Return a store's URI for messages: that of a sqlite file with its absolute path."""
+    return sqlite_url(sqlite_file(uri).absolute()) if is_sqlite(uri) and "?" not in uri else uri
 
 
 def hide_password(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -263,12 +264,27 @@ def test_status_shows_a_sweep_from_another_terminal(sweeper: Callable[..., Answe
     assert len(lines) == 2 + 5
 
 
+def test_every_printed_path_is_absolute_and_every_command_can_be_pasted(
+    sweeper: Callable[..., Answer], finished_sweep: Any, tmp_path: Path
+):
+    home = tmp_path / "my sweeps"
+    shutil.copytree(finished_sweep.home, home)
+    answer = sweeper(home, *finished_sweep.argv, "--tracking-uri", "sqlite:///mlflow.db")
+    assert answer.code == 0, answer.err
+    said = dict(line.split(":", 1) for line in answer.out.splitlines() if ":" in line)
+    assert said["report"].strip() == str(home / "report/sweep.html")
+    assert said["MLflow database"].strip() == str(home / "mlflow.db")
+    program, *words = shlex.split(said["open it with"])
+    assert Path(program).is_absolute()
+    assert words[-1] == f"sqlite:///{home}/mlflow.db"
+
+
 def test_report_writes_one_file_and_says_where_and_how_large(sweeper: Callable[..., Answer], copied: Path):
     answer = sweeper(copied, "report", "--json")
     result = json.loads(answer.out)
     path = copied / "report/sweep.html"
-    assert result == {"study": "sweep", "report": str(path.relative_to(copied)), "bytes": path.stat().st_size}
-    assert answer.err == f"report of 'sweep': report/sweep.html ({result['bytes'] / 1e6:.1f} MB)\n"
+    assert result == {"study": "sweep", "report": str(path), "bytes": path.stat().st_size}
+    assert answer.err == f"report of 'sweep': {path} ({result['bytes'] / 1e6:.1f} MB)\n"
     page = path.read_text()
     assert page.startswith("<!doctype html>")
     assert "The errors it was surest of" in page
