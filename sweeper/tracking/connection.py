@@ -17,7 +17,16 @@ from sweeper.core.environment import sqlite_url
 from sweeper.core.errors import SweeperError
 from sweeper.tracking.client import open_client, silence
 from sweeper.tracking.patience import Wait, retrying
-from sweeper.tracking.store import EXPERIMENT, check_stage, hide_password, is_sqlite, reason_of, sqlite_file, store_uri
+from sweeper.tracking.store import (
+    EXPERIMENT,
+    check_stage,
+    hide_password,
+    is_sqlite,
+    reason_of,
+    root_of,
+    sqlite_file,
+    store_uri,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -67,7 +76,7 @@ class Connection:
         if error and self._failures == AWAY_AFTER:
             self._away = True
             self._warn(
-                f"{server} does not answer ({reason_of(error)[:120]}). Training continues, and the journal keeps "
+                f"{server} does not answer ({reason_of(root_of(error))}). Training continues, and the journal keeps "
                 "everything until the server is back."
             )
         elif not error and self._away:

@@ -291,7 +291,7 @@ PLACES: Final = (
 AT_PORT_1: Final = f"user:{CANARY}@{UNREACHABLE}"
 AT_SILENT: Final = f"user:{CANARY}@{{silent}}"
 WRONG_PASSWORD: Final = ("password authentication failed",)
-RESTORE: Final = ("was deleted", "mlflow experiments restore --experiment-id 0")
+RESTORE: Final = ("was deleted", "experiments restore --experiment-id 0")
 STORES: Final = (
     *(
         Row("a deleted MLflow experiment", on_sample(command), 1, RESTORE, given="deleted_experiment")

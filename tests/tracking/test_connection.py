@@ -14,7 +14,7 @@ from urllib.parse import quote
 import filelock
 import pytest
 
-from sweeper.core.environment import tracking_url
+from sweeper.core.environment import mlflow_command, tracking_url
 from sweeper.core.errors import SweeperError
 from sweeper.tracking.fetching import ui_link
 from sweeper.tracking.store import EXPERIMENT, preflight, sqlite_file
@@ -82,7 +82,10 @@ def test_a_deleted_experiment_is_an_error_that_says_how_to_restore_it(home: Home
         write(tracker.start(info()))
         assert not tracker.flush(LONG)
         message = refusal(tracker.check, SweeperError)
-        assert f"MLFLOW_TRACKING_URI={home.uri} mlflow experiments restore --experiment-id {experiment}" in message
+        assert (
+            f"MLFLOW_TRACKING_URI={home.uri} {mlflow_command()} experiments restore --experiment-id {experiment}"
+            in message
+        )
         assert tracker.close(LONG) == 1
     assert refusal(home.sync, SweeperError) == message
 
