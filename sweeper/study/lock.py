@@ -74,6 +74,24 @@ def creation(url: sqlalchemy.URL) -> Iterator[None]:
         yield
 
 
+def is_driven(url: sqlalchemy.URL, name: str) -> bool:
+    """Return False if no driver holds the study `name`, without holding it even for a moment."""
+    if url.get_backend_name() == "postgresql":
+        with closing(_connect(url)) as connection:
+            unsigned = [n % 2**32 for n in _numbers(f"/{name}")]
+            return connection.execute(HOLDER, unsigned).fetchone() is not None
+    try:
+        holder = Path(f"{url.database}.{name}.holder").read_text().split()
+        pid, host = int(holder[1]), holder[3]
+        if host == socket.gethostname():
+            os.kill(pid, 0)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    except (OSError, ValueError, IndexError):
+        return True  # another user's process, or a file that is being written
+    return True
+
+
 def _numbers(what: str) -> tuple[int, int]:
     """Return the two 32-bit numbers by which PostgreSQL knows a lock."""
     digest = hashlib.sha256(f"sweeper{what}".encode()).digest()

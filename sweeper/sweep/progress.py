@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from sweeper.core.text import duration
+from sweeper.core.text import counted, duration
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -93,7 +93,7 @@ class Progress:
 
     def summary(self) -> str:
         """Summarise counts, best accuracy and time left in one line."""
-        parts = [f"{self.finished}/{self.target} {self.unit}s finished"]
+        parts = [f"{self.finished}/{counted(self.target, self.unit)} finished"]
         parts += [f"{self.pruned} pruned"] if self.pruned else []
         parts += [f"{self.failed} failed"] if self.failed else []
         parts += [f"best {self.best[0]:.4f} (trial {self.best[1]})"] if self.best and self.unit == "trial" else []

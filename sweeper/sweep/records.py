@@ -6,6 +6,7 @@ Each function imports what it needs, so that `status` does not wait for MLflow o
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ def show_status(env: Environment, study: str | None) -> dict[str, Any]:
 
     view = read_study(study, env.storage)
     if not env.json_output:
-        for line in status_lines(view):
+        for line in [*status_lines(view), *end_lines(env, view)]:
             env.say(line)
     trials = [row._asdict() | {"params": dict(row.params)} for row in view.rows]
     return {"study": view.name, "target": view.target, "trials": trials}
@@ -40,24 +41,52 @@ def status_lines(view: StudyView) -> list[str]:
     states = [row.state for row in view.rows]
     done = states.count("complete") + states.count("pruned")
     waiting = f", {states.count('waiting')} enqueued" if "waiting" in states else ""
+    stopped = not view.driven and done < view.target
+    begun = f"{states.count('running')} {'interrupted' if stopped else 'running'}"
     lines = [
-        f"study {view.name}: {done}/{view.target} trials finished, {states.count('complete')} complete, "
-        f"{states.count('pruned')} pruned, {states.count('failed')} failed, {states.count('running')} running{waiting}"
+        f"study {view.name}: {'stopped, ' if stopped else ''}{done}/{counted(view.target, 'trial')} finished, "
+        f"{states.count('complete')} complete, {states.count('pruned')} pruned, {states.count('failed')} failed, "
+        f"{begun}{waiting}"
     ]
     lines += [
         f"  trial {row.number}: epoch {row.epochs}, {_value(row)}, {in_words(row.params)}, "
         f"{'' if row.seconds is None else duration(row.seconds)}"
         for row in view.rows
-        if row.state == "running"
+        if row.state == "running" and not stopped
     ]
     best = sorted((r for r in view.rows if r.state == "complete"), key=lambda r: -(r.value or 0))[:5]
     lines += ["best so far:"] if best else []
     lines += [f"  trial {row.number}: {_value(row)}, {in_words(row.params)}" for row in best]
     seconds = [row.seconds for row in view.rows if row.state in ("complete", "pruned") and row.seconds]
-    if seconds and done < view.target and "running" in states:
+    if stopped:
+        lines.append(f"to continue it: {view.command or 'run the same sweeper optimize again'}")
+    elif seconds and done < view.target and "running" in states:
         left = (view.target - done) * sum(seconds) / len(seconds) / max(view.workers, 1)
         lines.append(f"about {duration(left)} left")
     return lines
+
+
+def end_lines(env: Environment, view: StudyView) -> list[str]:
+    """Describe the champion and the report of a study that has ended."""
+    from sweeper.report.files import report_path
+    from sweeper.study.rows import best_row
+    from sweeper.sweep.champion_record import recorded_metrics
+
+    best, lines = best_row(view.rows), []
+    if best and (metrics := recorded_metrics(env, f"{view.name}/champion-{best.number:04d}", view.uid)):
+        accuracy = f"test accuracy {metrics['test/accuracy']:.4f}" if "test/accuracy" in metrics else "not evaluated"
+        lines.append(f"champion: trial {best.number}, {accuracy}")
+    page = report_path(env, view.name).absolute()
+    return [*lines, f"report: {page}"] if page.exists() else lines
+
+
+def this_command() -> str:
+    """Return the command of this process for a shell, without passwords; an empty string for another program."""
+    from sweeper.tracking.store import hide_password
+
+    if Path(sys.argv[0]).name not in ("sweeper", "__main__.py"):
+        return ""
+    return shlex.join(["sweeper", *(hide_password(word) for word in sys.argv[1:])])
 
 
 def _value(row: TrialRow) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -235,7 +236,7 @@ def test_the_same_settings_with_another_number_of_workers_or_trials_are_no_confl
     changed = ("--trials", "4", "--workers", "2", "--no-final", "--tracking-uri", "offline", "--json")
     answer = sweeper(copied, *finished_sweep.argv, *changed)
     assert answer.code == 0
-    assert "continuing, 6 trials are finished" in answer.err
+    assert "continuing, 6 trials finished" in answer.err
     assert json.loads(answer.out)["added"] == 0
 
 
@@ -261,7 +262,9 @@ def test_status_shows_a_sweep_from_another_terminal(sweeper: Callable[..., Answe
     lines = sweeper(finished_sweep.home, "status").out.splitlines()
     assert lines[0] == "study sweep: 6/6 trials finished, 6 complete, 0 pruned, 0 failed, 0 running"
     assert lines[1] == "best so far:"
-    assert len(lines) == 2 + 5
+    assert len(lines) == 2 + 5 + 2
+    assert re.fullmatch(r"champion: trial \d, test accuracy 0\.\d{4}", lines[-2])
+    assert lines[-1] == f"report: {finished_sweep.home}/report/sweep.html"
 
 
 def test_every_printed_path_is_absolute_and_every_command_can_be_pasted(
