@@ -136,7 +136,7 @@ class FileLock(Lock):
         if not database.parent.is_dir():
             raise SweeperError(f"storage {database}: the folder {database.parent} does not exist")
         path = database.with_name(f"{database.name}.{name}.lock")
-        holder = path.with_suffix(".holder")
+        self._holder = holder = path.with_suffix(".holder")
         self._lock = filelock.FileLock(path)
         try:
             self._lock.acquire(timeout=0)
@@ -152,6 +152,8 @@ class FileLock(Lock):
 
     def release(self) -> None:
         """Let another driver hold the study."""
+        with contextlib.suppress(OSError):
+            self._holder.unlink(missing_ok=True)
         self._lock.release()
 
 

@@ -112,11 +112,12 @@ def _register(
         env.warn("the champion is not registered yet: MLflow does not answer; the same command tries again")
         return
 
-    def save(path: str, described: Any) -> Any:
-        weights = tracker.registry.file(env.journal / folder, WEIGHTS)
-        return call(export, config, weights, example, path, described)
-
     try:
+        weights = tracker.registry.weights(env.journal / folder)
+
+        def save(path: str, described: Any) -> Any:
+            return call(export, config, weights, example, path, described)
+
         number = tracker.registry.register(env.journal / folder, save, name, "champion")
     except Exception as error:  # noqa: BLE001 - of MLflow, or of torch if it cannot export the network
         env.warn(f"the champion is not registered yet ({reason_of(error)}); the same command tries again")

@@ -67,9 +67,8 @@ def optimize(env: Environment, options: SweepOptions) -> dict[str, Any]:
             tracker.reconcile(study.name)
             tracker.catch_up(study.name)
             if study.continued:
-                env.say(
-                    f"study {study.name!r} exists with the same settings: continuing, {counted(before, 'trial')} finished"
-                )
+                done = f"{counted(before, 'trial')} finished"
+                env.say(f"study {study.name!r} exists with the same settings: continuing, {done}")
             study.set_target(options.trials, built.engine.slots if built else 1, this_command())
             in_time = built is None or _train(env, options, chosen, images, study, built, tracker, signals)
             result = _conclude(env, options.final and in_time, chosen, images, study, tracker, signals)

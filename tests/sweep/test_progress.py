@@ -237,10 +237,17 @@ def test_the_view_suits_the_terminal_and_leaves_stdout_to_json(
     for name, stream in streams.items():
         monkeypatch.setattr(sys, name, stream)
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
     view = make_view(Progress(target=3), json_output=json_output)
     assert isinstance(view, kind)
     play(view)
     assert {name for name, stream in streams.items() if stream.getvalue()} == {shown_on}
+
+
+def test_a_cell_of_a_notebook_gets_plain_lines(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stdout", Stream(True))
+    monkeypatch.setenv("JPY_PARENT_PID", "1")
+    assert isinstance(make_view(Progress(target=3), json_output=False), PlainView)
 
 
 # --- status --------------------------------------------------------------------------------------------
