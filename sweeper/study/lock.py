@@ -133,6 +133,7 @@ class FileLock(Lock):
     """A lock file beside a sqlite file, `FILE.STUDY.lock`, and who holds it in `FILE.STUDY.holder`."""
 
     def __init__(self, database: Path, name: str) -> None:
+        database = database.absolute()
         if not database.parent.is_dir():
             raise SweeperError(f"storage {database}: the folder {database.parent} does not exist")
         path = database.with_name(f"{database.name}.{name}.lock")

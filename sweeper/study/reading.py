@@ -58,15 +58,15 @@ def read_record(name: str | None, storage_url: str) -> StudyRecord:
 def _read(name: str | None, storage_url: str) -> tuple[str, Mapping[str, Any], list[FrozenTrial]]:
     """Return the name, attributes and trials of the study `name`, or of the one created last."""
     url = database_url(storage_url)
-    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
-        raise UsageError(
-            f"storage {url.database}: no such file; run `sweeper optimize` first, or name it with --storage"
-        )
+    sqlite = url.get_backend_name() == "sqlite"
+    where = Path(url.database or "").absolute() if sqlite else url.database
+    if isinstance(where, Path) and not where.is_file():
+        raise UsageError(f"storage {where}: no such file; run `sweeper optimize` first, or name it with --storage")
     with open_database(url, create=False) as storage:
         names = [study.study_name for study in storage.get_all_studies()]
         if not names or (name is not None and name not in names):
             raise UsageError(
-                f"study {str(name)[:100]!r}: not in {url.database}, which holds: {', '.join(names) or 'no study'}"
+                f"study {str(name)[:100]!r}: not in {where}, which holds: {', '.join(names) or 'no study'}"
             )
         found = name or names[-1]
         study_id = storage.get_study_id_from_name(found)
