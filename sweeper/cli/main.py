@@ -34,7 +34,7 @@ class Commands(click.Group):
         """Resolve a command, or fail with a suggestion."""
         known = self.list_commands(ctx)
         if args and args[0] not in known and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], known, n=1)
+            near = difflib.get_close_matches(args[0], known, n=1, cutoff=0.7)
             hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(known)}"
             raise click.UsageError(f"there is no command {args[0]!r}; {hint}")
         return super().resolve_command(ctx, args)

@@ -137,8 +137,8 @@ def machine(command: Command) -> Command:
     return together(
         click.option("--dataset", type=click.Choice(["auto", "fashion-mnist", "sample"]), default="auto",
                      help="auto: FashionMNIST, found or downloaded, else the sample."),
-        or_auto("--data-dir", click.Path(path_type=Path), "Folder of the four FashionMNIST files; auto: "
-                "SWEEPER_DATA_DIR, the cache, then Debian's package.", metavar="auto|DIR"),
+        or_auto("--data-dir", click.Path(path_type=Path), "Folder of the four FashionMNIST files, or torchvision's "
+                "root; auto: SWEEPER_DATA_DIR, the cache, then Debian's package.", metavar="auto|DIR"),
         click.option("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Device to train on."),
         click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto",
                      help="auto: bf16 where it is faster than fp32."),

@@ -75,7 +75,12 @@ def sync(journal: Path | None, **options: Any) -> None:
 
 @click.command()
 @click.argument("run", metavar="RUN_ID|FOLDER")
-@or_auto("--data-dir", click.Path(path_type=Path), "Folder of the four FashionMNIST files.", metavar="auto|DIR")
+@or_auto(
+    "--data-dir",
+    click.Path(path_type=Path),
+    "Folder of the four FashionMNIST files, or torchvision's root.",
+    metavar="auto|DIR",
+)
 @tracking_option
 @json_option
 def replay(run: str, **options: Any) -> None:

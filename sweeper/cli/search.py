@@ -120,9 +120,12 @@ def optimize(exp: int, **options: Any) -> None:
 
 
 def _say_best(env: Environment, result: dict[str, Any]) -> None:
+    from sweeper.core.text import counted
     from sweeper.sweep.progress import in_words
 
-    counts = f"{result['finished']} trials finished: {result['complete']} complete, {result['pruned']} pruned"
+    counts = (
+        f"{counted(result['finished'], 'trial')} finished: {result['complete']} complete, {result['pruned']} pruned"
+    )
     env.say(f"study {result['study']!r}: {counts}; {result['added']} added now")
     if best := result["best"]:
         env.say(f"best: trial {best['trial']}, val accuracy {best['val_accuracy']:.4f}, loss {best['val_loss']:.4f}")

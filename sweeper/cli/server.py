@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -100,7 +101,8 @@ def restore(file: Path, home: Path, database_url: str | None, json_output: bool)
     with new_home(home, _named()):
         result = backup.restore(home, file, database_url)
     _say(json_output)(
-        f"{result['home']}: both databases and {result['artifacts']} artifacts; start it with: sweeper serve"
+        f"{result['home']}: both databases and {result['artifacts']} artifacts; start it with: "
+        f"sweeper serve --home {shlex.quote(result['home'])}"
     )
     print_json(result, json_output)
 

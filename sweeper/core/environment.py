@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import shlex
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +17,7 @@ from sweeper.core.errors import SweeperError
 
 OFFLINE, NONE = "offline", "none"
 JOURNAL: Final = "journal"
+ENCODED: Final = re.compile("%(?=[0-9a-fA-F]{2})")
 
 Say = Callable[[str], None]
 
@@ -37,14 +43,29 @@ class Environment:
         return self.home / JOURNAL
 
 
+def sqlite_url(file: Path) -> str:
+    """Return the URL of a sqlite file. SQLAlchemy decodes `%20` in it, and ends the path at a `?`."""
+    return "sqlite:///" + ENCODED.sub("%25", str(file)).replace("?", "%3F")
+
+
 def storage_url(home: Path) -> str:
     """Return the URL of the default study database."""
-    return f"sqlite:///{home / 'sweeper.db'}"
+    return sqlite_url(home / "sweeper.db")
 
 
 def tracking_url(home: Path) -> str:
     """Return the URL of the default tracking store."""
-    return f"sqlite:///{home / 'mlflow.db'}"
+    return sqlite_url(home / "mlflow.db")
+
+
+def mlflow_command() -> str:
+    """Return the mlflow command of this environment for a shell, as a path unless it is the one on PATH."""
+    ours = Path(sys.executable).parent / "mlflow"
+    found = shutil.which("mlflow")
+    active = "VIRTUAL_ENV" in os.environ or "CONDA_PREFIX" in os.environ
+    if not ours.exists() or (active and found and Path(found).resolve() == ours.resolve()):
+        return "mlflow"
+    return shlex.quote(str(ours.absolute()))
 
 
 def check_home(home: Path, named: str = "SWEEPER_HOME") -> Path:

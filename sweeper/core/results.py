@@ -8,7 +8,7 @@ import io
 import math
 import statistics
 import struct
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -153,10 +153,15 @@ class TrainResult:
     @property
     def weights_sha256(self) -> str:
         """SHA-256 of the weights, in the order of their names."""
-        digest = hashlib.sha256()
-        for name in sorted(self.weights):
-            digest.update(name.encode() + self.weights[name].tobytes())
-        return digest.hexdigest()
+        return hash_weights(self.weights)
+
+
+def hash_weights(weights: Mapping[str, Array]) -> str:
+    """Return the SHA-256 of weights, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode() + weights[name].tobytes())
+    return digest.hexdigest()
 
 
 Training = Generator[EpochResult, None, TrainResult]

@@ -19,6 +19,7 @@ from sweeper.core.images import SIDE, Array
 DatasetName = Literal["fashion-mnist", "sample"]
 SYSTEM_DIR: Final = Path("/usr/share/datasets/fashion-mnist")
 SAMPLE_DIR: Final = Path(__file__).parent / "sample"
+TORCHVISION: Final = ("FashionMNIST/raw", "raw")  # below its root, and below the data set's folder
 GZIP_OVERHEAD: Final = 65_536  # bytes that a gzipped file may have more than its content
 SILENCE: Final = 10.0  # seconds that a download waits for the server
 
@@ -92,8 +93,8 @@ MANIFESTS: Final[dict[DatasetName, Manifest]] = {"fashion-mnist": FULL, "sample"
 def locate(data_dir: Path | None = None) -> Path | None:
     """Return the first folder that holds the four files of FashionMNIST, raw or gzipped, or None.
 
-    Looks in `data_dir` or SWEEPER_DATA_DIR alone if one is given, else in the cache, then in the folder of Debian's
-    package dataset-fashion-mnist.
+    Looks in `data_dir` or SWEEPER_DATA_DIR alone if one is given, which may be torchvision's root; else in the cache,
+    then in the folder of Debian's package dataset-fashion-mnist.
 
     Raises:
         DataError: the given folder does not hold the files.
@@ -228,12 +229,19 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _check_complete(folder: Path) -> Path:
+    if below := next((folder / name for name in TORCHVISION if _is_complete(folder / name)), None):
+        return below
     try:
         is_folder, missing = folder.is_dir(), _missing(folder)
     except OSError as error:
         raise DataError(f"{folder}: not a folder that can be read ({error.strerror}). Name another one.") from None
     if not is_folder:
-        raise DataError(f"{folder}: not a folder. Name the folder of the four FashionMNIST files.")
+        raise DataError(
+            f"{folder}: not a folder. Only FashionMNIST can be trained on: name the folder of its four files."
+        )
     if missing:
-        raise DataError(f"{folder} holds no {' and no '.join(missing)}, raw or .gz. Name a folder with all four files.")
+        raise DataError(
+            f"{folder} holds no {' and no '.join(missing)}, raw or .gz. Only FashionMNIST can be trained on: name a "
+            "folder with its four files, or torchvision's root."
+        )
     return folder

@@ -22,7 +22,7 @@ def write_reproduction_report(env: Environment, protocol: ProtocolName | None, o
     protocol, runs = finished_runs(env, protocol)
     name = PROTOCOLS[protocol].folder
     page, print_figures = report(env, protocol, runs)
-    path = output or report_path(env, name)
+    path = (output or report_path(env, name)).absolute()
     write_report(path, page)
     env.say(f"report of {name!r}: {path} ({len(page) / 1e6:.1f} MB)")
     figures = path.with_suffix(".png")

@@ -72,7 +72,7 @@ def backup(home: Path, file: Path, database_url: str | None = None) -> dict[str,
     finally:
         partial.unlink(missing_ok=True)
         shutil.rmtree(dumps, ignore_errors=True)
-    return {"file": str(file), "bytes": file.stat().st_size, "artifacts": _artifacts(digests)}
+    return {"file": str(file.absolute()), "bytes": file.stat().st_size, "artifacts": _artifacts(digests)}
 
 
 def _artifacts(digests: Mapping[str, str]) -> int:
@@ -151,7 +151,7 @@ def restore(home: Path, file: Path, database_url: str | None = None) -> dict[str
                     (partial / name).replace(home / name)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    return {"home": str(home), "artifacts": _artifacts(digests)}
+    return {"home": str(home.absolute()), "artifacts": _artifacts(digests)}
 
 
 def _unpack(file: Path, folder: Path) -> dict[str, str]:

@@ -6,7 +6,6 @@ started it, as any role, and nobody else. There are no passwords.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import hashlib
 import importlib.util
@@ -26,6 +25,7 @@ import sqlalchemy
 from psycopg import sql
 
 from sweeper.core.errors import ServiceUnreachable, SweeperError, UsageError, one_line
+from sweeper.core.migrations import mlflow_revisions
 from sweeper.core.urls import database_url
 from sweeper.server.supervisor import Group, run
 
@@ -36,7 +36,6 @@ SUPERUSER: Final = "postgres"
 SYSTEM_USER: Final = "pgserver"  # runs it where this process is root
 MLFLOW, OPTUNA = "mlflow", "optuna"
 DASHBOARD: Final = "dashboard"  # the role that may only read the database optuna
-MIGRATIONS: Final = "store/db_migrations/versions"  # in MLflow's package
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ class Databases:
             SweeperError: it is of a newer one, or of something else.
         """
         revision = self.revision(name)
-        known, newest = _optuna_revisions() if name == OPTUNA else _revisions(package_folder(MLFLOW) / MIGRATIONS)
+        known, newest = _optuna_revisions() if name == OPTUNA else mlflow_revisions()
         if revision is None or revision in newest:
             return False
         if revision not in known:
@@ -164,26 +163,6 @@ def _optuna_revisions() -> tuple[set[str], set[str]]:
 
     empty = RDBStorage("sqlite://")
     return set(empty.get_all_versions()), {empty.get_head_version()}
-
-
-def _revisions(folder: Path) -> tuple[set[str], set[str]]:
-    """All revisions that a folder of Alembic's migrations knows, and those that no other follows.
-
-    The files are read, not imported as Alembic does it: those of MLflow import MLflow, which takes seconds and 120 MB.
-    """
-    known: set[str] = set()
-    followed: set[str] = set()
-    for path in folder.glob("*.py"):
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-                target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-                name = target.id if isinstance(target, ast.Name) else ""
-                if name in ("revision", "down_revision"):
-                    value = ast.literal_eval(node.value)
-                    (known if name == "revision" else followed).update(
-                        [value] if isinstance(value, str) else value or []
-                    )
-    return known, known - followed
 
 
 def package_folder(package: str) -> Path:

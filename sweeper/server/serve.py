@@ -14,6 +14,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import socket
 import sys
 import urllib.error
@@ -313,11 +314,12 @@ def _auth_config(home: Path, databases: Databases) -> Path:
 
 
 def _say_settings(home: Path, options: ServeOptions, found: dict[str, Any], databases: Databases, say: Say) -> None:
-    say(f"export MLFLOW_TRACKING_URI={found['mlflow']}")
-    say(f"export SWEEPER_STORAGE='{found['storage']}'")
+    say(f"export MLFLOW_TRACKING_URI={shlex.quote(found['mlflow'])}")
+    say(f"export SWEEPER_STORAGE={shlex.quote(found['storage'])}")
     if options.auth:
         say(f"export MLFLOW_TRACKING_USERNAME={ADMIN}")
-        say(f"export MLFLOW_TRACKING_PASSWORD=\"$(cat '{(home / SECRETS / 'admin-password').resolve()}')\"")
+        file = shlex.quote(str((home / SECRETS / "admin-password").resolve()))
+        say(f'export MLFLOW_TRACKING_PASSWORD="$(cat {file})"')
     if databases.password:
         say("# the password of the database is not shown; put it into ~/.pgpass or PGPASSWORD")
     say(f"# runs:   {found['mlflow']}/#/experiments?workflowType=machine_learning")
@@ -359,9 +361,9 @@ def _check_admin(url: str, home: Path) -> None:
                 f"{path.resolve()}: not the password of {ADMIN} in this database, which an earlier home set. Copy the "
                 f"secrets of that home into {path.parent.resolve()}."
             ) from None
-        raise SweeperError(f"{url}: MLflow answered {error.code} to {ADMIN}. See {home / 'log'}.") from None
+        raise SweeperError(f"{url}: MLflow answered {error.code} to {ADMIN}. See {(home / 'log').resolve()}.") from None
     except OSError as error:
-        raise SweeperError(f"{url}: {ADMIN} could not log in ({error}). See {home / 'log'}.") from None
+        raise SweeperError(f"{url}: {ADMIN} could not log in ({error}). See {(home / 'log').resolve()}.") from None
 
 
 def check(home: Path, database_url: str | None) -> dict[str, Any]:

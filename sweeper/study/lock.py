@@ -74,6 +74,24 @@ def creation(url: sqlalchemy.URL) -> Iterator[None]:
         yield
 
 
+def is_driven(url: sqlalchemy.URL, name: str) -> bool:
+    """Return False if no driver holds the study `name`, without holding it even for a moment."""
+    if url.get_backend_name() == "postgresql":
+        with closing(_connect(url)) as connection:
+            unsigned = [n % 2**32 for n in _numbers(f"/{name}")]
+            return connection.execute(HOLDER, unsigned).fetchone() is not None
+    try:
+        holder = Path(f"{url.database}.{name}.holder").read_text().split()
+        pid, host = int(holder[1]), holder[3]
+        if host == socket.gethostname():
+            os.kill(pid, 0)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    except (OSError, ValueError, IndexError):
+        return True  # another user's process, or a file that is being written
+    return True
+
+
 def _numbers(what: str) -> tuple[int, int]:
     """Return the two 32-bit numbers by which PostgreSQL knows a lock."""
     digest = hashlib.sha256(f"sweeper{what}".encode()).digest()
@@ -115,10 +133,11 @@ class FileLock(Lock):
     """A lock file beside a sqlite file, `FILE.STUDY.lock`, and who holds it in `FILE.STUDY.holder`."""
 
     def __init__(self, database: Path, name: str) -> None:
+        database = database.absolute()
         if not database.parent.is_dir():
             raise SweeperError(f"storage {database}: the folder {database.parent} does not exist")
         path = database.with_name(f"{database.name}.{name}.lock")
-        holder = path.with_suffix(".holder")
+        self._holder = holder = path.with_suffix(".holder")
         self._lock = filelock.FileLock(path)
         try:
             self._lock.acquire(timeout=0)
@@ -134,6 +153,8 @@ class FileLock(Lock):
 
     def release(self) -> None:
         """Let another driver hold the study."""
+        with contextlib.suppress(OSError):
+            self._holder.unlink(missing_ok=True)
         self._lock.release()
 
 

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial
 from sweeper.core.errors import UsageError
 from sweeper.core.urls import database_url
 from sweeper.study.database import open_database, read_trials
+from sweeper.study.lock import is_driven
 from sweeper.study.rows import StudyRecord, TrialRow, study_record, trial_row
 
 
@@ -21,6 +22,9 @@ class StudyView(NamedTuple):
     target: int
     workers: int
     rows: list[TrialRow]
+    driven: bool = True  # False if no driver holds it
+    command: str = ""  # that drove it last
+    uid: str = ""
 
 
 def read_study(name: str | None, storage_url: str) -> StudyView:
@@ -31,7 +35,15 @@ def read_study(name: str | None, storage_url: str) -> StudyView:
     """
     found, attributes, trials = _read(name, storage_url)
     rows = [trial_row(frozen) for frozen in trials]
-    return StudyView(found, int(attributes.get("target", 0)), int(attributes.get("workers", 1)), rows)
+    return StudyView(
+        name=found,
+        target=int(attributes.get("target", 0)),
+        workers=int(attributes.get("workers", 1)),
+        rows=rows,
+        driven=is_driven(database_url(storage_url), found),
+        command=str(attributes.get("command", "")),
+        uid=str(attributes.get("uid", "")),
+    )
 
 
 def read_record(name: str | None, storage_url: str) -> StudyRecord:
@@ -46,14 +58,16 @@ def read_record(name: str | None, storage_url: str) -> StudyRecord:
 def _read(name: str | None, storage_url: str) -> tuple[str, Mapping[str, Any], list[FrozenTrial]]:
     """Return the name, attributes and trials of the study `name`, or of the one created last."""
     url = database_url(storage_url)
-    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
-        raise UsageError(
-            f"storage {url.database}: no such file; run `sweeper optimize` first, or name it with --storage"
-        )
+    sqlite = url.get_backend_name() == "sqlite"
+    where = Path(url.database or "").absolute() if sqlite else url.database
+    if isinstance(where, Path) and not where.is_file():
+        raise UsageError(f"storage {where}: no such file; run `sweeper optimize` first, or name it with --storage")
     with open_database(url, create=False) as storage:
         names = [study.study_name for study in storage.get_all_studies()]
         if not names or (name is not None and name not in names):
-            raise UsageError(f"study {name!r}: not in {url.database}, which holds: {', '.join(names) or 'no study'}")
+            raise UsageError(
+                f"study {str(name)[:100]!r}: not in {where}, which holds: {', '.join(names) or 'no study'}"
+            )
         found = name or names[-1]
         study_id = storage.get_study_id_from_name(found)
         return found, storage.get_study_user_attrs(study_id), read_trials(storage, study_id)

@@ -45,9 +45,19 @@ def trial_row(frozen: FrozenTrial) -> TrialRow:
         loss=frozen.user_attrs.get("val_loss"),
         params=frozen.params,
         epochs=len(steps),
-        seconds=(end - started).total_seconds() if started else None,
+        seconds=elapsed(started, end) if started else None,
         reason=str(frozen.user_attrs.get("reason", "")),
     )
+
+
+def elapsed(start: dt.datetime, end: dt.datetime) -> float:
+    """Return the seconds between two of Optuna's times, which are local and without a zone.
+
+    The end of summer time repeats an hour: the shortest time that fits is taken.
+    """
+    folds = [(first, second) for first in (0, 1) for second in (0, 1)]
+    found = [end.replace(fold=second).timestamp() - start.replace(fold=first).timestamp() for first, second in folds]
+    return min((round(seconds, 6) for seconds in found if seconds >= 0), default=0.0)
 
 
 def best_row(rows: Sequence[TrialRow]) -> TrialRow | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -21,6 +22,7 @@ MESSAGES: Final = {  # by the type of pydantic's error
     "bool_type": "log must be true or false",
     "string_type": "the choices must be strings; put words such as yes into quotes",
 }
+EXPONENT: Final = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 NO_NUMBER: Final = ("int_type", "float_type", "finite_number")
 
 
@@ -85,7 +87,7 @@ def read_space(path: Path) -> Space:
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, but a key may be given once only."""
+    """The safe loader, but a key may be given once only, and 1e-4 is a number as in YAML 1.2."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Construct a mapping as SafeLoader does, after a look at the keys."""
@@ -93,6 +95,9 @@ class _Loader(yaml.SafeLoader):
         if twice := [key for key, times in keys.items() if times > 1]:
             raise ValueError(f"{twice[0]!r} is given twice")
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
 
 
 def _parse(text: bytes) -> Any:
@@ -122,5 +127,5 @@ def _explain(detail: ErrorDetails) -> str:
     if detail["type"] in NO_NUMBER:
         place = next((f"{part}=" for part in inside if part in ("low", "high")), "")
         string = " is a string to YAML" if isinstance(detail["input"], str) else ""
-        return f"{field}: {place}{detail['input']!r:.40}{string}; write a finite number such as 64, 0.001 or 1.0e-3"
+        return f"{field}: {place}{detail['input']!r:.40}{string}; write a finite number such as 64, 0.001 or 1e-3"
     return f"{field}: {MESSAGES.get(detail['type'], 'neither a list of values nor {low: …, high: …, log: …}')}"

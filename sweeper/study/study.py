@@ -167,8 +167,9 @@ class Study:
         attributes = {"reason": reason} | ({"traceback": details} if details else {})
         self._mirror.end(number, TrialState.FAIL, attributes)
 
-    def set_target(self, trials: int, workers: int) -> None:
-        """Record how many trials are wanted, for whoever watches."""
+    def set_target(self, trials: int, workers: int, command: str = "") -> None:
+        """Record how many trials are wanted and the command that was given, for whoever watches."""
+        self._mirror.set_user_attr("command", command)
         self._mirror.set_user_attr("target", trials)
         self._mirror.set_user_attr("workers", workers)
 

@@ -17,6 +17,7 @@ from sweeper.data.splits import Labelled, load_test
 from sweeper.engine.aside import call, stream
 from sweeper.report.run.errors import errors_picture
 from sweeper.study.study import Study
+from sweeper.sweep.champion_record import recorded_metrics
 from sweeper.sweep.choose import Chosen
 from sweeper.sweep.describe import describe_run
 from sweeper.sweep.retrain import Champion, export, retrain
@@ -25,7 +26,7 @@ from sweeper.sweep.tracker import FLUSH_SECONDS
 from sweeper.tracking.base import FINISHED, KILLED, RunInfo, Tracker
 from sweeper.tracking.epochs import epoch_metrics
 from sweeper.tracking.mlflow import MlflowTracker
-from sweeper.tracking.reading import WEIGHTS, read_events
+from sweeper.tracking.reading import WEIGHTS
 from sweeper.tracking.store import reason_of
 
 
@@ -38,7 +39,7 @@ def evaluate_champion(
     """
     config = best.config.derive(split="test", folds=0, train_images=0)
     folder = f"{study.name}/champion-{best.number:04d}"
-    metrics = _recorded_metrics(env, folder, study.uid)
+    metrics = recorded_metrics(env, folder, study.uid)
     if metrics is None:
         everything = SharedSplits([load_test(config, chosen.folder)])
         info = _describe(chosen, study, best, config, everything, folder)
@@ -47,15 +48,6 @@ def evaluate_champion(
         with signals.raised():  # the next command can do it again
             _register(env, f"sweeper-{study.name}", tracker, config, folder, example)
     return {"trial": best.number, **metrics}
-
-
-def _recorded_metrics(env: Environment, folder: str, uid: str) -> dict[str, float] | None:
-    """Return the test metrics of an earlier evaluation of the same study's champion."""
-    events = read_events(env.journal / folder)
-    if not events or not events[0]["key"].startswith(uid):
-        return None
-    ends = [event for event in events if event["event"] == "end" and event["status"] == FINISHED]
-    return ends[-1]["metrics"] if ends else None
 
 
 def _describe(
@@ -120,11 +112,12 @@ def _register(
         env.warn("the champion is not registered yet: MLflow does not answer; the same command tries again")
         return
 
-    def save(path: str, described: Any) -> Any:
-        weights = tracker.registry.file(env.journal / folder, WEIGHTS)
-        return call(export, config, weights, example, path, described)
-
     try:
+        weights = tracker.registry.weights(env.journal / folder)
+
+        def save(path: str, described: Any) -> Any:
+            return call(export, config, weights, example, path, described)
+
         number = tracker.registry.register(env.journal / folder, save, name, "champion")
     except Exception as error:  # noqa: BLE001 - of MLflow, or of torch if it cannot export the network
         env.warn(f"the champion is not registered yet ({reason_of(error)}); the same command tries again")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from sweeper.core.config import RunConfig
+from sweeper.core.errors import one_line
 from sweeper.core.experiments import EXPERIMENT_TITLES
 from sweeper.data.splits import Split
 from sweeper.engine.secrecy import public
@@ -20,6 +21,7 @@ from sweeper.sweep.choose import Chosen
 from sweeper.tracking.base import ENGINE_TAG, THREADS_TAG, RunInfo
 
 PACKAGES: Final = ("sweeper", "torch", "numpy")
+OF_HOOKS: Final = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set while git runs a hook
 
 
 def describe_run(
@@ -84,17 +86,40 @@ def environment_tags(hardware: str) -> dict[str, str]:
     }
 
 
-@cache
 def git_tags() -> dict[str, str]:
-    """Return the commit of the code, and a tag if tracked files differ from it; nothing outside a git checkout."""
+    """Return the commit of the code, and a tag if tracked files differ from it; nothing if git does not track it."""
+    return read_git(Path(__file__))[0]
+
+
+def commit_unknown() -> str:
+    """Return why git cannot tell the commit of a checkout, or an empty string."""
+    return read_git(Path(__file__))[1]
+
+
+@cache
+def read_git(file: Path) -> tuple[dict[str, str], str]:
+    """Return the tags of the commit that has `file`, and the reason if git failed in a checkout.
+
+    An installed package may lie in a repository of another project, which does not track it.
+    """
+    variables = {name: value for name, value in public().items() if name not in OF_HOOKS}
 
     def git(*command: str) -> str:
-        argv = ["git", "-C", str(Path(__file__).parent), *command]
-        done = subprocess.run(argv, env=public(), capture_output=True, text=True, timeout=5, check=True)
+        argv = ["git", "-C", str(file.parent), *command]
+        done = subprocess.run(
+            argv, env=variables | {"LC_ALL": "C"}, capture_output=True, text=True, timeout=5, check=True
+        )
         return done.stdout.strip()
 
+    if not any((above / ".git").exists() for above in file.parents):
+        return {}, ""
     try:
+        git("rev-parse", "--git-dir")
+    except (OSError, subprocess.SubprocessError) as error:
+        return {}, one_line((getattr(error, "stderr", "") or str(error)).removeprefix("fatal: "), 500)
+    try:
+        git("ls-files", "--error-unmatch", file.name)
         commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"mlflow.source.git.commit": commit} | ({"sweeper.git.changed": "true"} if changes else {})
+        return {}, ""
+    return {"mlflow.source.git.commit": commit} | ({"sweeper.git.changed": "true"} if changes else {}), ""

@@ -23,7 +23,7 @@ def resolve_environment(options: Mapping[str, Any], warn: Say, say: Say, *, chec
         ServiceUnreachable: the tracking server does not answer.
     """
     home = check_home(Path(os.environ.get("SWEEPER_HOME") or "."))
-    uri, storage = options.get("tracking_uri"), options.get("storage")
+    uri, storage, data_dir = options.get("tracking_uri"), options.get("storage"), options.get("data_dir")
     uri = tracking_url(home) if uri is None else store_uri(uri)
     if os.environ.get("SWEEPER_OFFLINE") == "1":
         uri = OFFLINE
@@ -31,4 +31,6 @@ def resolve_environment(options: Mapping[str, Any], warn: Say, say: Say, *, chec
         preflight(uri)
     storage = storage_url(home) if storage is None else storage
     database_url(storage)
-    return Environment(home, uri, storage, options.get("data_dir"), options["json_output"], warn, say)
+    # The default URLs stay relative, as the journal has them; all that is printed is absolute.
+    data_dir = None if data_dir is None else data_dir.absolute()
+    return Environment(home.absolute(), uri, storage, data_dir, options["json_output"], warn, say)

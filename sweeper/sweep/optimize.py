@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from sweeper.core.environment import Environment
 from sweeper.core.errors import Interrupted, OutOfTime, SpaceError
+from sweeper.core.text import counted
 from sweeper.core.trial import Trial
 from sweeper.data.shared import SharedSplits
 from sweeper.data.splits import load
@@ -27,6 +28,7 @@ from sweeper.sweep.describe import describe_run, git_tags
 from sweeper.sweep.driver import Driver, out_of_time
 from sweeper.sweep.options import SweepOptions
 from sweeper.sweep.progress import Progress, make_view
+from sweeper.sweep.records import this_command
 from sweeper.sweep.signals import Signals
 from sweeper.sweep.tracker import tracking
 from sweeper.tracking.base import FINISHED, RunInfo, Tracker
@@ -65,8 +67,9 @@ def optimize(env: Environment, options: SweepOptions) -> dict[str, Any]:
             tracker.reconcile(study.name)
             tracker.catch_up(study.name)
             if study.continued:
-                env.say(f"study {study.name!r} exists with the same settings: continuing, {before} trials are finished")
-            study.set_target(options.trials, built.engine.slots if built else 1)
+                done = f"{counted(before, 'trial')} finished"
+                env.say(f"study {study.name!r} exists with the same settings: continuing, {done}")
+            study.set_target(options.trials, built.engine.slots if built else 1, this_command())
             in_time = built is None or _train(env, options, chosen, images, study, built, tracker, signals)
             result = _conclude(env, options.final and in_time, chosen, images, study, tracker, signals)
             return result | {"added": study.finished() - before}

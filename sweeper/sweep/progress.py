@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from sweeper.core.text import duration
+from sweeper.core.text import counted, duration
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from sweeper.core.results import EpochResult
     from sweeper.core.trial import Trial
 
+KERNEL: Final = "JPY_PARENT_PID"  # set for a Jupyter kernel, whose cells cannot redraw a table
 REFRESH_SECONDS: Final = 0.25
 
 
@@ -93,7 +95,7 @@ class Progress:
 
     def summary(self) -> str:
         """Summarise counts, best accuracy and time left in one line."""
-        parts = [f"{self.finished}/{self.target} {self.unit}s finished"]
+        parts = [f"{self.finished}/{counted(self.target, self.unit)} finished"]
         parts += [f"{self.pruned} pruned"] if self.pruned else []
         parts += [f"{self.failed} failed"] if self.failed else []
         parts += [f"best {self.best[0]:.4f} (trial {self.best[1]})"] if self.best and self.unit == "trial" else []
@@ -212,7 +214,8 @@ def make_view(progress: Progress, *, json_output: bool) -> PlainView | LiveView:
     """Return a live table if stdout is a terminal, else plain lines: on stderr if stdout is for JSON."""
     if json_output:
         return PlainView(progress, sys.stderr)
-    if not sys.stdout.isatty():
+    in_notebook = "ipykernel" in sys.modules or KERNEL in os.environ  # in a cell, or in its `!sweeper optimize`
+    if in_notebook or not sys.stdout.isatty():
         return PlainView(progress, sys.stdout)
     from rich.console import Console
 

@@ -5,13 +5,12 @@ Each function imports what it needs, so that `status` does not wait for MLflow o
 
 from __future__ import annotations
 
-import os
-import shutil
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.core.environment import NONE, OFFLINE, Environment
+from sweeper.core.environment import NONE, OFFLINE, Environment, mlflow_command
 from sweeper.core.errors import SweeperError, UsageError
 from sweeper.core.text import counted, duration
 from sweeper.sweep.progress import in_words
@@ -31,7 +30,7 @@ def show_status(env: Environment, study: str | None) -> dict[str, Any]:
 
     view = read_study(study, env.storage)
     if not env.json_output:
-        for line in status_lines(view):
+        for line in [*status_lines(view), *end_lines(env, view)]:
             env.say(line)
     trials = [row._asdict() | {"params": dict(row.params)} for row in view.rows]
     return {"study": view.name, "target": view.target, "trials": trials}
@@ -42,24 +41,52 @@ def status_lines(view: StudyView) -> list[str]:
     states = [row.state for row in view.rows]
     done = states.count("complete") + states.count("pruned")
     waiting = f", {states.count('waiting')} enqueued" if "waiting" in states else ""
+    stopped = not view.driven and done < view.target
+    begun = f"{states.count('running')} {'interrupted' if stopped else 'running'}"
     lines = [
-        f"study {view.name}: {done}/{view.target} trials finished, {states.count('complete')} complete, "
-        f"{states.count('pruned')} pruned, {states.count('failed')} failed, {states.count('running')} running{waiting}"
+        f"study {view.name}: {'stopped, ' if stopped else ''}{done}/{counted(view.target, 'trial')} finished, "
+        f"{states.count('complete')} complete, {states.count('pruned')} pruned, {states.count('failed')} failed, "
+        f"{begun}{waiting}"
     ]
     lines += [
         f"  trial {row.number}: epoch {row.epochs}, {_value(row)}, {in_words(row.params)}, "
         f"{'' if row.seconds is None else duration(row.seconds)}"
         for row in view.rows
-        if row.state == "running"
+        if row.state == "running" and not stopped
     ]
     best = sorted((r for r in view.rows if r.state == "complete"), key=lambda r: -(r.value or 0))[:5]
     lines += ["best so far:"] if best else []
     lines += [f"  trial {row.number}: {_value(row)}, {in_words(row.params)}" for row in best]
     seconds = [row.seconds for row in view.rows if row.state in ("complete", "pruned") and row.seconds]
-    if seconds and done < view.target and "running" in states:
+    if stopped:
+        lines.append(f"to continue it: {view.command or 'run the same sweeper optimize again'}")
+    elif seconds and done < view.target and "running" in states:
         left = (view.target - done) * sum(seconds) / len(seconds) / max(view.workers, 1)
         lines.append(f"about {duration(left)} left")
     return lines
+
+
+def end_lines(env: Environment, view: StudyView) -> list[str]:
+    """Describe the champion and the report of a study that has ended."""
+    from sweeper.report.files import report_path
+    from sweeper.study.rows import best_row
+    from sweeper.sweep.champion_record import recorded_metrics
+
+    best, lines = best_row(view.rows), []
+    if best and (metrics := recorded_metrics(env, f"{view.name}/champion-{best.number:04d}", view.uid)):
+        accuracy = f"test accuracy {metrics['test/accuracy']:.4f}" if "test/accuracy" in metrics else "not evaluated"
+        lines.append(f"champion: trial {best.number}, {accuracy}")
+    page = report_path(env, view.name).absolute()
+    return [*lines, f"report: {page}"] if page.exists() else lines
+
+
+def this_command() -> str:
+    """Return the command of this process for a shell, without passwords; an empty string for another program."""
+    from sweeper.tracking.store import hide_password
+
+    if Path(sys.argv[0]).name not in ("sweeper", "__main__.py"):
+        return ""
+    return shlex.join(["sweeper", *(hide_password(word) for word in sys.argv[1:])])
 
 
 def _value(row: TrialRow) -> str:
@@ -79,7 +106,7 @@ def write_sweep_report(env: Environment, study: str | None, output: Path | None)
 
     record = read_record(study, env.storage)
     page = sweep_report(env, record)
-    path = output or report_path(env, record.name)
+    path = (output or report_path(env, record.name)).absolute()
     write_report(path, page)
     env.say(f"report of {record.name!r}: {path} ({len(page) / 1e6:.1f} MB)")
     return {"study": record.name, "report": str(path), "bytes": len(page)}
@@ -94,41 +121,33 @@ def upload(env: Environment, journal: Path | None) -> dict[str, Any]:
     """
     from sweeper.sweep.tracker import FIGURES
     from sweeper.tracking.mlflow import sync
-    from sweeper.tracking.store import hide_password
+    from sweeper.tracking.store import absolute, hide_password
 
-    root = journal or env.journal
+    root = (journal or env.journal).absolute()
     if not root.is_dir():
         raise SweeperError(f"{root} is not a directory. Name a journal; runs are recorded in SWEEPER_HOME/journal.")
     if env.tracking_uri in (OFFLINE, NONE):
         raise UsageError(f"--tracking-uri {env.tracking_uri}: not an MLflow store. Name a server or a database.")
     uploaded = sync(root, env.tracking_uri, env.home, FIGURES, env.warn)
-    env.say(f"uploaded {counted(uploaded, 'run')} from {root} to {hide_password(env.tracking_uri)}")
+    env.say(f"uploaded {counted(uploaded, 'run')} from {root} to {hide_password(absolute(env.tracking_uri))}")
     return {"carried": uploaded}
 
 
 def say_where(env: Environment, run_id: str | None = None) -> None:
     """Print where the runs are recorded, and how to open them."""
     from sweeper.tracking.fetching import ui_link
-    from sweeper.tracking.store import hide_password, sqlite_file
+    from sweeper.tracking.store import absolute, hide_password, sqlite_file
 
     if env.tracking_uri in (NONE, OFFLINE):
         env.say(f"journal: {env.journal}" if env.tracking_uri == OFFLINE else "nothing was recorded")
         return
     base = "http://127.0.0.1:5000"
     if env.tracking_uri.startswith("sqlite"):
-        env.say(f"MLflow database: {sqlite_file(env.tracking_uri).resolve()}")
-        env.say(f"open it with:    {_mlflow()} server --port 5000 --workers 1 --backend-store-uri {env.tracking_uri}")
+        uri = absolute(env.tracking_uri)
+        env.say(f"MLflow database: {sqlite_file(uri)}")
+        server = f"{mlflow_command()} server --port 5000 --workers 1 --backend-store-uri {shlex.quote(uri)}"
+        env.say(f"open it with:    {server}")
         env.say(f"then look at:    {ui_link(base, env.tracking_uri, run_id)}")
     else:
         base = hide_password(env.tracking_uri) if env.tracking_uri.startswith("http") else base
         env.say(f"look at:         {ui_link(base, env.tracking_uri, run_id)}")
-
-
-def _mlflow() -> str:
-    """The mlflow command of this environment, as a path unless it is the one on PATH."""
-    ours = Path(sys.executable).parent / "mlflow"
-    found = shutil.which("mlflow")
-    active = "VIRTUAL_ENV" in os.environ or "CONDA_PREFIX" in os.environ
-    if not ours.exists() or (active and found and Path(found).resolve() == ours.resolve()):
-        return "mlflow"
-    return os.path.relpath(ours) if ours.is_relative_to(Path.cwd()) else str(ours)

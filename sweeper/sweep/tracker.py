@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -9,10 +10,12 @@ from typing import Any, Final
 from sweeper.core.environment import NONE, OFFLINE, Environment
 from sweeper.core.errors import SweeperError
 from sweeper.core.text import counted
+from sweeper.sweep.describe import commit_unknown
 from sweeper.sweep.signals import Signals
 from sweeper.tracking.base import NullTracker, Tracker
 from sweeper.tracking.journal import JournalTracker
 from sweeper.tracking.mlflow import MlflowTracker
+from sweeper.tracking.store import absolute, hide_password
 from sweeper.tracking.upload import Figures
 
 FLUSH_SECONDS: Final = 60.0  # for the uploads at the end of a command
@@ -28,6 +31,8 @@ def tracking(env: Environment, signals: Signals) -> Iterator[Tracker]:
     Raises:
         SweeperError: no run can ever be uploaded.
     """
+    if env.tracking_uri != NONE and (reason := commit_unknown()):
+        env.warn(f"the git commit of sweeper is not recorded ({reason})")
     tracker: Tracker
     if env.tracking_uri == NONE:
         tracker = NullTracker()
@@ -47,7 +52,13 @@ def tracking(env: Environment, signals: Signals) -> Iterator[Tracker]:
         if waiting:
             with suppress(SweeperError):  # the command fails with it, and it says what to do first
                 tracker.check()
-                env.warn(f"not in MLflow yet: {counted(waiting, 'run')}. To upload, run: sweeper sync {env.journal}")
+                env.warn(f"not in MLflow yet: {counted(waiting, 'run')}. To upload, run: {_sync(env)}")
+
+
+def _sync(env: Environment) -> str:
+    """The command that uploads the journal to the same store, for a shell."""
+    store = hide_password(absolute(env.tracking_uri))
+    return f"sweeper sync {shlex.quote(str(env.journal))} --tracking-uri {shlex.quote(store)}"
 
 
 def _curves(epochs: list[dict[str, float]], title: str) -> bytes:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -36,17 +34,3 @@ def silence() -> None:
     from mlflow.store.db import utils as _  # noqa: F401 - it sets its logger's level when imported
 
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-
-
-@contextlib.contextmanager
-def one_request_of(seconds: float) -> Iterator[None]:
-    """Send each request of the block once, and wait at most `seconds` for the answer, whatever the user has set."""
-    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": f"{seconds:g}"}
-    before = {name: os.environ[name] for name in limits if name in os.environ}
-    os.environ.update(limits)
-    try:
-        yield
-    finally:
-        for name in limits:
-            del os.environ[name]
-        os.environ.update(before)

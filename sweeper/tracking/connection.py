@@ -13,10 +13,20 @@ from typing import TYPE_CHECKING, Final
 
 import filelock
 
+from sweeper.core.environment import sqlite_url
 from sweeper.core.errors import SweeperError
 from sweeper.tracking.client import open_client, silence
 from sweeper.tracking.patience import Wait, retrying
-from sweeper.tracking.store import EXPERIMENT, check_stage, hide_password, is_sqlite, reason_of, sqlite_file, store_uri
+from sweeper.tracking.store import (
+    EXPERIMENT,
+    check_stage,
+    hide_password,
+    is_sqlite,
+    reason_of,
+    root_of,
+    sqlite_file,
+    store_uri,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -66,7 +76,7 @@ class Connection:
         if error and self._failures == AWAY_AFTER:
             self._away = True
             self._warn(
-                f"{server} does not answer ({reason_of(error)[:120]}). Training continues, and the journal keeps "
+                f"{server} does not answer ({reason_of(root_of(error))}). Training continues, and the journal keeps "
                 "everything until the server is back."
             )
         elif not error and self._away:
@@ -101,9 +111,9 @@ def _create_sqlite(uri: str) -> None:
 
     MLflow may not be able to continue a database whose creation was killed. An existing file or link is left to MLflow.
     """
-    file = sqlite_file(uri)
     if not is_sqlite(uri) or "?" in uri:
         return
+    file = sqlite_file(uri)
     aside = f".{file.name}.creating-"
     _remove(file.parent, aside)
     if os.path.lexists(file):
@@ -116,7 +126,7 @@ def _create_sqlite(uri: str) -> None:
 
     new = file.with_name(aside + uuid.uuid4().hex[:8])
     try:
-        store = SqlAlchemyStore(f"sqlite:///{new}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)  # type: ignore[no-untyped-call]
+        store = SqlAlchemyStore(sqlite_url(new), DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)  # type: ignore[no-untyped-call]
         store.engine.dispose()
         try:
             file.hardlink_to(new)

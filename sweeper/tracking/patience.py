@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 # MLflow's message for a server that is away or overloaded, and for one that answered with a status.
 PASSING: Final = re.compile(r"API request to (?!endpoint )|\blocked|OperationalError|Max retries")
 ANSWERED: Final = re.compile(r"API request to endpoint .*? failed with error code (\d{3})")
+NOT_SERVED: Final = "--no-serve-artifacts"  # in MLflow's answer with status 503, which no later call changes
 FIRST_PAUSE: Final = 0.1  # seconds before the second try
 LONGEST_PAUSE: Final = 10.0  # seconds between two tries while the server is away
 
@@ -57,6 +58,8 @@ def passing(error: Exception) -> bool:
     import requests
     from mlflow.exceptions import MlflowException
 
+    if NOT_SERVED in str(error):
+        return False
     if isinstance(error, requests.exceptions.HTTPError) and error.response is not None:  # of an artifact
         return _busy(error.response.status_code)
     if isinstance(error, requests.exceptions.RequestException | ConnectionError | TimeoutError):

@@ -7,15 +7,21 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+import safetensors
+import safetensors.numpy
+
+from sweeper.core.errors import DataError
+from sweeper.core.results import hash_weights
 from sweeper.tracking.connection import Connection
 from sweeper.tracking.fetching import read_state, update_state
-from sweeper.tracking.reading import ARTIFACTS
+from sweeper.tracking.reading import ARTIFACTS, WEIGHTS, read_events
 
 if TYPE_CHECKING:
     from mlflow.models import Model
 
+WEIGHTS_TAG: Final = "sweeper.weights_sha256"
 Save = Callable[[str, "Model"], "Model"]  # takes a folder and the model's description, and returns it completed
 
 
@@ -36,6 +42,25 @@ class Registry:
             return path.read_bytes()
         with TemporaryDirectory() as aside:
             return Path(self._connection.client.download_artifacts(self._run_id(folder), name, aside)).read_bytes()
+
+    def weights(self, folder: Path) -> bytes:
+        """Read the weights of a run, if they are those that it recorded.
+
+        Raises:
+            DataError: they were changed since.
+        """
+        content = self.file(folder, WEIGHTS)
+        recorded = [event["tags"][WEIGHTS_TAG] for event in read_events(folder) if WEIGHTS_TAG in event.get("tags", {})]
+        try:
+            found = hash_weights(safetensors.numpy.load(content))
+        except safetensors.SafetensorError as error:
+            found = f"damaged: {error}"
+        if recorded and found != recorded[-1]:
+            raise DataError(
+                f"{folder / ARTIFACTS / WEIGHTS}: not the weights that the run recorded as {WEIGHTS_TAG}. Restore the "
+                "file from a backup, or delete the run's folder to train it again."
+            )
+        return content
 
     def register(self, folder: Path, save: Save, name: str, alias: str) -> str:
         """Register the model that `save` writes as a version of `name` with `alias`, and return the version.

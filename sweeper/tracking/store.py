@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import ssl
+import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
+from sweeper.core.environment import ENCODED, mlflow_command, sqlite_url
 from sweeper.core.errors import ServiceUnreachable, SweeperError, UsageError, one_line
+from sweeper.core.migrations import mlflow_revisions
 from sweeper.core.urls import hide_query_password, refuse_query_password
-from sweeper.tracking.client import one_request_of, open_client
-from sweeper.tracking.patience import passing
+from sweeper.tracking.client import open_client
+from sweeper.tracking.patience import NOT_SERVED, passing
+
+if TYPE_CHECKING:
+    import sqlalchemy
+    from mlflow.entities import Experiment
 
 EXPERIMENT: Final = "bn-dropout"
 SQLITE_URI: Final = re.compile(r"sqlite:///(?!:memory:).")  # one in memory would be lost
 HOST: Final = re.compile(r"[A-Za-z0-9_.:%-]+")
-SECONDS: Final = 5  # to wait for an answer; MLflow takes whole ones
+SECONDS: Final = 10.0  # in which a server that fails is asked again, unless MLFLOW_HTTP_REQUEST_TIMEOUT is less
+REFUSED_SECONDS: Final = 2.0  # the same for one that nobody listens for
+PAUSE: Final = 0.5  # seconds between two tries
+DATABASE_SECONDS: Final = 10  # to wait for a connection
+REFUSED: Final = "Connection refused"
+DEFAULT_WORKSPACE: Final = "default"
+ANSWER: Final = re.compile(r"API request to endpoint \S+ failed with error code (\d{3}) != 200\. Response body: '(.*)'")
 TOO_MANY_REQUESTS: Final = "too many 429 error responses"  # in what urllib3 raises
 
 
@@ -28,7 +43,7 @@ def preflight(uri: str) -> None:
     Raises:
         UsageError: the URI is malformed, has another scheme, or a password in its query part; the database is another
             program's; or MLflow's variables for TLS are wrong.
-        ServiceUnreachable: the server does not answer within 5 seconds, or does not accept our credentials.
+        ServiceUnreachable: the server does not answer in time, or does not accept our credentials.
         SweeperError: the MLflow experiment was deleted, or a sqlite file cannot be read or written.
     """
     scheme = uri.partition(":")[0]
@@ -48,25 +63,80 @@ def preflight(uri: str) -> None:
 
 def _preflight_sqlite(uri: str) -> None:
     file = sqlite_file(uri)
+    if ENCODED.search(str(file)) or "?" in str(file):
+        raise UsageError(
+            f"tracking database {file.absolute()}: MLflow cannot use a path with a ?, or a % before two digits. "
+            "Rename the folder, or name another database with --tracking-uri."
+        )
     present = file.exists()
     if not file.parent.is_dir() or not os.access(file.parent, os.W_OK) or (present and not os.access(file, os.W_OK)):
-        raise SweeperError(f"tracking database {file} cannot be written. Its folder must exist and be writable.")
+        raise SweeperError(
+            f"tracking database {file.absolute()} cannot be written. Its folder must exist and be writable."
+        )
     if present:  # rw: reading it may roll back a transaction that a killed writer left half done
-        _preflight_database(uri, f"sqlite:///file:{quote(str(file.resolve()))}?mode=rw&uri=true", SweeperError)
+        url = sqlite_url(Path(f"file:{quote(str(file.resolve()))}"))
+        _preflight_database(uri, f"{url}?mode=rw&uri=true", SweeperError)
 
 
 def _preflight_http(uri: str) -> None:
     if not _names_a_host(uri):
         raise UsageError(f"tracking URI {hide_password(uri)[:80]!r}: expected http://HOST:PORT.")
     try:
-        with one_request_of(SECONDS), warnings.catch_warnings(action="ignore"):  # of TLS without verification
-            found = open_client(uri).get_experiment_by_name(EXPERIMENT)
+        with warnings.catch_warnings(action="ignore"):  # of TLS without verification
+            found = _patiently(lambda: _find(uri))
+    except SweeperError:
+        raise
     except Exception as error:  # noqa: BLE001 - MLflow passes on those of requests, protobuf, and plugins
         if TOO_MANY_REQUESTS in str(error):
             return  # the server is busy: the uploader asks again
         raise _refusal(uri, error) from None
     if found is not None:
         check_stage(uri, found.experiment_id, found.lifecycle_stage)
+
+
+def _patiently(ask: Callable[[], Experiment | None]) -> Experiment | None:
+    """Ask a server; one that fails may only just have started, and is asked again."""
+    start = time.monotonic()
+    while True:
+        try:
+            return ask()
+        except Exception as error:
+            limit = min(SECONDS, float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT") or SECONDS))
+            limit = min(limit, REFUSED_SECONDS) if REFUSED in str(error) else limit
+            if not passing(error) or TOO_MANY_REQUESTS in str(error) or time.monotonic() - start + PAUSE > limit:
+                raise
+            time.sleep(PAUSE)
+
+
+def _find(uri: str) -> Experiment | None:
+    """Return the MLflow experiment on a server, or None if it is to be created there, in a workspace that exists."""
+    client = open_client(uri)
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None and found.artifact_location.startswith("mlflow-artifacts:"):
+        _check_artifacts(uri)
+    if found is None and (workspace := _workspace()) not in ("", DEFAULT_WORKSPACE):
+        client.get_workspace(workspace)
+    return found
+
+
+def _check_artifacts(uri: str) -> None:
+    """Raise a SweeperError if the server takes no artifacts; MLflow's client hides the reason."""
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    path = "/api/2.0/mlflow-artifacts/artifacts"
+    login = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
+    options = {"raise_on_status": False, "params": {"path": "nothing"}}
+    answer = http_request(login, path, "GET", **options)  # type: ignore[no-untyped-call]
+    if NOT_SERVED in answer.text:
+        raise SweeperError(
+            f"tracking server {hide_password(uri)} takes no artifacts: {one_line(answer.text)}. Start it again with "
+            "--serve-artifacts."
+        )
+
+
+def _workspace() -> str:
+    return os.environ.get("MLFLOW_WORKSPACE", "").strip()
 
 
 def _names_a_host(uri: str) -> bool:
@@ -80,9 +150,14 @@ def _names_a_host(uri: str) -> bool:
 def _refusal(uri: str, error: Exception) -> SweeperError:
     """Return the error to raise when MLflow's client fails with `error` at its first request."""
     server = f"tracking server {hide_password(uri)}"
-    root = _root(error)
-    reason, code = reason_of(root)[:200], getattr(error, "error_code", "")
-    if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+    root = root_of(error)
+    reason, code = reason_of(root), getattr(error, "error_code", "")
+    if code == "PERMISSION_DENIED":
+        return ServiceUnreachable(
+            f"{server}: {_user(uri)} may not use the MLflow experiment {EXPERIMENT!r} (PERMISSION_DENIED: {reason}). "
+            "Ask its owner for the permission EDIT, or log in as another user."
+        )
+    if code == "UNAUTHENTICATED":
         return ServiceUnreachable(
             f"{server} does not accept these credentials ({code}). Set MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD."
@@ -92,18 +167,27 @@ def _refusal(uri: str, error: Exception) -> SweeperError:
             f"{server}: its certificate is not trusted ({reason}). Set MLFLOW_TRACKING_SERVER_CERT_PATH to the file of "
             "its CA."
         )
+    if _workspace() and "orkspace" in reason:
+        return UsageError(f"{server}: {reason}. Check MLFLOW_WORKSPACE={shlex.quote(_workspace())}.")
     if code == "INVALID_PARAMETER_VALUE" or "invalid path: " in reason or type(error) is ValueError:
         return UsageError(f"{server}: {reason}. Check the variables MLFLOW_TRACKING_*.")
     if not passing(error):
         return ServiceUnreachable(f"{hide_password(uri)} is not an MLflow server ({reason}). Check --tracking-uri.")
-    return ServiceUnreachable(f"{server} does not answer ({reason}). Start it, or use --tracking-uri offline.")
+    how = "Is `sweeper serve` running? Start it" if REFUSED in reason else "Start it"
+    return ServiceUnreachable(f"{server} does not answer ({reason}). {how}, or use --tracking-uri offline.")
 
 
-def _root(error: BaseException) -> BaseException:
+def _user(uri: str) -> str:
+    """The user whom MLflow's client logs in as, for messages."""
+    name = urlsplit(uri).username or os.environ.get("MLFLOW_TRACKING_USERNAME")
+    return f"user {name!r}" if name else "the owner of this token" if "MLFLOW_TRACKING_TOKEN" in os.environ else "you"
+
+
+def root_of(error: BaseException) -> BaseException:
     """Return the first of a chain of errors. One of urllib3 has its cause among its arguments."""
     wrapped = next((each for each in error.args if isinstance(each, BaseException)), None)
     inner = error.__cause__ or error.__context__ or wrapped
-    return _root(inner) if inner else error
+    return root_of(inner) if inner else error
 
 
 def _preflight_database(uri: str, url: str, unusable: type[SweeperError]) -> None:
@@ -111,13 +195,12 @@ def _preflight_database(uri: str, url: str, unusable: type[SweeperError]) -> Non
     import sqlalchemy
 
     local = url.startswith("sqlite")
-    options = {"timeout": SECONDS} if local else {"connect_timeout": SECONDS}
-    named = sqlalchemy.text("SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = :name")
+    options = {"timeout": DATABASE_SECONDS} if local else {"connect_timeout": DATABASE_SECONDS}
     try:
         engine = sqlalchemy.create_engine(url, connect_args=options, poolclass=sqlalchemy.NullPool)
         with engine.connect() as connection:
             tables = sqlalchemy.inspect(connection).get_table_names()
-            found = connection.execute(named, {"name": EXPERIMENT}).all() if "experiments" in tables else []
+            held = _read(connection) if "experiments" in tables else Held([], set(), set(), None)
     except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
         reason = hide_password(reason_of(getattr(error, "orig", None) or error)[:250])
         if "locked" in reason and local:
@@ -129,8 +212,74 @@ def _preflight_database(uri: str, url: str, unusable: type[SweeperError]) -> Non
             f"tracking database {hide_password(uri)} is another program's, with tables such as {tables[0]!r}. "
             "Name another one with --tracking-uri."
         )
-    for number, stage in found:
-        check_stage(uri, number, stage)
+    _check_schema(uri, held.schema)
+    workspace = _check_workspace(uri, held)
+    for number, stage, where in held.experiments:
+        if where == workspace:
+            check_stage(uri, number, stage)
+
+
+class Held(NamedTuple):
+    """What an MLflow database holds: experiments of our name as (id, stage, workspace), workspaces, its schema."""
+
+    experiments: list[tuple[object, str, str]]
+    workspaces: set[str]
+    used: set[str]  # workspaces of experiments
+    schema: str | None
+
+
+def _read(connection: sqlalchemy.Connection) -> Held:
+    import sqlalchemy
+
+    inspector = sqlalchemy.inspect(connection)
+    tables, columns = inspector.get_table_names(), [c["name"] for c in inspector.get_columns("experiments")]
+    where = f"COALESCE(workspace, '{DEFAULT_WORKSPACE}')" if "workspace" in columns else f"'{DEFAULT_WORKSPACE}'"
+    rows = connection.execute(
+        sqlalchemy.text(f"SELECT experiment_id, lifecycle_stage, {where}, name FROM experiments")  # noqa: S608 - ours
+    ).all()
+    made = connection.execute(sqlalchemy.text("SELECT name FROM workspaces")).all() if "workspaces" in tables else []
+    version = sqlalchemy.text("SELECT version_num FROM alembic_version")
+    schema = connection.execute(version).scalar() if "alembic_version" in tables else None
+    ours = [(number, stage, where) for number, stage, where, name in rows if name == EXPERIMENT]
+    return Held(ours, {name for (name,) in made}, {where for _, _, where, _ in rows}, schema)
+
+
+def _check_schema(uri: str, schema: str | None) -> None:
+    """Raise a SweeperError if the installed MLflow would refuse the schema after training."""
+    known, newest = mlflow_revisions()
+    if schema is None or not newest or schema in newest:
+        return
+    shown = hide_password(absolute(uri))
+    if schema in known:
+        raise SweeperError(
+            f"tracking database {shown} has the schema of an older MLflow. Take a backup, then upgrade it with: "
+            f"{mlflow_command()} db upgrade {shlex.quote(shown)}"
+        )
+    raise SweeperError(
+        f"tracking database {shown} has the schema {schema[:40]!r}, which the installed MLflow does not know. Install "
+        "the release that made it, or name another database with --tracking-uri."
+    )
+
+
+def _check_workspace(uri: str, held: Held) -> str:
+    """Return the workspace that MLflow will use in a database.
+
+    Raises:
+        UsageError: MLflow would refuse it after training.
+    """
+    shown, named = f"tracking database {hide_password(uri)}", _workspace()
+    if os.environ.get("MLFLOW_ENABLE_WORKSPACES", "").lower() not in ("true", "1"):
+        if others := sorted(held.used - {DEFAULT_WORKSPACE}):
+            raise UsageError(
+                f"{shown} has experiments in workspaces ({', '.join(others)[:100]}). Set "
+                "MLFLOW_ENABLE_WORKSPACES=true, and name one with MLFLOW_WORKSPACE."
+            )
+        return DEFAULT_WORKSPACE
+    if not named:
+        raise UsageError("MLFLOW_ENABLE_WORKSPACES is set, and no workspace is named. Set MLFLOW_WORKSPACE.")
+    if named not in held.workspaces | {DEFAULT_WORKSPACE}:
+        raise UsageError(f"{shown} has no workspace {named!r}. Create it, or name another with MLFLOW_WORKSPACE.")
+    return named
 
 
 def check_stage(uri: str, number: object, stage: str) -> None:
@@ -138,7 +287,8 @@ def check_stage(uri: str, number: object, stage: str) -> None:
     if stage == "deleted":
         raise SweeperError(
             f"MLflow experiment {EXPERIMENT!r} was deleted. Restore it with: "
-            f"MLFLOW_TRACKING_URI={hide_password(uri)} mlflow experiments restore --experiment-id {number}"
+            f"MLFLOW_TRACKING_URI={shlex.quote(hide_password(absolute(uri)))} {mlflow_command()} experiments restore "
+            f"--experiment-id {number}"
         )
 
 
@@ -146,6 +296,8 @@ def store_uri(uri: str) -> str:
     """Return `uri` as MLflow knows it, or raise a UsageError if a database's has a password in its query part."""
     if uri.startswith("postgres"):
         refuse_query_password(uri)
+    if is_sqlite(uri) and "?" not in uri and "%" in uri:
+        return sqlite_url(sqlite_file(uri))  # MLflow would create the folder of the encoded path
     return re.sub(r"^postgres://", "postgresql://", uri)
 
 
@@ -155,8 +307,15 @@ def is_sqlite(uri: str) -> bool:
 
 
 def sqlite_file(uri: str) -> Path:
-    """Return the file of a sqlite URI."""
-    return Path(uri.removeprefix("sqlite:///"))
+    """Return the file of a sqlite URI, as SQLAlchemy decodes it for MLflow."""
+    import sqlalchemy
+
+    return Path(sqlalchemy.make_url(uri).database or "")
+
+
+def absolute(uri: str) -> str:
+    """Return a store's URI for messages: that of a sqlite file with its absolute path."""
+    return sqlite_url(sqlite_file(uri).absolute()) if is_sqlite(uri) and "?" not in uri else uri
 
 
 def hide_password(text: str) -> str:
@@ -165,5 +324,7 @@ def hide_password(text: str) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the message of `error` in one line, without user and password."""
-    return hide_password(one_line(error))
+    """Return the message of `error` in one line, without user and password; of a server's answer, what it says."""
+    text = one_line(error, 4_000)
+    answer = ANSWER.search(text)
+    return hide_password(one_line(f"{answer[1]}: {answer[2]}" if answer and answer[2] else text))

@@ -83,6 +83,16 @@ def test_locate_takes_the_named_folder_then_the_variable_then_the_cache_then_the
     assert locate(named) == named
 
 
+def test_torchvisions_root_is_taken_for_the_folder_below_it(little: dict[str, bytes], nowhere: Path):
+    raw = write(little, nowhere / "root" / "FashionMNIST" / "raw")
+    assert locate(nowhere / "root") == locate(nowhere / "root" / "FashionMNIST") == raw
+
+
+def test_another_data_set_is_told_what_is_supported(nowhere: Path):
+    other = write({"data_batch_1": b""}, nowhere / "cifar-10-batches-py")
+    assert "Only FashionMNIST can be trained on" in refusal(locate, other)
+
+
 @pytest.mark.parametrize("how", ["named", "variable"])
 def test_a_folder_that_was_asked_for_must_hold_the_files(
     folder: Path, nowhere: Path, monkeypatch: pytest.MonkeyPatch, how: str

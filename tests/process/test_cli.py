@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -234,7 +236,7 @@ def test_the_same_settings_with_another_number_of_workers_or_trials_are_no_confl
     changed = ("--trials", "4", "--workers", "2", "--no-final", "--tracking-uri", "offline", "--json")
     answer = sweeper(copied, *finished_sweep.argv, *changed)
     assert answer.code == 0
-    assert "continuing, 6 trials are finished" in answer.err
+    assert "continuing, 6 trials finished" in answer.err
     assert json.loads(answer.out)["added"] == 0
 
 
@@ -260,15 +262,32 @@ def test_status_shows_a_sweep_from_another_terminal(sweeper: Callable[..., Answe
     lines = sweeper(finished_sweep.home, "status").out.splitlines()
     assert lines[0] == "study sweep: 6/6 trials finished, 6 complete, 0 pruned, 0 failed, 0 running"
     assert lines[1] == "best so far:"
-    assert len(lines) == 2 + 5
+    assert len(lines) == 2 + 5 + 2
+    assert re.fullmatch(r"champion: trial \d, test accuracy 0\.\d{4}", lines[-2])
+    assert lines[-1] == f"report: {finished_sweep.home}/report/sweep.html"
+
+
+def test_every_printed_path_is_absolute_and_every_command_can_be_pasted(
+    sweeper: Callable[..., Answer], finished_sweep: Any, tmp_path: Path
+):
+    home = tmp_path / "my sweeps"
+    shutil.copytree(finished_sweep.home, home)
+    answer = sweeper(home, *finished_sweep.argv, "--tracking-uri", "sqlite:///mlflow.db")
+    assert answer.code == 0, answer.err
+    said = dict(line.split(":", 1) for line in answer.out.splitlines() if ":" in line)
+    assert said["report"].strip() == str(home / "report/sweep.html")
+    assert said["MLflow database"].strip() == str(home / "mlflow.db")
+    program, *words = shlex.split(said["open it with"])
+    assert Path(program).is_absolute()
+    assert words[-1] == f"sqlite:///{home}/mlflow.db"
 
 
 def test_report_writes_one_file_and_says_where_and_how_large(sweeper: Callable[..., Answer], copied: Path):
     answer = sweeper(copied, "report", "--json")
     result = json.loads(answer.out)
     path = copied / "report/sweep.html"
-    assert result == {"study": "sweep", "report": str(path.relative_to(copied)), "bytes": path.stat().st_size}
-    assert answer.err == f"report of 'sweep': report/sweep.html ({result['bytes'] / 1e6:.1f} MB)\n"
+    assert result == {"study": "sweep", "report": str(path), "bytes": path.stat().st_size}
+    assert answer.err == f"report of 'sweep': {path} ({result['bytes'] / 1e6:.1f} MB)\n"
     page = path.read_text()
     assert page.startswith("<!doctype html>")
     assert "Its most confident errors" in page
@@ -279,7 +298,7 @@ def test_report_writes_one_file_and_says_where_and_how_large(sweeper: Callable[.
 
 def test_an_optimize_leaves_its_report_here_and_in_mlflow(finished_sweep: Any):
     here = finished_sweep.home / "report/sweep.html"
-    assert finished_sweep.result["report"] == str(here.relative_to(finished_sweep.home))
+    assert finished_sweep.result["report"] == str(here)
     (there,) = finished_sweep.home.glob("mlartifacts/*/artifacts/report.html")
     assert there.read_bytes() == here.read_bytes()
     assert [path.name for path in here.parent.iterdir()] == ["sweep.html"]

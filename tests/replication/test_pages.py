@@ -232,7 +232,7 @@ def test_the_command_writes_the_report_of_the_journals_and_the_print_beside_it(
     code, out, err = sweeper("report", "reproduce", "--output", "mine.html", "--json")
     assert code == 0, err
     result = json.loads(out)
-    assert result["figures"] == "mine.png"
+    assert result["figures"] == str(tmp_path / "mine.png")
     assert (tmp_path / "mine.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "mine.html").read_text()
     assert len(page.encode()) == result["bytes"]

@@ -15,7 +15,7 @@ import pytest
 
 from sweeper.core.errors import ServiceUnreachable, StudyConflict
 from sweeper.core.urls import database_url
-from sweeper.study.lock import acquire
+from sweeper.study.lock import acquire, is_driven
 
 pytest_plugins = ["tests.support.postgres"]
 
@@ -45,8 +45,10 @@ def test_the_second_is_told_who_holds_the_study_and_since_when(url: str):
         rf"study 'demo' is being driven by process {os.getpid()} on \S+ since 20\S+; wait for it, or stop it",
         str(caught.value),
     )
+    assert is_driven(database_url(url), "demo")
     first.check()
     first.release()
+    assert not is_driven(database_url(url), "demo")
     acquire(database_url(url), "demo").release()
 
 
@@ -65,6 +67,7 @@ def test_the_lock_of_a_process_that_was_killed_is_free(url: str, until: Callable
         with pytest.raises(StudyConflict, match=f"process {process.pid} "):
             acquire(database_url(url), "demo")
         process.kill()
+    until(lambda: not is_driven(database_url(url), "demo"), "that nobody drives it")
 
     def free() -> bool:
         try:

@@ -42,6 +42,7 @@ def test_a_held_study_can_be_read(url: str) -> None:
         train(study, study.ask())
         study.ask()
         view = read_study("demo", url)
+        assert view.driven
         assert (view.name, view.target, view.workers) == ("demo", 8, 2)
         assert [r.state for r in view.rows] == ["complete", "running"]
         assert view.rows[0]._replace(seconds=None) == study.rows()[0]._replace(seconds=None)

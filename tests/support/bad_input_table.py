@@ -154,8 +154,8 @@ SPACES: Final[dict[str, tuple[str, str]]] = {
     "batch_size: []": ("empty choice", "empty choice"),
     'batch_size: ["64"]': ("a string for a number", "'64' is a string"),
     'batch_size: [64, "64"]': ("a string for a number", "'64' is a string"),
-    'lr: ["1e-3"]': ("a string for a number", "1.0e-3"),
-    "lr: [1e-3]": ("what YAML 1.1 takes for a string", "1.0e-3"),
+    'lr: ["1e-3"]': ("a string for a number", "'1e-3' is a string"),
+    "lr: {low: 1e-4, high: 1e999}": ("infinite", "finite"),
     'batch_size: [!!int ""]': ("a tag", "tags"),
     'lr: [!!float ""]': ("a tag", "tags"),
     "lr: !!timestamp foo": ("a tag", "tags"),
@@ -291,7 +291,7 @@ PLACES: Final = (
 AT_PORT_1: Final = f"user:{CANARY}@{UNREACHABLE}"
 AT_SILENT: Final = f"user:{CANARY}@{{silent}}"
 WRONG_PASSWORD: Final = ("password authentication failed",)
-RESTORE: Final = ("was deleted", "mlflow experiments restore --experiment-id 0")
+RESTORE: Final = ("was deleted", "experiments restore --experiment-id 0")
 STORES: Final = (
     *(
         Row("a deleted MLflow experiment", on_sample(command), 1, RESTORE, given="deleted_experiment")

@@ -101,6 +101,27 @@ def test_a_champion_that_mlflow_refuses_costs_no_sweep_and_is_registered_by_the_
     assert len(place.warned) == 1
 
 
+@pytest.mark.filterwarnings("ignore::Warning")  # of MLflow and of torch's export, which a command does not show
+def test_weights_that_are_not_those_of_the_run_are_not_registered(
+    place: Place, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from mlflow.exceptions import MlflowException
+
+    place.use_mlflow(empty_store)
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "register", lambda *_: (_ for _ in ()).throw(OSError("not yet")))
+        place.optimize(trials=1, final=True)
+    (champion,) = place.runs("champion")
+    file = place.artifacts(champion)["model/state.safetensors"]
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    place.optimize(trials=1, final=True)
+    assert "not the weights that the run recorded" in place.warned[-1]
+    with pytest.raises(MlflowException):
+        place.client.get_model_version_by_alias("sweeper-few", "champion")
+
+
 def test_a_signal_ends_the_registration_of_a_champion(place: Place, empty_store: Path, monkeypatch: pytest.MonkeyPatch):
     def interrupted(*_: Any) -> Any:
         signal.raise_signal(signal.SIGTERM)

@@ -78,7 +78,7 @@ def test_the_forecast_of_a_continued_sweep_is_from_its_own_pace(clock: Callable[
         (9, ["complete", "pruned"], "2/9 trials finished, 1 pruned, best 0.5000 (trial 0)"),
         (9, ["failed", "lost"], "0/9 trials finished, 1 failed"),
         (9, ["killed"], "0/9 trials finished"),
-        (1, ["complete"], "1/1 trials finished, best 0.5000 (trial 0)"),
+        (1, ["complete"], "1/1 trial finished, best 0.5000 (trial 0)"),
     ],
 )
 def test_the_summary_counts_outcomes_and_knows_the_best(
@@ -237,10 +237,17 @@ def test_the_view_suits_the_terminal_and_leaves_stdout_to_json(
     for name, stream in streams.items():
         monkeypatch.setattr(sys, name, stream)
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
     view = make_view(Progress(target=3), json_output=json_output)
     assert isinstance(view, kind)
     play(view)
     assert {name for name, stream in streams.items() if stream.getvalue()} == {shown_on}
+
+
+def test_a_cell_of_a_notebook_gets_plain_lines(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stdout", Stream(True))
+    monkeypatch.setenv("JPY_PARENT_PID", "1")
+    assert isinstance(make_view(Progress(target=3), json_output=False), PlainView)
 
 
 # --- status --------------------------------------------------------------------------------------------
@@ -270,6 +277,14 @@ def test_the_status_of_a_study_tells_enqueued_trials_from_running_ones():
     lines = status(row(0, "complete", 0.7), row(1, "waiting", None, None, params={}, epochs=0))
     assert lines[0].endswith("0 failed, 0 running, 1 enqueued")
     assert [line for line in lines if "trial 1" in line or "left" in line] == []
+
+
+def test_the_status_of_a_stopped_study_names_the_command_that_continues_it():
+    rows = [row(0, "complete", 0.7), row(1, "running", 0.4)]
+    lines = status_lines(StudyView("demo", 10, 1, rows, driven=False, command="sweeper optimize --trials 10"))
+    assert lines[0] == "study demo: stopped, 1/10 trials finished, 1 complete, 0 pruned, 0 failed, 1 interrupted"
+    assert lines[-1] == "to continue it: sweeper optimize --trials 10"
+    assert not [line for line in lines if "left" in line]
 
 
 def test_the_status_ranks_the_five_best():

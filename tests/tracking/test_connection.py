@@ -9,10 +9,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import filelock
 import pytest
 
+from sweeper.core.environment import mlflow_command, tracking_url
 from sweeper.core.errors import SweeperError
 from sweeper.tracking.fetching import ui_link
 from sweeper.tracking.store import EXPERIMENT, preflight, sqlite_file
@@ -80,7 +82,10 @@ def test_a_deleted_experiment_is_an_error_that_says_how_to_restore_it(home: Home
         write(tracker.start(info()))
         assert not tracker.flush(LONG)
         message = refusal(tracker.check, SweeperError)
-        assert f"MLFLOW_TRACKING_URI={home.uri} mlflow experiments restore --experiment-id {experiment}" in message
+        assert (
+            f"MLFLOW_TRACKING_URI={home.uri} {mlflow_command()} experiments restore --experiment-id {experiment}"
+            in message
+        )
         assert tracker.close(LONG) == 1
     assert refusal(home.sync, SweeperError) == message
 
@@ -133,3 +138,23 @@ def test_files_go_beside_the_store_and_a_link_leads_to_the_run_or_to_the_table_o
 def test_a_link_to_a_server_that_is_away_leads_to_its_front_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     assert ui_link("http://127.0.0.1:1", "http://127.0.0.1:1", "abc") == "http://127.0.0.1:1"
+
+
+@pytest.mark.parametrize("encode", [tracking_url, lambda folder: f"sqlite:///{quote(str(folder))}/mlflow.db"])
+def test_a_folder_with_spaces_and_a_percent_holds_the_store_and_nothing_else(
+    tmp_path: Path, encode: Callable[[Path], str]
+) -> None:
+    folder = tmp_path / "my data" / "100 % of it"
+    folder.mkdir(parents=True)
+    home = Home(folder, encode(folder), [])
+    preflight(home.uri)
+    with home.tracker() as tracker:
+        log = tracker.start(info())
+        log.artifact("a.txt", b"a")
+        write(log)
+    preflight(home.uri)
+    assert {path.name for path in folder.iterdir()} == {"journal", "mlartifacts", "mlflow.db", "mlflow.db.lock"}
+    assert [path.name for path in folder.rglob("a.txt")] == ["a.txt"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "my data"]  # not "my%20data"
+    assert home.steps() == {"k": [1, 2, 3, 4]}
+    assert home.warned == []

@@ -5,7 +5,7 @@ import contextlib
 import datetime as dt
 import http.server
 import ipaddress
-import os
+import shutil
 import socket
 import sqlite3
 import ssl
@@ -20,12 +20,21 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from sweeper.core.environment import tracking_url
 from sweeper.core.errors import ServiceUnreachable, SweeperError, UsageError
 from sweeper.tracking.store import hide_password, preflight, sqlite_file, store_uri
 from tests.support.tracked import Quiet, answering, listening, refusal
 
 # MLflow's own use of SQLAlchemy 2.1
+pytest_plugins = ["tests.support.mlflow_store"]
+
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+
 
 # --- servers -------------------------------------------------------------------------------------
 
@@ -76,13 +85,63 @@ def test_a_server_that_only_fails_does_not_answer(status: int) -> None:
     assert str(status) in message
 
 
-def test_a_server_that_never_answers_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")  # which the check does not wait for, and leaves as it is
-    monkeypatch.setattr("sweeper.tracking.store.SECONDS", 1)
+def test_a_server_that_never_answers_is_waited_for_as_the_user_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         assert "timed out" in refusal(lambda: preflight(uri), ServiceUnreachable)
-    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "600"
+
+
+def in_turn(*answers: tuple[int, bytes]) -> type[Quiet]:
+    """A server that gives these answers, and the last one for ever."""
+    left = list(answers)
+
+    class InTurn(Quiet):
+        def answer(self) -> None:
+            self.reply(*(left.pop(0) if len(left) > 1 else left[0]))
+
+    return InTurn
+
+
+def test_a_server_that_has_just_started_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
+    with listening(in_turn((503, b"starting"), (502, b"starting"), (200, b"{}"))) as uri:
+        preflight(uri)
+
+
+def test_nobody_who_listens_is_asked_after() -> None:
+    assert "Is `sweeper serve` running?" in refusal(lambda: preflight("http://127.0.0.1:1"), ServiceUnreachable)
+
+
+def test_what_a_user_may_not_do_is_not_called_a_wrong_password() -> None:
+    body = b'{"error_code": "PERMISSION_DENIED", "message": "Permission denied"}'
+    with listening(answering(403, body)) as uri:
+        message = refusal(lambda: preflight(uri.replace("//", "//ada:canary@")), ServiceUnreachable)
+    for part in ("'ada'", "experiment 'bn-dropout'", "permission EDIT"):
+        assert part in message
+    assert "MLFLOW_TRACKING_PASSWORD" not in message
+    assert "canary" not in message
+
+
+EXPERIMENT_OF_A_SERVER = (
+    b'{"experiment": {"experiment_id": "1", "name": "bn-dropout", "lifecycle_stage": "active", '
+    b'"artifact_location": "mlflow-artifacts:/1"}}'
+)
+NO_ARTIFACTS = b"Endpoint: /api disabled due to the mlflow server running with `--no-serve-artifacts`."
+
+
+def test_a_server_that_serves_no_artifacts_is_refused_with_its_reason() -> None:
+    with listening(in_turn((200, EXPERIMENT_OF_A_SERVER), (503, NO_ARTIFACTS))) as uri:
+        message = refusal(lambda: preflight(uri), SweeperError)
+    assert "takes no artifacts" in message
+    assert "--no-serve-artifacts" in message
+
+
+def test_a_workspace_that_a_server_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_WORKSPACE", "team-a")
+    body = b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Workspace \'team-a\' not found"}'
+    with listening(answering(404, body)) as uri:
+        assert "Check MLFLOW_WORKSPACE=team-a" in refusal(lambda: preflight(uri), UsageError)
 
 
 class Babble(http.server.BaseHTTPRequestHandler):
@@ -232,6 +291,14 @@ def test_a_sqlite_file_may_be_there_or_its_folder(tmp_path: Path) -> None:
     preflight(uri)
 
 
+@pytest.mark.parametrize("name", ["a%20b", "a?b"])
+def test_a_path_that_mlflow_would_misread_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    message = refusal(lambda: preflight(tracking_url(tmp_path / name)), UsageError)
+    assert f"{tmp_path}/{name}/mlflow.db: MLflow cannot use a path with" in message
+    assert [path.name for path in tmp_path.rglob("*")] == [name]
+
+
 KILLED_WHILE_WRITING = """
 import os, signal, sqlite3, sys
 connection = sqlite3.connect(sys.argv[1])
@@ -255,6 +322,44 @@ def test_a_sqlite_file_whose_writer_was_killed_in_a_transaction_is_used_again(
     preflight(f"sqlite:///{file}")
     with contextlib.closing(sqlite3.connect(file)) as connection:
         assert connection.execute("SELECT count(*) FROM large").fetchone() == (0,)
+
+
+def change(file: Path, *statements: str) -> str:
+    """Change an MLflow database, and return its URI."""
+    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+    return f"sqlite:///{file}"
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"), [("0a8213491aaa", "mlflow db upgrade sqlite:///"), ("of the future", "does not know")]
+)
+def test_a_schema_that_mlflow_would_refuse_is_said_at_once(
+    tmp_path: Path, empty_store: Path, schema: str, says: str
+) -> None:
+    uri = change(Path(shutil.copy(empty_store, tmp_path)), f"UPDATE alembic_version SET version_num = '{schema}'")
+    assert says in refusal(lambda: preflight(uri), SweeperError)
+
+
+def test_the_workspace_that_mlflow_would_use_is_checked(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = change(
+        Path(shutil.copy(empty_store, tmp_path)),
+        "INSERT INTO workspaces (name) VALUES ('team-a'), ('team-b')",
+        "INSERT INTO experiments (experiment_id, name, lifecycle_stage, workspace) "
+        "VALUES (7, 'bn-dropout', 'deleted', 'team-b')",
+    )
+    assert "Set MLFLOW_ENABLE_WORKSPACES=true" in refusal(lambda: preflight(uri), UsageError)
+    monkeypatch.setenv("MLFLOW_ENABLE_WORKSPACES", "true")
+    assert "Set MLFLOW_WORKSPACE" in refusal(lambda: preflight(uri), UsageError)
+    monkeypatch.setenv("MLFLOW_WORKSPACE", "team-c")
+    assert "has no workspace 'team-c'" in refusal(lambda: preflight(uri), UsageError)
+    monkeypatch.setenv("MLFLOW_WORKSPACE", "team-b")
+    assert "restore --experiment-id 7" in refusal(lambda: preflight(uri), SweeperError)
+    monkeypatch.setenv("MLFLOW_WORKSPACE", "team-a")
+    preflight(uri)
 
 
 # --- URIs ----------------------------------------------------------------------------------------
@@ -294,6 +399,8 @@ def test_a_password_in_the_query_of_a_uri_is_refused_and_not_shown(use: Callable
         ("sqlite:////srv/mlflow.db", "/srv/mlflow.db"),
         ("sqlite:///mlflow.db", "mlflow.db"),
         ("sqlite:///folder/x.db", "folder/x.db"),
+        ("sqlite:///my%20folder/my x.db", "my folder/my x.db"),
+        (tracking_url(Path("/a%20b?c d")), "/a%20b?c d/mlflow.db"),
     ],
 )
 def test_the_file_of_a_sqlite_uri(uri: str, file: str) -> None:
