@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial
 
+from sweeper.core.config import check_name
 from sweeper.core.errors import UsageError
 from sweeper.core.urls import database_url
 from sweeper.study.database import open_database, read_trials
@@ -54,6 +55,6 @@ def _read(name: str | None, storage_url: str) -> tuple[str, Mapping[str, Any], l
         names = [study.study_name for study in storage.get_all_studies()]
         if not names or (name is not None and name not in names):
             raise UsageError(f"study {name!r}: not in {url.database}, which holds: {', '.join(names) or 'no study'}")
-        found = name or names[-1]
+        found = check_name(name or names[-1])  # another program may have made it
         study_id = storage.get_study_id_from_name(found)
         return found, storage.get_study_user_attrs(study_id), read_trials(storage, study_id)
