@@ -111,11 +111,11 @@ def folder_of_events(it: Planted) -> None:
 
 
 def buried(it: Planted) -> None:
-    """Write the journal of a run below more folders than Python can recurse into."""
+    """Write the journal of a run below 300 folders."""
     shutil.rmtree(it.bad)
     it.bad.mkdir()
     here = os.open(it.bad, os.O_RDONLY)
-    for _ in range(1500):
+    for _ in range(300):
         os.mkdir("d", dir_fd=here)
         below = os.open("d", os.O_RDONLY, dir_fd=here)
         os.close(here)
@@ -164,7 +164,7 @@ JOURNALS: dict[str, Callable[[Planted], Any]] = {
     "a count of uploads that is text": lambda it: it.state(events="3"),
     "a count of uploads beyond the events": lambda it: it.state(events=1000),
     "a note of the upload of 8 GB": lambda it: truncated(it.bad / "upload.json", 2**33),
-    "1,500 folders in each other": buried,
+    "300 folders in each other": buried,
 }  # fmt: skip
 
 
