@@ -134,7 +134,8 @@ def run_folders(root: Path, warn: Callable[[str], None] = lambda _: None) -> lis
             found.append(folder)
             continue
         if len(folder.parts) - len(root.parts) > MOST_DEPTH:
-            warn(f"{folder.relative_to(root).parts[0]}: folders in each other. {WAY_OUT}")
+            top = root.joinpath(*folder.relative_to(root).parts[:3])
+            warn(f"{top} holds more than {MOST_DEPTH} folders in each other. {WAY_OUT}")
             continue
         for entry in entries:
             if entry.is_symlink():

@@ -1,4 +1,4 @@
-"""Journals, studies and backups that somebody else made: nothing outside is read, written or deleted."""
+"""Journals and studies that somebody else made: nothing outside is read, written or deleted."""
 
 from __future__ import annotations
 
@@ -303,9 +303,10 @@ def test_the_report_leaves_out_a_bad_run_and_says_so(planted: Planted, sweeper: 
         trial.suggest_float("lr", 0.1, 0.2)
         study.tell(trial, 0.5)
     runs = planted.home / "journal" / "swept"
+    runs.mkdir()
     for number, name in enumerate(("0000", "champion-0000")):
-        write(JournalTracker(planted.home / "journal").start(info(f"/{number}")))
-        shutil.move(planted.home / "journal/demo" / str(number), runs / name)
+        write(JournalTracker(planted.home / "journal").start(info(f"k{number}")))
+        shutil.move(planted.home / f"journal/demo/k{number}", runs / name)
         shutil.move(runs / name / "events.jsonl", planted.outside / name)
         (runs / name / "events.jsonl").symlink_to(planted.outside / name)
     said = sweeper("report", "swept")
