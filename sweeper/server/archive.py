@@ -7,6 +7,7 @@ regular files, under the names of a backup, not twice, no larger than the file, 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -33,6 +34,7 @@ FIXED: Final = {MANIFEST, *DUMPS, *(f"{SECRETS}/{name}" for name in KEPT_SECRETS
 MOST_MEMBERS: Final = 1_000_000
 MOST_ENTRY: Final = 2_000  # bytes of the manifest for each
 BLOCK: Final = 16_384  # bytes that are read at a time
+NOT_A_PLACE: Final = (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)  # a member has such a name
 SPARE: Final = 100_000_000  # bytes of the disk that stay free
 
 
@@ -119,6 +121,10 @@ def unpack(file: Path, folder: Path) -> dict[str, str]:
             for name, digest in manifest["sha256"].items():
                 _extract(tar, members[name], folder, digest)
     except (tarfile.TarError, OSError, EOFError, ValueError, RecursionError) as error:
+        if isinstance(error, OSError) and error.errno not in NOT_A_PLACE:
+            raise SweeperError(
+                f"{file} could not be unpacked ({error.strerror}). Check the disk of {folder.parent}."
+            ) from None
         reason = _reason(error) if isinstance(error, ValidationError) else one_line(error, 120)
         raise SweeperError(f"{file}: not a whole backup of sweeper ({reason}). Restore another.") from None
     return manifest["sha256"]

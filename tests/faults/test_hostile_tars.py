@@ -105,7 +105,7 @@ TARS: dict[str, Callable[[], bytes]] = {
     "a long name of 1 MB": lambda: tar_of(member(f"artifacts/{'x' * 1_000_000}")),
     "no manifest": lambda: tar_with_manifest(b"").replace(b"manifest.json", b"artifacts/m.j"),
     "a manifest that is a list": lambda: tar_with_manifest(b"[]"),
-    "a manifest of 100,000 levels": lambda: tar_with_manifest(b'{"format": 1, "sha256": ' + b"[" * 100_000),
+    "a manifest of 2,000 levels": lambda: tar_with_manifest(b'{"format": 1, "sha256": ' + b"[" * 2_000),
     "a manifest of another member": lambda: tar_of(sha256={"mlflow.dump": "0" * 64}),
     "a manifest of other sizes": lambda: tar_of(bytes={"mlflow.dump": 1}),
     "a SHA-256 that is a number": lambda: tar_of(sha256={"mlflow.dump": 1}),
