@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from sweeper.tracking.schema import EVENT, MOST_EVENTS, MOST_LINE, reason_of
 
 EVENTS: Final = "events.jsonl"
 ARTIFACTS: Final = "artifacts"
+LONE_SURROGATE: Final = b"\\ud"  # or the first half of a pair
 WEIGHTS: Final = "model/state.safetensors"  # among them
 
 
@@ -52,7 +54,17 @@ def _event(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         return cast("dict[str, Any]", EVENT.validate_json(line))
     except ValidationError as error:
+        if LONE_SURROGATE in line and (mended := _without_surrogates(line)) != line:
+            return _event(path, number, mended)
         raise _damaged(path, number, reason_of(error)) from None
+
+
+def _without_surrogates(line: bytes) -> bytes:
+    """Replace halves of characters, as in a file's name that is no UTF-8: neither pydantic nor MLflow takes them."""
+    try:
+        return json.dumps(json.loads(line), ensure_ascii=False).encode(errors="replace")
+    except (ValueError, RecursionError):
+        return line
 
 
 def _damaged(path: Path, number: int, reason: str) -> RecordError:
