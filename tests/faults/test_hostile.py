@@ -279,6 +279,13 @@ def test_a_bad_run_is_not_replayed(planted: Planted, sweeper: Callable[..., Said
         assert "demo/bad" in said.err[0]
 
 
+def test_a_run_of_threads_that_are_no_number_is_not_replayed(planted: Planted, sweeper: Callable[..., Said]) -> None:
+    planted.event(0, tags={"sweeper.threads": f"many{BELL}"}, params={"dataset": "sample"})
+    said = sweeper("replay", "demo/bad")
+    assert (said.code, len(said.err)) == (2, 1), said
+    assert "sweeper.threads" in said.err[0]
+
+
 @pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", f"evil{BELL}", "runs"])
 def test_a_name_that_is_read_is_checked_like_one_that_is_typed(
     planted: Planted, sweeper: Callable[..., Said], name: str
