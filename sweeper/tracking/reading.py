@@ -139,6 +139,8 @@ def run_folders(root: Path, warn: Callable[[str], None] = lambda _: None) -> lis
         folder = waiting.pop()
         try:
             entries = list(os.scandir(folder))
+        except FileNotFoundError:  # no run was recorded yet
+            continue
         except OSError as error:
             warn(f"{folder} cannot be read ({error.strerror}). {WAY_OUT}")
             continue
