@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sweeper.core.text import in_one_line, printable
+
 if TYPE_CHECKING:
     from sweeper.core.environment import Environment
 
@@ -17,8 +19,8 @@ def make_environment(options: dict[str, Any], *, check_tracking: bool = True) ->
 
     return resolve_environment(
         options,
-        warn=lambda text: click.echo(f"warning: {text}", err=True),
-        say=lambda text: click.echo(text, err=options["json_output"]),
+        warn=lambda text: click.echo(f"warning: {in_one_line(text)}", err=True),
+        say=lambda text: click.echo(printable(text), err=options["json_output"]),
         check_tracking=check_tracking,
     )
 

@@ -15,6 +15,7 @@ import click
 from sweeper import __version__
 from sweeper.cli import claims, records, search, server, surroundings
 from sweeper.core.errors import Interrupted, SweeperError
+from sweeper.core.text import in_one_line
 
 SHOWS: Final = {"-h", "--help", "--version", "status"}  # may end early when nobody reads any more
 # How long torch's threads spin at a barrier. The default spins for milliseconds, and a second
@@ -146,5 +147,5 @@ def _explain(error: Exception) -> str:
 
 def _complain(text: str, code: int) -> int:
     with contextlib.suppress(OSError):  # stderr may be the stdout that takes no more
-        click.echo(f"error: {text}", err=True)
+        click.echo(f"error: {in_one_line(text)}", err=True)
     return code

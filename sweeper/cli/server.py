@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from sweeper.cli.environment import print_json
 from sweeper.cli.options import Command, json_option, together
+from sweeper.core.text import printable
 
 PORT: Final = click.IntRange(1, 65535)
 
@@ -114,4 +115,4 @@ def _named() -> str:
 
 
 def _say(json_output: bool) -> Callable[[str], None]:
-    return lambda text: click.echo(text, err=json_output)
+    return lambda text: click.echo(printable(text), err=json_output)

@@ -5,6 +5,7 @@ SweeperError                 1   something failed; the message is one line
 │   ├── ConfigError          2   ... in a run's configuration
 │   ├── SpaceError           2   ... in a search space
 │   └── StudyConflict        2   the study exists with other settings, or another driver holds it
+├── RecordError              1   a recorded file is damaged, or not one that sweeper wrote
 ├── DataError                1   a data set is missing, damaged, or not the expected one
 ├── TrainingError            1   a run could not be trained to its end
 │   ├── Diverged             1   its loss is not finite, or ran away
@@ -48,6 +49,10 @@ class SpaceError(UsageError):
 
 class StudyConflict(UsageError):
     """The study exists with other settings, or another driver holds it."""
+
+
+class RecordError(SweeperError):
+    """A recorded file is damaged, or not one that sweeper wrote."""
 
 
 class DataError(SweeperError):

@@ -1,47 +1,27 @@
 """`sweeper backup` and `sweeper restore`: both databases, the artifacts and the secrets of a home, in one file.
 
 The file is a tar: `mlflow.dump` and `optuna.dump` (of pg_dump), `artifacts/`, `secrets/`, and at its end
-`manifest.json` with the SHA-256 of every other member. The trials are dumped first, then the runs, then the artifacts:
-what a dump names is in the file.
+`manifest.json` with the SHA-256 and size of every other member. The trials are dumped first, then the runs, then
+the artifacts: what a dump names is in the file.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import os
 import shutil
-import tarfile
 from collections.abc import Iterator, Mapping
-from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from psycopg import sql
 
-from sweeper.core.errors import SweeperError, one_line
+from sweeper.core.errors import SweeperError
+from sweeper.server.archive import unpack, write_archive
 from sweeper.server.postgres import MLFLOW, OPTUNA, Databases, Embedded, run_tool
 from sweeper.server.serve import ARTIFACTS, DATA, SECRETS, held, read_state, start_databases
 from sweeper.server.supervisor import Group
 
-FORMAT: Final = 1
-MANIFEST: Final = "manifest.json"
 NO_OWNERS: Final = ("--no-owner", "--no-privileges")  # the databases may get other owners
-KEPT_SECRETS: Final = ("admin-password", "flask-secret-key")
-
-
-class _Hashing:
-    """A file that hashes what is read from it."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self.sha256 = stream, hashlib.sha256()
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Read up to `size` bytes."""
-        block = self._stream.read(size)
-        self.sha256.update(block)
-        return block
 
 
 def backup(home: Path, file: Path, database_url: str | None = None) -> dict[str, Any]:
@@ -67,7 +47,7 @@ def backup(home: Path, file: Path, database_url: str | None = None) -> dict[str,
             databases = stack.enter_context(_databases(home, database_url))
             for name in (OPTUNA, MLFLOW):
                 _tool("pg_dump", databases, name, *NO_OWNERS, "--format=custom", f"--file={dumps / name}.dump")
-            digests = _write(partial, dumps, home)
+            digests = write_archive(partial, dumps, home)
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
@@ -98,30 +78,6 @@ def _tool(program: str, databases: Databases, name: str, *arguments: str) -> Non
     run_tool(program, target, *arguments, password=databases.password)
 
 
-def _write(partial: Path, dumps: Path, home: Path) -> dict[str, str]:
-    """Write the tar through to the disk; return the SHA-256 of its members."""
-    files = {f"{name}.dump": dumps / f"{name}.dump" for name in (MLFLOW, OPTUNA)}
-    files |= {f"{SECRETS}/{name}": home / SECRETS / name for name in KEPT_SECRETS if (home / SECRETS / name).exists()}
-    artifacts = sorted(path for path in (home / ARTIFACTS).rglob("*") if path.is_file())
-    files |= {path.relative_to(home).as_posix(): path for path in artifacts}
-    digests: dict[str, str] = {}
-    opened = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)  # it holds secrets
-    with os.fdopen(opened, "wb") as stream:
-        with tarfile.open(fileobj=stream, mode="w", dereference=True) as tar:
-            for name, path in files.items():
-                with contextlib.suppress(FileNotFoundError), path.open("rb") as content:  # deleted meanwhile
-                    reader = _Hashing(content)
-                    tar.addfile(tar.gettarinfo(arcname=name, fileobj=content), reader)
-                    digests[name] = reader.sha256.hexdigest()
-            text = json.dumps({"format": FORMAT, "sha256": digests}).encode()
-            info = tarfile.TarInfo(MANIFEST)
-            info.size = len(text)
-            tar.addfile(info, BytesIO(text))
-        stream.flush()
-        os.fsync(stream.fileno())
-    return digests
-
-
 def restore(home: Path, file: Path, database_url: str | None = None) -> dict[str, Any]:
     """Fill a new home with the state in a backup.
 
@@ -135,51 +91,28 @@ def restore(home: Path, file: Path, database_url: str | None = None) -> dict[str
     home, file = home.resolve(), file.resolve()
     if not file.is_file():
         raise SweeperError(f"{file}: no such file. Name one that sweeper backup wrote.")
-    partial = home / "restore.partial"
+    partial, log = home / "restore.partial", home / "log"
+    made = [*([] if log.exists() else [log]), *(home / name for name in (SECRETS, ARTIFACTS, DATA))]
     with held(home, "restore"):
         if present := [name for name in (DATA, ARTIFACTS, SECRETS) if (home / name).exists()]:
             raise SweeperError(f"{home} already has {', '.join(present)}. Restore into a new home.")
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(mode=0o700)
-            digests = _unpack(file, partial)
-            with Group(home / "log") as group:
+            digests = unpack(file, partial)
+            with Group(log) as group:
                 databases = start_databases(group, partial, database_url)
                 _load(databases, partial)
             for name in (SECRETS, ARTIFACTS, DATA):
                 if (partial / name).exists():
                     (partial / name).replace(home / name)
+        except BaseException:
+            for folder in made:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return {"home": str(home.absolute()), "artifacts": _artifacts(digests)}
-
-
-def _unpack(file: Path, folder: Path) -> dict[str, str]:
-    """Unpack a backup into a folder and check each file; return the SHA-256 of its members."""
-    try:
-        with tarfile.open(file) as tar:
-            for name in (ARTIFACTS, SECRETS):
-                (folder / name).mkdir(mode=0o700)
-            names = tar.getnames()
-            tar.extractall(folder, filter="data")
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-        digests: dict[str, str] = manifest["sha256"]
-        if unknown := set(names) - {MANIFEST, *digests}:
-            raise ValueError(f"{min(unknown)} is not in its manifest")
-        for name, digest in digests.items():
-            with (folder / name).open("rb") as stream:
-                if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
-                    raise ValueError(f"{name} is damaged")
-    except (tarfile.TarError, FileNotFoundError, EOFError, ValueError, KeyError) as error:
-        raise SweeperError(
-            f"{file}: not a whole backup of sweeper ({one_line(error, 120)}). Restore another."
-        ) from None
-    if manifest["format"] != FORMAT:
-        raise SweeperError(
-            f"{file} is a backup of format {manifest['format']}, and this release reads format {FORMAT}. "
-            "Restore it with the release that made it."
-        )
-    return digests
 
 
 def _load(databases: Databases, folder: Path) -> None:

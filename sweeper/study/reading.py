@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial
 
+from sweeper.core.config import check_name
 from sweeper.core.errors import UsageError
 from sweeper.core.urls import database_url
 from sweeper.study.database import open_database, read_trials
@@ -68,6 +69,6 @@ def _read(name: str | None, storage_url: str) -> tuple[str, Mapping[str, Any], l
             raise UsageError(
                 f"study {str(name)[:100]!r}: not in {where}, which holds: {', '.join(names) or 'no study'}"
             )
-        found = name or names[-1]
+        found = check_name(name or names[-1])  # another program may have made it
         study_id = storage.get_study_id_from_name(found)
         return found, storage.get_study_user_attrs(study_id), read_trials(storage, study_id)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -58,7 +59,7 @@ def replay(env: Environment, run: str) -> dict[str, Any]:
     _check_comparable(run, record)
     resolve_device(config.device)
     images = _images(env, record, config)
-    threads = int(record.tags.get(THREADS_TAG, "1"))
+    threads = _threads(run, record)
     then, now = record.tags, environment_tags(hardware(config.device))
     changes = [
         f"{name}: was {then.get(tag, 'none')}, is {now.get(tag, 'none')}"
@@ -96,6 +97,14 @@ def _find(env: Environment, run: str) -> Record:
     if env.tracking_uri in (OFFLINE, NONE):
         raise UsageError(f"run {run[:60]!r}: no folder of a journal. Name an MLflow store with --tracking-uri.")
     return fetch(env.tracking_uri, run)
+
+
+def _threads(run: str, record: Record) -> int:
+    """Return the number of threads that the run computed with, or refuse one that no run has."""
+    threads = record.tags.get(THREADS_TAG, "1")
+    if not re.fullmatch("[1-9][0-9]{0,3}", threads, re.ASCII):
+        raise UsageError(f"run {run[:60]!r}: its tag {THREADS_TAG} is {threads[:20]!r}, and must be a number.")
+    return int(threads)
 
 
 def _check_comparable(run: str, record: Record) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
-import filelock
+from pydantic import ValidationError
 
-from sweeper.core.errors import UsageError
-from sweeper.core.files import write_whole
+from sweeper.core.errors import RecordError, UsageError
+from sweeper.core.inside import WAY_OUT, lock_inside, read_inside, write_inside
 from sweeper.tracking.base import Record
 from sweeper.tracking.client import open_client
 from sweeper.tracking.epochs import STACKED, read_epoch
+from sweeper.tracking.schema import MOST_STATE, STATE
+from sweeper.tracking.schema import reason_of as why
 from sweeper.tracking.store import EXPERIMENT, hide_password, is_sqlite, preflight, reason_of, sqlite_file, store_uri
 
 KEY_TAG: Final = "sweeper.key"
@@ -22,20 +24,30 @@ UPLOADER: Final = ".uploader"  # locked while a process uploads the run, or chan
 
 
 def read_state(folder: Path, uri: str) -> dict[str, Any]:
-    """Return the run in the store `uri` of a run folder, and the number of events uploaded to it."""
-    path, store = folder / UPLOAD, hide_password(uri)
-    state: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
-    return state if state.get("store") == store else {"store": store, "run_id": None, "events": 0}
+    """Return the run in the store `uri` of a run folder, and the number of events uploaded to it.
+
+    Raises:
+        RecordError: the file is no regular one, or damaged.
+    """
+    store = hide_password(uri)
+    nothing = {"store": store, "run_id": None, "events": 0}
+    try:
+        state = cast("dict[str, Any]", STATE.validate_json(read_inside(folder, UPLOAD, MOST_STATE)))
+    except FileNotFoundError:
+        return nothing
+    except ValidationError as error:
+        raise RecordError(f"{folder / UPLOAD} is damaged ({why(error)}). {WAY_OUT}") from None
+    return state if state["store"] == store else nothing
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
     """Write the state that `read_state` reads. The caller holds the lock `UPLOADER`."""
-    write_whole(folder / UPLOAD, json.dumps(state).encode())
+    write_inside(folder, UPLOAD, json.dumps(state).encode())
 
 
 def update_state(folder: Path, uri: str, **fields: Any) -> None:
     """Add `fields` to the state that `read_state` reads."""
-    with filelock.FileLock(folder / UPLOADER):
+    with lock_inside(folder, UPLOADER):
         write_state(folder, read_state(folder, uri) | fields)
 
 

@@ -24,10 +24,12 @@ from typing import Any, Final
 
 import filelock
 
-from sweeper.core.errors import SweeperError
-from sweeper.core.files import remove_parts, write_whole
+from sweeper.core.errors import RecordError, SweeperError
+from sweeper.core.files import remove_parts
+from sweeper.core.inside import lock_inside, make_inside, open_inside, read_inside, write_inside
 from sweeper.tracking.base import FINISHED, KILLED, Recorded, RunInfo, RunLog, Tracker
 from sweeper.tracking.reading import ARTIFACTS, EVENTS, as_csv, history, read_all_events, read_epochs, read_events
+from sweeper.tracking.schema import MOST_EVENTS
 
 WRITER: Final = ".writer"
 FSYNCS: Final = 16  # at a time
@@ -47,6 +49,8 @@ class JournalTracker(Tracker):
     def start(self, run: RunInfo) -> JournalLog:
         """Start, or continue, the run's folder."""
         folder = self.root / run.folder
+        self.root.mkdir(parents=True, exist_ok=True)
+        make_inside(self.root.resolve(), run.folder)
         if earlier := (self._late or {}).get(folder):
             earlier.settle()  # an attempt that ended in this block: it holds the folder until its end is written
         return JournalLog(folder, run, self.written, self.store, self._postpone)
@@ -111,14 +115,18 @@ class JournalLog(RunLog):
         self._files: dict[str, bytes] = {}  # files to write, by name
         self._started = self._ended = False
         self._lock = _hold(folder)
-        _cut_torn_line(folder / EVENTS)
-        earlier = read_events(folder)
+        try:
+            _cut_torn_line(folder)
+            earlier = read_events(folder)
+        except BaseException:
+            self._lock.release()
+            raise
         if earlier and earlier[0]["key"] != run.key:  # of a study that had this name before
             self._lock.release()
             folder.rename(folder.with_name(f"{folder.name}.{time.time_ns()}"))
             self._lock = _hold(folder)
             earlier = []
-        (folder / ARTIFACTS).mkdir(parents=True, exist_ok=True)
+        make_inside(folder, ARTIFACTS)
         remove_parts(folder / ARTIFACTS)
         self._steps = {e["step"] for e in earlier if e["event"] == "epoch"}
         attempt = 1 + sum(e["event"] == "start" for e in earlier)
@@ -163,9 +171,9 @@ class JournalLog(RunLog):
         if ended and (epochs := history([*read_events(self.folder), *map(json.loads, lines)])):
             files["curves/history.csv"] = as_csv(epochs)
         for name, content in files.items():
-            write_whole(self.folder / ARTIFACTS / name, content)
+            write_inside(self.folder, f"{ARTIFACTS}/{name}", content)
         if lines:
-            _append_line(self.folder / EVENTS, b"".join(lines))
+            _append_line(self.folder, b"".join(lines))
             self._lines, self._started = [], True
             self._written(self.folder)
 
@@ -181,46 +189,49 @@ def _line(event: str, **fields: Any) -> bytes:
     return json.dumps(fields, allow_nan=False).encode() + b"\n"
 
 
-def _append_line(path: Path, line: bytes) -> None:
-    """Append one or several whole lines and fsync. On a full disk, append nothing."""
-    with path.open("ab", buffering=0) as stream:
+def _append_line(folder: Path, line: bytes) -> None:
+    """Append one or several whole events and fsync. On a full disk, append nothing."""
+    with os.fdopen(open_inside(folder, EVENTS, os.O_RDWR | os.O_CREAT | os.O_APPEND), "ab", buffering=0) as stream:
         before = stream.seek(0, os.SEEK_END)
         try:
             if stream.write(line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / EVENTS))
             os.fsync(stream.fileno())
         except OSError:
             stream.truncate(before)
             raise
 
 
-def _cut_torn_line(path: Path) -> None:
-    """Remove a line that a crash left incomplete, before another is appended."""
-    if path.exists():
-        content = path.read_bytes()
-        with path.open("r+b") as stream:
+def _cut_torn_line(folder: Path) -> None:
+    """Remove an event that a crash left incomplete, before another is appended."""
+    with contextlib.suppress(FileNotFoundError):
+        content = read_inside(folder, EVENTS, MOST_EVENTS)
+        with os.fdopen(open_inside(folder, EVENTS, os.O_RDWR), "r+b") as stream:
             stream.truncate(content.rfind(b"\n") + 1)
 
 
 def end_all_abandoned(root: Path, warn: Callable[[str], None]) -> None:
-    """End every run below `root` that has no end and whose process is gone, as killed."""
+    """End every run below `root` that has no end and whose process is gone, as killed. Warn of one that is damaged."""
     for folder, events in read_all_events(root, warn):
         if events and events[-1]["event"] != "end":
-            with contextlib.suppress(filelock.Timeout), filelock.FileLock(folder / WRITER, timeout=0):
-                _end_abandoned(folder)
+            try:
+                with contextlib.suppress(filelock.Timeout), lock_inside(folder, WRITER, timeout=0):
+                    _end_abandoned(folder)
+            except RecordError as error:
+                warn(str(error))
 
 
 def _end_abandoned(folder: Path) -> None:
-    _cut_torn_line(folder / EVENTS)
+    _cut_torn_line(folder)
     if read_events(folder)[-1]["event"] != "end":  # nor has it ended meanwhile
         tags = {"sweeper.state": "killed", "sweeper.reason": "the process that trained it is gone"}
-        _append_line(folder / EVENTS, _line("end", status=KILLED, metrics={}, tags=tags))
+        _append_line(folder, _line("end", status=KILLED, metrics={}, tags=tags))
 
 
 def _hold(folder: Path) -> filelock.FileLock:
     """Lock the run in `folder` until the run or this process ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / WRITER, thread_local=False)  # another thread may write the end
+    lock = lock_inside(folder, WRITER, thread_local=False)  # another thread may write the end
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:

@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from sweeper.core.errors import ServiceUnreachable, SweeperError
+from sweeper.core.errors import RecordError, ServiceUnreachable, SweeperError
+from sweeper.core.text import counted
 from sweeper.tracking.connection import Connection, Warn
 from sweeper.tracking.fetching import read_state
 from sweeper.tracking.journal import JournalTracker, end_all_abandoned
 from sweeper.tracking.reading import read_all_events
 from sweeper.tracking.registry import Registry
 from sweeper.tracking.store import hide_password, preflight, reason_of
-from sweeper.tracking.upload import Figures, tidy, upload
+from sweeper.tracking.upload import Figures, check_count, tidy, upload
 
 SYNC_PATIENCE: Final = 120.0  # seconds
 
@@ -57,7 +58,10 @@ class MlflowTracker(JournalTracker):
             self._wake.notify_all()
         self._thread.join(timeout)
         for folder in self._uploaded - self._pending.keys():
-            tidy(folder, self.connection.uri)
+            try:
+                tidy(folder, self.connection.uri)
+            except RecordError as error:
+                self._warn(str(error))
         return len(self._pending) + len(self._refused)
 
     def flush(self, timeout: float) -> bool:
@@ -75,7 +79,7 @@ class MlflowTracker(JournalTracker):
 
     def catch_up(self, below: str) -> None:
         """Upload the runs below a folder that earlier processes recorded and did not upload."""
-        for folder, _ in behind(self.root / below, self.connection.uri):
+        for folder, _ in behind(self.root / below, self.connection.uri, self._warn):
             self.written(folder)
 
     def _run(self) -> None:
@@ -114,6 +118,8 @@ class MlflowTracker(JournalTracker):
 
 
 def _refused_run(folder: Path, error: Exception) -> str:
+    if isinstance(error, RecordError):
+        return f"{error} It stays in the journal."
     return f"{folder}: MLflow refuses this run ({reason_of(error)}). It stays in the journal."
 
 
@@ -138,26 +144,48 @@ def sync(root: Path, uri: str, home: Path, draw: Figures, warn: Warn) -> int:
             )
         time.sleep(seconds)
 
+    damaged: list[str] = []
+
+    def name(text: str) -> None:
+        damaged.append(text)
+        warn(text)
+
     connection.connect(wait)
-    end_all_abandoned(root, warn)
-    waiting = [folder for folder, _ in behind(root, connection.uri)]
-    refused = []
+    end_all_abandoned(root, name)
+    waiting = [folder for folder, _ in behind(root, connection.uri, name)]
+    uploaded = len(waiting)
+    refused: list[Path] = []
     for folder in waiting:
         try:
             upload(connection, draw, folder, wait)
             tidy(folder, connection.uri)
+        except RecordError as error:
+            uploaded -= 1
+            name(str(error))
         except SweeperError:
             raise
         except Exception as error:  # noqa: BLE001 - one run that MLflow refuses must not hold up the others
             refused.append(folder)
             warn(_refused_run(folder, error))
-    if refused:
-        raise SweeperError(f"uploaded {len(waiting) - len(refused)} runs. MLflow refused {len(refused)}, see above.")
-    return len(waiting)
+    uploaded -= len(refused)
+    if refused or damaged:
+        counts = [f"MLflow refused {len(refused)}"] if refused else []
+        counts += [f"{counted(len(damaged), 'record')} left out"] if damaged else []
+        raise SweeperError(f"uploaded {counted(uploaded, 'run')}. {' and '.join(counts)}, see above.")
+    return uploaded
 
 
-def behind(root: Path, uri: str) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
-    """Yield the runs below `root` that the store `uri` does not have whole, with their events."""
-    for folder, events in read_all_events(root, lambda _: None):  # ending abandoned runs has warned of damaged ones
-        if len(events) > read_state(folder, uri)["events"]:
-            yield folder, events
+def behind(root: Path, uri: str, warn: Warn = lambda _: None) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+    """Yield the runs below `root` that the store `uri` does not have whole, with their events.
+
+    Warn of a damaged state. Ending abandoned runs has warned of damaged events.
+    """
+    for folder, events in read_all_events(root, lambda _: None):
+        try:
+            state = read_state(folder, uri)
+            check_count(folder, events, state)
+        except RecordError as error:
+            warn(str(error))
+        else:
+            if len(events) > state["events"]:
+                yield folder, events

@@ -6,18 +6,24 @@ import csv
 import io
 import itertools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from sweeper.core.errors import SweeperError, UsageError
+from pydantic import ValidationError
+
+from sweeper.core.errors import RecordError, UsageError
+from sweeper.core.inside import MOST_DEPTH, WAY_OUT, read_inside
 from sweeper.core.results import EpochResult
 from sweeper.tracking.base import SURROUNDINGS, Record
 from sweeper.tracking.epochs import STACKED, read_epoch
+from sweeper.tracking.schema import EVENT, MOST_EVENTS, MOST_LINE, reason_of
 
 EVENTS: Final = "events.jsonl"
 ARTIFACTS: Final = "artifacts"
+LONE_SURROGATE: Final = b"\\ud"  # or the first half of a pair
 WEIGHTS: Final = "model/state.safetensors"  # among them
 
 
@@ -25,32 +31,52 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
     """Return the events of a run, oldest first, without a last line that is not whole.
 
     Raises:
-        SweeperError: a line of the file is damaged.
+        RecordError: the file is no regular one, or too large, or a line of it is no event.
     """
-    path = folder / EVENTS
-    if not path.exists():
+    try:
+        content = read_inside(folder, EVENTS, MOST_EVENTS)
+    except FileNotFoundError:
         return []
-    content = path.read_bytes()
+    path = folder / EVENTS
     lines = content[: content.rfind(b"\n") + 1].splitlines()
-    return [_event(path, number, line) for number, line in enumerate(lines, start=1)]
+    events = [_event(path, number, line) for number, line in enumerate(lines, start=1)]
+    for number, event in enumerate(events, start=1):
+        if number == 1 and event["event"] != "start":
+            raise _damaged(path, 1, "the first event is a start")
+        if event.get("key", events[0]["key"]) != events[0]["key"]:
+            raise _damaged(path, number, "it starts another run")
+    return events
 
 
 def _event(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    if len(line) > MOST_LINE:
+        raise _damaged(path, number, f"it has more than {MOST_LINE:,} bytes")
     try:
-        event = json.loads(line)
-    except ValueError:  # no JSON, or no UTF-8
-        event = None
-    if not isinstance(event, dict):
-        raise SweeperError(f"{path}: line {number} is damaged. Restore the file from a copy, or move its folder away.")
-    return event
+        return cast("dict[str, Any]", EVENT.validate_json(line))
+    except ValidationError as error:
+        if LONE_SURROGATE in line and (mended := _without_surrogates(line)) != line:
+            return _event(path, number, mended)
+        raise _damaged(path, number, reason_of(error)) from None
+
+
+def _without_surrogates(line: bytes) -> bytes:
+    """Replace halves of characters, as in a file's name that is no UTF-8: neither pydantic nor MLflow takes them."""
+    try:
+        return json.dumps(json.loads(line), ensure_ascii=False).encode(errors="replace")
+    except (ValueError, RecursionError):
+        return line
+
+
+def _damaged(path: Path, number: int, reason: str) -> RecordError:
+    return RecordError(f"{path}: line {number} is damaged ({reason}). {WAY_OUT}")
 
 
 def read_all_events(root: Path, warn: Callable[[str], None]) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
     """Yield every run below `root` with its events, in the order of names. Warn of a damaged one instead."""
-    for folder in run_folders(root):
+    for folder in run_folders(root, warn):
         try:
             yield folder, read_events(folder)
-        except SweeperError as error:
+        except RecordError as error:
             warn(str(error))
 
 
@@ -105,6 +131,29 @@ def as_csv(epochs: list[dict[str, float]]) -> bytes:
     return text.getvalue().encode()
 
 
-def run_folders(root: Path) -> list[Path]:
-    """Return the folder of every run below `root`, in the order of names."""
-    return sorted(path.parent for path in root.glob(f"**/{EVENTS}"))
+def run_folders(root: Path, warn: Callable[[str], None] = lambda _: None) -> list[Path]:
+    """Return the folder of every run below `root`, in the order of names. Warn of links, and of folders too deep."""
+    found: list[Path] = []
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            entries = list(os.scandir(folder))
+        except FileNotFoundError:  # no run was recorded yet
+            continue
+        except OSError as error:
+            warn(f"{folder} cannot be read ({error.strerror}). {WAY_OUT}")
+            continue
+        if any(entry.name == EVENTS for entry in entries):
+            found.append(folder)
+            continue
+        if len(folder.parts) - len(root.parts) > MOST_DEPTH:
+            top = root.joinpath(*folder.relative_to(root).parts[:3])
+            warn(f"{top} holds more than {MOST_DEPTH} folders in each other. {WAY_OUT}")
+            continue
+        for entry in entries:
+            if entry.is_symlink():
+                warn(f"{entry.path} is a link, and links are not followed. {WAY_OUT}")
+            elif entry.is_dir(follow_symlinks=False):
+                waiting.append(Path(entry.path))
+    return sorted(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -13,10 +14,12 @@ import safetensors
 import safetensors.numpy
 
 from sweeper.core.errors import DataError
+from sweeper.core.inside import read_inside
 from sweeper.core.results import hash_weights
 from sweeper.tracking.connection import Connection
 from sweeper.tracking.fetching import read_state, update_state
 from sweeper.tracking.reading import ARTIFACTS, WEIGHTS, read_events
+from sweeper.tracking.schema import MOST_ARTIFACT
 
 if TYPE_CHECKING:
     from mlflow.models import Model
@@ -37,9 +40,8 @@ class Registry:
 
     def file(self, folder: Path, name: str) -> bytes:
         """Read a file of an uploaded run from the journal or, if it was removed there, from MLflow."""
-        path = folder / ARTIFACTS / name
-        if path.exists():
-            return path.read_bytes()
+        with contextlib.suppress(FileNotFoundError):
+            return read_inside(folder, f"{ARTIFACTS}/{name}", MOST_ARTIFACT)
         with TemporaryDirectory() as aside:
             return Path(self._connection.client.download_artifacts(self._run_id(folder), name, aside)).read_bytes()
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, NotRequired
 
-from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, with_config
+from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
+
+from sweeper.core.errors import one_line
 
 STRICT: Final = ConfigDict(strict=True, extra="ignore")
 MOST_LINE: Final = 4_000_000  # bytes of one record: a traceback and a description are far smaller
 MOST_EVENTS: Final = 200_000_000  # bytes of one run
-
+MOST_STATE: Final = 100_000  # bytes of the note of an upload
+MOST_ARTIFACT: Final = 16 * 10**9  # bytes of one file
 
 Text = Annotated[str, StringConstraints(max_length=1_000_000)]  # escaped where it is printed
 Name = Annotated[str, StringConstraints(max_length=250, pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_./ -]*$")]
@@ -82,3 +85,9 @@ EVENT: Final[TypeAdapter[Start | Epoch | End]] = TypeAdapter(
     Annotated[Start | Epoch | End, Field(discriminator="event")]
 )
 STATE: Final[TypeAdapter[UploadState]] = TypeAdapter(UploadState)
+
+
+def reason_of(error: ValidationError) -> str:
+    """Return where the first error is, and what it is, in one line."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return one_line(ValueError(": ".join([*map(str, first["loc"][-1:]), first["msg"]])), 200)

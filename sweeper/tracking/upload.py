@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-import filelock
-
-from sweeper.core.files import remove_parts, write_whole
+from sweeper.core.errors import RecordError
+from sweeper.core.files import remove_parts
+from sweeper.core.inside import WAY_OUT, empty_inside, files_inside, lock_inside, read_inside, write_inside
 from sweeper.tracking.connection import Connection
-from sweeper.tracking.fetching import KEY_TAG, UPLOADER, read_state, write_state
+from sweeper.tracking.fetching import KEY_TAG, UPLOAD, UPLOADER, read_state, write_state
 from sweeper.tracking.patience import Patient, Wait, retrying
 from sweeper.tracking.reading import ARTIFACTS, history, read_events
+from sweeper.tracking.schema import MOST_ARTIFACT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 OUTCOME_TAGS: Final = {"sweeper.state", "sweeper.reason", "sweeper.traceback"}
 XRAY: Final = "diagnostics/xray.json"
 KEPT: Final = "evaluation"  # these small files stay in the journal, for `sweeper report`
+MOST_XRAY: Final = 10_000_000  # bytes of the file `XRAY`
 MOST_METRICS: Final = 1000  # MLflow's limit for a batch
 
 
@@ -47,14 +48,16 @@ def upload(connection: Connection, draw: Figures, folder: Path, wait: Wait) -> N
 def tidy(folder: Path, uri: str) -> None:
     """Remove the files of a run that has ended, and that the store `uri` has whole, except those in `KEPT`."""
     events = read_events(folder)
-    if not events or events[-1]["event"] != "end" or len(events) != read_state(folder, uri)["events"]:
-        return
-    artifacts = folder / ARTIFACTS
-    for path in artifacts.glob("*"):
-        if path.name != KEPT:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # something was kept
-        artifacts.rmdir()
+    if events and events[-1]["event"] == "end" and len(events) == read_state(folder, uri)["events"]:
+        empty_inside(folder, ARTIFACTS, KEPT)
+
+
+def check_count(folder: Path, events: list[dict[str, Any]], state: Mapping[str, Any]) -> None:
+    """Raise a RecordError if more events are said to be uploaded than there are."""
+    if state["events"] > len(events):
+        raise RecordError(
+            f"{folder / UPLOAD} counts {state['events']} events, and the run has {len(events)}. {WAY_OUT}"
+        )
 
 
 class _Upload:
@@ -68,10 +71,12 @@ class _Upload:
 
     def upload_new(self) -> None:
         """Upload the events that MLflow does not have yet."""
-        with filelock.FileLock(self._folder / UPLOADER):  # a sweep and `sweeper sync` may both upload the run
+        with lock_inside(self._folder, UPLOADER):  # a sweep and `sweeper sync` may both upload the run
             events = read_events(self._folder)
             state = read_state(self._folder, self._connection.uri)
+            check_count(self._folder, events, state)
             if len(events) > state["events"]:
+                files_inside(self._folder, ARTIFACTS, MOST_ARTIFACT)  # refused before anything is sent
                 run_id = self._upload(events, state)
                 write_state(self._folder, state | {"run_id": run_id, "events": len(events)})
 
@@ -157,18 +162,19 @@ class _Upload:
         self._calls.set_terminated(run_id, end["status"], end["time"])
 
     def _draw_figures(self, epochs: list[dict[str, float]], title: str) -> None:
-        files = self._folder / ARTIFACTS
         remove_parts(self._folder)
         if epochs and "val/loss" in epochs[0]:
-            write_whole(files / "curves" / "loss_accuracy.png", self._draw.curves(epochs, title))
-        xray = files / XRAY
-        if xray.exists():
-            write_whole(xray.with_suffix(".png"), self._draw.xray(json.loads(xray.read_bytes()), title))
+            write_inside(self._folder, f"{ARTIFACTS}/curves/loss_accuracy.png", self._draw.curves(epochs, title))
+        with contextlib.suppress(FileNotFoundError):
+            xray = json.loads(read_inside(self._folder, f"{ARTIFACTS}/{XRAY}", MOST_XRAY))
+            picture = f"{ARTIFACTS}/{XRAY.removesuffix('.json')}.png"
+            write_inside(self._folder, picture, self._draw.xray(xray, title))
 
     def _artifacts(self, run_id: str) -> None:
         """Upload each file by itself, so that only a refused one is sent again."""
         root = self._folder / ARTIFACTS
-        for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        for name in files_inside(self._folder, ARTIFACTS, MOST_ARTIFACT):
+            path = self._folder / name
             folder = path.parent.relative_to(root).as_posix()
             self._calls.log_artifact(run_id, str(path), None if folder == "." else folder)
 

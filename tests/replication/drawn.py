@@ -45,7 +45,8 @@ def written(home: Path, runs: Runs, arms: list[str], protocol: ProtocolName = "q
             params = arm_config(arm, PROTOCOLS[protocol], run.seed, **fields).to_params()
             epochs = [{k: v for k, v in epoch.items() if k != "epoch"} for epoch in run.epochs]
             events = [
-                {"event": "start", "time": 0, "key": "k", "params": params, "tags": TAGS},
+                {"event": "start", "time": 0, "key": "k", "name": "run", "params": params, "description": "",
+                 "tags": TAGS, "dataset": {}, "run_id": None},
                 *({"event": "epoch", "time": 1000 * i, "step": i, "metrics": e} for i, e in enumerate(epochs, 1)),
                 {"event": "end", "time": 9000, "status": "FINISHED", "metrics": run.final,
                  "tags": {"sweeper.state": "complete", "sweeper.history_sha256": run.history_sha256}},

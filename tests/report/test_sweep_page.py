@@ -47,7 +47,8 @@ def record(*rows: TrialRow, curves: Mapping[int, Mapping[int, float]] | None = N
 
 def write_run(root: Path, folder: str, key: str, tags: Mapping[str, str] | None = None) -> None:
     profile = {"train_images": 60, "val_images": 10, "folds": 0}
-    info = RunInfo(key, "run", {}, {"sweeper.versions": "torch 9"}, "", f"demo/{folder}", {"profile": profile})
+    dataset = {"name": "sample", "sha256": "0" * 64, "source": "/data", "profile": profile}
+    info = RunInfo(key, "run", {}, {"sweeper.versions": "torch 9"}, "", f"demo/{folder}", dataset)
     log = JournalTracker(root).start(info)
     for epoch in (1, 2):
         log.epoch(epoch, {"val/accuracy": 0.4 * epoch, "val/loss": 1 / epoch, "time/epoch_s": 1.5})

@@ -24,7 +24,7 @@ RUN = RunInfo(
     tags={"sweeper.kind": "trial"},
     description="A network.",
     folder="demo/0007",
-    dataset={"name": "sample", "sha256": "0" * 64},
+    dataset={"name": "sample", "sha256": "0" * 64, "source": "/data", "profile": {}},
 )
 
 
@@ -47,7 +47,7 @@ def test_a_run_is_its_events_in_order(folder: Path) -> None:
     start, epoch, end = read_events(folder)
     assert {key: start[key] for key in ("event", "key", "name", "params", "description", "dataset", "run_id")} == {
         "event": "start", "key": "uid/7", "name": "007 bn", "params": {"lr": "0.001"}, "description": "A network.",
-        "dataset": {"name": "sample", "sha256": "0" * 64}, "run_id": None,
+        "dataset": RUN.dataset, "run_id": None,
     }  # fmt: skip
     assert (epoch["event"], epoch["step"], epoch["metrics"]) == ("epoch", 1, {"val/loss": 0.5})
     assert (end["event"], end["status"]) == ("end", "FINISHED")
@@ -188,9 +188,9 @@ def test_a_metric_that_is_not_finite_is_refused_and_leaves_no_trace(folder: Path
 
 
 def test_text_of_any_kind_comes_back_as_it_was(folder: Path) -> None:
-    text = "nl \n cr \r ls \u2028 nel \x85 nul \0 surrogate \ud800 ü 😀"
-    JournalLog(folder, RUN).end(FINISHED, {}, {"reason": text})
-    assert read_events(folder)[-1]["tags"] == {"reason": text}
+    text = "nl \n cr \r ls \u2028 nel \x85 nul \0 ü 😀"
+    JournalLog(folder, RUN).end(FINISHED, {}, {"reason": text, "half": f"{text}\ud800"})
+    assert read_events(folder)[-1]["tags"] == {"reason": text, "half": f"{text}?"}
 
 
 # --- one writer ------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ class Torn(io.FileIO):
 def test_an_event_after_a_write_that_failed_half_way_is_readable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = JournalLog(folder, RUN)
     with monkeypatch.context() as full:
-        full.setattr(Path, "open", lambda path, *_, **__: Torn(path, "a"))
+        full.setattr(os, "fdopen", lambda descriptor, *_, **__: Torn(descriptor, "a"))
         with pytest.raises(OSError, match="No space"):
             log.epoch(1, {"loss": 1.0})
     log.end(KILLED, {}, {})

@@ -91,14 +91,17 @@ def test_a_damaged_run_does_not_hold_up_the_others(home: Home) -> None:
         write(offline.start(info(key)))
     events = home.journal / "demo/bad/events.jsonl"
     events.write_bytes(events.read_bytes().replace(b'{"event": "epoch"', b'{"event" "epoch"', 1))
-    damaged = f"{events}: line 2 is damaged. Restore the file from a copy, or move its folder away."
+    damaged = (
+        f"{events}: line 2 is damaged (Invalid JSON: expected `:` at line 1 column 10). Restore the file from a copy, "
+        "or move its folder away."
+    )
     with home.tracker() as tracker:
         tracker.reconcile("demo")
         tracker.catch_up("demo")
         assert tracker.flush(LONG)
     assert home.steps() == {"good": [1, 2, 3, 4]}
     assert home.warned == [damaged]
-    assert home.sync() == 0
+    assert "uploaded 0 runs. 1 record left out" in refusal(home.sync, SweeperError)
     assert home.warned == [damaged] * 2
 
 
@@ -143,7 +146,7 @@ def test_a_run_that_mlflow_refuses_is_reported_once_and_does_not_hold_up_the_oth
     assert missing in said
     assert len(read_events(home.journal / "demo/bad")) == 6
     write(JournalTracker(home.journal).start(info("later")))
-    assert "uploaded 1 runs. MLflow refused 1" in refusal(home.sync, SweeperError)
+    assert "uploaded 1 run. MLflow refused 1" in refusal(home.sync, SweeperError)
     assert home.steps() == {"good": [1, 2, 3, 4], "later": [1, 2, 3, 4]}
 
 

@@ -36,3 +36,9 @@ def test_every_run_below_a_folder_is_found_in_the_order_of_names(tmp_path: Path)
 
 def test_a_folder_without_events_has_none(tmp_path: Path) -> None:
     assert read_events(tmp_path) == []
+
+
+def test_a_journal_without_a_folder_has_no_runs_and_nothing_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    assert run_folders(tmp_path / "none", said.append) == []
+    assert said == []

@@ -36,13 +36,13 @@ RATES: Final = ("conv_dropout", "head_dropout")
 
 def sweep_report(env: Environment, record: StudyRecord, drawn: Mapping[str, bytes] | None = None) -> bytes:
     """Write the report of a sweep; `drawn` are its pictures, if they have been drawn already."""
-    sweep = read_sweep(record, env.journal)
+    sweep = read_sweep(record, env.journal, env.warn)
     return sweep_page(sweep, draw(sweep) if drawn is None else drawn)
 
 
 def sweep_pictures(env: Environment, record: StudyRecord) -> tuple[dict[str, bytes], bytes]:
     """Draw the pictures of a sweep; return them by file name, and the table of its trials as CSV."""
-    sweep = read_sweep(record, env.journal)
+    sweep = read_sweep(record, env.journal, env.warn)
     return draw(sweep), trials_csv(sweep)
 
 

@@ -6,16 +6,21 @@ import csv
 import datetime as dt
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from sweeper.core.errors import RecordError
+from sweeper.core.inside import read_inside
 from sweeper.tracking.base import FINISHED
 from sweeper.tracking.reading import ARTIFACTS, history, read_events
 
 if TYPE_CHECKING:
     from sweeper.study.importance import Importance
     from sweeper.study.rows import StudyRecord, TrialRow
+
+
+MOST_FILE: Final = 10_000_000  # bytes of a file that the report shows
 
 
 class SweptTrial(NamedTuple):
@@ -70,16 +75,17 @@ class Sweep(NamedTuple):
         return list(dict.fromkeys(name for trial in self.trials for name in trial.params))
 
 
-def read_sweep(record: StudyRecord, journal: Path) -> Sweep:
+def read_sweep(record: StudyRecord, journal: Path, warn: Callable[[str], None] = lambda _: None) -> Sweep:
     """Read a study's sweep, with its runs from the journal at `journal`.
 
-    A trial whose run is missing, or belongs to an earlier study of the same name, has no losses and times.
+    A trial whose run is missing, damaged, or of an earlier study of the same name, has no losses and times. Warn of a
+    damaged one.
     """
     folder = journal / record.name
     trials: list[SweptTrial] = []
     started: dict[str, Any] = {}  # the first event of the first run found
     for row in record.rows:  # one run at a time: the events of ten thousand take hundreds of megabytes
-        events = read_events(folder / f"{row.number:04d}")
+        events = _events(folder / f"{row.number:04d}", warn)
         if events and events[0]["key"] != f"{record.uid}/{row.number}":
             events = []
         started = started or (events[0] if events else {})
@@ -90,9 +96,9 @@ def read_sweep(record: StudyRecord, journal: Path) -> Sweep:
         settings=record.settings,
         trials=trials,
         importances=record.importances,
-        champion=_champion(folder, record.uid),
+        champion=_champion(folder, record.uid, warn),
         tags=started.get("tags", {}),
-        images={name: profile[name] for name in ("train_images", "val_images") if name in profile},
+        images={name: profile[name] for name in ("train_images", "val_images") if isinstance(profile.get(name), int)},
         began=record.began,
         ended=record.ended,
     )
@@ -127,33 +133,45 @@ def _trial(row: TrialRow, events: list[dict[str, Any]], curve: Mapping[int, floa
         epochs=epochs,
         seconds=sum(times) if times else None if copied else row.seconds,
         reason=row.reason,
-        copy_of=None if copied is None else int(copied),
+        copy_of=int(copied) if copied and copied.isdecimal() else None,
     )
 
 
-def _champion(folder: Path, uid: str) -> Champion | None:
-    """Read the champion that was evaluated last, if any."""
+def _events(folder: Path, warn: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Read the events of a run. Warn of a damaged one, which has none."""
+    try:
+        return read_events(folder)
+    except RecordError as error:
+        warn(str(error))
+        return []
+
+
+def _champion(folder: Path, uid: str, warn: Callable[[str], None]) -> Champion | None:
+    """Read the champion that was evaluated last, if any. Warn of a damaged one."""
     found = []
-    for run in folder.glob("champion-*"):
-        events = read_events(run)
+    for run in sorted(folder.glob("champion-*")):
+        events = _events(run, warn)
         ends = [event for event in events if event["event"] == "end" and event["status"] == FINISHED]
-        if ends and events[0]["key"].startswith(f"{uid}/champion/"):
-            found.append((ends[-1]["time"], run, int(events[0]["key"].rpartition("/")[2]), ends[-1]["metrics"]))
+        number = events[0]["key"].rpartition("/")[2] if ends else ""
+        if number.isdecimal() and events[0]["key"] == f"{uid}/champion/{number}":
+            found.append((ends[-1]["time"], run, int(number), ends[-1]["metrics"]))
     if not found:
         return None
     _, run, trial, metrics = max(found, key=lambda entry: entry[0])
-    files = run / ARTIFACTS / "evaluation"
-    errors = files / "errors.png"
-    rows = _table(files / "confusion.csv")
-    return Champion(
-        trial,
-        metrics,
-        classes=[row[0] for row in rows],
-        confusion=[[int(count) for count in row[1:-1]] for row in rows],
-        errors=errors.read_bytes() if errors.is_file() else None,
-    )
+    try:
+        rows = list(csv.reader(io.StringIO((_file(run, "confusion.csv") or b"").decode())))[1:]
+        confusion = [[int(count) for count in row[1:-1]] for row in rows]
+        classes = [row[0] for row in rows]
+        errors = _file(run, "errors.png")
+    except (RecordError, ValueError, IndexError, csv.Error) as error:
+        warn(f"{run}: {error}")
+        classes, confusion, errors = [], [], None
+    return Champion(trial, metrics, classes, confusion, errors)
 
 
-def _table(path: Path) -> list[list[str]]:
-    """Read a CSV file's rows below its header; none where there is no file."""
-    return list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))[1:] if path.is_file() else []
+def _file(run: Path, name: str) -> bytes | None:
+    """Read a file of the evaluation; None where there is none."""
+    try:
+        return read_inside(run, f"{ARTIFACTS}/evaluation/{name}", MOST_FILE)
+    except FileNotFoundError:
+        return None

@@ -155,14 +155,14 @@ sweeper.training.start.training = lambda config, data: train(
 # --- the driver ----------------------------------------------------------------------------------------
 
 
-def is_part(path: pathlib.Path, *_: Any) -> bool:
+def is_part(path: str | pathlib.Path, *_: Any, **__: Any) -> bool:
     """Whether a file written aside is being renamed."""
-    return path.name.endswith(".part")
+    return str(path).endswith(".part")
 
 
-def is_note(path: pathlib.Path, *_: Any) -> bool:
+def is_note(folder: pathlib.Path, name: str, *_: Any) -> bool:
     """Whether it is the uploader's note that is being written."""
-    return path.name == "upload.json"
+    return name == "upload.json"
 
 
 def is_outcome(storage: Any, trial_id: int, state: Any, values: Any = None) -> bool:
@@ -173,13 +173,14 @@ def is_outcome(storage: Any, trial_id: int, state: Any, values: Any = None) -> b
 def tear(inner: Callable[[pathlib.Path, bytes], None]) -> Callable[..., None]:
     """`_append_line`, in two halves with an event between them."""
 
-    def append_in_halves(path: pathlib.Path, line: bytes) -> None:
+    def append_in_halves(folder: pathlib.Path, line: bytes) -> None:
+        path = folder / "events.jsonl"
         with path.open("ab") as stream:
             stream.write(line[: len(line) // 2])
         happened("appending")
         with path.open("r+b") as stream:
             stream.truncate(path.stat().st_size - len(line) // 2)
-        inner(path, line)
+        inner(folder, line)
 
     return append_in_halves
 
@@ -205,8 +206,8 @@ def arm(events: set[str]) -> None:
     before(Study, "complete", "over")
     before(Study, "prune", "over")
     before(RDBStorage, "set_trial_state_values", "telling", is_outcome)
-    before(pathlib.Path, "replace", "renaming", is_part)
-    before(fetching, "write_whole", "noting", is_note)
+    before(os, "replace", "renaming", is_part)
+    before(fetching, "write_inside", "noting", is_note)
     if "appending" in events:
         journal._append_line = tear(journal._append_line)
     if "uploading" in events:
