@@ -6,9 +6,8 @@ stores a batch that is sent twice with the same times once, so a crash before th
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
@@ -16,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 import filelock
 
 from sweeper.core.files import remove_parts, write_whole
+from sweeper.tracking.base import FINISHED, KILLED
 from sweeper.tracking.connection import Connection
 from sweeper.tracking.fetching import KEY_TAG, UPLOADER, read_state, write_state
 from sweeper.tracking.patience import Patient, Wait, retrying
-from sweeper.tracking.reading import ARTIFACTS, history, read_events
+from sweeper.tracking.reading import ARTIFACTS, history, read_all_events, read_events
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,17 +44,54 @@ def upload(connection: Connection, draw: Figures, folder: Path, wait: Wait) -> N
     retrying(run.upload_new, connection.report, wait)
 
 
-def tidy(folder: Path, uri: str) -> None:
-    """Remove the files of a run that has ended, and that the store `uri` has whole, except those in `KEPT`."""
-    events = read_events(folder)
-    if not events or events[-1]["event"] != "end" or len(events) != read_state(folder, uri)["events"]:
-        return
-    artifacts = folder / ARTIFACTS
-    for path in artifacts.glob("*"):
-        if path.name != KEPT:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # something was kept
-        artifacts.rmdir()
+def free(connection: Connection, folder: Path) -> int:
+    """Remove the files of a run that the store has in the same size, except those in `KEPT`. Return their bytes."""
+    run_id, root, freed = read_state(folder, connection.uri)["run_id"], folder / ARTIFACTS, 0
+    if run_id is None:
+        return 0
+    for path in [p for p in root.rglob("*") if p.is_file() and p.relative_to(root).parts[0] != KEPT]:
+        name = path.relative_to(root).as_posix()
+        listed = connection.client.list_artifacts(run_id, name.rpartition("/")[0] or None)
+        size = path.stat().st_size
+        if any((each.path, each.file_size) == (name, size) for each in listed):
+            path.unlink()
+            freed += size
+    return freed
+
+
+def forget_lost(connection: Connection, root: Path, *, check_all: bool = False) -> list[Path]:
+    """Forget the uploads that the store has lost, as after its database was deleted or an older one restored.
+
+    The runs were uploaded one after the other, so without `check_all` the last one stands for the others.
+
+    Returns:
+        The folders of the runs to upload again.
+    """
+    uploaded = []
+    for folder, events in read_all_events(root, lambda _: None):
+        state = read_state(folder, connection.uri)
+        if events and events[-1]["event"] == "end" and len(events) == state["events"]:
+            uploaded.append((state.get("time", events[-1]["time"]), folder, state))
+    uploaded.sort(key=lambda each: each[0], reverse=True)
+    if not uploaded or (not check_all and _has_ended(connection, uploaded[0][2]["run_id"])):
+        return []
+    lost = [(folder, state) for _, folder, state in uploaded if not _has_ended(connection, state["run_id"])]
+    for folder, state in lost:
+        with filelock.FileLock(folder / UPLOADER):
+            write_state(folder, {"store": state["store"], "run_id": None, "events": 0})
+    return [folder for folder, _ in lost]
+
+
+def _has_ended(connection: Connection, run_id: str) -> bool:
+    """Return True if the store has the run and its end, also if the run was deleted there by hand."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(connection.client.get_run(run_id).info.end_time)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
 
 
 class _Upload:
@@ -67,13 +104,17 @@ class _Upload:
         self._calls = cast("MlflowClient", Patient(connection.client, connection.report, wait))
 
     def upload_new(self) -> None:
-        """Upload the events that MLflow does not have yet."""
+        """Upload the events that MLflow does not have yet, then the files: a refused file holds back no event."""
         with filelock.FileLock(self._folder / UPLOADER):  # a sweep and `sweeper sync` may both upload the run
             events = read_events(self._folder)
             state = read_state(self._folder, self._connection.uri)
             if len(events) > state["events"]:
                 run_id = self._upload(events, state)
-                write_state(self._folder, state | {"run_id": run_id, "events": len(events)})
+                state |= {"run_id": run_id, "events": len(events), "time": time.time_ns() // 1_000_000, "files": True}
+                write_state(self._folder, state)
+            if state.get("files") and events[-1]["event"] == "end":
+                self._artifacts(state["run_id"])
+                write_state(self._folder, state | {"files": False})
 
     def _upload(self, events: list[dict[str, Any]], state: dict[str, Any]) -> str:
         """Upload the events that `state` does not count yet, and return their run in MLflow."""
@@ -148,7 +189,8 @@ class _Upload:
 
         end = events[-1]
         self._draw_figures(history(events), events[0]["name"])
-        self._artifacts(run_id)
+        if end["status"] == KILLED and self._calls.get_run(run_id).info.status == FINISHED:
+            return  # an older journal, whose run finished after all
         self._calls.log_batch(
             run_id,
             metrics=[Metric(k, v, end["time"], 0) for k, v in end["metrics"].items()],  # step 0: a bar, not a curve
