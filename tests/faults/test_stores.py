@@ -6,8 +6,9 @@ import hashlib
 import shutil
 import signal
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -39,26 +40,51 @@ def replace(path: Path, other: Path | None) -> None:
 
 def contents(home: Path) -> dict[str, str]:
     """The hash of every file of a home, but for databases, which may be opened, and their locks."""
-    files = (
-        path for path in home.rglob("*") if path.is_file() and not path.name.startswith(("sweeper.db", "mlflow.db"))
-    )
+    files = (path for path in home.rglob("*") if path.is_file() and ".db" not in path.suffixes)
     return {str(p.relative_to(home)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def swept(place: Place, aside: Path) -> dict[str, dict[str, Path | None]]:
-    """Six trials in `place`, and what to put in the place of each store, by age."""
+class Homes(NamedTuple):
+    """Copies of a home: after three trials, after six, and one that went another way after three."""
+
+    older: Path
+    present: Path
+    another: Path
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, alone: dict[str, str]) -> tuple[Place, Homes]:
+    """A place, and what its home may be replaced by."""
+    aside = tmp_path_factory.mktemp("stores")
+    place = Place(aside / "home", alone, {})
+    place.home.mkdir()
+    shutil.copy(empty_store, place.home)
+    found = Homes(aside / "older", aside / "present", aside / "another")
     assert place.run(*command(3)).returncode == 0
-    shutil.copytree(place.home, aside / "older")
+    shutil.copytree(place.home, found.older)
     assert place.run(*command(6)).returncode == 0
-    other = Place(aside / "other", place.env, {})
-    shutil.copytree(aside / "older", other.home)
+    shutil.copytree(place.home, found.present)
+    replace(place.home, found.older)
     for store in STORES.values():
-        replace(other.home / store, None)
-    assert other.run(*command(4), "--seed", "7").returncode == 0
-    return {
-        store: {"missing": None, "older": aside / "older" / name, "another's": other.home / name}
-        for store, name in STORES.items()
-    }
+        replace(place.home / store, None)
+    shutil.copy(empty_store, place.home)
+    assert place.run(*command(4), "--seed", "7").returncode == 0
+    shutil.copytree(place.home, found.another)
+    return place, found
+
+
+@pytest.fixture
+def place_with(homes: tuple[Place, Homes]) -> Callable[[str, str], Place]:
+    """The place after six trials, with one store of another age."""
+    place, found = homes
+
+    def replaced(store: str, age: str) -> Place:
+        replace(place.home, found.present)
+        other = {"older": found.older, "another's": found.another}.get(age)
+        replace(place.home / STORES[store], other and other / STORES[store])
+        return place
+
+    return replaced
 
 
 def wrong(place: Place, trials: int) -> dict[str, int]:
@@ -89,14 +115,11 @@ def wrong(place: Place, trials: int) -> dict[str, int]:
     ("store", "age"), [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES]
 )
 def test_a_store_of_another_age_loses_and_doubles_nothing(
-    place: Place, tally: Tally, tmp_path: Path, store: str, age: str
+    place_with: Callable[[str, str], Place], tally: Tally, store: str, age: str
 ):
-    others = swept(place, tmp_path)
-    outside = contents(tmp_path / "older")
-    replace(place.home / STORES[store], others[store][age])
+    place = place_with(store, age)
     before = contents(place.home)
     done = place.run(*command(8))
-    assert contents(tmp_path / "older") == outside, "something was written outside the home"
     if (store, age) in REFUSED:
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()
@@ -105,15 +128,16 @@ def test_a_store_of_another_age_loses_and_doubles_nothing(
         return
     assert done.returncode == 0, done.stderr
     found = wrong(place, 8)
-    if store == "mlflow" and age == "another's":
+    if (store, age) == ("mlflow", "another's"):
         found["runs doubled"] = 0  # those of the other home are there as well
     tally("one authority", {f"{store} {age}": 1}, found)
 
 
 @pytest.mark.parametrize("age", ["missing", pytest.param("older", marks=pytest.mark.slow)])
-def test_sync_carries_again_what_a_restored_store_lacks(place: Place, tally: Tally, tmp_path: Path, age: str):
-    others = swept(place, tmp_path)
-    replace(place.home / "mlflow.db", others["mlflow"][age])
+def test_sync_uploads_again_what_a_restored_store_lacks(
+    place_with: Callable[[str, str], Place], tally: Tally, age: str
+):
+    place = place_with("mlflow", age)
     done = place.run("sync")
     assert done.returncode == 0, done.stderr
     tally("one authority", {f"sync to an MLflow database {age}": 1}, wrong(place, 6))
