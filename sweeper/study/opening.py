@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
+from collections.abc import Callable
+from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -19,23 +21,34 @@ from sweeper.study.space import Choice, Space
 from sweeper.study.study import Study, StudySettings
 
 
-def open_study(name: str, settings: StudySettings, storage_url: str) -> Study:
+def open_study(
+    name: str, settings: StudySettings, storage_url: str, is_another: Callable[[str], bool] = lambda _: False
+) -> Study:
     """Create the study, or continue it where it stopped.
+
+    Args:
+        name: of the study.
+        settings: it is continued only with equal ones.
+        storage_url: of its database.
+        is_another: returns True for the identity of a study, empty for a new one, that did not make the recorded runs.
 
     Raises:
         UsageError: the name or the URL is wrong.
-        StudyConflict: another driver holds the study, or it has other settings; or a trial was enqueued that is
-            outside the space, which is failed by this call.
+        StudyConflict: another driver holds the study, it has other settings, or the recorded runs are not its; or a
+            trial was enqueued that is outside the space, which is failed by this call.
         ServiceUnreachable: the database does not answer.
     """
     check_name(name)
     url = database_url(storage_url)
+    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
+        _check_journal(name, "", is_another)
     with contextlib.ExitStack() as resources:
         lock = acquire(url, name)
         resources.callback(lock.release)
         with creation(url):
             storage = resources.enter_context(open_database(url, create=True))
         known = name in optuna.get_all_study_names(storage)
+        _check_journal(name, _identity(name, storage) if known else "", is_another)
         if known:
             _check_settings(name, storage, settings)
         else:
@@ -46,6 +59,18 @@ def open_study(name: str, settings: StudySettings, storage_url: str) -> Study:
             mirror.set_user_attr("uid", uuid.uuid4().hex)
             mirror.set_user_attr("settings", settings.describe())
         return Study(name, settings, known, mirror, lock, resources.pop_all())
+
+
+def _identity(name: str, storage: optuna.storages.BaseStorage) -> str:
+    return str(storage.get_study_user_attrs(storage.get_study_id_from_name(name)).get("uid", ""))
+
+
+def _check_journal(name: str, uid: str, is_another: Callable[[str], bool]) -> None:
+    if is_another(uid):
+        raise StudyConflict(
+            f"the journal holds runs of another study {name!r}, whose database was lost or replaced. Restore that "
+            "database from a backup, or choose another name with --study."
+        )
 
 
 def _check_settings(name: str, storage: optuna.storages.BaseStorage, settings: StudySettings) -> None:

@@ -43,7 +43,7 @@ from sweeper.tracking.reading import WEIGHTS
 RETRIES: Final = 2  # with the same parameters, after a worker died or memory ran out
 TICK_SECONDS: Final = 0.5
 ASKING_SECONDS: Final = 2.0  # how long running trainings wait while others begin
-DUPLICATES: Final = 64  # of a pass; each has an open file until the pass is written
+MOST_KNOWN: Final = 64  # trials of a pass that need no training; each may have an open file until it is written
 SAME_ERROR_FROM_THE_START: Final = 3
 TRACEBACK_CHARACTERS: Final = 4_000  # MLflow takes 8,000 in a tag
 
@@ -58,16 +58,25 @@ class _Running:
     last: EpochResult | None = None
 
 
-class Duplicate(NamedTuple):
-    """A trial whose network was trained before, and the record of that training."""
+class Known(NamedTuple):
+    """A trial whose outcome is known without a training.
+
+    It has ended in the journal, and an earlier driver was killed before the study knew; or it is a duplicate.
+    """
 
     trial: Trial
     record: Recorded
+    duplicate: bool
 
     @property
-    def result(self) -> tuple[float, float]:
-        """The final validation accuracy and loss."""
-        return self.record.final["final/val_accuracy"], self.record.final["final/val_loss"]
+    def outcome(self) -> str:
+        """Complete, pruned or failed."""
+        return self.record.tags.get("sweeper.state", "complete")
+
+    @property
+    def accuracy(self) -> float | None:
+        """The final validation accuracy, if there is one."""
+        return self.record.final.get("final/val_accuracy")
 
 
 @dataclass
@@ -119,9 +128,9 @@ class Driver:
     def _run(self, waiting: list[Trial]) -> None:
         while True:
             self.tracker.check()
-            trials, duplicates = self._ask(waiting)
-            if trials or duplicates:
-                self._begin(trials, duplicates)
+            trials, known = self._ask(waiting)
+            if trials or known:
+                self._begin(trials, known)
             if not self._running and not self._wants_more():  # else a worker is closing a training
                 self.signals.check()
                 break
@@ -133,36 +142,34 @@ class Driver:
             self.view.tick()
         if self.source.finished() < self._target and not self._exhausted:
             raise out_of_time(self.source.finished(), self._target)
-        for start in range(0, len(waiting), DUPLICATES):
+        for start in range(0, len(waiting), MOST_KNOWN):
             with self._written():
-                for trial in waiting[start : start + DUPLICATES]:
+                for trial in waiting[start : start + MOST_KNOWN]:
                     self._drop(trial)
 
-    def _ask(self, waiting: list[Trial]) -> tuple[list[Trial], list[Duplicate]]:
+    def _ask(self, waiting: list[Trial]) -> tuple[list[Trial], list[Known]]:
         """Ask for as many trials as the engine has room for, those in `waiting` first.
 
-        A duplicate takes no room. The source is told its outcome here, so that the next ask knows it.
+        A trial whose outcome is known takes no room. The source is told it here, so that the next ask knows it.
 
         Returns:
-            The trials to train, and the duplicates.
+            The trials to train, and those whose outcome is known.
         """
         trials: list[Trial] = []
-        duplicates: dict[int, Duplicate] = {}
+        known: dict[int, Known] = {}
         until = time.monotonic() + ASKING_SECONDS
-        while self._has_room(trials) and len(duplicates) < DUPLICATES and time.monotonic() < until:
+        while self._has_room(trials) and len(known) < MOST_KNOWN and time.monotonic() < until:
             trial = waiting.pop(0) if waiting else self.source.ask()
             if trial is None:
                 self._exhausted = True
                 break
-            record = self._trained_before(trial, duplicates)
-            if record is None:
+            found = self._find(trial, known)
+            if found is None:
                 trials.append(trial)
-                continue
-            duplicate = duplicates[trial.number] = Duplicate(trial, record)
-            for epoch in record.epochs:
-                self.source.report(trial.number, epoch.epoch, epoch.val_accuracy)
-            self.source.complete(trial.number, *duplicate.result)
-        return trials, list(duplicates.values())
+            else:
+                known[trial.number] = found
+                self._tell(found)
+        return trials, list(known.values())
 
     def _has_room(self, begun: Sequence[Trial]) -> bool:
         return self.engine.free() > len(begun) and self._wants_more(len(begun))
@@ -173,20 +180,35 @@ class Driver:
             return False
         return self.source.finished() + len(self._running) + begun < self._target
 
-    def _trained_before(self, trial: Trial, duplicates: Mapping[int, Duplicate]) -> Recorded | None:
-        """Return the record of an earlier trial of the same network; that of `duplicates` is not in the journal yet."""
+    def _find(self, trial: Trial, known: Mapping[int, Known]) -> Known | None:
+        """Return the trial with its outcome, if the journal has it, or if it is a duplicate of one in `known`."""
+        if record := self.tracker.recorded(self.describe(trial)):
+            return Known(trial, record, duplicate=False)
         if trial.duplicate_of is None:
             return None
-        if trial.duplicate_of in duplicates:
-            return duplicates[trial.duplicate_of].record
-        return self.tracker.recorded(self.describe(trial._replace(number=trial.duplicate_of)))
+        if trial.duplicate_of in known:  # which is not in the journal yet
+            return Known(trial, known[trial.duplicate_of].record, duplicate=True)
+        record = self.tracker.recorded(self.describe(trial._replace(number=trial.duplicate_of)))
+        return Known(trial, record, duplicate=True) if record else None
 
-    def _begin(self, trials: Sequence[Trial], duplicates: Sequence[Duplicate]) -> None:
+    def _tell(self, known: Known) -> None:
+        number, tags = known.trial.number, known.record.tags
+        for epoch in known.record.epochs:
+            self.source.report(number, epoch.epoch, epoch.val_accuracy)
+        if known.outcome == "complete":
+            self.source.complete(number, known.record.final["final/val_accuracy"], known.record.final["final/val_loss"])
+        elif known.outcome == "pruned":
+            self.source.prune(number, tags["sweeper.reason"])
+        else:
+            self.source.fail(number, tags["sweeper.reason"], tags.get("sweeper.traceback", ""))
+
+    def _begin(self, trials: Sequence[Trial], known: Sequence[Known]) -> None:
         """Begin trials in the study, then in the journal, then in the engine.
 
         Duplicates also end here: in the journal, then in the study. If the journal cannot take all, none has ended.
         """
         self.source.begin()
+        duplicates = [each for each in known if each.duplicate]
         with self.tracker.together():
             runs = [self._start(trial) for trial in trials]
             for duplicate in duplicates:
@@ -196,9 +218,9 @@ class Driver:
             del self._running[duplicate.trial.number]
         for run in runs:
             self._submit(run)
-        for duplicate in duplicates:
-            self.view.started(duplicate.trial)
-            self.view.ended(duplicate.trial, "complete", duplicate.result[0])
+        for each in known:
+            self.view.started(each.trial)
+            self.view.ended(each.trial, each.outcome, each.accuracy)
 
     def _start(self, trial: Trial, attempt: int = 1) -> _Running:
         log = self.tracker.start(self.describe(trial))
@@ -340,7 +362,7 @@ def _not_finite(metrics: Mapping[str, float]) -> str:
     return next((f"{name} is {value}" for name, value in metrics.items() if not finite(value)), "")
 
 
-def _copy(duplicate: Duplicate, log: RunLog) -> None:
+def _copy(duplicate: Known, log: RunLog) -> None:
     """Record the result of the earlier training, without its times."""
     for epoch in duplicate.record.epochs:
         log.epoch(epoch.epoch, {k: v for k, v in epoch_metrics(epoch).items() if not k.startswith("time/")})

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from sweeper.core.environment import Environment
@@ -32,6 +33,7 @@ from sweeper.sweep.records import this_command
 from sweeper.sweep.signals import Signals
 from sweeper.sweep.tracker import tracking
 from sweeper.tracking.base import FINISHED, RunInfo, Tracker
+from sweeper.tracking.reading import is_another
 
 LEARNING: Final = ("tpe", "gp")  # samplers that choose by the results of earlier trials
 
@@ -55,7 +57,8 @@ def optimize(env: Environment, options: SweepOptions) -> dict[str, Any]:
     images = SharedSplits(load(chosen.config, chosen.folder))
     _check_batch_sizes(options, images)
     prepare(options.engine)
-    study = open_study(options.study, settings, env.storage)
+    recorded = env.journal / options.study
+    study = open_study(options.study, settings, env.storage, partial(is_another, recorded))
     try:
         with (
             Signals() as signals,

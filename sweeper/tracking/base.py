@@ -47,7 +47,7 @@ class RunLog:
 
 
 class Recorded(NamedTuple):
-    """The record of a finished run: its epochs, and the metrics and tags of its end."""
+    """The record of a run that has ended: its epochs, and the metrics and tags of its end."""
 
     epochs: list[EpochResult]
     final: dict[str, float]

@@ -7,9 +7,12 @@ import glob
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import filelock
 
@@ -31,6 +34,13 @@ from sweeper.tracking.store import (
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+ARTIFACTS: Final = "mlartifacts"  # a folder of the home
+LOCATIONS: Final = {  # the columns of MLflow's tables that hold the place of files
+    "experiments": "artifact_location",
+    "runs": "artifact_uri",
+    "logged_models": "artifact_location",
+    "model_versions": "storage_location",
+}
 AWAY_AFTER: Final = 5  # failures in a row: a second and a half
 
 Warn = Callable[[str], None]
@@ -88,7 +98,7 @@ class Connection:
 
         found = self.client.get_experiment_by_name(EXPERIMENT)
         if found is None:
-            location = (self._home / "mlartifacts").resolve().as_uri() if is_sqlite(self.uri) else None
+            location = (self._home / ARTIFACTS).resolve().as_uri() if is_sqlite(self.uri) else None
             try:
                 return str(self.client.create_experiment(EXPERIMENT, artifact_location=location))
             except MlflowException:  # another process was faster
@@ -96,7 +106,32 @@ class Connection:
                 if found is None:
                     raise
         check_stage(self.uri, found.experiment_id, found.lifecycle_stage)
+        self._follow_move(found.artifact_location)
         return str(found.experiment_id)
+
+    def _follow_move(self, location: str) -> None:
+        """Let the database of a home that was moved or copied name the files of this home."""
+        home, (before, _, name) = self._home.resolve(), location.rpartition("/")
+        ours = is_sqlite(self.uri) and sqlite_file(self.uri).resolve().parent == home
+        if not ours or name != ARTIFACTS or not before.startswith("file:") or before == home.as_uri():
+            return
+        moved = url2pathname(urlsplit(before).path)
+        relocate(sqlite_file(self.uri), {f"{before}/": f"{home.as_uri()}/", f"{moved}/": f"{home}/"})
+        self._warn(f"this home was at {moved} before. MLflow now looks for its files in {home}.")
+
+
+def relocate(file: Path, moved: Mapping[str, str]) -> None:
+    """Replace the beginnings of artifact locations in the MLflow database `file`, from old ones to new ones."""
+    import sqlalchemy as sa
+
+    engine = sa.create_engine(f"sqlite:///{file}", poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        found = sa.MetaData()
+        found.reflect(connection, only=[name for name in LOCATIONS if sa.inspect(connection).has_table(name)])
+        for table, (old, new) in product(found.tables.values(), moved.items()):
+            column = table.c[LOCATIONS[table.name]]
+            value = sa.literal(new).concat(sa.func.substr(column, len(old) + 1))
+            connection.execute(sa.update(table).where(column.startswith(old, autoescape=True)).values({column: value}))
 
 
 @contextlib.contextmanager

@@ -33,6 +33,8 @@ from sweeper.tracking.schema import MOST_EVENTS
 
 WRITER: Final = ".writer"
 FSYNCS: Final = 16  # at a time
+OUTCOMES: Final = {"complete", "pruned", "failed"}  # the states of a run that ended by itself
+ELSEWHERE: Final = {"device", "precision", "split"}  # that may change; a split may have its former name
 
 
 class JournalTracker(Tracker):
@@ -85,11 +87,11 @@ class JournalTracker(Tracker):
                         raise error
 
     def recorded(self, run: RunInfo) -> Recorded | None:
-        """Return the record of the run, or None if it has not finished, or its folder holds another run."""
+        """Return the record of the run, or None if it has not ended by itself, or its folder holds another run."""
         events = read_events(self.root / run.folder)
-        if not events or events[0]["key"] != run.key:
+        if not events or not _continues(run, events) or events[-1]["event"] != "end":
             return None
-        if events[-1]["event"] != "end" or events[-1]["status"] != FINISHED:
+        if events[-1]["tags"].get("sweeper.state") not in OUTCOMES and events[-1]["status"] != FINISHED:
             return None
         return Recorded(list(read_epochs(events).values()), events[-1]["metrics"], events[-1]["tags"])
 
@@ -121,16 +123,18 @@ class JournalLog(RunLog):
         except BaseException:
             self._lock.release()
             raise
-        if earlier and earlier[0]["key"] != run.key:  # of a study that had this name before
+        key = earlier[0]["key"] if earlier else run.key
+        if earlier and not _continues(run, earlier):  # of a study that had this name, or had more trials, before
             self._lock.release()
             folder.rename(folder.with_name(f"{folder.name}.{time.time_ns()}"))
             self._lock = _hold(folder)
+            key = run.key if key != run.key else f"{run.key}@{time.time_ns()}"  # another run in MLflow
             earlier = []
         make_inside(folder, ARTIFACTS)
         remove_parts(folder / ARTIFACTS)
         self._steps = {e["step"] for e in earlier if e["event"] == "epoch"}
         attempt = 1 + sum(e["event"] == "start" for e in earlier)
-        self._add(_line("start", key=run.key, name=run.name, params=dict(run.params), description=run.description,
+        self._add(_line("start", key=key, name=run.name, params=dict(run.params), description=run.description,
                         tags={**run.tags, "sweeper.attempt": str(attempt)}, dataset=dict(run.dataset),
                         run_id=run.run_id, store=store))  # fmt: skip
 
@@ -181,6 +185,14 @@ class JournalLog(RunLog):
         self._lines.append(line)
         if not self._postpone(self):
             self.settle()
+
+
+def _continues(run: RunInfo, events: list[dict[str, Any]]) -> bool:
+    """Return True if `events` are of `run`: the same key, and the same parameters but for where it is computed."""
+    key, _, _ = events[0]["key"].partition("@")
+    params = [e["params"] for e in events if e["event"] == "start"][-1]
+    changed = {name for name in params.keys() & run.params.keys() if params[name] != run.params[name]}
+    return key == run.key and changed <= ELSEWHERE
 
 
 def _line(event: str, **fields: Any) -> bytes:

@@ -13,10 +13,11 @@ from sweeper.core.text import counted
 from sweeper.tracking.connection import Connection, Warn
 from sweeper.tracking.fetching import read_state
 from sweeper.tracking.journal import JournalTracker, end_all_abandoned
+from sweeper.tracking.patience import retrying
 from sweeper.tracking.reading import read_all_events
 from sweeper.tracking.registry import Registry
 from sweeper.tracking.store import hide_password, preflight, reason_of
-from sweeper.tracking.upload import Figures, check_count, tidy, upload
+from sweeper.tracking.upload import Figures, check_count, forget_lost, tidy, upload
 
 SYNC_PATIENCE: Final = 120.0  # seconds
 
@@ -33,6 +34,7 @@ class MlflowTracker(JournalTracker):
         self._pending: dict[Path, int] = {}  # by folder, how often it was written to
         self._refused: set[Path] = set()
         self._uploaded: set[Path] = set()
+        self._unchecked: set[Path] = set()  # folders below which the store may have lost runs
         self._wake = threading.Condition()
         self._closing = False
         self._connected = False
@@ -81,29 +83,47 @@ class MlflowTracker(JournalTracker):
         """Upload the runs below a folder that earlier processes recorded and did not upload."""
         for folder, _ in behind(self.root / below, self.connection.uri, self._warn):
             self.written(folder)
+        with self._wake:
+            self._unchecked.add(self.root / below)
+            self._wake.notify_all()
 
     def _run(self) -> None:
         try:
             self.connection.connect()
-        except SweeperError as error:
             with self._wake:
-                self._fatal = error
+                self._connected = True
                 self._wake.notify_all()
-            return
-        with self._wake:
-            self._connected = True
-            self._wake.notify_all()
+            self._upload_all()
+        except Exception as error:  # noqa: BLE001 - whatever ends this thread is reported at once, as it ends all uploads
+            known = isinstance(error, SweeperError)
+            with self._wake:
+                self._fatal = error if known else SweeperError(f"the uploads to MLflow ended: {reason_of(error)}")
+                self._wake.notify_all()
+
+    def _upload_all(self) -> None:
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._pending or self._closing)
-                if not self._pending:
+                self._wake.wait_for(lambda: self._pending or self._unchecked or self._closing)
+                if not self._pending and not self._unchecked:
                     return
-                folder, writes = next(iter(self._pending.items()))
+                unchecked = self._unchecked.pop() if self._unchecked else None
+                folder, writes = next(iter(self._pending.items()), (None, 0))
+            if unchecked is not None:
+                for lost in self._lost_below(unchecked):
+                    self.written(lost)
+            if folder is None:
+                continue
             self._upload(folder)
             with self._wake:
                 if self._pending[folder] == writes:  # nothing was written meanwhile
                     del self._pending[folder]
                 self._wake.notify_all()
+
+    def _lost_below(self, folder: Path) -> list[Path]:
+        lost = retrying(lambda: forget_lost(self.connection, folder), self.connection.report, time.sleep)
+        if lost:
+            self._warn(f"{hide_password(self.connection.uri)} has lost {counted(len(lost), 'run')}. Uploading again.")
+        return lost
 
     def _upload(self, folder: Path) -> None:
         try:
@@ -123,8 +143,10 @@ def _refused_run(folder: Path, error: Exception) -> str:
     return f"{folder}: MLflow refuses this run ({reason_of(error)}). It stays in the journal."
 
 
-def sync(root: Path, uri: str, home: Path, draw: Figures, warn: Warn) -> int:
+def sync(root: Path, uri: str, home: Path, draw: Figures, warn: Warn, *, check_all: bool = False) -> int:
     """Upload every run of the journal at `root` that MLflow does not have whole, and return the number of runs.
+
+    With `check_all`, ask MLflow for each run that was uploaded; else for the last one, which stands for the others.
 
     End runs whose process is gone, as killed. Upload a run that is being written as far as it is. Artifacts of a new
     sqlite store go below `home`.
@@ -152,6 +174,7 @@ def sync(root: Path, uri: str, home: Path, draw: Figures, warn: Warn) -> int:
 
     connection.connect(wait)
     end_all_abandoned(root, name)
+    retrying(lambda: forget_lost(connection, root, check_all=check_all), connection.report, wait)
     waiting = [folder for folder, _ in behind(root, connection.uri, name)]
     uploaded = len(waiting)
     refused: list[Path] = []
@@ -187,5 +210,5 @@ def behind(root: Path, uri: str, warn: Warn = lambda _: None) -> Iterator[tuple[
         except RecordError as error:
             warn(str(error))
         else:
-            if len(events) > state["events"]:
+            if len(events) > state["events"] or (state.get("files") and events[-1]["event"] == "end"):
                 yield folder, events

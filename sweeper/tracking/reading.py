@@ -131,6 +131,17 @@ def as_csv(epochs: list[dict[str, float]]) -> bytes:
     return text.getvalue().encode()
 
 
+def is_another(root: Path, study: str) -> bool:
+    """Return True if the folder `root` holds runs of trials, and none of them of the study with this identity."""
+    found = False
+    for folder, events in read_all_events(root, lambda _: None):
+        if folder.name.isdigit() and events:
+            found = True
+            if events[0]["key"].partition("/")[0] == study:
+                return False
+    return found
+
+
 def run_folders(root: Path, warn: Callable[[str], None] = lambda _: None) -> list[Path]:
     """Return the folder of every run below `root`, in the order of names. Warn of links, and of folders too deep."""
     found: list[Path] = []

@@ -78,6 +78,8 @@ class UploadState(TypedDict):
     store: Text
     run_id: RunId | None
     events: Annotated[int, Field(ge=0)]
+    time: NotRequired[Time]
+    files: NotRequired[bool]  # True if they are not uploaded yet
     registered: NotRequired[Annotated[str, StringConstraints(max_length=9, pattern=r"^[0-9]+$")]]
 
 

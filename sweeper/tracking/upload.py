@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from sweeper.core.errors import RecordError
 from sweeper.core.files import remove_parts
 from sweeper.core.inside import WAY_OUT, empty_inside, files_inside, lock_inside, read_inside, write_inside
+from sweeper.tracking.base import FINISHED, KILLED
 from sweeper.tracking.connection import Connection
 from sweeper.tracking.fetching import KEY_TAG, UPLOAD, UPLOADER, read_state, write_state
 from sweeper.tracking.patience import Patient, Wait, retrying
-from sweeper.tracking.reading import ARTIFACTS, history, read_events
+from sweeper.tracking.reading import ARTIFACTS, history, read_all_events, read_events
 from sweeper.tracking.schema import MOST_ARTIFACT
 
 if TYPE_CHECKING:
@@ -48,7 +50,8 @@ def upload(connection: Connection, draw: Figures, folder: Path, wait: Wait) -> N
 def tidy(folder: Path, uri: str) -> None:
     """Remove the files of a run that has ended, and that the store `uri` has whole, except those in `KEPT`."""
     events = read_events(folder)
-    if events and events[-1]["event"] == "end" and len(events) == read_state(folder, uri)["events"]:
+    state = read_state(folder, uri)
+    if events and events[-1]["event"] == "end" and len(events) == state["events"] and not state.get("files"):
         empty_inside(folder, ARTIFACTS, KEPT)
 
 
@@ -58,6 +61,44 @@ def check_count(folder: Path, events: list[dict[str, Any]], state: Mapping[str, 
         raise RecordError(
             f"{folder / UPLOAD} counts {state['events']} events, and the run has {len(events)}. {WAY_OUT}"
         )
+
+
+def forget_lost(connection: Connection, root: Path, *, check_all: bool = False) -> list[Path]:
+    """Forget the uploads that the store has lost, as after its database was deleted or an older one restored.
+
+    The runs were uploaded one after the other, so without `check_all` the last one stands for the others.
+
+    Returns:
+        The folders of the runs to upload again.
+    """
+    uploaded = []
+    for folder, events in read_all_events(root, lambda _: None):
+        try:
+            state = read_state(folder, connection.uri)
+        except RecordError:  # of which `behind` warns
+            continue
+        if events and events[-1]["event"] == "end" and len(events) == state["events"]:
+            uploaded.append((state.get("time", events[-1]["time"]), folder, state))
+    uploaded.sort(key=lambda each: each[0], reverse=True)
+    if not uploaded or (not check_all and _has_ended(connection, uploaded[0][2]["run_id"])):
+        return []
+    lost = [(folder, state) for _, folder, state in uploaded if not _has_ended(connection, state["run_id"])]
+    for folder, state in lost:
+        with lock_inside(folder, UPLOADER):
+            write_state(folder, {"store": state["store"], "run_id": None, "events": 0})
+    return [folder for folder, _ in lost]
+
+
+def _has_ended(connection: Connection, run_id: str) -> bool:
+    """Return True if the store has the run and its end, also if the run was deleted there by hand."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(connection.client.get_run(run_id).info.end_time)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
 
 
 class _Upload:
@@ -70,7 +111,7 @@ class _Upload:
         self._calls = cast("MlflowClient", Patient(connection.client, connection.report, wait))
 
     def upload_new(self) -> None:
-        """Upload the events that MLflow does not have yet."""
+        """Upload the events that MLflow does not have yet, then the files: a refused file holds back no event."""
         with lock_inside(self._folder, UPLOADER):  # a sweep and `sweeper sync` may both upload the run
             events = read_events(self._folder)
             state = read_state(self._folder, self._connection.uri)
@@ -78,7 +119,11 @@ class _Upload:
             if len(events) > state["events"]:
                 files_inside(self._folder, ARTIFACTS, MOST_ARTIFACT)  # refused before anything is sent
                 run_id = self._upload(events, state)
-                write_state(self._folder, state | {"run_id": run_id, "events": len(events)})
+                state |= {"run_id": run_id, "events": len(events), "time": time.time_ns() // 1_000_000, "files": True}
+                write_state(self._folder, state)
+            if state.get("files") and events[-1]["event"] == "end":
+                self._artifacts(state["run_id"])
+                write_state(self._folder, state | {"files": False})
 
     def _upload(self, events: list[dict[str, Any]], state: dict[str, Any]) -> str:
         """Upload the events that `state` does not count yet, and return their run in MLflow."""
@@ -153,7 +198,8 @@ class _Upload:
 
         end = events[-1]
         self._draw_figures(history(events), events[0]["name"])
-        self._artifacts(run_id)
+        if end["status"] == KILLED and self._calls.get_run(run_id).info.status == FINISHED:
+            return  # an older journal, whose run finished after all
         self._calls.log_batch(
             run_id,
             metrics=[Metric(k, v, end["time"], 0) for k, v in end["metrics"].items()],  # step 0: a bar, not a curve
