@@ -95,9 +95,9 @@ class MlflowTracker(JournalTracker):
                 self._wake.notify_all()
             self._upload_all()
         except Exception as error:  # noqa: BLE001 - whatever ends this thread is reported at once, as it ends all uploads
-            known = isinstance(error, SweeperError)
+            text = f"the uploads to MLflow ended: {reason_of(error)}"
             with self._wake:
-                self._fatal = error if known else SweeperError(f"the uploads to MLflow ended: {reason_of(error)}")
+                self._fatal = error if isinstance(error, SweeperError) else SweeperError(text)
                 self._wake.notify_all()
 
     def _upload_all(self) -> None:
