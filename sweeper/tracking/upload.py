@@ -89,10 +89,12 @@ def forget_lost(connection: Connection, root: Path, *, check_all: bool = False) 
     return [folder for folder, _ in lost]
 
 
-def _has_ended(connection: Connection, run_id: str) -> bool:
+def _has_ended(connection: Connection, run_id: str | None) -> bool:
     """Return True if the store has the run and its end, also if the run was deleted there by hand."""
     from mlflow.exceptions import MlflowException
 
+    if run_id is None:
+        return False
     try:
         return bool(connection.client.get_run(run_id).info.end_time)
     except MlflowException as error:
