@@ -325,4 +325,4 @@ def test_a_training_that_diverges_is_one_line_and_exit_code_1(sweeper: Callable[
 def test_engine_fused_means_gpu_and_warns_in_one_line(sweeper: Callable[..., Answer], tmp_path: Path):
     warning, error = sweeper(tmp_path, "optimize", *SAMPLE, "--device", "cpu", "--engine", "fused").err.splitlines()
     assert warning == "warning: --engine fused is now --engine gpu. Use the new name."
-    assert error.startswith("error: engine='gpu': training on cpu")
+    assert error.startswith("error: engine='gpu': the device is cpu")
