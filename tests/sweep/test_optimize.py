@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from sweeper.core.config import RunConfig
 from sweeper.core.environment import NONE
-from sweeper.core.errors import DataError, Interrupted, OutOfTime, SpaceError, SweeperError
+from sweeper.core.errors import DataError, Interrupted, OutOfTime, SpaceError, StudyConflict, SweeperError
 from sweeper.data.fashion import SAMPLE_DIR
 from sweeper.engine import choice
 from sweeper.engine.choice import EngineChoice
@@ -127,15 +128,15 @@ def test_a_sweep_that_is_done_is_late_for_nothing(place: Place):
     assert result["test"]["trial"] == 0
 
 
-def test_a_study_made_anew_does_not_take_over_the_records_of_the_one_before(place: Place):
-    place.optimize(trials=1, final=True, seed=0)
+def test_a_study_made_anew_is_refused_while_the_journal_has_the_runs_of_the_one_before(place: Place):
+    place.optimize(trials=1, seed=0)
     for file in place.home.glob("sweeper.db*"):
         file.unlink()
-    result = place.optimize(trials=1, final=True, seed=1)
-    epochs = [e for e in read_events(place.home / "journal/few/0000") if e["event"] == "epoch"]
-    assert epochs[-1]["metrics"]["val/accuracy"] == result["best"]["val_accuracy"]
-    end = read_events(place.home / "journal/few/champion-0000")[-1]
-    assert end["metrics"]["test/accuracy"] == result["test"]["test/accuracy"]
+    with pytest.raises(StudyConflict, match=r"runs of another study 'few'.* choose another name with --study"):
+        place.optimize(trials=1, seed=1)
+    assert not (place.home / "sweeper.db").exists()
+    shutil.rmtree(place.home / "journal/few")
+    assert place.optimize(trials=1, seed=1)["finished"] == 1
 
 
 def test_no_more_workers_are_started_than_there_are_trials_to_train(place: Place, monkeypatch: pytest.MonkeyPatch):
