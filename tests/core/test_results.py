@@ -45,12 +45,6 @@ def test_final_is_the_last_epoch_and_best_the_one_of_the_highest_accuracy():
     assert (metrics["final/val_accuracy"], metrics["best/val_accuracy"], metrics["best/epoch"]) == (0.625, 0.875, 2)
 
 
-def test_the_gap_of_an_epoch_is_positive_if_validation_is_worse():
-    metrics = result_of([0.5]).history[0].metrics()  # losses 0.5 and 0.75, accuracies 0.9 and 0.5
-    assert metrics["gap/loss"] == 0.25
-    assert metrics["gap/accuracy"] == pytest.approx(0.4)
-
-
 def test_the_result_of_an_epoch_takes_the_values_of_its_two_evaluations():
     train, val = Evaluation(0.5, 0.9, 0.2, np.eye(10)), Evaluation(0.75, 0.5, 0.1, np.eye(10))
     found = EpochResult.of(1, train, val, lr=1e-3, grad_norm=2.0, epoch_s=1.0, images_per_s=300.0)

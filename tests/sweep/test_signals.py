@@ -23,9 +23,7 @@ from sweeper.tracking.reading import read_events
 from sweeper.training.images import Data
 from tests.support.recorder import BASE, Recorder, describe, epoch
 
-SIGNALS = pytest.mark.parametrize(
-    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
-)
+SIGNALS = pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 
 
 @SIGNALS
