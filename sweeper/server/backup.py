@@ -16,6 +16,7 @@ from typing import Any, Final
 from psycopg import sql
 
 from sweeper.core.errors import SweeperError
+from sweeper.core.urls import refuse_query_password
 from sweeper.server.archive import unpack, write_archive
 from sweeper.server.postgres import MLFLOW, OPTUNA, Databases, Embedded, run_tool
 from sweeper.server.serve import ARTIFACTS, DATA, SECRETS, held, read_state, start_databases
@@ -89,6 +90,7 @@ def restore(home: Path, file: Path, database_url: str | None = None) -> dict[str
         ServiceUnreachable: the PostgreSQL of `database_url` does not answer.
     """
     home, file = home.resolve(), file.resolve()
+    refuse_query_password(database_url or "")
     if not file.is_file():
         raise SweeperError(f"{file}: no such file. Name one that sweeper backup wrote.")
     partial, log = home / "restore.partial", home / "log"
