@@ -126,10 +126,10 @@ def relocate(file: Path, moved: Mapping[str, str]) -> None:
 
     engine = sa.create_engine(f"sqlite:///{file}", poolclass=sa.NullPool)
     with engine.begin() as connection:
-        found = sa.MetaData()
-        found.reflect(connection, only=[name for name in LOCATIONS if sa.inspect(connection).has_table(name)])
-        for table, (old, new) in product(found.tables.values(), moved.items()):
-            column = table.c[LOCATIONS[table.name]]
+        present = [name for name in LOCATIONS if sa.inspect(connection).has_table(name)]
+        for name, (old, new) in product(present, moved.items()):
+            column: sa.ColumnClause[str] = sa.column(LOCATIONS[name])
+            table = sa.table(name, column)
             value = sa.literal(new).concat(sa.func.substr(column, len(old) + 1))
             connection.execute(sa.update(table).where(column.startswith(old, autoescape=True)).values({column: value}))
 
