@@ -70,7 +70,7 @@ class Known(NamedTuple):
 
     @property
     def outcome(self) -> str:
-        """Complete, pruned or failed."""
+        """Complete or pruned."""
         return self.record.tags.get("sweeper.state", "complete")
 
     @property
@@ -197,10 +197,8 @@ class Driver:
             self.source.report(number, epoch.epoch, epoch.val_accuracy)
         if known.outcome == "complete":
             self.source.complete(number, known.record.final["final/val_accuracy"], known.record.final["final/val_loss"])
-        elif known.outcome == "pruned":
-            self.source.prune(number, tags["sweeper.reason"])
         else:
-            self.source.fail(number, tags["sweeper.reason"], tags.get("sweeper.traceback", ""))
+            self.source.prune(number, tags["sweeper.reason"])
 
     def _begin(self, trials: Sequence[Trial], known: Sequence[Known]) -> None:
         """Begin trials in the study, then in the journal, then in the engine.

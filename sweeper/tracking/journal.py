@@ -33,7 +33,6 @@ from sweeper.tracking.schema import MOST_EVENTS
 
 WRITER: Final = ".writer"
 FSYNCS: Final = 16  # at a time
-OUTCOMES: Final = {"complete", "pruned", "failed"}  # the states of a run that ended by itself
 ELSEWHERE: Final = {"device", "precision", "split"}  # that may change; a split may have its former name
 
 
@@ -87,11 +86,11 @@ class JournalTracker(Tracker):
                         raise error
 
     def recorded(self, run: RunInfo) -> Recorded | None:
-        """Return the record of the run, or None if it has not ended by itself, or its folder holds another run."""
+        """Return the record of the run, or None if it has not finished, or its folder holds another run."""
         events = read_events(self.root / run.folder)
-        if not events or not _continues(run, events) or events[-1]["event"] != "end":
+        if not events or not _continues(run, events):
             return None
-        if events[-1]["tags"].get("sweeper.state") not in OUTCOMES and events[-1]["status"] != FINISHED:
+        if events[-1]["event"] != "end" or events[-1]["status"] != FINISHED:
             return None
         return Recorded(list(read_epochs(events).values()), events[-1]["metrics"], events[-1]["tags"])
 

@@ -181,19 +181,12 @@ def test_a_run_that_is_started_again_continues(place: Place) -> None:
     assert second.close(LONG) == 0
 
 
-@pytest.mark.parametrize("status", [None, KILLED])
-def test_only_a_run_that_ended_by_itself_counts_as_recorded(place: Place, status: str | None) -> None:
+@pytest.mark.parametrize("status", [None, KILLED, FAILED])
+def test_only_a_run_that_finished_counts_as_recorded(place: Place, status: str | None) -> None:
     tracker = place.tracker()
     assert tracker.recorded(place.run()) is None
     write(tracker.start(place.run()), 1, status=status)
     assert tracker.recorded(place.run()) is None
-
-
-def test_a_run_that_failed_is_recorded_with_its_state(place: Place) -> None:
-    tracker = place.tracker()
-    write(tracker.start(place.run()), 1, status=FAILED)
-    found = tracker.recorded(place.run())
-    assert (found and found.tags) == (None if place.kind == "none" else {"sweeper.state": "failed"})
 
 
 def test_what_another_run_left_in_the_folder_is_not_of_this_one(place: Place) -> None:
