@@ -164,13 +164,16 @@ def test_a_file_that_is_refused_for_good_holds_up_no_other_run(tmp_path: Path, m
         assert tracker.close(LONG) == 1
     (said,) = home.warned
     assert f"{bad}: MLflow refuses this run (413" in said
-    assert (finished(home, bad), finished(home, good)) == (False, True)
+    assert (finished(home, bad), finished(home, good)) == (True, True)  # a file holds back no end
+    run_id = run_id_of(home.journal, f"demo/{bad}", home.uri)
+    assert run_id
+    assert "large.bin" not in {file.path for file in home.client().list_artifacts(run_id)}
 
     assert "MLflow refused 1" in refusal(home.sync, SweeperError)
     assert home.warned == [said] * 2
     proxy.too_large = None
     assert home.sync() == 1
-    assert finished(home, bad)
+    assert "large.bin" in {file.path for file in home.client().list_artifacts(run_id)}
     proxy.cut()
 
 
