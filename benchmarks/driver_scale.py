@@ -3,7 +3,7 @@
     python -m benchmarks.driver_scale [--in-flight 64 256 1024] [--pace 1] [--tracking offline mlflow] [--save]
 
 Driver, journal (with fsync), Optuna study in SQLite and, with `mlflow`, the uploader and an MLflow store in SQLite are
-the real ones. The engine is a stub: each of its trainings comes to an epoch every `--pace` seconds, spread evenly over
+the real ones. The engine is a stub: each of its trainings finishes an epoch every `--pace` seconds, spread evenly over
 them, whether or not the driver has taken the one before. So the load is one result in that time and trial. The lag is
 the time from the moment at which an epoch is due to the one at which the driver has handled it. The figures are those
 of the seconds after `--warm-up`, in which the first trials are asked for.
@@ -225,7 +225,7 @@ def main() -> None:
                 rows.append(measure(args, in_flight, tracking, Path(root)))
             print(rows[-1], flush=True)
     what = (
-        f"Each trial in flight comes to an epoch every {args.pace:g} s, {args.epochs} epochs a trial; "
+        f"Each trial in flight finishes an epoch every {args.pace:g} s, {args.epochs} epochs a trial; "
         f"sampler {args.sampler}, pruner {args.pruner}; {args.seconds:g} s after {args.warm_up:g} s to warm up, "
         "once each. The target is 100 results a second with 64 in flight."
     )

@@ -71,7 +71,7 @@ def drive(home: Path, asks: int) -> dict[str, float]:
     study = synthetic.open_synthetic(home)
     found = {"open_s": perf_counter() - start}
     asked: list[int] = []
-    with study.together():  # so that what a call takes in memory and in the database are told apart
+    with study.together():  # to time memory and database apart
         both = [(_seconds(lambda: asked.append(study.ask().number)), _seconds(study.begin)) for _ in range(asks)]
         found["ask_ms"], found["begin_ms"] = (1000 * statistics.median(taken) for taken in zip(*both, strict=True))
         reports = [(number, step) for number in asked for step in range(1, 5)]

@@ -80,7 +80,7 @@ def make_plan(env: Environment, chosen: Chosen, options: Options) -> list[Planne
         StudyConflict: the journal holds runs of another data set, precision or kind of device.
     """
     protocol = PROTOCOLS[options.protocol]
-    # What the machine and the data set decide. A data set with fewer images than the protocol wants is used whole.
+    # The machine and the data set decide these. A data set smaller than the protocol asks for is used whole.
     machine = chosen.config.model_dump(include={"dataset", "device", "precision"})
     machine["train_images"] = protocol.train_images if _images(chosen.manifest) > protocol.train_images else 0
     _check_same(env.journal, protocol, machine)

@@ -159,7 +159,7 @@ class Mirror:
 
     def settle(self) -> None:
         """Write what was reported, and the trials that have ended, since the last call, after those that have begun.
-        What cannot be written is dropped: the next driver finds such a trial running.
+        Drop values that cannot be written: the next driver finds such a trial running.
 
         Raises:
             StudyConflict: another process has written to the study.

@@ -44,7 +44,7 @@ Real = Annotated[Annotated[Numbers, Tag("list")] | Annotated[Range, Tag("range")
 
 
 class SpaceFile(BaseModel):
-    """What a space file may hold: lists of values, and ranges where the field is a real number."""
+    """The dimensions of a space file: lists of values, or ranges for real-valued fields."""
 
     model_config = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
 

@@ -6,9 +6,9 @@
       └──────────────────── prune = close the training ─────────┘
 
 The order makes a crash harmless. A trial begins in the study, with its parameters, before anything else knows of it.
-Its outcome is in the journal before the study is told. The next driver trains whatever is RUNNING in the study again,
-with the same parameters, so that the number of finished trials comes out exact. Each pass of the driver writes each of
-the three once, so that trials that begin or end in the same pass share transactions and fsyncs.
+Its outcome is in the journal before it is in the study. The next driver takes trials that are RUNNING in the study
+from the journal if they have finished there, and trains the others again with the same parameters. So the number of
+finished trials comes out exact. Trials that begin or end in the same pass are written together.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Driver:
     def _ask(self, waiting: list[Trial]) -> tuple[list[Trial], list[Known]]:
         """Ask for as many trials as the engine has room for, those in `waiting` first.
 
-        A trial whose outcome is known takes no room. The source is told it here, so that the next ask knows it.
+        A trial whose outcome is known takes no room. Report it to the source here, so that the next ask knows it.
 
         Returns:
             The trials to train, and those whose outcome is known.

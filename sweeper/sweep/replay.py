@@ -3,8 +3,8 @@
 Compared are every metric of every recorded epoch except times, and the SHA-256 of the history and of the weights if the
 run recorded them. With the same code, packages, processor and threads a replay is always identical.
 
-Of a continued run, the last attempt is trained again. Epochs of an earlier attempt that may have computed with other
-bits, for example on other threads, are not compared.
+If a run was continued, its last attempt is trained again. Epochs of an earlier attempt that may have other bits, for
+example from other threads, are not compared.
 """
 
 from __future__ import annotations

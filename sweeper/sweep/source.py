@@ -15,7 +15,7 @@ class Source(Protocol):
     """Where trials come from, and where their outcomes go: a study, or a list."""
 
     def together(self) -> AbstractContextManager[None]:
-        """Within the block, what is asked lasts after `begin`, and what is told after `settle`.
+        """Make asked trials durable at `begin`, and reported outcomes at `settle`, within the block.
 
         An error that ends the block drops everything else.
         """
