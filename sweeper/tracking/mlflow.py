@@ -143,10 +143,8 @@ def _refused_run(folder: Path, error: Exception) -> str:
     return f"{folder}: MLflow refuses this run ({reason_of(error)}). It stays in the journal."
 
 
-def sync(root: Path, uri: str, home: Path, draw: Figures, warn: Warn, *, check_all: bool = False) -> int:
+def sync(root: Path, uri: str, home: Path, draw: Figures, warn: Warn) -> int:
     """Upload every run of the journal at `root` that MLflow does not have whole, and return the number of runs.
-
-    With `check_all`, ask MLflow for each run that was uploaded; else for the last one, which stands for the others.
 
     End runs whose process is gone, as killed. Upload a run that is being written as far as it is. Artifacts of a new
     sqlite store go below `home`.
@@ -174,7 +172,7 @@ def sync(root: Path, uri: str, home: Path, draw: Figures, warn: Warn, *, check_a
 
     connection.connect(wait)
     end_all_abandoned(root, name)
-    retrying(lambda: forget_lost(connection, root, check_all=check_all), connection.report, wait)
+    retrying(lambda: forget_lost(connection, root), connection.report, wait)
     waiting = [folder for folder, _ in behind(root, connection.uri, name)]
     uploaded = len(waiting)
     refused: list[Path] = []

@@ -63,10 +63,10 @@ def check_count(folder: Path, events: list[dict[str, Any]], state: Mapping[str, 
         )
 
 
-def forget_lost(connection: Connection, root: Path, *, check_all: bool = False) -> list[Path]:
+def forget_lost(connection: Connection, root: Path) -> list[Path]:
     """Forget the uploads that the store has lost, as after its database was deleted or an older one restored.
 
-    The runs were uploaded one after the other, so without `check_all` the last one stands for the others.
+    The runs were uploaded one after the other, so the last one stands for the others.
 
     Returns:
         The folders of the runs to upload again.
@@ -80,7 +80,7 @@ def forget_lost(connection: Connection, root: Path, *, check_all: bool = False) 
         if events and events[-1]["event"] == "end" and len(events) == state["events"]:
             uploaded.append((state.get("time", events[-1]["time"]), folder, state))
     uploaded.sort(key=lambda each: each[0], reverse=True)
-    if not uploaded or (not check_all and _has_ended(connection, uploaded[0][2]["run_id"])):
+    if not uploaded or _has_ended(connection, uploaded[0][2]["run_id"]):
         return []
     lost = [(folder, state) for _, folder, state in uploaded if not _has_ended(connection, state["run_id"])]
     for folder, state in lost:
