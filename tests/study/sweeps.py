@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
 import optuna
-import pytest
 
 from sweeper.core.config import RunConfig
-from sweeper.core.errors import SweeperError
 from sweeper.core.trial import Trial
 from sweeper.study.opening import open_study
 from sweeper.study.rows import TrialRow
@@ -20,16 +18,6 @@ from sweeper.study.study import Study, StudySettings
 
 SETTINGS = StudySettings(RunConfig(dataset="sample"), default_space(), dataset_sha256="0" * 64)
 MEMORY = "sqlite://"
-
-
-def refusal(call: Callable[[], Any], kind: type[SweeperError]) -> str:
-    """The message with which `call` is refused; always one line."""
-    with pytest.raises(kind) as caught:
-        call()
-    assert type(caught.value) is kind
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    return message
 
 
 @contextlib.contextmanager

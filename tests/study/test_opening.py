@@ -20,7 +20,8 @@ from sweeper.study.opening import open_study
 from sweeper.study.reading import read_study
 from sweeper.study.space import Choice, Range, Space
 from sweeper.study.study import StudySettings
-from tests.study.sweeps import SETTINGS, enqueue, other_program, refusal, train
+from tests.study.sweeps import SETTINGS, enqueue, other_program, train
+from tests.support.refusals import refusal
 
 pytest_plugins = ["tests.support.postgres"]
 

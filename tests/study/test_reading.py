@@ -12,7 +12,8 @@ from sweeper.core.errors import UsageError
 from sweeper.study.opening import open_study
 from sweeper.study.reading import read_record, read_study
 from sweeper.study.rows import TrialRow, best_row
-from tests.study.sweeps import MEMORY, SETTINGS, refusal, train
+from tests.study.sweeps import MEMORY, SETTINGS, train
+from tests.support.refusals import refusal
 
 
 def row(number: int, value: float | None, loss: float | None = 0.3, state: str = "complete") -> TrialRow:

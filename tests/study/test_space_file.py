@@ -11,7 +11,7 @@ from sweeper.core.config import RunConfig
 from sweeper.core.errors import SpaceError
 from sweeper.study.space import Choice, Range, Space
 from sweeper.study.space_file import MAX_FILE_BYTES, read_space
-from tests.study.sweeps import refusal
+from tests.support.refusals import refusal
 
 
 @pytest.fixture

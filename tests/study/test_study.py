@@ -15,8 +15,9 @@ from sweeper.core.errors import StudyConflict, SweeperError
 from sweeper.study.opening import open_study
 from sweeper.study.space import Choice, Space
 from sweeper.study.study import Study
-from tests.study.sweeps import MEMORY, SETTINGS, enqueue, other_program, refusal, sweep, train, without_times
+from tests.study.sweeps import MEMORY, SETTINGS, enqueue, other_program, sweep, train, without_times
 from tests.support.optuna_store import stored
+from tests.support.refusals import refusal
 
 # --- outcomes ------------------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from sweeper.core.errors import SweeperError
 from sweeper.sweep.tracker import FIGURES
 from sweeper.tracking.base import FINISHED, RunInfo, RunLog
 from sweeper.tracking.connection import Connection
@@ -86,16 +85,6 @@ def write(log: RunLog, steps: tuple[int, ...] = EPOCHS, *, end: bool = True) -> 
         log.epoch(step, {"train/loss": 1.0, "train/accuracy": 0.5, "val/loss": 1 / step, "val/accuracy": 0.5})
     if end:
         log.end(FINISHED, {"final/val_loss": 1 / len(steps)}, {"sweeper.state": "complete"})
-
-
-def refusal(call: Callable[[], Any], kind: type[SweeperError]) -> str:
-    """Return the message with which `call` is refused; it is always one line."""
-    with pytest.raises(kind) as caught:
-        call()
-    assert type(caught.value) is kind
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    return message
 
 
 class Quiet(http.server.BaseHTTPRequestHandler):

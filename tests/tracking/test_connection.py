@@ -18,7 +18,8 @@ from sweeper.core.environment import mlflow_command, tracking_url
 from sweeper.core.errors import SweeperError
 from sweeper.tracking.fetching import ui_link
 from sweeper.tracking.store import EXPERIMENT, preflight, sqlite_file
-from tests.support.tracked import LONG, Home, answering, info, listening, refusal, write
+from tests.support.refusals import refusal
+from tests.support.tracked import LONG, Home, answering, info, listening, write
 
 pytest_plugins = ["tests.support.mlflow_store", "tests.support.tracked"]
 

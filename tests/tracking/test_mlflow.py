@@ -16,7 +16,8 @@ from sweeper.tracking.fetching import run_id_of
 from sweeper.tracking.journal import JournalTracker
 from sweeper.tracking.reading import read_events
 from tests.faults.tools.proxy import Proxy
-from tests.support.tracked import LONG, Home, Quiet, info, listening, refusal, write
+from tests.support.refusals import refusal
+from tests.support.tracked import LONG, Home, Quiet, info, listening, write
 
 pytest_plugins = ["tests.support.mlflow_store", "tests.support.tracked"]
 

@@ -23,7 +23,8 @@ from cryptography.x509.oid import NameOID
 from sweeper.core.environment import tracking_url
 from sweeper.core.errors import ServiceUnreachable, SweeperError, UsageError
 from sweeper.tracking.store import hide_password, preflight, sqlite_file, store_uri
-from tests.support.tracked import Quiet, answering, listening, refusal
+from tests.support.refusals import refusal
+from tests.support.tracked import Quiet, answering, listening
 
 # MLflow's own use of SQLAlchemy 2.1
 pytest_plugins = ["tests.support.mlflow_store"]
