@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sweeper.core.config import RunConfig
-from sweeper.core.environment import OFFLINE, Environment
 from sweeper.core.errors import TrainingError
 from sweeper.core.results import Training
 from sweeper.engine.choice import EngineChoice
@@ -20,23 +18,14 @@ from sweeper.replication.reproduce import choose_machine
 from sweeper.replication.runs import ArmRun, read_runs
 from sweeper.tracking.reading import read_events
 from sweeper.training.start import training
+from tests.support.spoken import Spoken
 
 TINY = Protocol("quick", "for tests", seeds=2, train_images=600, epochs=1)  # batch-512 takes 512
 SMALL = {name: Arm("", base, {"model": "small", "lr": 2e-3}) for name, base in (("exp2", 2), ("exp4", 4))}
 
 
-@dataclass
-class Place:
-    """A folder to work in, and everything that was said there."""
-
-    home: Path
-    tracking_uri: str = OFFLINE
-    said: list[str] = field(default_factory=list)
-    warned: list[str] = field(default_factory=list)
-
-    @property
-    def environment(self) -> Environment:
-        return Environment(self.home, self.tracking_uri, "", None, False, self.warned.append, self.said.append)
+class Place(Spoken):
+    """A home for reproductions."""
 
     @property
     def root(self) -> Path:

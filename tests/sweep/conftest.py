@@ -5,13 +5,11 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sweeper.core.environment import OFFLINE, Environment
 from sweeper.core.experiments import experiment
 from sweeper.data.fashion import SAMPLE, SAMPLE_DIR
 from sweeper.engine.choice import EngineChoice
@@ -23,6 +21,7 @@ from sweeper.sweep.options import SweepOptions
 from sweeper.sweep.train import train_one
 from sweeper.tracking.store import EXPERIMENT
 from tests.support.recorder import BASE
+from tests.support.spoken import Spoken
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,19 +48,8 @@ def reopen(tmp_path: Path) -> Iterator[Callable[..., Study]]:
     opened[-1].close()
 
 
-@dataclass
-class Place:
-    """A folder for commands on the sample, and everything that they say there."""
-
-    home: Path
-    tracking_uri: str = OFFLINE
-    said: list[str] = field(default_factory=list)
-    warned: list[str] = field(default_factory=list)
-
-    @property
-    def environment(self) -> Environment:
-        storage = f"sqlite:///{self.home / 'sweeper.db'}"
-        return Environment(self.home, self.tracking_uri, storage, None, False, self.warned.append, self.said.append)
+class Place(Spoken):
+    """A home for commands on the sample."""
 
     def use_mlflow(self, empty_store: Path) -> None:
         self.tracking_uri = f"sqlite:///{shutil.copy(empty_store, self.home)}"
