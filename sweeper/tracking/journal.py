@@ -127,7 +127,7 @@ class JournalLog(RunLog):
             self._lock.release()
             folder.rename(folder.with_name(f"{folder.name}.{time.time_ns()}"))
             self._lock = _hold(folder)
-            key = run.key if key != run.key else f"{run.key}@{time.time_ns()}"  # another run in MLflow
+            key = f"{run.key}@{time.time_ns()}" if _key(earlier) == run.key else run.key  # another run in MLflow
             earlier = []
         make_inside(folder, ARTIFACTS)
         remove_parts(folder / ARTIFACTS)
@@ -188,10 +188,14 @@ class JournalLog(RunLog):
 
 def _continues(run: RunInfo, events: list[dict[str, Any]]) -> bool:
     """Return True if `events` are of `run`: the same key, and the same parameters but for where it is computed."""
-    key, _, _ = events[0]["key"].partition("@")
     params = [e["params"] for e in events if e["event"] == "start"][-1]
     changed = {name for name in params.keys() & run.params.keys() if params[name] != run.params[name]}
-    return key == run.key and changed <= ELSEWHERE
+    return _key(events) == run.key and changed <= ELSEWHERE
+
+
+def _key(events: list[dict[str, Any]]) -> str:
+    """Return the key that a run was started with, which may have a time after it."""
+    return str(events[0]["key"]).partition("@")[0]
 
 
 def _line(event: str, **fields: Any) -> bytes:

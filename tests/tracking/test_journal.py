@@ -315,3 +315,17 @@ def test_no_tracking_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     log.artifact("file", b"content")
     log.end(FINISHED, {}, {})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_other_parameters_are_another_run_each_time(tmp_path: Path):
+    """As after an older study database was restored: what was recorded of that trial stays aside, with its own key."""
+    tracker, keys = JournalTracker(tmp_path), []
+    for lr in ("0.1", "0.2", "0.3"):
+        run = RunInfo("uid/3", "003", {"lr": lr, "device": "cpu"}, {}, "", "demo/0003", {})
+        tracker.start(run).end(FINISHED, {}, {"sweeper.state": "complete"})
+        assert tracker.recorded(run)
+        assert tracker.recorded(replace(run, params={"lr": lr, "device": "cuda"}))  # the same, on another device
+        keys.append(read_events(tmp_path / "demo/0003")[0]["key"])
+    assert keys[0] == "uid/3"
+    assert len({*keys}) == 3
+    assert len(list((tmp_path / "demo").iterdir())) == 3
