@@ -124,7 +124,7 @@ def relocate(file: Path, moved: Mapping[str, str]) -> None:
     """Replace the beginnings of artifact locations in the MLflow database `file`, from old ones to new ones."""
     import sqlalchemy as sa
 
-    engine = sa.create_engine(f"sqlite:///{file}", poolclass=sa.NullPool)
+    engine = sa.create_engine(sqlite_url(file), poolclass=sa.NullPool)
     with engine.begin() as connection:
         present = [name for name in LOCATIONS if sa.inspect(connection).has_table(name)]
         for name, (old, new) in product(present, moved.items()):

@@ -159,3 +159,22 @@ def test_a_folder_with_spaces_and_a_percent_holds_the_store_and_nothing_else(
     assert list(tmp_path.iterdir()) == [tmp_path / "my data"]  # not "my%20data"
     assert home.steps() == {"k": [1, 2, 3, 4]}
     assert home.warned == []
+
+
+def test_a_home_that_was_moved_keeps_its_files_together(home: Home, tmp_path_factory: pytest.TempPathFactory):
+    with home.tracker() as tracker:
+        write(tracker.start(info("before")))
+    moved = tmp_path_factory.mktemp("elsewhere") / "it's 100 % moved"
+    home.folder.rename(moved)
+    here = Home(moved, f"sqlite:///{moved / 'mlflow.db'}", [])
+    with here.tracker() as tracker:
+        write(tracker.start(info("after")))
+        assert tracker.flush(LONG)
+    assert not home.folder.exists()
+    assert [f"this home was at {home.folder} before" in warning for warning in here.warned] == [True]
+    client = here.client()
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment.artifact_location == (moved / "mlartifacts").as_uri()
+    for run in client.search_runs([experiment.experiment_id]):
+        assert run.info.artifact_uri.startswith(moved.as_uri())
+        assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"config.json", "curves"}
