@@ -19,7 +19,7 @@ from sweeper.core.inside import WAY_OUT, empty_inside, files_inside, lock_inside
 from sweeper.tracking.base import FINISHED, KILLED
 from sweeper.tracking.connection import Connection
 from sweeper.tracking.fetching import KEY_TAG, UPLOAD, UPLOADER, read_state, write_state
-from sweeper.tracking.patience import Patient, Wait, retrying
+from sweeper.tracking.patience import Patient, Wait, passing, retrying
 from sweeper.tracking.reading import ARTIFACTS, history, read_all_events, read_events
 from sweeper.tracking.schema import MOST_ARTIFACT
 
@@ -90,7 +90,7 @@ def forget_lost(connection: Connection, root: Path) -> list[Path]:
 
 
 def _has_ended(connection: Connection, run_id: str | None) -> bool:
-    """Return True if the store has the run and its end, also if the run was deleted there by hand."""
+    """Return True unless the store lacks the run or its end. A run deleted by hand, or not to be read, is there."""
     from mlflow.exceptions import MlflowException
 
     if run_id is None:
@@ -98,9 +98,9 @@ def _has_ended(connection: Connection, run_id: str | None) -> bool:
     try:
         return bool(connection.client.get_run(run_id).info.end_time)
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return False
-        raise
+        if passing(error):
+            raise
+        return bool(error.error_code != "RESOURCE_DOES_NOT_EXIST")
 
 
 class _Upload:
