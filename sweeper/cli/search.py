@@ -87,6 +87,13 @@ def train(exp: int, **options: Any) -> None:
          metavar="auto|SECONDS")  # fmt: skip
 @click.option("--retries", type=click.IntRange(0, 100), default=2,
               help="Number of retries after a worker died or memory ran out.")  # fmt: skip
+@click.option("--one-seed", is_flag=True,
+              help="Train each configuration once: ask again where one is proposed that was trained. Without it, a "
+              "repeat is trained with the next seed.")  # fmt: skip
+@or_auto("--finalists", click.IntRange(0, 100), "Number of the best configurations that are trained again with fresh "
+         "seeds, to choose the champion by their means; 0: none; auto: 5 in a sweep of 20 trials or more.")  # fmt: skip
+@click.option("--finalist-seeds", type=click.IntRange(1, 100), default=3,
+              help="Number of fresh seeds of each finalist.")  # fmt: skip
 @click.option("--final/--no-final", default=True,
               help="Retrain the best configuration on train and validation images, and evaluate it once on the test "
               "images.")  # fmt: skip
@@ -103,7 +110,8 @@ def optimize(exp: int, **options: Any) -> None:
 
     fields = given(options, "epochs", "model", "augmentation", "seed", "device")
     fields |= {"split": "folds", "folds": options["folds"]} if options["folds"] else {"split": "holdout"}
-    names = ("trials", "study", "sampler", "pruner", "timeout", "retries", "final", "dataset", "device", "precision")
+    names = ("trials", "study", "sampler", "pruner", "timeout", "retries", "one_seed", "finalists",
+             "finalist_seeds", "final", "dataset", "device", "precision")  # fmt: skip
     asked = SweepOptions(experiment(exp, **fields), search_space(options["space"]), engine=engine_choice(options),
                          **{name: options[name] for name in names})  # fmt: skip
     env = make_environment(options)
@@ -123,12 +131,15 @@ def _say_best(env: Environment, result: dict[str, Any]) -> None:
     from sweeper.core.text import counted
     from sweeper.sweep.progress import in_words
 
-    counts = (
-        f"{counted(result['finished'], 'trial')} finished: {result['complete']} complete, {result['pruned']} pruned"
-    )
+    parts = [f"{result[state]} {state}" for state in ("complete", "pruned", "duplicate") if state in result]
+    counts = f"{counted(result['finished'], 'trial')} finished: {', '.join(parts)}"
     env.say(f"study {result['study']!r}: {counts}; {result['added']} added now")
     if best := result["best"]:
-        env.say(f"best: trial {best['trial']}, val accuracy {best['val_accuracy']:.4f}, loss {best['val_loss']:.4f}")
+        limits = f" [{best['low']:.4f}, {best['high']:.4f}]" if "low" in best else ""
+        env.say(
+            f"best: trial {best['trial']}, val accuracy {best['val_accuracy']:.4f}{limits}, "
+            f"{counted(best['seeds'], 'seed')}, loss {best['val_loss']:.4f}"
+        )
         env.say(f"      {in_words(best['params'])}")
     if test := result.get("test"):
         env.say(

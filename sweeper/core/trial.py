@@ -10,9 +10,9 @@ from sweeper.core.config import RunConfig
 class Trial(NamedTuple):
     """One trial to train: its number in the study, and its configuration.
 
-    `duplicate_of` is the number of an earlier, complete trial that trained the same network in the same way.
+    `repetition` counts the earlier trials that have the same parameters. Each is trained with a seed of its own.
     """
 
     number: int
     config: RunConfig
-    duplicate_of: int | None = None
+    repetition: int = 0

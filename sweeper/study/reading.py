@@ -13,7 +13,7 @@ from sweeper.core.errors import UsageError
 from sweeper.core.urls import database_url
 from sweeper.study.database import open_database, read_trials
 from sweeper.study.lock import is_driven
-from sweeper.study.rows import StudyRecord, TrialRow, study_record, trial_row
+from sweeper.study.rows import StudyRecord, TrialRow, study_record, trial_rows
 
 
 class StudyView(NamedTuple):
@@ -35,7 +35,7 @@ def read_study(name: str | None, storage_url: str) -> StudyView:
         UsageError: there is no such study.
     """
     found, attributes, trials = _read(name, storage_url)
-    rows = [trial_row(frozen) for frozen in trials]
+    rows = trial_rows(trials)
     return StudyView(
         name=found,
         target=int(attributes.get("target", 0)),

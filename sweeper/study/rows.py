@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeper.study.evidence import Standing, standings
 from sweeper.study.importance import Importance, importance_intervals
 
 STATES: Final = {
@@ -17,30 +18,53 @@ STATES: Final = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",  # enqueued, and not begun
 }
+SKIPPED: Final = "skipped"  # a user attribute of a trial that was ended as not wanted
 
 
 class TrialRow(NamedTuple):
     """One trial as a study records it."""
 
     number: int
-    state: str  # a value of STATES
+    state: str  # a value of STATES, or skipped
     value: float | None  # validation accuracy: final, or the last reported
     loss: float | None
     params: Mapping[str, Any]
     epochs: int
     seconds: float | None
     reason: str
+    copy_of: int | None = None  # 0.1.0 gave a trial the result of an earlier one, and trained it not
 
 
-def trial_row(frozen: FrozenTrial) -> TrialRow:
-    """Return a trial as a row."""
+class Ranked(NamedTuple):
+    """A configuration by its complete trials, one for each seed that was trained."""
+
+    params: Mapping[str, Any]
+    trials: tuple[int, ...]  # their numbers
+    standing: Standing  # its validation accuracy
+    loss: float  # mean validation loss, in nats
+
+
+def trial_rows(trials: Sequence[FrozenTrial]) -> list[TrialRow]:
+    """Return trials as rows."""
+    trained: dict[str, int] = {}  # the first complete trial of each key; only 0.1.0 recorded them
+    rows = []
+    for frozen in trials:
+        row, key = _trial_row(frozen), frozen.user_attrs.get("key")
+        if key is not None and row.state == "complete":
+            first = trained.setdefault(key, row.number)
+            row = row._replace(copy_of=None if first == row.number else first)
+        rows.append(row)
+    return rows
+
+
+def _trial_row(frozen: FrozenTrial) -> TrialRow:
     steps = frozen.intermediate_values
     last = steps[max(steps)] if steps else None
     end = frozen.datetime_complete or dt.datetime.now()
     started = frozen.datetime_start
     return TrialRow(
         number=frozen.number,
-        state=STATES[frozen.state],
+        state="skipped" if frozen.user_attrs.get(SKIPPED) else STATES[frozen.state],
         value=frozen.value if frozen.state == TrialState.COMPLETE else last,
         loss=frozen.user_attrs.get("val_loss"),
         params=frozen.params,
@@ -60,10 +84,20 @@ def elapsed(start: dt.datetime, end: dt.datetime) -> float:
     return min((round(seconds, 6) for seconds in found if seconds >= 0), default=0.0)
 
 
-def best_row(rows: Sequence[TrialRow]) -> TrialRow | None:
-    """Return the complete trial of highest accuracy, ties by loss, then by number; None if there is none."""
-    complete = [r for r in rows if r.state == "complete" and r.value is not None]
-    return max(complete, key=lambda r: (r.value, -(r.loss or 0.0), -r.number), default=None)
+def ranking(rows: Iterable[TrialRow]) -> list[Ranked]:
+    """Return the configurations that have complete trials, the best first: by shrunken mean, then by loss, then by
+    number. Copies are left out."""
+    groups: dict[frozenset[tuple[str, Any]], list[TrialRow]] = {}
+    for row in rows:
+        if row.state == "complete" and row.value is not None and row.copy_of is None:
+            groups.setdefault(frozenset(row.params.items()), []).append(row)
+    alike = {str(group[0].number): group for group in groups.values()}
+    found = []
+    for standing in standings({key: [row.value or 0.0 for row in group] for key, group in alike.items()}):
+        group = alike[standing.key]
+        loss = sum(row.loss or 0.0 for row in group) / len(group)
+        found.append(Ranked(group[0].params, tuple(row.number for row in group), standing, loss))
+    return sorted(found, key=lambda each: (-each.standing.shrunken, each.loss, each.trials[0]))
 
 
 class StudyRecord(NamedTuple):
@@ -81,13 +115,16 @@ class StudyRecord(NamedTuple):
 
 def study_record(name: str, attributes: Mapping[str, Any], trials: Sequence[FrozenTrial]) -> StudyRecord:
     """Return a study's record from its attributes and trials."""
+    rows = trial_rows(trials)
     return StudyRecord(
         name=name,
         uid=str(attributes.get("uid", "")),
         settings=attributes.get("settings", {}),
-        rows=[trial_row(frozen) for frozen in trials],
+        rows=rows,
         curves={frozen.number: frozen.intermediate_values for frozen in trials},
-        importances=importance_intervals(trials),
+        importances=importance_intervals(
+            [frozen for frozen, row in zip(trials, rows, strict=True) if row.copy_of is None]
+        ),
         began=min((t.datetime_start for t in trials if t.datetime_start), default=None),
         ended=max((t.datetime_complete for t in trials if t.datetime_complete), default=None),
     )

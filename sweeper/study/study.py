@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import optuna
 import sqlalchemy
@@ -20,13 +20,23 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sweeper.core.config import RunConfig, finite
 from sweeper.core.errors import ServiceUnreachable, SweeperError
 from sweeper.core.trial import Trial
+from sweeper.study.evidence import Standing, standings
 from sweeper.study.lock import Lock
 from sweeper.study.mirror import Mirror
-from sweeper.study.rows import StudyRecord, TrialRow, best_row, study_record, trial_row
+from sweeper.study.rows import SKIPPED, StudyRecord, TrialRow, study_record, trial_rows
 from sweeper.study.samplers import FINISHED, make_pruner, make_sampler, window
 from sweeper.study.space import Space
 
+ASKED_AGAIN: Final = 100  # proposals in a row
+REPETITION: Final = "repetition"  # a user attribute of a trial
+SEEDS: Final = 2**31  # below which a seed lies
+
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def repeat(config: RunConfig, times: int) -> RunConfig:
+    """Return the configuration with the seed that lies `times` above its own, beyond the last one with the first."""
+    return config.derive(seed=(config.seed + times) % SEEDS) if times else config
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,7 @@ class StudySettings:
     sampler: str = "tpe"
     pruner: str = "percentile"
     seed: int = 0
+    one_seed: bool = False  # ask again for a configuration that was proposed before, in place of another seed of it
 
     def describe(self) -> dict[str, Any]:
         """The settings as plain values, by name; devices and thread counts are not among them."""
@@ -49,6 +60,7 @@ class StudySettings:
             "sampler": self.sampler,
             "pruner": self.pruner,
             "search_seed": self.seed,
+            **({"seeds": "one"} if self.one_seed else {}),
             "dataset_sha256": self.dataset_sha256,
             **{f"space.{name}": value for name, value in self.space.describe().items()},
             **{name: value for name, value in base.items() if name not in self.space.dimensions},
@@ -69,10 +81,17 @@ class Study:
     def __post_init__(self) -> None:
         self._optuna = self._mirror.study
         self._pruner = make_pruner(self.settings.pruner)
-        self._trained: dict[str, int] = {}  # the first complete trial of each key
-        self._finished = 0
-        for frozen in self.trials(*FINISHED):
-            self._count(frozen)
+        self._begun: dict[frozenset[tuple[str, Any]], int] = {}  # how many trials have these parameters
+        self._values: dict[
+            frozenset[tuple[str, Any]], tuple[int, list[float]]
+        ] = {}  # of complete trials, by parameters
+        self._finished = len(self.trials(*FINISHED))
+        for row in self.rows():
+            if row.state == "complete" and row.copy_of is None:
+                self._value(row.number, row.params, row.value or 0.0)
+        for frozen in self.trials():
+            if frozen.state.is_finished() or REPETITION in frozen.user_attrs:  # else it is counted when it begins
+                self._next_repetition(frozen)
 
     @property
     def uid(self) -> str:
@@ -89,7 +108,7 @@ class Study:
 
     def failed(self) -> int:
         """Return the number of trials that failed for good."""
-        return len(self.trials(TrialState.FAIL))
+        return sum(not frozen.user_attrs.get(SKIPPED) for frozen in self.trials(TrialState.FAIL))
 
     def running(self) -> int:
         """Return the number of trials that this driver or an earlier one has begun and not ended."""
@@ -110,18 +129,25 @@ class Study:
         self._mirror.begin()
 
     def unfinished(self) -> Iterator[Trial]:
-        """Return the trials that an earlier driver left running, with the parameters they were given."""
+        """Return the trials that an earlier driver left running, with the parameters and seeds they were given."""
         for number in [n for n, frozen in self._mirror.left.items() if frozen.state == TrialState.RUNNING]:
             yield self._begin(optuna.Trial(self._optuna, self._mirror.id_in_memory(number)))
 
-    def ask(self) -> Trial:
+    def ask(self) -> Trial | None:
         """Return a new trial, or one that was enqueued with Optuna's `enqueue_trial`, with its parameters.
+
+        None: the study wants one seed of each configuration, and `ASKED_AGAIN` proposals in a row were not new.
 
         Raises:
             ServiceUnreachable: the database is away, or this process does not hold the study any more.
         """
-        self._lock.check()
-        return self._begin(self._optuna.ask())
+        for _ in range(ASKED_AGAIN):
+            self._lock.check()
+            trial = self._begin(self._optuna.ask())
+            if not (self.settings.one_seed and trial.repetition):
+                return trial
+            self.skip(trial.number, "its parameters are those of an earlier trial")
+        return None
 
     def _begin(self, trial: optuna.Trial) -> Trial:
         self._optuna.sampler = make_sampler(self.settings.sampler, self.settings.seed, trial.number)
@@ -129,16 +155,18 @@ class Study:
             if self.settings.sampler == "tpe":
                 seen.enter_context(self._mirror.memory.showing(window(self.trials())))
             config = self.settings.space.suggest(self.settings.base, trial)
-        trial.set_user_attr("key", config.key)
+        repetition = self._next_repetition(self._mirror.trial(trial.number))
+        trial.set_user_attr(REPETITION, repetition)
         self._mirror.began(trial.number)
-        return Trial(trial.number, config, self._trained.get(config.key))
+        return Trial(trial.number, repeat(config, repetition), repetition)
 
-    def _count(self, frozen: FrozenTrial) -> None:
-        """Take note of a trial that is finished."""
-        self._finished += 1
-        key = frozen.user_attrs.get("key")
-        if frozen.state == TrialState.COMPLETE and key is not None:
-            self._trained[key] = min(frozen.number, self._trained.get(key, frozen.number))
+    def _next_repetition(self, frozen: FrozenTrial) -> int:
+        """Return how many earlier trials have the parameters of `frozen`, and take note of it."""
+        params = frozenset(frozen.params.items())
+        known = self._begun.get(params, 0)
+        repetition = int(frozen.user_attrs.get(REPETITION, known))
+        self._begun[params] = max(known, repetition + 1)
+        return repetition
 
     def report(self, number: int, step: int, value: float) -> bool:
         """Record an intermediate value; True asks to prune the trial."""
@@ -156,11 +184,18 @@ class Study:
         """End a trial that reached its last epoch; `loss` breaks ties."""
         if not (finite(accuracy) and finite(loss)):
             raise ValueError(f"trial {number}: accuracy {accuracy}, loss {loss}: not finite")
-        self._count(self._mirror.end(number, TrialState.COMPLETE, {"val_loss": loss}, accuracy))
+        ended = self._mirror.end(number, TrialState.COMPLETE, {"val_loss": loss}, accuracy)
+        self._value(number, ended.params, accuracy)
+        self._finished += 1
 
     def prune(self, number: int, reason: str) -> None:
         """End a trial early: the pruner asked for it, or it diverged."""
-        self._count(self._mirror.end(number, TrialState.PRUNED, {"reason": reason}))
+        self._mirror.end(number, TrialState.PRUNED, {"reason": reason})
+        self._finished += 1
+
+    def skip(self, number: int, reason: str) -> None:
+        """End a trial that is not wanted; it counts neither as finished nor as failed."""
+        self._mirror.end(number, TrialState.FAIL, {"reason": reason, SKIPPED: True})
 
     def fail(self, number: int, reason: str, details: str = "") -> None:
         """End a trial that could not be trained; it does not count towards the number that was asked for."""
@@ -175,15 +210,19 @@ class Study:
 
     def rows(self) -> list[TrialRow]:
         """Return every trial so far."""
-        return [trial_row(frozen) for frozen in self.trials()]
+        return trial_rows(self.trials())
 
-    def best(self) -> Trial | None:
-        """Return the complete trial of highest accuracy, ties by loss, or None."""
-        row = best_row(self.rows())
-        if row is None:
-            return None
-        fixed = optuna.trial.FixedTrial(dict(row.params), number=row.number)
-        return Trial(row.number, self.settings.space.suggest(self.settings.base, fixed))
+    def _value(self, number: int, params: Mapping[str, Any], accuracy: float) -> None:
+        self._values.setdefault(frozenset(params.items()), (number, []))[1].append(accuracy)
+
+    def leader(self) -> Standing | None:
+        """Return the standing of the best configuration so far, whose key is the number of its first trial."""
+        found = standings({str(number): values for number, values in self._values.values()})
+        return found[0] if found else None
+
+    def configuration(self, params: Mapping[str, Any]) -> RunConfig:
+        """Return the configuration of a trial's parameters, with the base seed."""
+        return self.settings.space.suggest(self.settings.base, optuna.trial.FixedTrial(dict(params)))
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:

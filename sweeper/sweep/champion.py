@@ -17,7 +17,7 @@ from sweeper.data.splits import Labelled, load_test
 from sweeper.engine.aside import call, stream
 from sweeper.report.run.errors import errors_picture
 from sweeper.study.study import Study
-from sweeper.sweep.champion_record import recorded_metrics
+from sweeper.sweep.champion_record import recorded_champions
 from sweeper.sweep.choose import Chosen
 from sweeper.sweep.describe import describe_run
 from sweeper.sweep.retrain import Champion, export, retrain
@@ -39,7 +39,7 @@ def evaluate_champion(
     """
     config = best.config.derive(split="test", folds=0, train_images=0)
     folder = f"{study.name}/champion-{best.number:04d}"
-    metrics = recorded_metrics(env, folder, study.uid)
+    metrics = recorded_champions(env, study.name, study.uid).get(best.number)
     if metrics is None:
         everything = SharedSplits([load_test(config, chosen.folder)])
         info = _describe(chosen, study, best, config, everything, folder)

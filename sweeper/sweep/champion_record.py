@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from sweeper.core.environment import Environment
-from sweeper.tracking.base import FINISHED
-from sweeper.tracking.reading import read_events
+from sweeper.tracking.reading import finished_runs
 
 
-def recorded_metrics(env: Environment, folder: str, uid: str) -> dict[str, float] | None:
-    """Return the test metrics of an earlier evaluation of the same study's champion."""
-    events = read_events(env.journal / folder)
-    if not events or not events[0]["key"].startswith(uid):
-        return None
-    ends = [event for event in events if event["event"] == "end" and event["status"] == FINISHED]
-    return ends[-1]["metrics"] if ends else None
+def recorded_champions(env: Environment, study: str, uid: str) -> dict[int, dict[str, float]]:
+    """Return the test metrics of a study's champions, by the number of their trial, the latest one last."""
+    found = []
+    for run in finished_runs(env.journal / study, "champion-*", env.warn):
+        number = run.key.removeprefix(f"{uid}/champion/")
+        if number.isdecimal():
+            found.append((run.time, int(number), run.metrics))
+    return {number: metrics for _, number, metrics in sorted(found, key=lambda each: each[0])}

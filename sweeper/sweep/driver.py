@@ -43,7 +43,7 @@ from sweeper.tracking.reading import WEIGHTS
 RETRIES: Final = 2  # with the same parameters, after a worker died or memory ran out
 TICK_SECONDS: Final = 0.5
 ASKING_SECONDS: Final = 2.0  # how long running trainings wait while others begin
-MOST_KNOWN: Final = 64  # trials of a pass that need no training; each may have an open file until it is written
+MOST_DROPPED: Final = 64  # trials that end together without a training; each has an open file until it is written
 SAME_ERROR_FROM_THE_START: Final = 3
 TRACEBACK_CHARACTERS: Final = 4_000  # MLflow takes 8,000 in a tag
 
@@ -59,14 +59,10 @@ class _Running:
 
 
 class Known(NamedTuple):
-    """A trial whose outcome is known without a training.
-
-    It has ended in the journal, and an earlier driver was killed before the study knew; or it is a duplicate.
-    """
+    """A trial that has ended in the journal. An earlier driver was killed before its source knew."""
 
     trial: Trial
     record: Recorded
-    duplicate: bool
 
     @property
     def outcome(self) -> str:
@@ -142,9 +138,9 @@ class Driver:
             self.view.tick()
         if self.source.finished() < self._target and not self._exhausted:
             raise out_of_time(self.source.finished(), self._target)
-        for start in range(0, len(waiting), MOST_KNOWN):
+        for start in range(0, len(waiting), MOST_DROPPED):
             with self._written():
-                for trial in waiting[start : start + MOST_KNOWN]:
+                for trial in waiting[start : start + MOST_DROPPED]:
                     self._drop(trial)
 
     def _ask(self, waiting: list[Trial]) -> tuple[list[Trial], list[Known]]:
@@ -156,20 +152,19 @@ class Driver:
             The trials to train, and those whose outcome is known.
         """
         trials: list[Trial] = []
-        known: dict[int, Known] = {}
+        known: list[Known] = []
         until = time.monotonic() + ASKING_SECONDS
-        while self._has_room(trials) and len(known) < MOST_KNOWN and time.monotonic() < until:
+        while self._has_room(trials) and time.monotonic() < until:
             trial = waiting.pop(0) if waiting else self.source.ask()
             if trial is None:
                 self._exhausted = True
                 break
-            found = self._find(trial, known)
-            if found is None:
-                trials.append(trial)
+            if record := self.tracker.recorded(self.describe(trial)):
+                known.append(Known(trial, record))
+                self._tell(known[-1])
             else:
-                known[trial.number] = found
-                self._tell(found)
-        return trials, list(known.values())
+                trials.append(trial)
+        return trials, known
 
     def _has_room(self, begun: Sequence[Trial]) -> bool:
         return self.engine.free() > len(begun) and self._wants_more(len(begun))
@@ -179,17 +174,6 @@ class Driver:
         if self._exhausted or (self.deadline is not None and time.monotonic() > self.deadline):
             return False
         return self.source.finished() + len(self._running) + begun < self._target
-
-    def _find(self, trial: Trial, known: Mapping[int, Known]) -> Known | None:
-        """Return the trial with its outcome, if the journal has it, or if it is a duplicate of one in `known`."""
-        if record := self.tracker.recorded(self.describe(trial)):
-            return Known(trial, record, duplicate=False)
-        if trial.duplicate_of is None:
-            return None
-        if trial.duplicate_of in known:  # which is not in the journal yet
-            return Known(trial, known[trial.duplicate_of].record, duplicate=True)
-        record = self.tracker.recorded(self.describe(trial._replace(number=trial.duplicate_of)))
-        return Known(trial, record, duplicate=True) if record else None
 
     def _tell(self, known: Known) -> None:
         number, tags = known.trial.number, known.record.tags
@@ -201,19 +185,11 @@ class Driver:
             self.source.prune(number, tags["sweeper.reason"])
 
     def _begin(self, trials: Sequence[Trial], known: Sequence[Known]) -> None:
-        """Begin trials in the study, then in the journal, then in the engine.
-
-        Duplicates also end here: in the journal, then in the study. If the journal cannot take all, none has ended.
-        """
+        """Begin trials in the study, then in the journal, then in the engine. Those that are known end here."""
         self.source.begin()
-        duplicates = [each for each in known if each.duplicate]
         with self.tracker.together():
             runs = [self._start(trial) for trial in trials]
-            for duplicate in duplicates:
-                _copy(duplicate, self._start(duplicate.trial).log)
         self.source.settle()
-        for duplicate in duplicates:
-            del self._running[duplicate.trial.number]
         for run in runs:
             self._submit(run)
         for each in known:
@@ -358,14 +334,6 @@ def out_of_time(finished: int, target: int) -> OutOfTime:
 def _not_finite(metrics: Mapping[str, float]) -> str:
     """Name the first metric that is NaN or infinite, or return an empty string. Such a value is recorded nowhere."""
     return next((f"{name} is {value}" for name, value in metrics.items() if not finite(value)), "")
-
-
-def _copy(duplicate: Known, log: RunLog) -> None:
-    """Record the result of the earlier training, without its times."""
-    for epoch in duplicate.record.epochs:
-        log.epoch(epoch.epoch, {k: v for k, v in epoch_metrics(epoch).items() if not k.startswith("time/")})
-    tags = duplicate.record.tags | {"sweeper.copy_of": str(duplicate.trial.duplicate_of)}
-    log.end(FINISHED, duplicate.record.final, tags)
 
 
 def _details(error: TrainingError | UsageError) -> str:

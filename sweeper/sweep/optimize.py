@@ -5,28 +5,32 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
+from sweeper.core.config import finite
+from sweeper.core.cores import cores
 from sweeper.core.environment import Environment
-from sweeper.core.errors import Interrupted, OutOfTime, SpaceError
+from sweeper.core.errors import Interrupted, OutOfTime, SpaceError, StudyIncomplete
 from sweeper.core.text import counted
 from sweeper.core.trial import Trial
 from sweeper.data.shared import SharedSplits
 from sweeper.data.splits import load
+from sweeper.engine.base import Engine
 from sweeper.engine.choice import MANY, Built, build, check, prepare
 from sweeper.report.files import report_path, write_report
 from sweeper.report.sweep.page import sweep_pictures, sweep_report
 from sweeper.study.opening import open_study
-from sweeper.study.rows import best_row
+from sweeper.study.rows import ranking
 from sweeper.study.study import Study, StudySettings
 from sweeper.sweep.champion import evaluate_champion
 from sweeper.sweep.choose import Chosen, choose
 from sweeper.sweep.describe import describe_run, git_tags
 from sweeper.sweep.driver import Driver, out_of_time
+from sweeper.sweep.finalists import Best, Plan, best_of_search, plan, recorded_runs, train_finalists, usual_finalists
 from sweeper.sweep.options import SweepOptions
 from sweeper.sweep.progress import Progress, make_view
 from sweeper.sweep.records import this_command
@@ -53,7 +57,7 @@ def optimize(env: Environment, options: SweepOptions) -> dict[str, Any]:
     chosen = choose(env, options.config, options.dataset, options.device, options.precision)
     check(options.engine, chosen.config)
     settings = StudySettings(chosen.config, options.space, chosen.manifest.digest, options.sampler, options.pruner,
-                             chosen.config.seed)  # fmt: skip
+                             chosen.config.seed, options.one_seed)  # fmt: skip
     images = SharedSplits(load(chosen.config, chosen.folder))
     _check_batch_sizes(options, images)
     prepare(options.engine)
@@ -73,9 +77,14 @@ def optimize(env: Environment, options: SweepOptions) -> dict[str, Any]:
                 done = f"{counted(before, 'trial')} finished"
                 env.say(f"study {study.name!r} exists with the same settings: continuing, {done}")
             study.set_target(options.trials, built.engine.slots if built else 1, this_command())
-            in_time = built is None or _train(env, options, chosen, images, study, built, tracker, signals)
-            result = _conclude(env, options.final and in_time, chosen, images, study, tracker, signals)
-            return result | {"added": study.finished() - before}
+            deadline = None if options.timeout is None else time.monotonic() + options.timeout
+            finalists = _train(env, options, chosen, images, study, built, tracker, signals, deadline)
+            if built:
+                built.engine.close()  # frees its memory and cores before the champion is trained
+            best = finalists[0] if finalists else best_of_search(study)
+            final = options.final and finalists is not None
+            result = _conclude(env, final, chosen, images, study, best, tracker, signals)
+            return result | {"added": study.finished() - before, "in_time": finalists is not None}
     except Interrupted:
         env.warn(f"study {study.name!r} was interrupted; the same command continues it")
         raise
@@ -84,12 +93,18 @@ def optimize(env: Environment, options: SweepOptions) -> dict[str, Any]:
 
 
 def check_finished(result: Mapping[str, Any], trials: int) -> None:
-    """Fail if a sweep has fewer finished trials than were asked for.
+    """Fail if a sweep has fewer finished trials than were asked for, or finalists that are not trained.
 
     Raises:
         OutOfTime: one line that says how many.
+        StudyIncomplete: the space has no configuration left.
     """
-    if result["finished"] < trials:
+    if result["finished"] < trials and result["in_time"]:
+        raise StudyIncomplete(
+            f"{result['finished']} of {trials} trials finished: the last proposals all repeat earlier ones. Lower "
+            "--trials, or leave --one-seed out so that repeats are trained with other seeds."
+        )
+    if not result["in_time"]:
         raise out_of_time(result["finished"], trials)
 
 
@@ -110,17 +125,21 @@ def _check_batch_sizes(options: SweepOptions, images: SharedSplits) -> None:
 def _engine(
     env: Environment, options: SweepOptions, chosen: Chosen, images: SharedSplits, study: Study
 ) -> Iterator[Built | None]:
-    """Yield the engine for the missing trials, or None if none is missing; close it at the end of the block.
+    """Yield the engine for the missing trials and finalists, or None if none is missing; close it at the end.
 
     It is built before the tracker's thread starts, which needs the variables that workers must not have.
     """
     missing = max(0, options.trials - study.finished())
-    if not missing and not study.running():
+    wanted = _plan(env, options, study)
+    recorded = recorded_runs(env, study)
+    finalists = sum(run.key not in recorded for run in wanted.runs)
+    if not missing and not study.running() and not finalists:
         yield None
         return
     learning = options.sampler in LEARNING and options.engine.workers is None
-    few = max(1, options.trials // 5) if learning else missing
-    built = build(options.engine, chosen.config, images, missing, few=few)
+    most = max(missing, finalists)
+    few = max(1, options.trials // 5) if learning else most
+    built = build(options.engine, chosen.config, images, most, few=few)
     if built.engine.slots == few < missing and built.name in MANY:
         env.say(
             f"{few} trials at a time: sampler {options.sampler} learns from finished trials, and with more in flight "
@@ -132,64 +151,92 @@ def _engine(
         built.engine.close()
 
 
+def _plan(env: Environment, options: SweepOptions, study: Study) -> Plan:
+    """Return the runs of the finalists as the study stands."""
+    wanted = usual_finalists(env, study, options.trials) if options.finalists is None else options.finalists
+    return plan(study, ranking(study.rows())[:wanted], options.finalist_seeds)
+
+
 def _train(
-    env: Environment, options: SweepOptions, chosen: Chosen, images: SharedSplits, study: Study, built: Built,
-    tracker: Tracker, signals: Signals,
-) -> bool:  # fmt: skip
-    """Train the missing trials. Returns False if the deadline came first.
+    env: Environment, options: SweepOptions, chosen: Chosen, images: SharedSplits, study: Study, built: Built | None,
+    tracker: Tracker, signals: Signals, deadline: float | None,
+) -> list[Best] | None:  # fmt: skip
+    """Train the missing trials, then the finalists; return those, the best first, or None if the deadline came first.
 
     Raises:
         OutOfTime: the deadline came, and no trial is finished.
     """
 
-    def describe(trial: Trial) -> RunInfo:
-        info = describe_run(chosen, trial.config, images, kind="trial", threads=built.threads, engine=built.name)
-        tags = {**info.tags, "sweeper.study": study.name, "sweeper.trial": str(trial.number)}
-        return replace(info, key=f"{study.uid}/{trial.number}", name=f"{trial.number:03d} {trial.config.placement}",
-                       folder=f"{study.name}/{trial.number:04d}", tags=tags)  # fmt: skip
+    def describe(trial: Trial, kind: str = "trial") -> RunInfo:
+        threads, engine = (built.threads, built.name) if built else (cores(), "serial")
+        return describe_run(chosen, trial.config, images, kind=kind, threads=threads, engine=engine)
 
-    deadline = None if options.timeout is None else time.monotonic() + options.timeout
-    view = make_view(_progress(study, options.trials), json_output=env.json_output)
     try:
-        driver = Driver(study, built.engine, tracker, describe, view, deadline=deadline, retries=options.retries,
-                        signals=signals)  # fmt: skip
-        driver.run(options.trials)
+        if built:
+            _search(env, options, study, built.engine, tracker, describe, signals, deadline)
+        wanted = _plan(env, options, study)
+        if not wanted.runs:
+            return []
+        env.say(
+            f"finalists: the best {len(wanted.ranked)} configurations, each trained with "
+            f"{counted(options.finalist_seeds, 'fresh seed')}; the highest mean is the champion"
+        )
+        return train_finalists(env, study, wanted, built, tracker, partial(describe, kind="finalist"), signals,
+                               deadline=deadline, retries=options.retries)  # fmt: skip
     except OutOfTime:
         if not study.finished():
             raise
-        return False
+        return None
+
+
+def _search(
+    env: Environment, options: SweepOptions, study: Study, engine: Engine, tracker: Tracker,
+    describe: Callable[[Trial], RunInfo], signals: Signals, deadline: float | None,
+) -> None:  # fmt: skip
+    def named(trial: Trial) -> RunInfo:
+        info = describe(trial)
+        tags = {**info.tags, "sweeper.study": study.name, "sweeper.trial": str(trial.number)}
+        return replace(info, key=f"{study.uid}/{trial.number}", name=_name(trial),
+                       folder=f"{study.name}/{trial.number:04d}", tags=tags)  # fmt: skip
+
+    view = make_view(_progress(study, options.trials), json_output=env.json_output)
+    try:
+        Driver(study, engine, tracker, named, view, deadline=deadline, retries=options.retries,
+               signals=signals).run(options.trials)  # fmt: skip
     finally:
         view.close()
-        built.engine.close()  # frees its memory and cores before the champion is trained
-    return True
+
+
+def _name(trial: Trial) -> str:
+    """Return the name of a trial's run in MLflow, whose table shows about 18 characters."""
+    seed = f" \N{MIDDLE DOT} seed {trial.config.seed}" if trial.repetition else ""
+    return f"{trial.number:03d} {trial.config.placement} b{trial.config.batch_size}{seed}"
 
 
 def _progress(study: Study, target: int) -> Progress:
-    rows = study.rows()
-    best = best_row(rows)
     return Progress(
         target=target,
         finished=study.finished(),
         at_start=study.finished(),
-        pruned=sum(row.state == "pruned" for row in rows),
-        best=None if best is None or best.value is None else (best.value, best.number),
+        pruned=sum(row.state == "pruned" for row in study.rows()),
+        leader=study.leader,
     )
 
 
 def _conclude(
-    env: Environment, final: bool, chosen: Chosen, images: SharedSplits, study: Study, tracker: Tracker,
-    signals: Signals,
+    env: Environment, final: bool, chosen: Chosen, images: SharedSplits, study: Study, best: Best | None,
+    tracker: Tracker, signals: Signals,
 ) -> dict[str, Any]:  # fmt: skip
     """Summarise the study, evaluate its champion if `final`, and write the report."""
     with signals.raised():
         record = study.record()
         pictures, table = sweep_pictures(env, record)
     info = _summary_run(chosen, study)
-    summary = _summarise(study, tracker, info, {**pictures, "trials.csv": table})
+    summary = _summarise(study, best, tracker, info, {**pictures, "trials.csv": table})
     summary["journal"] = str(env.journal / study.name)
-    best = study.best()
     if best is not None and final:
-        summary["test"] = evaluate_champion(env, chosen, study, best, images[0].train[:2], tracker, signals)
+        trial = Trial(best.trial, study.configuration(best.params))
+        summary["test"] = evaluate_champion(env, chosen, study, trial, images[0].train[:2], tracker, signals)
     with signals.raised():
         page = sweep_report(env, record, pictures)
     path = report_path(env, study.name)
@@ -200,26 +247,28 @@ def _conclude(
     return summary | {"report": str(path)}
 
 
-def _summarise(study: Study, tracker: Tracker, info: RunInfo, files: Mapping[str, bytes]) -> dict[str, Any]:
+def _summarise(
+    study: Study, best: Best | None, tracker: Tracker, info: RunInfo, files: Mapping[str, bytes]
+) -> dict[str, Any]:
     """Record the sweep's summary run: its best trial, its table and its figures, which are `files`."""
     rows = study.rows()
-    best = best_row(rows)
-    states = [row.state for row in rows]
+    states = [row.state for row in rows if row.copy_of is None]
     counts = {state: states.count(state) for state in ("complete", "pruned", "failed")}
+    if len(states) < len(rows):
+        counts["duplicate"] = len(rows) - len(states)  # of 0.1.0, which did not train them
     summary: dict[str, Any] = {
         "study": study.name,
         "finished": study.finished(),
         **counts,
-        "best": None if best is None else {"trial": best.number, "val_accuracy": best.value, "val_loss": best.loss,
-                                           "params": dict(best.params)},
-    }  # fmt: skip
+        "best": None if best is None else best.plain(),
+    }
     log = tracker.start(info)
     for name, content in files.items():
         log.artifact(f"study/{name}", content)
     log.artifact("study/summary.json", json.dumps(summary, indent=2).encode())
     metrics = {f"study/{state}": float(count) for state, count in counts.items()}
-    if best is not None and best.value is not None:
-        metrics |= {"best/val_accuracy": best.value, "best/val_loss": best.loss or 0.0, "best/trial": best.number}
+    if best is not None:
+        metrics |= {f"best/{name}": float(value) for name, value in best.numbers().items() if finite(value)}
     log.end(FINISHED, metrics, {"sweeper.state": "complete"})
     return summary
 

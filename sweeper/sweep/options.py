@@ -34,6 +34,9 @@ class SweepOptions:
     pruner: str = "percentile"
     timeout: float | None = None
     retries: int = RETRIES
+    one_seed: bool = False
+    finalists: int | None = None  # None: as many as is usual for this number of trials
+    finalist_seeds: int = 3
     final: bool = True
     dataset: str = "auto"
     device: str = "auto"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from sweeper.core.results import EpochResult
     from sweeper.core.trial import Trial
+    from sweeper.study.evidence import Standing
 
 KERNEL: Final = "JPY_PARENT_PID"  # set for a Jupyter kernel, whose cells cannot redraw a table
 REFRESH_SECONDS: Final = 0.25
@@ -46,7 +47,7 @@ class Progress:
     finished: int = 0
     pruned: int = 0
     failed: int = 0
-    best: tuple[float, int] | None = None  # accuracy, trial
+    leader: Callable[[], Standing | None] = lambda: None  # the best so far, named by the number of its first trial
     unit: str = "trial"
     since: float = field(default_factory=time.monotonic)
     running: dict[int, Line] = field(default_factory=dict)
@@ -66,16 +67,14 @@ class Progress:
         self.finished += outcome in ("complete", "pruned")
         self.pruned += outcome == "pruned"
         self.failed += outcome == "failed"
-        if outcome == "complete" and value is not None and (self.best is None or value > self.best[0]):
-            self.best = value, trial.number
 
     def label(self, trial: Trial) -> str:
         """Describe a trial's configuration in a few words."""
         c = trial.config
         rates = [f"conv {c.conv_dropout:.2f}"] if c.conv_dropout else []
         rates += [f"head {c.head_dropout:.2f}"] if c.head_dropout else []
-        same = [] if trial.duplicate_of is None else [f"= trial {trial.duplicate_of}"]
-        return " ".join([c.model, c.placement.value, *rates, f"batch {c.batch_size}", *same])
+        seed = [f"seed {c.seed}"] if trial.repetition else []
+        return " ".join([c.model, c.placement.value, *rates, f"batch {c.batch_size}", *seed])
 
     def word(self, outcome: str) -> str:
         """Return the word for an outcome."""
@@ -98,7 +97,7 @@ class Progress:
         parts = [f"{self.finished}/{counted(self.target, self.unit)} finished"]
         parts += [f"{self.pruned} pruned"] if self.pruned else []
         parts += [f"{self.failed} failed"] if self.failed else []
-        parts += [f"best {self.best[0]:.4f} (trial {self.best[1]})"] if self.best and self.unit == "trial" else []
+        parts += [f"best {in_short(best)}"] if (best := self.leader()) else []
         left = self.seconds_left()
         parts += [f"about {duration(left)} left"] if left is not None and self.finished < self.target else []
         return ", ".join(parts)
@@ -220,6 +219,13 @@ def make_view(progress: Progress, *, json_output: bool) -> PlainView | LiveView:
     from rich.console import Console
 
     return LiveView(progress, Console())
+
+
+def in_short(best: Standing) -> str:
+    """Return the accuracy of a configuration, named by its first trial."""
+    limits = f" [{best.low:.4f}, {best.high:.4f}]" if best.low < best.high else ""
+    seeds = f", {best.n} seeds" if best.n > 1 else ""
+    return f"{best.shrunken:.4f}{limits} (trial {best.key}{seeds})"
 
 
 def in_words(params: Mapping[str, Any]) -> str:

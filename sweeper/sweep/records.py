@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sweeper.core.environment import NONE, OFFLINE, Environment, mlflow_command
 from sweeper.core.errors import SweeperError, UsageError
 from sweeper.core.text import counted, duration
-from sweeper.sweep.progress import in_words
+from sweeper.sweep.progress import in_short, in_words
 
 if TYPE_CHECKING:
     from sweeper.study.reading import StudyView
@@ -38,14 +38,18 @@ def show_status(env: Environment, study: str | None) -> dict[str, Any]:
 
 def status_lines(view: StudyView) -> list[str]:
     """Describe a study in a few lines."""
-    states = [row.state for row in view.rows]
-    done = states.count("complete") + states.count("pruned")
+    from sweeper.study.rows import ranking
+
+    states = [row.state if row.copy_of is None else "duplicate" for row in view.rows]
+    done = sum(states.count(state) for state in ("complete", "pruned", "duplicate"))
+    duplicates = f", {counted(copies, 'duplicate')}" if (copies := states.count("duplicate")) else ""
     waiting = f", {states.count('waiting')} enqueued" if "waiting" in states else ""
     stopped = not view.driven and done < view.target
     begun = f"{states.count('running')} {'interrupted' if stopped else 'running'}"
     lines = [
         f"study {view.name}: {'stopped, ' if stopped else ''}{done}/{counted(view.target, 'trial')} finished, "
-        f"{states.count('complete')} complete, {states.count('pruned')} pruned, {states.count('failed')} failed, "
+        f"{states.count('complete')} complete, {states.count('pruned')} pruned{duplicates}, "
+        f"{states.count('failed')} failed, "
         f"{begun}{waiting}"
     ]
     lines += [
@@ -54,9 +58,9 @@ def status_lines(view: StudyView) -> list[str]:
         for row in view.rows
         if row.state == "running" and not stopped
     ]
-    best = sorted((r for r in view.rows if r.state == "complete"), key=lambda r: -(r.value or 0))[:5]
+    best = ranking(view.rows)[:5]
     lines += ["best so far:"] if best else []
-    lines += [f"  trial {row.number}: {_value(row)}, {in_words(row.params)}" for row in best]
+    lines += [f"  val accuracy {in_short(each.standing)}: {in_words(each.params)}" for each in best]
     seconds = [row.seconds for row in view.rows if row.state in ("complete", "pruned") and row.seconds]
     if stopped:
         lines.append(f"to continue it: {view.command or 'run the same sweeper optimize again'}")
@@ -69,13 +73,12 @@ def status_lines(view: StudyView) -> list[str]:
 def end_lines(env: Environment, view: StudyView) -> list[str]:
     """Describe the champion and the report of a study that has ended."""
     from sweeper.report.files import report_path
-    from sweeper.study.rows import best_row
-    from sweeper.sweep.champion_record import recorded_metrics
+    from sweeper.sweep.champion_record import recorded_champions
 
-    best, lines = best_row(view.rows), []
-    if best and (metrics := recorded_metrics(env, f"{view.name}/champion-{best.number:04d}", view.uid)):
+    lines = []
+    for number, metrics in list(recorded_champions(env, view.name, view.uid).items())[-1:]:
         accuracy = f"test accuracy {metrics['test/accuracy']:.4f}" if "test/accuracy" in metrics else "not evaluated"
-        lines.append(f"champion: trial {best.number}, {accuracy}")
+        lines.append(f"champion: trial {number}, {accuracy}")
     page = report_path(env, view.name).absolute()
     return [*lines, f"report: {page}"] if page.exists() else lines
 

@@ -49,12 +49,13 @@ class Source(Protocol):
 
 
 class Listed(Source):
-    """A list of trials. It prunes none and keeps nothing on disk; reasons are kept by the number of the trial."""
+    """A list of trials. It prunes none and keeps nothing on disk; outcomes are kept by the number of the trial."""
 
     def __init__(self, trials: Iterable[Trial], finished: int = 0) -> None:
         self._waiting = iter(trials)
         self._finished = finished  # including those before this list
-        self.diverged: dict[int, str] = {}
+        self.completed: dict[int, tuple[float, float]] = {}  # accuracy and loss
+        self.diverged: dict[int, str] = {}  # the reason
         self.failed: dict[int, str] = {}
 
     def together(self) -> AbstractContextManager[None]:
@@ -84,8 +85,9 @@ class Listed(Source):
         return next(self._waiting, None)
 
     def complete(self, number: int, accuracy: float, loss: float) -> None:
-        """Count a complete trial."""
+        """Count a complete trial, and keep its outcome."""
         self._finished += 1
+        self.completed[number] = accuracy, loss
 
     def prune(self, number: int, reason: str) -> None:
         """Count a trial that diverged."""

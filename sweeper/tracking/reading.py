@@ -10,14 +10,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from pydantic import ValidationError
 
 from sweeper.core.errors import RecordError, UsageError
 from sweeper.core.inside import MOST_DEPTH, WAY_OUT, read_inside
 from sweeper.core.results import EpochResult
-from sweeper.tracking.base import SURROUNDINGS, Record
+from sweeper.tracking.base import FINISHED, SURROUNDINGS, Record
 from sweeper.tracking.epochs import STACKED, read_epoch
 from sweeper.tracking.schema import EVENT, MOST_EVENTS, MOST_LINE, reason_of
 
@@ -129,6 +129,29 @@ def as_csv(epochs: list[dict[str, float]]) -> bytes:
     writer.writeheader()
     writer.writerows(epochs)
     return text.getvalue().encode()
+
+
+class Ended(NamedTuple):
+    """A run that has finished."""
+
+    folder: Path
+    key: str
+    time: float  # of its end, in seconds since 1970
+    metrics: dict[str, float]
+    tags: dict[str, str]
+
+
+def finished_runs(root: Path, pattern: str, warn: Callable[[str], None] = lambda _: None) -> Iterator[Ended]:
+    """Yield the finished runs in folders of `root` that match `pattern`, by name. Warn of a damaged one instead."""
+    for folder in sorted(root.glob(pattern)):
+        try:
+            events = read_events(folder)
+        except RecordError as error:
+            warn(str(error))
+            continue
+        ends = [event for event in events if event["event"] == "end" and event["status"] == FINISHED]
+        if ends:
+            yield Ended(folder, events[0]["key"], ends[-1]["time"], ends[-1]["metrics"], ends[-1]["tags"])
 
 
 def is_another(root: Path, study: str) -> bool:

@@ -76,6 +76,25 @@ def test_a_driver_killed_with_a_trial_in_hand_comes_to_exactly_n(place: Place, t
     tally("G1", {"kill -9 of the driver": 1, "trials": TRIALS}, finished_by(place, place.run(*COMMAND)))
 
 
+# The finalists' runs, two seeds of two configurations, begin after the six trials.
+OF_FINALISTS = [("submitted", 7), ("submitted", 9), ("reporting", 6 * EPOCHS + 2), ("renaming", 50)]
+
+
+@pytest.mark.parametrize("point", long_but({("submitted", 9)}, OF_FINALISTS))
+def test_a_driver_killed_among_the_finalists_trains_each_once(place: Place, tally: Tally, point: tuple[str, int]):
+    command = (*COMMAND, "--finalists", "2", "--finalist-seeds", "2")
+    place.strike(*point, signal.SIGKILL)
+    place.stopped_by(signal.SIGKILL, *command)
+    place.faults = {}
+    done = place.run(*command)
+    lost = finished_by(place, done)
+    finalists = [run for run in place.all_runs() if run.data.tags["sweeper.kind"] == "finalist"]
+    assert json.loads(done.stdout)["best"]["seeds"] == 2
+    lost["finalists' runs lost or doubled"] = abs(len(finalists) - 4)
+    lost["names doubled"] = len(finalists) - len({run.info.run_name for run in finalists})
+    tally("G1", {"kill -9 of the driver": 1, "finalists' runs": 4}, lost)
+
+
 @pytest.mark.parametrize("nth", long_but({(4,)}, [(n,) for n in (1, 4, 7, 8, 10, 12, 14, 17)]))
 def test_a_worker_killed_in_a_training_costs_no_trial(place: Place, tally: Tally, nth: tuple[int]):
     place.strike("training", *nth, signal.SIGKILL)

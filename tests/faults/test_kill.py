@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from sweeper.core.text import counted
 from sweeper.tracking.base import KILLED
 from sweeper.tracking.reading import read_events
 from tests.faults.tools.place import PATIENCE, Place
@@ -43,7 +44,7 @@ def test_a_sweep_killed_with_a_trial_in_hand_finds_what_an_unbroken_one_finds(re
 
     again = real.run(*command, "--json")
     assert again.returncode == 0, again.stderr
-    assert f"continuing, {finished} trials finished" in again.stderr
+    assert f"continuing, {counted(finished, 'trial')} finished" in again.stderr
     result = json.loads(again.stdout)
     assert (result["finished"], result["failed"], result["added"]) == (6, 0, 6 - finished)
     unbroken = Place(finished_sweep.home, real.env)

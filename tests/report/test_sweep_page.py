@@ -11,8 +11,9 @@ import pytest
 
 from sweeper.core.files import write_whole
 from sweeper.report.sweep.page import draw, sweep_page
-from sweeper.report.sweep.rows import Champion, Sweep, SweptTrial, distinct, read_sweep
+from sweeper.report.sweep.rows import Champion, Sweep, SweptTrial, read_sweep
 from sweeper.report.sweep.tables import MOST_ROWS, dimension, lead, leaderboard, trials_csv
+from sweeper.study.fresh import Fresh
 from sweeper.study.rows import StudyRecord, TrialRow
 from sweeper.tracking.base import FINISHED, RunInfo
 from sweeper.tracking.journal import JournalTracker
@@ -45,14 +46,17 @@ def record(*rows: TrialRow, curves: Mapping[int, Mapping[int, float]] | None = N
     return StudyRecord("demo", UID, {"model": "small"}, list(rows), curves or {}, IMPORTANCES, None, None)
 
 
-def write_run(root: Path, folder: str, key: str, tags: Mapping[str, str] | None = None) -> None:
+def write_run(
+    root: Path, folder: str, key: str, tags: Mapping[str, str] | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> None:  # fmt: skip
     profile = {"train_images": 60, "val_images": 10, "folds": 0}
     dataset = {"name": "sample", "sha256": "0" * 64, "source": "/data", "profile": profile}
     info = RunInfo(key, "run", {}, {"sweeper.versions": "torch 9"}, "", f"demo/{folder}", dataset)
     log = JournalTracker(root).start(info)
     for epoch in (1, 2):
         log.epoch(epoch, {"val/accuracy": 0.4 * epoch, "val/loss": 1 / epoch, "time/epoch_s": 1.5})
-    log.end(FINISHED, {"test/accuracy": 0.7}, tags or {})
+    log.end(FINISHED, metrics or {"test/accuracy": 0.7}, tags or {})
 
 
 def test_the_journal_adds_losses_times_and_circumstances(tmp_path: Path) -> None:
@@ -80,12 +84,25 @@ def test_runs_of_an_earlier_study_of_the_name_are_not_taken(tmp_path: Path) -> N
     assert (found.trials[0].epochs, found.tags, found.champion) == ([], {}, None)
 
 
-def test_a_duplicate_has_no_time_of_its_own(tmp_path: Path) -> None:
-    log = JournalTracker(tmp_path).start(RunInfo(f"{UID}/1", "run", {}, {}, "", "demo/0001"))
-    log.epoch(1, {"val/accuracy": 0.9})
-    log.end(FINISHED, {}, {"sweeper.copy_of": "0"})
-    (only,) = read_sweep(record(row(1)), tmp_path).trials
-    assert (only.copy_of, only.seconds) == (0, None)
+def test_copies_are_left_out_and_counted(tmp_path: Path) -> None:
+    """0.1.0 gave a trial that repeated an earlier one the result of that one."""
+    found = read_sweep(record(row(0), row(1, copy_of=0), row(2, params={"placement": "ic"})), tmp_path)
+    assert [trial.number for trial in found.trials] == [0, 2]
+    assert found.copies == 1
+    assert lead(found).startswith("2 trials: 2 complete. Left out: 1 duplicate, which had the result of an earlier")
+
+
+def test_the_means_of_finalists_are_read(tmp_path: Path) -> None:
+    tags = {"sweeper.state": "complete"}
+    for seed, accuracy in enumerate((0.7, 0.8, 0.9), 1):
+        write_run(tmp_path, f"finalist-0003-{seed}", f"{UID}/finalist/3/{seed}", tags, {"final/val_accuracy": accuracy})
+    write_run(tmp_path, "finalist-0004-1", f"{UID}/finalist/4/1", tags, {"final/val_accuracy": 0.75})
+    write_run(tmp_path, "finalist-0005-1", "another/finalist/5/1", tags, {"final/val_accuracy": 1.0})
+    first, second = read_sweep(record(row(3), row(4)), tmp_path).finalists
+    assert (first.key, first.n, second.key, second.n) == ("3", 3, "4", 1)
+    assert first.mean == pytest.approx(0.8)
+    assert first.high - first.mean == pytest.approx(4.302653 * 0.1 / math.sqrt(3))  # Student's t, 2 degrees of freedom
+    assert second.high - second.mean == pytest.approx(4.302653 * 0.1)
 
 
 def test_the_champion_is_read_with_its_confusion_and_errors(tmp_path: Path) -> None:
@@ -110,10 +127,13 @@ def test_trials_are_ranked_as_the_study_decides() -> None:
     assert [t.number for t in found.ranked()] == [1, 2, 0, 5]
 
 
-def test_of_trials_with_the_same_parameters_the_first_stays() -> None:
+def test_a_configuration_is_judged_by_the_mean_of_its_seeds() -> None:
     other = {"placement": "ic"}
-    trials = [trial(4), trial(2, params=other), trial(3), trial(1, params=other)]
-    assert [t.number for t in distinct(trials)] == [4, 2]
+    found = sweep(trial(4, 0.7), trial(2, 0.8, params=other), trial(3, 0.9), trial(1, 0.84, params=other))
+    best, second = found.configurations()
+    assert [t.number for t in best.trials] == [1, 2]
+    assert [t.number for t in second.trials] == [3, 4]
+    assert (best.standing.mean, best.standing.n) == (pytest.approx(0.82), 2)
 
 
 # --- words and tables -----------------------------------------------------------------------------
@@ -121,22 +141,25 @@ def test_of_trials_with_the_same_parameters_the_first_stays() -> None:
 
 def test_the_lead_counts_the_trials_and_names_the_best() -> None:
     found = sweep(trial(0), trial(1, 0.912), trial(2, state="pruned"), trial(3, None, state="failed"))
-    assert lead(found) == (
-        "4 trials: 2 complete, 1 pruned, 1 failed. The best is trial 1 with 91.20%: placement bn, batch_size 64."
+    words = (
+        "4 trials: 2 complete, 1 pruned, 1 failed. The best is trial 0 with 90.60%, 2 seeds: placement bn, batch_size"
     )
+    assert lead(found).startswith(words)
+    found = found._replace(finalists=[Fresh("0", 3, 0.9, 0.8987, 0.9013)])
+    assert "The best is trial 0 with 90.00% [89.87, 90.13], the mean of 3 fresh seeds: placement bn" in lead(found)
     assert lead(sweep()) == "0 trials. No trial is complete yet."
 
 
 def test_the_leaderboard_says_how_far_accuracies_can_be_told_apart() -> None:
     trials = [trial(i, 0.9 - 0.005 * i, params={"batch_size": i}) for i in range(4)]
-    words = str(leaderboard(sweep(*trials, images={"val_images": 1000}), trials))
+    words = str(leaderboard(sweep(*trials, images={"val_images": 1000})))
     assert "standard error of 0.95 points; 1 other trial is within it" in words  # sqrt(0.9 * 0.1 / 1000)
 
 
-def test_the_leaderboard_leaves_repeated_parameters_out_and_says_so() -> None:
-    words = str(leaderboard(sweep(), [trial(0), trial(1), trial(2)]))
-    assert words.count("<tr>") == 2
-    assert "Left out: 2 trials with the parameters of another." in words
+def test_the_leaderboard_has_a_row_for_each_configuration() -> None:
+    words = str(leaderboard(sweep(trial(0), trial(1, seconds=7.0), trial(2, params={"placement": "ic"}))))
+    assert words.count("<tr>") == 3
+    assert ">6.0<" in words  # the mean of 5 and 7 seconds
 
 
 def test_no_more_than_a_thousand_trials_are_in_the_table() -> None:

@@ -11,7 +11,7 @@ import pytest
 from sweeper.core.errors import UsageError
 from sweeper.study.opening import open_study
 from sweeper.study.reading import read_record, read_study
-from sweeper.study.rows import TrialRow, best_row
+from sweeper.study.rows import TrialRow, ranking
 from tests.study.sweeps import MEMORY, SETTINGS, train
 from tests.support.refusals import refusal
 
@@ -33,8 +33,8 @@ def row(number: int, value: float | None, loss: float | None = 0.3, state: str =
     ids=["highest accuracy", "ties by loss", "then by number", "complete ones only", "none complete", "none"],
 )
 def test_the_best_trial(rows: list[TrialRow], best: int | None) -> None:
-    found = best_row(rows)
-    assert (None if found is None else found.number) == best
+    apart = [row._replace(params={"batch_size": row.number}) for row in rows]
+    assert next((found.trials[0] for found in ranking(apart)), None) == best
 
 
 def test_a_held_study_can_be_read(url: str) -> None:

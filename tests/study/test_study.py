@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sqlite3
 from contextlib import closing
@@ -103,33 +104,57 @@ def test_a_file_that_cannot_be_written_is_no_service_that_went_away(study: Study
     assert caught.value.exit_code == 1
 
 
-def test_a_network_that_a_complete_trial_has_trained_already_is_named(url: str) -> None:
-    settings = replace(SETTINGS, space=Space({"batch_size": Choice((64,))}))
-    with closing(open_study("demo", settings, url)) as study:
-        study.prune(study.ask().number, "not complete, so it has no duplicates")
-        assert study.ask().duplicate_of is None
-        study.complete(1, 0.9, 0.3)
-        assert study.ask().duplicate_of == 1
-    with closing(open_study("demo", settings, url)) as study:
-        assert [(trial.number, trial.duplicate_of) for trial in study.unfinished()] == [(2, 1)]
+# --- repetitions -----------------------------------------------------------------------------------
 
 
-def test_another_network_has_no_duplicate(study: Study) -> None:
-    trials = [study.ask() for _ in range(4)]
-    for trial in trials:
-        study.complete(trial.number, 0.9, 0.3)
-    keys = {trial.config.key: trial.number for trial in reversed(trials)}
-    for _ in range(4):
+ONE_NETWORK = replace(SETTINGS, space=Space({"batch_size": Choice((64,))}))
+
+
+def test_a_configuration_that_comes_again_is_trained_with_the_next_seed(url: str) -> None:
+    with closing(open_study("demo", ONE_NETWORK, url)) as study:
+        study.prune(study.ask().number, "pruned, but its seed is spent")
+        study.fail(study.ask().number, "failed, and so is its seed")
+        left = study.ask()
+        assert (left.repetition, left.config.seed) == (2, ONE_NETWORK.base.seed + 2)
+    with closing(open_study("demo", ONE_NETWORK, url)) as study:
+        assert list(study.unfinished()) == [left]
+        assert study.ask().config == left.config.derive(seed=left.config.seed + 1)
+
+
+def test_each_configuration_counts_its_own_seeds(study: Study) -> None:
+    seen: dict[str, int] = {}
+    for _ in range(8):
         asked = study.ask()
-        assert asked.duplicate_of == keys.get(asked.config.key)
+        key = asked.config.derive(seed=0).key
+        assert asked.repetition == asked.config.seed - SETTINGS.base.seed == seen.get(key, 0)
+        seen[key] = seen.get(key, 0) + 1
+        study.complete(asked.number, 0.9, 0.3)
 
 
-def test_the_best_trial_has_the_configuration_it_was_trained_with(study: Study) -> None:
-    assert study.best() is None
-    trials = [study.ask() for _ in range(5)]
-    for trial in trials:
-        study.complete(trial.number, 0.9 if trial.number == 3 else 0.8, 0.3)
-    assert study.best() == trials[3]
+def test_a_study_of_one_seed_asks_again_and_ends_where_nothing_is_new(url: str) -> None:
+    settings = replace(ONE_NETWORK, space=Space({"batch_size": Choice((32, 64))}), one_seed=True)
+    with closing(open_study("demo", settings, url)) as study:
+        asked = [study.ask(), study.ask()]
+        assert sorted(trial.config.batch_size for trial in asked) == [32, 64]
+        assert study.ask() is None
+        assert (study.finished(), study.failed()) == (0, 0)
+        assert {row.state for row in study.rows()} == {"running", "skipped"}
+
+
+def test_the_leader_is_the_configuration_of_the_best_mean(url: str) -> None:
+    settings = replace(ONE_NETWORK, space=Space({"batch_size": Choice((32, 64))}))
+    accuracies = {32: iter((0.99, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5)), 64: itertools.repeat(0.9)}
+    with closing(open_study("demo", settings, url)) as study:
+        assert study.leader() is None
+        asked = [study.ask() for _ in range(8)]
+        for trial in asked:
+            study.complete(trial.number, next(accuracies[trial.config.batch_size]), 0.3)
+        leader = study.leader()
+    with closing(open_study("demo", settings, url)) as study:
+        assert study.leader() == leader
+    assert leader is not None
+    assert asked[int(leader.key)].config.batch_size == 64
+    assert leader.n == sum(trial.config.batch_size == 64 for trial in asked)
 
 
 # --- resuming ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The order in which a pass of the driver writes to the study and the journal, and duplicates, which end in a pass."""
+"""The order in which a pass of the driver writes to the study and the journal, and what ends when a write fails."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ from sweeper.core.trial import Trial
 from sweeper.study.reading import read_study
 from sweeper.study.space import Choice, Space
 from sweeper.study.study import Study
-from sweeper.sweep.driver import MOST_KNOWN
-from sweeper.tracking.base import FINISHED, KILLED, NullTracker, RunInfo
+from sweeper.sweep.driver import MOST_DROPPED
+from sweeper.tracking.base import KILLED, RunInfo
 from sweeper.tracking.journal import JournalLog, JournalTracker
 from sweeper.tracking.reading import read_events
-from tests.support.recorder import BASE, DONE, LOST, Recorder, describe, epoch, result
+from tests.support.recorder import DONE, LOST, Recorder, result
 
 ONE_NETWORK = Space({"batch_size": Choice([128])})
 
@@ -115,6 +114,16 @@ def test_a_trial_is_lost_and_begun_again_within_one_pass(reopen: Callable[..., S
     assert kinds == ["start", "epoch", "end", "start", "epoch", "end"]
 
 
+class Refusing(Recorder):
+    """The view does not take one of the trials."""
+
+    refused: int = 3
+
+    def started(self, trial: Trial) -> None:
+        if trial.number == self.refused:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 def test_nothing_is_trained_or_shown_whose_run_could_not_be_started(reopen: Callable[..., Study], tmp_path: Path):
     (tmp_path / "study").touch()  # where a folder should be
     recorder = Refusing()
@@ -127,99 +136,10 @@ def test_nothing_is_trained_or_shown_whose_run_could_not_be_started(reopen: Call
 def test_trials_left_over_are_ended_a_limited_number_at_a_time(reopen: Callable[..., Study], tmp_path: Path):
     study = reopen()
     with study.together():
-        for _ in range(MOST_KNOWN + 3):
+        for _ in range(MOST_DROPPED + 3):
             study.ask()
         study.begin()
     tracker = Watched(tmp_path)
     assert Recorder().drive(1, reopen(), tracker) == 1
-    assert max(tracker.begun) == MOST_KNOWN
-    assert sorted(row.state for row in reopen().rows()) == ["complete", *["failed"] * (MOST_KNOWN + 2)]
-
-
-# --- duplicates ----------------------------------------------------------------------------------------
-
-
-@dataclass
-class Duplicates(Recorder):
-    """Every trial but the first is a duplicate of it."""
-
-    def ask(self) -> Trial:
-        trial = super().ask()
-        assert trial is not None
-        return trial if trial.number == 0 else Trial(trial.number, BASE.derive(seed=0), duplicate_of=0)
-
-
-class Refusing(Recorder):
-    """The view does not take one of the trials."""
-
-    refused: int = 3
-
-    def started(self, trial: Trial) -> None:
-        if trial.number == self.refused:
-            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
-
-
-def test_a_duplicate_of_a_finished_trial_gets_its_result_without_training(tmp_path: Path):
-    recorder = Duplicates({0: [(epoch(1), epoch(2, 0.7), result(0.7, 0.9))]})
-    assert recorder.drive(3, tracker=JournalTracker(tmp_path)) == 3
-    assert recorder.numbers("submit") == [0]
-    assert recorder.named("complete") == [("complete", n, 0.7, 0.9) for n in range(3)]
-    assert [call[2:] for call in recorder.named("report") if call[1] == 2] == [(1, 0.5), (2, 0.7)]
-    first, duplicate = (read_events(tmp_path / f"study/{n:04d}") for n in (0, 2))
-    measured = [{k: v for k, v in e["metrics"].items() if not k.startswith("time/")} for e in first[1:3]]
-    assert [e["metrics"] for e in duplicate[1:3]] == measured
-    assert duplicate[-1]["metrics"] == first[-1]["metrics"]
-    assert duplicate[-1]["tags"]["sweeper.copy_of"] == "0"
-
-
-def test_a_duplicate_whose_original_is_not_recorded_is_trained(tmp_path: Path):
-    """Nothing is recorded at all, or the folder of the original holds a run of another study."""
-    recorder = Duplicates()
-    assert recorder.drive(3, tracker=NullTracker()) == 3
-    assert recorder.numbers("submit") == [0, 1, 2]
-    JournalTracker(tmp_path).start(replace(describe(Trial(0, BASE)), key="of-another-study")).end(
-        FINISHED, {"final/val_accuracy": 1.0, "final/val_loss": 0.0}, {}
-    )
-    recorder = Duplicates(left=[Trial(1, BASE, duplicate_of=0)])
-    assert recorder.drive(1, tracker=JournalTracker(tmp_path)) == 1
-    assert recorder.numbers("submit") == [1]
-
-
-def test_a_duplicate_of_a_duplicate_in_the_same_pass_is_not_trained(reopen: Callable[..., Study], tmp_path: Path):
-    study = reopen(space=ONE_NETWORK)
-    left, other = study.ask(), study.ask()
-    study.complete(other.number, 0.5, 1.1)
-    log = JournalTracker(tmp_path).start(describe(other))
-    log.end(FINISHED, {"final/val_accuracy": 0.5, "final/val_loss": 1.1}, {})
-    assert left.number < other.number
-    recorder = Recorder(slots=3)
-    assert recorder.drive(4, reopen(space=ONE_NETWORK), JournalTracker(tmp_path)) == 4
-    assert recorder.count("submit") == 0
-
-
-def test_a_pass_takes_a_limited_number_of_duplicates(reopen: Callable[..., Study], tmp_path: Path):
-    """Each has an open file until the pass is written, and no signal ends the pass."""
-    tracker, trials = Watched(tmp_path), MOST_KNOWN + 3
-    assert Recorder().drive(trials, reopen(space=ONE_NETWORK), tracker) == trials
-    assert max(tracker.begun) == MOST_KNOWN
-    assert in_database(tmp_path) == [("complete", 2)] * trials
-
-
-@pytest.mark.parametrize("refuses", ["journal", "view"])
-def test_a_duplicate_is_in_the_study_only_if_it_is_in_the_journal(
-    reopen: Callable[..., Study], tmp_path: Path, refuses: str
-):
-    """No later driver would make up for it."""
-    assert Recorder().drive(1, reopen(space=ONE_NETWORK), JournalTracker(tmp_path)) == 1
-    recorder = Recorder() if refuses == "journal" else Refusing()
-    file = tmp_path / ("study/0003/artifacts/config.json" if refuses == "journal" else "elsewhere")
-    with unwritable(file), pytest.raises(OSError, match=r"directory|Broken pipe"):
-        recorder.drive(6, reopen(space=ONE_NETWORK), JournalTracker(tmp_path))
-    left = ("running", 0) if refuses == "journal" else ("complete", 2)
-    assert in_database(tmp_path) == [("complete", 2), *[left] * 5]
-    again = Recorder()
-    assert again.drive(6, reopen(space=ONE_NETWORK), JournalTracker(tmp_path)) == 6
-    assert again.count("submit") == 0
-    ends = [read_events(tmp_path / f"study/{number:04d}")[-1] for number in range(6)]
-    assert [end["status"] for end in ends] == [FINISHED] * 6
-    assert in_database(tmp_path) == [("complete", 2)] * 6
+    assert max(tracker.begun) == MOST_DROPPED
+    assert sorted(row.state for row in reopen().rows()) == ["complete", *["failed"] * (MOST_DROPPED + 2)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import os
 import re
 import sys
@@ -17,6 +18,7 @@ from rich.console import Console
 from sweeper.core.config import RunConfig
 from sweeper.core.text import duration
 from sweeper.core.trial import Trial
+from sweeper.study.evidence import Standing
 from sweeper.study.reading import StudyView
 from sweeper.study.rows import TrialRow
 from sweeper.sweep.progress import LiveView, PlainView, Progress, in_words, make_view
@@ -25,6 +27,7 @@ from tests.support.recorder import epoch
 
 CONFIG = RunConfig(model="small", epochs=4, conv_dropout=0.25, head_dropout=0.5, dataset="sample")
 TRIALS = [Trial(number, CONFIG) for number in range(4)]
+LEADER = Standing("0", 1, 0.75, 0.75, 0.75, 0.75)
 LABEL = "small bn-dropout conv 0.25 head 0.50 batch 128"
 
 
@@ -74,16 +77,14 @@ def test_the_forecast_of_a_continued_sweep_is_from_its_own_pace(clock: Callable[
 @pytest.mark.parametrize(
     ("target", "outcomes", "summary"),
     [
-        (9, ["complete", "complete"], "2/9 trials finished, best 0.6000 (trial 1)"),
-        (9, ["complete", "pruned"], "2/9 trials finished, 1 pruned, best 0.5000 (trial 0)"),
+        (9, ["complete", "complete"], "2/9 trials finished"),
+        (9, ["complete", "pruned"], "2/9 trials finished, 1 pruned"),
         (9, ["failed", "lost"], "0/9 trials finished, 1 failed"),
         (9, ["killed"], "0/9 trials finished"),
-        (1, ["complete"], "1/1 trial finished, best 0.5000 (trial 0)"),
+        (1, ["complete"], "1/1 trial finished"),
     ],
 )
-def test_the_summary_counts_outcomes_and_knows_the_best(
-    clock: Callable[[float], None], target: int, outcomes: list[str], summary: str
-):
+def test_the_summary_counts_outcomes(clock: Callable[[float], None], target: int, outcomes: list[str], summary: str):
     state = Progress(target=target, since=0)
     for trial, outcome in zip(TRIALS, outcomes, strict=False):
         state.started(trial)
@@ -99,7 +100,7 @@ def test_the_summary_counts_outcomes_and_knows_the_best(
     [
         (TRIALS[0], LABEL),
         (Trial(0, CONFIG.derive(placement="bn", batch_size=64)), "small bn batch 64"),
-        (Trial(5, CONFIG, duplicate_of=2), f"{LABEL} = trial 2"),
+        (Trial(5, CONFIG.derive(seed=3), repetition=2), f"{LABEL} seed 3"),
     ],
 )
 def test_a_trial_is_labelled_by_what_it_trains(trial: Trial, words: str):
@@ -121,9 +122,22 @@ def play(view: PlainView | LiveView) -> None:
     view.close()
 
 
+@pytest.mark.parametrize(
+    ("best", "words"),
+    [
+        (LEADER, "best 0.7500 (trial 0)"),
+        (LEADER._replace(n=2, low=0.7, high=0.8), "best 0.7500 [0.7000, 0.8000] (trial 0, 2 seeds)"),
+        (LEADER._replace(low=math.nan, high=math.nan), "best 0.7500 (trial 0)"),
+    ],
+    ids=["one seed", "two seeds", "no interval"],
+)
+def test_the_summary_names_the_best_configuration_with_its_evidence(best: Standing, words: str):
+    assert Progress(target=3, leader=lambda: best).summary().endswith(words)
+
+
 def test_a_sweep_is_a_plain_line_for_each_trial(clock: Callable[[float], None]):
     stream = io.StringIO()
-    play(PlainView(Progress(target=3), stream))
+    play(PlainView(Progress(target=3, leader=lambda: LEADER), stream))
     first, second, third = stream.getvalue().splitlines()
     assert first.startswith(f"trial 0: complete 0.7500  [{LABEL}]  1/3 trials")
     assert second.startswith("trial 1: pruned 0.2500 ")
@@ -168,7 +182,7 @@ def stream() -> io.StringIO:
 @pytest.fixture
 def live(stream: io.StringIO, clock: Callable[[float], None]) -> LiveView:
     console = Console(file=stream, force_terminal=True, width=120, height=30, color_system=None)
-    return LiveView(Progress(target=3), console)
+    return LiveView(Progress(target=3, leader=lambda: LEADER), console)
 
 
 def frames(stream: io.StringIO) -> list[str]:
@@ -270,7 +284,7 @@ def test_the_status_of_a_study_counts_its_trials_and_shows_the_running_ones():
     assert lines[0] == "study demo: 2/10 trials finished, 1 complete, 1 pruned, 1 failed, 2 running"
     assert lines[1] == "  trial 3: epoch 2, val accuracy 0.4000, placement bn, lr 0.00123, 10s"
     assert lines[2].startswith("  trial 4: epoch 0, no epoch yet, placement bn")
-    assert lines[3:5] == ["best so far:", "  trial 0: val accuracy 0.7000, placement bn, lr 0.00123"]
+    assert lines[3:5] == ["best so far:", "  val accuracy 0.7000 (trial 0): placement bn, lr 0.00123"]
 
 
 def test_the_status_of_a_study_tells_enqueued_trials_from_running_ones():
@@ -288,8 +302,13 @@ def test_the_status_of_a_stopped_study_names_the_command_that_continues_it():
 
 
 def test_the_status_ranks_the_five_best():
-    lines = status(*(row(n, "complete", n / 10) for n in range(7)))
-    assert [line.split(":")[0].strip() for line in lines[2:]] == [f"trial {n}" for n in (6, 5, 4, 3, 2)]
+    lines = status(*(row(n, "complete", n / 10, params={"batch_size": n}) for n in range(7)))
+    assert [line.split(":")[1].strip() for line in lines[2:]] == [f"batch_size {n}" for n in (6, 5, 4, 3, 2)]
+
+
+def test_the_status_counts_the_duplicates_of_an_earlier_version_as_finished():
+    lines = status(row(0, "complete", 0.7), row(1, "complete", 0.7, copy_of=0))
+    assert lines[0].startswith("study demo: 2/10 trials finished, 1 complete, 0 pruned, 1 duplicate, 0 failed")
 
 
 @pytest.mark.parametrize(("workers", "left"), [(1, "1m20s"), (2, "40s")])

@@ -23,8 +23,8 @@ from sweeper.report.sweep.charts import (
 )
 from sweeper.report.sweep.landscape import BANDWIDTH, FEWEST, contour, heat_map, numeric_pair, rate_map
 from sweeper.report.sweep.parallel import parallel
-from sweeper.report.sweep.rows import Champion, Sweep, SweptTrial, distinct, read_sweep, valued
-from sweeper.report.sweep.tables import all_trials, lead, leaderboard, share, stopped, summary, trials_csv
+from sweeper.report.sweep.rows import Champion, Sweep, SweptTrial, read_sweep, valued
+from sweeper.report.sweep.tables import all_trials, finalists, lead, leaderboard, share, stopped, summary, trials_csv
 
 if TYPE_CHECKING:
     from sweeper.study.rows import StudyRecord
@@ -64,11 +64,13 @@ def draw(sweep: Sweep) -> dict[str, bytes]:
 
 def _sections(sweep: Sweep, drawn: Mapping[str, bytes]) -> Iterator[tuple[str, Markup]]:
     ranked, pruned = sweep.ranked(), valued(sweep.trials, "pruned")
-    yield "Summary", summary(sweep, ranked)
+    yield "Summary", summary(sweep)
     if ranked:
-        yield "Leaderboard", leaderboard(sweep, ranked)
+        yield "Leaderboard", leaderboard(sweep)
+    if sweep.finalists:
+        yield "Finalists", finalists(sweep)
     if ranked or pruned:
-        yield "Curves", _curves(distinct(ranked), pruned)
+        yield "Curves", _curves(ranked, pruned)
         yield "History", text(_history_words(sweep, ranked)) + _picture(drawn["history.png"], "Accuracy by trial")
     if ranked:
         yield "Importance", _importance(sweep, drawn["importance.png"])
@@ -166,7 +168,7 @@ def _time(ranked: Sequence[SweptTrial]) -> Markup:
         return text("No complete trial has a time.")
     words = (
         "Complete trials. The line is the front: no trial that took no longer is better. Times depend on what else "
-        "the machine did; a duplicate has none."
+        "the machine did."
     )
     return chart(time_accuracy(timed), words)
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sweeper.core.errors import RecordError
 from sweeper.core.inside import read_inside
-from sweeper.tracking.base import FINISHED
-from sweeper.tracking.reading import ARTIFACTS, history, read_events
+from sweeper.study.evidence import Standing, standings
+from sweeper.study.fresh import Fresh, fresh_means
+from sweeper.tracking.reading import ARTIFACTS, finished_runs, history, read_events
 
 if TYPE_CHECKING:
     from sweeper.study.importance import Importance
@@ -34,12 +35,18 @@ class SweptTrial(NamedTuple):
     epochs: Sequence[Mapping[str, float]]  # `epoch`, `val/accuracy`; other metrics where the journal has the run
     seconds: float | None  # of training and evaluation
     reason: str
-    copy_of: int | None  # the trial that it duplicates, and whose result it was given
 
     @property
     def accuracy(self) -> float:
         """Return the value, NaN where there is none."""
         return math.nan if self.value is None else self.value
+
+
+class Configuration(NamedTuple):
+    """The complete trials that have the same parameters, one for each seed."""
+
+    trials: list[SweptTrial]  # by number
+    standing: Standing  # of its validation accuracy
 
 
 class Champion(NamedTuple):
@@ -57,17 +64,29 @@ class Sweep(NamedTuple):
 
     name: str
     settings: Mapping[str, Any]
-    trials: list[SweptTrial]  # by number
+    trials: list[SweptTrial]  # by number, without copies
     importances: Sequence[Importance]
     champion: Champion | None
     tags: Mapping[str, str]  # of a trial's run in MLflow
     images: Mapping[str, int]  # train_images, val_images
     began: dt.datetime | None
     ended: dt.datetime | None
+    finalists: Sequence[Fresh] = ()  # the highest mean first; the key is the number of a configuration's first trial
+    copies: int = 0  # trials that 0.1.0 gave the result of an earlier one; they are no evidence, and left out
 
     def ranked(self) -> list[SweptTrial]:
-        """Return the complete trials, best first, ties by loss, then by number, as the study decides."""
+        """Return the complete trials, best first, ties by loss, then by number."""
         return sorted(valued(self.trials, "complete"), key=lambda t: (-t.accuracy, t.loss or 0.0, t.number))
+
+    def configurations(self) -> list[Configuration]:
+        """Return the configurations that have complete trials, best first, as the study decides."""
+        groups: dict[frozenset[tuple[str, Any]], list[SweptTrial]] = {}
+        for trial in valued(self.trials, "complete"):
+            groups.setdefault(frozenset(trial.params.items()), []).append(trial)
+        alike = {str(group[0].number): group for group in groups.values()}
+        found = standings({key: [trial.accuracy for trial in group] for key, group in alike.items()})
+        made = [Configuration(alike[standing.key], standing) for standing in found]
+        return sorted(made, key=lambda c: (-c.standing.shrunken, c.trials[0].loss or 0.0, c.trials[0].number))
 
     @property
     def parameters(self) -> list[str]:
@@ -84,7 +103,8 @@ def read_sweep(record: StudyRecord, journal: Path, warn: Callable[[str], None] =
     folder = journal / record.name
     trials: list[SweptTrial] = []
     started: dict[str, Any] = {}  # the first event of the first run found
-    for row in record.rows:  # one run at a time: the events of ten thousand take hundreds of megabytes
+    rows = [row for row in record.rows if row.copy_of is None]
+    for row in rows:  # one run at a time: the events of ten thousand take hundreds of megabytes
         events = _events(folder / f"{row.number:04d}", warn)
         if events and events[0]["key"] != f"{record.uid}/{row.number}":
             events = []
@@ -101,6 +121,8 @@ def read_sweep(record: StudyRecord, journal: Path, warn: Callable[[str], None] =
         images={name: profile[name] for name in ("train_images", "val_images") if isinstance(profile.get(name), int)},
         began=record.began,
         ended=record.ended,
+        finalists=_finalists(folder, record.uid, warn),
+        copies=len(record.rows) - len(rows),
     )
 
 
@@ -109,21 +131,11 @@ def valued(trials: Iterable[SweptTrial], state: str) -> list[SweptTrial]:
     return sorted((t for t in trials if t.state == state and math.isfinite(t.accuracy)), key=lambda t: t.number)
 
 
-def distinct(trials: Sequence[SweptTrial]) -> list[SweptTrial]:
-    """Return the trials without those that repeat the parameters of an earlier one."""
-    first: dict[tuple[tuple[str, Any], ...], SweptTrial] = {}
-    for trial in trials:
-        first.setdefault(tuple(sorted(trial.params.items())), trial)
-    return list(first.values())
-
-
 def _trial(row: TrialRow, events: list[dict[str, Any]], curve: Mapping[int, float]) -> SweptTrial:
     reported = [{"epoch": float(epoch), "val/accuracy": value} for epoch, value in sorted(curve.items())]
     epochs = history(events) or reported
     final = epochs[-1] if epochs else {}
     times = [epoch["time/epoch_s"] for epoch in epochs if "time/epoch_s" in epoch]
-    tags = events[-1].get("tags", {}) if events else {}
-    copied = tags.get("sweeper.copy_of")
     return SweptTrial(
         number=row.number,
         state=row.state,
@@ -131,9 +143,8 @@ def _trial(row: TrialRow, events: list[dict[str, Any]], curve: Mapping[int, floa
         loss=row.loss if row.loss is not None else final.get("val/loss"),
         params=row.params,
         epochs=epochs,
-        seconds=sum(times) if times else None if copied else row.seconds,
+        seconds=sum(times) if times else row.seconds,
         reason=row.reason,
-        copy_of=int(copied) if copied and copied.isdecimal() else None,
     )
 
 
@@ -148,16 +159,12 @@ def _events(folder: Path, warn: Callable[[str], None]) -> list[dict[str, Any]]:
 
 def _champion(folder: Path, uid: str, warn: Callable[[str], None]) -> Champion | None:
     """Read the champion that was evaluated last, if any. Warn of a damaged one."""
-    found = []
-    for run in sorted(folder.glob("champion-*")):
-        events = _events(run, warn)
-        ends = [event for event in events if event["event"] == "end" and event["status"] == FINISHED]
-        number = events[0]["key"].rpartition("/")[2] if ends else ""
-        if number.isdecimal() and events[0]["key"] == f"{uid}/champion/{number}":
-            found.append((ends[-1]["time"], run, int(number), ends[-1]["metrics"]))
+    key = f"{uid}/champion/"
+    found = [each for each in finished_runs(folder, "champion-*", warn) if each.key.removeprefix(key).isdecimal()]
     if not found:
         return None
-    _, run, trial, metrics = max(found, key=lambda entry: entry[0])
+    last = max(found, key=lambda each: each.time)
+    run, trial, metrics = last.folder, int(last.key.removeprefix(key)), last.metrics
     try:
         rows = list(csv.reader(io.StringIO((_file(run, "confusion.csv") or b"").decode())))[1:]
         confusion = [[int(count) for count in row[1:-1]] for row in rows]
@@ -167,6 +174,17 @@ def _champion(folder: Path, uid: str, warn: Callable[[str], None]) -> Champion |
         warn(f"{run}: {error}")
         classes, confusion, errors = [], [], None
     return Champion(trial, metrics, classes, confusion, errors)
+
+
+def _finalists(folder: Path, uid: str, warn: Callable[[str], None]) -> list[Fresh]:
+    """Return the means of the finalists over their fresh seeds."""
+    values: dict[str, list[float]] = {}
+    for run in finished_runs(folder, "finalist-*", warn):
+        study, _, key = run.key.partition("/finalist/")
+        accuracy = run.metrics.get("final/val_accuracy")
+        if study == uid and run.tags.get("sweeper.state") == "complete" and accuracy is not None:
+            values.setdefault(key.partition("/")[0], []).append(accuracy)
+    return fresh_means(values)
 
 
 def _file(run: Path, name: str) -> bytes | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from markupsafe import Markup
@@ -14,7 +14,7 @@ from sweeper.core.text import duration
 from sweeper.report.figure import counted, percent
 from sweeper.report.page import NOTHING, Cell, Value, download, facts, figures, folded, table, text
 from sweeper.report.sweep.charts import shown
-from sweeper.report.sweep.rows import Sweep, SweptTrial, distinct
+from sweeper.report.sweep.rows import Configuration, Sweep, SweptTrial
 
 LEADERS: Final = 50
 MOST_ROWS: Final = 1_000
@@ -26,19 +26,37 @@ def lead(sweep: Sweep) -> str:
     counts = {state: states.count(state) for state in ("complete", "pruned", "failed", "running")}
     parts = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
     words = counted(len(sweep.trials), "trial") + (f": {parts}." if parts else ".")
-    ranked = sweep.ranked()
-    if not ranked:
+    if sweep.copies:
+        words += f" Left out: {counted(sweep.copies, 'duplicate')}, which had the result of an earlier trial."
+    configurations = sweep.configurations()
+    if not configurations:
         return f"{words} No trial is complete yet."
-    params = ", ".join(f"{name} {shown(value)}" for name, value in ranked[0].params.items())
-    return f"{words} The best is trial {ranked[0].number} with {percent(ranked[0].accuracy)}: {params}."
+    best, evidence = _best(sweep, configurations)
+    params = ", ".join(f"{name} {shown(value)}" for name, value in best.params.items())
+    return f"{words} The best is trial {best.number} with {evidence}: {params}."
 
 
-def summary(sweep: Sweep, ranked: Sequence[SweptTrial]) -> Markup:
+def _best(sweep: Sweep, configurations: Sequence[Configuration]) -> tuple[SweptTrial, str]:
+    """Return the first trial of the best configuration, and its accuracy in words: by finalists where there are any."""
+    trials = {str(c.trials[0].number): c.trials[0] for c in configurations}
+    for key, n, mean, low, high in sweep.finalists:
+        if key in trials:
+            return trials[key], f"{percent(mean)}{limits(low, high)}, the mean of {counted(n, 'fresh seed')}"
+    first, standing = configurations[0].trials[0], configurations[0].standing
+    seeds = f", {counted(standing.n, 'seed')}" if standing.n > 1 else ""
+    return first, percent(standing.shrunken) + limits(standing.low, standing.high) + seeds
+
+
+def limits(low: float, high: float) -> str:
+    """Show an interval of shares, or nothing where there is none."""
+    return f" [{100 * low:.2f}, {100 * high:.2f}]" if low < high else ""
+
+
+def summary(sweep: Sweep) -> Markup:
     """Return the most important numbers, the circumstances and the settings."""
     numbers: list[tuple[str, Value]] = []
-    if ranked:
-        numbers.append(("best validation accuracy", percent(ranked[0].accuracy)))
-        numbers.append(("its validation loss, nats", fixed(ranked[0].loss, 3)))
+    if configurations := sweep.configurations():
+        numbers.append(("best validation accuracy", _best(sweep, configurations)[1]))
     if sweep.champion is not None:
         numbers.append(("test accuracy, evaluated once", percent(sweep.champion.metrics["test/accuracy"])))
     numbers.append(("finished trials", sum(t.state in ("complete", "pruned") for t in sweep.trials)))
@@ -87,20 +105,46 @@ def dimension(described: Any) -> str:
 # --- trials ---------------------------------------------------------------------------------------
 
 
-def leaderboard(sweep: Sweep, ranked: Sequence[SweptTrial]) -> Markup:
-    """Tabulate the best trials, of which there is at least one, and say which differences mean something."""
-    names, leaders = sweep.parameters, distinct(ranked)
-    headers = ["Rank", "Trial", "Val accuracy", "Val loss", "Gap", *names, "Seconds"]
+def leaderboard(sweep: Sweep) -> Markup:
+    """Tabulate the best configurations, of which there is at least one, and say which differences mean something."""
+    names, leaders = sweep.parameters, sweep.configurations()
+    headers = ["Rank", "Trial", "Val accuracy", "Seeds", "Val loss", "Gap", *names, "Seconds"]
+    rows: list[list[Value]] = []
+    for rank, (trials, standing) in enumerate(leaders[:LEADERS], 1):
+        first = trials[0]
+        rows.append([rank, first.number, share(standing.shrunken), standing.n, fixed(_mean(t.loss for t in trials), 4),
+                     share(_mean(map(_gap, trials))), *_params(first, names),
+                     fixed(_mean(t.seconds for t in trials), 1)])  # fmt: skip
+    which = f"The best {LEADERS} of {len(leaders):,} configurations" if len(leaders) > LEADERS else "Configurations"
+    caption = (
+        f"{which}, each with its first trial, by the mean validation accuracy of its seeds, shrunken towards the "
+        "mean of all. Loss, gap and seconds are means. Gap: train accuracy minus validation accuracy."
+    )
+    return text(_noise(sweep, [c.trials[0] for c in leaders])) + table(headers, rows, caption=caption)
+
+
+def finalists(sweep: Sweep) -> Markup:
+    """Tabulate the finalists, of which there is at least one."""
+    names, trials = sweep.parameters, {str(trial.number): trial for trial in sweep.trials}
     rows: list[list[Value]] = [
-        [rank, trial.number, share(trial.value), fixed(trial.loss, 4), share(_gap(trial)), *_params(trial, names),
-         fixed(trial.seconds, 1)] for rank, trial in enumerate(leaders[:LEADERS], 1)
-    ]  # fmt: skip
-    which = f"The best {LEADERS} of {len(ranked):,} complete trials" if len(leaders) > LEADERS else "Complete trials"
-    repeated = len(ranked) - len(leaders)
-    caption = f"{which}, by validation accuracy, then loss. Gap: train accuracy minus validation accuracy."
-    if repeated:
-        caption += f" Left out: {counted(repeated, 'trial')} with the parameters of another."
-    return text(_noise(sweep, leaders)) + table(headers, rows, caption=caption)
+        [rank, trials[key].number, share(mean), limits(low, high).strip() or NOTHING, n, *_params(trials[key], names)]
+        for rank, (key, n, mean, low, high) in enumerate(sweep.finalists, 1)
+        if key in trials
+    ]
+    words = (
+        "The best configurations of the search, trained again with seeds that it did not choose them by: the highest "
+        "of many trials is partly luck, and these means are not. The highest mean is the champion."
+    )
+    caption = "Mean validation accuracy over fresh seeds, with its 95% interval (Student's, one variance for all)."
+    return text(words) + table(
+        ["Rank", "Trial", "Val accuracy", "95% interval", "Seeds", *names], rows, caption=caption
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the values that there are."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _noise(sweep: Sweep, ranked: Sequence[SweptTrial]) -> str:
@@ -167,8 +211,8 @@ def fixed(value: float | None, digits: int) -> Cell:
 
 
 def note(trial: SweptTrial) -> str:
-    """Return why a trial ended early, or which one it duplicates."""
-    return trial.reason or ("" if trial.copy_of is None else f"duplicate of trial {trial.copy_of}")
+    """Return why a trial ended early."""
+    return trial.reason
 
 
 def _params(trial: SweptTrial, names: Sequence[str]) -> list[Value]:

@@ -1,0 +1,162 @@
+"""Finalists: the best configurations of a sweep, trained again with seeds that the search did not choose them by.
+
+The highest of many trials is partly luck. The mean of fresh seeds is not, so it chooses the champion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
+
+from sweeper.core.config import RunConfig, finite
+from sweeper.core.environment import Environment
+from sweeper.core.trial import Trial
+from sweeper.engine.choice import Built
+from sweeper.study.fresh import fresh_means
+from sweeper.study.rows import Ranked, ranking
+from sweeper.study.study import Study, repeat
+from sweeper.sweep.champion_record import recorded_champions
+from sweeper.sweep.driver import Driver
+from sweeper.sweep.progress import Progress, make_view
+from sweeper.sweep.signals import Signals
+from sweeper.sweep.source import Listed
+from sweeper.tracking.base import RunInfo, Tracker
+from sweeper.tracking.reading import finished_runs
+
+FIRST_FRESH: Final = 1_000_000  # seeds above the base seed: beyond those of all repetitions in a search
+FINALISTS: Final = 5  # of a sweep that has as many trials as this, or more:
+FEWEST_TRIALS: Final = 20
+ACCURACY, LOSS = "final/val_accuracy", "final/val_loss"
+
+
+class FinalistRun(NamedTuple):
+    """One training of a finalist."""
+
+    of: int  # the first trial that had the configuration
+    seed: int  # which of the fresh seeds, from 1
+    config: RunConfig
+    key: str  # of the run in the journal
+
+
+class Plan(NamedTuple):
+    """The finalists, and their runs: every configuration with each of the fresh seeds, a seed at a time."""
+
+    ranked: Sequence[Ranked]
+    runs: Sequence[FinalistRun]
+
+
+class Best(NamedTuple):
+    """A configuration with the evidence for it: of fresh seeds if it is a finalist, else of the search."""
+
+    trial: int  # the first that had it
+    params: Mapping[str, Any]
+    val_accuracy: float  # the mean over its seeds; of the search the shrunken mean
+    val_loss: float  # mean, in nats
+    seeds: int
+    low: float  # of the 95 % interval of the accuracy; NaN where the seeds do not tell
+    high: float
+
+    def numbers(self) -> dict[str, float]:
+        """Return everything but the parameters, by name."""
+        return {name: value for name, value in self._asdict().items() if name != "params"}
+
+    def plain(self) -> dict[str, Any]:
+        """Return the values for JSON; an interval that is not known is left out."""
+        return {name: value for name, value in self.numbers().items() if finite(value)} | {"params": dict(self.params)}
+
+
+def plan(study: Study, ranked: Sequence[Ranked], seeds: int) -> Plan:
+    """Return the runs that train each of the configurations with each of `seeds` fresh seeds."""
+    firsts = [(each.trials[0], study.configuration(each.params)) for each in ranked]
+    return Plan(
+        ranked,
+        [
+            FinalistRun(of, seed, repeat(config, FIRST_FRESH + seed), f"{study.uid}/finalist/{of}/{seed}")
+            for seed in range(1, seeds + 1)
+            for of, config in firsts
+        ],
+    )
+
+
+def usual_finalists(env: Environment, study: Study, trials: int) -> int:
+    """Return how many finalists a sweep has where nobody said.
+
+    None after a look at the test images that finalists did not choose, as 0.1.0 took: it was the only one.
+    """
+    decided = recorded_champions(env, study.name, study.uid) and not recorded_runs(env, study)
+    return 0 if trials < FEWEST_TRIALS or decided else FINALISTS
+
+
+def recorded_runs(env: Environment, study: Study) -> dict[str, tuple[float, float] | None]:
+    """Return accuracy and loss of the finalists' runs that have ended in the journal, by key; None for one that
+    diverged."""
+    return {
+        run.key: (run.metrics[ACCURACY], run.metrics[LOSS]) if run.tags.get("sweeper.state") == "complete" else None
+        for run in finished_runs(env.journal / study.name, "finalist-*", env.warn)
+    }
+
+
+def train_finalists(
+    env: Environment, study: Study, wanted: Plan, built: Built | None, tracker: Tracker,
+    describe: Callable[[Trial], RunInfo], signals: Signals, *, deadline: float | None, retries: int,
+) -> list[Best]:  # fmt: skip
+    """Train the finalists, apart from the runs that are recorded, and return them, the best first.
+
+    One that diverged or failed with a seed is left out. `describe` makes the record of a run without its identity. The
+    engine may be missing if no run is.
+
+    Raises:
+        OutOfTime: the deadline came first.
+        StudyIncomplete: too many of the runs failed.
+    """
+    recorded = recorded_runs(env, study)
+    left = [run for run in wanted.runs if run.key not in recorded]
+    results = {key: result for key, result in recorded.items() if result is not None}
+    if left and built:
+        results |= _train(env, study, left, len(wanted.runs), built, tracker, describe, signals, deadline, retries)
+    return _means(wanted, results)
+
+
+def _train(
+    env: Environment, study: Study, left: Sequence[FinalistRun], target: int, built: Built, tracker: Tracker,
+    describe: Callable[[Trial], RunInfo], signals: Signals, deadline: float | None, retries: int,
+) -> dict[str, tuple[float, float]]:  # fmt: skip
+    """Train the runs that are `left` of `target`, and return accuracy and loss of the complete ones, by key."""
+
+    def named(trial: Trial) -> RunInfo:
+        run, info = left[trial.number], describe(trial)
+        tags = {**info.tags, "sweeper.study": study.name, "sweeper.trial": str(run.of)}
+        return replace(info, key=run.key, name=f"finalist {run.of:03d} \N{MIDDLE DOT} {run.seed}",
+                       folder=f"{study.name}/finalist-{run.of:04d}-{run.seed}", tags=tags)  # fmt: skip
+
+    done = target - len(left)
+    source = Listed([Trial(number, run.config, run.seed) for number, run in enumerate(left)], finished=done)
+    view = make_view(Progress(target=target, finished=done, at_start=done, unit="finalist run"),
+                     json_output=env.json_output)  # fmt: skip
+    try:
+        driver = Driver(source, built.engine, tracker, named, view, deadline=deadline, retries=retries, signals=signals)
+        driver.run(target)
+    finally:
+        view.close()
+    return {left[number].key: result for number, result in source.completed.items()}
+
+
+def _means(wanted: Plan, results: Mapping[str, tuple[float, float]]) -> list[Best]:
+    """Return the finalists of which every run is complete, the highest mean first."""
+    values: dict[str, list[tuple[float, float]]] = {}
+    for of in {run.of for run in wanted.runs if all(r.key in results for r in wanted.runs if r.of == run.of)}:
+        values[str(of)] = [results[run.key] for run in wanted.runs if run.of == of]
+    params = {str(each.trials[0]): each.params for each in wanted.ranked}
+    accuracies = {key: [accuracy for accuracy, _ in runs] for key, runs in values.items()}
+    return [
+        Best(int(key), params[key], mean, sum(loss for _, loss in values[key]) / n, n, low, high)
+        for key, n, mean, low, high in fresh_means(accuracies)
+    ]
+
+
+def best_of_search(study: Study) -> Best | None:
+    """Return the configuration with the highest shrunken mean, or None if no trial is complete."""
+    for params, trials, standing, loss in ranking(study.rows())[:1]:
+        return Best(trials[0], params, standing.shrunken, loss, standing.n, standing.low, standing.high)
+    return None

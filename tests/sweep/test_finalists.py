@@ -1,0 +1,95 @@
+"""Finalists: the best configurations, trained again with fresh seeds, choose the champion."""
+
+from __future__ import annotations
+
+import json
+import math
+from statistics import fmean, stdev
+from typing import Any
+
+import pytest
+
+from sweeper.core.errors import OutOfTime
+from sweeper.study.fresh import fresh_means
+from sweeper.study.reading import read_study
+from sweeper.sweep.optimize import check_finished
+from sweeper.tracking.reading import finished_runs
+from tests.sweep.conftest import Place
+
+pytest_plugins = ["tests.support.mlflow_store"]
+FINAL = {"trials": 4, "finalists": 2, "finalist_seeds": 2}  # of a space of two configurations
+
+
+def fresh(place: Place) -> dict[str, float]:
+    """The accuracy of each finalist's run in the journal, by folder."""
+    runs = finished_runs(place.home / "journal/few", "finalist-*")
+    return {run.folder.name: run.metrics["final/val_accuracy"] for run in runs}
+
+
+def test_the_best_is_the_highest_mean_of_fresh_seeds(place: Place) -> None:
+    result = place.optimize(**FINAL, final=True)
+    found = fresh(place)
+    assert len(found) == 4
+    means = {name[9:13]: fmean(v for n, v in found.items() if n[:13] == name[:13]) for name in found}
+    best = result["best"]
+    assert best["val_accuracy"] == pytest.approx(max(means.values()))
+    assert means[f"{best['trial']:04d}"] == max(means.values())
+    assert (best["seeds"], best["low"] < best["val_accuracy"] < best["high"]) == (2, True)
+    assert result["test"]["trial"] == best["trial"]
+    assert "mean of 2 fresh seeds" in (place.home / "report/few.html").read_text()
+
+
+def test_the_seeds_of_finalists_are_none_of_the_search(place: Place) -> None:
+    place.optimize(**FINAL)
+    files = place.home.glob("journal/few/*/artifacts/config.json")
+    seeds = {file.parts[-3]: json.loads(file.read_text())["seed"] for file in files}
+    finalists = {name: seed for name, seed in seeds.items() if name.startswith("finalist")}
+    assert {name[-1]: seed for name, seed in finalists.items()} == {"1": 1_000_001, "2": 1_000_002}
+    assert not {*finalists.values()} & {seed for name, seed in seeds.items() if name not in finalists}
+
+
+def test_finalists_that_are_recorded_are_not_trained_again(place: Place) -> None:
+    first = place.optimize(**FINAL)
+    times = {path: path.stat().st_mtime_ns for path in place.home.glob("journal/few/finalist-*/events.jsonl")}
+    again = place.optimize(**FINAL)
+    assert again["best"] == first["best"]
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    more = place.optimize(**FINAL | {"finalist_seeds": 3})
+    assert (more["best"]["seeds"], len(fresh(place))) == (3, 6)
+
+
+def test_without_finalists_the_best_is_of_the_search(place: Place) -> None:
+    result = place.optimize(trials=2)
+    values = [row.value for row in read_study("few", place.environment.storage).rows]
+    assert fresh(place) == {}
+    assert min(values) <= result["best"]["val_accuracy"] <= max(values)
+
+
+def test_a_deadline_before_the_finalists_leaves_them_to_the_next_command(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*_: Any, **__: Any) -> Any:
+        raise OutOfTime("1 of 4 trials finished before --timeout")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sweeper.sweep.optimize.train_finalists", late)
+        result = place.optimize(**FINAL, final=True)
+    assert "test" not in result
+    with pytest.raises(OutOfTime):
+        check_finished(result, 4)
+    result = place.optimize(**FINAL, final=True)
+    check_finished(result, 4)
+    assert result["test"]["trial"] == result["best"]["trial"]
+
+
+def test_the_interval_of_a_mean_pools_the_variance_of_all_finalists() -> None:
+    values = {"a": [0.9, 0.92, 0.91], "b": [0.8, 0.86, 0.83]}
+    first, second = fresh_means(values)
+    assert [first.key, second.key] == ["a", "b"]
+    pooled = math.sqrt((stdev(values["a"]) ** 2 + stdev(values["b"]) ** 2) / 2)
+    half = 2.776445 * pooled / math.sqrt(3)  # Student's t, 4 degrees of freedom
+    assert (first.low, first.high) == pytest.approx((0.91 - half, 0.91 + half))
+    assert second.high - second.mean == pytest.approx(half)
+    (alone,) = fresh_means({"a": [0.5]})
+    assert alone[:3] == ("a", 1, 0.5)
+    assert math.isnan(alone.low)
