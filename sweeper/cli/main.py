@@ -67,6 +67,7 @@ def cli(debug: bool) -> None:
 for _command in (
     search.train,
     search.optimize,
+    search.confirm,
     records.status,
     records.report,
     records.sync,

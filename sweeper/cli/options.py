@@ -132,13 +132,18 @@ def given(options: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: options[name] for name in names if options[name] not in (None, "auto")}
 
 
+data_dir_option = or_auto(
+    "--data-dir", click.Path(path_type=Path), "Folder of the four FashionMNIST files, or torchvision's root; auto: "
+    "SWEEPER_DATA_DIR, the cache, then Debian's package.", metavar="auto|DIR",
+)  # fmt: skip
+
+
 def machine(command: Command) -> Command:
     """Add the options of every command that trains: the data set, device and precision."""
     return together(
         click.option("--dataset", type=click.Choice(["auto", "fashion-mnist", "sample"]), default="auto",
                      help="auto: FashionMNIST, found or downloaded, else the sample."),
-        or_auto("--data-dir", click.Path(path_type=Path), "Folder of the four FashionMNIST files, or torchvision's "
-                "root; auto: SWEEPER_DATA_DIR, the cache, then Debian's package.", metavar="auto|DIR"),
+        data_dir_option,
         click.option("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Device to train on."),
         click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto",
                      help="auto: bf16 where it is faster than fp32."),

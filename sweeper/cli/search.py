@@ -15,6 +15,7 @@ from sweeper.cli.options import (
     Experiment,
     Number,
     Split,
+    data_dir_option,
     ends_unread,
     engine_options,
     given,
@@ -22,6 +23,7 @@ from sweeper.cli.options import (
     overrides,
     shared,
     storage_option,
+    tracked,
 )
 
 if TYPE_CHECKING:
@@ -125,6 +127,35 @@ def optimize(exp: int, **options: Any) -> None:
     say_where(env)
     print_json(result, env.json_output)
     check_finished(result, asked.trials)
+
+
+@click.command()
+@click.argument("study")
+@click.option("--top", type=click.IntRange(1, 100), default=5, help="Number of configurations, the best of the search.")
+@click.option("--trial", "trials", type=click.IntRange(0), multiple=True,
+              help="A trial whose configuration is trained, in place of the best; may be repeated.")  # fmt: skip
+@click.option("--seeds", type=click.IntRange(1, 100), default=3, help="Number of fresh seeds of each configuration.")
+@engine_options
+@data_dir_option
+@click.option("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Device to train on.")
+@storage_option
+@tracked
+@ends_unread
+def confirm(study: str, **options: Any) -> None:
+    """Train the best again with fresh seeds, and compare.
+
+    The means of seeds that a search did not choose by tell how good its configurations are. Runs that are recorded are
+    not trained again, so a stopped command is continued by the same command. The test images are not read.
+    """
+    from sweeper.sweep.options import engine_choice, start_workers
+
+    env = make_environment(options)
+    engine = engine_choice(options)
+    start_workers(engine, options["device"])
+    from sweeper.sweep.confirm import Confirmation, confirm
+
+    asked = Confirmation(study, options["top"], options["trials"], options["seeds"], options["device"], engine)
+    print_json(confirm(env, asked), env.json_output)
 
 
 def _say_best(env: Environment, result: dict[str, Any]) -> None:

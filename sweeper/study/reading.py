@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 from optuna.trial import FrozenTrial
 
 from sweeper.core.config import check_name
-from sweeper.core.errors import UsageError
+from sweeper.core.errors import StudyConflict, UsageError
 from sweeper.core.urls import database_url
 from sweeper.study.database import open_database, read_trials
 from sweeper.study.lock import is_driven
 from sweeper.study.rows import StudyRecord, TrialRow, study_record, trial_rows
+from sweeper.study.study import StudySettings
 
 
 class StudyView(NamedTuple):
@@ -54,6 +55,19 @@ def read_record(name: str | None, storage_url: str) -> StudyRecord:
         UsageError: there is no such study.
     """
     return study_record(*_read(name, storage_url))
+
+
+def read_settings(name: str, storage_url: str) -> StudySettings:
+    """Read the settings that a study was made with.
+
+    Raises:
+        UsageError: there is no such study.
+        StudyConflict: sweeper did not make it.
+    """
+    _, attributes, _ = _read(name, storage_url)
+    if "settings" not in attributes:
+        raise StudyConflict(f"study {name!r} was not made by sweeper; name another one")
+    return StudySettings.read(attributes["settings"])
 
 
 def _read(name: str | None, storage_url: str) -> tuple[str, Mapping[str, Any], list[FrozenTrial]]:

@@ -115,6 +115,11 @@ class Space:
         """Return the space as plain values, in the order of asking."""
         return {name: dimension.describe() for name, dimension in self._in_order()}
 
+    @classmethod
+    def read(cls, described: Mapping[str, Any]) -> Space:
+        """Return the space that `describe` has described."""
+        return cls({name: Choice(tuple(v)) if isinstance(v, list) else Range(**v) for name, v in described.items()})
+
     def validate(self, base: RunConfig) -> Space:
         """Return the space if every value it can suggest makes a valid run of `base`.
 

@@ -66,6 +66,20 @@ class StudySettings:
             **{name: value for name, value in base.items() if name not in self.space.dimensions},
         }
 
+    @classmethod
+    def read(cls, described: Mapping[str, Any]) -> StudySettings:
+        """Return the settings that `describe` has described."""
+        fields = {name: value for name, value in described.items() if name in RunConfig.model_fields}
+        return cls(
+            RunConfig.create(**fields),
+            Space.read({name.removeprefix("space."): v for name, v in described.items() if name.startswith("space.")}),
+            described["dataset_sha256"],
+            described["sampler"],
+            described["pruner"],
+            described["search_seed"],
+            described.get("seeds") == "one",
+        )
+
 
 @dataclass
 class Study:

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from sweeper.core.errors import OutOfTime
+from sweeper.core.errors import OutOfTime, UsageError
+from sweeper.engine.choice import EngineChoice
 from sweeper.study.fresh import fresh_means
 from sweeper.study.reading import read_study
+from sweeper.sweep.confirm import Confirmation, confirm
 from sweeper.sweep.optimize import check_finished
 from sweeper.tracking.reading import finished_runs
 from tests.sweep.conftest import Place
@@ -80,6 +82,40 @@ def test_a_deadline_before_the_finalists_leaves_them_to_the_next_command(
     result = place.optimize(**FINAL, final=True)
     check_finished(result, 4)
     assert result["test"]["trial"] == result["best"]["trial"]
+
+
+# --- confirm -------------------------------------------------------------------------------------------
+
+
+def confirmed(place: Place, *trials: int, top: int = 5, seeds: int = 2) -> list[dict[str, Any]]:
+    asked = Confirmation("few", top, trials, seeds, "cpu", EngineChoice("serial"))
+    found: list[dict[str, Any]] = confirm(place.environment, asked)["confirmed"]
+    return found
+
+
+def test_any_configuration_of_a_study_is_confirmed_later(place: Place) -> None:
+    place.optimize(trials=4)
+    assert len(confirmed(place, top=1)) == 1
+    both = confirmed(place)
+    assert [best["seeds"] for best in both] == [2, 2]
+    assert len(fresh(place)) == 4
+    (last,) = confirmed(place, both[1]["trial"])
+    assert last["params"] == both[1]["params"]
+    assert [row.state for row in read_study("few", place.environment.storage).rows] == ["complete"] * 4
+    with pytest.raises(UsageError, match="trial 9: not a complete trial of study 'few'"):
+        confirmed(place, 9)
+
+
+def test_the_champion_is_of_the_confirmed_runs(place: Place) -> None:
+    place.optimize(trials=4)
+    best = confirmed(place)[0]
+    files = {path: path.stat().st_mtime_ns for path in place.home.glob("journal/few/finalist-*/events.jsonl")}
+    result = place.optimize(**FINAL)
+    assert result["best"] == best
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+
+
+# --- intervals -----------------------------------------------------------------------------------------
 
 
 def test_the_interval_of_a_mean_pools_the_variance_of_all_finalists() -> None:

@@ -1,0 +1,111 @@
+"""Confirm: train configurations of a study again with fresh seeds, and compare their means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from sweeper.core.environment import Environment
+from sweeper.core.errors import UsageError
+from sweeper.core.text import counted
+from sweeper.core.trial import Trial
+from sweeper.data.shared import SharedSplits
+from sweeper.data.splits import load
+from sweeper.engine.choice import EngineChoice, build, check, prepare
+from sweeper.study.opening import open_study
+from sweeper.study.reading import read_settings
+from sweeper.study.rows import Ranked, ranking
+from sweeper.study.study import Study
+from sweeper.sweep.choose import choose
+from sweeper.sweep.describe import describe_run
+from sweeper.sweep.driver import RETRIES
+from sweeper.sweep.finalists import Best, plan, train_finalists
+from sweeper.sweep.progress import in_words
+from sweeper.sweep.signals import Signals
+from sweeper.sweep.tracker import tracking
+from sweeper.tracking.base import RunInfo
+from sweeper.tracking.reading import is_another
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """Which configurations of a study are trained again, and how: the `top` best, or those of `trials`."""
+
+    study: str
+    top: int
+    trials: Sequence[int]
+    seeds: int
+    device: str
+    engine: EngineChoice
+
+
+def confirm(env: Environment, asked: Confirmation) -> dict[str, Any]:
+    """Train the configurations with fresh seeds, apart from the runs that are recorded, and rank them by their means.
+
+    Neither the study nor the test images are touched.
+
+    Returns:
+        The JSON that `--json` prints.
+
+    Raises:
+        UsageError: there is no such study, or a trial of it is not complete.
+        StudyConflict: a driver holds the study.
+        StudyIncomplete: too many trainings failed.
+    """
+    settings = read_settings(asked.study, env.storage)
+    base = settings.base
+    chosen = choose(env, base, base.dataset, asked.device, base.precision)
+    check(asked.engine, chosen.config)
+    images = SharedSplits(load(chosen.config, chosen.folder))
+    prepare(asked.engine)
+    study = open_study(asked.study, settings, env.storage, partial(is_another, env.journal / asked.study))
+    try:
+        ranked = _ranked(study, asked)
+        wanted = plan(study, ranked, asked.seeds)
+        with Signals() as signals, study.answering():
+            built = build(asked.engine, chosen.config, images, len(wanted.runs), few=len(wanted.runs))
+
+            def describe(trial: Trial) -> RunInfo:
+                return describe_run(chosen, trial.config, images, kind="finalist", threads=built.threads,
+                                    engine=built.name)  # fmt: skip
+
+            with tracking(env, signals) as tracker:
+                tracker.reconcile(study.name)
+                try:
+                    means = train_finalists(env, study, wanted, built, tracker, describe, signals, deadline=None,
+                                            retries=RETRIES)  # fmt: skip
+                finally:
+                    built.engine.close()
+    finally:
+        study.close()
+    _say(env, asked, ranked, means)
+    return {"study": asked.study, "confirmed": [best.plain() for best in means]}
+
+
+def _ranked(study: Study, asked: Confirmation) -> list[Ranked]:
+    """Return the configurations to train.
+
+    Raises:
+        UsageError: a trial is not complete, or none is.
+    """
+    everything = ranking(study.rows())
+    known = {number: ranked for ranked in everything for number in ranked.trials}
+    if unknown := [number for number in asked.trials if number not in known]:
+        raise UsageError(f"trial {unknown[0]}: not a complete trial of study {study.name!r}. See sweeper status.")
+    if not everything:
+        raise UsageError(f"study {study.name!r}: no trial is complete yet")
+    chosen = [known[number] for number in asked.trials] or everything[: asked.top]
+    return list({ranked.trials: ranked for ranked in chosen}.values())
+
+
+def _say(env: Environment, asked: Confirmation, ranked: Sequence[Ranked], means: Sequence[Best]) -> None:
+    configurations = counted(len(ranked), "configuration")
+    env.say(f"{configurations} of study {asked.study!r}, {counted(asked.seeds, 'fresh seed')} each:")
+    for rank, best in enumerate(means, 1):
+        limits = "" if math.isnan(best.low) else f" [{best.low:.4f}, {best.high:.4f}]"
+        env.say(f"  {rank}  val accuracy {best.val_accuracy:.4f}{limits}  trial {best.trial}: {in_words(best.params)}")
+    if left := len(ranked) - len(means):
+        env.warn(f"left out: {counted(left, 'configuration')} that diverged or failed with a fresh seed")
