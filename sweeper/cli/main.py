@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from sweeper import __version__
-from sweeper.cli import claims, records, search, server, surroundings
+from sweeper.cli import claims, control, records, search, server, surroundings
 from sweeper.core.errors import Interrupted, SweeperError
 from sweeper.core.text import in_one_line
 
@@ -68,6 +68,11 @@ for _command in (
     search.train,
     search.optimize,
     search.confirm,
+    control.pause,
+    control.resume,
+    control.stop,
+    control.skip,
+    control.workers,
     records.status,
     records.report,
     records.sync,

@@ -13,7 +13,8 @@ SweeperError                 1   something failed; the message is one line
 │       ├── WorkerLost       1   the process that trained it died
 │       └── OutOfMemory      1   the device or the machine had no memory left
 ├── StudyIncomplete          3   a sweep ended before its number of trials was reached
-│   └── OutOfTime            3   ... because its time was over
+│   ├── OutOfTime            3   ... because its time was over
+│   └── Stopped              3   ... because `sweeper stop` told it to
 └── ServiceUnreachable       4   a tracking server or database does not answer
 """
 
@@ -89,6 +90,10 @@ class StudyIncomplete(SweeperError):
 
 class OutOfTime(StudyIncomplete):
     """A sweep ended because its time was over."""
+
+
+class Stopped(StudyIncomplete):
+    """A sweep ended because `sweeper stop` told it to."""
 
 
 class Interrupted(BaseException):

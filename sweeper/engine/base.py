@@ -42,5 +42,14 @@ class Engine(Protocol):
     def cancel(self, key: int) -> None:
         """Close a training; no more events of it are handed out."""
 
+    def hold(self) -> None:
+        """Let no training go far beyond the epoch that it is in, until the next `wait`."""
+
+    def release(self) -> None:
+        """End all trainings, and give back the memory of workers until the next `submit`."""
+
+    def resize(self, slots: int) -> None:
+        """Run up to `slots` trainings at a time from now on, if the engine can run several; those that run go on."""
+
     def close(self) -> None:
         """End everything at once."""

@@ -98,6 +98,20 @@ class ConcurrentEngine:
         if training := self._held.pop(key, None):
             training.generator.close()
 
+    def hold(self) -> None:
+        """No-op: trainings go on in `wait` only."""
+
+    def release(self) -> None:
+        """Close all trainings, and give the memory that torch keeps back to the device."""
+        for key in list(self._held):
+            self.cancel(key)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def resize(self, slots: int) -> None:
+        """Set the number of slots."""
+        self.slots = slots
+
     def close(self) -> None:
         """Close all trainings."""
         for key in list(self._held):

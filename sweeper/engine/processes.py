@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sweeper.training.images import Data
 
 WORD_SECONDS: Final = 0.25  # how long a worker waits after an epoch to hear whether to go on
-GO_ON, CLOSE = True, False
+GO_ON, CLOSE, HOLD = "go on", "close", "hold"
 
 
 @dataclass
@@ -34,6 +34,7 @@ class _Worker:
     key: int | None = None  # of the training it was given, until its last message
     cancelled: bool = False
     awaiting_word: bool = False
+    held: bool = False
 
 
 class ProcessEngine:
@@ -50,12 +51,15 @@ class ProcessEngine:
         return _Worker(Child(_work, self._splits, self._threads))
 
     def free(self) -> int:
-        """Return the number of idle workers."""
-        return sum(w.key is None for w in self._workers)
+        """Return how many more trainings could begin."""
+        return max(0, self.slots - sum(w.key is not None for w in self._workers))
 
     def submit(self, key: int, config: RunConfig) -> None:
-        """Give the training to an idle worker."""
-        worker = next(w for w in self._workers if w.key is None)
+        """Give the training to an idle worker, or to a new one."""
+        worker = next((w for w in self._workers if w.key is None), None)
+        if worker is None:
+            worker = self._spawn()
+            self._workers.append(worker)
         worker.key, worker.cancelled, worker.awaiting_word = key, False, False
         with contextlib.suppress(OSError):  # it died while idle: wait() reports it
             worker.child.pipe.send(config)
@@ -63,9 +67,13 @@ class ProcessEngine:
     def wait(self, timeout: float) -> list[Event]:
         """Let the trainings go on, then collect what the workers have sent."""
         for worker in self._workers:
+            if worker.held:
+                worker.held = False
+                self._tell(worker, GO_ON)
             self._send_word(worker)
         ready = set(wait([w.child.pipe for w in self._workers], timeout))
         events = [self._receive(index) for index, w in enumerate(self._workers) if w.child.pipe in ready]
+        self._end_surplus()
         return [event for event in events if event is not None]
 
     def _receive(self, index: int) -> Event | None:
@@ -87,13 +95,40 @@ class ProcessEngine:
         for worker in self._workers:
             if worker.key == key:
                 worker.cancelled = True
+                worker.awaiting_word |= worker.held
+                worker.held = False
                 self._send_word(worker)
 
     def _send_word(self, worker: _Worker) -> None:
         if worker.awaiting_word and worker.key is not None:
             worker.awaiting_word = False
-            with contextlib.suppress(OSError):  # it died: the next receive reports it
-                worker.child.pipe.send(CLOSE if worker.cancelled else GO_ON)
+            self._tell(worker, CLOSE if worker.cancelled else GO_ON)
+
+    def _tell(self, worker: _Worker, word: str) -> None:
+        with contextlib.suppress(OSError):  # it died: the next receive reports it
+            worker.child.pipe.send(word)
+
+    def hold(self) -> None:
+        """Let each training wait at the end of its epoch."""
+        for worker in self._workers:
+            if worker.key is not None and not worker.cancelled:
+                worker.held = True
+                self._tell(worker, HOLD)
+
+    def release(self) -> None:
+        """Kill the workers; `submit` starts others."""
+        self.close()
+        self._workers = []
+
+    def resize(self, slots: int) -> None:
+        """Set the number of workers; those that are too many end as soon as they are idle."""
+        self.slots = slots
+        self._end_surplus()
+
+    def _end_surplus(self) -> None:
+        for worker in [w for w in self._workers if w.key is None][: max(0, len(self._workers) - self.slots)]:
+            worker.child.kill()
+            self._workers.remove(worker)
 
     def close(self) -> None:
         """Kill the workers, which hold nothing that could be lost."""
@@ -135,8 +170,8 @@ def _train(pipe: Connection, config: RunConfig, data: list[Data]) -> None:
 
 
 def _told_to_close(pipe: Connection) -> bool:
-    """Wait a moment for the driver's word; of several, as after a pause of the driver, any CLOSE counts."""
+    """Wait a moment for the driver's word, and after HOLD for the next one; of several, any CLOSE counts."""
     words = [pipe.recv()] if pipe.poll(WORD_SECONDS) else []
-    while pipe.poll(0):
+    while words[-1:] == [HOLD] or pipe.poll(0):
         words.append(pipe.recv())
     return CLOSE in words

@@ -132,6 +132,19 @@ class RayEngine:
         if (stream := self._running.pop(key, None)) is not None:
             ray.cancel(stream)
 
+    def hold(self) -> None:
+        """No-op: a training that nobody listens to waits after a few epochs."""
+
+    def release(self) -> None:
+        """Interrupt every task."""
+        for key in list(self._running):
+            self.cancel(key)
+
+    def resize(self, slots: int) -> None:
+        """Hold up to `slots` trainings in flight; the cluster decides how many have room."""
+        self.slots = self._few = slots
+        self._follows = False
+
     def close(self) -> None:
         """Cancel every task; leave the cluster, or end it if it was started here."""
         self._running = {}  # the end of the session ends its tasks

@@ -52,7 +52,17 @@ class SerialEngine:
             self._running[1].close()
             self._running = None
 
-    def close(self) -> None:
+    def hold(self) -> None:
+        """No-op: a training goes on in `wait` only."""
+
+    def release(self) -> None:
         """Close what is running."""
         if self._running:
             self.cancel(self._running[0])
+
+    def resize(self, slots: int) -> None:
+        """No-op: one at a time."""
+
+    def close(self) -> None:
+        """Close what is running."""
+        self.release()

@@ -80,6 +80,10 @@ class Mirror:
         self.study.set_user_attr(key, value)
         self._storage.set_study_user_attr(self._study_id, key, value)
 
+    def stored_attributes(self) -> dict[str, Any]:
+        """Return the attributes that the study has in the database, where another process may write some."""
+        return self._storage.get_study_user_attrs(self._study_id)
+
     def began(self, number: int) -> None:
         """Write that a trial has begun, with its parameters; of one that an earlier driver began, what is missing.
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
 from sweeper.core.config import check_name
 from sweeper.core.errors import StudyConflict, UsageError
 from sweeper.core.urls import database_url
+from sweeper.study.control import PAUSE, read_orders
 from sweeper.study.database import open_database, read_trials
 from sweeper.study.lock import is_driven
 from sweeper.study.rows import StudyRecord, TrialRow, study_record, trial_rows
@@ -27,6 +30,7 @@ class StudyView(NamedTuple):
     driven: bool = True  # False if no driver holds it
     command: str = ""  # that drove it last
     uid: str = ""
+    paused: bool = False
 
 
 def read_study(name: str | None, storage_url: str) -> StudyView:
@@ -45,6 +49,7 @@ def read_study(name: str | None, storage_url: str) -> StudyView:
         driven=is_driven(database_url(storage_url), found),
         command=str(attributes.get("command", "")),
         uid=str(attributes.get("uid", "")),
+        paused=read_orders(attributes).wanted == PAUSE,
     )
 
 
@@ -72,6 +77,18 @@ def read_settings(name: str, storage_url: str) -> StudySettings:
 
 def _read(name: str | None, storage_url: str) -> tuple[str, Mapping[str, Any], list[FrozenTrial]]:
     """Return the name, attributes and trials of the study `name`, or of the one created last."""
+    with open_existing(name, storage_url) as (storage, found):
+        study_id = storage.get_study_id_from_name(found)
+        return found, storage.get_study_user_attrs(study_id), read_trials(storage, study_id)
+
+
+@contextlib.contextmanager
+def open_existing(name: str | None, storage_url: str) -> Iterator[tuple[RDBStorage, str]]:
+    """Open the database that holds the study `name`, or by default the study that was created last; yield both.
+
+    Raises:
+        UsageError: there is no such study.
+    """
     url = database_url(storage_url)
     sqlite = url.get_backend_name() == "sqlite"
     where = Path(url.database or "").absolute() if sqlite else url.database
@@ -83,6 +100,4 @@ def _read(name: str | None, storage_url: str) -> tuple[str, Mapping[str, Any], l
             raise UsageError(
                 f"study {str(name)[:100]!r}: not in {where}, which holds: {', '.join(names) or 'no study'}"
             )
-        found = check_name(name or names[-1])  # another program may have made it
-        study_id = storage.get_study_id_from_name(found)
-        return found, storage.get_study_user_attrs(study_id), read_trials(storage, study_id)
+        yield storage, check_name(name or names[-1])  # another program may have made it

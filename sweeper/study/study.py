@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sweeper.core.config import RunConfig, finite
 from sweeper.core.errors import ServiceUnreachable, SweeperError
 from sweeper.core.trial import Trial
+from sweeper.study.control import RUN, WANTED, WORKERS, Orders, read_orders
 from sweeper.study.evidence import Standing, standings
 from sweeper.study.lock import Lock
 from sweeper.study.mirror import Mirror
@@ -95,6 +96,7 @@ class Study:
     def __post_init__(self) -> None:
         self._optuna = self._mirror.study
         self._pruner = make_pruner(self.settings.pruner)
+        self._orders = Orders()
         self._begun: dict[frozenset[tuple[str, Any]], int] = {}  # how many trials have these parameters
         self._values: dict[
             frozenset[tuple[str, Any]], tuple[int, list[float]]
@@ -221,6 +223,18 @@ class Study:
         self._mirror.set_user_attr("command", command)
         self._mirror.set_user_attr("target", trials)
         self._mirror.set_user_attr("workers", workers)
+
+    def orders(self) -> Orders:
+        """Return what this driver was told through the database; the former orders while that does not answer."""
+        with contextlib.suppress(optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError):
+            self._orders = read_orders(self._mirror.stored_attributes())
+        return self._orders
+
+    def forget_orders(self) -> None:
+        """Drop the orders that an earlier driver was given."""
+        if self.orders() != Orders(skipped=self._orders.skipped):
+            self._mirror.set_user_attr(WANTED, RUN)
+            self._mirror.set_user_attr(WORKERS, None)
 
     def rows(self) -> list[TrialRow]:
         """Return every trial so far."""

@@ -14,17 +14,17 @@ finished trials comes out exact. Trials that begin or end in the same pass are w
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Final, NamedTuple
 
-from sweeper.core.config import finite
 from sweeper.core.errors import (
     Diverged,
     Interrupted,
-    OutOfTime,
+    Stopped,
     StudyIncomplete,
     SweeperError,
     TrainingError,
@@ -34,6 +34,8 @@ from sweeper.core.errors import (
 from sweeper.core.results import EpochResult, TrainResult
 from sweeper.core.trial import Trial
 from sweeper.engine.base import Engine, Event
+from sweeper.study.control import PAUSE, STOP, Orders
+from sweeper.sweep.reasons import details_of, not_finite, out_of_time, reason_tags
 from sweeper.sweep.signals import Signals
 from sweeper.sweep.source import Source, View
 from sweeper.tracking.base import FAILED, FINISHED, KILLED, Recorded, RunInfo, RunLog, Tracker
@@ -44,8 +46,9 @@ RETRIES: Final = 2  # with the same parameters, after a worker died or memory ra
 TICK_SECONDS: Final = 0.5
 ASKING_SECONDS: Final = 2.0  # how long running trainings wait while others begin
 MOST_DROPPED: Final = 64  # trials that end together without a training; each has an open file until it is written
+LOOK_SECONDS: Final = 1.0  # between two looks at the orders
+PAUSE_SECONDS: Final = 600.0  # after which a pause gives the memory of workers back
 SAME_ERROR_FROM_THE_START: Final = 3
-TRACEBACK_CHARACTERS: Final = 4_000  # MLflow takes 8,000 in a tag
 
 
 @dataclass
@@ -90,10 +93,13 @@ class Driver:
     retries: int = RETRIES  # with the same parameters, after a worker died or memory ran out
     signals: Signals = field(default_factory=Signals)  # those of the whole command, if the driver is a part of one
     diverged: str = FINISHED  # the status of a run whose training diverged, which in a search is a result
+    orders: Callable[[], Orders] = Orders  # what people told this driver from elsewhere
 
     def __post_init__(self) -> None:
         self._target = 0
         self._exhausted = False
+        self._looked = -math.inf  # when orders were read
+        self._paused: float | None = None  # since when
         self._running: dict[int, _Running] = {}
         self._errors: list[str] = []
         self._results: dict[int, TrainResult] = {}
@@ -111,6 +117,7 @@ class Driver:
             OutOfTime: the deadline passed.
             UsageError: no trial can be trained with a configuration.
             Interrupted: SIGINT or SIGTERM came; the running trials can be continued.
+            Stopped: `sweeper stop` came; the running trials can be continued.
         """
         self._target = target
         with self.signals, self.source.together():
@@ -124,6 +131,12 @@ class Driver:
     def _run(self, waiting: list[Trial]) -> None:
         while True:
             self.tracker.check()
+            self._obey(waiting)
+            if self._paused is not None:
+                with self.signals.raised():
+                    time.sleep(TICK_SECONDS)
+                self.view.tick()
+                continue
             trials, known = self._ask(waiting)
             if trials or known:
                 self._begin(trials, known)
@@ -142,6 +155,49 @@ class Driver:
             with self._written():
                 for trial in waiting[start : start + MOST_DROPPED]:
                     self._drop(trial)
+
+    def _obey(self, waiting: list[Trial]) -> None:
+        """Do what people told this driver. Trials that a long pause ends are put into `waiting`.
+
+        Raises:
+            Stopped: they told it to stop.
+        """
+        if time.monotonic() < self._looked + LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        orders = self.orders()
+        if orders.wanted == STOP:
+            raise Stopped("stopped by sweeper stop; the same command continues")
+        if orders.workers and orders.workers != self.engine.slots:
+            self.engine.resize(orders.workers)
+            self.view.say(f"workers: {self.engine.slots} at a time")
+        with self._written():
+            for number in orders.skipped & self._running.keys():
+                self._skip(self._running[number])
+        self._pause(orders.wanted == PAUSE, waiting)
+
+    def _pause(self, pause: bool, waiting: list[Trial]) -> None:
+        """Pause or go on, as it was told; end the trainings of a long pause, to train them again."""
+        if not pause:
+            if self._paused is not None:
+                self.view.say("resumed")
+            self._paused = None
+        elif self._paused is None:
+            self.engine.hold()
+            self._paused = time.monotonic()
+            self.view.say("paused; sweeper resume goes on")
+        elif self._running and time.monotonic() > self._paused + PAUSE_SECONDS:
+            waiting[:0] = [run.trial for run in self._running.values()]
+            self.engine.release()
+            self._kill_runs(f"paused for more than {PAUSE_SECONDS / 60:.0f} minutes")
+            self.view.say("paused for long: the trainings begin again when it goes on, and their memory is free")
+
+    def _skip(self, run: _Running) -> None:
+        self.engine.cancel(run.trial.number)
+        reason = "skipped by sweeper skip"
+        run.log.end(KILLED, {}, {"sweeper.state": "skipped", "sweeper.reason": reason})
+        self.source.skip(run.trial.number, reason)
+        self._over(run, "skipped", None)
 
     def _ask(self, waiting: list[Trial]) -> tuple[list[Trial], list[Known]]:
         """Ask for as many trials as the engine has room for, those in `waiting` first.
@@ -242,7 +298,7 @@ class Driver:
                 self._end_failed(run, error)
                 raise error
             case Transient() as error if run.attempt <= self.retries:
-                run.log.end(FAILED, {}, {"sweeper.state": "lost", **_reasons(error)})
+                run.log.end(FAILED, {}, {"sweeper.state": "lost", **reason_tags(error)})
                 self.view.ended(run.trial, "lost", None)
                 self._submit(self._start(run.trial, run.attempt + 1))
             case Diverged() as error:
@@ -252,7 +308,7 @@ class Driver:
 
     def _epoch(self, run: _Running, result: EpochResult) -> None:
         metrics = epoch_metrics(result)
-        if wrong := _not_finite(metrics):
+        if wrong := not_finite(metrics):
             self.engine.cancel(run.trial.number)
             self._prune(run, f"epoch {result.epoch}: {wrong}", self.diverged)
             return
@@ -267,7 +323,7 @@ class Driver:
             self._prune(run, f"pruned after epoch {result.epoch}: in the lowest quarter, or half, at that epoch")
 
     def _complete(self, run: _Running, result: TrainResult) -> None:
-        if wrong := _not_finite(result.metrics()):
+        if wrong := not_finite(result.metrics()):
             self._prune(run, wrong, self.diverged)
             return
         if result.weights:
@@ -304,9 +360,9 @@ class Driver:
             raise StudyIncomplete(f"{len(self._errors)} trials failed, which is too many. The last error: {error}")
 
     def _end_failed(self, run: _Running, error: TrainingError | UsageError) -> None:
-        run.log.end(FAILED, {}, {"sweeper.state": "failed", **_reasons(error)})
+        run.log.end(FAILED, {}, {"sweeper.state": "failed", **reason_tags(error)})
         self._over(run, "failed", None)
-        self.source.fail(run.trial.number, str(error), _details(error))
+        self.source.fail(run.trial.number, str(error), details_of(error))
 
     def _over(self, run: _Running, outcome: str, value: float | None) -> None:
         del self._running[run.trial.number]
@@ -318,30 +374,13 @@ class Driver:
         reason = (
             f"the driver stopped: {error}" if isinstance(error, SweeperError | Interrupted) else "the driver failed"
         )
+        self._kill_runs(reason)
+
+    def _kill_runs(self, reason: str) -> None:
+        """End the running trials in the journal."""
         for run in self._running.values():
             run.log.end(KILLED, {}, {"sweeper.state": "killed", "sweeper.reason": reason})
         for run in self._running.values():
             with contextlib.suppress(OSError):  # a stdout that takes no more may be what stopped the driver
                 self.view.ended(run.trial, "killed", None)
         self._running.clear()
-
-
-def out_of_time(finished: int, target: int) -> OutOfTime:
-    """The error of a command whose trials are not all finished at its deadline."""
-    return OutOfTime(f"{finished} of {target} trials finished before --timeout")
-
-
-def _not_finite(metrics: Mapping[str, float]) -> str:
-    """Name the first metric that is NaN or infinite, or return an empty string. Such a value is recorded nowhere."""
-    return next((f"{name} is {value}" for name, value in metrics.items() if not finite(value)), "")
-
-
-def _details(error: TrainingError | UsageError) -> str:
-    """The traceback of a training; of a long one the end, where the error is."""
-    return error.details[-TRACEBACK_CHARACTERS:] if isinstance(error, TrainingError) else ""
-
-
-def _reasons(error: TrainingError | UsageError) -> dict[str, str]:
-    """The tags that say why a training failed."""
-    details = _details(error)
-    return {"sweeper.reason": str(error)} | ({"sweeper.traceback": details} if details else {})

@@ -135,7 +135,17 @@ def _train(
     view = make_view(Progress(target=target, finished=done, at_start=done, unit="finalist run"),
                      json_output=env.json_output)  # fmt: skip
     try:
-        driver = Driver(source, built.engine, tracker, named, view, deadline=deadline, retries=retries, signals=signals)
+        driver = Driver(
+            source,
+            built.engine,
+            tracker,
+            named,
+            view,
+            deadline=deadline,
+            retries=retries,
+            signals=signals,
+            orders=lambda: study.orders()._replace(skipped=frozenset()),
+        )  # whose numbers are of trials
         driver.run(target)
     finally:
         view.close()

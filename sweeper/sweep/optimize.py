@@ -29,10 +29,11 @@ from sweeper.study.study import Study, StudySettings
 from sweeper.sweep.champion import evaluate_champion
 from sweeper.sweep.choose import Chosen, choose
 from sweeper.sweep.describe import describe_run, git_tags
-from sweeper.sweep.driver import Driver, out_of_time
+from sweeper.sweep.driver import Driver
 from sweeper.sweep.finalists import Best, Plan, best_of_search, plan, recorded_runs, train_finalists, usual_finalists
 from sweeper.sweep.options import SweepOptions
 from sweeper.sweep.progress import Progress, make_view
+from sweeper.sweep.reasons import out_of_time
 from sweeper.sweep.records import this_command
 from sweeper.sweep.signals import Signals
 from sweeper.sweep.tracker import tracking
@@ -76,6 +77,7 @@ def optimize(env: Environment, options: SweepOptions) -> dict[str, Any]:
             if study.continued:
                 done = f"{counted(before, 'trial')} finished"
                 env.say(f"study {study.name!r} exists with the same settings: continuing, {done}")
+            study.forget_orders()
             study.set_target(options.trials, built.engine.slots if built else 1, this_command())
             deadline = None if options.timeout is None else time.monotonic() + options.timeout
             finalists = _train(env, options, chosen, images, study, built, tracker, signals, deadline)
@@ -202,7 +204,7 @@ def _search(
     view = make_view(_progress(study, options.trials), json_output=env.json_output)
     try:
         Driver(study, engine, tracker, named, view, deadline=deadline, retries=options.retries,
-               signals=signals).run(options.trials)  # fmt: skip
+               signals=signals, orders=study.orders).run(options.trials)  # fmt: skip
     finally:
         view.close()
 

@@ -134,6 +134,10 @@ class PlainView:
             what = f"{self._progress.unit} {trial.number}: {self._progress.word(outcome)}{shown}"
             self._print(f"{what}  [{self._progress.label(trial)}]  {self._progress.summary()}")
 
+    def say(self, words: str) -> None:
+        """Print a line."""
+        self._print(words)
+
     def tick(self) -> None:
         """No-op: plain lines are never redrawn."""
 
@@ -177,6 +181,10 @@ class LiveView:
             what = f"{self._progress.unit} {trial.number:>3} [{style}]{self._progress.word(outcome):<8}[/]{shown}"
             self._live.console.print(f"{what}  {self._progress.label(trial)}")
         self._draw()
+
+    def say(self, words: str) -> None:
+        """Print a line above the table."""
+        self._live.console.print(words, highlight=False, markup=False)
 
     def tick(self) -> None:
         """Redraw, but not too often."""

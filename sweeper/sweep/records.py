@@ -46,8 +46,9 @@ def status_lines(view: StudyView) -> list[str]:
     waiting = f", {states.count('waiting')} enqueued" if "waiting" in states else ""
     stopped = not view.driven and done < view.target
     begun = f"{states.count('running')} {'interrupted' if stopped else 'running'}"
+    how = "stopped, " if stopped else "paused, " if view.paused and done < view.target else ""
     lines = [
-        f"study {view.name}: {'stopped, ' if stopped else ''}{done}/{counted(view.target, 'trial')} finished, "
+        f"study {view.name}: {how}{done}/{counted(view.target, 'trial')} finished, "
         f"{states.count('complete')} complete, {states.count('pruned')} pruned{duplicates}, "
         f"{states.count('failed')} failed, "
         f"{begun}{waiting}"

@@ -47,6 +47,9 @@ class Source(Protocol):
     def fail(self, number: int, reason: str, details: str = "") -> None:
         """Record that a trial could not be trained; `details` is the traceback, or empty."""
 
+    def skip(self, number: int, reason: str) -> None:
+        """Record that a trial was ended because it is not wanted."""
+
 
 class Listed(Source):
     """A list of trials. It prunes none and keeps nothing on disk; outcomes are kept by the number of the trial."""
@@ -98,6 +101,10 @@ class Listed(Source):
         """Keep the reason; the other trials go on."""
         self.failed[number] = reason
 
+    def skip(self, number: int, reason: str) -> None:
+        """Keep the reason, as of a failure."""
+        self.failed[number] = reason
+
 
 class View(Protocol):
     """A view of a sweep's progress."""
@@ -110,6 +117,9 @@ class View(Protocol):
 
     def ended(self, trial: Trial, outcome: str, value: float | None) -> None:
         """Show a trial that is complete, pruned, failed, lost or killed."""
+
+    def say(self, words: str) -> None:
+        """Show a line of its own."""
 
     def tick(self) -> None:
         """Redraw, from time to time."""

@@ -26,7 +26,7 @@ from sweeper.engine.serial import SerialEngine
 from sweeper.training.folds import finish
 from sweeper.training.images import Data
 from sweeper.training.start import start
-from tests.support.descendants import descendants
+from tests.support.descendants import computes, descendants
 from tests.support.engines import ENDLESS, SOON, THREADS, ends, events, gone, lost_one, quick, train_all
 from tests.support.waiting import until
 
@@ -171,6 +171,49 @@ def test_an_idle_engine_has_no_events(engine: Engine):
     assert engine.wait(SOON) == []
 
 
+def test_a_held_training_stands_still_until_the_next_wait(engine: Engine):
+    engine.submit(1, quick(epochs=ENDLESS))
+    first = events(engine, bool)
+    engine.hold()
+    until(lambda: not any(map(computes, descendants())), "the workers to stand still")
+    later = events(engine, lambda seen: len(seen) >= 4)  # on Ray, two of them from before
+    engine.cancel(1)
+    assert [e.what.epoch for e in first + later] == list(range(1, 1 + len(first + later)))
+    assert events(engine, lambda _: engine.free() == engine.slots) == []
+
+
+def test_a_held_training_can_be_cancelled(engine: Engine):
+    engine.submit(1, quick(epochs=ENDLESS))
+    events(engine, bool)
+    engine.hold()
+    engine.cancel(1)
+    assert events(engine, lambda _: engine.free() == engine.slots) == []
+    assert {e.key for e in train_all(engine, {2: quick(epochs=1)})} == {2}
+
+
+def test_an_engine_that_gave_its_memory_back_trains_again(engine: Engine):
+    engine.submit(1, quick(epochs=ENDLESS))
+    events(engine, bool)
+    engine.hold()
+    engine.release()
+    assert events(engine, lambda _: engine.free() == engine.slots) == []
+    assert {e.key for e in train_all(engine, {1: quick(epochs=2)})} == {1}
+
+
+def test_the_number_of_workers_is_changed_while_they_train(shared: SharedSplits):
+    with closing(ProcessEngine(shared, 1, THREADS)) as engine:
+        engine.submit(1, quick(epochs=ENDLESS))
+        engine.resize(2)
+        assert engine.free() == 1
+        engine.submit(2, quick(epochs=1))
+        events(engine, lambda seen: {e.key for e in seen} == {1, 2})
+        engine.resize(1)
+        events(engine, ends)
+        assert engine.free() == 0
+        engine.cancel(1)
+        events(engine, lambda _: engine.free() == 1)
+
+
 # --- tasks on Ray --------------------------------------------------------------------------------------
 
 
@@ -202,17 +245,11 @@ def test_a_ray_training_waits_for_a_driver_that_stands_still(ray: Engine):
     ray.submit(1, quick(epochs=ENDLESS))
     seen = events(ray, bool)
     waiting = trainer(1)
-    until(lambda: idles(waiting), "the training to wait")
+    until(lambda: not computes(waiting), "the training to wait")
     ray.cancel(1)
     until(lambda: "ray::trial 1" not in ray_processes().values(), "the task to end")
     assert len(seen) == 1
     assert AHEAD == 2
-
-
-def idles(process: psutil.Process) -> bool:
-    """Return True if the process computes nothing for a while."""
-    before = process.cpu_times().user
-    return process.cpu_percent(0.3) < 20 and process.cpu_times().user - before < 0.1
 
 
 def test_a_local_ray_listens_on_loopback_alone_and_has_no_password(ray: Engine):

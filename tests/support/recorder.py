@@ -93,6 +93,17 @@ class Recorder:
         self.calls.append(("close",))
         self._running.clear()
 
+    def hold(self) -> None:
+        self.calls.append(("hold",))
+
+    def release(self) -> None:
+        self.calls.append(("release",))
+        self._running.clear()
+
+    def resize(self, slots: int) -> None:
+        self.calls.append(("resize", slots))
+        self.slots = slots
+
     # the source
     def finished(self) -> int:
         return sum(call[0] in ("complete", "prune") for call in self.calls)
@@ -122,6 +133,9 @@ class Recorder:
     def fail(self, number: int, reason: str, details: str = "") -> None:
         self.calls.append(("fail", number, reason))
 
+    def skip(self, number: int, reason: str) -> None:
+        self.calls.append(("skip", number, reason))
+
     # the tracker
     def recorded(self, run: RunInfo) -> Recorded | None:
         return None
@@ -142,6 +156,9 @@ class Recorder:
 
     def ended(self, trial: Trial, outcome: str, value: float | None) -> None:
         self.calls.append(("ended", trial.number, outcome))
+
+    def say(self, words: str) -> None:
+        self.calls.append(("say", words))
 
     def tick(self) -> None: ...
 

@@ -1,0 +1,74 @@
+"""The commands that give a running sweep orders: pause, resume, stop, skip and workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from sweeper.cli.environment import make_environment, print_json
+from sweeper.cli.options import MAX_WORKERS, json_option, storage_option, together
+
+database = together(storage_option, json_option)
+
+
+@click.command()
+@click.argument("study")
+@database
+def pause(study: str, **options: Any) -> None:
+    """Let a running sweep wait.
+
+    Its trainings stop at the end of their epochs, and keep their memory for ten minutes. Any machine that reaches the
+    database of the study can give the order.
+    """
+    _order(study, "pause", options)
+
+
+@click.command()
+@click.argument("study")
+@database
+def resume(study: str, **options: Any) -> None:
+    """Let a paused sweep go on."""
+    _order(study, "run", options)
+
+
+@click.command()
+@click.argument("study")
+@database
+def stop(study: str, **options: Any) -> None:
+    """End a running sweep, to be continued later.
+
+    It ends with exit code 3, and the command that started it continues it.
+    """
+    _order(study, "stop", options)
+
+
+@click.command()
+@click.argument("study")
+@click.argument("trial", type=click.IntRange(0))
+@database
+def skip(study: str, trial: int, **options: Any) -> None:
+    """End a running trial, and train another instead."""
+    from sweeper.sweep.control import skip
+
+    env = make_environment(options, check_tracking=False)
+    print_json(skip(env, study, trial), env.json_output)
+
+
+@click.command()
+@click.argument("study")
+@click.argument("number", type=click.IntRange(1, MAX_WORKERS))
+@database
+def workers(study: str, number: int, **options: Any) -> None:
+    """Set how many trainings a running sweep runs."""
+    from sweeper.sweep.control import set_workers
+
+    env = make_environment(options, check_tracking=False)
+    print_json(set_workers(env, study, number), env.json_output)
+
+
+def _order(study: str, wanted: str, options: dict[str, Any]) -> None:
+    from sweeper.sweep.control import order
+
+    env = make_environment(options, check_tracking=False)
+    print_json(order(env, study, wanted), env.json_output)

@@ -1,0 +1,32 @@
+"""Why a training ended without a result, in words and tags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from sweeper.core.config import finite
+from sweeper.core.errors import OutOfTime, TrainingError, UsageError
+
+TRACEBACK_CHARACTERS: Final = 4_000  # MLflow takes 8,000 in a tag
+
+
+def out_of_time(finished: int, target: int) -> OutOfTime:
+    """The error of a command whose trials are not all finished at its deadline."""
+    return OutOfTime(f"{finished} of {target} trials finished before --timeout")
+
+
+def not_finite(metrics: Mapping[str, float]) -> str:
+    """Name the first metric that is NaN or infinite, or return an empty string. Such a value is recorded nowhere."""
+    return next((f"{name} is {value}" for name, value in metrics.items() if not finite(value)), "")
+
+
+def details_of(error: TrainingError | UsageError) -> str:
+    """The traceback of a training; of a long one the end, where the error is."""
+    return error.details[-TRACEBACK_CHARACTERS:] if isinstance(error, TrainingError) else ""
+
+
+def reason_tags(error: TrainingError | UsageError) -> dict[str, str]:
+    """The tags that say why a training failed."""
+    details = details_of(error)
+    return {"sweeper.reason": str(error)} | ({"sweeper.traceback": details} if details else {})
