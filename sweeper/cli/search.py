@@ -120,6 +120,7 @@ def optimize(exp: int, **options: Any) -> None:
 
 
 def _say_best(env: Environment, result: dict[str, Any]) -> None:
+    from sweeper.core.intervals import accuracy_words
     from sweeper.core.text import counted
     from sweeper.sweep.progress import in_words
 
@@ -131,6 +132,5 @@ def _say_best(env: Environment, result: dict[str, Any]) -> None:
         env.say(f"best: trial {best['trial']}, val accuracy {best['val_accuracy']:.4f}, loss {best['val_loss']:.4f}")
         env.say(f"      {in_words(best['params'])}")
     if test := result.get("test"):
-        env.say(
-            f"test accuracy of the best, retrained on train + validation: {test['test/accuracy']:.4f} (evaluated once)"
-        )
+        words = accuracy_words(test)
+        env.say(f"test accuracy of the best, retrained on train + validation: {words} (evaluated once)")

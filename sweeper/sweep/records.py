@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.core.environment import NONE, OFFLINE, Environment, mlflow_command
 from sweeper.core.errors import SweeperError, UsageError
+from sweeper.core.intervals import accuracy_words
 from sweeper.core.text import counted, duration
 from sweeper.sweep.progress import in_words
 
@@ -74,7 +75,7 @@ def end_lines(env: Environment, view: StudyView) -> list[str]:
 
     best, lines = best_row(view.rows), []
     if best and (metrics := recorded_metrics(env, f"{view.name}/champion-{best.number:04d}", view.uid)):
-        accuracy = f"test accuracy {metrics['test/accuracy']:.4f}" if "test/accuracy" in metrics else "not evaluated"
+        accuracy = f"test accuracy {accuracy_words(metrics)}" if "test/accuracy" in metrics else "not evaluated"
         lines.append(f"champion: trial {best.number}, {accuracy}")
     page = report_path(env, view.name).absolute()
     return [*lines, f"report: {page}"] if page.exists() else lines

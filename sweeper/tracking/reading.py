@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -46,6 +46,11 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
         if event.get("key", events[0]["key"]) != events[0]["key"]:
             raise _damaged(path, number, "it starts another run")
     return events
+
+
+def val_images(events: Sequence[Mapping[str, Any]]) -> Any:
+    """Return the number of images that a run was evaluated on, as its first event has it; None if it does not."""
+    return events[0].get("dataset", {}).get("profile", {}).get("val_images")
 
 
 def _event(path: Path, number: int, line: bytes) -> dict[str, Any]:

@@ -24,7 +24,16 @@ from sweeper.report.sweep.charts import (
 from sweeper.report.sweep.landscape import BANDWIDTH, FEWEST, contour, heat_map, numeric_pair, rate_map
 from sweeper.report.sweep.parallel import parallel
 from sweeper.report.sweep.rows import Champion, Sweep, SweptTrial, distinct, read_sweep, valued
-from sweeper.report.sweep.tables import all_trials, lead, leaderboard, share, stopped, summary, trials_csv
+from sweeper.report.sweep.tables import (
+    all_trials,
+    champion_accuracy,
+    lead,
+    leaderboard,
+    share,
+    stopped,
+    summary,
+    trials_csv,
+)
 
 if TYPE_CHECKING:
     from sweeper.study.rows import StudyRecord
@@ -187,7 +196,7 @@ def _champion(champion: Champion) -> Markup:
         "not used in the search."
     )
     numbers: list[tuple[str, Value]] = [
-        ("test accuracy", percent(metrics["test/accuracy"])),
+        *champion_accuracy(champion, "test accuracy"),
         ("test loss, nats", f"{metrics['test/loss']:.4f}"),
         ("expected calibration error", percent(metrics["test/ece"])),
     ]

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sweeper.core.errors import RecordError
 from sweeper.core.inside import read_inside
+from sweeper.core.intervals import with_interval
 from sweeper.tracking.base import FINISHED
-from sweeper.tracking.reading import ARTIFACTS, history, read_events
+from sweeper.tracking.reading import ARTIFACTS, history, read_events, val_images
 
 if TYPE_CHECKING:
     from sweeper.study.importance import Importance
@@ -154,7 +155,8 @@ def _champion(folder: Path, uid: str, warn: Callable[[str], None]) -> Champion |
         ends = [event for event in events if event["event"] == "end" and event["status"] == FINISHED]
         number = events[0]["key"].rpartition("/")[2] if ends else ""
         if number.isdecimal() and events[0]["key"] == f"{uid}/champion/{number}":
-            found.append((ends[-1]["time"], run, int(number), ends[-1]["metrics"]))
+            metrics = with_interval(ends[-1]["metrics"], val_images(events))
+            found.append((ends[-1]["time"], run, int(number), metrics))
     if not found:
         return None
     _, run, trial, metrics = max(found, key=lambda entry: entry[0])
