@@ -12,7 +12,7 @@ from scipy import stats
 from sweeper.replication.claims.claims import Claim, claims
 from sweeper.replication.claims.ledger import ALPHA, Judged, Runs, first_seeds, judge, look_times, seeds_needed, spent
 from sweeper.replication.claims.measures import ACCURACY
-from sweeper.replication.claims.questions import Table
+from sweeper.replication.claims.questions import Table, above
 from sweeper.replication.next_runs import steps
 from sweeper.replication.runs import ArmRun, Machine
 from sweeper.replication.statistics.base import Sample
@@ -258,6 +258,17 @@ def test_a_run_that_diverged_counts_as_a_guess() -> None:
     assert one(3, runs).verdict == "inconclusive"
     assert Table(runs).by_seed("exp2", ACCURACY)[2] == 0.1
 
+def test_experiment_8_is_the_best_only_if_it_is_above_each_of_the_other_seven() -> None:
+    random = np.random.default_rng(0)
+    world = World().but("exp8", accuracy=0.96)
+    eight = [f"exp{i}" for i in range(1, 9)]
+    assert one(16, world.draw(eight, 5, random)).verdict == "supported"
+    beaten = one(16, world.but("exp4", accuracy=0.99).draw(eight, 5, random))
+    assert beaten.verdict == "contradicted"
+    assert beaten.shown.label == "accuracy, exp8 - exp4 (the smallest of 7)"
+    assert one(16, world.draw(["exp7", "exp8"], 5, random)).verdict == "untestable"
+
+
 
 def diverged(run: ArmRun) -> ArmRun:
     return run._replace(state="diverged", epochs=[], final={}, history_sha256="")
@@ -319,8 +330,8 @@ def test_the_seeds_that_settle_a_claim_do() -> None:
     """With the seeds that are asked for, and the truth as it was estimated, 80 % of ledgers settle it."""
     random = np.random.default_rng(3)
     runs = World().but("exp8", accuracy=0.948).draw(["exp7", "exp8"], 5, random)
-    table = Table(runs)
-    evidence = QUICK[15].question.ask(table)
+    evidence = above(ACCURACY, "exp8", "exp7").ask(Table(runs))
+    assert isinstance(evidence, Contrast)
     needed = seeds_needed(evidence, 5, 56)
     assert needed is not None
     sd = [float(np.std([r.epochs[-1]["val/accuracy"] for r in runs[arm]], ddof=1)) for arm in ("exp7", "exp8")]

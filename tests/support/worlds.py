@@ -118,7 +118,8 @@ NOTHING: Final = World({
     "none-lr-3e-2": _HALF,
 })  # fmt: skip
 
-# The least favourable: every claim's null hypothesis holds by one of its parts only, the others are true by far.
+# The least favourable: every claim's null hypothesis holds by one of its parts only, the others are true by far. So is
+# the opposite of claim 28: of its rates, one lies 0.3 points off.
 ALMOST: Final = World({
     "exp1": {"accuracy": 0.895},
     "exp1-long": {"gain": 0.002, "gap_slope": 0.05},
@@ -134,7 +135,7 @@ ALMOST: Final = World({
     "exp8": {"accuracy": 0.965},
     "dropout-bn": {"accuracy": 0.90},
     "bn-head-dropout": {"accuracy": 0.965, "nll": 0.26},
-    "both-low": {"shift": 1.0},
+    "both-low": {"shift": 1.0, "accuracy": 0.942},
     "batch-32": {"accuracy": 0.90},
     "small-none": {"accuracy": 0.90},
     "small-dropout": {"accuracy": 0.90},
