@@ -196,7 +196,7 @@ def _champion(champion: Champion) -> Markup:
         "not used in the search."
     )
     numbers: list[tuple[str, Value]] = [
-        *champion_accuracy(champion, "test accuracy"),
+        champion_accuracy(champion, "test accuracy"),
         ("test loss, nats", f"{metrics['test/loss']:.4f}"),
         ("expected calibration error", percent(metrics["test/ece"])),
     ]

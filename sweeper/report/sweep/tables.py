@@ -41,18 +41,18 @@ def summary(sweep: Sweep, ranked: Sequence[SweptTrial]) -> Markup:
         numbers.append(("best validation accuracy", percent(ranked[0].accuracy)))
         numbers.append(("its validation loss, nats", fixed(ranked[0].loss, 3)))
     if sweep.champion is not None:
-        numbers += champion_accuracy(sweep.champion, "test accuracy, evaluated once")
+        numbers.append(champion_accuracy(sweep.champion, "test accuracy, evaluated once"))
     numbers.append(("finished trials", sum(t.state in ("complete", "pruned") for t in sweep.trials)))
     if seconds := sum(t.seconds or 0.0 for t in sweep.trials):
         numbers.append(("of training", duration(seconds)))
     return figures(numbers) + facts(_circumstances(sweep)) + folded("Settings and search space", _settings(sweep))
 
 
-def champion_accuracy(champion: Champion, name: str) -> list[tuple[str, Value]]:
-    """Return the champion's test accuracy under `name`, and its interval where it is known."""
+def champion_accuracy(champion: Champion, name: str) -> tuple[str, Value]:
+    """Return the champion's test accuracy under `name`, which the interval follows where it is known."""
     metrics = champion.metrics
-    interval = [("its 95% interval", f"{percent(metrics[LOW])} to {percent(metrics[HIGH])}")] if LOW in metrics else []
-    return [(name, percent(metrics["test/accuracy"])), *interval]
+    interval = f"; 95% interval {percent(metrics[LOW])} to {percent(metrics[HIGH])}" if LOW in metrics else ""
+    return name + interval, percent(metrics["test/accuracy"])
 
 
 def _circumstances(sweep: Sweep) -> Iterator[tuple[str, Value]]:
