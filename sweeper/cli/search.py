@@ -74,7 +74,8 @@ def train(exp: int, **options: Any) -> None:
 @click.option("--exp", type=Experiment(), default=6, help="Experiment whose configuration the search varies.")
 @or_auto("--model", click.Choice(["small", "medium", "large"]), "Network size.")
 @or_auto("--augmentation", click.Choice(["none", "crop-flip", "crop-flip-erase"]),
-         "Augmentation of the training images.")  # fmt: skip
+         "Augmentation of the training images. crop-flip: shift by up to 2 pixels, mirror half; crop-flip-erase: also "
+         "set a rectangle of 1.5 to 35 % of half of them to black.")  # fmt: skip
 @or_auto("--epochs", click.IntRange(1), "Epochs of a trial.")
 @engine_options
 @click.option("--folds", type=click.IntRange(0, 100), default=0,
@@ -83,8 +84,10 @@ def train(exp: int, **options: Any) -> None:
 @click.option("--sampler", type=click.Choice(["tpe", "gp", "qmc", "random"]), default="tpe",
               help="Optuna sampler that proposes the next trial.")  # fmt: skip
 @click.option("--pruner", type=click.Choice(["percentile", "median", "none"]), default="percentile",
-              help="Rule for stopping trials early, at each epoch from the third on: percentile stops those in the "
-              "lowest quarter of the complete trials, median those in the lower half.")  # fmt: skip
+              help="Rule for stopping trials early, from epoch 3 on, once 5 trials are complete: percentile stops a "
+              "trial whose best accuracy is below the lower quartile of the complete trials at that epoch, median "
+              "below their median. Each epoch is tested anew: percentile stops 26 to 64 % of the trials, as "
+              "measured.")  # fmt: skip
 @or_auto("--timeout", Number(0, min_open=True), "Start no trial after this time; auto: no limit.",
          metavar="auto|SECONDS")  # fmt: skip
 @click.option("--retries", type=click.IntRange(0, 100), default=2,
@@ -159,6 +162,7 @@ def confirm(study: str, **options: Any) -> None:
 
 
 def _say_best(env: Environment, result: dict[str, Any]) -> None:
+    from sweeper.core.intervals import accuracy_words
     from sweeper.core.text import counted
     from sweeper.sweep.progress import in_words
 
@@ -173,6 +177,5 @@ def _say_best(env: Environment, result: dict[str, Any]) -> None:
         )
         env.say(f"      {in_words(best['params'])}")
     if test := result.get("test"):
-        env.say(
-            f"test accuracy of the best, retrained on train + validation: {test['test/accuracy']:.4f} (evaluated once)"
-        )
+        words = accuracy_words(test)
+        env.say(f"test accuracy of the best, retrained on train + validation: {words} (evaluated once)")

@@ -10,6 +10,7 @@ from typing import Any
 from sweeper.core.config import RunConfig
 from sweeper.core.cores import cores
 from sweeper.core.environment import Environment, Say
+from sweeper.core.intervals import accuracy_words, with_interval
 from sweeper.core.results import EpochResult
 from sweeper.core.trial import Trial
 from sweeper.data.shared import SharedSplits
@@ -46,7 +47,11 @@ def evaluate_champion(
         metrics = _retrain(env, info, config, everything, tracker, signals)
     if isinstance(tracker, MlflowTracker) and not tracker.registry.registered(env.journal / folder):
         with signals.raised():  # the next command can do it again
-            _register(env, f"sweeper-{study.name}", tracker, config, folder, example)
+            words = (
+                f"The best configuration of study **{study.name}** (trial {best.number}), retrained on all training "
+                f"images, validation included. Test accuracy, evaluated once: {accuracy_words(metrics)}."
+            )
+            _register(env, f"sweeper-{study.name}", words, tracker, config, folder, example)
     return {"trial": best.number, **metrics}
 
 
@@ -58,7 +63,8 @@ def _describe(
     words = (
         f"The best configuration of study **{study.name}** (trial {best.number}), retrained on all "
         f"{len(everything[0].train):,} training images, validation included, and evaluated once on the "
-        f"{len(everything[0].val):,} test images."
+        f"{len(everything[0].val):,} test images. The 95 % interval from `test/accuracy_low` to "
+        "`test/accuracy_high` allows for other test images, not for another seed."
     )
     return replace(info, key=f"{study.uid}/champion/{best.number}", name=f"champion {best.number:03d}",
                    folder=folder, tags=tags, description=words)  # fmt: skip
@@ -76,7 +82,8 @@ def _retrain(
         log.end(KILLED, {}, {"sweeper.state": "killed"})
         raise
     verdict = champion.verdict
-    metrics = {"test/accuracy": verdict.accuracy, "test/loss": verdict.loss, "test/ece": verdict.ece}
+    scores = {"test/accuracy": verdict.accuracy, "test/loss": verdict.loss, "test/ece": verdict.ece}
+    metrics = with_interval(scores, len(everything[0].val))
     log.artifact("config.json", config.model_dump_json(indent=2).encode())
     log.artifact(WEIGHTS, champion.weights)
     log.artifact("evaluation/confusion.csv", verdict.confusion_csv())
@@ -105,7 +112,7 @@ def _advance(
 
 
 def _register(
-    env: Environment, name: str, tracker: MlflowTracker, config: RunConfig, folder: str, example: Labelled
+    env: Environment, name: str, words: str, tracker: MlflowTracker, config: RunConfig, folder: str, example: Labelled
 ) -> None:
     """Register the champion as an MLflow model. If the server is away or refuses it, warn: the sweep goes on."""
     if not tracker.flush(FLUSH_SECONDS):
@@ -118,7 +125,7 @@ def _register(
         def save(path: str, described: Any) -> Any:
             return call(export, config, weights, example, path, described)
 
-        number = tracker.registry.register(env.journal / folder, save, name, "champion")
+        number = tracker.registry.register(env.journal / folder, save, name, "champion", words)
     except Exception as error:  # noqa: BLE001 - of MLflow, or of torch if it cannot export the network
         env.warn(f"the champion is not registered yet ({reason_of(error)}); the same command tries again")
         return

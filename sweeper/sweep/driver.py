@@ -320,7 +320,8 @@ class Driver:
         run.log.epoch(result.epoch, metrics)
         self.view.epoch(run.trial, result)
         if prune:
-            self._prune(run, f"pruned after epoch {result.epoch}: in the lowest quarter, or half, at that epoch")
+            bar = "the lower quartile, or the median, of the complete trials at that epoch"
+            self._prune(run, f"pruned after epoch {result.epoch}: its best accuracy so far is below {bar}")
 
     def _complete(self, run: _Running, result: TrainResult) -> None:
         if wrong := not_finite(result.metrics()):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.core.environment import NONE, OFFLINE, Environment, mlflow_command
 from sweeper.core.errors import SweeperError, UsageError
+from sweeper.core.intervals import accuracy_words
 from sweeper.core.text import counted, duration
 from sweeper.sweep.progress import in_short, in_words
 
@@ -78,7 +79,7 @@ def end_lines(env: Environment, view: StudyView) -> list[str]:
 
     lines = []
     for number, metrics in list(recorded_champions(env, view.name, view.uid).items())[-1:]:
-        accuracy = f"test accuracy {metrics['test/accuracy']:.4f}" if "test/accuracy" in metrics else "not evaluated"
+        accuracy = f"test accuracy {accuracy_words(metrics)}" if "test/accuracy" in metrics else "not evaluated"
         lines.append(f"champion: trial {number}, {accuracy}")
     page = report_path(env, view.name).absolute()
     return [*lines, f"report: {page}"] if page.exists() else lines

@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
@@ -46,6 +46,11 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
         if event.get("key", events[0]["key"]) != events[0]["key"]:
             raise _damaged(path, number, "it starts another run")
     return events
+
+
+def val_images(events: Sequence[Mapping[str, Any]]) -> Any:
+    """Return the number of images that a run was evaluated on, as its first event has it; None if it does not."""
+    return events[0].get("dataset", {}).get("profile", {}).get("val_images")
 
 
 def _event(path: Path, number: int, line: bytes) -> dict[str, Any]:
@@ -139,6 +144,7 @@ class Ended(NamedTuple):
     time: float  # of its end, in seconds since 1970
     metrics: dict[str, float]
     tags: dict[str, str]
+    val_images: int | None  # that it was evaluated on
 
 
 def finished_runs(root: Path, pattern: str, warn: Callable[[str], None] = lambda _: None) -> Iterator[Ended]:
@@ -151,7 +157,9 @@ def finished_runs(root: Path, pattern: str, warn: Callable[[str], None] = lambda
             continue
         ends = [event for event in events if event["event"] == "end" and event["status"] == FINISHED]
         if ends:
-            yield Ended(folder, events[0]["key"], ends[-1]["time"], ends[-1]["metrics"], ends[-1]["tags"])
+            yield Ended(
+                folder, events[0]["key"], ends[-1]["time"], ends[-1]["metrics"], ends[-1]["tags"], val_images(events)
+            )
 
 
 def is_another(root: Path, study: str) -> bool:

@@ -64,7 +64,7 @@ class Registry:
             )
         return content
 
-    def register(self, folder: Path, save: Save, name: str, alias: str) -> str:
+    def register(self, folder: Path, save: Save, name: str, alias: str, description: str) -> str:
         """Register the model that `save` writes as a version of `name` with `alias`, and return the version.
 
         The version is noted in the run's folder. Calling this again after a crash registers nothing twice.
@@ -72,6 +72,7 @@ class Registry:
         run_id, client = self._run_id(folder), self._connection.client
         made = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
         version = str(made[0].version) if made else self._log_model(run_id, save, name)
+        client.update_model_version(name, version, description)
         client.set_registered_model_alias(name, alias, version)
         update_state(folder, self._connection.uri, registered=version)
         return version

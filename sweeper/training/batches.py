@@ -69,8 +69,8 @@ class Augmentation:
 def _draw_rectangles(images: int, generator: torch.Generator) -> Tensor:
     """Draw rectangles for random erasing (Zhong et al. 2017, arXiv 1708.04896).
 
-    Half of the images lose 2-33 % of their area to black, with a ratio of sides between 0.3 and 3.3. Rounded to pixels
-    and clamped to the image, that is 1.5-35 %.
+    In half of the images, a rectangle is set to black, which is the background. Its area is drawn between 2 and 33 % of
+    the image, with a ratio of sides between 0.3 and 3.3; rounded to pixels and clamped to the image, it is 1.5 to 35 %.
     """
     chance, area, ratio, top, left = torch.rand(5, images, generator=generator).unbind(0)
     area = (0.02 + 0.31 * area) * SIDE**2

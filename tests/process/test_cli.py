@@ -263,7 +263,8 @@ def test_status_shows_a_sweep_from_another_terminal(sweeper: Callable[..., Answe
     assert lines[0] == "study sweep: 6/6 trials finished, 6 complete, 0 pruned, 0 failed, 0 running"
     assert lines[1] == "best so far:"
     assert len(lines) == 2 + 5 + 2
-    assert re.fullmatch(r"champion: trial \d, test accuracy 0\.\d{4}", lines[-2])
+    interval = r"95 % interval \[0\.\d{4}, 0\.\d{4}\]"
+    assert re.fullmatch(rf"champion: trial \d, test accuracy 0\.\d{{4}}, {interval}", lines[-2])
     assert lines[-1] == f"report: {finished_sweep.home}/report/sweep.html"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from scipy import stats
 from sweeper.replication.claims.claims import Claim, claims
 from sweeper.replication.claims.ledger import ALPHA, Judged, Runs, first_seeds, judge, look_times, seeds_needed, spent
 from sweeper.replication.claims.measures import ACCURACY
-from sweeper.replication.claims.questions import Table
+from sweeper.replication.claims.questions import Table, above
 from sweeper.replication.next_runs import steps
 from sweeper.replication.runs import ArmRun, Machine
 from sweeper.replication.statistics.base import Sample
@@ -28,43 +30,74 @@ def verdicts(runs: Runs) -> list[Judged]:
     return judge(QUICK, runs, "quick")
 
 
-def many(world: World, ledgers: int, seed: int) -> tuple[int, Counter[tuple[int, str]], Counter[int]]:
-    """Judge many ledgers of one world.
+class Found(NamedTuple):
+    """The verdicts on many ledgers of one world.
 
-    Returns:
-        The number of ledgers with a false `supported`, the verdicts by claim, and the claims whose p-value of the look
-        at 5 seeds is at most 0.025, uncorrected.
+    Attributes:
+        supported: the number of ledgers with a false `supported` at some look.
+        contradicted: that with a false `contradicted`.
+        wrong: that with either.
+        verdicts: the ledgers in which a claim had a verdict at some look.
+        rejected: those in which its p-value of the last look was at most 0.025, uncorrected.
     """
+
+    supported: int
+    contradicted: int
+    wrong: int
+    verdicts: Counter[tuple[int, str]]
+    rejected: Counter[int]
+
+
+def many(name: str, ledgers: int, seeds: Sequence[int], seed: int) -> Found:
+    """Judge many ledgers of a world as their seeds come in: whole, at each of the numbers `seeds`."""
     random = np.random.default_rng(seed)
-    wrong, found, rejected = 0, Counter[tuple[int, str]](), Counter[int]()
+    world, right = WORLDS[name]
+    wrong, found, rejected = Counter[str](), Counter[tuple[int, str]](), Counter[int]()
     for _ in range(ledgers):
-        judged = verdicts(world.draw(ARMS, 5, random))
-        found.update((entry.claim.number, entry.verdict) for entry in judged)
-        wrong += any(entry.verdict == "supported" for entry in judged)
-        rejected.update(e.claim.number for e in judged if e.looks and e.looks[-1].support <= ALPHA / 2)
-    return wrong, found, rejected
+        runs = world.draw(ARMS, max(seeds), random)
+        at = [verdicts({arm: of_arm[:n] for arm, of_arm in runs.items()}) for n in seeds]
+        reached = {(entry.claim.number, entry.verdict) for judged in at for entry in judged}
+        found.update(reached)
+        wrong.update(false := {verdict for _, verdict in reached - {right}} & {"supported", "contradicted"})
+        wrong["either"] += bool(false)
+        rejected.update(e.claim.number for e in at[-1] if e.looks and e.looks[-1].support <= ALPHA / 2)
+    return Found(wrong["supported"], wrong["contradicted"], wrong["either"], found, rejected)
 
 
 # --- how often it is wrong ----------------------------------------------------------------------------------
 
-worlds = pytest.mark.parametrize("world", [NOTHING, ALMOST], ids=["nothing", "almost"])
+WORLDS: dict[str, tuple[World, tuple[int, str]]] = {  # with the one verdict that is right there
+    "nothing": (NOTHING, (28, "contradicted")),
+    "almost": (ALMOST, (28, "supported")),
+}
+LOOKS = (3, 5, 10, 20)
+worlds = pytest.mark.parametrize("name", WORLDS)
 
 
 @worlds
-def test_ledgers_without_an_effect_seldom_support_anything(world: World) -> None:
-    wrong, found, _ = many(world, 100, seed=0)
-    assert wrong <= 5, found
-    assert all((claim.number, "untestable") not in found for claim in QUICK if not claim.needs_full)
+def test_whole_ledgers_without_an_effect_are_seldom_wrong_however_often_one_looks(name: str) -> None:
+    """Without spending alpha over the looks, 8 to 11 of the 80 would be wrong."""
+    found = many(name, 80, LOOKS, seed=5)
+    assert found.wrong <= 4, found.verdicts
+    untestable = {number for number, verdict in found.verdicts if verdict == "untestable"}
+    assert untestable == {claim.number for claim in QUICK if claim.needs_full}
 
 
 @pytest.mark.slow
 @worlds
-def test_a_thousand_ledgers_without_an_effect(world: World) -> None:
+def test_three_hundred_ledgers_without_an_effect_over_four_looks(name: str) -> None:
+    found = many(name, 300, LOOKS, seed=3)
+    assert found.wrong <= 15, found.verdicts
+
+
+@pytest.mark.slow
+@worlds
+def test_a_thousand_ledgers_without_an_effect(name: str) -> None:
     """At most 5 % have a false verdict; and without corrections, no claim has more than the size of its test."""
-    wrong, found, rejected = many(world, 1000, seed=1)
-    assert wrong <= 50, found
+    found = many(name, 1000, (5,), seed=1)
+    assert found.wrong <= 50, found.verdicts
     limit = 1000 * 0.025 + 4 * math.sqrt(1000 * 0.025 * 0.975)  # of 28 claims, none by chance
-    assert max(rejected.values()) <= limit, rejected
+    assert all(count <= limit for number, count in found.rejected.items() if (number, "supported") != WORLDS[name][1])
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +258,17 @@ def test_without_equal_accuracy_claim_7_has_no_verdict() -> None:
     assert one(7, wild.draw(names, 5, random)).verdict == "inconclusive"
 
 
+def test_experiment_8_is_the_best_only_if_it_is_above_each_of_the_other_seven() -> None:
+    random = np.random.default_rng(0)
+    world = World().but("exp8", accuracy=0.96)
+    eight = [f"exp{i}" for i in range(1, 9)]
+    assert one(16, world.draw(eight, 5, random)).verdict == "supported"
+    beaten = one(16, world.but("exp4", accuracy=0.99).draw(eight, 5, random))
+    assert beaten.verdict == "contradicted"
+    assert beaten.shown.label == "accuracy, exp8 - exp4 (the smallest of 7)"
+    assert one(16, world.draw(["exp7", "exp8"], 5, random)).verdict == "untestable"
+
+
 def test_a_claim_whose_premise_is_refuted_asks_for_no_seeds() -> None:
     calm = World().but("exp5", nll=0.24, confidence=0.58, ece=0.018)
     open_, closed = (
@@ -319,8 +363,8 @@ def test_the_seeds_that_settle_a_claim_do() -> None:
     """With the seeds that are asked for, and the truth as it was estimated, 80 % of ledgers settle it."""
     random = np.random.default_rng(3)
     runs = World().but("exp8", accuracy=0.948).draw(["exp7", "exp8"], 5, random)
-    table = Table(runs)
-    evidence = QUICK[15].question.ask(table)
+    evidence = above(ACCURACY, "exp8", "exp7").ask(Table(runs))
+    assert isinstance(evidence, Contrast)
     needed = seeds_needed(evidence, 5, 56)
     assert needed is not None
     sd = [float(np.std([r.epochs[-1]["val/accuracy"] for r in runs[arm]], ddof=1)) for arm in ("exp7", "exp8")]

@@ -140,16 +140,16 @@ def test_p_values() -> None:
 
 
 def test_n_is_that_of_the_test_that_decides(tmp_path: Path) -> None:
-    runs = WORLD.draw(["exp7", "exp8", "exp1", "exp2"], 5, np.random.default_rng(0))
-    runs["exp7"] = runs["exp7"][:1] + runs["exp7"][2:]  # without seed 1: four runs, one in a row
+    runs = WORLD.draw(["exp4", "exp5", "exp8", "exp1", "exp2"], 5, np.random.default_rng(0))
+    runs["exp4"] = runs["exp4"][:1] + runs["exp4"][2:]  # without seed 1: four runs, one in a row
     ledger = judge_runs(tmp_path, "quick", runs)
-    sixteenth = ledger.judged[15]
-    assert (sixteenth.shown.counts, n_runs(sixteenth.shown), looks(sixteenth)) == ({"exp8": 5, "exp7": 4}, "4-5", "-")
+    ninth = ledger.judged[8]
+    assert (ninth.shown.counts, n_runs(ninth.shown), looks(ninth)) == ({"exp5": 5, "exp4": 4}, "4-5", "-")
     assert (n_runs(ledger.judged[2].shown), looks(ledger.judged[2])) == ("5", "3, 5")
     assert n_runs(ledger.judged[16].shown) == "5"  # untestable: the runs that there are
-    assert n_runs(ledger.judged[10].shown) == "0"
-    assert sixteenth.shown.method == "Welch's t"
-    assert re.search(r"  -  4-5( +>?\d+)?$", text_table(ledger, 200)[16])
+    assert n_runs(ledger.judged[24].shown) == "0"
+    assert ninth.shown.method == "Welch's t"
+    assert re.search(r"  -  4-5( +>?\d+)?$", text_table(ledger, 200)[9])
 
 
 def test_from_one_run_of_an_arm_no_number_of_seeds_is_foretold(tmp_path: Path) -> None:

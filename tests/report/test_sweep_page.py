@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sweeper.core.files import write_whole
+from sweeper.core.intervals import with_interval
 from sweeper.report.sweep.page import draw, sweep_page
 from sweeper.report.sweep.rows import Champion, Sweep, SweptTrial, read_sweep
 from sweeper.report.sweep.tables import MOST_ROWS, dimension, lead, leaderboard, trials_csv
@@ -111,7 +112,8 @@ def test_the_champion_is_read_with_its_confusion_and_errors(tmp_path: Path) -> N
     write_whole(files / "confusion.csv", b"true class,Coat,Shirt,accuracy\nCoat,7,3,0.7\nShirt,1,9,0.9\n")
     write_whole(files / "errors.png", b"png")
     champion = read_sweep(record(row(0)), tmp_path).champion
-    assert champion == Champion(0, {"test/accuracy": 0.7}, ["Coat", "Shirt"], [[7, 3], [1, 9]], b"png")
+    metrics = {"test/accuracy": 0.7, "test/accuracy_low": 0.396778, "test/accuracy_high": 0.892209}  # 10 images
+    assert champion == Champion(0, pytest.approx(metrics, abs=1e-6), ["Coat", "Shirt"], [[7, 3], [1, 9]], b"png")
 
 
 def test_a_champion_that_was_not_evaluated_is_none(tmp_path: Path) -> None:
@@ -151,9 +153,22 @@ def test_the_lead_counts_the_trials_and_names_the_best() -> None:
 
 
 def test_the_leaderboard_says_how_far_accuracies_can_be_told_apart() -> None:
-    trials = [trial(i, 0.9 - 0.005 * i, params={"batch_size": i}) for i in range(4)]
+    trials = [trial(i, 0.9 - 0.013 * i, params={"batch_size": i}) for i in range(4)]
     words = str(leaderboard(sweep(*trials, images={"val_images": 1000})))
-    assert "standard error of 0.95 points; 1 other trial is within it" in words  # sqrt(0.9 * 0.1 / 1000)
+    assert "90.00% on 1,000 validation images has a 95% interval from 87.98% to 91.71%" in words
+    assert "2 other trials are within 2.63 points of the best" in words  # 1.96 sqrt(2 * 0.9 * 0.1 / 1000)
+
+
+def test_the_accuracy_of_cross_validation_is_one_of_the_images_of_all_folds() -> None:
+    found = sweep(trial(0), settings={"folds": 5}, images={"val_images": 1000})
+    assert "90.00% on 5,000 validation images" in str(leaderboard(found))
+
+
+def test_the_champions_accuracy_is_shown_with_its_interval() -> None:
+    images = with_interval(CHAMPION.metrics, 1000)
+    page = body(sweep(*searched(), champion=CHAMPION._replace(metrics=images)))
+    assert page.count("; 95% interval 77.41% to 82.36%") == 2  # in the summary and in the champion's section
+    assert "; 95% interval" not in body(sweep(*searched(), champion=CHAMPION))
 
 
 def test_the_leaderboard_has_a_row_for_each_configuration() -> None:

@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
@@ -133,3 +134,39 @@ def test_tpe_proposes_what_it_would_if_there_were_no_trials_but_those_of_the_win
         assert proposed(study, 300) == expected
     assert len(study.trials) == 301
     assert proposed(study, 300) != expected
+
+
+@pytest.mark.parametrize(
+    ("pruner", "ends"), [("percentile", [0.1, 0.59]), ("median", [0.1, 0.59, 0.61, 0.69]), ("none", [])]
+)
+def test_a_trial_ends_below_the_quartile_or_the_median_of_five_complete_trials(pruner: str, ends: list[float]) -> None:
+    """The bar is that of the same epoch, from the third on; the best accuracy so far has to reach it."""
+    study = optuna.create_study(direction="maximize")
+    five = [optuna.trial.create_trial(value=v, intermediate_values={3: v, 4: v}) for v in (0.5, 0.6, 0.7, 0.8, 0.9)]
+    study.add_trials(five[:4])
+
+    def pruned(values: dict[int, float]) -> bool:
+        trial = optuna.trial.create_trial(state=TrialState.RUNNING, intermediate_values=values)
+        return make_pruner(pruner).prune(study, trial)
+
+    assert not pruned({3: 0.1})
+    study.add_trials(five[4:])
+    assert not pruned({2: 0.1})
+    assert [value for value in (0.1, 0.59, 0.61, 0.69, 0.71) if pruned({3: value})] == ends
+    assert not pruned({1: 0.95, 4: 0.1})
+
+
+def test_a_quarter_at_each_epoch_is_more_than_a_quarter_of_the_trials() -> None:
+    """With curves that cross, each epoch tests other trials, and only the complete ones set the bar."""
+    study = optuna.create_study(direction="maximize")
+    random = np.random.default_rng(0)
+    for _ in range(100):
+        levels, seen = random.normal(0.8, 0.05) + random.normal(0, 0.03, 12), dict[int, float]()
+        for epoch, level in enumerate(levels, 1):
+            seen[epoch] = float(level + 0.01 * epoch)
+            running = optuna.trial.create_trial(state=TrialState.RUNNING, intermediate_values=seen)
+            if ended := make_pruner("percentile").prune(study, running):
+                break
+        state = TrialState.PRUNED if ended else TrialState.COMPLETE
+        study.add_trial(optuna.trial.create_trial(state=state, value=level, intermediate_values=seen))
+    assert sum(trial.state == TrialState.PRUNED for trial in study.trials) > 30

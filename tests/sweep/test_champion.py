@@ -12,6 +12,7 @@ import safetensors.torch
 
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import Interrupted
+from sweeper.core.intervals import accuracy_interval
 from sweeper.engine.choice import ONE_WORKER
 from sweeper.study.space import default_space
 from sweeper.tracking.base import FINISHED
@@ -29,9 +30,13 @@ def test_only_the_champion_has_test_metrics_and_it_has_no_validation(finished: P
     for run in finished.runs():
         tested = {name for name in run.data.metrics if name.startswith("test/")}
         if run.data.tags["sweeper.kind"] == "champion":
-            assert tested == {"test/accuracy", "test/loss", "test/ece"}
+            assert tested == {"test/accuracy", "test/accuracy_low", "test/accuracy_high", "test/loss", "test/ece"}
             assert not [name for name in run.data.metrics if name.startswith(("val/", "gap/"))]
-            assert run.data.metrics["test/accuracy"] == finished_sweep.result["test"]["test/accuracy"]
+            assert {name: run.data.metrics[name] for name in tested} == {
+                name: value for name, value in finished_sweep.result["test"].items() if name != "trial"
+            }
+            wilson = accuracy_interval(run.data.metrics["test/accuracy"], 1_000)
+            assert (run.data.metrics["test/accuracy_low"], run.data.metrics["test/accuracy_high"]) == wilson
             assert run.data.tags["sweeper.trial"] == str(finished_sweep.result["best"]["trial"])
         else:
             assert tested == set()
@@ -41,6 +46,9 @@ def test_the_champion_is_a_registered_model(finished: Place):
     version = finished.client.get_model_version_by_alias("sweeper-sweep", "champion")
     (champion,) = finished.runs("champion")
     assert (int(version.version), version.run_id) == (1, champion.info.run_id)
+    metrics = champion.data.metrics
+    interval = f"[{metrics['test/accuracy_low']:.4f}, {metrics['test/accuracy_high']:.4f}]"
+    assert f"evaluated once: {metrics['test/accuracy']:.4f}, 95 % interval {interval}." in version.description
 
 
 def test_the_same_command_again_adds_nothing_and_tests_nothing_again(finished_sweep: Any, tmp_path: Path):

@@ -135,7 +135,7 @@ def test_a_trial_is_not_pruned_after_its_last_epoch():
     assert recorder.count("complete") == 1
 
 
-def test_the_study_prunes_the_worst_quarter(reopen: Callable[..., Study]):
+def test_the_study_prunes_a_trial_below_the_quartile_of_the_complete_ones(reopen: Callable[..., Study]):
     good = [epoch(n, 0.9) for n in range(1, 6)]
     bad = [epoch(n, 0.1) for n in range(1, 6)]
     study = reopen(epochs=5)
@@ -144,7 +144,11 @@ def test_the_study_prunes_the_worst_quarter(reopen: Callable[..., Study]):
     recorder.drive(6, study)
     assert [row.state for row in study.rows()] == ["complete"] * 5 + ["pruned"]
     assert recorder.named("cancel") == [("cancel", 5)]
-    assert study.rows()[5].epochs < 5
+    assert study.rows()[5].epochs == 3
+    assert study.rows()[5].reason == (
+        "pruned after epoch 3: its best accuracy so far is below the lower quartile, or the median, of the complete "
+        "trials at that epoch"
+    )
 
 
 def test_a_finished_trial_leaves_its_weights_and_hashes():

@@ -24,7 +24,17 @@ from sweeper.report.sweep.charts import (
 from sweeper.report.sweep.landscape import BANDWIDTH, FEWEST, contour, heat_map, numeric_pair, rate_map
 from sweeper.report.sweep.parallel import parallel
 from sweeper.report.sweep.rows import Champion, Sweep, SweptTrial, read_sweep, valued
-from sweeper.report.sweep.tables import all_trials, finalists, lead, leaderboard, share, stopped, summary, trials_csv
+from sweeper.report.sweep.tables import (
+    all_trials,
+    champion_accuracy,
+    finalists,
+    lead,
+    leaderboard,
+    share,
+    stopped,
+    summary,
+    trials_csv,
+)
 
 if TYPE_CHECKING:
     from sweeper.study.rows import StudyRecord
@@ -189,7 +199,7 @@ def _champion(champion: Champion) -> Markup:
         "not used in the search."
     )
     numbers: list[tuple[str, Value]] = [
-        ("test accuracy", percent(metrics["test/accuracy"])),
+        champion_accuracy(champion, "test accuracy"),
         ("test loss, nats", f"{metrics['test/loss']:.4f}"),
         ("expected calibration error", percent(metrics["test/ece"])),
     ]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sweeper.core.errors import RecordError
 from sweeper.core.inside import read_inside
+from sweeper.core.intervals import with_interval
 from sweeper.study.evidence import Standing, standings
 from sweeper.study.fresh import Fresh, fresh_means
 from sweeper.tracking.reading import ARTIFACTS, finished_runs, history, read_events
@@ -164,7 +165,8 @@ def _champion(folder: Path, uid: str, warn: Callable[[str], None]) -> Champion |
     if not found:
         return None
     last = max(found, key=lambda each: each.time)
-    run, trial, metrics = last.folder, int(last.key.removeprefix(key)), last.metrics
+    run, trial = last.folder, int(last.key.removeprefix(key))
+    metrics = with_interval(last.metrics, last.val_images)
     try:
         rows = list(csv.reader(io.StringIO((_file(run, "confusion.csv") or b"").decode())))[1:]
         confusion = [[int(count) for count in row[1:-1]] for row in rows]

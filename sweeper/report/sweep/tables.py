@@ -10,11 +10,12 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from sweeper.core.intervals import HIGH, LOW, accuracy_interval, difference_margin
 from sweeper.core.text import duration
 from sweeper.report.figure import counted, percent
 from sweeper.report.page import NOTHING, Cell, Value, download, facts, figures, folded, table, text
 from sweeper.report.sweep.charts import shown
-from sweeper.report.sweep.rows import Configuration, Sweep, SweptTrial
+from sweeper.report.sweep.rows import Champion, Configuration, Sweep, SweptTrial
 
 LEADERS: Final = 50
 MOST_ROWS: Final = 1_000
@@ -58,11 +59,18 @@ def summary(sweep: Sweep) -> Markup:
     if configurations := sweep.configurations():
         numbers.append(("best validation accuracy", _best(sweep, configurations)[1]))
     if sweep.champion is not None:
-        numbers.append(("test accuracy, evaluated once", percent(sweep.champion.metrics["test/accuracy"])))
+        numbers.append(champion_accuracy(sweep.champion, "test accuracy, evaluated once"))
     numbers.append(("finished trials", sum(t.state in ("complete", "pruned") for t in sweep.trials)))
     if seconds := sum(t.seconds or 0.0 for t in sweep.trials):
         numbers.append(("of training", duration(seconds)))
     return figures(numbers) + facts(_circumstances(sweep)) + folded("Settings and search space", _settings(sweep))
+
+
+def champion_accuracy(champion: Champion, name: str) -> tuple[str, Value]:
+    """Return the champion's test accuracy under `name`, which the interval follows where it is known."""
+    metrics = champion.metrics
+    interval = f"; 95% interval {percent(metrics[LOW])} to {percent(metrics[HIGH])}" if LOW in metrics else ""
+    return name + interval, percent(metrics["test/accuracy"])
 
 
 def _circumstances(sweep: Sweep) -> Iterator[tuple[str, Value]]:
@@ -154,11 +162,15 @@ def _noise(sweep: Sweep, ranked: Sequence[SweptTrial]) -> str:
     if not images:
         return bias
     best = ranked[0].accuracy
-    error = math.sqrt(best * (1 - best) / images)
-    near = sum(best - t.accuracy <= error for t in ranked[1:])
+    images *= sweep.settings.get("folds") or 1  # an accuracy is the mean over all folds
+    low, high = accuracy_interval(best, images)
+    margin = difference_margin(best, images)
+    near = sum(best - t.accuracy <= margin for t in ranked[1:])
     return (
-        f"An accuracy of {percent(best)} on {images:,} images has a binomial standard error of {100 * error:.2f} "
-        f"points; {counted(near, 'other trial')} {'is' if near == 1 else 'are'} within it. {bias}"
+        f"An accuracy of {percent(best)} on {images:,} validation images has a 95% interval from {percent(low)} to "
+        f"{percent(high)}. {counted(near, 'other trial')} {'is' if near == 1 else 'are'} within {100 * margin:.2f} "
+        "points of the best, too close to tell apart with these images and one seed each (half the 95% interval of a "
+        f"difference of two accuracies). {bias}"
     )
 
 
