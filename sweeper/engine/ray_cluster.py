@@ -29,6 +29,8 @@ REACH_SECONDS: Final = 2.0  # for a connection
 JOIN_SECONDS: Final = 7.5  # to join the cluster; with the connection it stays below 10 s
 CHARACTERS: Final = 300  # of a reason
 
+NO_TOKEN: Final = ("InvalidAuthToken", "ray.exceptions.AuthenticationError")  # Ray says so, and tries again
+
 JOIN: Final = """
 import sys, ray
 ray.init(address=sys.stdin.read(), log_to_driver=False, logging_level="ERROR")
@@ -140,10 +142,11 @@ def check_cluster(address: str) -> None:
         done = subprocess.run(
             command, input=address, env=public(), capture_output=True, text=True, timeout=JOIN_SECONDS, check=False
         )
-    except subprocess.TimeoutExpired:
-        raise _unreachable(address, f"no answer within {JOIN_SECONDS:g} s") from None
+    except subprocess.TimeoutExpired as error:
+        said = (error.stderr or b"").decode(errors="replace")
+        raise _not_joined(address, said, f"no answer within {JOIN_SECONDS:g} s") from None
     if done.returncode:
-        raise _unreachable(address, (done.stderr.strip().splitlines() or ["Ray gives no reason"])[-1])
+        raise _not_joined(address, done.stderr, (done.stderr.strip().splitlines() or ["Ray gives no reason"])[-1])
 
 
 def _connect(address: str) -> None:
@@ -170,6 +173,16 @@ def _connect(address: str) -> None:
 def _shown(address: str) -> str:
     """Return the address without a user and password, which have no place in it."""
     return address.rpartition("@")[2][:80]
+
+
+def _not_joined(address: str, said: str, reason: str) -> ServiceUnreachable:
+    """The error of a cluster that answers; `said` is what Ray wrote to stderr."""
+    if any(word in said for word in NO_TOKEN):
+        return ServiceUnreachable(
+            f"Ray cluster {_shown(address)} cannot be joined: it asks for a token, and this process has none or "
+            "another. Set RAY_AUTH_MODE=token, and copy ~/.ray/auth_token from the head."
+        )
+    return _unreachable(address, reason)
 
 
 def _unreachable(address: str, reason: str) -> ServiceUnreachable:

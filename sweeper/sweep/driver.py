@@ -134,12 +134,13 @@ class Driver:
             if not self._running and not self._wants_more():  # else a worker is closing a training
                 self.signals.check()
                 break
-            with self.signals.raised():
+            with self.signals.raised() if self.engine.interruptible else contextlib.nullcontext():
                 events = self.engine.wait(TICK_SECONDS)
             with self._written():
                 for event in events:
                     self._handle(event)
             self.view.tick()
+            self.signals.check()
         if self.source.finished() < self._target and not self._exhausted:
             raise out_of_time(self.source.finished(), self._target)
         for start in range(0, len(waiting), MOST_KNOWN):
@@ -267,7 +268,7 @@ class Driver:
                 raise error
             case Transient() as error if run.attempt <= self.retries:
                 run.log.end(FAILED, {}, {"sweeper.state": "lost", **_reasons(error)})
-                self.view.ended(run.trial, "lost", None)
+                self.view.ended(run.trial, "lost", None, str(error))
                 self._submit(self._start(run.trial, run.attempt + 1))
             case Diverged() as error:
                 self._prune(run, str(error), self.diverged)

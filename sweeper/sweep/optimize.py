@@ -120,7 +120,7 @@ def _engine(
         return
     learning = options.sampler in LEARNING and options.engine.workers is None
     few = max(1, options.trials // 5) if learning else missing
-    built = build(options.engine, chosen.config, images, missing, few=few)
+    built = build(options.engine, chosen.config, images, missing, few=few, warn=env.warn)
     if built.engine.slots == few < missing and built.name in MANY:
         env.say(
             f"{few} trials at a time: sampler {options.sampler} learns from finished trials, and with more in flight "
