@@ -8,13 +8,12 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import ray
@@ -58,9 +57,11 @@ def local(cpus: int, gpus: float, store_bytes: int) -> Iterator[None]:
     variables = public() | {"RAY_AUTH_TOKEN": secrets.token_urlsafe(32), "RAY_USAGE_STATS_ENABLED": "0"}
     variables.pop("RAY_AUTH_MODE", None)  # Ray asks for a token unless this says otherwise
     folder = tempfile.mkdtemp(prefix="sweeper-ray-")  # a short path: sockets are made in it
+    aside = ThreadPoolExecutor(1)  # in the main thread, Ray takes over SIGTERM. Its processes end with this one
     try:
         with _quiet(), environment(variables), _on_loopback():
-            ray.init(
+            start = aside.submit(
+                ray.init,
                 address="local",
                 num_cpus=cpus,
                 object_store_memory=store_bytes,
@@ -70,6 +71,7 @@ def local(cpus: int, gpus: float, store_bytes: int) -> Iterator[None]:
                 configure_logging=False,
                 _temp_dir=folder,
             )
+            start.result()
         if gpus > (found := resources().get("GPU", 0)):
             raise UsageError(
                 f"gpus_per_trial={gpus:g}: Ray finds {found:g} GPUs on this machine. Lower --gpus-per-trial, or name "
@@ -78,6 +80,7 @@ def local(cpus: int, gpus: float, store_bytes: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        aside.shutdown()
         Config.initialize("")  # else this process would ask every later cluster for a token
         AuthenticationTokenLoader.instance().reset_cache()
         shutil.rmtree(folder, ignore_errors=True)
@@ -86,8 +89,10 @@ def local(cpus: int, gpus: float, store_bytes: int) -> Iterator[None]:
 @contextlib.contextmanager
 def joined(address: str) -> Iterator[None]:
     """Join a running cluster; with the block, only our tasks end. Call `check_cluster` first."""
-    with _quiet():
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+    with _quiet(), ThreadPoolExecutor(1) as aside:  # in the main thread, Ray takes over SIGTERM
+        aside.submit(
+            ray.init, address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False
+        ).result()
     try:
         yield
     finally:
@@ -112,17 +117,11 @@ def _on_loopback() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Ray from taking over SIGTERM and from writing to stdout."""
+    """Keep Ray from writing to stdout."""
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of tasks that nobody waits for any more
     ray_worker._worker_logs_enabled = False  # else it prints the death of a worker, which the driver reports itself
     logging.getLogger("ray").setLevel(logging.ERROR)
-    main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if main:
-            signal.signal(signal.SIGTERM, handler)
+    yield
 
 
 # --- check before anything is created ------------------------------------------------------------------

@@ -127,6 +127,7 @@ class Driver:
 
     def _run(self, waiting: list[Trial]) -> None:
         while True:
+            self.signals.check()
             self.tracker.check()
             trials, known = self._ask(waiting)
             if trials or known:
@@ -140,7 +141,6 @@ class Driver:
                 for event in events:
                     self._handle(event)
             self.view.tick()
-            self.signals.check()
         if self.source.finished() < self._target and not self._exhausted:
             raise out_of_time(self.source.finished(), self._target)
         for start in range(0, len(waiting), MOST_KNOWN):
