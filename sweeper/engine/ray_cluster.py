@@ -8,10 +8,12 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -117,11 +119,17 @@ def _on_loopback() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Ray from writing to stdout."""
+    """Keep Ray from writing to stdout, and to stderr at a SIGTERM."""
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of tasks that nobody waits for any more
     ray_worker._worker_logs_enabled = False  # else it prints the death of a worker, which the driver reports itself
     logging.getLogger("ray").setLevel(logging.ERROR)
-    yield
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if main:  # Ray's C++ has put a handler before it that writes a stack
+            signal.signal(signal.SIGTERM, handler)
 
 
 # --- check before anything is created ------------------------------------------------------------------
