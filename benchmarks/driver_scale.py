@@ -52,6 +52,8 @@ WEIGHTS: Final = {"weights": np.zeros(22_000, np.float32)}  # as many as the sma
 class Stub:
     """An engine whose trainings are due by the clock."""
 
+    interruptible = True
+
     def __init__(self, slots: int, epochs: int, pace: float) -> None:
         self.slots = slots
         self._epochs, self._pace = epochs, pace  # seconds an epoch
@@ -134,7 +136,7 @@ class Lags:
         now = perf_counter()
         self.handled.append((now, now - self._engine.due.pop((trial.number, result.epoch))))
 
-    def ended(self, trial: Trial, outcome: str, value: float | None) -> None:
+    def ended(self, trial: Trial, outcome: str, value: float | None, reason: str = "") -> None:
         """Note when."""
         if outcome != "killed":  # by the end of the measurement
             self.ends.append(perf_counter())

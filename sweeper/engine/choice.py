@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from sweeper.core.config import RunConfig
 from sweeper.core.cores import cores
+from sweeper.core.environment import Say
 from sweeper.core.errors import ConfigError
 from sweeper.data.shared import SharedSplits
 from sweeper.engine.base import Engine
@@ -135,10 +136,11 @@ def prepare(choice: EngineChoice) -> None:
         start_server()
 
 
-def build(choice: EngineChoice, config: RunConfig, splits: SharedSplits, most: int, *, few: int) -> Built:
+def build(choice: EngineChoice, config: RunConfig, splits: SharedSplits, most: int, *, few: int, warn: Say) -> Built:
     """Build the engine for trainings such as `config`, soon after `prepare` has checked the Ray cluster.
 
-    It holds at most `most` trainings at a time, and at most `few` if it is one of `MANY`.
+    It holds at most `most` trainings at a time, and at most `few` if it is one of `MANY`. `warn` takes a line for a
+    person, such as that no node of a cluster has room.
 
     Raises:
         UsageError: this machine has fewer GPUs than a training in Ray needs.
@@ -166,5 +168,5 @@ def build(choice: EngineChoice, config: RunConfig, splits: SharedSplits, most: i
             from sweeper.engine.ray import RayEngine
 
             engine = RayEngine(data, choice.workers, address=choice.address, cpus=choice.cpus, gpus=choice.gpus,
-                               few=few)  # fmt: skip
+                               few=few, warn=warn)  # fmt: skip
             return Built(engine, choice.name, max(1, int(choice.cpus)))

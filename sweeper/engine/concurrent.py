@@ -38,6 +38,8 @@ class _Training:
 class ConcurrentEngine:
     """Run up to `slots` trainings on the GPU `device`. On a CPU, where it is tested, they take turns."""
 
+    interruptible = True
+
     def __init__(self, data: Sequence[Data], device: str, threads: int, slots: int) -> None:
         use_threads(threads)
         self.slots = slots

@@ -40,6 +40,8 @@ class _Worker:
 class ProcessEngine:
     """Train in a fixed number of worker processes; replace one that dies."""
 
+    interruptible = True
+
     def __init__(self, splits: SharedSplits, workers: int, threads: int) -> None:
         self.slots = workers
         start_server()

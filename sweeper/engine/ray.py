@@ -5,6 +5,9 @@
     wait   ◀── the next object of every stream that has one                      ◀── EpochResult … TrainResult
     cancel ──▶ the task is interrupted, within an epoch too
 
+A task first yields the address of its node, so that the driver knows which tasks wait for room, and where one was lost.
+What a signal's handler raises does not pass through Ray's calls, which end in a SystemError.
+
 The images are put into the object store once; the workers of a node read one copy. Ray repeats nothing
 (`max_retries=0`): a lost worker or node is an event, and the driver decides. A worker holds no credentials, no database
 and no MLflow.
@@ -15,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,14 +26,17 @@ from typing import Final
 
 import ray
 import ray.exceptions as failures
+from ray.util import get_node_ip_address
 
 from sweeper.core.config import RunConfig
 from sweeper.core.cores import cores
+from sweeper.core.environment import Say
 from sweeper.core.errors import OutOfMemory, TrainingError, UsageError, WorkerLost, one_line
 from sweeper.core.results import EpochResult, TrainResult
 from sweeper.data.splits import Split
 from sweeper.engine.base import Event
 from sweeper.engine.ray_cluster import joined, local, resources
+from sweeper.engine.ray_watch import Watch
 from sweeper.engine.secrecy import secretive
 from sweeper.training.images import Data
 
@@ -55,10 +62,13 @@ class RayEngine:
         cpus: processors of a training, and threads of its computations; below 1 they are shared.
         gpus: GPUs of a training; below 1 they are shared.
         few: trainings in flight at most, however large the cluster is.
+        warn: takes a line for a person: the head is gone, or trainings wait for room.
 
     Raises:
         UsageError: this machine lacks the GPUs that a training needs.
     """
+
+    interruptible = False
 
     def __init__(
         self,
@@ -69,6 +79,7 @@ class RayEngine:
         cpus: float = 1.0,
         gpus: float = 0.0,
         few: int = sys.maxsize,
+        warn: Say = lambda _: None,
     ) -> None:
         splits = [part.arrays() for part in data]
         with contextlib.ExitStack() as session:
@@ -83,9 +94,11 @@ class RayEngine:
         self._few = few
         self._needs = {"CPU": cpus, "GPU": gpus}
         self._follows = address is not None and slots is None
+        self._watch = Watch(warn, self._needs)
         self._look_at = 0.0
         self.slots = self._room() if slots is None else min(slots, few)
         self._running: dict[int, ray.ObjectRefGenerator] = {}
+        self._nodes: dict[int, str] = {}  # that train, of the running trainings that have begun
         self._threads = max(1, int(cpus))
         # workers of a cluster get the variables of the job that this driver may be: hide those with a secret
         hidden = {"env_vars": dict.fromkeys(secretive(), "")} if address and secretive() else None
@@ -109,27 +122,48 @@ class RayEngine:
         self._running[key] = task.remote(config, self._data, self._threads)
 
     def wait(self, timeout: float) -> list[Event]:
-        """Return the next event of each training that has one."""
-        if self._follows and time.monotonic() > self._look_at:
-            self.slots = self._room()
+        """Return the next event of each training that has one.
+
+        Raises:
+            ServiceUnreachable: the head of the cluster is gone.
+        """
+        if time.monotonic() > self._look_at:
+            self._look()
         keys = {stream: key for key, stream in self._running.items()}
         streams = list(keys)
         if not streams or not ray.wait(streams, timeout=timeout)[0]:
             return []
         ready, _ = ray.wait(streams, num_returns=len(streams), timeout=0)
-        events = [Event(keys[stream], _next(stream)) for stream in ready]
-        for event in events:
-            if not isinstance(event.what, EpochResult):
-                del self._running[event.key]
-        return events
+        return [event for stream in ready if (event := self._event(keys[stream], stream))]
+
+    def _event(self, key: int, stream: ray.ObjectRefGenerator) -> Event | None:
+        """Return the next event of a stream that has something, or None where a training has just begun."""
+        what = _next(stream, self._nodes.get(key, "a node"))
+        if isinstance(what, str):
+            self._nodes[key] = what
+            return None
+        if not isinstance(what, EpochResult):
+            self._forget(key)
+        return Event(key, what)
+
+    def _forget(self, key: int) -> ray.ObjectRefGenerator | None:
+        self._nodes.pop(key, None)
+        return self._running.pop(key, None)
+
+    def _look(self) -> None:
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        if not self._watch.head_answers():
+            return
+        self._watch.see(len(self._running), len(self._nodes))
+        if self._follows:
+            self.slots = self._room()
 
     def _room(self) -> int:
-        self._look_at = time.monotonic() + LOOK_SECONDS
         return min(self._few, room(resources(), self._needs))
 
     def cancel(self, key: int) -> None:
         """Interrupt the task."""
-        if (stream := self._running.pop(key, None)) is not None:
+        if (stream := self._forget(key)) is not None:
             ray.cancel(stream)
 
     def hold(self) -> None:
@@ -156,39 +190,48 @@ def room(cluster: Mapping[str, float], needs: Mapping[str, float]) -> int:
     return max(1, min((int(cluster.get(name, 0.0) / n + 1e-9) for name, n in needs.items() if n > 0), default=1))
 
 
-def _next(stream: ray.ObjectRefGenerator) -> What:
-    """Return the next object of a stream that has one, or why there is none."""
+def _next(stream: ray.ObjectRefGenerator, node: str) -> What | str:
+    """Return the next object of a stream that has one, or why there is none; `node` trains it."""
     try:
-        what: What = ray.get(next(stream))
+        what: What | str = ray.get(next(stream))
     except StopIteration:
-        return WorkerLost("the Ray task ended without a result")
+        return WorkerLost(f"the Ray task on {node} ended without a result")
     except failures.RayError as error:
-        return _explain(error)
+        return _explain(error, node)
     return what
 
 
-def _explain(error: failures.RayError) -> TrainingError | UsageError:
-    """Say in one line why Ray gave up a task."""
+def _explain(error: failures.RayError, node: str) -> TrainingError | UsageError:
+    """Say in one line why Ray gave up a task on `node`."""
     reason = one_line(error)
+    if missing := _missing(error):
+        return UsageError(f"a node of the Ray cluster: {missing}. Install the driver's sweeper on every node.")
     match error:
-        case failures.RayTaskError(cause=ModuleNotFoundError() as missing):
-            return UsageError(f"a node of the Ray cluster: {missing}. Install the driver's sweeper on every node.")
         case failures.RuntimeEnvSetupError() | failures.TaskUnschedulableError():
             return UsageError(f"the Ray cluster cannot run a training: {reason}")
         case failures.OutOfMemoryError():
-            return OutOfMemory(f"a node of the Ray cluster had no memory left: {reason}")
+            return OutOfMemory(f"{node} of the Ray cluster had no memory left: {reason}")
         case failures.WorkerCrashedError():
-            return WorkerLost("the Ray worker process died; its node may be out of memory")
+            return WorkerLost(f"the Ray worker process on {node} died; the node may be out of memory")
         case failures.NodeDiedError():
-            return WorkerLost("the node of the Ray cluster that trained it is gone")
+            return WorkerLost(f"the node of the Ray cluster that trained it is gone: {node}")
         case failures.ObjectLostError():
             return WorkerLost("a result was lost with the node of the Ray cluster that held it")
     return WorkerLost(f"Ray gave up the task: {type(error).__name__}: {reason}")
 
 
+def _missing(error: failures.RayError) -> str | None:
+    """Return `No module named 'sweeper'` where a node lacks a module; Ray wraps that error of unpickling as text."""
+    if isinstance(error, failures.RayTaskError) and isinstance(error.cause, ModuleNotFoundError):
+        return str(error.cause)
+    found = re.search(r"No module named '[\w.]+'", str(error)) if isinstance(error, failures.RaySystemError) else None
+    return found and found[0]
+
+
 @ray.remote
-def _train(config: RunConfig, splits: list[Split], threads: int) -> Iterator[What]:
-    """In the worker: yield what the training yields, and at the end its result or its error."""
+def _train(config: RunConfig, splits: list[Split], threads: int) -> Iterator[What | str]:
+    """In the worker: yield the node's address, what the training yields, and at the end its result or its error."""
+    yield get_node_ip_address()  # type: ignore[no-untyped-call]
     for name in secretive():  # a node may have been started with some
         del os.environ[name]
     from sweeper.training.device import use_threads

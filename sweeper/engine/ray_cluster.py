@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import ray
@@ -28,6 +29,8 @@ from sweeper.engine.secrecy import environment, public
 REACH_SECONDS: Final = 2.0  # for a connection
 JOIN_SECONDS: Final = 7.5  # to join the cluster; with the connection it stays below 10 s
 CHARACTERS: Final = 300  # of a reason
+
+NO_TOKEN: Final = ("InvalidAuthToken", "ray.exceptions.AuthenticationError")  # Ray says so, and tries again
 
 JOIN: Final = """
 import sys, ray
@@ -56,9 +59,11 @@ def local(cpus: int, gpus: float, store_bytes: int) -> Iterator[None]:
     variables = public() | {"RAY_AUTH_TOKEN": secrets.token_urlsafe(32), "RAY_USAGE_STATS_ENABLED": "0"}
     variables.pop("RAY_AUTH_MODE", None)  # Ray asks for a token unless this says otherwise
     folder = tempfile.mkdtemp(prefix="sweeper-ray-")  # a short path: sockets are made in it
+    aside = ThreadPoolExecutor(1)  # in the main thread, Ray takes over SIGTERM. Its processes end with this one
     try:
         with _quiet(), environment(variables), _on_loopback():
-            ray.init(
+            start = aside.submit(
+                ray.init,
                 address="local",
                 num_cpus=cpus,
                 object_store_memory=store_bytes,
@@ -68,6 +73,7 @@ def local(cpus: int, gpus: float, store_bytes: int) -> Iterator[None]:
                 configure_logging=False,
                 _temp_dir=folder,
             )
+            start.result()
         if gpus > (found := resources().get("GPU", 0)):
             raise UsageError(
                 f"gpus_per_trial={gpus:g}: Ray finds {found:g} GPUs on this machine. Lower --gpus-per-trial, or name "
@@ -76,6 +82,7 @@ def local(cpus: int, gpus: float, store_bytes: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        aside.shutdown()
         Config.initialize("")  # else this process would ask every later cluster for a token
         AuthenticationTokenLoader.instance().reset_cache()
         shutil.rmtree(folder, ignore_errors=True)
@@ -84,8 +91,10 @@ def local(cpus: int, gpus: float, store_bytes: int) -> Iterator[None]:
 @contextlib.contextmanager
 def joined(address: str) -> Iterator[None]:
     """Join a running cluster; with the block, only our tasks end. Call `check_cluster` first."""
-    with _quiet():
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+    with _quiet(), ThreadPoolExecutor(1) as aside:  # in the main thread, Ray takes over SIGTERM
+        aside.submit(
+            ray.init, address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False
+        ).result()
     try:
         yield
     finally:
@@ -110,7 +119,7 @@ def _on_loopback() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Ray from taking over SIGTERM and from writing to stdout."""
+    """Keep Ray from writing to stdout, and to stderr at a SIGTERM."""
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of tasks that nobody waits for any more
     ray_worker._worker_logs_enabled = False  # else it prints the death of a worker, which the driver reports itself
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -119,7 +128,7 @@ def _quiet() -> Iterator[None]:
     try:
         yield
     finally:
-        if main:
+        if main:  # Ray's C++ has put a handler before it that writes a stack
             signal.signal(signal.SIGTERM, handler)
 
 
@@ -140,10 +149,11 @@ def check_cluster(address: str) -> None:
         done = subprocess.run(
             command, input=address, env=public(), capture_output=True, text=True, timeout=JOIN_SECONDS, check=False
         )
-    except subprocess.TimeoutExpired:
-        raise _unreachable(address, f"no answer within {JOIN_SECONDS:g} s") from None
+    except subprocess.TimeoutExpired as error:
+        said = (error.stderr or b"").decode(errors="replace")
+        raise _not_joined(address, said, f"no answer within {JOIN_SECONDS:g} s") from None
     if done.returncode:
-        raise _unreachable(address, (done.stderr.strip().splitlines() or ["Ray gives no reason"])[-1])
+        raise _not_joined(address, done.stderr, (done.stderr.strip().splitlines() or ["Ray gives no reason"])[-1])
 
 
 def _connect(address: str) -> None:
@@ -170,6 +180,16 @@ def _connect(address: str) -> None:
 def _shown(address: str) -> str:
     """Return the address without a user and password, which have no place in it."""
     return address.rpartition("@")[2][:80]
+
+
+def _not_joined(address: str, said: str, reason: str) -> ServiceUnreachable:
+    """The error of a cluster that answers; `said` is what Ray wrote to stderr."""
+    if any(word in said for word in NO_TOKEN):
+        return ServiceUnreachable(
+            f"Ray cluster {_shown(address)} cannot be joined: it asks for a token, and this process has none or "
+            "another. Set RAY_AUTH_MODE=token, and copy ~/.ray/auth_token from the head."
+        )
+    return _unreachable(address, reason)
 
 
 def _unreachable(address: str, reason: str) -> ServiceUnreachable:

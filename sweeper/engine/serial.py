@@ -17,6 +17,7 @@ class SerialEngine:
     """Advance the one training by an epoch at each `wait`."""
 
     slots = 1
+    interruptible = True
 
     def __init__(self, data: Sequence[Data], threads: int) -> None:
         use_threads(threads)

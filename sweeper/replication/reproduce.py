@@ -110,7 +110,7 @@ def reproduce(env: Environment, chosen: Chosen, options: Options) -> dict[str, A
         missing = [Trial(number, run.config) for number, run in enumerate(runs) if run.state is None]
         source = Listed(missing, finished=len(runs) - len(missing))
         try:
-            with Signals() as signals, _engine(options, runs, images) as built, tracking(env, signals) as tracker:
+            with Signals() as signals, _engine(env, options, runs, images) as built, tracking(env, signals) as tracker:
                 tracker.reconcile(PROTOCOLS[options.protocol].folder)
                 tracker.catch_up(PROTOCOLS[options.protocol].folder)
                 if built:
@@ -174,13 +174,15 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _engine(options: Options, runs: Sequence[Planned], images: SharedSplits) -> Iterator[Built | None]:
+def _engine(
+    env: Environment, options: Options, runs: Sequence[Planned], images: SharedSplits
+) -> Iterator[Built | None]:
     """The engine for the missing runs, closed at the end of the block; None if no run is missing."""
     missing = [run.config for run in runs if run.state is None]
     if not missing:
         yield None
         return
-    built = build(options.engine, missing[0], images, len(missing), few=len(missing))
+    built = build(options.engine, missing[0], images, len(missing), few=len(missing), warn=env.warn)
     try:
         yield built
     finally:

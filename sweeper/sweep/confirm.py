@@ -66,7 +66,7 @@ def confirm(env: Environment, asked: Confirmation) -> dict[str, Any]:
         ranked = _ranked(study, asked)
         wanted = plan(study, ranked, asked.seeds)
         with Signals() as signals, study.answering():
-            built = build(asked.engine, chosen.config, images, len(wanted.runs), few=len(wanted.runs))
+            built = build(asked.engine, chosen.config, images, len(wanted.runs), few=len(wanted.runs), warn=env.warn)
 
             def describe(trial: Trial) -> RunInfo:
                 return describe_run(chosen, trial.config, images, kind="finalist", threads=built.threads,

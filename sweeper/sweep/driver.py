@@ -130,6 +130,7 @@ class Driver:
 
     def _run(self, waiting: list[Trial]) -> None:
         while True:
+            self.signals.check()
             self.tracker.check()
             self._obey(waiting)
             if self._paused is not None:
@@ -143,7 +144,7 @@ class Driver:
             if not self._running and not self._wants_more():  # else a worker is closing a training
                 self.signals.check()
                 break
-            with self.signals.raised():
+            with self.signals.raised() if self.engine.interruptible else contextlib.nullcontext():
                 events = self.engine.wait(TICK_SECONDS)
             with self._written():
                 for event in events:
@@ -299,7 +300,7 @@ class Driver:
                 raise error
             case Transient() as error if run.attempt <= self.retries:
                 run.log.end(FAILED, {}, {"sweeper.state": "lost", **reason_tags(error)})
-                self.view.ended(run.trial, "lost", None)
+                self.view.ended(run.trial, "lost", None, str(error))
                 self._submit(self._start(run.trial, run.attempt + 1))
             case Diverged() as error:
                 self._prune(run, str(error), self.diverged)

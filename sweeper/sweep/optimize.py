@@ -141,11 +141,11 @@ def _engine(
     learning = options.sampler in LEARNING and options.engine.workers is None
     most = max(missing, finalists)
     few = max(1, options.trials // 5) if learning else most
-    built = build(options.engine, chosen.config, images, most, few=few)
+    built = build(options.engine, chosen.config, images, most, few=few, warn=env.warn)
     if built.engine.slots == few < missing and built.name in MANY:
         env.say(
-            f"{few} trials at a time: sampler {options.sampler} learns from finished trials, and with more in flight "
-            "it would choose blindly. Set another number with --workers, or use --sampler qmc, which needs no results."
+            f"{counted(few, 'trial')} at a time: sampler {options.sampler} learns from finished trials, and with more "
+            "in flight it would choose blindly. Set another number with --workers, or use --sampler qmc, which needs no results."
         )
     try:
         yield built

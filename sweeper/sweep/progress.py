@@ -103,6 +103,11 @@ class Progress:
         return ", ".join(parts)
 
 
+def _result(value: float | None, reason: str) -> str:
+    """Return the accuracy of a trial, or why it was lost, behind its outcome."""
+    return f" ({reason})" if reason else "" if value is None else f" {value:.4f}"
+
+
 class PlainView:
     """A line for each trial that ends, or for each epoch of a single run."""
 
@@ -126,11 +131,11 @@ class PlainView:
                 f"{result.images_per_s:,.0f} images/s"
             )
 
-    def ended(self, trial: Trial, outcome: str, value: float | None) -> None:
-        """Print a trial of several."""
+    def ended(self, trial: Trial, outcome: str, value: float | None, reason: str = "") -> None:
+        """Print a trial of several, and any that was lost."""
         self._progress.ended(trial, outcome, value)
-        if self._progress.target > 1:
-            shown = "" if value is None else f" {value:.4f}"
+        if self._progress.target > 1 or reason:
+            shown = _result(value, reason)
             what = f"{self._progress.unit} {trial.number}: {self._progress.word(outcome)}{shown}"
             self._print(f"{what}  [{self._progress.label(trial)}]  {self._progress.summary()}")
 
@@ -172,12 +177,14 @@ class LiveView:
         self._progress.epoch(trial, result)
         self._draw()
 
-    def ended(self, trial: Trial, outcome: str, value: float | None) -> None:
-        """Print a trial of several above the table."""
+    def ended(self, trial: Trial, outcome: str, value: float | None, reason: str = "") -> None:
+        """Print a trial of several, and any that was lost, above the table."""
         self._progress.ended(trial, outcome, value)
-        if self._progress.target > 1:
+        if self._progress.target > 1 or reason:
+            from rich.markup import escape
+
             style = {"complete": "green", "pruned": "yellow"}.get(outcome, "red")
-            shown = "" if value is None else f" {value:.4f}"
+            shown = escape(_result(value, reason))
             what = f"{self._progress.unit} {trial.number:>3} [{style}]{self._progress.word(outcome):<8}[/]{shown}"
             self._live.console.print(f"{what}  {self._progress.label(trial)}")
         self._draw()

@@ -115,8 +115,8 @@ class View(Protocol):
     def epoch(self, trial: Trial, result: EpochResult) -> None:
         """Show a finished epoch."""
 
-    def ended(self, trial: Trial, outcome: str, value: float | None) -> None:
-        """Show a trial that is complete, pruned, failed, lost or killed."""
+    def ended(self, trial: Trial, outcome: str, value: float | None, reason: str = "") -> None:
+        """Show a trial that is complete, pruned, failed, killed, or lost for a reason."""
 
     def say(self, words: str) -> None:
         """Show a line of its own."""

@@ -234,7 +234,7 @@ def test_a_killed_ray_worker_is_an_event_and_the_other_training_goes_on(ray: Eng
     lost, steps = lost_one(ray, lambda: trainer(1).kill())
     assert lost.key == 1
     assert isinstance(lost.what, WorkerLost)
-    assert str(lost.what) == "the Ray worker process died; its node may be out of memory"
+    assert str(lost.what) == "the Ray worker process on 127.0.0.1 died; the node may be out of memory"
     assert steps == [1, 2, 3]
     ray.cancel(2)
 
@@ -297,6 +297,16 @@ def test_nobody_runs_code_on_a_local_ray_without_its_token(ray: Engine, alone: d
     said = {name: stranger.communicate(timeout=60) for name, stranger in strangers.items()}
     assert {name: out for name, (out, _) in said.items()} == {"ours": "ran 42\n", "none": "", "another": ""}, said
     assert all("token authentication" in said[name][1] for name in ("none", "another"))
+
+
+def test_a_cluster_that_asks_for_a_token_says_so(ray: Engine, monkeypatch: pytest.MonkeyPatch):
+    import ray as library
+
+    from sweeper.engine.ray_cluster import check_cluster
+
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # else it does not find a cluster on loopback
+    with pytest.raises(ServiceUnreachable, match="it asks for a token, and this process has none or another"):
+        check_cluster(library.get_runtime_context().gcs_address)
 
 
 @pytest.mark.parametrize(

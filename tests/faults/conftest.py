@@ -25,6 +25,15 @@ def place(tmp_path: Path, empty_store: Path, alone: dict[str, str]) -> Place:
 
 
 @pytest.fixture
+def real(tmp_path: Path, empty_store: Path, alone: dict[str, str]) -> Place:
+    """A place with an empty MLflow store, for commands with real training."""
+    place = Place(tmp_path / "home", alone)
+    place.home.mkdir()
+    shutil.copy(empty_store, place.home)
+    return place
+
+
+@pytest.fixture
 def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
     """`tally("G1", {"kills": 1}, {"trials lost": 0})` counts what a test did, and checks that nothing was lost."""
     entries: list[dict[str, Any]] = []

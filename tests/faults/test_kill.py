@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,15 +20,6 @@ from tests.support.waiting import until
 pytest_plugins = ["tests.support.mlflow_store"]
 # MLflow's own use of SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
-
-
-@pytest.fixture
-def real(tmp_path: Path, empty_store: Path, alone: dict[str, str]) -> Place:
-    """A place with an empty MLflow store, for commands with real training."""
-    place = Place(tmp_path / "home", alone)
-    place.home.mkdir()
-    shutil.copy(empty_store, place.home)
-    return place
 
 
 def test_a_sweep_killed_with_a_trial_in_hand_finds_what_an_unbroken_one_finds(real: Place, finished_sweep: Any):

@@ -106,7 +106,7 @@ class Watch:
         if result.epoch == 1:
             self.first_epoch(trial.number)
 
-    def ended(self, trial: Trial, outcome: str, value: float | None) -> None:
+    def ended(self, trial: Trial, outcome: str, value: float | None, reason: str = "") -> None:
         if outcome == "lost":
             self.lost.append(trial.number)
 

@@ -50,6 +50,7 @@ class Recorder:
 
     scripts: Mapping[int, Sequence[Script]] = field(default_factory=dict)
     slots: int = 1
+    interruptible: bool = True
     prunes: Mapping[int, int] = field(default_factory=dict)  # a trial's number: the epoch it is pruned after
     left: Sequence[Trial] = ()  # running since an earlier driver
     calls: list[tuple[Any, ...]] = field(default_factory=list)
@@ -154,8 +155,8 @@ class Recorder:
 
     def epoch(self, trial: Trial, result: EpochResult) -> None: ...
 
-    def ended(self, trial: Trial, outcome: str, value: float | None) -> None:
-        self.calls.append(("ended", trial.number, outcome))
+    def ended(self, trial: Trial, outcome: str, value: float | None, reason: str = "") -> None:
+        self.calls.append(("ended", trial.number, outcome, *([reason] if reason else [])))
 
     def say(self, words: str) -> None:
         self.calls.append(("say", words))

@@ -145,6 +145,15 @@ def test_a_sweep_is_a_plain_line_for_each_trial(clock: Callable[[float], None]):
     assert third.startswith("trial 2: failed  [")
 
 
+@pytest.mark.parametrize("target", [1, 3])
+def test_a_trial_that_is_lost_is_a_line_that_says_why(target: int):
+    stream = io.StringIO()
+    view = PlainView(Progress(target=target), stream)
+    view.started(TRIALS[0])
+    view.ended(TRIALS[0], "lost", None, "its node is gone")
+    assert f"trial 0: lost (its node is gone)  [{LABEL}]" in stream.getvalue()
+
+
 def test_a_single_run_is_a_plain_line_for_each_epoch():
     stream = io.StringIO()
     view = PlainView(Progress(target=1, unit="run"), stream)

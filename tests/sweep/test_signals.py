@@ -21,7 +21,7 @@ from sweeper.tracking.base import KILLED
 from sweeper.tracking.journal import JournalTracker
 from sweeper.tracking.reading import read_events
 from sweeper.training.images import Data
-from tests.support.recorder import BASE, Recorder, describe, epoch
+from tests.support.recorder import BASE, DONE, Recorder, describe, epoch
 
 SIGNALS = pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 
@@ -43,6 +43,22 @@ def test_a_signal_ends_the_runs_and_leaves_the_trials_to_be_continued(
 
     assert Recorder().drive(3, reopen(), JournalTracker(tmp_path)) == 3
     assert [row.state for row in reopen().rows()] == ["complete"] * 3
+
+
+def test_a_signal_is_not_raised_within_an_engine_that_cannot_be_interrupted():
+    """What the wait then returns is recorded first."""
+    passed: list[bool] = []
+
+    def strike() -> None:
+        signal.raise_signal(signal.SIGINT)
+        passed.append(True)
+
+    recorder = Recorder({0: [(epoch(1), strike, *DONE[1:])]}, slots=1, interruptible=False)
+    with pytest.raises(Interrupted):
+        recorder.drive(3)
+    assert passed == [True]
+    assert recorder.numbers("ask") == [0]
+    assert [call[2] for call in recorder.named("end")] == [KILLED]
 
 
 def killed_by(root: Path) -> list[str]:
