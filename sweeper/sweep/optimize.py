@@ -145,7 +145,8 @@ def _engine(
     if built.engine.slots == few < missing and built.name in MANY:
         env.say(
             f"{counted(few, 'trial')} at a time: sampler {options.sampler} learns from finished trials, and with more "
-            "in flight it would choose blindly. Set another number with --workers, or use --sampler qmc, which needs no results."
+            "in flight it would choose blindly. Set another number with --workers, or use --sampler qmc, which needs "
+            "no results."
         )
     try:
         yield built
