@@ -138,7 +138,7 @@ def upload(env: Environment, journal: Path | None, *, again: bool = False, free:
     freed = free_disk(root, env.tracking_uri, env.home, env.warn)
     env.say(f"freed {freed.bytes / 1e6:.1f} MB: deleted {counted(freed.files, 'file')} that {store} holds")
     if freed.kept:
-        env.warn(f"kept {counted(freed.kept, 'file')} that it does not hold. To upload again, run: sweeper sync --all")
+        env.warn(f"kept {counted(freed.kept, 'file')} that it does not list. To upload again, run: sweeper sync --all")
     return {"carried": uploaded, "freed": freed.bytes}
 
 

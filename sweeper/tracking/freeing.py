@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import filelock
 
@@ -21,14 +21,11 @@ from sweeper.tracking.reading import ARTIFACTS, read_all_events
 from sweeper.tracking.schema import MOST_ARTIFACT
 from sweeper.tracking.store import hide_password, reason_of
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
 KEPT: Final = "evaluation/"  # these small files stay, for `sweeper report`
 
 
 class Freed(NamedTuple):
-    """The files that were deleted and their bytes, and the files of uploaded runs that MLflow does not hold."""
+    """The files that were deleted and their bytes, and the files of uploaded runs that MLflow does not list."""
 
     files: int = 0
     bytes: int = 0
@@ -85,11 +82,11 @@ def _free_run(folder: Path, held: dict[str, int]) -> Freed:
 def _held(connection: Connection, run_id: str) -> dict[str, int]:
     """Return the files of a run in MLflow, with their sizes; none of a run that is missing or deleted there."""
     try:
-        if connection.client.get_run(run_id).info.lifecycle_stage == DELETED:
-            return {}
-        return dict(_listed(connection.client, run_id, None))
+        run = connection.client.get_run(run_id).info
+        return {} if run.lifecycle_stage == DELETED else dict(_listed(run.artifact_uri, connection.uri))
     except Exception as error:  # noqa: BLE001 - of MLflow, requests, or the storage of the files
         if not passing(error):
+            connection.warn_once(f"the files of run {run_id} cannot be listed ({reason_of(error)}).")
             return {}
         raise ServiceUnreachable(
             f"tracking server {hide_password(connection.uri)} went away ({reason_of(error)}). Run the same command "
@@ -97,9 +94,12 @@ def _held(connection: Connection, run_id: str) -> dict[str, int]:
         ) from None
 
 
-def _listed(client: MlflowClient, run_id: str, path: str | None) -> Iterator[tuple[str, Any]]:
-    for entry in client.list_artifacts(run_id, path):
+def _listed(uri: str, store: str, below: str = "") -> Iterator[tuple[str, Any]]:
+    from mlflow.artifacts import list_artifacts  # the client's asks for what servers before MLflow 3 do not have
+
+    for entry in list_artifacts(f"{uri}/{below}".rstrip("/"), tracking_uri=store):
+        name = below + entry.path.rpartition("/")[2]
         if entry.is_dir:
-            yield from _listed(client, run_id, entry.path)
+            yield from _listed(uri, store, f"{name}/")
         else:
-            yield entry.path, entry.file_size
+            yield name, entry.file_size

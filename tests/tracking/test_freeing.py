@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sweeper.core.environment import tracking_url
 from sweeper.core.errors import ServiceUnreachable
 from sweeper.tracking.base import FINISHED
 from sweeper.tracking.fetching import run_id_of
@@ -66,6 +67,16 @@ def test_files_stay_until_the_disk_is_freed_and_then_mlflow_has_them_all(home: H
     assert free(home) == Freed()
 
 
+def test_a_folder_with_spaces_and_a_percent_is_freed_too(tmp_path: Path, empty_store: Path) -> None:
+    folder = tmp_path / "my data" / "100 % of it"
+    folder.mkdir(parents=True)
+    shutil.copy(empty_store, folder)
+    home = Home(folder, tracking_url(folder), [])
+    record(home)
+    home.sync()
+    assert (free(home).files, kept(home)) == (4, [])
+
+
 @pytest.mark.parametrize(
     "lose",
     [
@@ -80,6 +91,20 @@ def test_nothing_is_freed_that_mlflow_does_not_hold(home: Home, lose: Callable[[
     lose(home)
     assert free(home) == Freed(0, 0, 4)
     assert kept(home) == NAMES
+
+
+def test_a_run_whose_files_cannot_be_listed_keeps_them_and_is_named(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(home)
+    home.sync()
+    monkeypatch.setattr("mlflow.artifacts.list_artifacts", refuse)
+    assert free(home) == Freed(0, 0, 4)
+    assert "cannot be listed (you may not list)" in home.warned[-1]
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise PermissionError("you may not list")
 
 
 def test_a_file_of_another_size_stays(home: Home) -> None:
@@ -124,16 +149,14 @@ def test_no_link_is_followed(home: Home, tmp_path: Path) -> None:
 def test_a_server_that_goes_away_frees_nothing(
     home: Home, tmp_path: Path, mlflow_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlflow import MlflowClient
-
     served = replace(home, uri=mlflow_server.uri)
     record(served)
     served.sync()
 
-    def away(*_: Any) -> None:
+    def away(*_: Any, **__: Any) -> None:
         raise ConnectionError("refused")
 
-    monkeypatch.setattr(MlflowClient, "list_artifacts", away)
+    monkeypatch.setattr("mlflow.artifacts.list_artifacts", away)
     assert "went away" in refusal(lambda: free(served), ServiceUnreachable)
     assert kept(served) == NAMES
     monkeypatch.undo()
