@@ -61,9 +61,8 @@ def tracking(env: Environment, signals: Signals) -> Iterator[Tracker]:
 def _say_size(env: Environment, tracker: Tracker) -> None:
     """Say how to free the disk, if the journal is large and MLflow has its files as well."""
     if isinstance(tracker, MlflowTracker) and (size := size_of(env.journal)) > LARGE:
-        env.say(
-            f"the journal holds {size / 1e9:.1f} GB of files. To delete what MLflow holds, run: {_sync(env)} --free"
-        )
+        how = f"To delete those that MLflow holds as well, run: {_sync(env)} --free"
+        env.say(f"the journal holds {size / 1e9:.1f} GB of files. {how}")
 
 
 def _sync(env: Environment) -> str:

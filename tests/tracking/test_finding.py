@@ -101,6 +101,9 @@ def test_a_copied_journal_whose_runs_went_on_elsewhere_has_runs_of_its_own(
     (said,) = home.warned
     assert "as of a copy of this journal" in said
     assert "--study" in said
+    one, two = runs(home)
+    named = [run.data.tags.get("sweeper.other_training") for run in (one, two)]
+    assert named in ([None, one.info.run_id], [two.info.run_id, None])
     for _ in range(2):  # also where nothing is noted
         for each in (home, other):
             (each.journal / "demo/k/upload.json").unlink()
