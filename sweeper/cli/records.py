@@ -61,16 +61,19 @@ def report(study: str | None, output: Path | None, protocol: ProtocolName | None
 
 @click.command()
 @click.argument("journal", required=False, type=click.Path(path_type=Path))
+@click.option("--all", "again", is_flag=True, help="Upload every run again, from its first event.")
+@click.option("--free", is_flag=True, help="Then delete from the journal the files that MLflow is seen to hold.")
 @tracking_option
 @json_option
-def sync(journal: Path | None, **options: Any) -> None:
+def sync(journal: Path | None, again: bool, free: bool, **options: Any) -> None:
     """Upload journaled runs to MLflow.
 
-    For runs that were recorded offline, or during an outage of the server."""
+    For runs that were recorded offline, or during an outage of the server. A run that was deleted in MLflow is named
+    once and left alone. --all tries it again. No run and no point is ever there twice."""
     from sweeper.sweep.records import upload
 
     env = make_environment(options, check_tracking=False)
-    print_json(upload(env, journal), env.json_output)
+    print_json(upload(env, journal, again=again, free=free), env.json_output)
 
 
 @click.command()

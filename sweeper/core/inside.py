@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,21 +141,21 @@ def _entries(folder: Path, name: str) -> list[tuple[str, os.stat_result]]:
         return []
 
 
-def empty_inside(folder: Path, name: str, keep: str) -> None:
-    """Delete what is in the folder `name` below `folder`, except `keep`; and the folder if nothing is left.
+def remove_inside(folder: Path, name: str) -> None:
+    """Delete a file by its path below `folder`, and the folders on its way that it leaves empty.
 
     Raises:
         RecordError: a component of the path is a link.
     """
-    with contextlib.suppress(FileNotFoundError):
-        for each, status in _entries(folder, name):
-            with _parent(folder, f"{name}/{each}") as (opened, last):
-                if each != keep and stat.S_ISDIR(status.st_mode):
-                    shutil.rmtree(last, ignore_errors=True, dir_fd=opened)
-                elif each != keep:
-                    os.unlink(last, dir_fd=opened)
-        with _parent(folder, name) as (opened, last), contextlib.suppress(OSError):  # something was kept
-            os.rmdir(last, dir_fd=opened)
+    with _parent(folder, name) as (opened, last):
+        os.unlink(last, dir_fd=opened)
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        with _parent(folder, name) as (opened, last):
+            try:
+                os.rmdir(last, dir_fd=opened)
+            except OSError:  # it holds more
+                return
 
 
 @contextlib.contextmanager

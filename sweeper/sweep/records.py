@@ -117,15 +117,17 @@ def write_sweep_report(env: Environment, study: str | None, output: Path | None)
     return {"study": record.name, "report": str(path), "bytes": len(page)}
 
 
-def upload(env: Environment, journal: Path | None) -> dict[str, Any]:
+def upload(env: Environment, journal: Path | None, *, again: bool = False, free: bool = False) -> dict[str, Any]:
     """Upload the runs of a journal, by default that of `env`, and return the JSON that `--json` prints.
+
+    With `again`, upload all of them again. With `free`, then delete the files that the store is seen to hold.
 
     Raises:
         UsageError: there is no tracking store to upload to.
         SweeperError: there is no such journal, or the store cannot be used.
     """
     from sweeper.sweep.tracker import FIGURES
-    from sweeper.tracking.mlflow import sync
+    from sweeper.tracking.mlflow import free_disk, sync
     from sweeper.tracking.store import absolute, hide_password
 
     root = (journal or env.journal).absolute()
@@ -133,9 +135,16 @@ def upload(env: Environment, journal: Path | None) -> dict[str, Any]:
         raise SweeperError(f"{root} is not a directory. Name a journal; runs are recorded in SWEEPER_HOME/journal.")
     if env.tracking_uri in (OFFLINE, NONE):
         raise UsageError(f"--tracking-uri {env.tracking_uri}: not an MLflow store. Name a server or a database.")
-    uploaded = sync(root, env.tracking_uri, env.home, FIGURES, env.warn)
-    env.say(f"uploaded {counted(uploaded, 'run')} from {root} to {hide_password(absolute(env.tracking_uri))}")
-    return {"carried": uploaded}
+    store = hide_password(absolute(env.tracking_uri))
+    uploaded = sync(root, env.tracking_uri, env.home, FIGURES, env.warn, again=again)
+    env.say(f"uploaded {counted(uploaded, 'run')} from {root} to {store}")
+    if not free:
+        return {"carried": uploaded}
+    freed = free_disk(root, env.tracking_uri, env.home, env.warn)
+    env.say(f"freed {freed.bytes / 1e6:.1f} MB: deleted {counted(freed.files, 'file')} that {store} holds")
+    if freed.kept:
+        env.warn(f"kept {counted(freed.kept, 'file')} that it does not list. To upload again, run: sweeper sync --all")
+    return {"carried": uploaded, "freed": freed.bytes}
 
 
 def say_where(env: Environment, run_id: str | None = None) -> None:

@@ -13,6 +13,7 @@ from sweeper.core.text import counted
 from sweeper.sweep.describe import commit_unknown
 from sweeper.sweep.signals import Signals
 from sweeper.tracking.base import NullTracker, Tracker
+from sweeper.tracking.freeing import size_of
 from sweeper.tracking.journal import JournalTracker
 from sweeper.tracking.mlflow import MlflowTracker
 from sweeper.tracking.store import absolute, hide_password
@@ -20,6 +21,7 @@ from sweeper.tracking.upload import Figures
 
 FLUSH_SECONDS: Final = 60.0  # for the uploads at the end of a command
 SHORT_FLUSH_SECONDS: Final = 5.0  # the same after an error or a signal
+LARGE: Final = 1e9  # bytes of files in the journal, from which on we say how to free the disk
 
 
 @contextmanager
@@ -46,6 +48,7 @@ def tracking(env: Environment, signals: Signals) -> Iterator[Tracker]:
         with signals.raised():
             waiting = tracker.close(FLUSH_SECONDS)
         tracker.check()
+        _say_size(env, tracker)
     finally:
         if waiting is None:
             waiting = tracker.close(SHORT_FLUSH_SECONDS)
@@ -53,6 +56,13 @@ def tracking(env: Environment, signals: Signals) -> Iterator[Tracker]:
             with suppress(SweeperError):  # the command fails with it, and it says what to do first
                 tracker.check()
                 env.warn(f"not in MLflow yet: {counted(waiting, 'run')}. To upload, run: {_sync(env)}")
+
+
+def _say_size(env: Environment, tracker: Tracker) -> None:
+    """Say how to free the disk, if the journal is large and MLflow has its files as well."""
+    if isinstance(tracker, MlflowTracker) and (size := size_of(env.journal)) > LARGE:
+        how = f"To delete those that MLflow holds as well, run: {_sync(env)} --free"
+        env.say(f"the journal holds {size / 1e9:.1f} GB of files. {how}")
 
 
 def _sync(env: Environment) -> str:

@@ -55,7 +55,8 @@ class Connection:
     def __init__(self, uri: str, home: Path, warn: Warn) -> None:
         self.uri = store_uri(uri)
         self._home = home
-        self._warn = warn
+        self.warn = warn
+        self._said: set[str] = set()
         self._failures = 0
         self._away = False
 
@@ -79,19 +80,25 @@ class Connection:
                     f"tracking store {hide_password(self.uri)} cannot be opened ({reason_of(error)})"
                 ) from None
 
+    def warn_once(self, text: str) -> None:
+        """Warn, unless it was said before."""
+        if text not in self._said:
+            self._said.add(text)
+            self.warn(text)
+
     def report(self, error: Exception | None) -> None:
         """Count a failed call, or a successful one if `error` is None. Warn once of an outage and once of its end."""
         server = f"tracking server {hide_password(self.uri)}"
         self._failures = self._failures + 1 if error else 0
         if error and self._failures == AWAY_AFTER:
             self._away = True
-            self._warn(
+            self.warn(
                 f"{server} does not answer ({reason_of(root_of(error))}). Training continues, and the journal keeps "
                 "everything until the server is back."
             )
         elif not error and self._away:
             self._away = False
-            self._warn(f"{server} is back")
+            self.warn(f"{server} is back")
 
     def _find_experiment(self) -> str:
         from mlflow.exceptions import MlflowException
@@ -117,7 +124,7 @@ class Connection:
             return
         moved = url2pathname(urlsplit(before).path)
         relocate(sqlite_file(self.uri), {f"{before}/": f"{home.as_uri()}/", f"{moved}/": f"{home}/"})
-        self._warn(f"this home was at {moved} before. MLflow now looks for its files in {home}.")
+        self.warn(f"this home was at {moved} before. MLflow now looks for its files in {home}.")
 
 
 def relocate(file: Path, moved: Mapping[str, str]) -> None:

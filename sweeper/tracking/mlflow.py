@@ -12,12 +12,13 @@ from sweeper.core.errors import RecordError, ServiceUnreachable, SweeperError
 from sweeper.core.text import counted
 from sweeper.tracking.connection import Connection, Warn
 from sweeper.tracking.fetching import read_state
+from sweeper.tracking.freeing import Freed, free
 from sweeper.tracking.journal import JournalTracker, end_all_abandoned
 from sweeper.tracking.patience import retrying
 from sweeper.tracking.reading import read_all_events
 from sweeper.tracking.registry import Registry
 from sweeper.tracking.store import hide_password, preflight, reason_of
-from sweeper.tracking.upload import Figures, check_count, forget_lost, tidy, upload
+from sweeper.tracking.upload import Figures, check_count, forget_all, forget_lost, upload
 
 SYNC_PATIENCE: Final = 120.0  # seconds
 
@@ -33,7 +34,6 @@ class MlflowTracker(JournalTracker):
         self._draw = draw
         self._pending: dict[Path, int] = {}  # by folder, how often it was written to
         self._refused: set[Path] = set()
-        self._uploaded: set[Path] = set()
         self._unchecked: set[Path] = set()  # folders below which the store may have lost runs
         self._wake = threading.Condition()
         self._closing = False
@@ -59,11 +59,6 @@ class MlflowTracker(JournalTracker):
             self._closing = True
             self._wake.notify_all()
         self._thread.join(timeout)
-        for folder in self._uploaded - self._pending.keys():
-            try:
-                tidy(folder, self.connection.uri)
-            except RecordError as error:
-                self._warn(str(error))
         return len(self._pending) + len(self._refused)
 
     def flush(self, timeout: float) -> bool:
@@ -129,7 +124,6 @@ class MlflowTracker(JournalTracker):
         try:
             upload(self.connection, self._draw, folder, time.sleep)
             self._refused.discard(folder)
-            self._uploaded.add(folder)
         except Exception as error:  # noqa: BLE001 - one run that MLflow refuses must not end the uploads of the others
             if folder in self._refused:
                 return
@@ -143,11 +137,11 @@ def _refused_run(folder: Path, error: Exception) -> str:
     return f"{folder}: MLflow refuses this run ({reason_of(error)}). It stays in the journal."
 
 
-def sync(root: Path, uri: str, home: Path, draw: Figures, warn: Warn) -> int:
+def sync(root: Path, uri: str, home: Path, draw: Figures, warn: Warn, *, again: bool = False) -> int:
     """Upload every run of the journal at `root` that MLflow does not have whole, and return the number of runs.
 
     End runs whose process is gone, as killed. Upload a run that is being written as far as it is. Artifacts of a new
-    sqlite store go below `home`.
+    sqlite store go below `home`. With `again`, upload every run from its first event, whatever is noted.
 
     Raises:
         ServiceUnreachable: the server does not answer.
@@ -172,28 +166,35 @@ def sync(root: Path, uri: str, home: Path, draw: Figures, warn: Warn) -> int:
 
     connection.connect(wait)
     end_all_abandoned(root, name)
-    retrying(lambda: forget_lost(connection, root), connection.report, wait)
+    if again:
+        forget_all(root, connection.uri)
+    else:
+        retrying(lambda: forget_lost(connection, root), connection.report, wait)
     waiting = [folder for folder, _ in behind(root, connection.uri, name)]
-    uploaded = len(waiting)
+    uploaded = 0
     refused: list[Path] = []
     for folder in waiting:
         try:
-            upload(connection, draw, folder, wait)
-            tidy(folder, connection.uri)
+            uploaded += upload(connection, draw, folder, wait)
         except RecordError as error:
-            uploaded -= 1
             name(str(error))
         except SweeperError:
             raise
         except Exception as error:  # noqa: BLE001 - one run that MLflow refuses must not hold up the others
             refused.append(folder)
             warn(_refused_run(folder, error))
-    uploaded -= len(refused)
     if refused or damaged:
         counts = [f"MLflow refused {len(refused)}"] if refused else []
         counts += [f"{counted(len(damaged), 'record')} left out"] if damaged else []
         raise SweeperError(f"uploaded {counted(uploaded, 'run')}. {' and '.join(counts)}, see above.")
     return uploaded
+
+
+def free_disk(root: Path, uri: str, home: Path, warn: Warn) -> Freed:
+    """Delete from the journal at `root`, which was just uploaded, the files that MLflow is seen to hold."""
+    connection = Connection(uri, home, warn)
+    connection.connect()
+    return free(connection, root)
 
 
 def behind(root: Path, uri: str, warn: Warn = lambda _: None) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
@@ -208,5 +209,6 @@ def behind(root: Path, uri: str, warn: Warn = lambda _: None) -> Iterator[tuple[
         except RecordError as error:
             warn(str(error))
         else:
-            if len(events) > state["events"] or (state.get("files") and events[-1]["event"] == "end"):
+            waiting = len(events) > state["events"] or (state.get("files") and events[-1]["event"] == "end")
+            if waiting and not state.get("deleted"):
                 yield folder, events

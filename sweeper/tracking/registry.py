@@ -22,8 +22,10 @@ from sweeper.tracking.reading import ARTIFACTS, WEIGHTS, read_events
 from sweeper.tracking.schema import MOST_ARTIFACT
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from mlflow.models import Model
 
+MODEL: Final = "registered"  # the folder of a run's files with its registered model, on an older server
 WEIGHTS_TAG: Final = "sweeper.weights_sha256"
 Save = Callable[[str, "Model"], "Model"]  # takes a folder and the model's description, and returns it completed
 
@@ -35,8 +37,9 @@ class Registry:
         self._connection = connection
 
     def registered(self, folder: Path) -> bool:
-        """Return True if `register` has finished for the run of `folder`."""
-        return "registered" in read_state(folder, self._connection.uri)
+        """Return True if `register` has finished for the run of `folder`, or if the run was deleted in MLflow."""
+        state = read_state(folder, self._connection.uri)
+        return "registered" in state or bool(state.get("deleted"))
 
     def file(self, folder: Path, name: str) -> bytes:
         """Read a file of an uploaded run from the journal or, if it was removed there, from MLflow."""
@@ -80,12 +83,20 @@ class Registry:
     def _log_model(self, run_id: str, save: Save, name: str) -> str:
         """Log the model to a run that has ended, with `Model.log`: `mlflow.pytorch.log_model` would restart the run."""
         import mlflow
+        from mlflow.exceptions import MlflowException
         from mlflow.models import Model
 
         connection = self._connection
         mlflow.set_tracking_uri(connection.uri)
         run = connection.client.get_run(run_id)
-        made = connection.client.create_logged_model(run.info.experiment_id, "model", run_id, params=run.data.params)
+        try:
+            made = connection.client.create_logged_model(
+                run.info.experiment_id, "model", run_id, params=run.data.params
+            )
+        except MlflowException as error:
+            if error.error_code != "ENDPOINT_NOT_FOUND":
+                raise
+            return self._log_to_run(run, save, name)
         silence = io.StringIO()  # MLflow prints links and congratulations, to both
         with redirect_stdout(silence), redirect_stderr(silence):
             info = Model.log(
@@ -97,6 +108,20 @@ class Registry:
                 validate_serving_input=False,  # it would load the network, and torch, into this process
             )
         return str(info.registered_model_version)
+
+    def _log_to_run(self, run: Run, save: Save, name: str) -> str:
+        """Register the model from the run's files: a server before MLflow 3 has no models beside runs."""
+        from mlflow.exceptions import MlflowException
+        from mlflow.models import Model
+
+        client, run_id = self._connection.client, run.info.run_id
+        with TemporaryDirectory() as aside:
+            folder = Path(aside) / MODEL
+            save(str(folder), Model(run_id=run_id, artifact_path=MODEL))
+            client.log_artifacts(run_id, str(folder), MODEL)
+        with contextlib.suppress(MlflowException):  # it is there
+            client.create_registered_model(name)
+        return str(client.create_model_version(name, f"{run.info.artifact_uri}/{MODEL}", run_id).version)
 
     def _run_id(self, folder: Path) -> str:
         return str(read_state(folder, self._connection.uri)["run_id"])

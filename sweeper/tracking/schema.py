@@ -80,6 +80,7 @@ class UploadState(TypedDict):
     events: Annotated[int, Field(ge=0)]
     time: NotRequired[Time]
     files: NotRequired[bool]  # True if they are not uploaded yet
+    deleted: NotRequired[bool]  # True if the run was deleted in MLflow
     registered: NotRequired[Annotated[str, StringConstraints(max_length=9, pattern=r"^[0-9]+$")]]
 
 

@@ -31,6 +31,7 @@ SECONDS: Final = 10.0  # in which a server that fails is asked again, unless MLF
 REFUSED_SECONDS: Final = 2.0  # the same for one that nobody listens for
 PAUSE: Final = 0.5  # seconds between two tries
 DATABASE_SECONDS: Final = 10  # to wait for a connection
+MOST_ANSWER: Final = 10_000  # bytes to read of an answer
 REFUSED: Final = "Connection refused"
 DEFAULT_WORKSPACE: Final = "default"
 ANSWER: Final = re.compile(r"API request to endpoint \S+ failed with error code (\d{3}) != 200\. Response body: '(.*)'")
@@ -126,11 +127,12 @@ def _check_artifacts(uri: str) -> None:
 
     path = "/api/2.0/mlflow-artifacts/artifacts"
     login = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
-    options = {"raise_on_status": False, "params": {"path": "nothing"}}
-    answer = http_request(login, path, "GET", **options)  # type: ignore[no-untyped-call]
-    if NOT_SERVED in answer.text:
+    options = {"raise_on_status": False, "params": {"path": "nothing"}, "stream": True}
+    with http_request(login, path, "GET", **options) as answer:  # type: ignore[no-untyped-call]
+        text = answer.raw.read(MOST_ANSWER, decode_content=True).decode(errors="replace")
+    if NOT_SERVED in text:
         raise SweeperError(
-            f"tracking server {hide_password(uri)} takes no artifacts: {one_line(answer.text)}. Start it again with "
+            f"tracking server {hide_password(uri)} takes no artifacts: {one_line(text)}. Start it again with "
             "--serve-artifacts."
         )
 
@@ -287,9 +289,13 @@ def check_stage(uri: str, number: object, stage: str) -> None:
     if stage == "deleted":
         raise SweeperError(
             f"MLflow experiment {EXPERIMENT!r} was deleted. Restore it with: "
-            f"MLFLOW_TRACKING_URI={shlex.quote(hide_password(absolute(uri)))} {mlflow_command()} experiments restore "
-            f"--experiment-id {number}"
+            f"{mlflow_line(uri, f'experiments restore --experiment-id {number}')}"
         )
+
+
+def mlflow_line(uri: str, command: str) -> str:
+    """Return a command of MLflow on the store `uri`, for a shell."""
+    return f"MLFLOW_TRACKING_URI={shlex.quote(hide_password(absolute(uri)))} {mlflow_command()} {command}"
 
 
 def store_uri(uri: str) -> str:

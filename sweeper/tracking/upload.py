@@ -15,21 +15,22 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from sweeper.core.errors import RecordError
 from sweeper.core.files import remove_parts
-from sweeper.core.inside import WAY_OUT, empty_inside, files_inside, lock_inside, read_inside, write_inside
-from sweeper.tracking.base import FINISHED, KILLED
+from sweeper.core.inside import WAY_OUT, files_inside, lock_inside, read_inside, write_inside
 from sweeper.tracking.connection import Connection
 from sweeper.tracking.fetching import KEY_TAG, UPLOAD, UPLOADER, read_state, write_state
+from sweeper.tracking.finding import MISSING, Events, find_run
 from sweeper.tracking.patience import Patient, Wait, passing, retrying
-from sweeper.tracking.reading import ARTIFACTS, history, read_all_events, read_events
+from sweeper.tracking.reading import ARTIFACTS, history, read_all_events, read_events, run_folders
 from sweeper.tracking.schema import MOST_ARTIFACT
+from sweeper.tracking.store import hide_password, mlflow_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+OTHER_TAG: Final = "sweeper.other_training"  # of a run: another run of the same trial, from a copy of the journal
 OUTCOME_TAGS: Final = {"sweeper.state", "sweeper.reason", "sweeper.traceback"}
 XRAY: Final = "diagnostics/xray.json"
-KEPT: Final = "evaluation"  # these small files stay in the journal, for `sweeper report`
 MOST_XRAY: Final = 10_000_000  # bytes of the file `XRAY`
 MOST_METRICS: Final = 1000  # MLflow's limit for a batch
 
@@ -41,18 +42,13 @@ class Figures(NamedTuple):
     xray: Callable[[Mapping[str, Any], str], bytes]  # of the content of `XRAY`
 
 
-def upload(connection: Connection, draw: Figures, folder: Path, wait: Wait) -> None:
-    """Upload what is new in the run of `folder`, and try again for as long as the server is away."""
+def upload(connection: Connection, draw: Figures, folder: Path, wait: Wait) -> bool:
+    """Upload what is new in the run of `folder`, and try again for as long as the server is away.
+
+    Returns False, with a warning the first time, if the run was deleted in MLflow.
+    """
     run = _Upload(connection, draw, folder, wait)
-    retrying(run.upload_new, connection.report, wait)
-
-
-def tidy(folder: Path, uri: str) -> None:
-    """Remove the files of a run that has ended, and that the store `uri` has whole, except those in `KEPT`."""
-    events = read_events(folder)
-    state = read_state(folder, uri)
-    if events and events[-1]["event"] == "end" and len(events) == state["events"] and not state.get("files"):
-        empty_inside(folder, ARTIFACTS, KEPT)
+    return retrying(run.upload_new, connection.report, wait)
 
 
 def check_count(folder: Path, events: list[dict[str, Any]], state: Mapping[str, Any]) -> None:
@@ -82,11 +78,23 @@ def forget_lost(connection: Connection, root: Path) -> list[Path]:
     uploaded.sort(key=lambda each: each[0], reverse=True)
     if not uploaded or _has_ended(connection, uploaded[0][2]["run_id"]):
         return []
-    lost = [(folder, state) for _, folder, state in uploaded if not _has_ended(connection, state["run_id"])]
-    for folder, state in lost:
-        with lock_inside(folder, UPLOADER):
-            write_state(folder, {"store": state["store"], "run_id": None, "events": 0})
-    return [folder for folder, _ in lost]
+    lost = [folder for _, folder, state in uploaded if not _has_ended(connection, state["run_id"])]
+    for folder in lost:
+        _forget(folder, connection.uri)
+    return lost
+
+
+def forget_all(root: Path, uri: str) -> None:
+    """Forget all uploads to the store `uri`, and which runs were deleted there. Each finds its run again."""
+    for folder in run_folders(root):
+        with contextlib.suppress(RecordError):  # of which `behind` warns
+            _forget(folder, uri)
+
+
+def _forget(folder: Path, uri: str) -> None:
+    with lock_inside(folder, UPLOADER):
+        state = read_state(folder, uri)
+        write_state(folder, {"store": state["store"], "run_id": None, "events": 0})
 
 
 def _has_ended(connection: Connection, run_id: str | None) -> bool:
@@ -100,7 +108,7 @@ def _has_ended(connection: Connection, run_id: str | None) -> bool:
     except MlflowException as error:
         if passing(error):
             raise
-        return bool(error.error_code != "RESOURCE_DOES_NOT_EXIST")
+        return bool(error.error_code != MISSING)
 
 
 class _Upload:
@@ -112,41 +120,73 @@ class _Upload:
         self._folder = folder
         self._calls = cast("MlflowClient", Patient(connection.client, connection.report, wait))
 
-    def upload_new(self) -> None:
-        """Upload the events that MLflow does not have yet, then the files: a refused file holds back no event."""
+    def upload_new(self) -> bool:
+        """Upload the events that MLflow does not have yet, then the files: a refused file holds back no event.
+
+        Returns False if the run was deleted in MLflow.
+        """
         with lock_inside(self._folder, UPLOADER):  # a sweep and `sweeper sync` may both upload the run
             events = read_events(self._folder)
             state = read_state(self._folder, self._connection.uri)
             check_count(self._folder, events, state)
-            if len(events) > state["events"]:
+            if len(events) > state["events"] and not state.get("deleted"):
                 files_inside(self._folder, ARTIFACTS, MOST_ARTIFACT)  # refused before anything is sent
-                run_id = self._upload(events, state)
-                state |= {"run_id": run_id, "events": len(events), "time": time.time_ns() // 1_000_000, "files": True}
+                state = self._upload(events, state)
                 write_state(self._folder, state)
-            if state.get("files") and events[-1]["event"] == "end":
+            if state.get("files") and events[-1]["event"] == "end" and not state.get("deleted"):
                 self._artifacts(state["run_id"])
                 write_state(self._folder, state | {"files": False})
+            return not state.get("deleted")
 
-    def _upload(self, events: list[dict[str, Any]], state: dict[str, Any]) -> str:
-        """Upload the events that `state` does not count yet, and return their run in MLflow."""
-        new = events[state["events"] :]
+    def _upload(self, events: Events, state: dict[str, Any]) -> dict[str, Any]:
+        """Upload the events that the folder's run in MLflow lacks, and return the state to note."""
+        found = find_run(self._calls, self._connection.experiment_id, events, state["run_id"], state["events"])
+        if found.other:
+            self._connection.warn_once(
+                f"{self._folder.parent}: {hide_password(self._connection.uri)} has another training of some of these "
+                "runs, as of a copy of this journal. They are uploaded as runs of their own. To keep two sweeps apart, "
+                "give one of them another --study."
+            )
+        run = found.run or self._create_run(events[0], found.other)
+        run_id = str(run.info.run_id)
+        if run_id != state["run_id"]:
+            state = {"store": state["store"], "run_id": run_id, "events": 0}
+        if found.deleted:
+            restore = mlflow_line(self._connection.uri, f"runs restore --run-id {run_id}")
+            self._connection.warn(
+                f"{self._folder}: its run was deleted in MLflow, and stays deleted. To have it back, run: {restore}; "
+                "then upload it with: sweeper sync --all"
+            )
+            return state | {"deleted": True}
+        if new := events[found.events :]:
+            self._send(run, events, new)
+        return state | {"events": len(events), "time": time.time_ns() // 1_000_000, "files": bool(new)}
+
+    def _send(self, run: Run, events: Events, new: Events) -> None:
+        """Upload the new ones of the events."""
+        run_id = str(run.info.run_id)
         starts = [e for e in new if e["event"] == "start"]
-        run_id = str(state["run_id"])
         if starts:
-            run_id = self._begin({**starts[-1], "time": starts[0]["time"]}, state["run_id"])
+            self._begin(run, starts[-1])
         last = new[-1]
         self._metrics(run_id, [e for e in new if e["event"] == "epoch" or (e["event"] == "end" and e is not last)])
         if last["event"] == "end":
             self._end(run_id, events)
         elif starts:
             self._calls.update_run(run_id, status="RUNNING")
-        return run_id
 
-    def _begin(self, start: dict[str, Any], known: str | None) -> str:
+    def _create_run(self, start: dict[str, Any], other: str | None) -> Run:
+        return self._connection.client.create_run(  # not patient: two of these make two runs
+            self._connection.experiment_id,
+            start_time=start["time"],
+            run_name=start["name"],
+            tags={KEY_TAG: start["key"]} | ({OTHER_TAG: other} if other else {}),
+        )
+
+    def _begin(self, run: Run, start: dict[str, Any]) -> None:
         from mlflow.entities import Param, RunTag
 
-        run_id = start["run_id"] or known or self._find_run(start["key"]) or self._create_run(start)
-        run = self._calls.get_run(run_id)
+        run_id = run.info.run_id
         for outdated in OUTCOME_TAGS & run.data.tags.keys():  # of an earlier attempt
             self._connection.client.delete_tag(run_id, outdated)
         tags = {**start["tags"], KEY_TAG: start["key"], "mlflow.note.content": start["description"]}
@@ -159,21 +199,6 @@ class _Upload:
             self._calls.update_run(run_id, name=start["name"])
         if start["dataset"] and not (run.inputs and run.inputs.dataset_inputs):
             self._log_dataset(run_id, start["dataset"])
-        return str(run_id)
-
-    def _find_run(self, key: str) -> str | None:
-        experiment = self._connection.experiment_id
-        runs = self._calls.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
-        return str(runs[0].info.run_id) if runs else None
-
-    def _create_run(self, start: dict[str, Any]) -> str:
-        run = self._connection.client.create_run(  # not patient: two of these make two runs
-            self._connection.experiment_id,
-            start_time=start["time"],
-            run_name=start["name"],
-            tags={KEY_TAG: start["key"]},
-        )
-        return str(run.info.run_id)
 
     def _log_dataset(self, run_id: str, dataset: dict[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -200,8 +225,6 @@ class _Upload:
 
         end = events[-1]
         self._draw_figures(history(events), events[0]["name"])
-        if end["status"] == KILLED and self._calls.get_run(run_id).info.status == FINISHED:
-            return  # an older journal, whose run finished after all
         self._calls.log_batch(
             run_id,
             metrics=[Metric(k, v, end["time"], 0) for k, v in end["metrics"].items()],  # step 0: a bar, not a curve

@@ -265,7 +265,7 @@ def test_mlflow_knows_the_data_set_as_an_input(shown: Place) -> None:
     assert [(tag.key, tag.value) for tag in found.tags] == [("mlflow.data.context", "training")]
 
 
-def test_mlflow_has_its_files_and_the_journal_no_longer(shown: Place, tmp_path: Path) -> None:
+def test_mlflow_has_its_files_and_the_journal_keeps_them(shown: Place, tmp_path: Path) -> None:
     run_id = shown.the_run().info.run_id
     found = Path(shown.client.download_artifacts(run_id, "", str(tmp_path)))
     files = {str(p.relative_to(found)): p.read_bytes() for p in found.glob("**/*") if p.is_file()}
@@ -277,7 +277,8 @@ def test_mlflow_has_its_files_and_the_journal_no_longer(shown: Place, tmp_path: 
     with Image.open(io.BytesIO(files["curves/loss_accuracy.png"])) as image:
         image.load()
         assert image.format == "PNG"
-    assert not (shown.folder / ARTIFACTS).exists()
+    kept = shown.folder / ARTIFACTS
+    assert {str(p.relative_to(kept)): p.read_bytes() for p in kept.glob("**/*") if p.is_file()} == files
 
 
 @mlflow

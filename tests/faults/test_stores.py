@@ -8,13 +8,18 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from sweeper.tracking.reading import read_events
+from sweeper.tracking.reading import read_all_events, read_events
+from sweeper.tracking.store import EXPERIMENT
 from tests.faults.conftest import Tally
 from tests.faults.tools.place import SWEEP, Place
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
 
 pytest_plugins = ["tests.support.mlflow_store"]
 # MLflow's own use of SQLAlchemy 2.1
@@ -161,3 +166,53 @@ def test_a_trial_that_has_ended_in_the_journal_is_not_trained_again(place: Place
     ends = {n: sum(e["event"] == "end" for e in events(place, n)) for n in ended}
     assert ends == dict.fromkeys(ended, 1)
     tally("one authority", {"kill -9 between journal and study": 1}, wrong(place, 6))
+
+
+def trainings(client: MlflowClient, home: Path) -> dict[str, int]:
+    """What is wrong with the runs of a home's trials in a store that another home uploads to as well."""
+    (experiment,) = client.search_experiments(filter_string=f"name = '{EXPERIMENT}'")
+    runs = client.search_runs([experiment.experiment_id], "tags.`sweeper.kind` = 'trial'")
+    stored = [
+        Counter((name, p.step, p.timestamp) for name in run.data.metrics for p in points_of(client, run, name))
+        for run in runs
+    ]
+    found = {"points doubled": sum(n - 1 for points in stored for n in points.values()), "trainings without a run": 0}
+    found["steps with two trainings"] = sum(
+        n - 1 for points in stored for n in Counter((name, step) for name, step, _ in points).values()
+    )
+    for folder, events in read_all_events(home / "journal/sweep", lambda _: None):
+        if folder.name.isdigit():
+            ours = Counter((n, e.get("step", 0), e["time"]) for e in events for n in e.get("metrics", {}))
+            found["trainings without a run"] += stored.count(ours) != 1
+    return found
+
+
+def points_of(client: MlflowClient, run: Run, name: str) -> list[Metric]:
+    return client.get_metric_history(run.info.run_id, name)
+
+
+@pytest.mark.slow
+def test_a_copied_home_that_goes_on_as_well_shares_no_run_with_the_first(
+    place: Place, tally: Tally, tmp_path: Path, empty_store: Path
+):
+    """Copied after a kill -9 with a trial in the middle, which both then end, and both ask for others."""
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{shutil.copy(empty_store, tmp_path / 'shared.db')}"
+    place.strike("reporting", 11, signal.SIGKILL)  # trials of three epochs
+    place.stopped_by(signal.SIGKILL, *command(6), "--tracking-uri", uri)
+    assert place.run("sync", "--tracking-uri", uri).returncode == 0
+    assert place.unfinished()
+    other = Place(tmp_path / "copy", place.env, {}, name="copy")
+    shutil.copytree(place.home, other.home)
+    place.faults = {}
+    for each, trials in ((place, 7), (other, 8)):
+        done = each.run(*command(trials), "--tracking-uri", uri)
+        assert done.returncode == 0, done.stderr
+    assert "as of a copy of this journal" in done.stderr
+    for each in (place, other):
+        done = each.run("sync", "--all", "--tracking-uri", uri)
+        assert done.returncode == 0, done.stderr
+    client = MlflowClient(tracking_uri=uri)
+    found = Counter(trainings(client, place.home)) + Counter(trainings(client, other.home))
+    tally("one authority", {"copied homes": 1}, dict(found))

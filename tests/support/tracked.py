@@ -40,8 +40,8 @@ class Home:
     def connection(self) -> Connection:
         return Connection(self.uri, self.folder, self.warned.append)
 
-    def sync(self) -> int:
-        return sync(self.journal, self.uri, self.folder, FIGURES, self.warned.append)
+    def sync(self, *, again: bool = False) -> int:
+        return sync(self.journal, self.uri, self.folder, FIGURES, self.warned.append, again=again)
 
     @contextlib.contextmanager
     def tracker(self, warn: Callable[[str], None] | None = None) -> Iterator[MlflowTracker]:

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 
@@ -110,8 +111,33 @@ def test_a_champion_that_mlflow_refuses_costs_no_sweep_and_is_registered_by_the_
 
 
 @pytest.mark.filterwarnings("ignore::Warning")  # of MLflow and of torch's export, which a command does not show
-def test_weights_that_are_not_those_of_the_run_are_not_registered(
+def test_a_server_before_mlflow_3_registers_the_champion_from_the_files_of_its_run(
     place: Place, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
+    from mlflow.pyfunc import load_model
+
+    def lacking(*_: Any, **__: Any) -> None:
+        raise MlflowException("failed with error code 404 != 200", error_code=ENDPOINT_NOT_FOUND)
+
+    place.use_mlflow(empty_store)
+    monkeypatch.setattr(MlflowClient, "create_logged_model", lacking)
+    place.optimize(trials=1, final=True)
+    assert place.warned == []
+    version = place.client.get_model_version_by_alias("sweeper-few", "champion")
+    (champion,) = place.runs("champion")
+    assert (version.run_id, version.source) == (champion.info.run_id, f"{champion.info.artifact_uri}/registered")
+    assert load_model(version.source).predict(np.zeros((2, 28, 28), np.uint8)).shape == (2, 10)
+    place.optimize(trials=1, final=True)
+    assert [v.version for v in place.client.search_model_versions("name = 'sweeper-few'")] == [version.version]
+
+
+@pytest.mark.filterwarnings("ignore::Warning")  # of MLflow and of torch's export, which a command does not show
+@pytest.mark.parametrize("freed", [False, True], ids=["in the journal", "in MLflow alone"])
+def test_weights_that_are_not_those_of_the_run_are_not_registered(
+    place: Place, empty_store: Path, monkeypatch: pytest.MonkeyPatch, freed: bool
 ):
     from mlflow.exceptions import MlflowException
 
@@ -120,7 +146,10 @@ def test_weights_that_are_not_those_of_the_run_are_not_registered(
         patch.setattr(Registry, "register", lambda *_: (_ for _ in ()).throw(OSError("not yet")))
         place.optimize(trials=1, final=True)
     (champion,) = place.runs("champion")
-    file = place.artifacts(champion)["model/state.safetensors"]
+    (file,) = place.home.glob("journal/few/champion-*/artifacts/model/state.safetensors")
+    if freed:
+        file.unlink()
+        file = place.artifacts(champion)["model/state.safetensors"]
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)

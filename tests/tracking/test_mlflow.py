@@ -4,6 +4,7 @@ import re
 import threading
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,22 +134,29 @@ def test_a_new_process_carries_what_an_earlier_one_left_of_the_same_study(home: 
 
 
 def test_a_run_that_mlflow_refuses_is_reported_once_and_does_not_hold_up_the_others(home: Home) -> None:
-    missing = uuid.uuid4().hex
     with home.tracker() as tracker:
-        bad = tracker.start(info("bad", run_id=missing))
+        good = info("good")
+        bad = tracker.start(replace(info("bad"), dataset={**good.dataset, "name": "x" * 501}))
         write(bad, (1,), end=False)
         assert not tracker.flush(LONG)
         write(bad, (2, 3, 4))
-        write(tracker.start(info("good")))
+        write(tracker.start(good))
         assert not tracker.flush(LONG)
         assert tracker.close(LONG) == 1
     (said,) = home.warned
     assert "demo/bad: MLflow refuses this run" in said
-    assert missing in said
+    assert "maximum length" in said
     assert len(read_events(home.journal / "demo/bad")) == 6
     write(JournalTracker(home.journal).start(info("later")))
     assert "uploaded 1 run. MLflow refused 1" in refusal(home.sync, SweeperError)
-    assert home.steps() == {"good": [1, 2, 3, 4], "later": [1, 2, 3, 4]}
+    assert home.steps() == {"bad": [], "good": [1, 2, 3, 4], "later": [1, 2, 3, 4]}
+
+
+def test_a_run_that_mlflow_run_made_and_the_store_lost_is_made_again(home: Home) -> None:
+    write(JournalTracker(home.journal).start(info(run_id=uuid.uuid4().hex)))
+    assert (home.sync(), home.sync()) == (1, 0)
+    assert home.steps() == {"k": [1, 2, 3, 4]}
+    assert home.warned == []
 
 
 def test_a_file_that_is_refused_for_good_holds_up_no_other_run(tmp_path: Path, mlflow_server: Any) -> None:

@@ -138,6 +138,26 @@ def test_a_server_that_serves_no_artifacts_is_refused_with_its_reason() -> None:
     assert "--no-serve-artifacts" in message
 
 
+def test_no_more_is_read_of_an_answer_than_is_needed() -> None:
+    sent = []
+
+    class Endless(Quiet):
+        def answer(self) -> None:
+            if "artifacts" not in self.path:
+                self.reply(200, EXPERIMENT_OF_A_SERVER)
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(300_000_000))
+            self.end_headers()
+            with contextlib.suppress(OSError):  # the client has left
+                while sum(sent) < 300_000_000:
+                    sent.append(self.wfile.write(b" " * 1_000_000))
+
+    with listening(Endless) as uri:
+        preflight(uri)
+    assert 0 < sum(sent) < 50_000_000  # what the sockets hold
+
+
 def test_a_workspace_that_a_server_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_WORKSPACE", "team-a")
     body = b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Workspace \'team-a\' not found"}'
