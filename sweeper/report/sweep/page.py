@@ -116,12 +116,13 @@ def _history_words(sweep: Sweep, ranked: Sequence[SweptTrial]) -> str:
 
 
 def _importance(sweep: Sweep, picture: bytes) -> Markup:
-    if not sweep.importances:
-        return text("Importances need at least 4 complete trials that differ.")
+    if not any(found.measured for found in sweep.importances):
+        return text(pictures.TOO_FEW)
     words = (
-        "Share of the accuracy's variance that each parameter explains (PED-ANOVA), with the interval that holds 95% "
-        f"of the shares in 100 bootstrap samples of the {counted(len(sweep.ranked()), 'complete trial')}. "
-        "Where intervals overlap, the order of the parameters is not settled."
+        "How far each parameter decides which trials are among the best (PED-ANOVA), as a share of what all parameters "
+        "decide, with the interval that holds 95% of the shares in 100 bootstrap samples. Where intervals overlap, the "
+        "order of the parameters is not settled. A rate of Dropout is judged among the trials whose placement has it, "
+        "so the shares do not add up to 1."
     )
     return text(words) + _picture(picture, "Importance of the parameters")
 
