@@ -52,7 +52,7 @@ def test_the_summary_run_holds_its_table_figures_and_best_trial(finished: Place,
     files = finished.artifacts(study)
     assert {"study/trials.csv", "study/pareto.csv", "study/summary.json", "study/history.png"} <= set(files)
     summary = json.loads(files["study/summary.json"].read_text())
-    assert summary["best"] == finished_sweep.result["best"]
+    assert (summary["best"], summary["remarks"]) == tuple(finished_sweep.result[name] for name in ("best", "remarks"))
     rows = list(csv.DictReader(files["study/trials.csv"].read_text().splitlines()))
     assert [row["trial"] for row in rows] == list("012345")
     assert max(float(row["val_accuracy"]) for row in rows) == summary["best"]["val_accuracy"]

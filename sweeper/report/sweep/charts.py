@@ -155,10 +155,10 @@ def time_accuracy(timed: Sequence[Configuration], best: Sequence[Configuration])
         figure.add_scatter(**_places(groups[placement]), mode="markers", name=placement, marker=marker,
                            hovertemplate="%{x:.1f} s<br>%{text}<extra></extra>")  # fmt: skip
     ring = {"size": 13, "symbol": "circle-open", "color": VERMILLION, "line": {"width": 1.5}}
-    figure.add_scatter(**_places(best), mode="markers", name="front of all three", marker=ring, hoverinfo="skip")
+    figure.add_scatter(**_places(best), mode="markers", name="front", marker=ring, hoverinfo="skip")
     line = [timed[i] for i in pareto([(-each.standing.mean, each.seconds or 0.0) for each in timed])]
     figure.add_scatter(**_places(sorted(line, key=lambda each: each.seconds or 0.0)), mode="lines",
-                       name="front of accuracy and time", hoverinfo="skip",
+                       name="best by time", hoverinfo="skip",
                        line={"color": VERMILLION, "width": 1.5, "shape": "hv"})  # fmt: skip
     accuracies = [each.standing.mean for each in timed]
     figure.update_xaxes(title="seconds of training and evaluation", rangemode="tozero")
