@@ -176,6 +176,8 @@ def _say_best(env: Environment, result: dict[str, Any]) -> None:
             f"{counted(best['seeds'], 'seed')}, loss {best['val_loss']:.4f}"
         )
         env.say(f"      {in_words(best['params'])}")
+    for remark in result["remarks"]:
+        env.say(remark)
     if test := result.get("test"):
         words = accuracy_words(test)
         env.say(f"test accuracy of the best, retrained on train + validation: {words} (evaluated once)")

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.study.evidence import Standing, standings
-from sweeper.study.importance import Importance, importance_intervals
+from sweeper.study.importance import Importance, importances
 
 STATES: Final = {
     TrialState.COMPLETE: "complete",
@@ -122,9 +122,7 @@ def study_record(name: str, attributes: Mapping[str, Any], trials: Sequence[Froz
         settings=attributes.get("settings", {}),
         rows=rows,
         curves={frozen.number: frozen.intermediate_values for frozen in trials},
-        importances=importance_intervals(
-            [frozen for frozen, row in zip(trials, rows, strict=True) if row.copy_of is None]
-        ),
+        importances=importances([frozen for frozen, row in zip(trials, rows, strict=True) if row.copy_of is None]),
         began=min((t.datetime_start for t in trials if t.datetime_start), default=None),
         ended=max((t.datetime_complete for t in trials if t.datetime_complete), default=None),
     )

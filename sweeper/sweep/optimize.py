@@ -22,7 +22,8 @@ from sweeper.data.splits import load
 from sweeper.engine.base import Engine
 from sweeper.engine.choice import MANY, Built, build, check, prepare
 from sweeper.report.files import report_path, write_report
-from sweeper.report.sweep.page import sweep_pictures, sweep_report
+from sweeper.report.sweep.page import sweep_files, sweep_report
+from sweeper.study.edges import edges
 from sweeper.study.opening import open_study
 from sweeper.study.rows import ranking
 from sweeper.study.study import Study, StudySettings
@@ -233,15 +234,15 @@ def _conclude(
     """Summarise the study, evaluate its champion if `final`, and write the report."""
     with signals.raised():
         record = study.record()
-        pictures, table = sweep_pictures(env, record)
+        files = sweep_files(env, record)
     info = _summary_run(chosen, study)
-    summary = _summarise(study, best, tracker, info, {**pictures, "trials.csv": table})
+    summary = _summarise(study, best, tracker, info, files)
     summary["journal"] = str(env.journal / study.name)
     if best is not None and final:
         trial = Trial(best.trial, study.configuration(best.params))
         summary["test"] = evaluate_champion(env, chosen, study, trial, images[0].train[:2], tracker, signals)
     with signals.raised():
-        page = sweep_report(env, record, pictures)
+        page = sweep_report(env, record, files)
     path = report_path(env, study.name)
     write_report(path, page)
     log = tracker.start(info)
@@ -253,7 +254,7 @@ def _conclude(
 def _summarise(
     study: Study, best: Best | None, tracker: Tracker, info: RunInfo, files: Mapping[str, bytes]
 ) -> dict[str, Any]:
-    """Record the sweep's summary run: its best trial, its table and its figures, which are `files`."""
+    """Record the sweep's summary run: its best trial, its tables and its figures, which are `files`."""
     rows = study.rows()
     states = [row.state for row in rows if row.copy_of is None]
     counts = {state: states.count(state) for state in ("complete", "pruned", "failed")}
@@ -264,6 +265,7 @@ def _summarise(
         "finished": study.finished(),
         **counts,
         "best": None if best is None else best.plain(),
+        "remarks": [] if best is None else edges(study.settings.space, best.params),
     }
     log = tracker.start(info)
     for name, content in files.items():

@@ -13,7 +13,6 @@ from sweeper.report.sweep.charts import (
     MOST_CURVES,
     confusion,
     curves,
-    pareto,
     per_class,
     pruned_epochs,
     shown,
@@ -29,18 +28,6 @@ from tests.support.swept import CHAMPION, IMPORTANCES, searched, sweep, trial
 )
 def test_a_value_is_shown_as_a_user_writes_it(value: float | str, words: str) -> None:
     assert shown(value) == words
-
-
-def test_the_front_holds_the_best_that_took_no_longer() -> None:
-    found = pareto(
-        [
-            trial(0, 0.9, seconds=3.0),
-            trial(1, 0.8, seconds=1.0),
-            trial(2, 0.7, seconds=2.0),
-            trial(3, 0.85, seconds=1.0),
-        ]
-    )
-    assert [t.number for t in found] == [3, 0]
 
 
 def test_curves_draw_the_best_last_and_the_pruned_faint() -> None:

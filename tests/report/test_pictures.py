@@ -32,6 +32,7 @@ from sweeper.report.sweep.pictures import (
     jitter,
     placements,
     rank,
+    share_in_words,
 )
 from sweeper.report.sweep.rows import SweptTrial
 from sweeper.study.importance import Importance
@@ -46,7 +47,7 @@ def trial(number: int, value: float | None = 0.9, state: str = "complete", **par
 
 
 def shares(*pairs: tuple[str, float]) -> list[Importance]:
-    return [Importance(name, share, share / 2, share * 1.5) for name, share in pairs]
+    return [Importance(name, share, share / 2, share * 1.5, 9) for name, share in pairs]
 
 
 def study(count: int) -> list[SweptTrial]:
@@ -129,10 +130,11 @@ def test_curves_are_a_whole_picture(epochs: Sequence[Mapping[str, float]]):
         [("lr", 1.0)],
         [("lr", 0.0), ("placement", 0.0)],
         [("lr", math.nan)],
+        [("lr", 0.5), ("conv_dropout", math.nan)],
         [("p" * 200 + str(i), 0.9**i) for i in range(60)],
         [("$lr", 0.7), ("$", 0.3)],
     ],
-    ids=["none", "one", "all 0", "not finite", "sixty long names", "mathematics"],
+    ids=["none", "one", "all 0", "not measured", "one not measured", "sixty long names", "mathematics"],
 )
 def test_importance_is_a_whole_picture(importances: Sequence[tuple[str, float]]):
     assert_is_figure(importance(shares(*importances), "importance"))
@@ -237,7 +239,20 @@ def test_limits_hold_every_value_and_are_never_empty(values: list[float], margin
 
 def test_importances_are_ranked():
     found = shares(("b", 0.2), ("c", 0.5), ("a", 0.2), ("d", math.nan))
-    assert [importance.parameter for importance in rank(found)] == ["c", "a", "b"]
+    assert [importance.parameter for importance in rank(found)] == ["c", "a", "b", "d"]
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (Importance("lr", 0.5, 0.25, 0.75, 9), "0.50 [0.25, 0.75], 9 trials"),
+        (Importance("lr", 0.0, 0.0, 0.0, 9), "0.00 [0.00, 0.00], 9 trials"),
+        (Importance("lr", math.nan, math.nan, math.nan, 3), "not measured: 3 complete trials have it, 8 are needed"),
+        (Importance("lr", math.nan, math.nan, math.nan, 9), "not measured: the 9 trials that have it are alike in it"),
+    ],
+)
+def test_a_share_that_was_not_measured_is_not_0(found: Importance, words: str):
+    assert share_in_words(found).startswith(words)
 
 
 def test_placements_are_sorted_by_the_median_of_complete_trials():

@@ -215,8 +215,8 @@ def test_a_full_sweep_has_every_section() -> None:
     trials = [*searched(30), trial(30, 0.3, state="pruned", reason="why"), trial(31, None, state="failed", epochs=[])]
     page = body(sweep(*trials, importances=IMPORTANCES, champion=CHAMPION))
     titles = [
-        "Summary", "Leaderboard", "Curves", "History", "Importance", "Placements", "Parallel coordinates",
-        "Placement and rate", "Two parameters", "Time and accuracy", "Pruned and failed", "Champion", "All trials",
+        "Summary", "Leaderboard", "Accuracy, loss and time", "Curves", "History", "Importance", "Placements",
+        "Parallel coordinates", "Placement and rate", "Two parameters", "Pruned and failed", "Champion", "All trials",
     ]  # fmt: skip
     assert [line for line in titles if f">{line}</a>" in page] == titles
     assert page.count("data-chart") == 9

@@ -1,53 +1,116 @@
-"""How much of the accuracy each parameter explains."""
+"""How far each parameter decides which trials are the best."""
 
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Callable
+from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, Trial
 
-from sweeper.study.importance import importance_intervals, importances
+from sweeper.study.importance import FEWEST, Importance, importances
 from sweeper.study.study import Study
 from tests.study.sweeps import SETTINGS
 
-
-def test_importances_wait_for_four_complete_trials(study: Study) -> None:
-    for count in range(4):
-        assert importances(study.trials()) == []
-        study.prune(study.ask().number, "does not count")
-        trial = study.ask()
-        study.complete(trial.number, 0.5 + count / 10, 0.3)
-    found = importances(study.trials())
-    assert {name for name, _ in found} <= set(SETTINGS.space.dimensions)
-    assert found
-    assert [share for _, share in found] == sorted((share for _, share in found), reverse=True)
+BATCHES = [32, 64, 128, 256, 512]
+ACCURACIES = {"bn": 0.95, "ic": 0.6, "dropout": 0.5}
 
 
-def test_importances_of_equal_trials_are_no_error(study: Study) -> None:
-    for _ in range(5):
-        study.complete(study.ask().number, 0.5, 0.3)
-    assert all(math.isfinite(share) for _, share in importances(study.trials()))
+def simulated(count: int, accuracy: Callable[..., float]) -> list[FrozenTrial]:
+    """Trials whose rates exist in two of three placements, which are far worse than the third."""
+    noise = random.Random(0)
 
+    def objective(trial: Trial) -> float:
+        placement = trial.suggest_categorical("placement", list(ACCURACIES))
+        batch = trial.suggest_categorical("batch_size", BATCHES)
+        rates = {}
+        if placement != "bn":
+            rates = {name: trial.suggest_float(name, 0.0, 0.6) for name in ("conv_dropout", "head_dropout")}
+        return ACCURACIES[placement] + accuracy(BATCHES.index(batch), **rates) + noise.gauss(0, 0.002)
 
-def decided(count: int) -> list[FrozenTrial]:
-    """Trials whose accuracy is their `head_dropout`; `conv_dropout` decides nothing."""
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(0))
-    study.optimize(lambda t: t.suggest_float("head_dropout", 0, 1) + 0 * t.suggest_float("conv_dropout", 0, 1), count)
+    study.optimize(objective, count)
+    return study.trials
+
+
+def by_name(found: list[Importance]) -> dict[str, Importance]:
+    return {each.parameter: each for each in found}
+
+
+def test_a_rate_that_decides_within_its_placements_is_found() -> None:
+    """No trial with a rate is among the best of all, so that the importance over all trials is 0."""
+    trials = simulated(90, lambda batch, conv_dropout=0.0, **_: 0.001 * batch - 0.3 * conv_dropout)
+    found = by_name(importances(trials, resamples=40))
+    conv, head = found["conv_dropout"], found["head_dropout"]
+    assert conv.share > 0.7
+    assert conv.low > head.share
+    assert conv.trials == head.trials == sum("conv_dropout" in trial.params for trial in trials)
+    assert found["placement"].trials == 90
+
+
+def test_a_rate_that_decides_nothing_has_a_small_share() -> None:
+    trials = simulated(150, lambda batch, **_: 0.03 * batch)
+    found = by_name(importances(trials, resamples=40))
+    for rate in ("conv_dropout", "head_dropout"):
+        assert found[rate].share < 0.2
+        assert found[rate].low < 0.05
+
+
+def test_a_parameter_that_few_trials_have_is_not_measured() -> None:
+    trials = simulated(40, lambda batch, **_: 0.03 * batch)
+    few = [trial for trial in trials if "conv_dropout" in trial.params][: FEWEST - 1]
+    found = importances([*few, *(trial for trial in trials if "conv_dropout" not in trial.params)], resamples=10)
+    conv = by_name(found)["conv_dropout"]
+    assert (conv.measured, conv.trials) == (False, FEWEST - 1)
+    assert conv.gap == "7 complete trials have it, 8 are needed"
+    assert math.isnan(conv.low)
+    assert [each.measured for each in found] == [True, True, False, False]
+
+
+def test_a_parameter_of_pruned_trials_alone_is_not_measured(study: Study) -> None:
+    study.prune(study.ask().number, "slow")
+    found = importances(study.trials())
+    assert {(each.trials, each.measured) for each in found} == {(0, False)}
+    assert {each.parameter for each in found} <= set(SETTINGS.space.dimensions)
+    assert importances([]) == []
+
+
+def test_equal_accuracies_measure_nothing(study: Study) -> None:
+    for _ in range(FEWEST):
+        study.complete(study.ask().number, 0.5, 0.3)
+    assert not any(each.measured for each in importances(study.trials()))
+
+
+def test_a_parameter_that_does_not_differ_is_not_measured() -> None:
+    found = by_name(importances(decided(20, conv=(0.2, 0.2)), resamples=10))
+    assert found["head_dropout"].share == 1
+    assert found["conv_dropout"].gap == "the 20 trials that have it are alike in it, or in accuracy"
+
+
+def decided(count: int, conv: tuple[float, float] = (0, 1)) -> list[FrozenTrial]:
+    """Trials whose accuracy is their `head_dropout`; `conv_dropout` decides nothing."""
+
+    def objective(trial: Any) -> float:
+        return trial.suggest_float("head_dropout", 0, 1) + 0 * trial.suggest_float("conv_dropout", *conv)
+
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(0))
+    study.optimize(objective, count)
     return study.trials
 
 
 def test_importances_come_with_the_interval_of_their_resamples() -> None:
-    found = importance_intervals(decided(60), resamples=40)
+    found = importances(decided(60), resamples=40)
     assert [row.parameter for row in found] == ["head_dropout", "conv_dropout"]
     first, second = found
     assert first.low > second.high  # what decides all and what decides nothing are told apart
     assert 0 <= second.low <= second.high <= first.low <= first.high <= 1
     assert first.low < first.high
-    assert importance_intervals(decided(60), resamples=40) == found
+    assert importances(decided(60), resamples=40) == found
 
 
 def test_few_trials_leave_importances_open() -> None:
-    first, second = importance_intervals(decided(8), resamples=40)
+    first, second = importances(decided(8), resamples=40)
     assert first.low < second.high  # the order is not settled
-    assert importance_intervals(decided(3)) == []
+    assert not any(row.measured for row in importances(decided(FEWEST - 1)))

@@ -43,7 +43,7 @@ def searched(count: int = 12) -> list[SweptTrial]:
 CHAMPION = Champion(
     3, {"test/accuracy": 0.8, "test/loss": 0.6, "test/ece": 0.02}, ["Coat", "Shirt"], [[7, 3], [1, 9]], None
 )
-IMPORTANCES = [Importance("batch_size", 0.6, 0.4, 0.9), Importance("head_dropout", 0.3, 0.0, 0.5)]
+IMPORTANCES = [Importance("batch_size", 0.6, 0.4, 0.9, 30), Importance("head_dropout", 0.3, 0.0, 0.5, 20)]
 
 
 def picture(width: int, height: int) -> bytes:

@@ -50,9 +50,9 @@ def test_a_sweep_is_a_run_for_each_trial_a_summary_run_and_one_for_the_champion(
 def test_the_summary_run_holds_its_table_figures_and_best_trial(finished: Place, finished_sweep: Any):
     (study,) = finished.runs("study")
     files = finished.artifacts(study)
-    assert {"study/trials.csv", "study/summary.json", "study/history.png"} <= set(files)
+    assert {"study/trials.csv", "study/pareto.csv", "study/summary.json", "study/history.png"} <= set(files)
     summary = json.loads(files["study/summary.json"].read_text())
-    assert summary["best"] == finished_sweep.result["best"]
+    assert (summary["best"], summary["remarks"]) == tuple(finished_sweep.result[name] for name in ("best", "remarks"))
     rows = list(csv.DictReader(files["study/trials.csv"].read_text().splitlines()))
     assert [row["trial"] for row in rows] == list("012345")
     assert max(float(row["val_accuracy"]) for row in rows) == summary["best"]["val_accuracy"]
@@ -85,7 +85,7 @@ def test_the_objective_of_folds_is_the_mean_over_them(place: Place):
     assert best["val_loss"] == pytest.approx(fmean(fold.evaluation.loss for fold in folds))
 
 
-@pytest.mark.parametrize("step", ["sweep_pictures", "sweep_report"])
+@pytest.mark.parametrize("step", ["sweep_files", "sweep_report"])
 def test_a_signal_at_the_end_of_a_sweep_ends_it_at_once(place: Place, monkeypatch: pytest.MonkeyPatch, step: str):
     def interrupted(*_: Any) -> Any:
         signal.raise_signal(signal.SIGTERM)

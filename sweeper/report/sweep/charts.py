@@ -11,9 +11,22 @@ from typing import Any, Final
 
 import plotly.graph_objects as go
 
-from sweeper.report.figure import BLUE, GREY, GRID, INK, ORANGE, SOFT_INK, VERMILLION, axis_floor, limits, percent
+from sweeper.report.figure import (
+    BLUE,
+    GREY,
+    GRID,
+    INK,
+    ORANGE,
+    SOFT_INK,
+    VERMILLION,
+    axis_floor,
+    counted,
+    limits,
+    percent,
+)
 from sweeper.report.page import GREEN, PAPER, PINK, SKY
-from sweeper.report.sweep.rows import Champion, SweptTrial
+from sweeper.report.sweep.front import pareto
+from sweeper.report.sweep.rows import Champion, Configuration, SweptTrial
 
 PLACEMENT_COLORS: Final = {
     "none": GREY,
@@ -128,31 +141,41 @@ def _curve_range(trials: Sequence[SweptTrial], metric: str) -> tuple[float, floa
 # --- the search -----------------------------------------------------------------------------------
 
 
-def time_accuracy(timed: Sequence[SweptTrial]) -> go.Figure:
-    """Draw accuracy against seconds of training, with the front of trials that no faster one surpasses."""
+def time_accuracy(timed: Sequence[Configuration], best: Sequence[Configuration]) -> go.Figure:
+    """Draw the mean accuracy of configurations against their mean seconds.
+
+    A line joins those that no faster one surpasses. Those of `best`, the front of accuracy, loss and time, have a ring.
+    """
     figure = go.Figure()
-    for placement, group in _by_placement(timed).items():
-        marker = {"size": 8, "color": color_of(group[0]), "line": {"width": 0.8, "color": PAPER}}
-        figure.add_scatter(x=[t.seconds for t in group], y=[t.value for t in group], text=[describe(t) for t in group],
-                           mode="markers", name=placement, marker=marker,
+    groups: dict[str, list[Configuration]] = {}
+    for each in timed:
+        groups.setdefault(str(each.trials[0].params.get("placement", "complete")), []).append(each)
+    for placement in sorted(groups, key=placement_order):
+        marker = {"size": 8, "color": color_of(groups[placement][0].trials[0]), "line": {"width": 0.8, "color": PAPER}}
+        figure.add_scatter(**_places(groups[placement]), mode="markers", name=placement, marker=marker,
                            hovertemplate="%{x:.1f} s<br>%{text}<extra></extra>")  # fmt: skip
-    front = pareto(timed)
-    figure.add_scatter(x=[t.seconds for t in front], y=[t.value for t in front], mode="lines", name="front",
-                       line={"color": VERMILLION, "width": 1.5, "shape": "hv"}, hoverinfo="skip")  # fmt: skip
-    accuracies = [t.accuracy for t in timed]
+    ring = {"size": 13, "symbol": "circle-open", "color": VERMILLION, "line": {"width": 1.5}}
+    figure.add_scatter(**_places(best), mode="markers", name="front", marker=ring, hoverinfo="skip")
+    line = [timed[i] for i in pareto([(-each.standing.mean, each.seconds or 0.0) for each in timed])]
+    figure.add_scatter(**_places(sorted(line, key=lambda each: each.seconds or 0.0)), mode="lines",
+                       name="best by time", hoverinfo="skip",
+                       line={"color": VERMILLION, "width": 1.5, "shape": "hv"})  # fmt: skip
+    accuracies = [each.standing.mean for each in timed]
     figure.update_xaxes(title="seconds of training and evaluation", rangemode="tozero")
     figure.update_yaxes(title=METRIC_TITLES[ACCURACY], tickformat=".1%",
                         range=limits([axis_floor(accuracies), max(accuracies)], 0.08))  # fmt: skip
     return figure
 
 
-def pareto(trials: Iterable[SweptTrial]) -> list[SweptTrial]:
-    """Return the trials that are better than every trial that took no longer, fastest first."""
-    front: list[SweptTrial] = []
-    for trial in sorted(trials, key=lambda t: (t.seconds or 0.0, -t.accuracy)):
-        if not front or trial.accuracy > front[-1].accuracy:
-            front.append(trial)
-    return front
+def _places(configurations: Iterable[Configuration]) -> dict[str, list[Any]]:
+    """Return x, y and text of a trace with a place for each configuration."""
+    trace: dict[str, list[Any]] = {"x": [], "y": [], "text": []}
+    for each in configurations:
+        first = each.trials[0]._replace(value=each.standing.mean, loss=each.loss)
+        trace["x"].append(each.seconds)
+        trace["y"].append(each.standing.mean)
+        trace["text"].append(f"{describe(first)}<br>{counted(each.standing.n, 'seed')}")
+    return trace
 
 
 def pruned_epochs(trials: Sequence[SweptTrial], epochs: int) -> go.Figure:

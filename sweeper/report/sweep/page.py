@@ -21,6 +21,7 @@ from sweeper.report.sweep.charts import (
     pruned_epochs,
     time_accuracy,
 )
+from sweeper.report.sweep.front import front
 from sweeper.report.sweep.landscape import BANDWIDTH, FEWEST, contour, heat_map, numeric_pair, rate_map
 from sweeper.report.sweep.parallel import parallel
 from sweeper.report.sweep.rows import Champion, Sweep, SweptTrial, read_sweep, valued
@@ -28,6 +29,8 @@ from sweeper.report.sweep.tables import (
     all_trials,
     champion_accuracy,
     finalists,
+    front_csv,
+    front_table,
     lead,
     leaderboard,
     share,
@@ -50,10 +53,10 @@ def sweep_report(env: Environment, record: StudyRecord, drawn: Mapping[str, byte
     return sweep_page(sweep, draw(sweep) if drawn is None else drawn)
 
 
-def sweep_pictures(env: Environment, record: StudyRecord) -> tuple[dict[str, bytes], bytes]:
-    """Draw the pictures of a sweep; return them by file name, and the table of its trials as CSV."""
+def sweep_files(env: Environment, record: StudyRecord) -> dict[str, bytes]:
+    """Return the pictures of a sweep, and its tables as CSV, by file name."""
     sweep = read_sweep(record, env.journal, env.warn)
-    return draw(sweep), trials_csv(sweep)
+    return {**draw(sweep), "trials.csv": trials_csv(sweep), "pareto.csv": front_csv(sweep)}
 
 
 def sweep_page(sweep: Sweep, drawn: Mapping[str, bytes]) -> bytes:
@@ -79,6 +82,8 @@ def _sections(sweep: Sweep, drawn: Mapping[str, bytes]) -> Iterator[tuple[str, M
         yield "Leaderboard", leaderboard(sweep)
     if sweep.finalists:
         yield "Finalists", finalists(sweep)
+    if ranked:
+        yield "Accuracy, loss and time", _front(sweep)
     if ranked or pruned:
         yield "Curves", _curves(ranked, pruned)
         yield "History", text(_history_words(sweep, ranked)) + _picture(drawn["history.png"], "Accuracy by trial")
@@ -88,7 +93,6 @@ def _sections(sweep: Sweep, drawn: Mapping[str, bytes]) -> Iterator[tuple[str, M
         yield "Parallel coordinates", _parallel(ranked)
         yield "Placement and rate", _rates(ranked)
         yield "Two parameters", _contour(sweep, ranked)
-        yield "Time and accuracy", _time(ranked)
     if ended_early := [t for t in sweep.trials if t.state in ("pruned", "failed")]:
         yield "Pruned and failed", _stopped(ended_early, max(len(t.epochs) for t in sweep.trials))
     if sweep.champion is not None:
@@ -126,12 +130,13 @@ def _history_words(sweep: Sweep, ranked: Sequence[SweptTrial]) -> str:
 
 
 def _importance(sweep: Sweep, picture: bytes) -> Markup:
-    if not sweep.importances:
-        return text("Importances need at least 4 complete trials that differ.")
+    if not any(found.measured for found in sweep.importances):
+        return text(pictures.TOO_FEW)
     words = (
-        "Share of the accuracy's variance that each parameter explains (PED-ANOVA), with the interval that holds 95% "
-        f"of the shares in 100 bootstrap samples of the {counted(len(sweep.ranked()), 'complete trial')}. "
-        "Where intervals overlap, the order of the parameters is not settled."
+        "How far each parameter decides which trials are among the best (PED-ANOVA), as a share of what all parameters "
+        "decide, with the interval that holds 95% of the shares in 100 bootstrap samples. Where intervals overlap, the "
+        "order of the parameters is not settled. A rate of Dropout is judged among the trials whose placement has it, "
+        "so the shares do not add up to 1."
     )
     return text(words) + _picture(picture, "Importance of the parameters")
 
@@ -172,15 +177,20 @@ def _contour(sweep: Sweep, ranked: Sequence[SweptTrial]) -> Markup:
     return chart(contour(ranked, pair), words)
 
 
-def _time(ranked: Sequence[SweptTrial]) -> Markup:
-    timed = [t for t in ranked if t.seconds]
+def _front(sweep: Sweep) -> Markup:
+    timed = [each for each in sweep.configurations() if each.seconds and each.loss is not None]
     if not timed:
-        return text("No complete trial has a time.")
+        return text("No complete trial has a loss and a time.")
+    best = front(timed)
     words = (
-        "Complete trials. The line is the front: no trial that took no longer is better. Times depend on what else "
-        "the machine did."
+        f"{counted(len(best), 'configuration')} of {len(timed):,} {'is' if len(best) == 1 else 'are'} on the front of "
+        "accuracy, loss and time; the choice among them is yours."
     )
-    return chart(time_accuracy(timed), words)
+    caption = (
+        "Mean accuracy and seconds of each configuration. The line joins those that no faster one surpasses in "
+        "accuracy; a ring marks the front of all three. Times depend on what else the machine did."
+    )
+    return text(words) + front_table(best, sweep.parameters) + chart(time_accuracy(timed, best), caption)
 
 
 def _stopped(trials: Sequence[SweptTrial], epochs: int) -> Markup:

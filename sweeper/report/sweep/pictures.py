@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from sweeper.study.importance import Importance
 
 MOST_BARS: Final = 20
+TOO_FEW: Final = "Importances need 8 complete trials that differ in a parameter and in accuracy."
 COLUMNS: Final = {"mean": 52, "median": 108, "n": 140}  # right of the axes, in points
 
 
@@ -117,39 +118,51 @@ def _draw_best_so_far(axes: Axes, best: Sequence[tuple[int, float]], last: int) 
 
 
 def importance(importances: Sequence[Importance], title: str) -> bytes:
-    """Draw how much of the accuracy's variance each parameter explains, with bootstrap intervals."""
+    """Draw how far each parameter decides which trials are the best, with bootstrap intervals; below them those that
+    were not measured, with the reason."""
     ranked = rank(importances)
-    if not ranked:
-        return notice(title, "Importances need at least 2 finished trials that differ in a parameter.")
-    words = "Share of the accuracy's variance that each parameter explains, with 95% bootstrap intervals."
+    if not any(found.measured for found in ranked):
+        return notice(title, TOO_FEW)
+    words = "How far each parameter decides which trials are the best, as a share, with 95% bootstrap intervals."
     if len(ranked) > MOST_BARS:
-        words += f" The {len(ranked) - MOST_BARS} smallest are left out."
+        words += f" {len(ranked) - MOST_BARS} are left out."
     figure = new_figure(title, words)
     _draw_bars(figure.subplots(), ranked[:MOST_BARS])
     return as_png(figure)
 
 
 def rank(importances: Iterable[Importance]) -> list[Importance]:
-    """Return the finite importances, largest first, equal ones by name."""
-    return sorted((i for i in importances if math.isfinite(i.share)), key=lambda i: (-i.share, i.parameter))
+    """Return the importances, largest first, equal ones by name, those that were not measured last."""
+    return sorted(importances, key=lambda i: (-i.share if i.measured else math.inf, i.parameter))
 
 
 def _draw_bars(axes: Axes, ranked: Sequence[Importance]) -> None:
     size = row_size(len(ranked))
-    ends = [max(0.0, found.share, found.high) for found in ranked]
-    axes.barh(range(len(ranked)), [found.share for found in ranked], height=0.58, color=BLUE, linewidth=0)
-    for row, found in enumerate(ranked):
+    ends = [max(0.0, found.share, found.high) if found.measured else 0.0 for found in ranked]
+    measured = [(row, found) for row, found in enumerate(ranked) if found.measured]
+    axes.barh(
+        [row for row, _ in measured], [found.share for _, found in measured], height=0.58, color=BLUE, linewidth=0
+    )
+    for row, found in measured:
         axes.plot([found.low, found.high], [row, row], color=INK, linewidth=1.4)
-        words = f"{found.share:.3f} [{found.low:.3f}, {found.high:.3f}]"
-        add_note(axes, words, (ends[row], row), (6, 0), fontsize=size)
+    for row, found in enumerate(ranked):
+        style = {"color": INK if found.measured else SOFT_INK}
+        add_note(axes, share_in_words(found), (ends[row], row), (6, 0), fontsize=size, **style)
     spare = max(0.0, 5 - len(ranked)) / 2  # a single bar does not fill the figure
     axes.set_ylim(len(ranked) - 0.5 + spare, -0.5 - spare)
-    axes.set_xlim(0.0, 1.25 * max(ends) or 1.0)
+    axes.set_xlim(0.0, 1.5 * max(ends) or 1.0)  # room for the words
     axes.set_yticks(range(len(ranked)), [shorten(found.parameter, 32) for found in ranked], parse_math=False)
     axes.tick_params(axis="y", length=0, labelsize=size, labelcolor=INK)
     axes.tick_params(axis="x", bottom=False, labelbottom=False)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.spines["left"].set_color(GREY)
+
+
+def share_in_words(found: Importance) -> str:
+    """Return a share with its interval and the number of trials, or why there is none."""
+    if not found.measured:
+        return f"not measured: {found.gap}"
+    return f"{found.share:.2f} [{found.low:.2f}, {found.high:.2f}], {counted(found.trials, 'trial')}"
 
 
 # --- accuracy by placement ------------------------------------------------------------------------

@@ -49,6 +49,16 @@ class Configuration(NamedTuple):
     trials: list[SweptTrial]  # by number
     standing: Standing  # of its validation accuracy
 
+    @property
+    def loss(self) -> float | None:
+        """Return the mean validation loss in nats, if any is known."""
+        return mean(trial.loss for trial in self.trials)
+
+    @property
+    def seconds(self) -> float | None:
+        """Return the mean seconds of training and evaluation, if any are known."""
+        return mean(trial.seconds for trial in self.trials)
+
 
 class Champion(NamedTuple):
     """The best configuration, retrained on all training images and evaluated once on the test images."""
@@ -130,6 +140,12 @@ def read_sweep(record: StudyRecord, journal: Path, warn: Callable[[str], None] =
 def valued(trials: Iterable[SweptTrial], state: str) -> list[SweptTrial]:
     """Return the trials of one state that have a finite value, by number."""
     return sorted((t for t in trials if t.state == state and math.isfinite(t.accuracy)), key=lambda t: t.number)
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the values that there are."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _trial(row: TrialRow, events: list[dict[str, Any]], curve: Mapping[int, float]) -> SweptTrial:

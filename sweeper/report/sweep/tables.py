@@ -15,7 +15,10 @@ from sweeper.core.text import duration
 from sweeper.report.figure import counted, percent
 from sweeper.report.page import NOTHING, Cell, Value, download, facts, figures, folded, table, text
 from sweeper.report.sweep.charts import shown
-from sweeper.report.sweep.rows import Champion, Configuration, Sweep, SweptTrial
+from sweeper.report.sweep.front import front
+from sweeper.report.sweep.rows import Champion, Configuration, Sweep, SweptTrial, mean
+from sweeper.study.edges import edges
+from sweeper.study.space import Space
 
 LEADERS: Final = 50
 MOST_ROWS: Final = 1_000
@@ -40,9 +43,9 @@ def lead(sweep: Sweep) -> str:
 def _best(sweep: Sweep, configurations: Sequence[Configuration]) -> tuple[SweptTrial, str]:
     """Return the first trial of the best configuration, and its accuracy in words: by finalists where there are any."""
     trials = {str(c.trials[0].number): c.trials[0] for c in configurations}
-    for key, n, mean, low, high in sweep.finalists:
+    for key, n, found, low, high in sweep.finalists:
         if key in trials:
-            return trials[key], f"{percent(mean)}{limits(low, high)}, the mean of {counted(n, 'fresh seed')}"
+            return trials[key], f"{percent(found)}{limits(low, high)}, the mean of {counted(n, 'fresh seed')}"
     first, standing = configurations[0].trials[0], configurations[0].standing
     seeds = f", {counted(standing.n, 'seed')}" if standing.n > 1 else ""
     return first, percent(standing.shrunken) + limits(standing.low, standing.high) + seeds
@@ -118,25 +121,59 @@ def leaderboard(sweep: Sweep) -> Markup:
     names, leaders = sweep.parameters, sweep.configurations()
     headers = ["Rank", "Trial", "Val accuracy", "Seeds", "Val loss", "Gap", *names, "Seconds"]
     rows: list[list[Value]] = []
-    for rank, (trials, standing) in enumerate(leaders[:LEADERS], 1):
-        first = trials[0]
-        rows.append([rank, first.number, share(standing.shrunken), standing.n, fixed(_mean(t.loss for t in trials), 4),
-                     share(_mean(map(_gap, trials))), *_params(first, names),
-                     fixed(_mean(t.seconds for t in trials), 1)])  # fmt: skip
+    for rank, each in enumerate(leaders[:LEADERS], 1):
+        first, standing = each.trials[0], each.standing
+        rows.append([rank, first.number, share(standing.shrunken), standing.n, fixed(each.loss, 4),
+                     share(mean(map(_gap, each.trials))), *_params(first, names), fixed(each.seconds, 1)])  # fmt: skip
     which = f"The best {LEADERS} of {len(leaders):,} configurations" if len(leaders) > LEADERS else "Configurations"
     caption = (
         f"{which}, each with its first trial, by the mean validation accuracy of its seeds, shrunken towards the "
         "mean of all. Loss, gap and seconds are means. Gap: train accuracy minus validation accuracy."
     )
-    return text(_noise(sweep, [c.trials[0] for c in leaders])) + table(headers, rows, caption=caption)
+    noise = text(_noise(sweep, [c.trials[0] for c in leaders]))
+    return noise + _edges(sweep, leaders) + table(headers, rows, caption=caption)
+
+
+def _edges(sweep: Sweep, leaders: Sequence[Configuration]) -> Markup:
+    """Say which numbers of the best configuration lie at an edge of the search space."""
+    described = {k.removeprefix("space."): v for k, v in sweep.settings.items() if k.startswith("space.")}
+    found = edges(Space.read(described), _best(sweep, leaders)[0].params)
+    return text(" ".join(found)) if found else Markup()
+
+
+def front_table(found: Sequence[Configuration], names: Sequence[str]) -> Markup:
+    """Tabulate the configurations on the front of accuracy, loss and time."""
+    rows: list[list[Value]] = [
+        [c.trials[0].number, share(c.standing.mean), limits(c.standing.low, c.standing.high).strip() or NOTHING,
+         c.standing.n, fixed(c.loss, 4), fixed(c.seconds, 1), *_params(c.trials[0], names)]
+        for c in found
+    ]  # fmt: skip
+    caption = (
+        "The front: no other configuration is at least as good in all three, and better in one. Means over the seeds "
+        "of the search, with the 95% interval of the accuracy where the seeds allow one."
+    )
+    headers = ["Trial", "Val accuracy", "95% interval", "Seeds", "Val loss", "Seconds", *names]
+    return table(headers, rows, caption=caption)
+
+
+def front_csv(sweep: Sweep) -> bytes:
+    """Return the configurations on the front of accuracy, loss and time as rows of a CSV file."""
+    names = sorted(sweep.parameters)
+    rows = []
+    for c in front(sweep.configurations()):
+        standing = c.standing
+        interval = (standing.low, standing.high) if standing.low < standing.high else ("", "")
+        params = [c.trials[0].params.get(name, "") for name in names]
+        rows.append([c.trials[0].number, standing.mean, *interval, standing.n, c.loss, c.seconds, *params])
+    return _csv(["trial", "val_accuracy", "low", "high", "seeds", "val_loss", "seconds", *names], rows)
 
 
 def finalists(sweep: Sweep) -> Markup:
     """Tabulate the finalists, of which there is at least one."""
     names, trials = sweep.parameters, {str(trial.number): trial for trial in sweep.trials}
     rows: list[list[Value]] = [
-        [rank, trials[key].number, share(mean), limits(low, high).strip() or NOTHING, n, *_params(trials[key], names)]
-        for rank, (key, n, mean, low, high) in enumerate(sweep.finalists, 1)
+        [rank, trials[key].number, share(found), limits(low, high).strip() or NOTHING, n, *_params(trials[key], names)]
+        for rank, (key, n, found, low, high) in enumerate(sweep.finalists, 1)
         if key in trials
     ]
     words = (
@@ -147,12 +184,6 @@ def finalists(sweep: Sweep) -> Markup:
     return text(words) + table(
         ["Rank", "Trial", "Val accuracy", "95% interval", "Seeds", *names], rows, caption=caption
     )
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    """Return the mean of the values that there are."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _noise(sweep: Sweep, ranked: Sequence[SweptTrial]) -> str:
@@ -200,12 +231,16 @@ def stopped(trials: Sequence[SweptTrial]) -> Markup:
 def trials_csv(sweep: Sweep) -> bytes:
     """Return every trial as a row of a CSV file."""
     names = sorted(sweep.parameters)
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["trial", "state", "val_accuracy", "val_loss", "epochs", "seconds", *names, "reason"])
+    rows = []
     for t in sweep.trials:
         params = [t.params.get(name, "") for name in names]
-        writer.writerow([t.number, t.state, t.value, t.loss, len(t.epochs), t.seconds, *params, t.reason])
+        rows.append([t.number, t.state, t.value, t.loss, len(t.epochs), t.seconds, *params, t.reason])
+    return _csv(["trial", "state", "val_accuracy", "val_loss", "epochs", "seconds", *names, "reason"], rows)
+
+
+def _csv(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows([headers, *rows])
     return stream.getvalue().encode()
 
 

@@ -197,7 +197,7 @@ def arm(events: set[str]) -> None:
     from sweeper.tracking.upload import Figures
 
     tracker.FIGURES = Figures(lambda *_: b"", lambda *_: b"")
-    page.sweep_pictures = lambda *_: ({}, b"")
+    page.sweep_files = lambda *_: {}
     page.sweep_report = lambda *_: b""
     after(Study, "ask", "asked")
     after(ProcessEngine, "submit", "submitted")
