@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
@@ -23,8 +23,8 @@ from sweeper.core.trial import Trial
 from sweeper.study.lock import Lock
 from sweeper.study.mirror import Mirror
 from sweeper.study.rows import StudyRecord, TrialRow, best_row, study_record, trial_row
-from sweeper.study.samplers import FINISHED, make_pruner, make_sampler, window
-from sweeper.study.space import Space
+from sweeper.study.samplers import FINISHED, JOINT, PRUNER, SAMPLER, make_pruner, make_sampler, window
+from sweeper.study.space import Space, cells
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -39,6 +39,24 @@ class StudySettings:
     sampler: str = "tpe"
     pruner: str = "percentile"
     seed: int = 0
+    joint: bool = True  # `gp` and `qmc` see all dimensions together; not in a study that 0.1.0 made
+
+    def __post_init__(self) -> None:
+        if self.sampler == "grid":
+            cells(self.space, self.base.placement)
+
+    def as_recorded(self, recorded: Mapping[str, Any]) -> StudySettings:
+        """Return the settings with `auto` resolved: to what a study recorded, or of a new study to the default.
+
+        Args:
+            recorded: the settings that the study was made with, empty for a new one.
+        """
+        sampler, pruner = (
+            recorded.get(name, default) if given == "auto" else given
+            for name, given, default in (("sampler", self.sampler, SAMPLER), ("pruner", self.pruner, PRUNER))
+        )
+        joint = not recorded or "sampler_space" in recorded or sampler not in JOINT
+        return replace(self, sampler=sampler, pruner=pruner, joint=joint)
 
     def describe(self) -> dict[str, Any]:
         """The settings as plain values, by name; devices and thread counts are not among them."""
@@ -47,6 +65,7 @@ class StudySettings:
         return {
             "direction": "maximize val/accuracy",
             "sampler": self.sampler,
+            **({"sampler_space": "joint"} if self.joint and self.sampler in JOINT else {}),
             "pruner": self.pruner,
             "search_seed": self.seed,
             "dataset_sha256": self.dataset_sha256,
@@ -124,7 +143,7 @@ class Study:
         return self._begin(self._optuna.ask())
 
     def _begin(self, trial: optuna.Trial) -> Trial:
-        self._optuna.sampler = make_sampler(self.settings.sampler, self.settings.seed, trial.number)
+        self._optuna.sampler = self._sampler(trial.number)
         with contextlib.ExitStack() as seen:
             if self.settings.sampler == "tpe":
                 seen.enter_context(self._mirror.memory.showing(window(self.trials())))
@@ -132,6 +151,11 @@ class Study:
         trial.set_user_attr("key", config.key)
         self._mirror.began(trial.number)
         return Trial(trial.number, config, self._trained.get(config.key))
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        settings = self.settings
+        space = settings.space if settings.joint else None
+        return make_sampler(settings.sampler, settings.seed, number, space, settings.base.placement)
 
     def _count(self, frozen: FrozenTrial) -> None:
         """Take note of a trial that is finished."""

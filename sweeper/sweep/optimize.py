@@ -118,13 +118,14 @@ def _engine(
     if not missing and not study.running():
         yield None
         return
-    learning = options.sampler in LEARNING and options.engine.workers is None
+    learning = study.settings.sampler in LEARNING and options.engine.workers is None
     few = max(1, options.trials // 5) if learning else missing
     built = build(options.engine, chosen.config, images, missing, few=few)
     if built.engine.slots == few < missing and built.name in MANY:
         env.say(
-            f"{few} trials at a time: sampler {options.sampler} learns from finished trials, and with more in flight "
-            "it would choose blindly. Set another number with --workers, or use --sampler qmc, which needs no results."
+            f"{few} trials at a time: sampler {study.settings.sampler} learns from finished trials, and with more in "
+            "flight it would choose blindly. Set another number with --workers, or use --sampler qmc, which needs no "
+            "results."
         )
     try:
         yield built
