@@ -74,17 +74,18 @@ def forecast(noises: float, start: int) -> Pruner:
 
 
 PRUNERS: Final[Mapping[str, Pruner]] = {
-    "percentile 25 from epoch 3 (today's)": percentile(25, 3),
+    "percentile 25 from epoch 3": percentile(25, 3),
+    "percentile 25 from a third": percentile(25, EPOCHS // 3),
     "percentile 25 from half": percentile(25, EPOCHS // 2),
     "percentile 25 from three quarters": percentile(25, 3 * EPOCHS // 4),
     "percentile 25 within the placement, from epoch 3": percentile(25, 3, within=True),
     "percentile 25 within the placement, from half": percentile(25, EPOCHS // 2, within=True),
     "median from epoch 3": percentile(50, 3),
-    "4 noises below the best, from half": margin(4, EPOCHS // 2),
-    "8 noises below the best, from a third": margin(8, EPOCHS // 3),
+    "5 noises below the best, from a third": margin(5, EPOCHS // 3),
+    "5 noises below the best, from half": margin(5, EPOCHS // 2),
     "forecast, from epoch 3": forecast(0, 3),
-    "forecast, 2 noises lower, from epoch 3": forecast(2, 3),
-    "forecast, from half": forecast(0, EPOCHS // 2),
+    "forecast, 3 noises lower, from epoch 3": forecast(3, 3),
+    "forecast, 4 noises lower, from epoch 3": forecast(4, 3),
 }
 
 

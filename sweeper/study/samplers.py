@@ -26,7 +26,7 @@ from sweeper.study.surrogate import Grid, propose
 
 FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 WINDOW: Final = 1_000  # finished trials that TPE sees; its time grows with them
-GP_WINDOW: Final = 200  # and that the Gaussian process sees; its time grows with their third power
+GP_WINDOW: Final = 150  # and that the Gaussian process sees; its time grows with their third power
 BEST: Final = 25  # trials that TPE takes for good ones, once there are 250 (optuna's default_gamma)
 SPREAD: Final = 10  # first trials of `gp`, which are those of `qmc`
 STARTUP: Final = 5  # complete trials before any is pruned
