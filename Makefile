@@ -55,10 +55,10 @@ check: .venv/installed-dev  ## Lint, types, who imports whom, generated pages
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python docker/check.py
-	PYTHONPATH=. $(BIN)/cog --check -r docs/cli.md docs/modules.md docs/reliability.md docs/reproduction.md docs/verify.md README.md
+	PYTHONPATH=. $(BIN)/cog --check -r docs/cli.md docs/modules.md docs/reliability.md docs/reproduction.md docs/search.md docs/verify.md README.md
 
 docs: .venv/installed-dev  ## Write the generated parts of the documentation again
-	PYTHONPATH=. $(BIN)/cog -r docs/cli.md docs/modules.md docs/reliability.md docs/reproduction.md docs/verify.md README.md
+	PYTHONPATH=. $(BIN)/cog -r docs/cli.md docs/modules.md docs/reliability.md docs/reproduction.md docs/search.md docs/verify.md README.md
 
 bench: .venv/installed-dev  ## Run the benchmarks and keep their results (about 40 minutes on 2 quiet cores)
 	$(BIN)/python -m benchmarks.peers --save

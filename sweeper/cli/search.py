@@ -81,13 +81,14 @@ def train(exp: int, **options: Any) -> None:
 @click.option("--folds", type=click.IntRange(0, 100), default=0,
               help="Number of stratified cross-validation folds; 0: one held-out set.")  # fmt: skip
 @or_auto("--space", click.Path(path_type=Path), "Search space in YAML.", metavar="auto|FILE")
-@click.option("--sampler", type=click.Choice(["tpe", "gp", "qmc", "random"]), default="tpe",
-              help="Optuna sampler that proposes the next trial.")  # fmt: skip
-@click.option("--pruner", type=click.Choice(["percentile", "median", "none"]), default="percentile",
+@click.option("--sampler", type=click.Choice(["auto", "gp", "tpe", "qmc", "random", "grid"]), default="auto",
+              help="Rule that proposes the next trial: a Gaussian process, Optuna's TPE, a quasi-random sequence, "
+              "random points, or every cell of a space of lists. auto: the study's own, gp for a new one.")  # fmt: skip
+@click.option("--pruner", type=click.Choice(["auto", "none", "percentile", "median"]), default="auto",
               help="Rule for stopping trials early, from epoch 3 on, once 5 trials are complete: percentile stops a "
               "trial whose best accuracy is below the lower quartile of the complete trials at that epoch, median "
-              "below their median. Each epoch is tested anew: percentile stops 26 to 64 % of the trials, as "
-              "measured.")  # fmt: skip
+              "below their median. Both stop good trials that start slowly. auto: the study's own, none for a new "
+              "one.")  # fmt: skip
 @or_auto("--timeout", Number(0, min_open=True), "Start no trial after this time; auto: no limit.",
          metavar="auto|SECONDS")  # fmt: skip
 @click.option("--retries", type=click.IntRange(0, 100), default=2,

@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -28,7 +29,7 @@ def open_study(
 
     Args:
         name: of the study.
-        settings: it is continued only with equal ones.
+        settings: it is continued only with equal ones. A sampler or pruner `auto` is the one that it was made with.
         storage_url: of its database.
         is_another: returns True for the identity of a study, empty for a new one, that did not make the recorded runs.
 
@@ -49,6 +50,7 @@ def open_study(
             storage = resources.enter_context(open_database(url, create=True))
         known = name in optuna.get_all_study_names(storage)
         _check_journal(name, _identity(name, storage) if known else "", is_another)
+        settings = settings.as_recorded(_recorded(name, storage) if known else {})
         if known:
             _check_settings(name, storage, settings)
         else:
@@ -73,14 +75,18 @@ def _check_journal(name: str, uid: str, is_another: Callable[[str], bool]) -> No
         )
 
 
+def _recorded(name: str, storage: optuna.storages.BaseStorage) -> dict[str, Any]:
+    """Return the settings that the study was made with; empty if a driver died before it wrote them."""
+    return dict(storage.get_study_user_attrs(storage.get_study_id_from_name(name)).get("settings", {}))
+
+
 def _check_settings(name: str, storage: optuna.storages.BaseStorage, settings: StudySettings) -> None:
-    study_id = storage.get_study_id_from_name(name)
-    stored = storage.get_study_user_attrs(study_id).get("settings")
+    study_id, stored = storage.get_study_id_from_name(name), _recorded(name, storage)
     directions = [d.name for d in storage.get_study_directions(study_id)]
-    if directions != ["MAXIMIZE"] or (stored is None and storage.get_n_trials(study_id)):
+    if directions != ["MAXIMIZE"] or (not stored and storage.get_n_trials(study_id)):
         raise StudyConflict(f"study {name!r} was not made by sweeper; choose another name with --study")
     wanted = json.loads(json.dumps(settings.describe()))
-    if stored is not None and stored != wanted:
+    if stored and stored != wanted:
         keys = [k for k in sorted(stored.keys() | wanted.keys()) if stored.get(k) != wanted.get(k)]
         changes = "; ".join(f"{k} was {stored.get(k)!r}, is {wanted.get(k)!r}" for k in keys)
         raise StudyConflict(

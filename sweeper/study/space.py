@@ -157,6 +157,30 @@ class Space:
             yield dict(zip((name for name, _ in paired), values, strict=True))
 
 
+def cells(space: Space, placement: Placement) -> list[dict[str, Any]]:
+    """Return every combination of a space of lists, without the rates that its placement lacks.
+
+    `placement` is that of a space which varies none.
+
+    Raises:
+        SpaceError: a dimension is a range.
+    """
+    found: list[dict[str, Any]] = [{}]
+    for name, dimension in ((name, space.dimensions[name]) for name in space.describe()):
+        if isinstance(dimension, Range):
+            raise SpaceError(
+                f"search space: {name} is a range, of which a grid cannot take every value. Give a list, for example "
+                f"{name}: [{dimension.low:g}, {dimension.high:g}], or choose another --sampler."
+            )
+        asked = [name not in PLACES or Placement(cell.get("placement", placement)).uses(name) for cell in found]
+        found = [
+            cell | ({name: value} if has else {})
+            for cell, has in zip(found, asked, strict=True)
+            for value in (dimension.values if has else dimension.values[:1])
+        ]
+    return found
+
+
 def default_space() -> Space:
     """Return what the article tells its readers to experiment with: placement, rates and batch size."""
     return Space(

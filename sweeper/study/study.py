@@ -10,7 +10,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import optuna
@@ -25,8 +25,8 @@ from sweeper.study.evidence import Standing, standings
 from sweeper.study.lock import Lock
 from sweeper.study.mirror import Mirror
 from sweeper.study.rows import SKIPPED, StudyRecord, TrialRow, study_record, trial_rows
-from sweeper.study.samplers import FINISHED, make_pruner, make_sampler, window
-from sweeper.study.space import Space
+from sweeper.study.samplers import FINISHED, JOINT, PRUNER, SAMPLER, make_pruner, make_sampler, window
+from sweeper.study.space import Space, cells
 
 ASKED_AGAIN: Final = 100  # proposals in a row
 REPETITION: Final = "repetition"  # a user attribute of a trial
@@ -51,6 +51,24 @@ class StudySettings:
     pruner: str = "percentile"
     seed: int = 0
     one_seed: bool = False  # ask again for a configuration that was proposed before, in place of another seed of it
+    joint: bool = True  # `gp` and `qmc` see all dimensions together; not in a study that 0.1.0 made
+
+    def __post_init__(self) -> None:
+        if self.sampler == "grid":
+            cells(self.space, self.base.placement)
+
+    def as_recorded(self, recorded: Mapping[str, Any]) -> StudySettings:
+        """Return the settings with `auto` resolved: to what a study recorded, or of a new study to the default.
+
+        Args:
+            recorded: the settings that the study was made with, empty for a new one.
+        """
+        sampler, pruner = (
+            recorded.get(name, default) if given == "auto" else given
+            for name, given, default in (("sampler", self.sampler, SAMPLER), ("pruner", self.pruner, PRUNER))
+        )
+        joint = not recorded or "sampler_space" in recorded or sampler not in JOINT
+        return replace(self, sampler=sampler, pruner=pruner, joint=joint)
 
     def describe(self) -> dict[str, Any]:
         """The settings as plain values, by name; devices and thread counts are not among them."""
@@ -59,6 +77,7 @@ class StudySettings:
         return {
             "direction": "maximize val/accuracy",
             "sampler": self.sampler,
+            **({"sampler_space": "joint"} if self.joint and self.sampler in JOINT else {}),
             "pruner": self.pruner,
             "search_seed": self.seed,
             **({"seeds": "one"} if self.one_seed else {}),
@@ -79,6 +98,7 @@ class StudySettings:
             described["pruner"],
             described["search_seed"],
             described.get("seeds") == "one",
+            "sampler_space" in described or described["sampler"] not in JOINT,
         )
 
 
@@ -166,7 +186,7 @@ class Study:
         return None
 
     def _begin(self, trial: optuna.Trial) -> Trial:
-        self._optuna.sampler = make_sampler(self.settings.sampler, self.settings.seed, trial.number)
+        self._optuna.sampler = self._sampler(trial.number)
         with contextlib.ExitStack() as seen:
             if self.settings.sampler == "tpe":
                 seen.enter_context(self._mirror.memory.showing(window(self.trials())))
@@ -175,6 +195,11 @@ class Study:
         trial.set_user_attr(REPETITION, repetition)
         self._mirror.began(trial.number)
         return Trial(trial.number, repeat(config, repetition), repetition)
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        settings = self.settings
+        space = settings.space if settings.joint else None
+        return make_sampler(settings.sampler, settings.seed, number, space, settings.base.placement)
 
     def _next_repetition(self, frozen: FrozenTrial) -> int:
         """Return how many earlier trials have the parameters of `frozen`, and take note of it."""

@@ -139,15 +139,15 @@ def _engine(
     if not missing and not study.running() and not finalists:
         yield None
         return
-    learning = options.sampler in LEARNING and options.engine.workers is None
+    learning = study.settings.sampler in LEARNING and options.engine.workers is None
     most = max(missing, finalists)
     few = max(1, options.trials // 5) if learning else most
     built = build(options.engine, chosen.config, images, most, few=few, warn=env.warn)
     if built.engine.slots == few < missing and built.name in MANY:
         env.say(
-            f"{counted(few, 'trial')} at a time: sampler {options.sampler} learns from finished trials, and with more "
-            "in flight it would choose blindly. Set another number with --workers, or use --sampler qmc, which needs "
-            "no results."
+            f"{counted(few, 'trial')} at a time: sampler {study.settings.sampler} learns from finished trials, and "
+            "with more in flight it would choose blindly. Set another number with --workers, or use --sampler qmc, "
+            "which needs no results."
         )
     try:
         yield built

@@ -30,8 +30,8 @@ class SweepOptions:
     space: Space
     trials: int
     study: str = "sweep"
-    sampler: str = "tpe"
-    pruner: str = "percentile"
+    sampler: str = "auto"
+    pruner: str = "auto"
     timeout: float | None = None
     retries: int = RETRIES
     one_seed: bool = False

@@ -5,16 +5,20 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeper.core.config import Placement
+from sweeper.core.errors import SpaceError, StudyConflict
 from sweeper.study.memory import Memory
 from sweeper.study.opening import open_study
-from sweeper.study.samplers import BEST, make_pruner, make_sampler, window
-from sweeper.study.space import Range, Space
+from sweeper.study.samplers import BEST, PRUNER, SAMPLER, drawn_at_random, make_pruner, make_sampler, window
+from sweeper.study.space import Choice, Range, Space, cells
+from sweeper.study.study import StudySettings
 from tests.study.sweeps import MEMORY, SETTINGS, objective, train, without_times
 
 PLAIN = replace(SETTINGS, seed=3)
@@ -25,7 +29,7 @@ def driven_by_optuna(sampler: str, url: str, trials: int) -> list[FrozenTrial]:
     study = optuna.create_study(storage=url, direction="maximize", pruner=make_pruner("percentile"))
     running: list[tuple[optuna.Trial, float]] = []
     for number in range(trials):
-        study.sampler = make_sampler(sampler, PLAIN.seed, number)
+        study.sampler = make_sampler(sampler, PLAIN.seed, number, PLAIN.space)
         trial = study.ask()
         config = PLAIN.space.suggest(PLAIN.base, trial)
         trial.set_user_attr("key", config.key)
@@ -63,7 +67,7 @@ def driven_by_us(sampler: str, url: str, trials: int) -> list[FrozenTrial]:
     return optuna.load_study(study_name="demo", storage=url).get_trials()
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "qmc"])
+@pytest.mark.parametrize("sampler", ["tpe", "qmc", "gp"])
 def test_a_study_kept_in_memory_asks_and_writes_what_optuna_does_at_its_database(tmp_path: Path, sampler: str) -> None:
     slow = driven_by_optuna(sampler, f"sqlite:///{tmp_path / 'slow.db'}", 19)
     ours = driven_by_us(sampler, f"sqlite:///{tmp_path / 'ours.db'}", 19)
@@ -76,9 +80,145 @@ def test_a_study_kept_in_memory_asks_and_writes_what_optuna_does_at_its_database
 def test_quasi_random_points_cover_the_space_more_evenly_than_random_ones() -> None:
     space = Space({"conv_dropout": Range(0.0, 0.99), "head_dropout": Range(0.0, 0.99)})
     with closing(open_study("demo", replace(SETTINGS, space=space, sampler="qmc"), MEMORY)) as study:
-        configs = [train(study, study.ask()).config for _ in range(17)][1:]  # the first one is random
+        configs = [train(study, study.ask()).config for _ in range(16)]
     cells = {(int(c.conv_dropout / 0.99 * 4), int(c.head_dropout / 0.99 * 4)) for c in configs}
     assert len(cells) == 16  # a Sobol sequence puts one of 16 points into each of 4 x 4 cells
+
+
+# --- whole configurations ---------------------------------------------------------------------------
+
+
+def proposals(settings: StudySettings, trials: int) -> list[dict[str, Any]]:
+    """What a sampler proposes, whose trials all end at once."""
+    with closing(open_study("demo", settings, MEMORY)) as study:
+        for _ in range(trials):
+            train(study, study.ask())
+        return [dict(row.params) for row in study.rows()]
+
+
+LISTS = Space({"placement": Choice(("bn", "ic", "bn-head-dropout")), "conv_dropout": Choice((0.1, 0.2)),
+               "head_dropout": Choice((0.3, 0.5)), "batch_size": Choice((64, 256))})  # fmt: skip
+
+
+@pytest.mark.parametrize("sampler", ["gp", "qmc"])
+def test_rates_are_proposed_with_the_placement_and_recorded_where_it_has_them(sampler: str) -> None:
+    found = proposals(replace(PLAIN, sampler=sampler, pruner="none"), 24)
+    for params in found:
+        rates = {"conv_dropout", "head_dropout"} & params.keys()
+        assert rates == {rate for rate in ("conv_dropout", "head_dropout") if Placement(params["placement"]).uses(rate)}
+    assert len({params["placement"] for params in found[:10]}) >= 5
+
+
+def test_no_rate_of_qmc_is_random_though_the_first_trial_has_none() -> None:
+    """0.1.0 took the dimensions of the first trial for those of the sequence."""
+    space = Space({"placement": Choice(("bn", "bn-head-dropout")), "head_dropout": Range(0.0, 1.0 - 2**-20)})
+    found = proposals(replace(PLAIN, sampler="qmc", pruner="none", space=space), 32)
+    halves = [int(params["head_dropout"] * 8) for params in found if "head_dropout" in params]
+    assert sorted(halves) == sorted([*range(8)] * 2)  # two of the 16 points of a placement in each eighth
+
+
+def test_gp_finds_a_joint_optimum_that_random_points_miss() -> None:
+    def mean(sampler: str) -> float:
+        space, base = PLAIN.space, PLAIN.base
+        params = proposals(replace(PLAIN, sampler=sampler, pruner="none"), 40)[-15:]
+        return sum(objective(space.suggest(base, optuna.trial.FixedTrial(each))) for each in params) / 15
+
+    assert mean("gp") > mean("random") + 0.05
+
+
+def test_gp_learns_from_pruned_trials_too() -> None:
+    """Placement ic is pruned at once; a model of complete trials alone would go on asking for it."""
+    settings = replace(PLAIN, sampler="gp", pruner="none", space=Space({"placement": Choice(("bn", "ic")),
+                                                                        "conv_dropout": Range(0.0, 0.4)}))  # fmt: skip
+    with closing(open_study("demo", settings, MEMORY)) as study:
+        for number in range(50):
+            placement = study.ask().config.placement
+            study.report(number, 1, 0.7 if placement == "ic" else 0.9)
+            if placement == "ic":
+                study.prune(number, "low")
+            else:
+                study.complete(number, 0.9 + number % 7 / 1000, 0.1)
+        assert [row.params["placement"] for row in study.rows()][-15:].count("ic") <= 2
+
+
+def test_grid_takes_every_cell_in_a_random_order_and_then_each_again() -> None:
+    settings = replace(PLAIN, sampler="grid", pruner="none", space=LISTS)
+    expected = {frozenset(cell.items()) for cell in cells(LISTS, Placement.NONE)}
+    assert len(expected) == 2 + 8 + 4  # bn, ic and bn-head-dropout, by the rates that they have
+    found = [frozenset(params.items()) for params in proposals(settings, 2 * len(expected))]
+    assert set(found[: len(expected)]) == set(found[len(expected) :]) == expected
+    other = [frozenset(params.items()) for params in proposals(replace(settings, seed=4), len(expected))]
+    assert set(other) == expected
+    assert other != found[: len(expected)]
+
+
+def test_grid_asks_again_for_a_cell_that_failed() -> None:
+    settings = replace(PLAIN, sampler="grid", pruner="none", space=Space({"batch_size": Choice((64, 128, 256))}))
+    with closing(open_study("demo", settings, MEMORY)) as study:
+        first = study.ask()
+        study.fail(first.number, "no memory")
+        assert first.config.batch_size in {train(study, study.ask()).config.batch_size for _ in range(3)}
+
+
+def test_grid_refuses_a_range_by_its_name() -> None:
+    with pytest.raises(SpaceError, match=r"conv_dropout is a range, .* Give a list") as caught:
+        replace(SETTINGS, sampler="grid")
+    assert "\n" not in str(caught.value)
+
+
+# --- studies of 0.1.0 -------------------------------------------------------------------------------
+
+
+def made_by_0_1_0(url: str, settings: StudySettings, trials: int) -> list[dict[str, Any]]:
+    """Make a study as 0.1.0 did, which recorded no `sampler_space`, and return the parameters of its trials."""
+    storage = optuna.storages.RDBStorage(url)
+    study = optuna.create_study(storage=storage, study_name="demo", direction="maximize")
+    study.set_user_attr("settings", settings.describe())
+    study.set_user_attr("uid", "0" * 32)
+    for number in range(trials):
+        study.sampler = make_sampler(settings.sampler, settings.seed, number)
+        trial = study.ask()
+        value = objective(settings.space.suggest(settings.base, trial))
+        trial.set_user_attr("val_loss", 1 - value)
+        study.tell(trial, value)
+    found = [dict(trial.params) for trial in study.trials]
+    storage.engine.dispose()
+    return found
+
+
+@pytest.mark.parametrize("sampler", ["gp", "qmc"])
+def test_a_study_of_0_1_0_goes_on_with_the_sampler_it_had(tmp_path: Path, sampler: str) -> None:
+    old = replace(PLAIN, sampler=sampler, pruner="percentile", joint=False)
+    assert "sampler_space" not in old.describe()
+    expected = made_by_0_1_0(f"sqlite:///{tmp_path / 'unbroken.db'}", old, 14)
+    url = f"sqlite:///{tmp_path / 'broken.db'}"
+    made_by_0_1_0(url, old, 11)
+    with closing(open_study("demo", replace(PLAIN, sampler="auto", pruner="auto"), url)) as study:
+        assert (study.settings.sampler, study.settings.pruner, study.settings.joint) == (sampler, "percentile", False)
+        while study.finished() < 14:
+            trial = study.ask()
+            value = objective(trial.config)
+            study.complete(trial.number, value, 1 - value)
+        assert [dict(row.params) for row in study.rows()] == expected
+
+
+def test_a_new_study_records_what_auto_stands_for(url: str) -> None:
+    auto = replace(PLAIN, sampler="auto", pruner="auto")
+    with closing(open_study("demo", auto, url)) as study:
+        assert (study.settings.sampler, study.settings.pruner) == (SAMPLER, PRUNER)
+    for same in (auto, replace(PLAIN, sampler=SAMPLER, pruner=PRUNER)):
+        open_study("demo", same, url).close()
+    with pytest.raises(StudyConflict, match="sampler was 'gp', is 'tpe'"):
+        open_study("demo", replace(auto, sampler="tpe"), url)
+
+
+@pytest.mark.parametrize(("joint", "named"), [(True, ()), (False, ("conv_dropout", "head_dropout"))])
+def test_dimensions_drawn_at_random_are_named(joint: bool, named: tuple[str, ...]) -> None:
+    assert drawn_at_random("gp", PLAIN.space, joint) == drawn_at_random("qmc", PLAIN.space, joint) == named
+    assert drawn_at_random("tpe", PLAIN.space, joint) == ()
+    assert drawn_at_random("random", PLAIN.space, joint) == tuple(PLAIN.space.describe())
+    always = Space({"placement": Choice(("ic", "dropout")), "conv_dropout": Range(0.1, 0.2)})
+    assert drawn_at_random("gp", always, joint) == ()
 
 
 # --- the window ------------------------------------------------------------------------------------
