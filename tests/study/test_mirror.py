@@ -104,7 +104,7 @@ def test_a_trial_that_was_torn_while_it_was_asked_is_completed(url: str):
     assert first[:2] == asked[:2]
     written = stored(url)[1]
     assert written.params["placement"] == second.config.placement.value
-    assert written.user_attrs["key"] == second.config.key
+    assert written.user_attrs["repetition"] == second.repetition
 
 
 def test_trials_that_begin_and_end_together_are_written_as_one_by_one(url: str):

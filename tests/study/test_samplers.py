@@ -28,11 +28,13 @@ def driven_by_optuna(sampler: str, url: str, trials: int) -> list[FrozenTrial]:
     """The slow way: each call looks at the database, two trials at a time."""
     study = optuna.create_study(storage=url, direction="maximize", pruner=make_pruner("percentile"))
     running: list[tuple[optuna.Trial, float]] = []
+    asked: list[dict[str, Any]] = []
     for number in range(trials):
         study.sampler = make_sampler(sampler, PLAIN.seed, number, PLAIN.space)
         trial = study.ask()
         config = PLAIN.space.suggest(PLAIN.base, trial)
-        trial.set_user_attr("key", config.key)
+        trial.set_user_attr("repetition", asked.count(trial.params))
+        asked.append(trial.params)
         running.append((trial, objective(config)))
         if len(running) == 2:
             _end(study, *running.pop(0))
