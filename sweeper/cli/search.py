@@ -21,6 +21,7 @@ from sweeper.cli.options import (
     given,
     or_auto,
     overrides,
+    refuse,
     shared,
     storage_option,
     tracked,
@@ -80,6 +81,21 @@ def train(exp: int, **options: Any) -> None:
 @click.option("--folds", type=click.IntRange(0, 100), default=0,
               help="Number of stratified cross-validation folds; 0: one held-out set.")  # fmt: skip
 @or_auto("--space", click.Path(path_type=Path), "Search space in YAML.", metavar="auto|FILE")
+@click.option(
+    "--enqueue",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Known configurations to train first, in YAML or CSV; the sampler proposes what a row leaves out.",
+)
+@click.option(
+    "--from",
+    "from_study",
+    metavar="STUDY[@URL]",
+    help="Study whose best configurations are trained first; URL: of its database. [default: --storage]",
+)
+@click.option("--top", type=click.IntRange(1, 100), default=5, help="Number of configurations of --from.")
+@click.option("--include-experiments", is_flag=True,
+              help="Train the article's experiments first, as far as they lie in the search space.")  # fmt: skip
 @click.option("--sampler", type=click.Choice(["tpe", "gp", "qmc", "random"]), default="tpe",
               help="Optuna sampler that proposes the next trial.")  # fmt: skip
 @click.option("--pruner", type=click.Choice(["percentile", "median", "none"]), default="percentile",
@@ -108,7 +124,13 @@ def optimize(exp: int, **options: Any) -> None:
     Finishes exactly --trials trials. Run the same command again to continue a stopped sweep.
     """
     from sweeper.core.experiments import experiment
-    from sweeper.sweep.options import SweepOptions, engine_choice, search_space, start_workers
+    from sweeper.sweep.options import (
+        SweepOptions,
+        engine_choice,
+        known_configurations,
+        search_space,
+        start_workers,
+    )
 
     fields = given(options, "epochs", "model", "augmentation", "seed", "device")
     fields |= {"split": "folds", "folds": options["folds"]} if options["folds"] else {"split": "holdout"}
@@ -116,12 +138,16 @@ def optimize(exp: int, **options: Any) -> None:
              "finalist_seeds", "final", "dataset", "device", "precision")  # fmt: skip
     asked = SweepOptions(experiment(exp, **fields), search_space(options["space"]), engine=engine_choice(options),
                          **{name: options[name] for name in names})  # fmt: skip
+    if not options["from_study"]:
+        refuse("is for --from STUDY", "top")
     env = make_environment(options)
+    known = known_configurations(env, asked, file=options["enqueue"], study=options["from_study"], top=options["top"],
+                                 experiments=options["include_experiments"])  # fmt: skip
     start_workers(asked.engine, asked.device)
     from sweeper.sweep.optimize import check_finished, optimize
     from sweeper.sweep.records import say_where
 
-    result = optimize(env, asked)
+    result = optimize(env, asked, known)
     _say_best(env, result)
     env.say(f"report: {result['report']}")
     say_where(env)

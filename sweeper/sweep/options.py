@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.core.config import RunConfig, check_name
+from sweeper.core.environment import Environment
 from sweeper.engine.choice import ONE_WORKER, EngineChoice, likely_here
 from sweeper.engine.forkserver import FORKING, start_server
+from sweeper.study.known import Known, checked, known_experiments, known_in_file
 from sweeper.study.space import Space, default_space
 from sweeper.study.space_file import read_space
 from sweeper.sweep.driver import RETRIES
@@ -55,6 +57,46 @@ def search_space(file: Path | None) -> Space:
         SpaceError: the file is missing or holds no search space.
     """
     return read_space(file) if file else default_space()
+
+
+def known_configurations(
+    env: Environment, asked: SweepOptions, *, file: Path | None, study: str | None, top: int, experiments: bool
+) -> list[Known]:
+    """Return the configurations to train first: of a file, the `top` best of a study, and the article's experiments.
+
+    Args:
+        env: whose storage holds `study`, unless it is STUDY@URL.
+        asked: the sweep, in whose space they lie.
+        file: in YAML or CSV.
+        study: whose best are taken.
+        top: how many.
+        experiments: take those of the article's that lie in the space; a line names the others.
+
+    Raises:
+        SpaceError: a configuration of the file or the study is outside the space.
+        UsageError: there is no such study, or no trial of it is complete.
+    """
+    known = known_in_file(file, asked.space, asked.config) if file else []
+    if study:
+        known += _best_of(env, asked, study, top)
+    if experiments:
+        inside, left_out = known_experiments(asked.space)
+        known += inside
+        if left_out:
+            reasons = "; ".join(f"{number} with {reason}" for number, reason in left_out.items())
+            env.say(f"experiments left out: {reasons}")
+    return known
+
+
+def _best_of(env: Environment, asked: SweepOptions, study: str, top: int) -> list[Known]:
+    from sweeper.study.reading import best_configurations
+
+    name, _, url = study.partition("@")
+    return [
+        checked(f"--from {name}, trial {best.trial}", asked.space.params_of(best.config) | dict(best.params),
+                asked.space, asked.config)
+        for best in best_configurations(name, url or env.storage, top)
+    ]  # fmt: skip
 
 
 def engine_choice(options: Mapping[str, Any]) -> EngineChoice:
