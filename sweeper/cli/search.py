@@ -24,6 +24,7 @@ from sweeper.cli.options import (
     refuse,
     shared,
     storage_option,
+    system_metrics_option,
     tracked,
 )
 
@@ -38,6 +39,7 @@ DEFAULT_EXPERIMENT: Final = "0"  # MLflow's id of its experiment `Default`
 @overrides
 @or_auto("--split", Split(["test", "holdout"]),
          "test: validate on the test images, as the article does; holdout: on held-out training images.")  # fmt: skip
+@system_metrics_option
 @shared
 @ends_unread
 def train(exp: int, **options: Any) -> None:
@@ -54,7 +56,7 @@ def train(exp: int, **options: Any) -> None:
     from sweeper.sweep.records import say_where
     from sweeper.sweep.train import train_one
 
-    where = {name: options[name] for name in ("dataset", "device", "precision")}
+    where = {name: options[name] for name in ("dataset", "device", "precision", "system_metrics")}
     joined = os.environ.get("MLFLOW_RUN_ID")
     result = train_one(env, config, joined, **where)
     metrics = result["metrics"]
@@ -115,6 +117,7 @@ def train(exp: int, **options: Any) -> None:
 @click.option("--final/--no-final", default=True,
               help="Retrain the best configuration on train and validation images, and evaluate it once on the test "
               "images.")  # fmt: skip
+@system_metrics_option
 @storage_option
 @shared
 @ends_unread
@@ -135,7 +138,7 @@ def optimize(exp: int, **options: Any) -> None:
     fields = given(options, "epochs", "model", "augmentation", "seed", "device")
     fields |= {"split": "folds", "folds": options["folds"]} if options["folds"] else {"split": "holdout"}
     names = ("trials", "study", "sampler", "pruner", "timeout", "retries", "one_seed", "finalists",
-             "finalist_seeds", "final", "dataset", "device", "precision")  # fmt: skip
+             "finalist_seeds", "final", "dataset", "device", "precision", "system_metrics")  # fmt: skip
     asked = SweepOptions(experiment(exp, **fields), search_space(options["space"]), engine=engine_choice(options),
                          **{name: options[name] for name in names})  # fmt: skip
     if not options["from_study"]:

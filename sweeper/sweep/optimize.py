@@ -71,7 +71,7 @@ def optimize(env: Environment, options: SweepOptions, known: Sequence[Known] = (
             Signals() as signals,
             study.answering(),
             _engine(env, options, chosen, images, study) as built,
-            tracking(env, signals) as tracker,
+            tracking(env, signals, system_metrics=options.system_metrics) as tracker,
         ):
             before = study.finished()
             tracker.reconcile(study.name)

@@ -9,6 +9,7 @@ from typing import Any
 
 from sweeper.core.config import RunConfig, check_name
 from sweeper.core.environment import Environment
+from sweeper.core.errors import UsageError
 from sweeper.engine.choice import ONE_WORKER, EngineChoice, likely_here
 from sweeper.engine.forkserver import FORKING, start_server
 from sweeper.study.known import Known, checked, known_experiments, known_in_file
@@ -19,12 +20,14 @@ from sweeper.sweep.driver import RETRIES
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """The options of `sweeper optimize`. Creating them checks the name of the study and the search space.
+    """The options of `sweeper optimize`. Creating them checks the name of the study, the search space, and
+    that `system_metrics` are measured where the trainings are.
 
     `space` varies fields of `config`. The data set, device and precision may be `auto`.
 
     Raises:
         ConfigError: the name is wrong.
+        UsageError: system metrics were asked for of the engine ray.
         SpaceError: a part of the space could not be trained.
     """
 
@@ -44,9 +47,14 @@ class SweepOptions:
     device: str = "auto"
     precision: str = "auto"
     engine: EngineChoice = ONE_WORKER
+    system_metrics: bool = False  # record the load of this machine each epoch
 
     def __post_init__(self) -> None:
         check_name(self.study)
+        if self.system_metrics and self.engine.name == "ray":
+            raise UsageError(
+                "--system-metrics measures this machine, and --engine ray trains on others. Leave --system-metrics out."
+            )
         self.space.validate(self.config)
 
 

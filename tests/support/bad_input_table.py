@@ -101,6 +101,8 @@ OPTIMIZE: Final = (
     *values("optimize", "--pruner", "pruner", "foo", says=("median",)),
     *values("optimize", "--model", "model", "huge", says=("large",)),
     *values("optimize", "--augmentation", "augmentation", "mixup", says=("crop-flip",)),
+    Row("system metrics of another machine", on_sample("optimize --engine ray --system-metrics"), 2,
+        ("--system-metrics measures this machine",)),
     *values("optimize", "--timeout", "timeout", "0", "-1", "x"),
 )  # fmt: skip
 

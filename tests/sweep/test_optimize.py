@@ -158,6 +158,13 @@ def test_no_more_workers_are_started_than_there_are_trials_to_train(place: Place
     assert (place.home / "sweeper.db").exists()
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_sweep_records_the_load_of_the_machine_if_it_is_asked_to(place: Place, *, asked: bool):
+    place.optimize(trials=1, system_metrics=asked)
+    (epoch,) = [event for event in read_events(place.home / "journal/few/0000") if event["event"] == "epoch"]
+    assert ("system/cpu_utilization_percentage" in epoch["metrics"]) == asked
+
+
 # --- known configurations ------------------------------------------------------------------------------
 
 
