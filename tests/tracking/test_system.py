@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.tracking.base import RunInfo
+from sweeper.tracking.base import KILLED, RunInfo
 from sweeper.tracking.journal import JournalTracker
 from sweeper.tracking.reading import read_events
 from sweeper.tracking.system import SHORTEST, SystemMetrics
@@ -34,6 +34,16 @@ def test_two_readings_close_together_are_one(monkeypatch: pytest.MonkeyPatch) ->
     assert load() is first
     now = SHORTEST
     assert load() is not first
+
+
+def test_a_run_may_be_continued_with_and_without_it(tmp_path: Path) -> None:
+    run = RunInfo("key", "run", {}, {}, "", "demo/0000")
+    for step, measured in enumerate([{}, {"system/load": 0.5}, {}], 1):
+        log = JournalTracker(tmp_path, measure=lambda measured=measured: measured).start(run)
+        log.epoch(step, {"val/loss": 0.25})
+        log.end(KILLED, {}, {})
+    table = (tmp_path / "demo/0000/artifacts/curves/history.csv").read_text()
+    assert table == "epoch,val/loss,system/load\n1,0.25,\n2,0.25,0.5\n3,0.25,\n"
 
 
 def test_a_journal_records_what_is_measured_beside_each_epoch(tmp_path: Path) -> None:
