@@ -159,6 +159,10 @@ storage_option = click.option(
     "--storage", envvar="SWEEPER_STORAGE", metavar="URL",
     help="Study database, sqlite or PostgreSQL. [env: SWEEPER_STORAGE; default: sweeper.db in SWEEPER_HOME]",
 )  # fmt: skip
+system_metrics_option = click.option(
+    "--system-metrics", is_flag=True,
+    help="Record the load of this machine's processor and memory at each epoch, for MLflow's System metrics tab.",
+)  # fmt: skip
 json_option = click.option("--json", "json_output", is_flag=True, help="Print one JSON object as the last line.")
 
 

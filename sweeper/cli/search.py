@@ -21,8 +21,10 @@ from sweeper.cli.options import (
     given,
     or_auto,
     overrides,
+    refuse,
     shared,
     storage_option,
+    system_metrics_option,
     tracked,
 )
 
@@ -37,6 +39,7 @@ DEFAULT_EXPERIMENT: Final = "0"  # MLflow's id of its experiment `Default`
 @overrides
 @or_auto("--split", Split(["test", "holdout"]),
          "test: validate on the test images, as the article does; holdout: on held-out training images.")  # fmt: skip
+@system_metrics_option
 @shared
 @ends_unread
 def train(exp: int, **options: Any) -> None:
@@ -53,7 +56,7 @@ def train(exp: int, **options: Any) -> None:
     from sweeper.sweep.records import say_where
     from sweeper.sweep.train import train_one
 
-    where = {name: options[name] for name in ("dataset", "device", "precision")}
+    where = {name: options[name] for name in ("dataset", "device", "precision", "system_metrics")}
     joined = os.environ.get("MLFLOW_RUN_ID")
     result = train_one(env, config, joined, **where)
     metrics = result["metrics"]
@@ -81,6 +84,21 @@ def train(exp: int, **options: Any) -> None:
 @click.option("--folds", type=click.IntRange(0, 100), default=0,
               help="Number of stratified cross-validation folds; 0: one held-out set.")  # fmt: skip
 @or_auto("--space", click.Path(path_type=Path), "Search space in YAML.", metavar="auto|FILE")
+@click.option(
+    "--enqueue",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Known configurations to train first, in YAML or CSV; the sampler proposes what a row leaves out.",
+)
+@click.option(
+    "--from",
+    "from_study",
+    metavar="STUDY[@URL]",
+    help="Study whose best configurations are trained first; URL: of its database. [default: --storage]",
+)
+@click.option("--top", type=click.IntRange(1, 100), default=5, help="Number of configurations of --from.")
+@click.option("--include-experiments", is_flag=True,
+              help="Train the article's experiments first, as far as they lie in the search space.")  # fmt: skip
 @click.option("--sampler", type=click.Choice(["auto", "gp", "tpe", "qmc", "random", "grid"]), default="auto",
               help="Rule that proposes the next trial: a Gaussian process, Optuna's TPE, a quasi-random sequence, "
               "random points, or every cell of a space of lists. auto: the study's own, gp for a new one.")  # fmt: skip
@@ -103,6 +121,7 @@ def train(exp: int, **options: Any) -> None:
 @click.option("--final/--no-final", default=True,
               help="Retrain the best configuration on train and validation images, and evaluate it once on the test "
               "images.")  # fmt: skip
+@system_metrics_option
 @storage_option
 @shared
 @ends_unread
@@ -112,20 +131,30 @@ def optimize(exp: int, **options: Any) -> None:
     Finishes exactly --trials trials. Run the same command again to continue a stopped sweep.
     """
     from sweeper.core.experiments import experiment
-    from sweeper.sweep.options import SweepOptions, engine_choice, search_space, start_workers
+    from sweeper.sweep.options import (
+        SweepOptions,
+        engine_choice,
+        known_configurations,
+        search_space,
+        start_workers,
+    )
 
     fields = given(options, "epochs", "model", "augmentation", "seed", "device")
     fields |= {"split": "folds", "folds": options["folds"]} if options["folds"] else {"split": "holdout"}
     names = ("trials", "study", "sampler", "pruner", "timeout", "retries", "one_seed", "finalists",
-             "finalist_seeds", "final", "dataset", "device", "precision")  # fmt: skip
+             "finalist_seeds", "final", "dataset", "device", "precision", "system_metrics")  # fmt: skip
     asked = SweepOptions(experiment(exp, **fields), search_space(options["space"]), engine=engine_choice(options),
                          **{name: options[name] for name in names})  # fmt: skip
+    if not options["from_study"]:
+        refuse("is for --from STUDY", "top")
     env = make_environment(options)
+    known = known_configurations(env, asked, file=options["enqueue"], study=options["from_study"], top=options["top"],
+                                 experiments=options["include_experiments"])  # fmt: skip
     start_workers(asked.engine, asked.device)
     from sweeper.sweep.optimize import check_finished, optimize
     from sweeper.sweep.records import say_where
 
-    result = optimize(env, asked)
+    result = optimize(env, asked, known)
     _say_best(env, result)
     env.say(f"report: {result['report']}")
     say_where(env)

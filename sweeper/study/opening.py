@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,17 @@ from sweeper.core.config import check_name
 from sweeper.core.errors import StudyConflict
 from sweeper.core.urls import database_url
 from sweeper.study.database import open_database
+from sweeper.study.known import Known
 from sweeper.study.lock import acquire, creation
 from sweeper.study.mirror import Mirror
-from sweeper.study.space import Choice, Space
+from sweeper.study.space import Space
 from sweeper.study.study import Study, StudySettings
 
 
 def open_study(
-    name: str, settings: StudySettings, storage_url: str, is_another: Callable[[str], bool] = lambda _: False
-) -> Study:
+    name: str, settings: StudySettings, storage_url: str, is_another: Callable[[str], bool] = lambda _: False,
+    known: Sequence[Known] = (),
+) -> Study:  # fmt: skip
     """Create the study, or continue it where it stopped.
 
     Args:
@@ -32,6 +34,7 @@ def open_study(
         settings: it is continued only with equal ones. A sampler or pruner `auto` is the one that it was made with.
         storage_url: of its database.
         is_another: returns True for the identity of a study, empty for a new one, that did not make the recorded runs.
+        known: configurations to train first, which lie in the space. Those that the study has are not enqueued again.
 
     Raises:
         UsageError: the name or the URL is wrong.
@@ -48,19 +51,17 @@ def open_study(
         resources.callback(lock.release)
         with creation(url):
             storage = resources.enter_context(open_database(url, create=True))
-        known = name in optuna.get_all_study_names(storage)
-        _check_journal(name, _identity(name, storage) if known else "", is_another)
-        settings = settings.as_recorded(_recorded(name, storage) if known else {})
-        if known:
+        continued = name in optuna.get_all_study_names(storage)
+        _check_journal(name, _identity(name, storage) if continued else "", is_another)
+        settings = settings.as_recorded(_recorded(name, storage) if continued else {})
+        if continued:
             _check_settings(name, storage, settings)
         else:
             optuna.create_study(storage=storage, study_name=name, direction="maximize")
+        _sign(name, storage, settings)
         _refuse_enqueued(name, storage, settings.space)
-        mirror = Mirror(storage, name)
-        if "settings" not in mirror.study.user_attrs:
-            mirror.set_user_attr("uid", uuid.uuid4().hex)
-            mirror.set_user_attr("settings", settings.describe())
-        return Study(name, settings, known, mirror, lock, resources.pop_all())
+        _enqueue(name, storage, known)
+        return Study(name, settings, continued, Mirror(storage, name), lock, resources.pop_all())
 
 
 def _identity(name: str, storage: optuna.storages.BaseStorage) -> str:
@@ -94,6 +95,24 @@ def _check_settings(name: str, storage: optuna.storages.BaseStorage, settings: S
         )
 
 
+def _sign(name: str, storage: optuna.storages.BaseStorage, settings: StudySettings) -> None:
+    """Write the identity and the settings of a new study. Without them, one that has trials is taken for another
+    program's, so they come before all trials."""
+    study_id = storage.get_study_id_from_name(name)
+    if "settings" not in storage.get_study_user_attrs(study_id):
+        storage.set_study_user_attr(study_id, "uid", uuid.uuid4().hex)
+        storage.set_study_user_attr(study_id, "settings", settings.describe())
+
+
+def _enqueue(name: str, storage: optuna.storages.RDBStorage, known: Sequence[Known]) -> None:
+    """Enqueue the configurations of which the study has no trial, each in one transaction: a driver that dies between
+    two of them leaves the rest to the next one."""
+    if known:
+        study = optuna.load_study(storage=storage, study_name=name)
+        for source, params in known:
+            study.enqueue_trial(params, user_attrs={"enqueued": source}, skip_if_exists=True)
+
+
 def _refuse_enqueued(name: str, storage: optuna.storages.RDBStorage, space: Space) -> None:
     """Fail the trials that were enqueued and cannot be trained: nothing else takes them out of the queue.
 
@@ -120,14 +139,4 @@ def _outside(space: Space, frozen: FrozenTrial) -> str:
     """Return what of an enqueued trial the space does not have, and what it has; empty if all is inside."""
     if frozen.params:  # by `add_trial`: `enqueue_trial` leaves the distributions to the space
         return "distributions of its own; use Optuna's enqueue_trial"
-    for parameter, value in frozen.system_attrs.get("fixed_params", {}).items():
-        dimension = space.dimensions.get(parameter)
-        shown = f"{str(parameter)[:60]}={value!r:.60}"
-        if dimension is None:
-            return f"{shown!r}, which the search space does not have; it has {', '.join(space.dimensions)}"
-        if isinstance(dimension, Choice):
-            if not any(type(value) is type(known) and value == known for known in dimension.values):
-                return f"{shown!r}, outside the search space: one of {', '.join(map(str, dimension.values))}"
-        elif type(value) not in (int, float) or not dimension.low <= value <= dimension.high:
-            return f"{shown!r}, outside the search space: {dimension.low:g} to {dimension.high:g}"
-    return ""
+    return space.outside(frozen.system_attrs.get("fixed_params", {}))

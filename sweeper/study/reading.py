@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial
+from optuna.trial import FixedTrial, FrozenTrial
 
-from sweeper.core.config import check_name
+from sweeper.core.config import RunConfig, check_name
 from sweeper.core.errors import StudyConflict, UsageError
 from sweeper.core.urls import database_url
 from sweeper.study.control import PAUSE, read_orders
 from sweeper.study.database import open_database, read_trials
 from sweeper.study.lock import is_driven
-from sweeper.study.rows import StudyRecord, TrialRow, study_record, trial_rows
+from sweeper.study.rows import StudyRecord, TrialRow, ranking, study_record, trial_rows
 from sweeper.study.study import StudySettings
 
 
@@ -31,6 +31,14 @@ class StudyView(NamedTuple):
     command: str = ""  # that drove it last
     uid: str = ""
     paused: bool = False
+
+
+class Ranking(NamedTuple):
+    """One of the best configurations of a study."""
+
+    trial: int  # the first that had it
+    params: Mapping[str, Any]  # which the study varied
+    config: RunConfig  # with the base seed
 
 
 def read_study(name: str | None, storage_url: str) -> StudyView:
@@ -69,7 +77,29 @@ def read_settings(name: str, storage_url: str) -> StudySettings:
         UsageError: there is no such study.
         StudyConflict: sweeper did not make it.
     """
-    _, attributes, _ = _read(name, storage_url)
+    found, attributes, _ = _read(name, storage_url)
+    return _settings(found, attributes)
+
+
+def best_configurations(name: str, storage_url: str, top: int) -> list[Ranking]:
+    """Read the `top` best configurations of a study, or all if they are fewer, the best first.
+
+    Raises:
+        UsageError: there is no such study, or no trial of it is complete.
+        StudyConflict: sweeper did not make it.
+    """
+    found, attributes, trials = _read(name, storage_url)
+    settings = _settings(found, attributes)
+    best = ranking(trial_rows(trials))[:top]
+    if not best:
+        raise UsageError(f"study {found!r}: no trial is complete yet; name another one")
+    return [
+        Ranking(each.trials[0], each.params, settings.space.suggest(settings.base, FixedTrial(dict(each.params))))
+        for each in best
+    ]
+
+
+def _settings(name: str, attributes: Mapping[str, Any]) -> StudySettings:
     if "settings" not in attributes:
         raise StudyConflict(f"study {name!r} was not made by sweeper; name another one")
     return StudySettings.read(attributes["settings"])

@@ -55,6 +55,14 @@ class Choice:
         """Return the values that must be valid for the whole dimension to be valid."""
         return self.values
 
+    def holds(self, value: Any) -> bool:
+        """Check that `value` is one of the values, of the same type: Optuna knows it by both."""
+        return any(type(value) is type(known) and value == known for known in self.values)
+
+    def allowed(self) -> str:
+        """Return the values for a message."""
+        return f"one of {', '.join(map(str, self.values))}"
+
     def describe(self) -> Any:
         """Return the dimension as YAML would write it."""
         return list(self.values)
@@ -82,6 +90,14 @@ class Range:
     def extremes(self) -> tuple[Any, ...]:
         """Return the values that must be valid for the whole dimension to be valid."""
         return (self.low, self.high)
+
+    def holds(self, value: Any) -> bool:
+        """Check that `value` is a number of the interval."""
+        return type(value) in (int, float) and self.low <= value <= self.high
+
+    def allowed(self) -> str:
+        """Return the limits for a message."""
+        return f"{self.low:g} to {self.high:g}"
 
     def describe(self) -> Any:
         """Return the dimension as YAML would write it."""
@@ -119,6 +135,23 @@ class Space:
     def read(cls, described: Mapping[str, Any]) -> Space:
         """Return the space that `describe` has described."""
         return cls({name: Choice(tuple(v)) if isinstance(v, list) else Range(**v) for name, v in described.items()})
+
+    def params_of(self, config: RunConfig) -> dict[str, Any]:
+        """Return the values that `config` has in the dimensions, without rates that its placement does not use."""
+        fields = config.model_dump(mode="json")
+        used = (name for name, _ in self._in_order() if name not in PLACES or config.placement.uses(name))
+        return {name: fields[name] for name in used}
+
+    def outside(self, params: Mapping[str, Any]) -> str:
+        """Return which of the values the space does not have, and what it has; empty if all are inside."""
+        for name, value in params.items():
+            dimension = self.dimensions.get(name)
+            shown = f"{str(name)[:60]}={value!r:.60}"
+            if dimension is None:
+                return f"{shown!r}, which the search space does not have; it has {', '.join(self.dimensions)}"
+            if not dimension.holds(value):
+                return f"{shown!r}, outside the search space: {dimension.allowed()}"
+        return ""
 
     def validate(self, base: RunConfig) -> Space:
         """Return the space if every value it can suggest makes a valid run of `base`.

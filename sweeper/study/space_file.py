@@ -16,6 +16,7 @@ from sweeper.study.space import SEARCHABLE, Choice, Range, Space
 
 MAX_FILE_BYTES: Final = 16 * 1024
 MAX_DEPTH: Final = 10
+MAX_VALUE: Final = 1_000
 MESSAGES: Final = {  # by the type of pydantic's error
     "list_type": "takes a list of values, not a range or a single value",
     "too_short": "an empty choice; give at least one value",
@@ -65,17 +66,7 @@ def read_space(path: Path) -> Space:
     Raises:
         SpaceError: the file is missing, too large, not YAML, or not a space; one line.
     """
-    try:
-        with path.open("rb") as stream:
-            text = stream.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise SpaceError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(text) > MAX_FILE_BYTES:
-        raise SpaceError(f"{path}: larger than {MAX_FILE_BYTES} bytes; a search space is a few lines")
-    try:
-        content = _parse(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SpaceError(f"{path}: not YAML: {' '.join(str(error).split())[:150]}") from None
+    content = parse_yaml(path, read_small(path))
     if not isinstance(content, dict) or not content:
         raise SpaceError(f"{path}: not a mapping of fields; the fields are {', '.join(SEARCHABLE)}")
     try:
@@ -84,6 +75,34 @@ def read_space(path: Path) -> Space:
         raise SpaceError(f"{path}: {_explain(error.errors()[0])}") from None
     found = {name: getattr(given, name) for name in content}
     return Space({name: Choice(tuple(value)) if isinstance(value, list) else value for name, value in found.items()})
+
+
+def read_small(path: Path) -> bytes:
+    """Read a file of at most `MAX_FILE_BYTES`.
+
+    Raises:
+        SpaceError: it cannot be read, or is larger.
+    """
+    try:
+        with path.open("rb") as stream:
+            text = stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise SpaceError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(text) > MAX_FILE_BYTES:
+        raise SpaceError(f"{path}: larger than {MAX_FILE_BYTES} bytes; such a file is a few lines")
+    return text
+
+
+def parse_yaml(path: Path, text: bytes) -> Any:
+    """Return the content of the file `path`, which is `text`.
+
+    Raises:
+        SpaceError: it is not YAML, or uses aliases, tags or deep nesting.
+    """
+    try:
+        return _parse(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise SpaceError(f"{path}: not YAML: {' '.join(str(error).split())[:150]}") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -109,6 +128,8 @@ def _parse(text: bytes) -> Any:
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             raise ValueError("aliases (*name) are not allowed")
+        if len(getattr(event, "value", "")) > MAX_VALUE:  # Python does not print an integer of thousands of digits
+            raise ValueError(f"a value is longer than {MAX_VALUE} characters")
         if getattr(event, "tag", None) is not None:
             raise ValueError("tags (!name) are not allowed")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

@@ -150,6 +150,10 @@ class Study:
         """Return the number of trials that this driver or an earlier one has begun and not ended."""
         return len(self.trials(TrialState.RUNNING))
 
+    def waiting(self) -> int:
+        """Return the number of trials that are enqueued and not begun."""
+        return len(self.trials(TrialState.WAITING))
+
     def together(self) -> AbstractContextManager[None]:
         """Within the block, write trials together: those that begin by `begin`, what happens to them by `settle`.
         An error that ends the block drops what is not written. Outside of a block, trials are written at once."""

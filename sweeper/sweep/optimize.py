@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -24,6 +24,7 @@ from sweeper.engine.choice import MANY, Built, build, check, prepare
 from sweeper.report.files import report_path, write_report
 from sweeper.report.sweep.page import sweep_files, sweep_report
 from sweeper.study.edges import edges
+from sweeper.study.known import Known
 from sweeper.study.opening import open_study
 from sweeper.study.rows import ranking
 from sweeper.study.study import Study, StudySettings
@@ -44,8 +45,10 @@ from sweeper.tracking.reading import is_another
 LEARNING: Final = ("tpe", "gp")  # samplers that choose by the results of earlier trials
 
 
-def optimize(env: Environment, options: SweepOptions) -> dict[str, Any]:
+def optimize(env: Environment, options: SweepOptions, known: Sequence[Known] = ()) -> dict[str, Any]:
     """Finish exactly `options.trials` trials of the study, summarise it, and evaluate its champion.
+
+    The configurations `known`, which lie in the space, are trained first and count among the trials.
 
     Returns:
         The JSON that `--json` prints. If the time of the options is over, fewer trials are finished than were asked
@@ -64,13 +67,13 @@ def optimize(env: Environment, options: SweepOptions) -> dict[str, Any]:
     _check_batch_sizes(options, images)
     prepare(options.engine)
     recorded = env.journal / options.study
-    study = open_study(options.study, settings, env.storage, partial(is_another, recorded))
+    study = open_study(options.study, settings, env.storage, partial(is_another, recorded), known)
     try:
         with (
             Signals() as signals,
             study.answering(),
             _engine(env, options, chosen, images, study) as built,
-            tracking(env, signals) as tracker,
+            tracking(env, signals, system_metrics=options.system_metrics) as tracker,
         ):
             before = study.finished()
             tracker.reconcile(study.name)
@@ -79,6 +82,7 @@ def optimize(env: Environment, options: SweepOptions) -> dict[str, Any]:
                 done = f"{counted(before, 'trial')} finished"
                 env.say(f"study {study.name!r} exists with the same settings: continuing, {done}")
             study.forget_orders()
+            _say_known(env, study, options.trials)
             study.set_target(options.trials, built.engine.slots if built else 1, this_command())
             deadline = None if options.timeout is None else time.monotonic() + options.timeout
             finalists = _train(env, options, chosen, images, study, built, tracker, signals, deadline)
@@ -93,6 +97,16 @@ def optimize(env: Environment, options: SweepOptions) -> dict[str, Any]:
         raise
     finally:
         study.close()
+
+
+def _say_known(env: Environment, study: Study, trials: int) -> None:
+    """Print how many enqueued configurations go first, and how many of them `trials` leaves no room for."""
+    waiting = study.waiting()
+    first = min(waiting, max(0, trials - study.finished() - study.running()))
+    if first:
+        env.say(f"{counted(first, 'known configuration')} {'goes' if first == 1 else 'go'} first")
+    if later := waiting - first:
+        env.say(f"{counted(later, 'known configuration')} left waiting: --trials {trials} leaves no room")
 
 
 def check_finished(result: Mapping[str, Any], trials: int) -> None:

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.core.config import RunConfig, check_name
+from sweeper.core.environment import Environment
+from sweeper.core.errors import UsageError
 from sweeper.engine.choice import ONE_WORKER, EngineChoice, likely_here
 from sweeper.engine.forkserver import FORKING, start_server
+from sweeper.study.known import Known, checked, known_experiments, known_in_file
 from sweeper.study.space import Space, default_space
 from sweeper.study.space_file import read_space
 from sweeper.sweep.driver import RETRIES
@@ -17,12 +20,14 @@ from sweeper.sweep.driver import RETRIES
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """The options of `sweeper optimize`. Creating them checks the name of the study and the search space.
+    """The options of `sweeper optimize`. Creating them checks the name of the study, the search space, and
+    that `system_metrics` are measured where the trainings are.
 
     `space` varies fields of `config`. The data set, device and precision may be `auto`.
 
     Raises:
         ConfigError: the name is wrong.
+        UsageError: system metrics were asked for of the engine ray.
         SpaceError: a part of the space could not be trained.
     """
 
@@ -42,9 +47,14 @@ class SweepOptions:
     device: str = "auto"
     precision: str = "auto"
     engine: EngineChoice = ONE_WORKER
+    system_metrics: bool = False  # record the load of this machine each epoch
 
     def __post_init__(self) -> None:
         check_name(self.study)
+        if self.system_metrics and self.engine.name == "ray":
+            raise UsageError(
+                "--system-metrics measures this machine, and --engine ray trains on others. Leave --system-metrics out."
+            )
         self.space.validate(self.config)
 
 
@@ -55,6 +65,46 @@ def search_space(file: Path | None) -> Space:
         SpaceError: the file is missing or holds no search space.
     """
     return read_space(file) if file else default_space()
+
+
+def known_configurations(
+    env: Environment, asked: SweepOptions, *, file: Path | None, study: str | None, top: int, experiments: bool
+) -> list[Known]:
+    """Return the configurations to train first: of a file, the `top` best of a study, and the article's experiments.
+
+    Args:
+        env: whose storage holds `study`, unless it is STUDY@URL.
+        asked: the sweep, in whose space they lie.
+        file: in YAML or CSV.
+        study: whose best are taken.
+        top: how many.
+        experiments: take those of the article's that lie in the space; a line names the others.
+
+    Raises:
+        SpaceError: a configuration of the file or the study is outside the space.
+        UsageError: there is no such study, or no trial of it is complete.
+    """
+    known = known_in_file(file, asked.space, asked.config) if file else []
+    if study:
+        known += _best_of(env, asked, study, top)
+    if experiments:
+        inside, left_out = known_experiments(asked.space)
+        known += inside
+        if left_out:
+            reasons = "; ".join(f"{number} with {reason}" for number, reason in left_out.items())
+            env.say(f"experiments left out: {reasons}")
+    return known
+
+
+def _best_of(env: Environment, asked: SweepOptions, study: str, top: int) -> list[Known]:
+    from sweeper.study.reading import best_configurations
+
+    name, _, url = study.partition("@")
+    return [
+        checked(f"--from {name}, trial {best.trial}", asked.space.params_of(best.config) | dict(best.params),
+                asked.space, asked.config)
+        for best in best_configurations(name, url or env.storage, top)
+    ]  # fmt: skip
 
 
 def engine_choice(options: Mapping[str, Any]) -> EngineChoice:

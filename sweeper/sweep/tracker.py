@@ -14,9 +14,10 @@ from sweeper.sweep.describe import commit_unknown
 from sweeper.sweep.signals import Signals
 from sweeper.tracking.base import NullTracker, Tracker
 from sweeper.tracking.freeing import size_of
-from sweeper.tracking.journal import JournalTracker
+from sweeper.tracking.journal import JournalTracker, Measure
 from sweeper.tracking.mlflow import MlflowTracker
 from sweeper.tracking.store import absolute, hide_password
+from sweeper.tracking.system import SystemMetrics
 from sweeper.tracking.upload import Figures
 
 FLUSH_SECONDS: Final = 60.0  # for the uploads at the end of a command
@@ -25,10 +26,10 @@ LARGE: Final = 1e9  # bytes of files in the journal, from which on we say how to
 
 
 @contextmanager
-def tracking(env: Environment, signals: Signals) -> Iterator[Tracker]:
+def tracking(env: Environment, signals: Signals, *, system_metrics: bool = False) -> Iterator[Tracker]:
     """Yield the tracker that `env` asks for, and wait at the end of the block for what is not uploaded yet.
 
-    After an error or a signal the wait is short.
+    After an error or a signal the wait is short. With `system_metrics`, each epoch has the load of this machine, too.
 
     Raises:
         SweeperError: no run can ever be uploaded.
@@ -36,12 +37,13 @@ def tracking(env: Environment, signals: Signals) -> Iterator[Tracker]:
     if env.tracking_uri != NONE and (reason := commit_unknown()):
         env.warn(f"the git commit of sweeper is not recorded ({reason})")
     tracker: Tracker
+    measure: Measure = SystemMetrics() if system_metrics else dict
     if env.tracking_uri == NONE:
         tracker = NullTracker()
     elif env.tracking_uri == OFFLINE:
-        tracker = JournalTracker(env.journal, env.warn)
+        tracker = JournalTracker(env.journal, env.warn, measure)
     else:
-        tracker = MlflowTracker(env.journal, env.tracking_uri, FIGURES, env.warn)
+        tracker = MlflowTracker(env.journal, env.tracking_uri, FIGURES, env.warn, measure)
     waiting = None
     try:
         yield tracker

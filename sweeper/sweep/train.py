@@ -32,8 +32,11 @@ def train_one(
     dataset: str = "auto",
     device: str = "auto",
     precision: str = "auto",
+    system_metrics: bool = False,
 ) -> dict[str, Any]:
     """Train one configuration, as a sweep of one trial. If `run_id` is given, record to that MLflow run.
+
+    With `system_metrics`, the load of this machine is recorded each epoch.
 
     Returns:
         The JSON that `--json` prints: the run, its folder, and its final metrics.
@@ -57,7 +60,7 @@ def train_one(
 
     source = Listed([Trial(0, chosen.config)])
     view = make_view(Progress(target=1, unit="run"), json_output=env.json_output)
-    with Signals() as signals, tracking(env, signals) as tracker:
+    with Signals() as signals, tracking(env, signals, system_metrics=system_metrics) as tracker:
         tracker.reconcile("runs")
         engine = SerialEngine([Data.from_arrays(split) for split in images], cores())
         try:

@@ -33,6 +33,7 @@ from sweeper.tracking.schema import MOST_EVENTS
 
 WRITER: Final = ".writer"
 FSYNCS: Final = 16  # at a time
+Measure = Callable[[], Mapping[str, float]]
 ELSEWHERE: Final = {"device", "precision", "split"}  # that may change; a split may have its former name
 
 
@@ -41,9 +42,10 @@ class JournalTracker(Tracker):
 
     store: str | None = None  # that the runs are uploaded to, without its password
 
-    def __init__(self, root: Path, warn: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, root: Path, warn: Callable[[str], None] = lambda _: None, measure: Measure = dict) -> None:
         self.root = root
         self._warn = warn
+        self._measure = measure  # what is recorded beside the metrics of each epoch
         self._late: dict[Path, JournalLog] | None = None  # by folder, the logs to settle at the end of a block
         self._settling = ThreadPoolExecutor(FSYNCS, "journal-fsync")  # starts no thread before it needs one
 
@@ -54,7 +56,7 @@ class JournalTracker(Tracker):
         make_inside(self.root.resolve(), run.folder)
         if earlier := (self._late or {}).get(folder):
             earlier.settle()  # an attempt that ended in this block: it holds the folder until its end is written
-        return JournalLog(folder, run, self.written, self.store, self._postpone)
+        return JournalLog(folder, run, self.written, self.store, self._postpone, self._measure)
 
     def written(self, folder: Path) -> None:
         """Take notice that a run's folder has new events on disk."""
@@ -109,8 +111,10 @@ class JournalLog(RunLog):
         written: Callable[[Path], None] = lambda _: None,
         store: str | None = None,
         late: Callable[[JournalLog], bool] = lambda _: False,
+        measure: Measure = dict,
     ) -> None:
         self.folder = folder
+        self._measure = measure
         self._written, self._postpone = written, late
         self._lines: list[bytes] = []  # events to write
         self._files: dict[str, bytes] = {}  # files to write, by name
@@ -140,7 +144,7 @@ class JournalLog(RunLog):
     def epoch(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append the metrics of one epoch, unless the step is there already."""
         if step not in self._steps:
-            self._add(_line("epoch", step=step, metrics=dict(metrics)))
+            self._add(_line("epoch", step=step, metrics={**metrics, **self._measure()}))
             self._steps.add(step)
 
     def artifact(self, name: str, content: bytes) -> None:

@@ -13,7 +13,7 @@ from sweeper.core.text import counted
 from sweeper.tracking.connection import Connection, Warn
 from sweeper.tracking.fetching import read_state
 from sweeper.tracking.freeing import Freed, free
-from sweeper.tracking.journal import JournalTracker, end_all_abandoned
+from sweeper.tracking.journal import JournalTracker, Measure, end_all_abandoned
 from sweeper.tracking.patience import retrying
 from sweeper.tracking.reading import read_all_events
 from sweeper.tracking.registry import Registry
@@ -26,8 +26,8 @@ SYNC_PATIENCE: Final = 120.0  # seconds
 class MlflowTracker(JournalTracker):
     """The journal, and a thread that uploads it to MLflow as it grows."""
 
-    def __init__(self, root: Path, uri: str, draw: Figures, warn: Warn) -> None:
-        super().__init__(root, warn)
+    def __init__(self, root: Path, uri: str, draw: Figures, warn: Warn, measure: Measure = dict) -> None:
+        super().__init__(root, warn, measure)
         self.connection = Connection(uri, root.parent, warn)
         self.registry = Registry(self.connection)
         self.store = hide_password(self.connection.uri)

@@ -128,9 +128,10 @@ def history(events: list[dict[str, Any]]) -> list[dict[str, float]]:
 
 
 def as_csv(epochs: list[dict[str, float]]) -> bytes:
-    """Return the rows of `history` as CSV."""
+    """Return the rows of `history` as CSV. An epoch without a metric that another has leaves its cell empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(epochs[0]), lineterminator="\n")
+    names = dict.fromkeys(name for epoch in epochs for name in epoch)
+    writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
     writer.writeheader()
     writer.writerows(epochs)
     return text.getvalue().encode()

@@ -97,6 +97,7 @@ class Registry:
             if error.error_code != "ENDPOINT_NOT_FOUND":
                 raise
             return self._log_to_run(run, save, name)
+        self._log_tested(run, made.model_id)
         silence = io.StringIO()  # MLflow prints links and congratulations, to both
         with redirect_stdout(silence), redirect_stderr(silence):
             info = Model.log(
@@ -104,6 +105,7 @@ class Registry:
                 _Flavor(save),
                 run_id=run_id,
                 model_id=made.model_id,
+                step=int(run.data.params["epochs"]),  # whose metrics MLflow links to the model; test metrics are at 0
                 registered_model_name=name,
                 validate_serving_input=False,  # it would load the network, and torch, into this process
             )
@@ -122,6 +124,20 @@ class Registry:
         with contextlib.suppress(MlflowException):  # it is there
             client.create_registered_model(name)
         return str(client.create_model_version(name, f"{run.info.artifact_uri}/{MODEL}", run_id).version)
+
+    def _log_tested(self, run: Run, model_id: str) -> None:
+        """Log the test metrics of a run to its model, too, with the data set: MLflow sorts models by them. The points
+        are those of the run, which gets no further ones."""
+        from mlflow.entities import Metric
+
+        client, inputs = self._connection.client, run.inputs.dataset_inputs if run.inputs else []
+        where = {"dataset_name": inputs[0].dataset.name, "dataset_digest": inputs[0].dataset.digest} if inputs else {}
+        names = [name for name in run.data.metrics if name.startswith("test/")]
+        points = [client.get_metric_history(run.info.run_id, name)[-1] for name in names]
+        client.log_batch(
+            run.info.run_id,
+            metrics=[Metric(p.key, p.value, p.timestamp, p.step, model_id=model_id, **where) for p in points],
+        )
 
     def _run_id(self, folder: Path) -> str:
         return str(read_state(folder, self._connection.uri)["run_id"])

@@ -59,6 +59,12 @@ class Given:
         path.write_text(text)
         self.words["space"] = str(path)
 
+    def known(self, text: str) -> None:
+        """Known configurations, under a name of either kind."""
+        for kind in ("yaml", "csv"):
+            (self._folder / f"known.{kind}").write_text(text)
+            self.words[kind] = str(self._folder / f"known.{kind}")
+
     def file(self, _: str) -> None:
         """A file that is no database."""
         self.words["file"] = str(self._folder / "file")

@@ -20,6 +20,10 @@ SETTINGS = StudySettings(RunConfig(dataset="sample"), default_space(), dataset_s
 MEMORY = "sqlite://"
 
 
+class Killed(BaseException):
+    """Ends a driver at a transaction."""
+
+
 @contextlib.contextmanager
 def other_program(url: str) -> Iterator[optuna.Study]:
     """The study as a user of Optuna opens it."""

@@ -3,46 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
-import sqlalchemy
 
 from sweeper.core.errors import StudyConflict
 from sweeper.study.opening import open_study
-from tests.study.sweeps import SETTINGS, enqueue, other_program, sweep, without_times
+from tests.study.sweeps import SETTINGS, Killed, enqueue, other_program, sweep, without_times
 from tests.support.optuna_store import stored
 
 SMALL = replace(SETTINGS, base=SETTINGS.base.derive(epochs=4), seed=3)
-
-
-class Killed(BaseException):
-    """What ends a driver at a transaction."""
-
-
-@pytest.fixture
-def killed_at() -> Iterator[Callable[[int], None]]:
-    """Makes the nth transaction from now fail, as if the process had died before it."""
-    left = 0
-
-    def count(_: Any) -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise Killed
-
-    def kill(nth: int) -> None:
-        nonlocal left
-        left = nth
-
-    sqlalchemy.event.listen(sqlalchemy.Engine, "commit", count)
-    yield kill
-    sqlalchemy.event.remove(sqlalchemy.Engine, "commit", count)
 
 
 def test_a_driver_may_die_at_any_transaction(tmp_path: Path, killed_at: Callable[[int], None]):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +18,13 @@ import pytest
 
 from sweeper.core.config import check_name
 from sweeper.core.errors import ConfigError, ServiceUnreachable, StudyConflict, SweeperError
+from sweeper.study.known import Known
 from sweeper.study.opening import open_study
 from sweeper.study.reading import read_study
 from sweeper.study.space import Choice, Range, Space
-from sweeper.study.study import StudySettings
-from tests.study.sweeps import SETTINGS, enqueue, other_program, train
+from sweeper.study.study import Study, StudySettings
+from tests.study.sweeps import SETTINGS, Killed, enqueue, other_program, train
+from tests.support.optuna_store import stored
 from tests.support.refusals import refusal
 
 pytest_plugins = ["tests.support.postgres"]
@@ -185,6 +189,69 @@ def test_two_studies_can_be_created_at_once_in_a_new_database(
             process.kill()
     for url in urls:
         assert {read_study(name, url).name for name in "ab"} == {"a", "b"}
+
+
+# --- known configurations, which are enqueued -------------------------------------------------------
+
+ROWS = [Known("row 1", {"placement": "bn"}), Known("row 2", {"placement": "bn-dropout", "conv_dropout": 0.1}),
+        Known("row 3", {"placement": "none", "batch_size": 64}), Known("row 4", {"placement": "bn"})]  # fmt: skip
+
+
+def known_of(study: Study) -> list[tuple[str, str]]:
+    """Who enqueued a trial, and its placement."""
+    return [(trial.user_attrs.get("enqueued", ""), trial.params.get("placement", "")) for trial in study.trials()]
+
+
+def test_known_configurations_are_trained_first_and_enqueued_once(url: str) -> None:
+    with closing(open_study("demo", SETTINGS, url, known=ROWS[:2])) as study:
+        assert study.waiting() == 2
+        assert train(study, study.ask()).config.placement == "bn"
+    with closing(open_study("demo", SETTINGS, url, known=ROWS)) as study:
+        assert study.waiting() == 2  # the second, which is waiting, and the third; the fourth is as the first
+        for _ in range(3):
+            train(study, study.ask())
+        assert known_of(study)[:3] == [("row 1", "bn"), ("row 2", "bn-dropout"), ("row 3", "none")]
+        assert known_of(study)[3][0] == ""
+    with closing(open_study("demo", SETTINGS, url, known=ROWS)) as study:
+        assert study.waiting() == 0
+
+
+def test_a_configuration_that_the_study_has_trained_is_not_enqueued(url: str) -> None:
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        trial = train(study, study.ask())
+        params = study.trials()[trial.number].params
+    with closing(open_study("demo", SETTINGS, url, known=[Known("", params), Known("", {"placement": "ic"})])) as study:
+        assert study.waiting() == 1
+
+
+def test_a_driver_may_die_between_any_two_of_them(tmp_path: Path, killed_at: Callable[[int], None]) -> None:
+    """The next one trains each once, in their order."""
+    settings = replace(SETTINGS, sampler="random")
+    open_study("another", settings, f"sqlite:///{tmp_path / 'tables.db'}").close()
+
+    def swept(url: str) -> tuple[list[tuple[str, str]], int]:
+        with closing(open_study("demo", settings, url, known=ROWS)) as study:
+            while study.finished() < 4:
+                train(study, study.ask())
+            return known_of(study), study.waiting()
+
+    def prepared(name: str) -> str:
+        return f"sqlite:///{shutil.copy(tmp_path / 'tables.db', tmp_path / name)}"
+
+    unbroken = swept(prepared("unbroken"))
+    assert [source for source, _ in unbroken[0]] == ["row 1", "row 2", "row 3", ""]
+    begun: set[int | None] = set()
+    for nth in range(1, 1_000):
+        url = prepared(str(nth))
+        killed_at(nth)
+        try:
+            open_study("demo", settings, url, known=ROWS).close()
+        except Killed:
+            begun.add(len(stored(url)) if "demo" in optuna.get_all_study_names(url) else None)
+            assert swept(url) == unbroken, nth
+        else:
+            break
+    assert begun == {None, 0, 1, 2, 3}  # how many were enqueued when it died
 
 
 # --- trials that another program enqueued, and that are refused -------------------------------------

@@ -8,9 +8,9 @@ from pathlib import Path
 import optuna
 import pytest
 
-from sweeper.core.errors import UsageError
+from sweeper.core.errors import StudyConflict, UsageError
 from sweeper.study.opening import open_study
-from sweeper.study.reading import read_record, read_study
+from sweeper.study.reading import best_configurations, read_record, read_study
 from sweeper.study.rows import TrialRow, ranking
 from tests.study.sweeps import MEMORY, SETTINGS, train
 from tests.support.refusals import refusal
@@ -55,6 +55,23 @@ def test_reading_a_study_leaves_no_lock(tmp_path: Path, url: str) -> None:
     optuna.create_study(storage=url, study_name="demo", direction="maximize")
     read_study("demo", url)
     assert [path.name for path in tmp_path.iterdir()] == ["sweeper.db"]
+
+
+def test_the_best_configurations_are_read_whole(url: str) -> None:
+    with closing(open_study("demo", SETTINGS, url)) as study:
+        trials = [train(study, study.ask()) for _ in range(4)]
+        ranked = ranking(study.rows())
+    found = best_configurations("demo", url, 2)
+    assert [each.trial for each in found] == [each.trials[0] for each in ranked[:2]]
+    assert [each.config for each in found] == [trials[each.trial].config for each in found]
+    assert len(best_configurations("demo", url, 100)) == len(ranked)
+
+
+def test_a_study_without_a_complete_trial_has_no_best_configuration(url: str) -> None:
+    open_study("demo", SETTINGS, url).close()
+    assert "no trial is complete" in refusal(lambda: best_configurations("demo", url, 2), UsageError)
+    optuna.create_study(storage=url, study_name="foreign", direction="maximize")
+    assert "not made by sweeper" in refusal(lambda: best_configurations("foreign", url, 2), StudyConflict)
 
 
 def test_a_study_that_is_not_there_is_refused_with_those_that_are(url: str) -> None:

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Final
 
+from tests.support.bad_input_files import KNOWN_FILES, SPACE
 from tests.support.bad_input_row import SAMPLE, Row, on_sample, values, words
 
 UNREACHABLE: Final = "127.0.0.1:1"  # nothing listens on port 1
@@ -100,6 +101,8 @@ OPTIMIZE: Final = (
     *values("optimize", "--pruner", "pruner", "foo", says=("median",)),
     *values("optimize", "--model", "model", "huge", says=("large",)),
     *values("optimize", "--augmentation", "augmentation", "mixup", says=("crop-flip",)),
+    Row("system metrics of another machine", on_sample("optimize --engine ray --system-metrics"), 2,
+        ("--system-metrics measures this machine",)),
     *values("optimize", "--timeout", "timeout", "0", "-1", "x"),
 )  # fmt: skip
 
@@ -143,52 +146,18 @@ WORDS: Final = (
     Row("one argument too many", ("status", "a", "b"), 2, ("unexpected extra argument (b)",)),
 )
 
-BILLION: Final = (
-    "a: &a ["
-    + "x," * 9
-    + "]\n"
-    + "".join(f"{c}: &{c} [" + f"*{p}," * 9 + "]\n" for p, c in itertools.pairwise("abcdefghi"))
-)
-SPACES: Final[dict[str, tuple[str, str]]] = {
-    "unknown: [1]": ("unknown field", "unknown field 'unknown'"),
-    "batch_size: []": ("empty choice", "empty choice"),
-    'batch_size: ["64"]': ("a string for a number", "'64' is a string"),
-    'batch_size: [64, "64"]': ("a string for a number", "'64' is a string"),
-    'lr: ["1e-3"]': ("a string for a number", "'1e-3' is a string"),
-    "lr: {low: 1e-4, high: 1e999}": ("infinite", "finite"),
-    'batch_size: [!!int ""]': ("a tag", "tags"),
-    'lr: [!!float ""]': ("a tag", "tags"),
-    "lr: !!timestamp foo": ("a tag", "tags"),
-    "lr: {low: 0.1, high: 0.2, log: !!bool maybe}": ("a tag", "tags"),
-    "batch_size: [64, 64]": ("a choice twice", "listed twice"),
-    "batch_size: {low: 1, high: 8}": ("a range where a list belongs", "takes a list"),
-    "head_dropout: {low: 0.5, high: 0.1}": ("low above high", "low is above high"),
-    "head_dropout: {low: .nan, high: 0.5}": ("NaN", "finite"),
-    "head_dropout: {low: 0, high: 1.0}": ("dropout rate", "head_dropout='1.0'"),
-    "lr: {low: 0, high: 1, log: true}": ("logarithm of 0", "above 0"),
-    "placement: [nowhere]": ("placement", "nowhere"),
-    "placement: [none]\nconv_dropout: [0.1, 0.3]": ("rate that no placement uses", "no Dropout in its convolutions"),
-    "placement: [none, bn]\nhead_dropout: {low: 0, high: 0.6}": ("rate that no placement uses", "none, bn has no"),
-    "batch_size: [64, 6001]": ("batch size above the training set", "batch_size=6001"),
-    "placement: [bn]\nbatch_size: [1]": ("batch size 1 with BatchNorm", "batch_size=1"),
-    "a: [1\nb: ]": ("not YAML", "not YAML"),
-    "a: &x [1]\nb: [*x, *x]": ("aliases", "aliases"),
-    BILLION: ("1 GB of aliases", "aliases"),
-    "[1, 2]": ("not a mapping", "not a mapping"),
-    "": ("empty file", "not a mapping"),
-    "x: " + "y" * 100_000: ("too large", "larger than"),
-    "[" * 1_000: ("nested too deep", "nested more than"),
-    "batch_size: [64]\x00": ("a NUL", "not YAML"),
-}  # fmt: skip
-
-SPACE: Final = (
-    *(
-        Row(f"search space: {what}", ("optimize", *SAMPLE, "--space", "{space}"), 2, (says,), given="space", kind=text)
-        for text, (what, says) in SPACES.items()
-    ),
-    Row("search space: no such file", ("optimize", *SAMPLE, "--space", "nowhere.yaml"), 2, ("nowhere.yaml",)),
-    Row("search space: a folder", ("optimize", *SAMPLE, "--space", "."), 2, ("Is a directory",)),
-)
+FROM_STUDY: Final = (
+    Row("known configurations: no such study", on_sample("optimize --study b --from nope"), 2, ("holds: sweep",),
+        given="study"),
+    Row("known configurations: no complete trial", on_sample("optimize --study b --from sweep"), 2,
+        ("no trial is complete",), given="study"),
+    Row("known configurations: no database", on_sample("optimize --from a@sqlite:///nowhere.db"), 2, ("nowhere.db",)),
+    Row("known configurations: not a database", on_sample("optimize --from a@b"), 2, ("sqlite:///FILE",)),
+    Row("known configurations: a study whose database does not answer",
+        on_sample(f"optimize --from a@postgresql://user:{CANARY}@{UNREACHABLE}/study"), 4, ("127.0.0.1",)),
+    *values("optimize", "--top", "known configurations: how many", "0", "101", "x", more="--from sweep"),
+    Row("known configurations: how many of no study", on_sample("optimize --top 3"), 2, ("--from STUDY",)),
+)  # fmt: skip
 
 OTHER: Final[dict[tuple[str, ...], str]] = {
     ("--epochs", "3"): "epochs was 2, is 3",
@@ -370,8 +339,8 @@ QUERIES: Final = (
 )  # fmt: skip
 
 ROWS: Final = (
-    *TRAIN, *OPTIMIZE, *REPRODUCE, *VERIFY, *REPORT, *WORDS, *SPACE, *STUDY, *DATA, *PLACES, *STORES, *SERVICES,
-    *QUERIES,
+    *TRAIN, *OPTIMIZE, *REPRODUCE, *VERIFY, *REPORT, *WORDS, *SPACE, *KNOWN_FILES, *FROM_STUDY, *STUDY, *DATA, *PLACES,
+    *STORES, *SERVICES, *QUERIES,
 )  # fmt: skip
 
 
@@ -389,7 +358,7 @@ def as_markdown() -> str:
 
 def _example(row: Row) -> str:
     """The command of a row, or the start of its search space."""
-    if row.given == "space":
+    if row.given in ("space", "known"):
         return " ".join(row.kind[:60].split()).replace("\0", "\\0") or "(nothing)"
     argv = row.argv[:1] + row.argv[3:] if row.argv[1:3] == SAMPLE else row.argv
     return " ".join(["sweeper", *(repr(word)[1:-1] or "''" for word in argv)])

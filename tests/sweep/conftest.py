@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import pytest
 from sweeper.core.experiments import experiment
 from sweeper.data.fashion import SAMPLE, SAMPLE_DIR
 from sweeper.engine.choice import EngineChoice
+from sweeper.study.known import Known
 from sweeper.study.opening import open_study
 from sweeper.study.space import Choice, Space, default_space
 from sweeper.study.study import Study, StudySettings
@@ -60,12 +61,18 @@ class Place(Spoken):
     def train(self, dataset: str = "sample", **fields: Any) -> dict[str, Any]:
         return train_one(self.environment, self.config(**fields), dataset=dataset, device="cpu", precision="fp32")
 
-    def optimize(self, space: Space = FEW, trials: int = 2, **options: Any) -> dict[str, Any]:
-        """Run a sweep in this process; fields of its configuration may be among the options."""
+    def options(self, space: Space = FEW, trials: int = 2, **options: Any) -> SweepOptions:
+        """The options of a sweep; fields of its configuration may be among them."""
         fields = {name: options.pop(name) for name in ("split", "folds", "seed", "epochs") if name in options}
         fixed = {"study": "few", "sampler": "random", "pruner": "none", "final": False, "dataset": "sample",
                  "device": "cpu", "precision": "fp32", "engine": EngineChoice("serial")}  # fmt: skip
-        return optimize(self.environment, SweepOptions(self.config(**fields), space, trials, **(fixed | options)))
+        return SweepOptions(self.config(**fields), space, trials, **(fixed | options))
+
+    def optimize(
+        self, space: Space = FEW, trials: int = 2, known: Sequence[Known] = (), **options: Any
+    ) -> dict[str, Any]:
+        """Run a sweep in this process."""
+        return optimize(self.environment, self.options(space, trials, **options), known)
 
     @property
     def client(self) -> MlflowClient:

@@ -52,6 +52,24 @@ def test_the_champion_is_a_registered_model(finished: Place):
     assert f"evaluated once: {metrics['test/accuracy']:.4f}, 95 % interval {interval}." in version.description
 
 
+def test_the_model_of_the_champion_has_its_test_metrics_and_data_set(finished: Place):
+    """So that models are sorted by them, and filtered by the data set, in MLflow's Models tab."""
+    (run,) = finished.runs("champion")
+    (dataset,) = run.inputs.dataset_inputs
+    found = finished.client.search_logged_models(
+        [run.info.experiment_id],
+        "metrics.`test/accuracy` > 0",
+        datasets=[{"dataset_name": dataset.dataset.name, "dataset_digest": dataset.dataset.digest}],
+        order_by=[{"field_name": "metrics.test/accuracy", "ascending": False}],
+    )
+    assert [model.source_run_id for model in found] == [run.info.run_id]
+    tested = {metric.key: metric.value for metric in found[0].metrics if metric.dataset_name == "sample"}
+    assert tested == {name: value for name, value in run.data.metrics.items() if name.startswith("test/")}
+    assert found[0].params["placement"] == run.data.params["placement"]
+    for name in tested:
+        assert len(finished.client.get_metric_history(run.info.run_id, name)) == 1
+
+
 def test_the_same_command_again_adds_nothing_and_tests_nothing_again(finished_sweep: Any, tmp_path: Path):
     shutil.copytree(finished_sweep.home, tmp_path, dirs_exist_ok=True)
     place = Place(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")

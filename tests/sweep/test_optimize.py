@@ -7,6 +7,7 @@ import json
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,15 +21,17 @@ from sweeper.data.fashion import SAMPLE_DIR
 from sweeper.engine import choice
 from sweeper.engine.choice import EngineChoice
 from sweeper.engine.serial import SerialEngine
+from sweeper.study.known import Known
 from sweeper.study.reading import read_study
-from sweeper.study.space import Choice, Space
+from sweeper.study.space import Choice, Range, Space
 from sweeper.sweep.optimize import check_finished
+from sweeper.sweep.options import known_configurations
 from sweeper.tracking.base import FINISHED
 from sweeper.tracking.reading import read_events
 from sweeper.training.folds import finish
 from sweeper.training.images import Data, load
 from sweeper.training.loop import train
-from tests.sweep.conftest import Place
+from tests.sweep.conftest import FEW, Place
 
 pytest_plugins = ["tests.support.mlflow_store"]
 # MLflow's own use of SQLAlchemy 2.1
@@ -153,6 +156,61 @@ def test_no_more_workers_are_started_than_there_are_trials_to_train(place: Place
     assert started == [1]
     assert not (place.home / "journal").exists()
     assert (place.home / "sweeper.db").exists()
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_sweep_records_the_load_of_the_machine_if_it_is_asked_to(place: Place, *, asked: bool):
+    place.optimize(trials=1, system_metrics=asked)
+    (epoch,) = [event for event in read_events(place.home / "journal/few/0000") if event["event"] == "epoch"]
+    assert ("system/cpu_utilization_percentage" in epoch["metrics"]) == asked
+
+
+# --- known configurations ------------------------------------------------------------------------------
+
+
+def test_known_configurations_count_among_the_trials_which_are_exactly_as_many(place: Place):
+    space = Space({"batch_size": Choice((256, 512, 1024))})
+    known = [Known("a", {"batch_size": 512}), Known("b", {"batch_size": 1024}), Known("c", {"batch_size": 256})]
+
+    def sizes() -> list[tuple[str, Any]]:
+        return [(row.state, row.params.get("batch_size")) for row in read_study("few", place.environment.storage).rows]
+
+    assert place.optimize(space, 2, known)["finished"] == 2
+    assert place.said[:2] == [
+        "2 known configurations go first",
+        "1 known configuration left waiting: --trials 2 leaves no room",
+    ]
+    assert sizes() == [("complete", 512), ("complete", 1024), ("waiting", None)]
+    result = place.optimize(space, 4, known)
+    assert (result["finished"], result["added"]) == (4, 2)
+    assert place.said.count("1 known configuration goes first") == 1
+    assert sizes()[:3] == [("complete", 512), ("complete", 1024), ("complete", 256)]
+    assert len(sizes()) == 4
+
+
+def test_the_best_of_another_study_and_the_experiments_are_known_configurations(place: Place):
+    best = place.optimize(FEW, 2)["best"]["params"]
+    asked = place.options(Space({"batch_size": Choice((128, 512, 1024))}), study="again")
+    url = place.environment.storage
+    elsewhere = replace(place.environment, storage="sqlite:///nowhere.db")
+    for env, study in [(place.environment, "few"), (elsewhere, f"few@{url}")]:
+        (known,) = known_configurations(env, asked, file=None, study=study, top=1, experiments=False)
+        assert known.params == best
+    found = known_configurations(place.environment, asked, file=None, study="few", top=1, experiments=True)
+    assert [known.params["batch_size"] for known in found] == [best["batch_size"], *[128] * 7]
+    assert place.said[-1].startswith("experiments left out: 8 with 'batch_size=256', outside the search space")
+
+
+def test_the_best_of_another_study_that_lies_outside_is_refused_by_name(place: Place):
+    trial = place.optimize(FEW, 1)["best"]["trial"]
+    for space, says in [
+        (Space({"batch_size": Choice((128,))}), "outside the search space: one of 128"),
+        (Space({"lr": Range(0.001, 0.1)}), "'batch_size=[0-9]+', which the search space does not have"),
+    ]:
+        with pytest.raises(SpaceError, match=f"--from few, trial {trial}: .*{says}"):
+            known_configurations(
+                place.environment, place.options(space), file=None, study="few", top=5, experiments=False
+            )
 
 
 # --- refused before anything is created ----------------------------------------------------------------
