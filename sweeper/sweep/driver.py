@@ -172,9 +172,10 @@ class Driver:
         if orders.workers and orders.workers != self.engine.slots:
             self.engine.resize(orders.workers)
             self.view.say(f"workers: {self.engine.slots} at a time")
-        with self._written():
-            for number in orders.skipped & self._running.keys():
-                self._skip(self._running[number])
+        if skipped := orders.skipped & self._running.keys():
+            with self._written():
+                for number in skipped:
+                    self._skip(self._running[number])
         self._pause(orders.wanted == PAUSE, waiting)
 
     def _pause(self, pause: bool, waiting: list[Trial]) -> None:

@@ -85,7 +85,9 @@ def test_whoever_watches_sees_each_trial(study: Study, url: str):
     view = read_study("demo", url)
     assert [row.state for row in view.rows] == ["pruned", "complete", "complete", "running"]
     assert [row.number for row in view.rows] == [0, 1, 2, 3]
-    assert study.best() is not None
+    leader = study.leader()
+    assert leader is not None
+    assert leader.key == "2"
 
 
 def test_other_settings_are_refused_and_nothing_is_mixed(url: str):
