@@ -187,6 +187,8 @@ def made_by_0_1_0(url: str, settings: StudySettings, trials: int) -> list[dict[s
 
 @pytest.mark.parametrize("sampler", ["gp", "qmc"])
 def test_a_study_of_0_1_0_goes_on_with_the_sampler_it_had(tmp_path: Path, sampler: str) -> None:
+    of_optuna = {"gp": optuna.samplers.GPSampler, "qmc": optuna.samplers.QMCSampler}
+    assert isinstance(make_sampler(sampler, 3, 11), of_optuna[sampler])
     old = replace(PLAIN, sampler=sampler, pruner="percentile", joint=False)
     assert "sampler_space" not in old.describe()
     expected = made_by_0_1_0(f"sqlite:///{tmp_path / 'unbroken.db'}", old, 14)
