@@ -209,7 +209,7 @@ def test_a_new_study_records_what_auto_stands_for(url: str) -> None:
         assert (study.settings.sampler, study.settings.pruner) == (SAMPLER, PRUNER)
     for same in (auto, replace(PLAIN, sampler=SAMPLER, pruner=PRUNER)):
         open_study("demo", same, url).close()
-    with pytest.raises(StudyConflict, match="sampler was 'gp', is 'tpe'"):
+    with pytest.raises(StudyConflict, match=r"settings \(sampler was 'gp', is 'tpe'\)"):
         open_study("demo", replace(auto, sampler="tpe"), url)
 
 

@@ -50,7 +50,7 @@ def test_the_same_command_again_adds_nothing_and_tests_nothing_again(finished_sw
     (folder,) = tmp_path.glob("journal/sweep/champion-*")
     events = read_events(folder)
     result = place.optimize(
-        default_space(), 6, study="sweep", sampler="tpe", pruner="percentile", final=True, precision="auto",
+        default_space(), 6, study="sweep", sampler="auto", pruner="auto", final=True, precision="auto",
         engine=ONE_WORKER, epochs=2,
     )  # fmt: skip
     assert result["added"] == 0
