@@ -42,6 +42,7 @@ SEEDS: Final = 3
 BASELINE: Final = ("plain Optuna", "highest of 65")
 PRODUCT: Final = "5 finalists x 3"
 BY_MODEL: Final = "3 x 2, all by the model"
+SHOWN: Final = ("highest of 65", PRODUCT, BY_MODEL)  # rules that are shown of every sampler
 COMPARED: Final = ("plain Optuna", "tpe", "gp")  # samplers whose rules are shown
 PRUNED: Final = ("gp", "tpe")  # samplers on whose sweeps pruners are replayed
 FIRST: Final = 1_000  # repetition: lower ones were for choosing what is compared
@@ -154,45 +155,46 @@ def mean_of(values: Sequence[float]) -> Mean:
 
 
 Sweeps = Mapping[str, Mapping[str, Mapping[int, Tried]]]  # by sampler, response and repetition
+Outcomes = Mapping[tuple[str, str], Mapping[str, list[Judged]]]  # by sampler and rule, then response; by repetition
 
 
-def judged(sweeps: Sweeps, sampler: str, rule: str, responses: Sequence[str]) -> list[Judged]:
-    """Return a rule's mean over responses in each repetition."""
-    found = []
-    for repetition in sweeps[sampler][responses[0]]:
-        each = [RULES[rule](name, sweeps[sampler][name][repetition], repetition) for name in responses]
-        found.append(Judged(*(statistics.fmean(column) for column in zip(*each, strict=True))))
+def outcomes(sweeps: Sweeps) -> dict[tuple[str, str], dict[str, list[Judged]]]:
+    """Return what each rule chose in each sweep: every rule for some samplers, three of them for all."""
+    found = {}
+    for sampler, responses in sweeps.items():
+        for rule in RULES if sampler in COMPARED else SHOWN:
+            found[sampler, rule] = {
+                name: [RULES[rule](name, tried, repetition) for repetition, tried in repetitions.items()]
+                for name, repetitions in responses.items()
+            }
     return found
 
 
-def sampler_rows(sweeps: Sweeps) -> list[dict[str, Any]]:
+def sampler_rows(found: Outcomes) -> list[dict[str, Any]]:
     """The regret of each sampler with the highest of all and with finalists, by response and by group."""
     rows = []
-    for sampler in sweeps:
-        for rule in ("highest of 65", PRODUCT, BY_MODEL):
-            row: dict[str, Any] = {"sampler": sampler, "rule": rule, "n": len(sweeps[sampler]["additive"])}
-            for name in RESPONSES:
-                row[name] = mean_of([each.regret for each in judged(sweeps, sampler, rule, [name])])
-            row |= _groups(sweeps, sampler, rule)
-            rows.append(row)
+    for (sampler, rule), by_response in found.items():
+        if rule in SHOWN:
+            each = {name: mean_of([one.regret for one in judged]) for name, judged in by_response.items()}
+            rows.append({**_row(sampler, rule, by_response), **each})
     return rows
 
 
-def rule_rows(sweeps: Sweeps) -> list[dict[str, Any]]:
+def rule_rows(found: Outcomes) -> list[dict[str, Any]]:
     """Regret and curse of each rule."""
-    return [
-        {"sampler": sampler, "rule": rule, "n": len(sweeps[sampler]["additive"]), **_groups(sweeps, sampler, rule)}
-        for sampler in COMPARED
-        if sampler in sweeps
-        for rule in RULES
-    ]
+    return [_row(sampler, rule, responses) for (sampler, rule), responses in found.items() if sampler in COMPARED]
 
 
-def _groups(sweeps: Sweeps, sampler: str, rule: str) -> dict[str, Mean]:
-    four, narrow = (judged(sweeps, sampler, rule, list(group)) for group in (GIVEN, OWN))
-    curse = [statistics.fmean((a.curse, b.curse)) for a, b in zip(four, narrow, strict=True)]
-    return {"four": mean_of([each.regret for each in four]), "own": mean_of([each.regret for each in narrow]),
-            "curse": mean_of(curse)}  # fmt: skip
+def _row(sampler: str, rule: str, by_response: Mapping[str, list[Judged]]) -> dict[str, Any]:
+    """The mean over responses in each repetition, then over repetitions: those of one share their noise."""
+
+    def over(names: Sequence[str], value: Callable[[Judged], float]) -> Mean:
+        columns = zip(*(by_response[name] for name in names), strict=True)
+        return mean_of([statistics.fmean(map(value, column)) for column in columns])
+
+    return {"sampler": sampler, "rule": rule, "n": len(by_response["additive"]),
+            "four": over(list(GIVEN), lambda one: one.regret), "own": over(list(OWN), lambda one: one.regret),
+            "curse": over(list(RESPONSES), lambda one: one.curse)}  # fmt: skip
 
 
 def pruner_rows(sweeps: Sweeps) -> list[dict[str, Any]]:
@@ -286,7 +288,8 @@ def main() -> None:
         }
         for sampler in dict.fromkeys((BASELINE[0], *args.samplers))
     }
-    rows = {"samplers": sampler_rows(sweeps), "rules": rule_rows(sweeps), "pruners": pruner_rows(sweeps)}
+    found = outcomes(sweeps)
+    rows = {"samplers": sampler_rows(found), "rules": rule_rows(found), "pruners": pruner_rows(sweeps)}
     what = (f"{args.repetitions} repetitions of each of {len(RESPONSES)} responses, seed noise 0.25 points, "
             f"{BUDGET} trainings, one at a time.")  # fmt: skip
     hardware = describe()

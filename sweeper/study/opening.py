@@ -88,7 +88,8 @@ def _check_settings(name: str, storage: optuna.storages.BaseStorage, settings: S
         raise StudyConflict(f"study {name!r} was not made by sweeper; choose another name with --study")
     wanted = json.loads(json.dumps(settings.describe()))
     if stored and stored != wanted:
-        keys = [k for k in sorted(stored.keys() | wanted.keys()) if stored.get(k) != wanted.get(k)]
+        names = sorted((stored.keys() | wanted.keys()) - {"sampler_space"})  # which goes with the sampler
+        keys = [k for k in names if stored.get(k) != wanted.get(k)]
         changes = "; ".join(f"{k} was {stored.get(k)!r}, is {wanted.get(k)!r}" for k in keys)
         raise StudyConflict(
             f"study {name!r} has other settings ({changes}); continue it with the old ones, or choose another --study"

@@ -190,6 +190,8 @@ def made_by_0_1_0(url: str, settings: StudySettings, trials: int) -> list[dict[s
 
 @pytest.mark.parametrize("sampler", ["gp", "qmc"])
 def test_a_study_of_0_1_0_goes_on_with_the_sampler_it_had(tmp_path: Path, sampler: str) -> None:
+    of_optuna = {"gp": optuna.samplers.GPSampler, "qmc": optuna.samplers.QMCSampler}
+    assert isinstance(make_sampler(sampler, 3, 11), of_optuna[sampler])
     old = replace(PLAIN, sampler=sampler, pruner="percentile", joint=False)
     assert "sampler_space" not in old.describe()
     expected = made_by_0_1_0(f"sqlite:///{tmp_path / 'unbroken.db'}", old, 14)
@@ -210,7 +212,7 @@ def test_a_new_study_records_what_auto_stands_for(url: str) -> None:
         assert (study.settings.sampler, study.settings.pruner) == (SAMPLER, PRUNER)
     for same in (auto, replace(PLAIN, sampler=SAMPLER, pruner=PRUNER)):
         open_study("demo", same, url).close()
-    with pytest.raises(StudyConflict, match="sampler was 'gp', is 'tpe'"):
+    with pytest.raises(StudyConflict, match=r"settings \(sampler was 'gp', is 'tpe'\)"):
         open_study("demo", replace(auto, sampler="tpe"), url)
 
 

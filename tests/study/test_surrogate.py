@@ -152,6 +152,14 @@ def test_ties_and_outliers_are_no_error(values: list[float]) -> None:
     assert "placement" in propose(grid, grid.encode(params), np.array(values), np.random.default_rng(0))
 
 
+def test_trials_that_are_worse_than_the_ties_of_the_best_count() -> None:
+    grid, params = Grid(default_space(), Placement.NONE), sampled(default_space(), 40)
+    values = np.array([0.5 if each["placement"] in ("dropout", "ic") else 0.9 for each in params])
+    assert np.median(values) == values.max()
+    found = [propose(grid, grid.encode(params), values, np.random.default_rng(i)) for i in range(10)]
+    assert all(each["placement"] not in ("dropout", "ic") for each in found)
+
+
 def test_points_can_be_taken_by_rows() -> None:
     points = Points(np.arange(6.0).reshape(3, 2), np.ones((3, 2), bool))
     assert (len(points), points[1:].x.tolist()) == (3, [[2.0, 3.0], [4.0, 5.0]])
