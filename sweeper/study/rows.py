@@ -97,7 +97,7 @@ def ranking(rows: Iterable[TrialRow]) -> list[Ranked]:
         group = alike[standing.key]
         loss = sum(row.loss or 0.0 for row in group) / len(group)
         found.append(Ranked(group[0].params, tuple(row.number for row in group), standing, loss))
-    return sorted(found, key=lambda each: (-each.standing.shrunken, each.loss, each.trials[0]))
+    return sorted(found, key=lambda each: (-each.standing.shrunken, -each.standing.mean, each.loss, each.trials[0]))
 
 
 class StudyRecord(NamedTuple):

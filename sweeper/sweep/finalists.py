@@ -13,7 +13,7 @@ from sweeper.core.config import RunConfig, finite
 from sweeper.core.environment import Environment
 from sweeper.core.trial import Trial
 from sweeper.engine.choice import Built
-from sweeper.study.fresh import fresh_means
+from sweeper.study.evidence import standings
 from sweeper.study.rows import Ranked, ranking
 from sweeper.study.study import Study, repeat
 from sweeper.sweep.champion_record import recorded_champions
@@ -51,7 +51,7 @@ class Best(NamedTuple):
 
     trial: int  # the first that had it
     params: Mapping[str, Any]
-    val_accuracy: float  # the mean over its seeds; of the search the shrunken mean
+    val_accuracy: float  # the shrunken mean over its seeds
     val_loss: float  # mean, in nats
     seeds: int
     low: float  # of the 95 % interval of the accuracy; NaN where the seeds do not tell
@@ -153,16 +153,20 @@ def _train(
 
 
 def _means(wanted: Plan, results: Mapping[str, tuple[float, float]]) -> list[Best]:
-    """Return the finalists of which every run is complete, the highest mean first."""
+    """Return the finalists of which every run is complete, the highest mean first.
+
+    The means are shrunken: the highest of five plain means is still too high by about 0.1 points (docs/search.md).
+    """
     values: dict[str, list[tuple[float, float]]] = {}
     for of in {run.of for run in wanted.runs if all(r.key in results for r in wanted.runs if r.of == run.of)}:
         values[str(of)] = [results[run.key] for run in wanted.runs if run.of == of]
     params = {str(each.trials[0]): each.params for each in wanted.ranked}
     accuracies = {key: [accuracy for accuracy, _ in runs] for key, runs in values.items()}
     return [
-        Best(int(key), params[key], mean, sum(loss for _, loss in values[key]) / n, n, low, high)
-        for key, n, mean, low, high in fresh_means(accuracies)
-    ]
+        Best(int(each.key), params[each.key], each.shrunken, sum(loss for _, loss in values[each.key]) / each.n, each.n,
+             each.low, each.high)
+        for each in standings(accuracies)
+    ]  # fmt: skip
 
 
 def best_of_search(study: Study) -> Best | None:

@@ -27,6 +27,7 @@ from sweeper.study.edges import edges
 from sweeper.study.known import Known
 from sweeper.study.opening import open_study
 from sweeper.study.rows import ranking
+from sweeper.study.samplers import drawn_at_random
 from sweeper.study.study import Study, StudySettings
 from sweeper.sweep.champion import evaluate_champion
 from sweeper.sweep.choose import Chosen, choose
@@ -191,6 +192,7 @@ def _train(
 
     try:
         if built:
+            _say_random(env, study)
             _search(env, options, study, built.engine, tracker, describe, signals, deadline)
         wanted = _plan(env, options, study)
         if not wanted.runs:
@@ -205,6 +207,13 @@ def _train(
         if not study.finished():
             raise
         return None
+
+
+def _say_random(env: Environment, study: Study) -> None:
+    """Name the dimensions that the sampler draws at random."""
+    settings = study.settings
+    if names := drawn_at_random(settings.sampler, settings.space, settings.joint):
+        env.say(f"sampler {settings.sampler} draws at random: {', '.join(names)}")
 
 
 def _search(

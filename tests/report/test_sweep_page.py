@@ -14,7 +14,7 @@ from sweeper.core.intervals import with_interval
 from sweeper.report.sweep.page import draw, sweep_page
 from sweeper.report.sweep.rows import Champion, Sweep, SweptTrial, read_sweep
 from sweeper.report.sweep.tables import MOST_ROWS, dimension, lead, leaderboard, trials_csv
-from sweeper.study.fresh import Fresh
+from sweeper.study.evidence import Standing
 from sweeper.study.rows import StudyRecord, TrialRow
 from sweeper.tracking.base import FINISHED, RunInfo
 from sweeper.tracking.journal import JournalTracker
@@ -102,8 +102,8 @@ def test_the_means_of_finalists_are_read(tmp_path: Path) -> None:
     first, second = read_sweep(record(row(3), row(4)), tmp_path).finalists
     assert (first.key, first.n, second.key, second.n) == ("3", 3, "4", 1)
     assert first.mean == pytest.approx(0.8)
-    assert first.high - first.mean == pytest.approx(4.302653 * 0.1 / math.sqrt(3))  # Student's t, 2 degrees of freedom
-    assert second.high - second.mean == pytest.approx(4.302653 * 0.1)
+    assert first.high - first.low == pytest.approx(2 * 4.302653 * 0.1 / math.sqrt(3))  # Student's t of 2 degrees
+    assert second.high - second.low == pytest.approx(2 * 4.302653 * 0.1)
 
 
 def test_the_champion_is_read_with_its_confusion_and_errors(tmp_path: Path) -> None:
@@ -143,11 +143,11 @@ def test_a_configuration_is_judged_by_the_mean_of_its_seeds() -> None:
 
 def test_the_lead_counts_the_trials_and_names_the_best() -> None:
     found = sweep(trial(0), trial(1, 0.912), trial(2, state="pruned"), trial(3, None, state="failed"))
-    words = (
-        "4 trials: 2 complete, 1 pruned, 1 failed. The best is trial 0 with 90.60%, 2 seeds: placement bn, batch_size"
+    assert lead(found) == (
+        "4 trials: 2 complete, 1 pruned, 1 failed. The best is trial 0 with 90.60% [82.98, 98.22], 2 seeds: "
+        "placement bn, batch_size 64."
     )
-    assert lead(found).startswith(words)
-    found = found._replace(finalists=[Fresh("0", 3, 0.9, 0.8987, 0.9013)])
+    found = found._replace(finalists=[Standing("0", 3, 0.91, 0.9, 0.8987, 0.9013)])
     assert "The best is trial 0 with 90.00% [89.87, 90.13], the mean of 3 fresh seeds: placement bn" in lead(found)
     assert lead(sweep()) == "0 trials. No trial is complete yet."
 

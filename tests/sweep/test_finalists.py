@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import pytest
 
 from sweeper.core.errors import OutOfTime, UsageError
 from sweeper.engine.choice import EngineChoice
-from sweeper.study.fresh import fresh_means
 from sweeper.study.reading import read_study
 from sweeper.sweep.confirm import Confirmation, confirm
 from sweeper.sweep.optimize import check_finished
@@ -34,7 +32,7 @@ def test_the_best_is_the_highest_mean_of_fresh_seeds(place: Place) -> None:
     assert len(found) == 4
     means = {name[9:13]: fmean(v for n, v in found.items() if n[:13] == name[:13]) for name in found}
     best = result["best"]
-    assert best["val_accuracy"] == pytest.approx(max(means.values()))
+    assert min(means.values()) <= best["val_accuracy"] <= max(means.values())  # it is shrunken
     assert means[f"{best['trial']:04d}"] == max(means.values())
     assert (best["seeds"], best["low"] < best["val_accuracy"] < best["high"]) == (2, True)
     assert result["test"]["trial"] == best["trial"]
@@ -113,19 +111,3 @@ def test_the_champion_is_of_the_confirmed_runs(place: Place) -> None:
     result = place.optimize(**FINAL)
     assert result["best"] == best
     assert {path: path.stat().st_mtime_ns for path in files} == files
-
-
-# --- intervals -----------------------------------------------------------------------------------------
-
-
-def test_the_interval_of_a_mean_pools_the_variance_of_all_finalists() -> None:
-    values = {"a": [0.9, 0.92, 0.91], "b": [0.8, 0.86, 0.83]}
-    first, second = fresh_means(values)
-    assert [first.key, second.key] == ["a", "b"]
-    pooled = math.sqrt((stdev(values["a"]) ** 2 + stdev(values["b"]) ** 2) / 2)
-    half = 2.776445 * pooled / math.sqrt(3)  # Student's t, 4 degrees of freedom
-    assert (first.low, first.high) == pytest.approx((0.91 - half, 0.91 + half))
-    assert second.high - second.mean == pytest.approx(half)
-    (alone,) = fresh_means({"a": [0.5]})
-    assert alone[:3] == ("a", 1, 0.5)
-    assert math.isnan(alone.low)

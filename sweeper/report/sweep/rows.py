@@ -14,7 +14,6 @@ from sweeper.core.errors import RecordError
 from sweeper.core.inside import read_inside
 from sweeper.core.intervals import with_interval
 from sweeper.study.evidence import Standing, standings
-from sweeper.study.fresh import Fresh, fresh_means
 from sweeper.tracking.reading import ARTIFACTS, finished_runs, history, read_events
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ class Sweep(NamedTuple):
     images: Mapping[str, int]  # train_images, val_images
     began: dt.datetime | None
     ended: dt.datetime | None
-    finalists: Sequence[Fresh] = ()  # the highest mean first; the key is the number of a configuration's first trial
+    finalists: Sequence[Standing] = ()  # the highest mean first; the key is the number of a configuration's first trial
     copies: int = 0  # trials that 0.1.0 gave the result of an earlier one; they are no evidence, and left out
 
     def ranked(self) -> list[SweptTrial]:
@@ -97,7 +96,9 @@ class Sweep(NamedTuple):
         alike = {str(group[0].number): group for group in groups.values()}
         found = standings({key: [trial.accuracy for trial in group] for key, group in alike.items()})
         made = [Configuration(alike[standing.key], standing) for standing in found]
-        return sorted(made, key=lambda c: (-c.standing.shrunken, c.trials[0].loss or 0.0, c.trials[0].number))
+        return sorted(
+            made, key=lambda c: (-c.standing.shrunken, -c.standing.mean, c.trials[0].loss or 0.0, c.trials[0].number)
+        )
 
     @property
     def parameters(self) -> list[str]:
@@ -194,7 +195,7 @@ def _champion(folder: Path, uid: str, warn: Callable[[str], None]) -> Champion |
     return Champion(trial, metrics, classes, confusion, errors)
 
 
-def _finalists(folder: Path, uid: str, warn: Callable[[str], None]) -> list[Fresh]:
+def _finalists(folder: Path, uid: str, warn: Callable[[str], None]) -> list[Standing]:
     """Return the means of the finalists over their fresh seeds."""
     values: dict[str, list[float]] = {}
     for run in finished_runs(folder, "finalist-*", warn):
@@ -202,7 +203,7 @@ def _finalists(folder: Path, uid: str, warn: Callable[[str], None]) -> list[Fres
         accuracy = run.metrics.get("final/val_accuracy")
         if study == uid and run.tags.get("sweeper.state") == "complete" and accuracy is not None:
             values.setdefault(key.partition("/")[0], []).append(accuracy)
-    return fresh_means(values)
+    return standings(values)
 
 
 def _file(run: Path, name: str) -> bytes | None:

@@ -43,7 +43,7 @@ def lead(sweep: Sweep) -> str:
 def _best(sweep: Sweep, configurations: Sequence[Configuration]) -> tuple[SweptTrial, str]:
     """Return the first trial of the best configuration, and its accuracy in words: by finalists where there are any."""
     trials = {str(c.trials[0].number): c.trials[0] for c in configurations}
-    for key, n, found, low, high in sweep.finalists:
+    for key, n, _, found, low, high in sweep.finalists:
         if key in trials:
             return trials[key], f"{percent(found)}{limits(low, high)}, the mean of {counted(n, 'fresh seed')}"
     first, standing = configurations[0].trials[0], configurations[0].standing
@@ -173,14 +173,14 @@ def finalists(sweep: Sweep) -> Markup:
     names, trials = sweep.parameters, {str(trial.number): trial for trial in sweep.trials}
     rows: list[list[Value]] = [
         [rank, trials[key].number, share(found), limits(low, high).strip() or NOTHING, n, *_params(trials[key], names)]
-        for rank, (key, n, found, low, high) in enumerate(sweep.finalists, 1)
+        for rank, (key, n, _, found, low, high) in enumerate(sweep.finalists, 1)
         if key in trials
     ]
     words = (
         "The best configurations of the search, trained again with seeds that it did not choose them by: the highest "
         "of many trials is partly luck, and these means are not. The highest mean is the champion."
     )
-    caption = "Mean validation accuracy over fresh seeds, with its 95% interval (Student's, one variance for all)."
+    caption = "Mean validation accuracy over fresh seeds, shrunken towards that of all, with its 95% interval."
     return text(words) + table(
         ["Rank", "Trial", "Val accuracy", "95% interval", "Seeds", *names], rows, caption=caption
     )
