@@ -30,12 +30,11 @@ from matplotlib.figure import Figure
 
 from benchmarks.hardware import describe
 from benchmarks.pages import add_save, command, conclude, head, table
+from benchmarks.search_model import expected
 from benchmarks.search_pruners import PRUNERS, Replayed, replay
 from benchmarks.search_responses import GIVEN, OWN, RESPONSES, optimum, truth
 from benchmarks.search_sweeps import BUDGET, SAMPLERS, SPACE, Tried, recorded_sweep, seed_noise
-from sweeper.core.config import Placement
 from sweeper.study.evidence import standings
-from sweeper.study.surrogate import expected
 
 FINALISTS: Final = 5
 SEEDS: Final = 3
@@ -84,8 +83,8 @@ def modelled(response: str, tried: Tried, repetition: int, count: int, seeds: in
     chosen = _by_model(searched)[:count]
     noise = seed_noise(repetition, 1, count * seeds).reshape(count, seeds)
     fresh = [(params, truth(response, params) + float(e)) for i, params in enumerate(chosen) for e in noise[i]]
-    first = next(each for each in expected(SPACE, Placement.NONE, searched + fresh) if each.params in chosen)
-    return judge(response, first.params, first.mean)
+    params, mean = next(each for each in expected(SPACE, searched + fresh) if each[0] in chosen)
+    return judge(response, params, mean)
 
 
 def raw_mean(response: str, tried: Tried, repetition: int) -> Judged:
@@ -100,8 +99,7 @@ def raw_mean(response: str, tried: Tried, repetition: int) -> Judged:
 def model_best(response: str, tried: Tried, repetition: int) -> Judged:
     """Choose the configuration of the highest mean in the model of all trainings."""
     del repetition
-    first = expected(SPACE, Placement.NONE, tried)[0]
-    return judge(response, first.params, first.mean)
+    return judge(response, *expected(SPACE, tried)[0])
 
 
 def _by_standing(tried: Tried) -> list[dict[str, Any]]:
@@ -117,7 +115,7 @@ def _by_standing(tried: Tried) -> list[dict[str, Any]]:
 
 def _by_model(tried: Tried) -> list[dict[str, Any]]:
     """The configurations, best first by the model's mean."""
-    return [dict(each.params) for each in expected(SPACE, Placement.NONE, tried)]
+    return [params for params, _ in expected(SPACE, tried)]
 
 
 RULES: Final[dict[str, Callable[[str, Tried, int], Judged]]] = {

@@ -111,6 +111,8 @@ def train(exp: int, **options: Any) -> None:
          metavar="auto|SECONDS")  # fmt: skip
 @click.option("--retries", type=click.IntRange(0, 100), default=2,
               help="Number of retries after a worker died or memory ran out.")  # fmt: skip
+@or_auto("--seeds-per-cell", click.IntRange(1, 100), "With --sampler grid: number of seeds of every cell, in place of "
+         "--trials.")  # fmt: skip
 @click.option("--one-seed", is_flag=True,
               help="Train each configuration once: ask again where one is proposed that was trained. Without it, a "
               "repeat is trained with the next seed.")  # fmt: skip
@@ -134,6 +136,7 @@ def optimize(exp: int, **options: Any) -> None:
     from sweeper.sweep.options import (
         SweepOptions,
         engine_choice,
+        grid_trials,
         known_configurations,
         search_space,
         start_workers,
@@ -143,8 +146,11 @@ def optimize(exp: int, **options: Any) -> None:
     fields |= {"split": "folds", "folds": options["folds"]} if options["folds"] else {"split": "holdout"}
     names = ("trials", "study", "sampler", "pruner", "timeout", "retries", "one_seed", "finalists",
              "finalist_seeds", "final", "dataset", "device", "precision", "system_metrics")  # fmt: skip
-    asked = SweepOptions(experiment(exp, **fields), search_space(options["space"]), engine=engine_choice(options),
-                         **{name: options[name] for name in names})  # fmt: skip
+    config, space = experiment(exp, **fields), search_space(options["space"])
+    if options["seeds_per_cell"]:
+        refuse("is what --seeds-per-cell decides. Leave one of them out.", "trials")
+        options["trials"] = grid_trials(options["sampler"], space, config, options["seeds_per_cell"])
+    asked = SweepOptions(config, space, engine=engine_choice(options), **{name: options[name] for name in names})
     if not options["from_study"]:
         refuse("is for --from STUDY", "top")
     env = make_environment(options)

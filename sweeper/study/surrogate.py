@@ -14,10 +14,9 @@ The parameters s², a_d, l_d and the noise's variance maximise the posterior den
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +32,6 @@ BESIDE: Final = 64  # candidates beside each of the best
 CENTRES: Final = 5
 HOPEFUL: Final = 250  # candidates whose joint posterior is drawn
 WINSOR: Final = 1.5  # a value lies at most this many times the distance from the median to the best below the median
-NORMAL: Final = 1.959964  # the 97.5 % quantile
-MODELLED: Final = 300  # trainings that are judged together; the time grows with their third power
-LEADING: Final = 50
 JITTER: Final = 1e-6  # of the diagonal
 ITERATIONS: Final = 20  # of the fit; more of them found nothing better
 # Priors of the logarithms, mean and standard deviation; the values have mean 0 and variance 1, numbers lie in [0, 1]
@@ -266,45 +262,6 @@ class Surrogate:
         covariance = _Kernel(self._words, points, points)(theta) - whitened.T @ whitened
         root = np.linalg.cholesky(covariance + JITTER * np.eye(len(points)))
         return np.asarray(self._mean + self._unit * (cross @ self._weights + root @ draw.normal(size=len(points))))
-
-
-class Expected(NamedTuple):
-    """A configuration by the model: the accuracy that it has on average over seeds, and how sure that is."""
-
-    params: Mapping[str, Any]
-    trainings: int
-    mean: float
-    low: float  # of the interval that holds the accuracy with 95 %, as far as the model is right
-    high: float
-
-
-def expected(space: Space, placement: Placement, trained: Sequence[tuple[Mapping[str, Any], float]]) -> list[Expected]:
-    """Return the configurations of trainings by the model of all of them, the best first.
-
-    It judges a configuration by those beside it too, so that a lucky seed counts for less than it does in a mean
-    (docs/search.md). Of more than `MODELLED` trainings it takes the best `LEADING` and the latest.
-
-    Args:
-        space: what was searched.
-        placement: that of a space which varies none.
-        trained: parameters and accuracy of each training, each seed of a configuration on its own, two at least.
-    """
-    from threadpoolctl import threadpool_limits
-
-    if len(trained) > MODELLED:
-        leading = sorted(range(len(trained)), key=lambda i: -trained[i][1])[:LEADING]
-        kept = sorted({*leading, *range(len(trained) - MODELLED + LEADING, len(trained))})
-        trained = [trained[i] for i in kept]
-    grid = Grid(space, placement)
-    times = Counter(frozenset(params.items()) for params, _ in trained)
-    known = [dict(each) for each in times]
-    with threadpool_limits(1):
-        model = Surrogate(grid.words, grid.encode([p for p, _ in trained]), np.array([value for _, value in trained]))
-        mean, deviation = model.predict(grid.encode(known))
-    half = NORMAL * deviation
-    found = [Expected(params, n, float(mean[i]), float(mean[i] - half[i]), float(mean[i] + half[i]))
-             for i, (params, n) in enumerate(zip(known, times.values(), strict=True))]  # fmt: skip
-    return sorted(found, key=lambda each: -each.mean)
 
 
 def propose(grid: Grid, points: Points, values: Array, draw: np.random.Generator) -> dict[str, Any]:

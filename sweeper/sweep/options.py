@@ -13,7 +13,7 @@ from sweeper.core.errors import UsageError
 from sweeper.engine.choice import ONE_WORKER, EngineChoice, likely_here
 from sweeper.engine.forkserver import FORKING, start_server
 from sweeper.study.known import Known, checked, known_experiments, known_in_file
-from sweeper.study.space import Space, default_space
+from sweeper.study.space import Space, cells, default_space
 from sweeper.study.space_file import read_space
 from sweeper.sweep.driver import RETRIES
 
@@ -56,6 +56,18 @@ class SweepOptions:
                 "--system-metrics measures this machine, and --engine ray trains on others. Leave --system-metrics out."
             )
         self.space.validate(self.config)
+
+
+def grid_trials(sampler: str, space: Space, config: RunConfig, seeds: int) -> int:
+    """Return the number of trials that train every cell of a grid with `seeds` seeds.
+
+    Raises:
+        UsageError: the sampler is another one.
+        SpaceError: a dimension of the space is a range.
+    """
+    if sampler != "grid":
+        raise UsageError(f"--seeds-per-cell {seeds}: only --sampler grid has cells. Add it, or use --trials.")
+    return seeds * len(cells(space, config.placement))
 
 
 def search_space(file: Path | None) -> Space:

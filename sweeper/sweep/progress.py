@@ -238,9 +238,10 @@ def make_view(progress: Progress, *, json_output: bool) -> PlainView | LiveView:
 
 def in_short(best: Standing) -> str:
     """Return the accuracy of a configuration, named by its first trial."""
+    if best.n == 1:  # the interval would rest on the seeds of other configurations
+        return f"{best.shrunken:.4f} (trial {best.key})"
     limits = f" [{best.low:.4f}, {best.high:.4f}]" if best.low < best.high else ""
-    seeds = f", {best.n} seeds" if best.n > 1 else ""
-    return f"{best.shrunken:.4f}{limits} (trial {best.key}{seeds})"
+    return f"{best.shrunken:.4f}{limits} (trial {best.key}, {best.n} seeds)"
 
 
 def in_words(params: Mapping[str, Any]) -> str:

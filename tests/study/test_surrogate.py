@@ -9,7 +9,7 @@ import pytest
 
 from sweeper.core.config import Placement, RunConfig
 from sweeper.study.space import Choice, Range, Space, default_space
-from sweeper.study.surrogate import LEADING, MODELLED, Grid, Points, Surrogate, expected, propose
+from sweeper.study.surrogate import Grid, Points, Surrogate, propose
 
 MIXED = Space(
     {
@@ -108,42 +108,6 @@ def test_proposals_gather_where_the_accuracy_is_high() -> None:
     near = [each for each in found if abs(each.get("conv_dropout", 1) - 0.1) < 0.06]
     assert len(near) >= 7
     assert found[0] == propose(grid, grid.encode(params), values, np.random.default_rng(0)) != found[1]
-
-
-def test_a_lucky_seed_does_not_make_a_configuration_the_best() -> None:
-    params = sampled(default_space(), 80)
-    draw = np.random.default_rng(3)
-    trained = [(each, max(peaked(each), 86) + draw.normal(0, 0.25)) for each in params]
-    best = max(trained, key=lambda each: peaked(each[0]))[0]
-    lucky = next(each for each in params if each["placement"] == "none")
-    trained = [(p, 94.0 if p is lucky else v) for p, v in trained] + [(best, peaked(best) + 0.1)]
-    found = expected(default_space(), Placement.NONE, trained)
-    assert max(trained, key=lambda each: each[1])[0] == lucky
-    assert found[0].params != lucky
-    assert peaked(dict(found[0].params)) > peaked(best) - 0.5
-    assert sum(each.trainings for each in found) == 81
-    assert next(each.trainings for each in found if each.params == best) == 2
-    assert [each.mean for each in found] == sorted((each.mean for each in found), reverse=True)
-
-
-def test_most_intervals_of_the_model_hold_the_truth() -> None:
-    draw = np.random.default_rng(4)
-    space = Space({"conv_dropout": Range(0.0, 0.4), "head_dropout": Range(0.0, 0.6)})
-
-    def true(params: dict[str, object]) -> float:
-        return 90 - 20 * (float(params["conv_dropout"]) - 0.1) ** 2  # type: ignore[arg-type]
-
-    trained = [(each, true(each) + draw.normal(0, 0.25)) for each in sampled(space, 60)]
-    found = expected(space, Placement.IC, trained)
-    assert np.mean([each.low <= true(dict(each.params)) <= each.high for each in found]) > 0.85
-
-
-def test_of_many_trainings_the_best_and_the_latest_are_judged() -> None:
-    params = [{"batch_size": 64 + i} for i in range(MODELLED + 40)]
-    space = Space({"batch_size": Choice(tuple(each["batch_size"] for each in params))})
-    found = expected(space, Placement.NONE, [(each, -float(i)) for i, each in enumerate(params)])
-    kept = sorted(each.params["batch_size"] - 64 for each in found)
-    assert kept == [*range(LEADING), *range(40 + LEADING, MODELLED + 40)]
 
 
 @pytest.mark.parametrize("values", [[0.5] * 12, [0.1] * 11 + [0.9], [0.9] * 11 + [0.1]])
