@@ -90,7 +90,7 @@ def train_all(
         return
     first = next(iter(configs.values()))
     choice = EngineChoice("serial" if workers == 1 and first.device == "cpu" else "auto", workers)
-    engine = build(choice, first, SharedSplits([data.arrays()]), len(configs), few=workers).engine
+    engine = build(choice, first, SharedSplits([data.arrays()]), len(configs), few=workers, warn=print).engine
     keys, waiting, left = list(configs), list(range(len(configs))), len(configs)
     try:
         while left:

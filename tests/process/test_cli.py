@@ -222,7 +222,20 @@ def test_json_is_one_object_and_nothing_else_on_stdout(
 
 def test_json_of_a_whole_sweep_is_one_line_and_the_words_go_to_stderr(finished_sweep: Any):
     assert len(finished_sweep.stdout.splitlines()) == 1
-    keys = {"study", "finished", "complete", "pruned", "failed", "best", "journal", "test", "report", "added"}
+    keys = {
+        "study",
+        "finished",
+        "complete",
+        "pruned",
+        "failed",
+        "best",
+        "journal",
+        "test",
+        "report",
+        "added",
+        "in_time",
+        "remarks",
+    }
     assert set(finished_sweep.result) == keys
     assert (finished_sweep.result["finished"], finished_sweep.result["added"]) == (6, 6)
     assert "trial 5: complete" in finished_sweep.stderr
