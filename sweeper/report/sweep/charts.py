@@ -156,11 +156,11 @@ def time_accuracy(timed: Sequence[Configuration], best: Sequence[Configuration])
                            hovertemplate="%{x:.1f} s<br>%{text}<extra></extra>")  # fmt: skip
     ring = {"size": 13, "symbol": "circle-open", "color": VERMILLION, "line": {"width": 1.5}}
     figure.add_scatter(**_places(best), mode="markers", name="front", marker=ring, hoverinfo="skip")
-    line = [timed[i] for i in pareto([(-each.standing.mean, each.seconds or 0.0) for each in timed])]
+    line = [timed[i] for i in pareto([(-each.standing.shrunken, each.seconds or 0.0) for each in timed])]
     figure.add_scatter(**_places(sorted(line, key=lambda each: each.seconds or 0.0)), mode="lines",
                        name="best by time", hoverinfo="skip",
                        line={"color": VERMILLION, "width": 1.5, "shape": "hv"})  # fmt: skip
-    accuracies = [each.standing.mean for each in timed]
+    accuracies = [each.standing.shrunken for each in timed]
     figure.update_xaxes(title="seconds of training and evaluation", rangemode="tozero")
     figure.update_yaxes(title=METRIC_TITLES[ACCURACY], tickformat=".1%",
                         range=limits([axis_floor(accuracies), max(accuracies)], 0.08))  # fmt: skip
@@ -171,9 +171,9 @@ def _places(configurations: Iterable[Configuration]) -> dict[str, list[Any]]:
     """Return x, y and text of a trace with a place for each configuration."""
     trace: dict[str, list[Any]] = {"x": [], "y": [], "text": []}
     for each in configurations:
-        first = each.trials[0]._replace(value=each.standing.mean, loss=each.loss)
+        first = each.trials[0]._replace(value=each.standing.shrunken, loss=each.loss)
         trace["x"].append(each.seconds)
-        trace["y"].append(each.standing.mean)
+        trace["y"].append(each.standing.shrunken)
         trace["text"].append(f"{describe(first)}<br>{counted(each.standing.n, 'seed')}")
     return trace
 

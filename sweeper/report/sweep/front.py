@@ -12,7 +12,7 @@ def front(configurations: Iterable[Configuration]) -> list[Configuration]:
 
     Those without a loss or a time are left out.
     """
-    known = [(c, (-c.standing.mean, c.loss, c.seconds)) for c in configurations if c.loss is not None and c.seconds]
+    known = [(c, (-c.standing.shrunken, c.loss, c.seconds)) for c in configurations if c.loss is not None and c.seconds]
     return [known[i][0] for i in pareto([point for _, point in known])]
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from markupsafe import Markup
 
@@ -18,6 +18,7 @@ from sweeper.report.sweep.charts import shown
 from sweeper.report.sweep.front import front
 from sweeper.report.sweep.rows import Champion, Configuration, Sweep, SweptTrial, mean
 from sweeper.study.edges import edges
+from sweeper.study.evidence import Standing
 from sweeper.study.space import Space
 
 LEADERS: Final = 50
@@ -35,32 +36,47 @@ def lead(sweep: Sweep) -> str:
     configurations = sweep.configurations()
     if not configurations:
         return f"{words} No trial is complete yet."
-    best, evidence = _best(sweep, configurations)
-    params = ", ".join(f"{name} {shown(value)}" for name, value in best.params.items())
-    return f"{words} The best is trial {best.number} with {evidence}: {params}."
+    best = _best(sweep, configurations)
+    params = ", ".join(f"{name} {shown(value)}" for name, value in best.trial.params.items())
+    return f"{words} The best is trial {best.trial.number} with {best.in_words()}: {params}."
 
 
-def _best(sweep: Sweep, configurations: Sequence[Configuration]) -> tuple[SweptTrial, str]:
-    """Return the first trial of the best configuration, and its accuracy in words: by finalists where there are any."""
+class _Best(NamedTuple):
+    """The best configuration, by finalists where there are any: its first trial, and the evidence for it."""
+
+    trial: SweptTrial
+    standing: Standing
+    seeds: str  # in words
+
+    def in_words(self) -> str:
+        """Return the accuracy, its interval and the seeds it rests on."""
+        standing = self.standing
+        return percent(standing.shrunken) + limits(standing.low, standing.high) + (self.seeds and f", {self.seeds}")
+
+
+def _best(sweep: Sweep, configurations: Sequence[Configuration]) -> _Best:
     trials = {str(c.trials[0].number): c.trials[0] for c in configurations}
-    for key, n, _, found, low, high in sweep.finalists:
-        if key in trials:
-            return trials[key], f"{percent(found)}{limits(low, high)}, the mean of {counted(n, 'fresh seed')}"
+    for found in sweep.finalists:
+        if found.key in trials:
+            return _Best(trials[found.key], found, f"the mean of {counted(found.n, 'fresh seed')}")
     first, standing = configurations[0].trials[0], configurations[0].standing
-    seeds = f", {counted(standing.n, 'seed')}" if standing.n > 1 else ""
-    return first, percent(standing.shrunken) + limits(standing.low, standing.high) + seeds
+    return _Best(first, standing, counted(standing.n, "seed") if standing.n > 1 else "")
 
 
 def limits(low: float, high: float) -> str:
     """Show an interval of shares, or nothing where there is none."""
-    return f" [{100 * low:.2f}, {100 * high:.2f}]" if low < high else ""
+    return f" [{100 * max(low, 0.0):.2f}, {100 * min(high, 1.0):.2f}]" if low < high else ""
 
 
 def summary(sweep: Sweep) -> Markup:
     """Return the most important numbers, the circumstances and the settings."""
     numbers: list[tuple[str, Value]] = []
     if configurations := sweep.configurations():
-        numbers.append(("best validation accuracy", _best(sweep, configurations)[1]))
+        best = _best(sweep, configurations)
+        low, high = best.standing.low, best.standing.high
+        interval = f"95% interval {percent(max(low, 0.0))} to {percent(min(high, 1.0))}" if low < high else ""
+        label = "; ".join(filter(None, ("best validation accuracy", best.seeds, interval)))
+        numbers.append((label, percent(best.standing.shrunken)))
     if sweep.champion is not None:
         numbers.append(champion_accuracy(sweep.champion, "test accuracy, evaluated once"))
     numbers.append(("finished trials", sum(t.state in ("complete", "pruned") for t in sweep.trials)))
@@ -137,14 +153,14 @@ def leaderboard(sweep: Sweep) -> Markup:
 def _edges(sweep: Sweep, leaders: Sequence[Configuration]) -> Markup:
     """Say which numbers of the best configuration lie at an edge of the search space."""
     described = {k.removeprefix("space."): v for k, v in sweep.settings.items() if k.startswith("space.")}
-    found = edges(Space.read(described), _best(sweep, leaders)[0].params)
+    found = edges(Space.read(described), _best(sweep, leaders).trial.params)
     return text(" ".join(found)) if found else Markup()
 
 
 def front_table(found: Sequence[Configuration], names: Sequence[str]) -> Markup:
     """Tabulate the configurations on the front of accuracy, loss and time."""
     rows: list[list[Value]] = [
-        [c.trials[0].number, share(c.standing.mean), limits(c.standing.low, c.standing.high).strip() or NOTHING,
+        [c.trials[0].number, share(c.standing.shrunken), limits(c.standing.low, c.standing.high).strip() or NOTHING,
          c.standing.n, fixed(c.loss, 4), fixed(c.seconds, 1), *_params(c.trials[0], names)]
         for c in found
     ]  # fmt: skip
@@ -164,7 +180,7 @@ def front_csv(sweep: Sweep) -> bytes:
         standing = c.standing
         interval = (standing.low, standing.high) if standing.low < standing.high else ("", "")
         params = [c.trials[0].params.get(name, "") for name in names]
-        rows.append([c.trials[0].number, standing.mean, *interval, standing.n, c.loss, c.seconds, *params])
+        rows.append([c.trials[0].number, standing.shrunken, *interval, standing.n, c.loss, c.seconds, *params])
     return _csv(["trial", "val_accuracy", "low", "high", "seeds", "val_loss", "seconds", *names], rows)
 
 
