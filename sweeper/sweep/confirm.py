@@ -66,6 +66,7 @@ def confirm(env: Environment, asked: Confirmation) -> dict[str, Any]:
         ranked = _ranked(study, asked)
         wanted = plan(study, ranked, asked.seeds)
         with Signals() as signals, study.answering():
+            study.forget_orders()
             built = build(asked.engine, chosen.config, images, len(wanted.runs), few=len(wanted.runs), warn=env.warn)
 
             def describe(trial: Trial) -> RunInfo:
