@@ -13,6 +13,7 @@ from sweeper.core.config import RunConfig, finite
 from sweeper.core.environment import Environment
 from sweeper.core.trial import Trial
 from sweeper.engine.choice import Built
+from sweeper.study.control import Orders
 from sweeper.study.evidence import standings
 from sweeper.study.rows import Ranked, ranking
 from sweeper.study.study import Study, repeat
@@ -134,18 +135,13 @@ def _train(
     source = Listed([Trial(number, run.config, run.seed) for number, run in enumerate(left)], finished=done)
     view = make_view(Progress(target=target, finished=done, at_start=done, unit="finalist run"),
                      json_output=env.json_output)  # fmt: skip
+
+    def orders() -> Orders:  # without the trials to skip, whose numbers are not those of finalists' runs
+        return study.orders()._replace(skipped=frozenset())
+
     try:
-        driver = Driver(
-            source,
-            built.engine,
-            tracker,
-            named,
-            view,
-            deadline=deadline,
-            retries=retries,
-            signals=signals,
-            orders=lambda: study.orders()._replace(skipped=frozenset()),
-        )  # whose numbers are of trials
+        driver = Driver(source, built.engine, tracker, named, view, deadline=deadline, retries=retries,
+                        signals=signals, orders=orders)  # fmt: skip
         driver.run(target)
     finally:
         view.close()

@@ -117,13 +117,15 @@ def check_finished(result: Mapping[str, Any], trials: int) -> None:
         OutOfTime: one line that says how many.
         StudyIncomplete: the space has no configuration left.
     """
-    if result["finished"] < trials and result["in_time"]:
+    if not result["in_time"]:
+        if result["finished"] < trials:
+            raise out_of_time(result["finished"], trials)
+        raise OutOfTime("the finalists are not all trained: --timeout came first. The same command continues.")
+    if result["finished"] < trials:
         raise StudyIncomplete(
             f"{result['finished']} of {trials} trials finished: the last proposals all repeat earlier ones. Lower "
             "--trials, or leave --one-seed out so that repeats are trained with other seeds."
         )
-    if not result["in_time"]:
-        raise out_of_time(result["finished"], trials)
 
 
 def _check_batch_sizes(options: SweepOptions, images: SharedSplits) -> None:

@@ -76,6 +76,29 @@ def test_a_driver_killed_with_a_trial_in_hand_comes_to_exactly_n(place: Place, t
     tally("G1", {"kill -9 of the driver": 1, "trials": TRIALS}, finished_by(place, place.run(*COMMAND)))
 
 
+# The writes of a trial whose training, the second to begin, ends in each way: lines of the journal, the outcome in the
+# study, a batch in MLflow and the note of it.
+OUTCOMES = {"complete": {}, "pruned": {"2": "nan"}, "failed": {"2": "fails"}, "retried": {"2": "exit"}}
+WRITES = [("appending", nth) for nth in range(3, 13)] + [(at, nth) for at in ("telling", "noting") for nth in (2, 3)]
+PLACED = [(how, *write) for how in OUTCOMES for write in WRITES]
+
+
+@pytest.mark.parametrize("kill", long_but({("pruned", "appending", 7), ("retried", "telling", 2)}, PLACED))
+def test_a_kill_between_any_two_writes_of_a_trial_loses_nothing(place: Place, tally: Tally, kill: tuple[str, str, int]):
+    how, at, nth = kill
+    command = (*SWEEP, "--trials", str(TRIALS), "--epochs", str(EPOCHS), "--workers", "1", "--json")
+    place.strike(at, nth, signal.SIGKILL)
+    place.faults["outcomes"] = OUTCOMES[how]
+    place.stopped_by(signal.SIGKILL, *command)
+    place.faults = {}
+    lost = finished_by(place, place.run(*command))
+    failed = sum(row.state == "failed" for row in place.rows())
+    assert failed == 0 or how == "failed"
+    if failed:  # it is recorded, and another trial took its place
+        lost |= {"trials too many": lost["trials too many"] - failed, "numbers out of order": 0}
+    tally("G1", {"kill -9 between two writes": 1, "trials": TRIALS}, lost)
+
+
 # The finalists' runs, two seeds of two configurations, begin after the six trials.
 OF_FINALISTS = [("submitted", 7), ("submitted", 9), ("reporting", 6 * EPOCHS + 2), ("renaming", 50)]
 

@@ -44,7 +44,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def backed_up(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A backup of `served`, made while it runs."""
     file = tmp_path_factory.mktemp("backup") / "all.tar"
@@ -54,7 +54,7 @@ def backed_up(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def restored(backed_up: Path, tmp_path_factory: pytest.TempPathFactory, alone: dict[str, str]) -> Path:
     """A home that was made of the backup, by a command that made its folder too."""
     parent = tmp_path_factory.mktemp("restored")

@@ -86,7 +86,7 @@ class Served:
         self.process.communicate(timeout=60)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, alone: dict[str, str]) -> Iterator[Served]:
     """A server with a PostgreSQL of its own, and a finished sweep of three trials."""
     server = Served(tmp_path_factory.mktemp("served"), alone)

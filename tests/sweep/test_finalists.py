@@ -75,7 +75,7 @@ def test_a_deadline_before_the_finalists_leaves_them_to_the_next_command(
         patched.setattr("sweeper.sweep.optimize.train_finalists", late)
         result = place.optimize(**FINAL, final=True)
     assert "test" not in result
-    with pytest.raises(OutOfTime):
+    with pytest.raises(OutOfTime, match="the finalists are not all trained"):
         check_finished(result, 4)
     result = place.optimize(**FINAL, final=True)
     check_finished(result, 4)
