@@ -24,6 +24,7 @@ from sweeper.report.sweep.charts import (
 from sweeper.report.sweep.front import front
 from sweeper.report.sweep.landscape import BANDWIDTH, FEWEST, contour, heat_map, numeric_pair, rate_map
 from sweeper.report.sweep.parallel import parallel
+from sweeper.report.sweep.pruned import pruned_by_placement
 from sweeper.report.sweep.rows import Champion, Sweep, SweptTrial, read_sweep, valued
 from sweeper.report.sweep.tables import (
     all_trials,
@@ -94,7 +95,10 @@ def _sections(sweep: Sweep, drawn: Mapping[str, bytes]) -> Iterator[tuple[str, M
         yield "Placement and rate", _rates(ranked)
         yield "Two parameters", _contour(sweep, ranked)
     if ended_early := [t for t in sweep.trials if t.state in ("pruned", "failed")]:
-        yield "Pruned and failed", _stopped(ended_early, max(len(t.epochs) for t in sweep.trials))
+        yield (
+            "Pruned and failed",
+            _stopped(sweep.trials, ended_early),
+        )
     if sweep.champion is not None:
         yield "Champion", _champion(sweep.champion)
     yield "All trials", all_trials(sweep)
@@ -193,10 +197,13 @@ def _front(sweep: Sweep) -> Markup:
     return text(words) + front_table(best, sweep.parameters) + chart(time_accuracy(timed, best), caption)
 
 
-def _stopped(trials: Sequence[SweptTrial], epochs: int) -> Markup:
-    pruned = [t for t in trials if t.state == "pruned"]
+def _stopped(trials: Sequence[SweptTrial], ended_early: Sequence[SweptTrial]) -> Markup:
+    pruned = [t for t in ended_early if t.state == "pruned"]
+    if not pruned:
+        return stopped(ended_early)
+    drawn = pruned_epochs(pruned, max(len(t.epochs) for t in trials))
     words = "Trials by the epoch after which they were pruned."
-    return (chart(pruned_epochs(pruned, epochs), words) if pruned else Markup()) + stopped(trials)
+    return pruned_by_placement(trials) + chart(drawn, words) + stopped(ended_early)
 
 
 # --- the champion ---------------------------------------------------------------------------------
