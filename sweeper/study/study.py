@@ -31,6 +31,7 @@ from sweeper.study.space import Space, cells
 ASKED_AGAIN: Final = 100  # proposals in a row
 REPETITION: Final = "repetition"  # a user attribute of a trial
 SEEDS: Final = 2**31  # below which a seed lies
+Params = frozenset[tuple[str, Any]]  # the parameters of a trial, by name
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -117,10 +118,8 @@ class Study:
         self._optuna = self._mirror.study
         self._pruner = make_pruner(self.settings.pruner)
         self._orders = Orders()
-        self._begun: dict[frozenset[tuple[str, Any]], int] = {}  # how many trials have these parameters
-        self._values: dict[
-            frozenset[tuple[str, Any]], tuple[int, list[float]]
-        ] = {}  # of complete trials, by parameters
+        self._begun: dict[Params, int] = {}  # how many trials have these parameters
+        self._values: dict[Params, tuple[int, list[float]]] = {}  # of complete trials: the first number, the accuracies
         self._finished = len(self.trials(*FINISHED))
         for row in self.rows():
             if row.state == "complete" and row.copy_of is None:
