@@ -5,6 +5,7 @@ The highest of many trials is partly luck. The mean of fresh seeds is not, so it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
@@ -17,7 +18,6 @@ from sweeper.study.control import Orders
 from sweeper.study.evidence import standings
 from sweeper.study.rows import Ranked, ranking
 from sweeper.study.study import Study, repeat
-from sweeper.sweep.champion_record import recorded_champions
 from sweeper.sweep.driver import Driver
 from sweeper.sweep.progress import Progress, make_view
 from sweeper.sweep.signals import Signals
@@ -83,9 +83,15 @@ def plan(study: Study, ranked: Sequence[Ranked], seeds: int) -> Plan:
 def usual_finalists(env: Environment, study: Study, trials: int) -> int:
     """Return how many finalists a sweep has where nobody said.
 
-    None after a look at the test images that finalists did not choose, as 0.1.0 took: it was the only one.
+    None if the test images were looked at before any finalist was trained, as 0.1.0 did: that look was the only one.
     """
-    decided = recorded_champions(env, study.name, study.uid) and not recorded_runs(env, study)
+
+    def ends(pattern: str, kind: str) -> list[float]:
+        runs = finished_runs(env.journal / study.name, pattern, env.warn)
+        return [run.time for run in runs if run.key.startswith(f"{study.uid}/{kind}/")]
+
+    looks, finals = ends("champion-*", "champion"), ends("finalist-*", "finalist")
+    decided = looks and min(looks) < min(finals, default=math.inf)
     return 0 if trials < FEWEST_TRIALS or decided else FINALISTS
 
 

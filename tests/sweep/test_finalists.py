@@ -82,6 +82,25 @@ def test_a_deadline_before_the_finalists_leaves_them_to_the_next_command(
     assert result["test"]["trial"] == result["best"]["trial"]
 
 
+def test_a_look_at_the_test_images_without_finalists_stays_the_only_one(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeper.sweep.finalists.FEWEST_TRIALS", 2)
+    first = place.optimize(trials=2, finalists=0, final=True)
+    confirmed(place)
+    again = place.optimize(trials=2, final=True)
+    assert again["test"] == first["test"]
+    assert len(list(place.home.glob("journal/few/champion-*"))) == 1
+
+
+def test_a_sweep_of_many_trials_has_finalists_by_itself(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeper.sweep.finalists.FEWEST_TRIALS", 2)
+    result = place.optimize(trials=2, final=True)
+    assert len(fresh(place)) == 3 * len({json.dumps(row.params) for row in
+                                         read_study("few", place.environment.storage).rows})  # fmt: skip
+    assert place.optimize(trials=2, final=True)["test"] == result["test"]
+
+
 # --- confirm -------------------------------------------------------------------------------------------
 
 
