@@ -87,8 +87,9 @@ def test_a_look_at_the_test_images_without_finalists_stays_the_only_one(
 ) -> None:
     monkeypatch.setattr("sweeper.sweep.finalists.FEWEST_TRIALS", 2)
     first = place.optimize(trials=2, finalists=0, final=True)
-    confirmed(place)
+    confirmed(place, seeds=1)
     again = place.optimize(trials=2, final=True)
+    assert {name[-1] for name in fresh(place)} == {"1"}
     assert again["test"] == first["test"]
     assert len(list(place.home.glob("journal/few/champion-*"))) == 1
 
