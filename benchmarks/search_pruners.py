@@ -26,7 +26,7 @@ Pruner = Callable[[int, str, npt.NDArray[np.float64], Sequence[Known]], bool]  #
 
 
 class Replayed(NamedTuple):
-    """What a pruner did to a sweep."""
+    """The effect of a pruner on a sweep."""
 
     pruned: list[bool]
     fast: list[bool]  # trials without Dropout

@@ -138,13 +138,16 @@ data_dir_option = or_auto(
 )  # fmt: skip
 
 
+device_option = click.option("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Device to train on.")
+
+
 def machine(command: Command) -> Command:
     """Add the options of every command that trains: the data set, device and precision."""
     return together(
         click.option("--dataset", type=click.Choice(["auto", "fashion-mnist", "sample"]), default="auto",
                      help="auto: FashionMNIST, found or downloaded, else the sample."),
         data_dir_option,
-        click.option("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Device to train on."),
+        device_option,
         click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto",
                      help="auto: bf16 where it is faster than fp32."),
     )(command)  # fmt: skip

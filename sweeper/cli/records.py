@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sweeper.cli.environment import make_environment, print_json
-from sweeper.cli.options import json_option, or_auto, refuse, storage_option, tracking_option
+from sweeper.cli.options import data_dir_option, json_option, or_auto, refuse, storage_option, tracking_option
 
 if TYPE_CHECKING:
     from sweeper.replication.arms import ProtocolName
@@ -78,12 +78,7 @@ def sync(journal: Path | None, again: bool, free: bool, **options: Any) -> None:
 
 @click.command()
 @click.argument("run", metavar="RUN_ID|FOLDER")
-@or_auto(
-    "--data-dir",
-    click.Path(path_type=Path),
-    "Folder of the four FashionMNIST files, or torchvision's root.",
-    metavar="auto|DIR",
-)
+@data_dir_option
 @tracking_option
 @json_option
 def replay(run: str, **options: Any) -> None:

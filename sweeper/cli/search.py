@@ -16,6 +16,7 @@ from sweeper.cli.options import (
     Number,
     Split,
     data_dir_option,
+    device_option,
     ends_unread,
     engine_options,
     given,
@@ -114,8 +115,8 @@ def train(exp: int, **options: Any) -> None:
 @or_auto("--seeds-per-cell", click.IntRange(1, 100), "With --sampler grid: number of seeds of every cell, in place of "
          "--trials.")  # fmt: skip
 @click.option("--one-seed", is_flag=True,
-              help="Train each configuration once: ask again where one is proposed that was trained. Without it, a "
-              "repeat is trained with the next seed.")  # fmt: skip
+              help="Train each configuration once: if the sampler proposes one again, ask it for another. Without "
+              "this option, a repeat is trained with the next seed.")  # fmt: skip
 @or_auto("--finalists", click.IntRange(0, 100), "Number of the best configurations that are trained again with fresh "
          "seeds, to choose the champion by their means; 0: none; auto: 5 in a sweep of 20 trials or more.")  # fmt: skip
 @click.option("--finalist-seeds", type=click.IntRange(1, 100), default=3,
@@ -176,15 +177,15 @@ def optimize(exp: int, **options: Any) -> None:
 @click.option("--seeds", type=click.IntRange(1, 100), default=3, help="Number of fresh seeds of each configuration.")
 @engine_options
 @data_dir_option
-@click.option("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Device to train on.")
+@device_option
 @storage_option
 @tracked
 @ends_unread
 def confirm(study: str, **options: Any) -> None:
     """Train the best again with fresh seeds, and compare.
 
-    The means of seeds that a search did not choose by tell how good its configurations are. Runs that are recorded are
-    not trained again, so a stopped command is continued by the same command. The test images are not read.
+    A search chooses by its own seeds, so its best accuracies are partly luck. Fresh seeds show how good a configuration
+    is. Recorded runs are not trained again: to continue a stopped command, run it again. The test images are not read.
     """
     from sweeper.sweep.options import engine_choice, start_workers
 
@@ -198,7 +199,7 @@ def confirm(study: str, **options: Any) -> None:
 
 
 def _say_best(env: Environment, result: dict[str, Any]) -> None:
-    from sweeper.core.intervals import accuracy_words
+    from sweeper.core.intervals import accuracy_words, limits
     from sweeper.core.text import counted
     from sweeper.sweep.progress import in_words
 
@@ -206,9 +207,9 @@ def _say_best(env: Environment, result: dict[str, Any]) -> None:
     counts = f"{counted(result['finished'], 'trial')} finished: {', '.join(parts)}"
     env.say(f"study {result['study']!r}: {counts}; {result['added']} added now")
     if best := result["best"]:
-        limits = f" [{best['low']:.4f}, {best['high']:.4f}]" if "low" in best else ""
+        interval = limits(best["low"], best["high"]) if "low" in best else ""
         env.say(
-            f"best: trial {best['trial']}, val accuracy {best['val_accuracy']:.4f}{limits}, "
+            f"best: trial {best['trial']}, val accuracy {best['val_accuracy']:.4f}{interval}, "
             f"{counted(best['seeds'], 'seed')}, loss {best['val_loss']:.4f}"
         )
         env.say(f"      {in_words(best['params'])}")

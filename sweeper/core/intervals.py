@@ -44,7 +44,12 @@ def with_interval(metrics: Mapping[str, float], images: object) -> dict[str, flo
     return {**metrics, **dict(zip((LOW, HIGH), accuracy_interval(accuracy, images), strict=True))}
 
 
+def limits(low: float, high: float) -> str:
+    """Return an interval for the terminal, after a space; nothing where it is not known."""
+    return f" [{low:.4f}, {high:.4f}]" if low < high else ""
+
+
 def accuracy_words(metrics: Mapping[str, float]) -> str:
     """Return the test accuracy and, where it is known, its interval, for the terminal."""
-    interval = f", 95 % interval [{metrics[LOW]:.4f}, {metrics[HIGH]:.4f}]" if LOW in metrics else ""
+    interval = f", 95 % interval{limits(metrics[LOW], metrics[HIGH])}" if LOW in metrics else ""
     return f"{metrics[TEST]:.4f}{interval}"

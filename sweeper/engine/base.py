@@ -26,7 +26,7 @@ class Engine(Protocol):
     """Runs trainings. After a `TrainResult` or an error a key is done."""
 
     slots: int
-    interruptible: bool  # `wait` may be ended by what a signal's handler raises; else it takes about `timeout` at most
+    interruptible: bool  # a signal handler may raise inside `wait`; if not, `wait` returns within about `timeout`
 
     def free(self) -> int:
         """Return how many more trainings could begin at once."""

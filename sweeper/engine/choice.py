@@ -139,8 +139,8 @@ def prepare(choice: EngineChoice) -> None:
 def build(choice: EngineChoice, config: RunConfig, splits: SharedSplits, most: int, *, few: int, warn: Say) -> Built:
     """Build the engine for trainings such as `config`, soon after `prepare` has checked the Ray cluster.
 
-    It holds at most `most` trainings at a time, and at most `few` if it is one of `MANY`. `warn` takes a line for a
-    person, such as that no node of a cluster has room.
+    It holds at most `most` trainings at a time, and at most `few` if it is one of `MANY`. `warn` prints a
+    line for the user, such as that no node of a cluster has room.
 
     Raises:
         UsageError: this machine has fewer GPUs than a training in Ray needs.

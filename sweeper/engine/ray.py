@@ -6,7 +6,7 @@
     cancel ──▶ the task is interrupted, within an epoch too
 
 A task first yields the address of its node, so that the driver knows which tasks wait for room, and where one was lost.
-What a signal's handler raises does not pass through Ray's calls, which end in a SystemError.
+If a signal handler raises inside a call of Ray, the call ends in a SystemError, so the driver lets none raise there.
 
 The images are put into the object store once; the workers of a node read one copy. Ray repeats nothing
 (`max_retries=0`): a lost worker or node is an event, and the driver decides. A worker holds no credentials, no database
@@ -62,7 +62,7 @@ class RayEngine:
         cpus: processors of a training, and threads of its computations; below 1 they are shared.
         gpus: GPUs of a training; below 1 they are shared.
         few: trainings in flight at most, however large the cluster is.
-        warn: takes a line for a person: the head is gone, or trainings wait for room.
+        warn: prints a line for the user: the head is gone, or trainings wait for room.
 
     Raises:
         UsageError: this machine lacks the GPUs that a training needs.

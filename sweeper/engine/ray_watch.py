@@ -1,4 +1,4 @@
-"""Watch a Ray cluster from the driver: is its head there, and has a node room? A person is told, once each time."""
+"""Watch a Ray cluster from the driver, and warn the user when its head is gone or when no node has room."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sweeper.core.text import counted
 
 REACH_SECONDS: Final = 2.0  # for a connection
 HEAD_SECONDS: Final = 30.0  # for the head to come back; Ray ends a process whose head is gone for 60 s
-ROOM_SECONDS: Final = 20.0  # before a person is told that trainings wait: a worker takes ten to start
+ROOM_SECONDS: Final = 20.0  # before we warn that trainings wait; a worker takes ten to start
 
 
 class Watch:
-    """Tells a person when the head of the cluster is gone, and when no training in flight has begun for long.
+    """Warns when the head of the cluster is gone, and when no training in flight has begun for long.
 
     Args:
-        warn: writes a line for a person.
+        warn: prints a line for the user.
         needs: what a training needs, such as `{"CPU": 1.0, "GPU": 0.25}`.
     """
 
@@ -55,7 +55,7 @@ class Watch:
         return False
 
     def see(self, in_flight: int, begun: int) -> None:
-        """Say so if trainings are in flight and none of them has begun for some time."""
+        """Warn if trainings are in flight and none of them has begun for some time."""
         now = time.monotonic()
         if begun or not in_flight or self._waiting_since is None:
             self._waiting_since, self._said = now, False

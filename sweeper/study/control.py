@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-WANTED: Final = "wanted"  # what the driver shall do:
+WANTED: Final = "wanted"  # what the driver should do:
 RUN, PAUSE, STOP = "run", "pause", "stop"
 WORKERS: Final = "wanted_workers"  # how many trainings at a time
 SKIP: Final = "skip."  # and the number of a trial that shall end
 
 
 class Orders(NamedTuple):
-    """What the driver of a study was told."""
+    """The orders that the driver of a study was given."""
 
     wanted: str = RUN
     workers: int | None = None

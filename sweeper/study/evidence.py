@@ -7,8 +7,8 @@ as good three times. So each mean is drawn towards the mean of all, the more the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 COVERAGE: Final = 0.95
 
@@ -45,6 +45,49 @@ def standings(values: Mapping[str, Sequence[float]]) -> list[Standing]:
         squares = math.fsum((value - means[key]) ** 2 for key, seeds in values.items() for value in seeds)
         found = _shrink(means, counts, squares / freedom, freedom)
     return sorted(found, key=lambda each: (-each.shrunken, -each.mean, each.key))
+
+
+class Tried(Protocol):
+    """A complete trial, as far as it is evidence."""
+
+    @property
+    def number(self) -> int:
+        """Its number in the study."""
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """Its parameters, by name."""
+
+    @property
+    def value(self) -> float | None:
+        """Its accuracy, which it has."""
+
+    @property
+    def loss(self) -> float | None:
+        """Its loss, if it is known."""
+
+
+T = TypeVar("T", bound=Tried)
+
+
+def by_configuration(trials: Iterable[T]) -> list[tuple[list[T], Standing]]:
+    """Group complete trials, which come by number, by their parameters.
+
+    Each group has its standing, named by the number of its first trial. The best comes first: by shrunken mean, then by
+    mean, then by mean loss, then by number.
+    """
+    groups: dict[frozenset[tuple[str, Any]], list[T]] = {}
+    for trial in trials:
+        groups.setdefault(frozenset(trial.params.items()), []).append(trial)
+    alike = {str(group[0].number): group for group in groups.values()}
+    found = standings({key: [trial.value or 0.0 for trial in group] for key, group in alike.items()})
+    made = [(alike[standing.key], standing) for standing in found]
+    return sorted(made, key=lambda each: (-each[1].shrunken, -each[1].mean, mean_loss(each[0]), each[0][0].number))
+
+
+def mean_loss(trials: Sequence[Tried]) -> float:
+    """Return the mean loss; one that is not known counts as 0."""
+    return sum(trial.loss or 0.0 for trial in trials) / len(trials)
 
 
 def _shrink(means: Mapping[str, float], counts: Mapping[str, int], noise: float, freedom: int) -> list[Standing]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from optuna.storages import RDBStorage
-from optuna.trial import FixedTrial, FrozenTrial
+from optuna.trial import FrozenTrial
 
 from sweeper.core.config import RunConfig, check_name
 from sweeper.core.errors import StudyConflict, UsageError
@@ -93,10 +93,7 @@ def best_configurations(name: str, storage_url: str, top: int) -> list[Ranking]:
     best = ranking(trial_rows(trials))[:top]
     if not best:
         raise UsageError(f"study {found!r}: no trial is complete yet; name another one")
-    return [
-        Ranking(each.trials[0], each.params, settings.space.suggest(settings.base, FixedTrial(dict(each.params))))
-        for each in best
-    ]
+    return [Ranking(each.trials[0], each.params, settings.configuration(each.params)) for each in best]
 
 
 def _settings(name: str, attributes: Mapping[str, Any]) -> StudySettings:

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeper.study.evidence import Standing, standings
+from sweeper.study.evidence import Standing, by_configuration, mean_loss
 from sweeper.study.importance import Importance, importances
 
 STATES: Final = {
@@ -32,7 +32,7 @@ class TrialRow(NamedTuple):
     epochs: int
     seconds: float | None
     reason: str
-    copy_of: int | None = None  # 0.1.0 gave a trial the result of an earlier one, and trained it not
+    copy_of: int | None = None  # the earlier trial whose result 0.1.0 copied, without a training
 
 
 class Ranked(NamedTuple):
@@ -85,19 +85,12 @@ def elapsed(start: dt.datetime, end: dt.datetime) -> float:
 
 
 def ranking(rows: Iterable[TrialRow]) -> list[Ranked]:
-    """Return the configurations that have complete trials, the best first: by shrunken mean, then by loss, then by
-    number. Copies are left out."""
-    groups: dict[frozenset[tuple[str, Any]], list[TrialRow]] = {}
-    for row in rows:
-        if row.state == "complete" and row.value is not None and row.copy_of is None:
-            groups.setdefault(frozenset(row.params.items()), []).append(row)
-    alike = {str(group[0].number): group for group in groups.values()}
-    found = []
-    for standing in standings({key: [row.value or 0.0 for row in group] for key, group in alike.items()}):
-        group = alike[standing.key]
-        loss = sum(row.loss or 0.0 for row in group) / len(group)
-        found.append(Ranked(group[0].params, tuple(row.number for row in group), standing, loss))
-    return sorted(found, key=lambda each: (-each.standing.shrunken, -each.standing.mean, each.loss, each.trials[0]))
+    """Return the configurations that have complete trials, the best first. Copies are left out."""
+    complete = [row for row in rows if row.state == "complete" and row.value is not None and row.copy_of is None]
+    return [
+        Ranked(alike[0].params, tuple(row.number for row in alike), standing, mean_loss(alike))
+        for alike, standing in by_configuration(complete)
+    ]
 
 
 class StudyRecord(NamedTuple):

@@ -59,7 +59,7 @@ def make_sampler(
 
     `gp` and `qmc` without a space are those of 0.1.0. `placement` is that of a space which varies none.
     """
-    own = (seed * 1_000_003 + number) % 2**32
+    own = _own_seed(seed, number)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # of TPE's `group`, GP and QMC
         match name:
@@ -80,8 +80,13 @@ def make_sampler(
                 return RandomSampler(own)
 
 
+def _own_seed(seed: int, number: int) -> int:
+    """Return the seed of one trial's sampler."""
+    return (seed * 1_000_003 + number) % 2**32
+
+
 def drawn_at_random(sampler: str, space: Space, joint: bool = True) -> tuple[str, ...]:
-    """Return the names of the dimensions that a sampler draws at random, whatever the trials before came to.
+    """Return the names of the dimensions that a sampler draws at random, without regard to earlier trials.
 
     `gp` and `qmc` of a study that 0.1.0 made (`joint` is False) draw the rates that not every placement has.
     """
@@ -100,7 +105,7 @@ class Whole(BaseSampler):
     def __init__(self, space: Space, placement: Placement, seed: int, number: int) -> None:
         self._space, self._placement, self._seed, self._number = space, placement, seed, number
         self._grid = Grid(space, placement)
-        self._independent = RandomSampler((seed * 1_000_003 + number) % 2**32)
+        self._independent = RandomSampler(_own_seed(seed, number))
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return all dimensions. Optuna does not ask for the rates that the placement lacks."""

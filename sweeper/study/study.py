@@ -87,6 +87,10 @@ class StudySettings:
             **{name: value for name, value in base.items() if name not in self.space.dimensions},
         }
 
+    def configuration(self, params: Mapping[str, Any]) -> RunConfig:
+        """Return the configuration of a trial's parameters, with the base seed."""
+        return self.space.suggest(self.base, optuna.trial.FixedTrial(dict(params)))
+
     @classmethod
     def read(cls, described: Mapping[str, Any]) -> StudySettings:
         """Return the settings that `describe` has described."""
@@ -275,10 +279,6 @@ class Study:
         """Return the standing of the best configuration so far, whose key is the number of its first trial."""
         found = standings({str(number): values for number, values in self._values.values()})
         return found[0] if found else None
-
-    def configuration(self, params: Mapping[str, Any]) -> RunConfig:
-        """Return the configuration of a trial's parameters, with the base seed."""
-        return self.settings.space.suggest(self.settings.base, optuna.trial.FixedTrial(dict(params)))
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:

@@ -170,7 +170,7 @@ class _Kernel:
         return np.asarray(math.exp(theta[0]) * np.prod([factor for factor, _ in self._factors(theta)], axis=0))
 
     def _factors(self, theta: Array) -> list[tuple[Array, Array]]:
-        """Of each dimension the factor, and k_d."""
+        """Return the factor and k_d of each dimension."""
         found, length = [], 1 + len(self.words)
         for d, is_word in enumerate(self.words):
             k, weight = self._fixed[d], math.exp(theta[1 + d])

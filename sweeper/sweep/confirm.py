@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +9,7 @@ from typing import Any
 
 from sweeper.core.environment import Environment
 from sweeper.core.errors import UsageError
+from sweeper.core.intervals import limits
 from sweeper.core.text import counted
 from sweeper.core.trial import Trial
 from sweeper.data.shared import SharedSplits
@@ -106,7 +106,7 @@ def _say(env: Environment, asked: Confirmation, ranked: Sequence[Ranked], means:
     configurations = counted(len(ranked), "configuration")
     env.say(f"{configurations} of study {asked.study!r}, {counted(asked.seeds, 'fresh seed')} each:")
     for rank, best in enumerate(means, 1):
-        limits = "" if math.isnan(best.low) else f" [{best.low:.4f}, {best.high:.4f}]"
-        env.say(f"  {rank}  val accuracy {best.val_accuracy:.4f}{limits}  trial {best.trial}: {in_words(best.params)}")
+        accuracy = f"{best.val_accuracy:.4f}{limits(best.low, best.high)}"
+        env.say(f"  {rank}  val accuracy {accuracy}  trial {best.trial}: {in_words(best.params)}")
     if left := len(ranked) - len(means):
         env.warn(f"left out: {counted(left, 'configuration')} that diverged or failed with a fresh seed")

@@ -1,4 +1,4 @@
-"""Finalists: the best configurations of a sweep, trained again with seeds that the search did not choose them by.
+"""Finalists: the best configurations of a sweep, trained again with seeds that the search did not use.
 
 The highest of many trials is partly luck. The mean of fresh seeds is not, so it chooses the champion.
 """
@@ -6,7 +6,7 @@ The highest of many trials is partly luck. The mean of fresh seeds is not, so it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
@@ -23,7 +23,7 @@ from sweeper.sweep.progress import Progress, make_view
 from sweeper.sweep.signals import Signals
 from sweeper.sweep.source import Listed
 from sweeper.tracking.base import RunInfo, Tracker
-from sweeper.tracking.reading import finished_runs
+from sweeper.tracking.reading import Ended, finished_of
 
 FIRST_FRESH: Final = 1_000_000  # seeds above the base seed: beyond those of all repetitions in a search
 FINALISTS: Final = 5  # of a sweep that has as many trials as this, or more:
@@ -69,7 +69,7 @@ class Best(NamedTuple):
 
 def plan(study: Study, ranked: Sequence[Ranked], seeds: int) -> Plan:
     """Return the runs that train each of the configurations with each of `seeds` fresh seeds."""
-    firsts = [(each.trials[0], study.configuration(each.params)) for each in ranked]
+    firsts = [(each.trials[0], study.settings.configuration(each.params)) for each in ranked]
     return Plan(
         ranked,
         [
@@ -85,14 +85,13 @@ def usual_finalists(env: Environment, study: Study, trials: int) -> int:
 
     None if the test images were looked at before any finalist was trained, as 0.1.0 did: that look was the only one.
     """
-
-    def ends(pattern: str, kind: str) -> list[float]:
-        runs = finished_runs(env.journal / study.name, pattern, env.warn)
-        return [run.time for run in runs if run.key.startswith(f"{study.uid}/{kind}/")]
-
-    looks, finals = ends("champion-*", "champion"), ends("finalist-*", "finalist")
+    looks, finals = ([run.time for run in _finished(env, study, kind)] for kind in ("champion", "finalist"))
     decided = looks and min(looks) < min(finals, default=math.inf)
     return 0 if trials < FEWEST_TRIALS or decided else FINALISTS
+
+
+def _finished(env: Environment, study: Study, kind: str) -> Iterator[Ended]:
+    return finished_of(env.journal / study.name, study.uid, kind, env.warn)
 
 
 def recorded_runs(env: Environment, study: Study) -> dict[str, tuple[float, float] | None]:
@@ -100,7 +99,7 @@ def recorded_runs(env: Environment, study: Study) -> dict[str, tuple[float, floa
     diverged."""
     return {
         run.key: (run.metrics[ACCURACY], run.metrics[LOSS]) if run.tags.get("sweeper.state") == "complete" else None
-        for run in finished_runs(env.journal / study.name, "finalist-*", env.warn)
+        for run in _finished(env, study, "finalist")
     }
 
 

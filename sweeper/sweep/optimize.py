@@ -150,14 +150,13 @@ def _engine(
     It is built before the tracker's thread starts, which needs the variables that workers must not have.
     """
     missing = max(0, options.trials - study.finished())
-    wanted = _plan(env, options, study)
     recorded = recorded_runs(env, study)
-    finalists = sum(run.key not in recorded for run in wanted.runs)
-    if not missing and not study.running() and not finalists:
+    finalists = sum(run.key not in recorded for run in _plan(env, options, study).runs)
+    most = max(missing, finalists)
+    if not most and not study.running():
         yield None
         return
     learning = study.settings.sampler in LEARNING and options.engine.workers is None
-    most = max(missing, finalists)
     few = max(1, options.trials // 5) if learning else most
     built = build(options.engine, chosen.config, images, most, few=few, warn=env.warn)
     if built.engine.slots == few < missing and built.name in MANY:
@@ -264,7 +263,7 @@ def _conclude(
     summary = _summarise(study, best, tracker, info, files)
     summary["journal"] = str(env.journal / study.name)
     if best is not None and final:
-        trial = Trial(best.trial, study.configuration(best.params))
+        trial = Trial(best.trial, study.settings.configuration(best.params))
         summary["test"] = evaluate_champion(env, chosen, study, trial, images[0].train[:2], tracker, signals)
     with signals.raised():
         page = sweep_report(env, record, files)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from sweeper.core.intervals import limits
 from sweeper.core.text import counted, duration
 
 if TYPE_CHECKING:
@@ -240,8 +241,7 @@ def in_short(best: Standing) -> str:
     """Return the accuracy of a configuration, named by its first trial."""
     if best.n == 1:  # the interval would rest on the seeds of other configurations
         return f"{best.shrunken:.4f} (trial {best.key})"
-    limits = f" [{best.low:.4f}, {best.high:.4f}]" if best.low < best.high else ""
-    return f"{best.shrunken:.4f}{limits} (trial {best.key}, {best.n} seeds)"
+    return f"{best.shrunken:.4f}{limits(best.low, best.high)} (trial {best.key}, {best.n} seeds)"
 
 
 def in_words(params: Mapping[str, Any]) -> str:

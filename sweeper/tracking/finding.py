@@ -1,7 +1,7 @@
-"""The run in MLflow that belongs to a folder of the journal. The store is asked, and no note is believed.
+"""Find the run in MLflow that belongs to a folder of the journal, by asking the store rather than trusting our notes.
 
-A run belongs to a folder if the folder has every point that the run holds. Points are told apart by step and time, so
-that two trainings of one trial, as in two copies of a journal, share no run from where they part.
+A run belongs to a folder if the folder has every point of the run. We identify a point by its step and time, so two
+trainings of one trial, as in two copies of a journal, never share a run once they differ.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
@@ -46,11 +46,6 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
         if event.get("key", events[0]["key"]) != events[0]["key"]:
             raise _damaged(path, number, "it starts another run")
     return events
-
-
-def val_images(events: Sequence[Mapping[str, Any]]) -> Any:
-    """Return the number of images that a run was evaluated on, as its first event has it; None if it does not."""
-    return events[0].get("dataset", {}).get("profile", {}).get("val_images")
 
 
 def _event(path: Path, number: int, line: bytes) -> dict[str, Any]:
@@ -142,25 +137,31 @@ class Ended(NamedTuple):
 
     folder: Path
     key: str
+    which: str  # of the runs of its kind: what follows the kind in the key
     time: float  # of its end, in seconds since 1970
     metrics: dict[str, float]
     tags: dict[str, str]
-    val_images: int | None  # that it was evaluated on
+    val_images: Any  # how many it was evaluated on, as its first event has it; None if it does not
 
 
-def finished_runs(root: Path, pattern: str, warn: Callable[[str], None] = lambda _: None) -> Iterator[Ended]:
-    """Yield the finished runs in folders of `root` that match `pattern`, by name. Warn of a damaged one instead."""
-    for folder in sorted(root.glob(pattern)):
+def finished_of(root: Path, study: str, kind: str, warn: Callable[[str], None] = lambda _: None) -> Iterator[Ended]:
+    """Yield the finished runs of a kind, such as `champion`, in the folder `root` of a study, by the folder's name.
+
+    Leave out those of another study than the one with the identity `study`. Warn of a damaged one instead.
+    """
+    for folder in sorted(root.glob(f"{kind}-*")):
         try:
             events = read_events(folder)
         except RecordError as error:
             warn(str(error))
             continue
         ends = [event for event in events if event["event"] == "end" and event["status"] == FINISHED]
-        if ends:
-            yield Ended(
-                folder, events[0]["key"], ends[-1]["time"], ends[-1]["metrics"], ends[-1]["tags"], val_images(events)
-            )
+        if not ends or not events[0]["key"].startswith(f"{study}/{kind}/"):
+            continue
+        start, end = events[0], ends[-1]
+        images = start.get("dataset", {}).get("profile", {}).get("val_images")
+        which = start["key"].removeprefix(f"{study}/{kind}/")
+        yield Ended(folder, start["key"], which, end["time"], end["metrics"], end["tags"], images)
 
 
 def is_another(root: Path, study: str) -> bool:

@@ -1,4 +1,4 @@
-"""Orders from another terminal: a sweep that is paused, skipped, stopped, and killed among them comes to exactly N."""
+"""Orders from another terminal: a sweep that was paused, stopped and killed still finishes exactly N trials."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def test_a_trial_that_has_ended_in_the_journal_is_not_trained_again(place: Place
 
 
 def trainings(client: MlflowClient, home: Path) -> dict[str, int]:
-    """What is wrong with the runs of a home's trials in a store that another home uploads to as well."""
+    """Count the faults in the runs of one home, in a store that a second home uploads to as well."""
     (experiment,) = client.search_experiments(filter_string=f"name = '{EXPERIMENT}'")
     runs = client.search_runs([experiment.experiment_id], "tags.`sweeper.kind` = 'trial'")
     stored = [

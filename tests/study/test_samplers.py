@@ -91,7 +91,7 @@ def test_quasi_random_points_cover_the_space_more_evenly_than_random_ones() -> N
 
 
 def proposals(settings: StudySettings, trials: int) -> list[dict[str, Any]]:
-    """What a sampler proposes, whose trials all end at once."""
+    """Return the proposals of a sampler whose trials all end at once."""
     with closing(open_study("demo", settings, MEMORY)) as study:
         for _ in range(trials):
             train(study, study.ask())

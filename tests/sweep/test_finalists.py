@@ -13,7 +13,7 @@ from sweeper.engine.choice import EngineChoice
 from sweeper.study.reading import read_study
 from sweeper.sweep.confirm import Confirmation, confirm
 from sweeper.sweep.optimize import check_finished
-from sweeper.tracking.reading import finished_runs
+from sweeper.tracking.reading import finished_of
 from tests.sweep.conftest import Place
 
 pytest_plugins = ["tests.support.mlflow_store"]
@@ -22,7 +22,8 @@ FINAL = {"trials": 4, "finalists": 2, "finalist_seeds": 2}  # of a space of two 
 
 def fresh(place: Place) -> dict[str, float]:
     """The accuracy of each finalist's run in the journal, by folder."""
-    runs = finished_runs(place.home / "journal/few", "finalist-*")
+    (study,) = {read_study("few", place.environment.storage).uid}
+    runs = finished_of(place.home / "journal/few", study, "finalist")
     return {run.folder.name: run.metrics["final/val_accuracy"] for run in runs}
 
 

@@ -46,7 +46,7 @@ def test_a_signal_ends_the_runs_and_leaves_the_trials_to_be_continued(
 
 
 def test_a_signal_is_not_raised_within_an_engine_that_cannot_be_interrupted():
-    """What the wait then returns is recorded first."""
+    """The driver first records the events that the wait returns."""
     passed: list[bool] = []
 
     def strike() -> None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sweeper.core.errors import RecordError
 from sweeper.core.inside import read_inside
 from sweeper.core.intervals import with_interval
-from sweeper.study.evidence import Standing, standings
-from sweeper.tracking.reading import ARTIFACTS, finished_runs, history, read_events
+from sweeper.study.evidence import Standing, by_configuration, standings
+from sweeper.tracking.reading import ARTIFACTS, finished_of, history, read_events
 
 if TYPE_CHECKING:
     from sweeper.study.importance import Importance
@@ -82,7 +82,7 @@ class Sweep(NamedTuple):
     began: dt.datetime | None
     ended: dt.datetime | None
     finalists: Sequence[Standing] = ()  # the highest mean first; the key is the number of a configuration's first trial
-    copies: int = 0  # trials that 0.1.0 gave the result of an earlier one; they are no evidence, and left out
+    copies: int = 0  # trials for which 0.1.0 copied an earlier result; left out, as they are no evidence
 
     def ranked(self) -> list[SweptTrial]:
         """Return the complete trials, best first, ties by loss, then by number."""
@@ -90,15 +90,7 @@ class Sweep(NamedTuple):
 
     def configurations(self) -> list[Configuration]:
         """Return the configurations that have complete trials, best first, as the study decides."""
-        groups: dict[frozenset[tuple[str, Any]], list[SweptTrial]] = {}
-        for trial in valued(self.trials, "complete"):
-            groups.setdefault(frozenset(trial.params.items()), []).append(trial)
-        alike = {str(group[0].number): group for group in groups.values()}
-        found = standings({key: [trial.accuracy for trial in group] for key, group in alike.items()})
-        made = [Configuration(alike[standing.key], standing) for standing in found]
-        return sorted(
-            made, key=lambda c: (-c.standing.shrunken, -c.standing.mean, c.trials[0].loss or 0.0, c.trials[0].number)
-        )
+        return [Configuration(alike, standing) for alike, standing in by_configuration(valued(self.trials, "complete"))]
 
     @property
     def parameters(self) -> list[str]:
@@ -177,12 +169,11 @@ def _events(folder: Path, warn: Callable[[str], None]) -> list[dict[str, Any]]:
 
 def _champion(folder: Path, uid: str, warn: Callable[[str], None]) -> Champion | None:
     """Read the champion that was evaluated last, if any. Warn of a damaged one."""
-    key = f"{uid}/champion/"
-    found = [each for each in finished_runs(folder, "champion-*", warn) if each.key.removeprefix(key).isdecimal()]
+    found = [run for run in finished_of(folder, uid, "champion", warn) if run.which.isdecimal()]
     if not found:
         return None
     last = max(found, key=lambda each: each.time)
-    run, trial = last.folder, int(last.key.removeprefix(key))
+    run, trial = last.folder, int(last.which)
     metrics = with_interval(last.metrics, last.val_images)
     try:
         rows = list(csv.reader(io.StringIO((_file(run, "confusion.csv") or b"").decode())))[1:]
@@ -198,11 +189,10 @@ def _champion(folder: Path, uid: str, warn: Callable[[str], None]) -> Champion |
 def _finalists(folder: Path, uid: str, warn: Callable[[str], None]) -> list[Standing]:
     """Return the means of the finalists over their fresh seeds."""
     values: dict[str, list[float]] = {}
-    for run in finished_runs(folder, "finalist-*", warn):
-        study, _, key = run.key.partition("/finalist/")
+    for run in finished_of(folder, uid, "finalist", warn):
         accuracy = run.metrics.get("final/val_accuracy")
-        if study == uid and run.tags.get("sweeper.state") == "complete" and accuracy is not None:
-            values.setdefault(key.partition("/")[0], []).append(accuracy)
+        if run.tags.get("sweeper.state") == "complete" and accuracy is not None:
+            values.setdefault(run.which.partition("/")[0], []).append(accuracy)
     return standings(values)
 
 

@@ -193,8 +193,8 @@ def finalists(sweep: Sweep) -> Markup:
         if key in trials
     ]
     words = (
-        "The best configurations of the search, trained again with seeds that it did not choose them by: the highest "
-        "of many trials is partly luck, and these means are not. The highest mean is the champion."
+        "The best configurations of the search, trained again with seeds that it did not use: the highest of many "
+        "trials is partly luck, and these means are not. The highest mean is the champion."
     )
     caption = "Mean validation accuracy over fresh seeds, shrunken towards that of all, with its 95% interval."
     return text(words) + table(
@@ -229,7 +229,7 @@ def all_trials(sweep: Sweep) -> Markup:
     kept = sorted(best_first[:MOST_ROWS], key=lambda t: t.number)
     rows: list[list[Value]] = [
         [t.number, t.state, share(t.value), fixed(t.loss, 4), len(t.epochs), *_params(t, names), fixed(t.seconds, 1),
-         note(t)] for t in kept
+         t.reason] for t in kept
     ]  # fmt: skip
     left_out = f" The best {MOST_ROWS:,} of {len(sweep.trials):,} are shown." if len(kept) < len(sweep.trials) else ""
     caption = f"Every trial, by number; the accuracy of a pruned one is its last.{left_out}"
@@ -240,7 +240,7 @@ def all_trials(sweep: Sweep) -> Markup:
 def stopped(trials: Sequence[SweptTrial]) -> Markup:
     """Tabulate pruned and failed trials with the reason, folded."""
     headers = ["Trial", "State", "Epochs", "Last val accuracy", "Why"]
-    rows: list[list[Value]] = [[t.number, t.state, len(t.epochs), share(t.value), note(t)] for t in trials[:MOST_ROWS]]
+    rows: list[list[Value]] = [[t.number, t.state, len(t.epochs), share(t.value), t.reason] for t in trials[:MOST_ROWS]]
     return folded(f"Show {counted(len(rows), 'trial')}", table(headers, rows, caption="Trials that ended early"))
 
 
@@ -271,11 +271,6 @@ def share(value: float | None) -> Cell:
 def fixed(value: float | None, digits: int) -> Cell:
     """Show a number with `digits` decimals."""
     return Cell(NOTHING, None) if value is None else Cell(f"{value:,.{digits}f}", value)
-
-
-def note(trial: SweptTrial) -> str:
-    """Return why a trial ended early."""
-    return trial.reason
 
 
 def _params(trial: SweptTrial, names: Sequence[str]) -> list[Value]:
