@@ -26,6 +26,13 @@ MAX_EPOCHS: Final = 10_000
 FORMER_SPLIT: Final = "blog"
 DEVICE: Final = r"(cpu|cuda(:\d{1,3})?)"
 PLACES: Final = {"conv_dropout": "convolutions", "head_dropout": "head"}  # of the Dropout layers, by their rate
+MODELS: Final = ("small", "medium", "large")
+DATASETS: Final = ("fashion-mnist", "sample")
+FACTORY: Final = re.compile(r"(?P<module>[\w.]+|.+\.py):(?P<function>[A-Za-z_]\w*)")
+ARGUMENT: Final = "model."  # before the name of an argument of the network's factory, among parameters
+LATER: Final = (  # fields added after the first recorded runs
+    "train_images", "model_args", "model_sha256", "dropout_schedule", "dropout_switch", "dataset_sha256", "image_size",
+)  # fmt: skip
 NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 TAKEN: Final = re.compile(r"runs|reproduce(-.*)?")  # folders and reports that other commands write
 
@@ -61,6 +68,7 @@ class Placement(enum.StrEnum):
         return self not in (Placement.NONE, Placement.DROPOUT)
 
 
+Argument = bool | int | float | str
 Rate = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
 
 
@@ -70,7 +78,13 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     experiment: int = Field(0, ge=0, le=8, description="The article's experiment, 1-8; 0 for none of them.")
-    model: Literal["small", "medium", "large"] = Field("medium", description="Network size.")
+    model: str = Field(
+        "medium",
+        description="Network: small, medium, large, or the factory of your own as package.module:function or "
+        "file.py:function.",
+    )
+    model_args: dict[str, Argument] = Field({}, description="Arguments of the network's factory, by name.")
+    model_sha256: str = Field("", description="SHA-256 of the file of the network's factory; empty for our networks.")
     placement: Placement = Field(Placement.BN_DROPOUT, description="Placement of BatchNorm and Dropout.")
     conv_dropout: Rate = Field(
         0.1,
@@ -81,12 +95,21 @@ class RunConfig(BaseModel):
         0.3,
         description="Dropout rate in the head, in [0, 1); 0 where the placement has none there.",
     )
-    augmentation: Literal["none", "crop-flip", "crop-flip-erase"] = Field(
+    augmentation: Literal["none", "crop", "crop-flip", "crop-flip-erase"] = Field(
         "none",
-        description="Training images: each shifted by up to 2 pixels with black borders and half of them mirrored, or "
-        "also a rectangle of 1.5 to 35 % of half of them set to black.",
+        description="Training images: each shifted by up to 2 pixels of 28 (an eighth of the side from 32 on) with "
+        "black borders; with flip half of them mirrored; with erase also a rectangle of 1.5 to 35 % of half of them set "
+        "to black.",
     )
     epochs: int = Field(10, ge=1, le=MAX_EPOCHS, description="Passes over the training images.")
+    dropout_schedule: Literal["constant", "early", "late"] = Field(
+        "constant",
+        description="When Dropout acts: in all epochs, in the first dropout_switch epochs only (early), or only after "
+        "them (late).",
+    )
+    dropout_switch: int = Field(
+        0, ge=0, le=MAX_EPOCHS, description="Epoch after which an early or late Dropout schedule switches, else 0."
+    )
     batch_size: int = Field(128, ge=1, le=MAX_BATCH_SIZE, description="Images in an optimizer step.")
     lr: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Peak learning rate of AdamW.")
     weight_decay: float = Field(
@@ -96,8 +119,13 @@ class RunConfig(BaseModel):
         "constant", description="Learning rate over the run, per step."
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seeds the weights, data order, augmentation and Dropout masks.")
-    dataset: Literal["fashion-mnist", "sample"] = Field(
-        "fashion-mnist", description="The 70,000 images, or the 8,000 of them that the package carries."
+    dataset: str = Field(
+        "fashion-mnist",
+        description="Images: fashion-mnist, the sample of it that the package carries, or your own.",
+    )
+    dataset_sha256: str = Field("", description="SHA-256 of the images; empty for fashion-mnist and sample.")
+    image_size: int = Field(
+        0, ge=0, le=256, description="Side to which the pictures of a folder are resized; 0 for their most frequent."
     )
     split: Literal["test", "holdout", "folds"] = Field(
         "holdout",
@@ -120,6 +148,24 @@ class RunConfig(BaseModel):
     def _present_name(cls, split: Any) -> Any:
         """Accept `blog`, which 0.1.0 called the split `test`."""
         return "test" if split == FORMER_SPLIT else split
+
+    @field_validator("model")
+    @classmethod
+    def _network(cls, model: str) -> str:
+        if model not in MODELS and not FACTORY.fullmatch(model):
+            known = ", ".join(MODELS)
+            raise ValueError(f"model={model[:60]!r}: use {known}, package.module:function or file.py:function")
+        return model
+
+    @field_validator("dropout_switch")
+    @classmethod
+    def _as_the_schedule_needs(cls, switch: int, info: ValidationInfo) -> int:
+        schedule, epochs = info.data.get("dropout_schedule"), info.data.get("epochs", MAX_EPOCHS)
+        if schedule == "constant" and switch:
+            raise ValueError(f"dropout_switch={switch}: allowed with dropout_schedule=early or late only")
+        if schedule in ("early", "late") and not 0 < switch < epochs:
+            raise ValueError(f"dropout_switch={switch}: dropout_schedule={schedule} needs 1 to epochs - 1")
+        return switch
 
     @field_validator("conv_dropout", "head_dropout")
     @classmethod
@@ -167,11 +213,15 @@ class RunConfig(BaseModel):
 
     @classmethod
     def create(cls, **fields: Any) -> RunConfig:
-        """Validate `fields` into a configuration.
+        """Validate `fields` into a configuration. A field `model.NAME` is an argument of the network's factory.
 
         Raises:
             ConfigError: one line that names every wrong field.
         """
+        arguments = {name: fields.pop(name) for name in list(fields) if name.startswith(ARGUMENT)}
+        if arguments:
+            own = {name.removeprefix(ARGUMENT): value for name, value in arguments.items()}
+            fields["model_args"] = {**fields.get("model_args", {}), **own}
         try:
             return cls(**fields)
         except ValidationError as error:
@@ -186,8 +236,13 @@ class RunConfig(BaseModel):
         return self.create(**(self.model_dump() | fields))
 
     def to_params(self) -> dict[str, str]:
-        """Return the fields as strings, for MLflow's parameters; `from_params` is the exact inverse."""
-        return {name: str(value) for name, value in self.model_dump(mode="json").items()}
+        """Return the fields as strings, for MLflow's parameters; `from_params` is the exact inverse.
+
+        An argument of the network's factory is `model.NAME`, as JSON. Later fields that change nothing are left out.
+        """
+        fields = self.model_dump(mode="json", exclude={"model_args", *self.later_fields_unused} - {"train_images"})
+        arguments = {f"{ARGUMENT}{name}": json.dumps(value) for name, value in self.model_args.items()}
+        return {name: str(value) for name, value in fields.items()} | arguments
 
     @classmethod
     def from_params(cls, params: Mapping[str, str]) -> RunConfig:
@@ -196,7 +251,12 @@ class RunConfig(BaseModel):
         A run that `mlflow run` started has parameters of its own; ours are then called `config.NAME`.
         """
         found = {name: params.get(f"config.{name}", params.get(name)) for name in cls.model_fields}
-        return cls.create(**{name: value for name, value in found.items() if value is not None})
+        arguments = {
+            name.removeprefix("config."): json.loads(value)
+            for name, value in params.items()
+            if name.removeprefix("config.").startswith(ARGUMENT)
+        }
+        return cls.create(**{name: value for name, value in found.items() if value is not None}, **arguments)
 
     @property
     def network_placement(self) -> Placement:
@@ -218,13 +278,18 @@ class RunConfig(BaseModel):
 
         Hashes and settings leave them out, so that runs recorded without them are still recognised.
         """
-        return set() if self.train_images else {"train_images"}
+        fields = type(self).model_fields
+        return {name for name in LATER if getattr(self, name) == fields[name].default}
 
     @property
     def key(self) -> str:
         """A hash that two configurations share exactly if they train the same network in the same way."""
         fields = self.model_dump(mode="json", exclude={"experiment", *self.later_fields_unused})
         fields["placement"] = self.network_placement.value
+        if self.dataset_sha256:  # wherever the images lie
+            fields["dataset"] = ""
+        if self.model_sha256:  # and the factory
+            fields["model"] = self.model.rpartition(":")[2]
         if self.split == "test":
             fields["split"] = FORMER_SPLIT  # so that runs recorded under this name are recognised
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]

@@ -14,9 +14,16 @@ from typing import Final, Literal
 import numpy as np
 
 from sweeper.core.errors import DataError, one_line
-from sweeper.core.images import SIDE, Array
+from sweeper.core.images import Array, ImageSpec
+from sweeper.data.images import Labelled, Part
 
 DatasetName = Literal["fashion-mnist", "sample"]
+SIDE: Final = 28
+CLASSES: Final = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+MEAN: Final = 0.28604  # of the 60,000 training images, pixels in [0, 1]; the sample is standardised by it too
+STD: Final = 0.35302
 SYSTEM_DIR: Final = Path("/usr/share/datasets/fashion-mnist")
 SAMPLE_DIR: Final = Path(__file__).parent / "sample"
 TORCHVISION: Final = ("FashionMNIST/raw", "raw")  # below its root, and below the data set's folder
@@ -57,6 +64,15 @@ class Manifest:
         """One SHA-256 for the whole data set."""
         return hashlib.sha256("".join(f.sha256 for f in self.train + self.test).encode()).hexdigest()
 
+    @property
+    def spec(self) -> ImageSpec:
+        """The description of the images."""
+        train, test = (labels.shape[0] for _, labels in (self.train, self.test))
+        return ImageSpec(
+            self.name, self.digest, CLASSES, (SIDE, SIDE, 1), (MEAN,), (STD,), train_images=train, test_images=test,
+            holdout=self.holdout,
+        )  # fmt: skip
+
 
 def _pair(part: str, images: int, pixels: str, labels: str) -> tuple[IdxFile, IdxFile]:
     return (
@@ -90,6 +106,36 @@ SAMPLE: Final = Manifest(
 MANIFESTS: Final[dict[DatasetName, Manifest]] = {"fashion-mnist": FULL, "sample": SAMPLE}
 
 
+@dataclass(frozen=True)
+class FashionSource:
+    """FashionMNIST, or the sample of it, in a folder of four files."""
+
+    manifest: Manifest
+    folder: Path
+
+    @property
+    def spec(self) -> ImageSpec:
+        """The description of the images."""
+        return self.manifest.spec
+
+    @property
+    def place(self) -> str:
+        """The folder."""
+        return str(self.folder)
+
+    def read(self, part: Part) -> Labelled:
+        """Read and verify the training or the test images, uint8 `(N, 28, 28, 1)`.
+
+        Raises:
+            DataError: the files cannot be read, or are other ones.
+        """
+        files = self.manifest.train if part == "train" else self.manifest.test
+        pixels, labels = (read_idx(self.folder, file) for file in files)
+        if labels.max() >= len(CLASSES):
+            raise DataError(f"{self.folder / files[1].name}: label {labels.max()}. The labels must be 0 to 9.")
+        return Labelled(pixels[..., None], labels.astype(np.int64))
+
+
 def locate(data_dir: Path | None = None) -> Path | None:
     """Return the first folder that holds the four files of FashionMNIST, raw or gzipped, or None.
 
@@ -112,20 +158,20 @@ def cache_dir() -> Path:
     return user_cache_path("sweeper") / "fashion-mnist"
 
 
-def resolve(name: str, data_dir: Path | None = None) -> tuple[Manifest, Path]:
-    """Return the data set `name` and its folder. `auto` is FashionMNIST if it can be had, else the sample.
+def find(name: str, data_dir: Path | None = None) -> FashionSource:
+    """Find `fashion-mnist` or `sample`. `auto` is FashionMNIST if it can be had, else the sample.
 
     Raises:
         DataError: FashionMNIST can be neither found nor downloaded.
     """
     if name == "sample":
-        return SAMPLE, SAMPLE_DIR
+        return FashionSource(SAMPLE, SAMPLE_DIR)
     folder = locate(data_dir)
     try:
-        return FULL, folder or download(cache_dir())
+        return FashionSource(FULL, folder or download(cache_dir()))
     except DataError:
         if name == "auto":
-            return SAMPLE, SAMPLE_DIR
+            return FashionSource(SAMPLE, SAMPLE_DIR)
         raise
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from sweeper.core.config import RunConfig
 from sweeper.core.environment import Environment
-from sweeper.data.fashion import Manifest, resolve
+from sweeper.data.images import ImageSource
+from sweeper.data.sources import find
 from sweeper.engine.aside import call
 
 
@@ -16,8 +16,7 @@ class Chosen:
     """A configuration with everything resolved that `auto` left open, and the data set it is for."""
 
     config: RunConfig
-    manifest: Manifest
-    folder: Path
+    source: ImageSource
     substituted: bool  # the sample stands in for FashionMNIST
     hardware: str  # the processor that computes, in words
 
@@ -29,15 +28,15 @@ def choose(env: Environment, config: RunConfig, dataset: str, device: str, preci
         ConfigError, DataError: a value is wrong, or the data set is missing.
     """
     device, precision, hardware = call(find_machine, device, precision)
-    manifest, folder = resolve(dataset, env.data_dir)
-    substituted = dataset == "auto" and manifest.name == "sample"
+    source = find(dataset, env.data_dir)
+    substituted = dataset == "auto" and source.spec.name == "sample"
     if substituted:
         env.warn(
             "FashionMNIST was not found and cannot be downloaded: using the embedded sample of 8,000 of its images. "
             "Name the full set with --data-dir, or use --dataset sample to choose the sample."
         )
-    config = config.derive(device=device, precision=precision, dataset=manifest.name)
-    return Chosen(config, manifest, folder, substituted, hardware)
+    config = config.derive(device=device, precision=precision, dataset=source.spec.name)
+    return Chosen(config, source, substituted, hardware)
 
 
 def find_machine(device: str, precision: str) -> tuple[str, str, str]:

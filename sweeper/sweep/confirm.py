@@ -59,7 +59,7 @@ def confirm(env: Environment, asked: Confirmation) -> dict[str, Any]:
     base = settings.base
     chosen = choose(env, base, base.dataset, asked.device, base.precision)
     check(asked.engine, chosen.config)
-    images = SharedSplits(load(chosen.config, chosen.folder))
+    images = SharedSplits(load(chosen.config, chosen.source))
     prepare(asked.engine)
     study = open_study(asked.study, settings, env.storage, partial(is_another, env.journal / asked.study))
     try:

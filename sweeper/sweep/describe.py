@@ -32,8 +32,8 @@ def describe_run(
     tags = {
         "sweeper.kind": kind,
         "sweeper.experiment": str(config.experiment),
-        "sweeper.dataset": chosen.manifest.name + (" (FashionMNIST was not found)" if chosen.substituted else ""),
-        "sweeper.dataset_sha256": chosen.manifest.digest,
+        "sweeper.dataset": chosen.source.spec.name + (" (FashionMNIST was not found)" if chosen.substituted else ""),
+        "sweeper.dataset_sha256": chosen.source.spec.sha256,
         "sweeper.config_key": config.key,
         THREADS_TAG: str(threads),
         ENGINE_TAG: engine,
@@ -44,7 +44,7 @@ def describe_run(
     }
     return RunInfo(
         key="", name="", folder="", params=config.to_params(), tags=tags, description=_words(config, counts),
-        dataset={"name": chosen.manifest.name, "sha256": chosen.manifest.digest, "source": str(chosen.folder),
+        dataset={"name": chosen.source.spec.name, "sha256": chosen.source.spec.sha256, "source": chosen.source.place,
                  "profile": counts | {"folds": config.folds, "split": config.split}},
     )  # fmt: skip
 

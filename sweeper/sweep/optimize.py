@@ -62,9 +62,9 @@ def optimize(env: Environment, options: SweepOptions, known: Sequence[Known] = (
     """
     chosen = choose(env, options.config, options.dataset, options.device, options.precision)
     check(options.engine, chosen.config)
-    settings = StudySettings(chosen.config, options.space, chosen.manifest.digest, options.sampler, options.pruner,
+    settings = StudySettings(chosen.config, options.space, chosen.source.spec.sha256, options.sampler, options.pruner,
                              chosen.config.seed, options.one_seed)  # fmt: skip
-    images = SharedSplits(load(chosen.config, chosen.folder))
+    images = SharedSplits(load(chosen.config, chosen.source))
     _check_batch_sizes(options, images)
     prepare(options.engine)
     recorded = env.journal / options.study
@@ -308,8 +308,8 @@ def _summary_run(chosen: Chosen, study: Study) -> RunInfo:
     return RunInfo(
         key=f"{study.uid}/study", name=f"study {study.name}"[:18], folder=f"{study.name}/study",
         params={k: str(v) for k, v in study.settings.describe().items()},
-        tags={"sweeper.kind": "study", "sweeper.study": study.name, "sweeper.dataset": chosen.manifest.name,
-              "sweeper.dataset_sha256": chosen.manifest.digest, **git_tags()},
+        tags={"sweeper.kind": "study", "sweeper.study": study.name, "sweeper.dataset": chosen.source.spec.name,
+              "sweeper.dataset_sha256": chosen.source.spec.sha256, **git_tags()},
         description=f"Summary of study **{study.name}**: {study.finished()} trials finished, {pruned} of them pruned. "
                     f"The trials are the runs with the tags `sweeper.study` = {study.name} and `sweeper.kind` = trial.",
         run_id=os.environ.get("MLFLOW_RUN_ID"),  # of `mlflow run -e optimize`

@@ -20,7 +20,7 @@ from sweeper.core.config import RunConfig
 from sweeper.core.environment import NONE, OFFLINE, Environment
 from sweeper.core.errors import DataError, UsageError
 from sweeper.core.results import EpochResult, TrainResult
-from sweeper.data.fashion import resolve
+from sweeper.data.sources import find
 from sweeper.data.splits import load_test
 from sweeper.sweep.describe import environment_tags
 from sweeper.sweep.retrain import train_all
@@ -122,16 +122,17 @@ def _check_comparable(run: str, record: Record) -> None:
 
 
 def _images(env: Environment, record: Record, config: RunConfig) -> Sequence[Data]:
-    manifest, folder = resolve(config.dataset, env.data_dir)
-    digest = record.tags.get("sweeper.dataset_sha256", manifest.digest)
-    if digest != manifest.digest:
+    source = find(config.dataset, env.data_dir)
+    spec = source.spec
+    digest = record.tags.get("sweeper.dataset_sha256", spec.sha256)
+    if digest != spec.sha256:
         raise DataError(
-            f"the run was trained on data with SHA-256 {digest[:12]}…, but {manifest.name} has "
-            f"{manifest.digest[:12]}…. Name the data set of the run with --data-dir."
+            f"the run was trained on data with SHA-256 {digest[:12]}…, but {spec.name} has {spec.sha256[:12]}…. "
+            "Name the data set of the run with --data-dir."
         )
     if record.tags.get("sweeper.kind") == "champion":
-        return [Data.from_arrays(train_all(load_test(config, folder)))]
-    return load(config, folder)
+        return [Data.from_arrays(train_all(load_test(source)))]
+    return load(config, source)
 
 
 def _compare(

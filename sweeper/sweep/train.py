@@ -49,7 +49,7 @@ def train_one(
     from sweeper.training.images import Data
 
     chosen = choose(env, config, dataset, device, precision)
-    images = load(chosen.config, chosen.folder)
+    images = load(chosen.config, chosen.source)
     key = uuid.uuid4().hex  # of every attempt
     folder = f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{key[:6]}"
 

@@ -29,7 +29,7 @@ def save_model(network: Any, loader: Path, images: Array, classes: Sequence[str]
     Args:
         network: a PyTorch module on the CPU, in eval mode, that maps images to logits.
         loader: a Python file with the function `_load_pyfunc` that MLflow asks for; it is copied.
-        images: uint8 `(N, 28, 28)`, for the signature and the input example.
+        images: uint8 `(N, H, W)` or `(N, H, W, 3)`, for the signature and the input example.
         classes: the names of the logits.
         path: a folder that does not exist yet.
         described: the model's description.
@@ -41,6 +41,7 @@ def save_model(network: Any, loader: Path, images: Array, classes: Sequence[str]
     import mlflow.pyfunc
     import mlflow.pytorch
 
+    shape = f"(N, {', '.join(map(str, images.shape[1:]))})"
     # It warns of pickle, which is its only format of a network that can be trained further.
     logging.getLogger("mlflow.pytorch").setLevel(logging.ERROR)
     mlflow.pytorch.save_model(
@@ -52,7 +53,7 @@ def save_model(network: Any, loader: Path, images: Array, classes: Sequence[str]
         input_example=images,
         serialization_format="pickle",
         pip_requirements=[f"{package}=={version(package)}" for package in PACKAGES],
-        metadata={"classes": list(classes), "input": "uint8 (N, 28, 28), pixels from 0 to 255"},
+        metadata={"classes": list(classes), "input": f"uint8 {shape}, pixels from 0 to 255"},
     )
     described.flavors[mlflow.pyfunc.FLAVOR_NAME]["loader_module"] = loader.stem
     described.save(str(Path(path) / "MLmodel"))

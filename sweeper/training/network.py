@@ -13,33 +13,40 @@ max-pool of non-negative values leaves unchanged.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import nn
 
 from sweeper.core.config import Placement, RunConfig
-from sweeper.core.images import CLASSES, SIDE
+from sweeper.core.images import ImageSpec
 from sweeper.core.networks import HEAD, STAGES
 from sweeper.training.norm import batch_norm_2d
 
+SMALLEST: Final = 3  # side of an image that a pooling may leave
+LARGEST: Final = 7  # of the images that the head takes
 
-def build_model(config: RunConfig) -> nn.Sequential:
-    """Build the network of `config`: float `(B, 1, 28, 28)` to logits `(B, 10)`.
+
+def build_model(config: RunConfig, images: ImageSpec) -> nn.Sequential:
+    """Build the network of `config` for `images`: float `(B, C, H, W)` to logits `(B, classes)`.
 
     Weights are drawn from torch's global generator; seed it first.
     """
     layers: list[nn.Module] = []
-    channels, side = 1, SIDE
+    height, width, channels = images.shape
     for stage in STAGES[config.model]:
-        for position, width in enumerate(stage):
-            pool = position == len(stage) - 1
-            layers += _conv_layer(config, channels, width, first=not layers, pool=pool)
-            channels = width
-        side //= 2
+        halved = min(height, width) >= 2 * SMALLEST
+        for position, wide in enumerate(stage):
+            pool = halved and position == len(stage) - 1
+            layers += _conv_layer(config, channels, wide, first=not layers, pool=pool)
+            channels = wide
+        height, width = (height // 2, width // 2) if halved else (height, width)
+    while min(height, width) > LARGEST:
+        layers.append(nn.MaxPool2d(2))
+        height, width = height // 2, width // 2
     layers.append(nn.Flatten())
-    layers += _head(config, channels * side * side)
+    layers += _head(config, channels * height * width, len(images.classes))
     return nn.Sequential(*layers)
 
 
@@ -67,7 +74,7 @@ def _conv_layer(config: RunConfig, channels: int, width: int, *, first: bool, po
         yield nn.Dropout2d(rate)
 
 
-def _head(config: RunConfig, features: int) -> Iterator[nn.Module]:
+def _head(config: RunConfig, features: int, classes: int) -> Iterator[nn.Module]:
     width, rate, placement = HEAD[config.model], config.head_dropout, config.network_placement
     if placement is Placement.IC:
         yield from (nn.BatchNorm1d(features), nn.Dropout(rate))
@@ -76,7 +83,7 @@ def _head(config: RunConfig, features: int) -> Iterator[nn.Module]:
         yield nn.BatchNorm1d(width)
     if placement.has_head_dropout:
         yield nn.Dropout(rate)
-    yield nn.Linear(width, len(CLASSES))
+    yield nn.Linear(width, classes)
 
 
 def load_weights(model: nn.Sequential, weights: Mapping[str, Any]) -> nn.Sequential:

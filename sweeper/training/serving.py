@@ -7,24 +7,29 @@ from typing import Any
 
 import torch
 from torch import nn
+from torchvision.ops import Permute
 from torchvision.transforms import v2
 
 from sweeper.core.config import RunConfig
-from sweeper.core.images import CLASSES, MEAN, SIDE, STD
+from sweeper.core.images import ImageSpec
 from sweeper.training.network import build_model, load_weights
 from sweeper.training.norm import NarrowBatchNorm2d
 
 
-def served(config: RunConfig, weights: Mapping[str, Any]) -> nn.Sequential:
-    """The network of `config` with `weights`: uint8 `(N, 28, 28)`, pixels from 0 to 255, to logits `(N, 10)`.
+def served(config: RunConfig, images: ImageSpec, weights: Mapping[str, Any]) -> nn.Sequential:
+    """Return the network of `config` with `weights`, pixels from 0 to 255 to logits `(N, classes)`.
+
+    It takes uint8 `(N, H, W)` of grey images and `(N, H, W, 3)` of colour ones.
 
     It can be loaded where `sweeper` is not installed. `classes` are the names of the logits, and `precision` the
     arithmetic in which it was evaluated.
     """
-    trained = load_weights(build_model(config), weights)
-    standardise = (nn.Unflatten(1, (1, SIDE)), v2.ToDtype(torch.float32, scale=True), v2.Normalize([MEAN], [STD]))
-    network = nn.Sequential(*standardise, *map(_of_torch, trained))
-    vars(network).update(classes=CLASSES, precision=config.precision)  # kept with it
+    trained = load_weights(build_model(config, images), weights)
+    height, _, channels = images.shape
+    channels_first = nn.Unflatten(1, (1, height)) if channels == 1 else Permute([0, 3, 1, 2])
+    standardise = v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(images.mean), list(images.std))
+    network = nn.Sequential(channels_first, *standardise, *map(_of_torch, trained))
+    vars(network).update(classes=images.classes, precision=config.precision)  # kept with it
     return network.eval()
 
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from sweeper.core.config import RunConfig
+from sweeper.core.images import ImageSpec
 from sweeper.training.batches import batches
 from sweeper.training.device import autocast
-from sweeper.training.evaluate import to_input
-from sweeper.training.images import Images
+from sweeper.training.images import Images, to_input
 from sweeper.training.network import build_model, load_weights
 from sweeper.training.xray.shift import by_channel, dropped_variance, moments
 
@@ -30,11 +30,12 @@ Dropout = nn.Dropout | nn.Dropout2d
 
 @dataclass(frozen=True)
 class Subject:
-    """A network with the weights of a run, and the batches of training images, uint8 `(B, 28, 28)`, of each pass."""
+    """A network with the weights of a run, and the batches of training images, uint8 `(B, H, W, C)`, of each pass."""
 
     config: RunConfig
     model: nn.Sequential
     batches: tuple[Tensor, ...]
+    spec: ImageSpec
 
     @classmethod
     def rebuild(
@@ -42,9 +43,10 @@ class Subject:
     ) -> Subject:
         """Build the network of `config` with `weights`, on its device, and draw an epoch of `images`."""
         device = torch.device(config.device)
-        model = load_weights(build_model(config), weights)
+        model = load_weights(build_model(config, images.spec), weights)
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(config, model, tuple(pixels for pixels, _ in batches(images.to(device), config, generator)))
+        drawn = tuple(pixels for pixels, _ in batches(images.to(device), config, generator))
+        return cls(config, model, drawn, images.spec)
 
     @property
     def norms(self) -> dict[str, Any]:
@@ -62,7 +64,7 @@ class Subject:
         """Run the batches through the network; yields after each."""
         for pixels in self.batches:
             with autocast(self.config):
-                self.model(to_input(pixels))
+                self.model(to_input(pixels, self.spec))
             yield
 
 
