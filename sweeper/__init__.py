@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from sweeper.core import errors as errors
     from sweeper.core.experiments import experiment as experiment
     from sweeper.sweep.api import load_study as load_study
     from sweeper.sweep.api import optimize as optimize
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 PUBLIC: Final = {  # the module of each public name, imported when the name is first used
+    "errors": "sweeper.core.errors",  # itself
     "experiment": "sweeper.core.experiments",
     "load_study": "sweeper.sweep.api",
     "optimize": "sweeper.sweep.api",
@@ -24,7 +26,8 @@ PUBLIC: Final = {  # the module of each public name, imported when the name is f
 def __getattr__(name: str) -> Any:
     if name not in PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(PUBLIC[name]), name)
+    module = import_module(PUBLIC[name])
+    return module if name == "errors" else getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -6,7 +6,8 @@ State lies where the command line keeps it: in `home`, by default SWEEPER_HOME o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,15 +15,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sweeper.core.config import RunConfig
 from sweeper.core.environment import NONE, OFFLINE, Environment
-from sweeper.core.errors import UsageError
+from sweeper.core.errors import Interrupted, UsageError
 from sweeper.core.experiments import experiment
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import nn
+    from torch import Tensor, nn
 
-    from sweeper.core.images import Array, ImageSpec
+    from sweeper.core.images import Array
     from sweeper.core.results import EpochResult
+    from sweeper.data.images import ImageSource
     from sweeper.study.reading import StudyView
     from sweeper.study.rows import Ranked
     from sweeper.tracking.reading import Ended
@@ -48,7 +50,7 @@ class Run:
     run_id: str | None
     folder: Path | None
     _epochs: Sequence[EpochResult]
-    _images: ImageSpec
+    _source: ImageSource
     _weights: Callable[[], Mapping[str, Array]]
 
     @cached_property
@@ -69,7 +71,18 @@ class Run:
         weights = self._weights()
         if not weights:
             raise UsageError("a cross-validation keeps no weights. Train with split=holdout or split=test.")
-        return load_weights(build_model(self.config, self._images), weights).eval()
+        return load_weights(build_model(self.config, self._source.spec), weights).eval()
+
+    def batches(self, batch_size: int = 128) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the images that the run was trained on as its network takes them, and their labels.
+
+        Images are standardised float `(B, C, H, W)`, without augmentation, labels `(B,)`.
+        """
+        from sweeper.training.images import load, to_input
+
+        train = load(self.config, self._source)[0].train
+        for pixels, labels in zip(train.pixels.split(batch_size), train.labels.split(batch_size), strict=True):
+            yield to_input(pixels, train.spec), labels
 
 
 @dataclass(frozen=True)
@@ -186,10 +199,11 @@ def train(
     env = _environment(home, tracking_uri, None, data_dir, progress, check_tracking=True)
     from sweeper.sweep.train import train_one
 
-    trained = train_one(env, config, dataset=config.dataset, device=device, precision=precision)
+    with _interruptible():
+        trained = train_one(env, config, dataset=config.dataset, device=device, precision=precision)
     folder = None if trained.journal is None else Path(trained.journal)
     return Run(trained.config, trained.result.metrics(), trained.run_id, folder, trained.result.history,
-               trained.images, lambda: trained.result.weights)  # fmt: skip
+               trained.source, lambda: trained.result.weights)  # fmt: skip
 
 
 def optimize(
@@ -250,7 +264,8 @@ def optimize(
     from sweeper.sweep.optimize import check_finished
     from sweeper.sweep.optimize import optimize as sweep
 
-    check_finished(sweep(env, asked), n_trials)
+    with _interruptible():
+        check_finished(sweep(env, asked), n_trials)
     return Study(study_name, env)
 
 
@@ -295,8 +310,18 @@ def replay(
     where = (run.folder or run.run_id) if isinstance(run, Run) else run
     if where is None:
         raise UsageError("the run was not recorded, so there is nothing to compare it with")
-    found = train_again(env, str(where))
+    with _interruptible():
+        found = train_again(env, str(where))
     return Replay(found["identical"], found["epochs"], found["difference"], tuple(found["environment"]))
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raise KeyboardInterrupt, as Python does, where a command would end with the exit code of SIGINT."""
+    try:
+        yield
+    except Interrupted as stop:
+        raise KeyboardInterrupt(str(stop)) from None
 
 
 def _environment(
@@ -323,5 +348,5 @@ def _recorded(env: Environment, run: Ended) -> Run:
     config = RunConfig.from_params(record.params)
     run_id = run_id_of(run.folder, "", env.tracking_uri) if env.tracking_uri not in (NONE, OFFLINE) else None
     return Run(config, run.metrics, run_id, run.folder, [record.epochs[number] for number in sorted(record.epochs)],
-               find(config.dataset, env.data_dir).spec,
+               find(config.dataset, env.data_dir),
                lambda: read_weights(env, str(run.folder), record.tags))  # fmt: skip

@@ -11,9 +11,9 @@ from sweeper.core.config import RunConfig
 from sweeper.core.cores import cores
 from sweeper.core.environment import NONE, OFFLINE, Environment
 from sweeper.core.errors import TrainingError
-from sweeper.core.images import ImageSpec
 from sweeper.core.results import TrainResult
 from sweeper.core.trial import Trial
+from sweeper.data.images import ImageSource
 from sweeper.data.splits import load
 from sweeper.sweep.choose import choose
 from sweeper.sweep.describe import describe_run
@@ -32,7 +32,7 @@ class Trained:
 
     config: RunConfig
     result: TrainResult
-    images: ImageSpec
+    source: ImageSource
     journal: str | None
     run_id: str | None
 
@@ -97,7 +97,7 @@ def train_one(
     return Trained(
         chosen.config,
         results[0],
-        chosen.source.spec,
+        chosen.source,
         journal=None if env.tracking_uri == NONE else str(env.journal / folder),
         run_id=run_id_of(env.journal, folder, env.tracking_uri) if uploaded else None,
     )
