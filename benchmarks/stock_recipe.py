@@ -24,7 +24,7 @@ from torchvision.datasets import FashionMNIST, VisionDataset
 from sweeper.core.config import RunConfig
 from sweeper.core.images import MEAN, SIDE, STD
 from sweeper.training.images import PADDING, Data, Images
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 
 WORKERS: Final = 2
 KNOWN: Final = {

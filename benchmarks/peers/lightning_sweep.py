@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from benchmarks.peers.recipe import RATES, curve, images, parse_args, tracking_uri, trial_config
 from benchmarks.stock_recipe import loaders
 from sweeper.core.config import RunConfig
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 
 args = parse_args()
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from sweeper.core.config import RunConfig
 from sweeper.training.evaluate import ECE_BINS, evaluate, score
 from sweeper.training.images import Data, normalize
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 
 CONFIG = RunConfig(model="small", placement="bn-dropout", dataset="sample")
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sweeper.core.config import Placement, RunConfig
-from sweeper.training.network import build_model, parameter_count
+from sweeper.training.networks import build_model, parameter_count
 from sweeper.training.norm import NarrowBatchNorm2d
 
 WORDS = {

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from sweeper.core.config import Placement, RunConfig
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 from sweeper.training.optimizer import AdamW, learning_rate
 
 
