@@ -144,7 +144,7 @@ class Space:
 
     def params_of(self, config: RunConfig) -> dict[str, Any]:
         """Return the values that `config` has in the dimensions, without rates that its placement does not use."""
-        fields = config.model_dump(mode="json") | {f"{ARGUMENT}{k}": v for k, v in config.model_args.items()}
+        fields = config.model_dump(mode="json") | {f"{ARGUMENT}{k}": v for k, v in config.model_args}
         used = (name for name, _ in self._in_order() if config.placement.uses(name))
         return {name: fields[name] for name in used if name in fields}
 
@@ -200,7 +200,7 @@ class Space:
         for fields in ({}, *self._corners()):
             if fields.keys().isdisjoint(OF_DROPOUT):  # else it may have a placement that the space lacks
                 config = base.create(**(base.model_dump() | fields))
-                network = config.model, str(config.model_args), config.network_placement, config.batch_size == 1
+                network = config.model, config.model_args, config.network_placement, config.batch_size == 1
                 found.setdefault(network, config)
         return list(found.values())
 

@@ -56,7 +56,7 @@ def build(config: RunConfig, images: ImageSpec) -> tuple[nn.Module, str]:
     if own != (config.placement is Placement.OWN):
         why = "takes no argument `layers`, so its placement is own" if own else "takes `layers`, and so a placement"
         raise ConfigError(f"placement={config.placement.value}: {config.model_name} {why}")
-    network = factory(images, **({} if own else {"layers": layers}), **config.model_args)
+    network = factory(images, **({} if own else {"layers": layers}), **dict(config.model_args))
     return network, "" if own or not isinstance(network, nn.Module) else _lacking(config, network, layers)
 
 
