@@ -167,9 +167,8 @@ class Space:
         """
         for model in self.dimensions["model"].extremes() if "model" in self.dimensions else ():
             if model not in MODELS:
-                raise SpaceError(
-                    f"search space: model: {model!r:.60} is none of {', '.join(MODELS)}; name it by --model"
-                )
+                known = ", ".join(MODELS)
+                raise SpaceError(f"search space: model={model!r:.60}: use {known}; name a factory with --model")
         for fields in self._corners():
             try:
                 base.create(**(base.model_dump() | fields))
