@@ -20,6 +20,8 @@ from sweeper.cli.options import (
     ends_unread,
     engine_options,
     given,
+    network_fields,
+    network_options,
     or_auto,
     overrides,
     refuse,
@@ -37,6 +39,7 @@ DEFAULT_EXPERIMENT: Final = "0"  # MLflow's id of its experiment `Default`
 
 @click.command()
 @click.option("--exp", type=Experiment(), default=6, help=EXP_HELP)
+@network_options
 @overrides
 @or_auto("--split", Split(["test", "holdout"]),
          "test: validate on the test images, as the article does; holdout: on held-out training images.")  # fmt: skip
@@ -52,11 +55,14 @@ def train(exp: int, **options: Any) -> None:
 
     fields = given(options, "epochs", "batch_size", "placement", "conv_dropout", "head_dropout", "lr", "seed", "split",
                    "device")  # fmt: skip
+    fields |= network_fields(options)
     config = experiment(exp, **fields)
     env = make_environment(options)
+    from sweeper.sweep.networks import find_network
     from sweeper.sweep.records import say_where
     from sweeper.sweep.train import train_one
 
+    config = find_network(config, options["dataset"], env.data_dir, fields).config
     where = {name: options[name] for name in ("dataset", "device", "precision", "system_metrics")}
     joined = os.environ.get("MLFLOW_RUN_ID")
     result = train_one(env, config, joined, **where).plain()
@@ -76,7 +82,7 @@ def train(exp: int, **options: Any) -> None:
               help="Number of finished trials (complete or pruned) to reach.")  # fmt: skip
 @click.option("--study", default="sweep", help="Name of the study; an existing one is continued.")
 @click.option("--exp", type=Experiment(), default=6, help="Experiment whose configuration the search varies.")
-@or_auto("--model", click.Choice(["small", "medium", "large"]), "Network size.")
+@network_options
 @or_auto("--augmentation", click.Choice(["none", "crop-flip", "crop-flip-erase"]),
          "Augmentation of the training images. crop-flip: shift by up to 2 pixels, mirror half; crop-flip-erase: also "
          "set a rectangle of 1.5 to 35 % of half of them to black.")  # fmt: skip
@@ -133,7 +139,9 @@ def optimize(exp: int, **options: Any) -> None:
 
     Finishes exactly --trials trials. Run the same command again to continue a stopped sweep.
     """
+    from sweeper.core.config import MODELS
     from sweeper.core.experiments import experiment
+    from sweeper.sweep.networks import find_network
     from sweeper.sweep.options import (
         SweepOptions,
         engine_choice,
@@ -143,15 +151,19 @@ def optimize(exp: int, **options: Any) -> None:
         start_workers,
     )
 
-    fields = given(options, "epochs", "model", "augmentation", "seed", "device")
+    fields = given(options, "epochs", "augmentation", "seed", "device") | network_fields(options)
     fields |= {"split": "folds", "folds": options["folds"]} if options["folds"] else {"split": "holdout"}
     names = ("trials", "study", "sampler", "pruner", "timeout", "retries", "one_seed", "finalists",
              "finalist_seeds", "final", "dataset", "device", "precision", "system_metrics")  # fmt: skip
-    config, space = experiment(exp, **fields), search_space(options["space"])
+    config, engine = experiment(exp, **fields), engine_choice(options)
+    if config.model not in MODELS:
+        start_workers(engine, options["device"])  # one of them calls the function that builds the network
+    network = find_network(config, options["dataset"], options["data_dir"], fields)
+    config, space = network.config, search_space(options["space"], network.placements)
     if options["seeds_per_cell"]:
         refuse("is what --seeds-per-cell decides. Leave one of them out.", "trials")
         options["trials"] = grid_trials(options["sampler"], space, config, options["seeds_per_cell"])
-    asked = SweepOptions(config, space, engine=engine_choice(options), **{name: options[name] for name in names})
+    asked = SweepOptions(config, space, engine=engine, **{name: options[name] for name in names})
     if not options["from_study"]:
         refuse("is for --from STUDY", "top")
     env = make_environment(options)

@@ -20,7 +20,7 @@ from optuna.pruners import BasePruner, MedianPruner, NopPruner, PercentilePruner
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeper.core.config import PLACES, Placement
+from sweeper.core.config import Placement
 from sweeper.study.space import Range, Space, cells
 from sweeper.study.surrogate import Grid, propose
 
@@ -96,7 +96,7 @@ def drawn_at_random(sampler: str, space: Space, joint: bool = True) -> tuple[str
     if joint or sampler not in JOINT or placement is None:
         return ()
     names = [Placement(each) for each in placement.extremes()]
-    return tuple(n for n in space.describe() if n in PLACES and not all(each.uses(n) for each in names))
+    return tuple(n for n in space.describe() if not all(each.uses(n) for each in names))
 
 
 class Whole(BaseSampler):

@@ -71,7 +71,7 @@ class Grid:
         self.words = [levels is not None and isinstance(levels[0], str) for levels in self._levels]
         self._axis = self.names.index("placement") if "placement" in self.names else None
         placements = self._levels[self._axis] if self._axis is not None else [placement]
-        self._has = np.array([[_has(Placement(each), name) for name in self.names] for each in placements or ()])
+        self._has = np.array([[Placement(each).uses(name) for name in self.names] for each in placements or ()])
 
     def encode(self, params: Sequence[Mapping[str, Any]]) -> Points:
         """Return the parameters of trials as points."""
@@ -140,10 +140,6 @@ def _levels(dimension: Choice | Range) -> list[Any] | None:
     if isinstance(dimension, Range):
         return [dimension.low] if dimension.low == dimension.high else None
     return list(dimension.values) if isinstance(dimension.values[0], str) else sorted(dimension.values)
-
-
-def _has(placement: Placement, name: str) -> bool:
-    return name not in ("conv_dropout", "head_dropout") or placement.uses(name)
 
 
 def _ends(dimension: Choice | Range, value: float) -> tuple[float, float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sweeper.core.config import RunConfig
@@ -9,6 +10,7 @@ from sweeper.core.environment import Environment
 from sweeper.data.images import ImageSource
 from sweeper.data.sources import find
 from sweeper.engine.aside import call
+from sweeper.sweep.networks import network_for
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class Chosen:
 
     config: RunConfig
     source: ImageSource
+    code: Mapping[str, bytes]  # the file of the network's factory, under the name that a run logs it as
     substituted: bool  # the sample stands in for FashionMNIST
     hardware: str  # the processor that computes, in words
 
@@ -26,6 +29,7 @@ def choose(env: Environment, config: RunConfig, dataset: str, device: str, preci
 
     Raises:
         ConfigError, DataError: a value is wrong, or the data set is missing.
+        UsageError: there is no such factory of a network.
     """
     device, precision, hardware = call(find_machine, device, precision)
     source = find(dataset, env.data_dir)
@@ -36,7 +40,8 @@ def choose(env: Environment, config: RunConfig, dataset: str, device: str, preci
             "Name the full set with --data-dir, or use --dataset sample to choose the sample."
         )
     config = config.derive(device=device, precision=precision, dataset=source.spec.name)
-    return Chosen(config, source, substituted, hardware)
+    network = network_for(config, source.spec)
+    return Chosen(network.config, source, network.code, substituted, hardware)
 
 
 def find_machine(device: str, precision: str) -> tuple[str, str, str]:

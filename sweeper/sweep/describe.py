@@ -46,6 +46,7 @@ def describe_run(
         key="", name="", folder="", params=config.to_params(), tags=tags, description=_words(config, counts),
         dataset={"name": chosen.source.spec.name, "sha256": chosen.source.spec.sha256, "source": chosen.source.place,
                  "profile": counts | {"folds": config.folds, "split": config.split}},
+        files=chosen.code,
     )  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def _words(config: RunConfig, counts: dict[str, int]) -> str:
         "folds": f"All values are means over {config.folds} stratified folds. The test images were not loaded.",
     }[config.split]
     return (
-        f"{of_article}**{config.model}** network, placement **{config.placement.value}**. "
+        f"{of_article}**{config.model_name}** network, placement **{config.placement.value}**. "
         f"Dropout rate {config.conv_dropout:.3g} in the convolutional part, {config.head_dropout:.3g} in the head. "
         f"{config.epochs} epochs of {counts['train_images']:,} images, batch size {config.batch_size}, "
         f"augmentation {config.augmentation}, AdamW at {config.lr:g} ({config.schedule}). "

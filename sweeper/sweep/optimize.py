@@ -34,6 +34,7 @@ from sweeper.sweep.choose import Chosen, choose
 from sweeper.sweep.describe import describe_run, git_tags
 from sweeper.sweep.driver import Driver
 from sweeper.sweep.finalists import Best, Plan, best_of_search, plan, recorded_runs, train_finalists, usual_finalists
+from sweeper.sweep.networks import check_networks
 from sweeper.sweep.options import SweepOptions
 from sweeper.sweep.progress import Progress, make_view
 from sweeper.sweep.reasons import out_of_time
@@ -62,6 +63,7 @@ def optimize(env: Environment, options: SweepOptions, known: Sequence[Known] = (
     """
     chosen = choose(env, options.config, options.dataset, options.device, options.precision)
     check(options.engine, chosen.config)
+    check_networks(options.space.networks(chosen.config), chosen.source.spec)
     settings = StudySettings(chosen.config, options.space, chosen.source.spec.sha256, options.sampler, options.pruner,
                              chosen.config.seed, options.one_seed)  # fmt: skip
     images = SharedSplits(load(chosen.config, chosen.source))

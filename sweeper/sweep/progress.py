@@ -77,7 +77,8 @@ class Progress:
         rates = [f"conv {c.conv_dropout:.2f}"] if c.conv_dropout else []
         rates += [f"head {c.head_dropout:.2f}"] if c.head_dropout else []
         seed = [f"seed {c.seed}"] if trial.repetition else []
-        return " ".join([c.model, c.placement.value, *rates, f"batch {c.batch_size}", *seed])
+        arguments = [f"{name} {value}" for name, value in c.model_args]
+        return " ".join([c.model_name, *arguments, c.placement.value, *rates, f"batch {c.batch_size}", *seed])
 
     def word(self, outcome: str) -> str:
         """Return the word for an outcome."""

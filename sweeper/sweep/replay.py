@@ -67,7 +67,7 @@ def replay(env: Environment, run: str) -> dict[str, Any]:
         if then.get(tag) != now.get(tag)
     ]
     env.say(
-        f"replaying {_last(record, config)} of {config.epochs} epochs: {config.model}, {config.placement.value}, "
+        f"replaying {_last(record, config)} of {config.epochs} epochs: {config.model_name}, {config.placement.value}, "
         f"{config.dataset}, {config.precision} on {config.device}, {threads} threads"
     )
     for change in changes:

@@ -18,6 +18,7 @@ from sweeper.data.splits import load
 from sweeper.sweep.choose import choose
 from sweeper.sweep.describe import describe_run
 from sweeper.sweep.driver import Driver
+from sweeper.sweep.networks import check_networks
 from sweeper.sweep.progress import Progress, make_view
 from sweeper.sweep.signals import Signals
 from sweeper.sweep.source import Listed
@@ -71,6 +72,7 @@ def train_one(
 
     chosen = choose(env, config, dataset, device, precision)
     images = load(chosen.config, chosen.source)
+    check_networks([chosen.config], chosen.source.spec)
     key = uuid.uuid4().hex  # of every attempt
     folder = f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{key[:6]}"
 

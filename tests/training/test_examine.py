@@ -23,7 +23,7 @@ from sweeper.training.evaluate import evaluate, predict_weights, score, subset
 from sweeper.training.folds import finish
 from sweeper.training.images import Data, to_input
 from sweeper.training.loop import train
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 from sweeper.training.seeds import seeded
 from sweeper.training.xray.examine import BINS, examine, images_in_a_pass, val_images
 from sweeper.training.xray.passes import Subject, eval_pass, recalibrate, training_pass

@@ -19,7 +19,7 @@ from sweeper.core.images import ImageSpec
 from sweeper.training.batches import batches
 from sweeper.training.device import autocast
 from sweeper.training.images import Images, to_input
-from sweeper.training.network import build_model, load_weights
+from sweeper.training.networks import build_model, load_weights
 from sweeper.training.xray.shift import by_channel, dropped_variance, moments
 
 SAMPLE: Final = 1 << 16  # values of a layer for its histogram
@@ -33,7 +33,7 @@ class Subject:
     """A network with the weights of a run, and the batches of training images, uint8 `(B, H, W, C)`, of each pass."""
 
     config: RunConfig
-    model: nn.Sequential
+    model: nn.Module
     batches: tuple[Tensor, ...]
     spec: ImageSpec
 
@@ -154,7 +154,7 @@ def recalibrate(subject: Subject) -> None:
     training, a layer normalises a batch by the batch's own statistics.
     """
     subject.model.train()
-    for layer in subject.model:
+    for layer in subject.model.modules():
         if isinstance(layer, Dropout):
             layer.eval()
     for layer in subject.norms.values():
