@@ -6,13 +6,16 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import re
 import runpy
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sweeper.core.errors import SweeperError, UsageError, one_line
+
+FUNCTION: Final = re.compile(r"([\w.]+|.+\.py):[A-Za-z_]\w*")
 
 
 def absolute(name: str) -> str:

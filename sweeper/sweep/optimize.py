@@ -60,7 +60,7 @@ def optimize(env: Environment, options: SweepOptions, known: Sequence[Known] = (
         StudyIncomplete: too many trials failed.
         OutOfTime: the time was over before any trial was finished.
     """
-    chosen = choose(env, options.config, options.dataset, options.device, options.precision)
+    chosen = choose(env, options.config, options.dataset, options.device, options.precision, options.image_size)
     check(options.engine, chosen.config)
     settings = StudySettings(chosen.config, options.space, chosen.source.spec.sha256, options.sampler, options.pruner,
                              chosen.config.seed, options.one_seed)  # fmt: skip
