@@ -83,7 +83,9 @@ class RunConfig(BaseModel):
         description="Network: small, medium, large, or the factory of your own as package.module:function or "
         "file.py:function.",
     )
-    model_args: dict[str, Argument] = Field({}, description="Arguments of the network's factory, by name.")
+    model_args: tuple[tuple[str, Argument], ...] = Field(
+        (), description="Arguments of the network's factory: names and values."
+    )
     model_sha256: str = Field("", description="SHA-256 of the file of the network's factory; empty for our networks.")
     placement: Placement = Field(Placement.BN_DROPOUT, description="Placement of BatchNorm and Dropout.")
     conv_dropout: Rate = Field(
@@ -97,9 +99,9 @@ class RunConfig(BaseModel):
     )
     augmentation: Literal["none", "crop", "crop-flip", "crop-flip-erase"] = Field(
         "none",
-        description="Training images: each shifted by up to 2 pixels of 28 (an eighth of the side from 32 on) with "
-        "black borders; with flip half of them mirrored; with erase also a rectangle of 1.5 to 35 % of half of them set "
-        "to black.",
+        description="Training images: each shifted by up to 2 pixels of 28, or an eighth of another side, with black "
+        "borders; with flip half of them mirrored; with erase also a rectangle of 1.5 to 35 % of half of them set to "
+        "black.",
     )
     epochs: int = Field(10, ge=1, le=MAX_EPOCHS, description="Passes over the training images.")
     dropout_schedule: Literal["constant", "early", "late"] = Field(
@@ -173,6 +175,12 @@ class RunConfig(BaseModel):
             raise ValueError(f"image_size={side}: use {MIN_SIDE} to {MAX_SIDE} pixels")
         return side
 
+    @field_validator("model_args", mode="before")
+    @classmethod
+    def _by_name(cls, arguments: Any) -> Any:
+        """Accept a mapping, and put the arguments in the order of their names."""
+        return tuple(sorted(dict(arguments).items()))
+
     @field_validator("model")
     @classmethod
     def _network(cls, model: str) -> str:
@@ -245,7 +253,7 @@ class RunConfig(BaseModel):
         arguments = {name: fields.pop(name) for name in list(fields) if name.startswith(ARGUMENT)}
         if arguments:
             own = {name.removeprefix(ARGUMENT): value for name, value in arguments.items()}
-            fields["model_args"] = {**fields.get("model_args", {}), **own}
+            fields["model_args"] = dict(fields.get("model_args", ())) | own
         try:
             return cls(**fields)
         except ValidationError as error:
@@ -265,7 +273,7 @@ class RunConfig(BaseModel):
         An argument of the network's factory is `model.NAME`, as JSON. Later fields that change nothing are left out.
         """
         fields = self.model_dump(mode="json", exclude={"model_args", *self.later_fields_unused} - {"train_images"})
-        arguments = {f"{ARGUMENT}{name}": json.dumps(value) for name, value in self.model_args.items()}
+        arguments = {f"{ARGUMENT}{name}": json.dumps(value) for name, value in self.model_args}
         return {name: str(value) for name, value in fields.items()} | arguments
 
     @classmethod

@@ -45,7 +45,7 @@ NAMES: Final = {
 def replay(env: Environment, run: str, dataset: str | None = None) -> dict[str, Any]:
     """Train a run again, with its configuration, data and threads, up to its last recorded epoch.
 
-    `run` is a folder of a journal, or a run in MLflow. `dataset` names its images where they are now, if they have moved.
+    `run` is a folder of a journal, or a run in MLflow. `dataset` names its images if they have moved.
 
     Returns:
         The JSON that `--json` prints. `difference` is the first one, empty if the runs are identical.

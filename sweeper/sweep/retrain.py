@@ -58,7 +58,7 @@ def retrain(config: RunConfig, splits: Sequence[Split], threads: int) -> Generat
     return Champion(
         result.weights_file(),
         result.weights_sha256,
-        score(logits, test),
+        score(logits, test.labels, test.spec.classes),
         confident_mistakes(logits, test, MOST_ERRORS),
     )
 

@@ -31,7 +31,7 @@ def predict_weights(config: RunConfig, weights: Mapping[str, Any], images: Image
 @torch.inference_mode()
 def evaluate(model: nn.Module, images: Images, config: RunConfig) -> Evaluation:
     """Evaluate `model` in eval mode on `images` of the same device."""
-    return score(predict(model, images, config), images)
+    return score(predict(model, images, config), images.labels, images.spec.classes)
 
 
 @torch.inference_mode()
@@ -44,9 +44,9 @@ def predict(model: nn.Module, images: Images, config: RunConfig) -> Tensor:
     return torch.cat(logits)
 
 
-def score(logits: Tensor, images: Images) -> Evaluation:
-    """Score `logits` `(N, classes)` against the labels of `images`."""
-    return evaluation_of(measure(logits, images.labels), images.spec.classes)
+def score(logits: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Evaluation:
+    """Score `logits` `(N, classes)` against `labels` `(N,)`."""
+    return evaluation_of(measure(logits, labels), classes)
 
 
 def measure(logits: Tensor, labels: Tensor) -> Tensor:

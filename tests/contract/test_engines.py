@@ -85,7 +85,7 @@ def apart(engine: Engine, split: list[Data], monkeypatch: pytest.MonkeyPatch) ->
 
     def train_apart(config: RunConfig) -> TrainResult:
         captured = isinstance(engine, ConcurrentEngine) and config.split != "folds"
-        monkeypatch.setattr("sweeper.training.start.is_captured", lambda config: captured)
+        monkeypatch.setattr("sweeper.training.start.is_captured", lambda config, images: captured)
         return finish(start(config, split))
 
     return train_apart
@@ -314,7 +314,7 @@ from sweeper.core.config import RunConfig
 from sweeper.training.images import Data, Images
 from sweeper.engine.ray import RayEngine
 
-images = Images(torch.zeros(64, 28, 28, dtype=torch.uint8), torch.arange(64) % 10)
+images = Images(torch.zeros(64, 28, 28, 1, dtype=torch.uint8), torch.arange(64) % 10, SAMPLE.spec)
 engine = RayEngine([Data(images, images)], 1)
 engine.submit(0, RunConfig(model="small", epochs=10_000))
 while not engine.wait(1):

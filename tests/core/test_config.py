@@ -52,7 +52,7 @@ BAD = {  # what a field refuses, and what the message says is allowed
         "greater than or equal to 0": [-1], "less than or equal to 60000": [60_001], "valid integer": ["some"],
     },
     "experiment": {"less than or equal to 8": [9]},
-    "model": {"'small', 'medium' or 'large'": ["huge"]},
+    "model": {"use small, medium, large,": ["huge"]},
     "placement": {", ".join(f"'{p}'" for p in list(Placement)[:-1]): ["bn-bn"]},
     "device": {"auto, cpu, cuda or cuda:N": ["foo"]},
     "precision": {"'fp32' or 'bf16'": ["fp64"]},
@@ -218,7 +218,7 @@ def configs(draw: st.DrawFn) -> RunConfig:
 @given(config=configs())
 def test_a_configuration_survives_mlflows_string_parameters_exactly(config: RunConfig):
     params = config.to_params()
-    assert set(params) == set(RunConfig.model_fields)
+    assert set(params) == set(RunConfig.model_fields) - (config.later_fields_unused - {"train_images"})
     assert all(type(value) is str for value in params.values())
     rebuilt = RunConfig.from_params(params | {"a parameter of someone else": "1"})
     assert rebuilt == config

@@ -11,9 +11,9 @@ import numpy as np
 
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import Diverged, SweeperError, TrainingError, WorkerLost
-from sweeper.core.images import CLASSES
 from sweeper.core.results import EpochResult, Evaluation, TrainResult
 from sweeper.core.trial import Trial
+from sweeper.data.fashion import CLASSES
 from sweeper.engine.base import Event
 from sweeper.sweep.driver import Driver
 from sweeper.tracking.base import Recorded, RunInfo
@@ -29,7 +29,8 @@ def epoch(number: int, accuracy: float = 0.5) -> EpochResult:
 def result(accuracy: float = 0.5, loss: float = 1.1) -> TrainResult:
     history = (*(epoch(n) for n in range(1, EPOCHS)), replace(epoch(EPOCHS, accuracy), val_loss=loss))
     confusion = np.eye(len(CLASSES), dtype=np.int64)
-    return TrainResult(history, {"weight": np.zeros(2, np.float32)}, Evaluation(loss, accuracy, 0.1, confusion))
+    evaluation = Evaluation(loss, accuracy, 0.1, confusion, classes=CLASSES)
+    return TrainResult(history, {"weight": np.zeros(2, np.float32)}, evaluation)
 
 
 # The events of a training, or functions that are called in the middle of wait().

@@ -147,7 +147,7 @@ def test_a_run_that_the_captured_step_trained_is_replayed_by_it(
             event["tags"] |= hashes
 
     rewrite(folder, change)
-    monkeypatch.setattr("sweeper.training.start.is_captured", lambda config: True)
+    monkeypatch.setattr("sweeper.training.start.is_captured", lambda config, images: True)
     assert compared(again(folder)) == ("", 2, True)
 
 

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from sweeper.core.config import Placement, RunConfig
 from sweeper.core.results import EpochResult, Evaluation, TrainResult
 from sweeper.core.xray import XRay
+from sweeper.data.fashion import CLASSES, SAMPLE
 from sweeper.training.device import autocast
 from sweeper.training.evaluate import evaluate, predict_weights, score, subset
 from sweeper.training.folds import finish
-from sweeper.training.images import Data, normalize
+from sweeper.training.images import Data, to_input
 from sweeper.training.loop import train
 from sweeper.training.network import build_model
 from sweeper.training.seeds import seeded
@@ -43,7 +44,7 @@ def small(**changes: Any) -> RunConfig:
 def untrained(config: RunConfig) -> TrainResult:
     """A result with the weights that `config` starts from."""
     with seeded(config, 0):
-        weights = build_model(config).state_dict()
+        weights = build_model(config, SAMPLE.spec).state_dict()
     epoch = EpochResult(1, 2.3, 0.1, 2.3, 0.1, 0.1, 1e-3, 1.0, 1.0, 100.0)
     evaluation = Evaluation(2.3, 0.1, 0.1, np.eye(10, dtype=np.int64), brier=0.9, error_confidence=0.2)
     return TrainResult((epoch,), weights, evaluation)
@@ -116,7 +117,7 @@ def test_r_is_the_mean_of_the_unbiased_batch_variances_of_the_input(sample: Data
     with torch.inference_mode():
         inputs = eval_pass(network)["5"]
         model = copy.deepcopy(network.model).eval()
-        outputs = [model[:5](normalize(pixels).double()) for pixels in network.batches]
+        outputs = [model[:5](to_input(pixels, SAMPLE.spec).double()) for pixels in network.batches]
     expected = torch.stack([x.var((0, 2, 3)) for x in outputs]).float()
     torch.testing.assert_close(inputs.variances.float(), expected)
     torch.testing.assert_close(inputs.highest.amax(0), torch.cat(outputs).amax((0, 2, 3)).float())
@@ -129,7 +130,7 @@ def test_batch_noise_is_that_of_training_mode(sample: Data):
         variances, _ = training_pass(network)
     with torch.inference_mode(), seeded(config, 9):
         model = network.model.train()
-        dropped = model[:2](normalize(network.batches[0]).double())
+        dropped = model[:2](to_input(network.batches[0], SAMPLE.spec).double())
     torch.testing.assert_close(variances["2"][0], dropped.var((0, 2, 3)))
 
 
@@ -138,10 +139,10 @@ def test_batch_noise_is_that_of_training_mode(sample: Data):
 
 def recalibrated_slowly(config: RunConfig, weights: dict[str, Tensor], batches: list[Tensor]) -> dict[str, Tensor]:
     """Layer by layer over all images, in double precision: the statistics of a layer, then what it passes on."""
-    model = build_model(config)
+    model = build_model(config, SAMPLE.spec)
     model.load_state_dict(weights)
     model.double().eval()
-    at = [normalize(pixels).double() for pixels in batches]
+    at = [to_input(pixels, SAMPLE.spec).double() for pixels in batches]
     found = {}
     for name, layer in model.named_children():
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -182,7 +183,7 @@ def test_the_gain_is_what_recalibration_makes_of_the_validation_images(sample: D
     good = finish(train(config, sample))
     weights = {n: v / 50 if n.endswith("running_var") else v for n, v in good.weights.items()}
     _, logits = predict_weights(config, weights, sample.val)
-    verdict = score(logits, sample.val.labels)
+    verdict = score(logits, sample.val.labels, CLASSES)
     bad = replace(good, weights=weights, evaluation=verdict)
     found = examine(config, bad, sample)
     assert found.recalibration_gain_loss == pytest.approx(verdict.loss - good.evaluation.loss, abs=0.1)
@@ -248,7 +249,7 @@ def test_activations_are_those_that_the_network_computes(precision: str, tiny: D
     result.weights["5.bias"][:4] -= 1
     model, _ = predict_weights(config, result.weights, tiny.val)
     with torch.inference_mode(), autocast(config):
-        before = model[:5](normalize(tiny.train.pixels))
+        before = model[:5](to_input(tiny.train.pixels, SAMPLE.spec))
         after = model[5](before.clone()).float()
     found = examine(config, result, tiny).layers[1]
     for side, values in ((found.before, before.float()), (found.after, after)):

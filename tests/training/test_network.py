@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from sweeper.core.config import Placement, RunConfig
+from sweeper.data.fashion import SAMPLE
 from sweeper.training.network import build_model, parameter_count
 from sweeper.training.norm import NarrowBatchNorm2d
 
@@ -44,7 +45,9 @@ SIZES = {
 
 
 def network(model: str, placement: str = "bn-dropout") -> nn.Sequential:
-    return build_model(RunConfig.create(model=model, placement=placement, conv_dropout=0.25, head_dropout=0.5))
+    return build_model(
+        RunConfig.create(model=model, placement=placement, conv_dropout=0.25, head_dropout=0.5), SAMPLE.spec
+    )
 
 
 def layers_of(model: nn.Module, kind: type[nn.Module]) -> list[Any]:
@@ -101,7 +104,7 @@ def test_a_convolution_has_a_bias_unless_batch_norm_follows_at_once(placement: s
 
 def effective(config: RunConfig) -> str:
     """The layers of a network without the Dropout layers that drop nothing."""
-    return " ".join(str(layer) for layer in build_model(config) if getattr(layer, "p", 1) > 0)
+    return " ".join(str(layer) for layer in build_model(config, SAMPLE.spec) if getattr(layer, "p", 1) > 0)
 
 
 def test_two_configurations_have_one_key_exactly_when_they_build_the_same_network():
