@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -164,18 +165,21 @@ def _digest(found: Decoded) -> str:
 def _moments(name: str, pixels: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel, pixels in [0, 1], from counts of the 256 values.
 
-    A channel that is the same everywhere gets the standard deviation 1, so that it can be divided by.
+    The sums are whole numbers, so that every machine comes to the same values. A channel that is the same everywhere
+    gets the standard deviation 1, so that it can be divided by.
 
     Raises:
         DataError: every channel is.
     """
-    counts = np.zeros((pixels.shape[3], 256))
+    counts = np.zeros((pixels.shape[3], 256), np.int64)
     for start in range(0, len(pixels), CHUNK):
         for channel, row in enumerate(counts):
             row += np.bincount(pixels[start : start + CHUNK, :, :, channel].ravel(), minlength=256)
-    shares, values = counts / counts[0].sum(), np.arange(256) / 255
-    means = shares @ values
-    stds = np.sqrt((shares * (values - means[:, None]) ** 2).sum(1))
-    if not stds.any():
+    values = np.arange(256)
+    sums, squares = (counts * values).sum(1).tolist(), (counts * values**2).sum(1).tolist()
+    size: int = counts[0].sum().item()
+    spread = [size * square - total**2 for total, square in zip(sums, squares, strict=True)]
+    if not any(spread):
         raise DataError(f"{name}: all training images are of one even colour. There is nothing to learn.")
-    return tuple(means.tolist()), tuple(std or 1.0 for std in stds.tolist())
+    means = tuple(total / (255 * size) for total in sums)
+    return means, tuple(math.sqrt(each) / (255 * size) or 1.0 for each in spread)
