@@ -15,11 +15,13 @@ from sweeper.cli.options import (
     Experiment,
     Number,
     Split,
+    augmentation_option,
     data_dir_option,
     device_option,
     ends_unread,
     engine_options,
     given,
+    moved_option,
     network_fields,
     network_options,
     or_auto,
@@ -53,8 +55,8 @@ def train(exp: int, **options: Any) -> None:
     """
     from sweeper.core.experiments import experiment
 
-    fields = given(options, "epochs", "batch_size", "placement", "conv_dropout", "head_dropout", "lr", "seed", "split",
-                   "device")  # fmt: skip
+    fields = given(options, "epochs", "batch_size", "placement", "conv_dropout", "head_dropout", "augmentation", "lr",
+                   "seed", "split", "device")  # fmt: skip
     fields |= network_fields(options)
     config = experiment(exp, **fields)
     env = make_environment(options)
@@ -64,6 +66,7 @@ def train(exp: int, **options: Any) -> None:
 
     config = find_network(config, options["dataset"], env.data_dir, fields).config
     where = {name: options[name] for name in ("dataset", "device", "precision", "system_metrics")}
+    where["image_size"] = options["image_size"] or 0
     joined = os.environ.get("MLFLOW_RUN_ID")
     result = train_one(env, config, joined, **where).plain()
     metrics = result["metrics"]
@@ -83,9 +86,7 @@ def train(exp: int, **options: Any) -> None:
 @click.option("--study", default="sweep", help="Name of the study; an existing one is continued.")
 @click.option("--exp", type=Experiment(), default=6, help="Experiment whose configuration the search varies.")
 @network_options
-@or_auto("--augmentation", click.Choice(["none", "crop-flip", "crop-flip-erase"]),
-         "Augmentation of the training images. crop-flip: shift by up to 2 pixels, mirror half; crop-flip-erase: also "
-         "set a rectangle of 1.5 to 35 % of half of them to black.")  # fmt: skip
+@augmentation_option
 @or_auto("--epochs", click.IntRange(1), "Epochs of a trial.")
 @engine_options
 @click.option("--folds", type=click.IntRange(0, 100), default=0,
@@ -163,7 +164,8 @@ def optimize(exp: int, **options: Any) -> None:
     if options["seeds_per_cell"]:
         refuse("is what --seeds-per-cell decides. Leave one of them out.", "trials")
         options["trials"] = grid_trials(options["sampler"], space, config, options["seeds_per_cell"])
-    asked = SweepOptions(config, space, engine=engine, **{name: options[name] for name in names})
+    asked = SweepOptions(config, space, engine=engine, image_size=options["image_size"] or 0,
+                         **{name: options[name] for name in names})  # fmt: skip
     if not options["from_study"]:
         refuse("is for --from STUDY", "top")
     env = make_environment(options)
@@ -188,6 +190,7 @@ def optimize(exp: int, **options: Any) -> None:
               help="A trial whose configuration is trained, in place of the best; may be repeated.")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(1, 100), default=3, help="Number of fresh seeds of each configuration.")
 @engine_options
+@moved_option
 @data_dir_option
 @device_option
 @storage_option
@@ -206,7 +209,8 @@ def confirm(study: str, **options: Any) -> None:
     start_workers(engine, options["device"])
     from sweeper.sweep.confirm import Confirmation, confirm
 
-    asked = Confirmation(study, options["top"], options["trials"], options["seeds"], options["device"], engine)
+    asked = Confirmation(study, options["top"], options["trials"], options["seeds"], options["device"], engine,
+                         options["dataset"])  # fmt: skip
     print_json(confirm(env, asked), env.json_output)
 
 

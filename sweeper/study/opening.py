@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +87,25 @@ def _check_settings(name: str, storage: optuna.storages.BaseStorage, settings: S
     if directions != ["MAXIMIZE"] or (not stored and storage.get_n_trials(study_id)):
         raise StudyConflict(f"study {name!r} was not made by sweeper; choose another name with --study")
     wanted = json.loads(json.dumps(settings.describe()))
-    if stored and stored != wanted:
-        names = sorted((stored.keys() | wanted.keys()) - {"sampler_space"})  # which goes with the sampler
-        keys = [k for k in names if stored.get(k) != wanted.get(k)]
-        changes = "; ".join(f"{k} was {stored.get(k)!r}, is {wanted.get(k)!r}" for k in keys)
+    if stored and (changes := _changes(stored, wanted, own_images=bool(settings.base.dataset_sha256))):
         raise StudyConflict(
-            f"study {name!r} has other settings ({changes}); continue it with the old ones, or choose another --study"
+            f"study {name!r} has other settings ({'; '.join(changes)}); continue it with the old ones, or choose "
+            "another --study"
         )
+
+
+def _changes(stored: Mapping[str, Any], wanted: Mapping[str, Any], *, own_images: bool) -> list[str]:
+    """Describe each setting that differs. The user's own images are the same wherever they lie."""
+    changed = [k for k in sorted(stored.keys() | wanted.keys()) if stored.get(k) != wanted.get(k)]
+    if own_images and "dataset_sha256" not in changed:
+        changed = [k for k in changed if k not in ("dataset", "image_size")]
+    shown = [k for k in changed if k != "sampler_space"] or changed  # which goes with the sampler
+    return [
+        f"the images of {wanted['dataset']} have changed since it began"
+        if own_images and k == "dataset_sha256" and "dataset" not in changed
+        else f"{k} was {stored.get(k)!r}, is {wanted.get(k)!r}"
+        for k in shown
+    ]
 
 
 def _sign(name: str, storage: optuna.storages.BaseStorage, settings: StudySettings) -> None:

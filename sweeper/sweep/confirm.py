@@ -40,6 +40,7 @@ class Confirmation:
     seeds: int
     device: str
     engine: EngineChoice
+    dataset: str | None = None  # where the images of the study are now, if they have moved
 
 
 def confirm(env: Environment, asked: Confirmation) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def confirm(env: Environment, asked: Confirmation) -> dict[str, Any]:
     """
     settings = read_settings(asked.study, env.storage)
     base = settings.base
-    chosen = choose(env, base, base.dataset, asked.device, base.precision)
+    chosen = choose(env, base, asked.dataset or base.dataset, asked.device, base.precision, base.image_size)
     check(asked.engine, chosen.config)
     images = SharedSplits(load(chosen.config, chosen.source))
     prepare(asked.engine)

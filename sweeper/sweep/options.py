@@ -44,6 +44,7 @@ class SweepOptions:
     finalist_seeds: int = 3
     final: bool = True
     dataset: str = "auto"
+    image_size: int = 0  # of the pictures of a folder
     device: str = "auto"
     precision: str = "auto"
     engine: EngineChoice = ONE_WORKER

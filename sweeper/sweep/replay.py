@@ -18,8 +18,9 @@ from typing import Any, Final
 
 from sweeper.core.config import RunConfig
 from sweeper.core.environment import NONE, OFFLINE, Environment
-from sweeper.core.errors import DataError, UsageError
+from sweeper.core.errors import UsageError
 from sweeper.core.results import EpochResult, TrainResult
+from sweeper.data.own import check_unchanged
 from sweeper.data.sources import find
 from sweeper.data.splits import load_test
 from sweeper.sweep.describe import environment_tags
@@ -41,10 +42,10 @@ NAMES: Final = {
 }
 
 
-def replay(env: Environment, run: str) -> dict[str, Any]:
+def replay(env: Environment, run: str, dataset: str | None = None) -> dict[str, Any]:
     """Train a run again, with its configuration, data and threads, up to its last recorded epoch.
 
-    `run` is a folder of a journal, or a run in MLflow.
+    `run` is a folder of a journal, or a run in MLflow. `dataset` names its images if they have moved.
 
     Returns:
         The JSON that `--json` prints. `difference` is the first one, empty if the runs are identical.
@@ -56,6 +57,7 @@ def replay(env: Environment, run: str) -> dict[str, Any]:
     """
     record = _find(env, run)
     config = RunConfig.from_params(record.params)
+    config = config.derive(dataset=dataset) if dataset else config
     _check_comparable(run, record)
     resolve_device(config.device)
     images = _images(env, record, config)
@@ -122,14 +124,8 @@ def _check_comparable(run: str, record: Record) -> None:
 
 
 def _images(env: Environment, record: Record, config: RunConfig) -> Sequence[Data]:
-    source = find(config.dataset, env.data_dir)
-    spec = source.spec
-    digest = record.tags.get("sweeper.dataset_sha256", spec.sha256)
-    if digest != spec.sha256:
-        raise DataError(
-            f"the run was trained on data with SHA-256 {digest[:12]}…, but {spec.name} has {spec.sha256[:12]}…. "
-            "Name the data set of the run with --data-dir."
-        )
+    source = find(config.dataset, env.data_dir, config.image_size, env.say)
+    check_unchanged(config.dataset, record.tags.get("sweeper.dataset_sha256", ""), source.spec.sha256)
     if record.tags.get("sweeper.kind") == "champion":
         return [Data.from_arrays(train_all(load_test(source)))]
     return load(config, source)

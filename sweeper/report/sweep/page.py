@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 MAP_WIDTH: Final = 420  # pixels, at least, of a heat map whose cells hold words
 PICTURE_WIDTH: Final = 720  # and of pictures, so that their labels can be read
 RATES: Final = ("conv_dropout", "head_dropout")
+MOST_CLASSES: Final = 40  # whose confusion is drawn; the table lists all
 
 
 def sweep_report(env: Environment, record: StudyRecord, drawn: Mapping[str, bytes] | None = None) -> bytes:
@@ -225,10 +226,10 @@ def _champion(champion: Champion) -> Markup:
         rows: list[list[Value]] = [
             [name, total, share(right), taken] for name, total, right, taken in per_class(champion)
         ]
-        html += beside(
-            chart(confusion(champion), "Test images by true and predicted class; only errors are coloured."),
-            table(["Class", "Images", "Recognised", "Most often taken for"], rows, caption="The classes"),
-        )
+        classes = table(["Class", "Images", "Recognised", "Most often taken for"], rows, caption="The classes")
+        caption = "Test images by true and predicted class; only errors are coloured."
+        few = len(rows) <= MOST_CLASSES
+        html += beside(chart(confusion(champion), caption), classes) if few else classes
     if champion.errors:
         html += heading("Its most confident errors")
         html += _picture(champion.errors, "Test images, each with its true and its predicted class")
