@@ -65,7 +65,7 @@ def train(exp: int, **options: Any) -> None:
     config = find_network(config, options["dataset"], env.data_dir, fields).config
     where = {name: options[name] for name in ("dataset", "device", "precision", "system_metrics")}
     joined = os.environ.get("MLFLOW_RUN_ID")
-    result = train_one(env, config, joined, **where)
+    result = train_one(env, config, joined, **where).plain()
     metrics = result["metrics"]
     env.say(f"final val accuracy {metrics['final/val_accuracy']:.4f}, loss {metrics['final/val_loss']:.4f}")
     say_where(env, result["run_id"])

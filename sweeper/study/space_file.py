@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -84,15 +85,37 @@ def read_space(path: Path) -> Space:
     Raises:
         SpaceError: the file is missing, too large, not YAML, or not a space; one line.
     """
-    content = parse_yaml(path, read_small(path))
+    return _space(parse_yaml(path, read_small(path)), str(path))
+
+
+def parse_space(given: Mapping[str, Any]) -> Space:
+    """Return the space of Python values: by field a list of values, `(low, high)` or `(low, high, "log")`.
+
+    Raises:
+        SpaceError: it is not a space; one line.
+    """
+    return _space({name: _plain(value) for name, value in given.items()}, "space")
+
+
+def _plain(value: Any) -> Any:
+    """Return a range as the file of a space writes it; anything else as it is."""
+    match value:
+        case (int() | float() as low, int() | float() as high):
+            return value if isinstance(value, list) else {"low": low, "high": high}
+        case (low, high, "log"):
+            return {"low": low, "high": high, "log": True}
+    return value
+
+
+def _space(content: Any, where: str) -> Space:
     if not isinstance(content, dict) or not content:
-        raise SpaceError(f"{path}: not a mapping of fields; the fields are {FIELDS}")
+        raise SpaceError(f"{where}: not a mapping of fields; the fields are {FIELDS}")
     arguments = {name: values for name, values in content.items() if _is_argument(name)}
     try:
         given = SpaceFile.model_validate({name: values for name, values in content.items() if name not in arguments})
         arguments = ARGUMENTS.validate_python(arguments)
     except ValidationError as error:
-        raise SpaceError(f"{path}: {_explain(error.errors()[0])}") from None
+        raise SpaceError(f"{where}: {_explain(error.errors()[0])}") from None
     found = {name: arguments[name] if name in arguments else getattr(given, name) for name in content}
     return Space({name: Choice(tuple(value)) if isinstance(value, list) else value for name, value in found.items()})
 

@@ -139,7 +139,7 @@ def _train(
     done = target - len(left)
     source = Listed([Trial(number, run.config, run.seed) for number, run in enumerate(left)], finished=done)
     view = make_view(Progress(target=target, finished=done, at_start=done, unit="finalist run"),
-                     json_output=env.json_output)  # fmt: skip
+                     env)  # fmt: skip
 
     def orders() -> Orders:  # without the trials to skip, whose numbers are not those of finalists' runs
         return study.orders()._replace(skipped=frozenset())

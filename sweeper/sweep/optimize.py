@@ -229,7 +229,7 @@ def _search(
         return replace(info, key=f"{study.uid}/{trial.number}", name=_name(trial),
                        folder=f"{study.name}/{trial.number:04d}", tags=tags)  # fmt: skip
 
-    view = make_view(_progress(study, options.trials), json_output=env.json_output)
+    view = make_view(_progress(study, options.trials), env)
     try:
         Driver(study, engine, tracker, named, view, deadline=deadline, retries=options.retries,
                signals=signals, orders=study.orders).run(options.trials)  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -15,6 +16,7 @@ from sweeper.core.text import counted, duration
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from sweeper.core.environment import Environment
     from sweeper.core.results import EpochResult
     from sweeper.core.trial import Trial
     from sweeper.study.evidence import Standing
@@ -226,9 +228,11 @@ class LiveView:
         return Group(table, foot)
 
 
-def make_view(progress: Progress, *, json_output: bool) -> PlainView | LiveView:
+def make_view(progress: Progress, env: Environment) -> PlainView | LiveView:
     """Return a live table if stdout is a terminal, else plain lines: on stderr if stdout is for JSON."""
-    if json_output:
+    if not env.progress:
+        return PlainView(progress, io.StringIO())
+    if env.json_output:
         return PlainView(progress, sys.stderr)
     in_notebook = "ipykernel" in sys.modules or KERNEL in os.environ  # in a cell, or in its `!sweeper optimize`
     if in_notebook or not sys.stdout.isatty():
