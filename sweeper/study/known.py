@@ -12,7 +12,7 @@ from sweeper.core.config import PLACES, Placement, RunConfig
 from sweeper.core.errors import SpaceError
 from sweeper.core.experiments import EXPERIMENTS, experiment
 from sweeper.core.text import counted
-from sweeper.study.space import Choice, Space
+from sweeper.study.space import Choice, Range, Space
 from sweeper.study.space_file import parse_yaml, read_small
 
 Params = Mapping[str, Any]
@@ -87,7 +87,7 @@ def _as_in(space: Space, params: Params) -> dict[str, Any]:
         dimension = space.dimensions.get(name)
         if isinstance(dimension, Choice) and not isinstance(value, bool):
             found[name] = next((known for known in dimension.values if known == value), value)
-        elif dimension is not None and dimension.holds(value):
+        elif isinstance(dimension, Range) and dimension.holds(value):
             found[name] = float(value)
     return found
 

@@ -17,7 +17,7 @@ import optuna
 import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweeper.core.config import RunConfig, finite
+from sweeper.core.config import DATASETS, RunConfig, finite
 from sweeper.core.errors import ServiceUnreachable, SweeperError
 from sweeper.core.trial import Trial
 from sweeper.study.control import RUN, WANTED, WORKERS, Orders, read_orders
@@ -95,6 +95,8 @@ class StudySettings:
     def read(cls, described: Mapping[str, Any]) -> StudySettings:
         """Return the settings that `describe` has described."""
         fields = {name: value for name, value in described.items() if name in RunConfig.model_fields}
+        if described["dataset"] in DATASETS:
+            del fields["dataset_sha256"]  # which is that of the study, for images of any source
         return cls(
             RunConfig.create(**fields),
             Space.read({name.removeprefix("space."): v for name, v in described.items() if name.startswith("space.")}),

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sweeper.core.config import RunConfig
+from sweeper.core.config import MODELS, RunConfig
 from sweeper.core.environment import NONE, OFFLINE, Environment
 from sweeper.core.errors import Interrupted, UsageError
 from sweeper.core.experiments import experiment
@@ -66,7 +66,7 @@ class Run:
         Raises:
             UsageError: there are no weights, as after a cross-validation.
         """
-        from sweeper.training.network import build_model, load_weights
+        from sweeper.training.networks import build_model, load_weights
 
         weights = self._weights()
         if not weights:
@@ -252,12 +252,16 @@ def optimize(
     """
     from sweeper.engine.choice import EngineChoice
     from sweeper.study.space_file import parse_space
+    from sweeper.sweep.networks import find_network
     from sweeper.sweep.options import SweepOptions, search_space, start_workers
 
-    config = base.derive(split="holdout") if base.split == "test" else base
+    config, choice = base.derive(split="holdout") if base.split == "test" else base, EngineChoice(engine, workers)
+    if config.model not in MODELS:
+        start_workers(choice, device)  # one of them calls the function that builds the network
+    network = find_network(config, base.dataset, None if data_dir is None else Path(data_dir), {})
     asked = SweepOptions(
-        config, search_space(None) if space is None else parse_space(space), n_trials, study_name,
-        dataset=base.dataset, device=device, precision=precision, engine=EngineChoice(engine, workers), **options,
+        network.config, search_space(None, network.placements) if space is None else parse_space(space), n_trials,
+        study_name, dataset=base.dataset, device=device, precision=precision, engine=choice, **options,
     )  # fmt: skip
     env = _environment(home, tracking_uri, storage, data_dir, progress, check_tracking=True)
     start_workers(asked.engine, device)
