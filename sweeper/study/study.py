@@ -17,7 +17,8 @@ import optuna
 import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweeper.core.config import DATASETS, RunConfig, finite
+from sweeper.core.config import RunConfig, finite
+from sweeper.core.dataset import FASHION
 from sweeper.core.errors import ServiceUnreachable, SweeperError
 from sweeper.core.trial import Trial
 from sweeper.study.control import RUN, WANTED, WORKERS, Orders, read_orders
@@ -95,7 +96,7 @@ class StudySettings:
     def read(cls, described: Mapping[str, Any]) -> StudySettings:
         """Return the settings that `describe` has described."""
         fields = {name: value for name, value in described.items() if name in RunConfig.model_fields}
-        if described["dataset"] in DATASETS:
+        if described["dataset"] in FASHION:
             del fields["dataset_sha256"]  # which is that of the study, for images of any source
         return cls(
             RunConfig.create(**fields),
