@@ -9,6 +9,7 @@ import optuna
 import pytest
 
 from sweeper.core.errors import StudyConflict, UsageError
+from sweeper.core.metric import ACCURACY
 from sweeper.study.opening import open_study
 from sweeper.study.reading import best_configurations, read_record, read_study
 from sweeper.study.rows import TrialRow, ranking
@@ -34,7 +35,7 @@ def row(number: int, value: float | None, loss: float | None = 0.3, state: str =
 )
 def test_the_best_trial(rows: list[TrialRow], best: int | None) -> None:
     apart = [row._replace(params={"batch_size": row.number}) for row in rows]
-    assert next((found.trials[0] for found in ranking(apart)), None) == best
+    assert next((found.trials[0] for found in ranking(apart, ACCURACY)), None) == best
 
 
 def test_a_held_study_can_be_read(url: str) -> None:
@@ -60,7 +61,7 @@ def test_reading_a_study_leaves_no_lock(tmp_path: Path, url: str) -> None:
 def test_the_best_configurations_are_read_whole(url: str) -> None:
     with closing(open_study("demo", SETTINGS, url)) as study:
         trials = [train(study, study.ask()) for _ in range(4)]
-        ranked = ranking(study.rows())
+        ranked = ranking(study.rows(), ACCURACY)
     found = best_configurations("demo", url, 2)
     assert [each.trial for each in found] == [each.trials[0] for each in ranked[:2]]
     assert [each.config for each in found] == [trials[each.trial].config for each in found]

@@ -12,6 +12,7 @@ import numpy as np
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import Diverged, SweeperError, TrainingError, WorkerLost
 from sweeper.core.images import CLASSES
+from sweeper.core.metric import ACCURACY, Metric
 from sweeper.core.results import EpochResult, Evaluation, TrainResult
 from sweeper.core.trial import Trial
 from sweeper.engine.base import Event
@@ -51,6 +52,7 @@ class Recorder:
     scripts: Mapping[int, Sequence[Script]] = field(default_factory=dict)
     slots: int = 1
     interruptible: bool = True
+    metric: Metric = ACCURACY
     prunes: Mapping[int, int] = field(default_factory=dict)  # a trial's number: the epoch it is pruned after
     left: Sequence[Trial] = ()  # running since an earlier driver
     calls: list[tuple[Any, ...]] = field(default_factory=list)
@@ -125,8 +127,8 @@ class Recorder:
 
     def settle(self) -> None: ...
 
-    def complete(self, number: int, accuracy: float, loss: float) -> None:
-        self.calls.append(("complete", number, accuracy, loss))
+    def complete(self, number: int, final: Mapping[str, float]) -> None:
+        self.calls.append(("complete", number, final))
 
     def prune(self, number: int, reason: str) -> None:
         self.calls.append(("prune", number, reason))

@@ -221,7 +221,7 @@ def test_results_are_kept_where_they_are_wanted():
 def test_trials_left_running_that_are_not_wanted_are_ended(target: int, trained: list[int]):
     left = [Trial(n, BASE.derive(seed=n)) for n in range(2)]
     recorder = Recorder(left=left)
-    recorder.calls += [("complete", 8, 0.5, 1.0), ("complete", 9, 0.5, 1.0)]  # of an earlier driver
+    recorder.calls += [("complete", 8, {}), ("complete", 9, {})]  # of an earlier driver
     assert recorder.drive(target) == target
     assert recorder.numbers("submit") == trained
     assert recorder.numbers("fail") == [n for n in range(2) if n not in trained]
