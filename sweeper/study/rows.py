@@ -94,8 +94,8 @@ def ranking(rows: Iterable[TrialRow], metric: Metric) -> list[Ranked]:
     complete = [row for row in rows if row.state == "complete" and row.value is not None and row.copy_of is None]
     found = []
     for alike, standing in by_configuration(complete, metric):
-        means = {ACCURACY.key: fmean(row.accuracy or 0.0 for row in alike), LOSS.key: mean_loss(alike)}
-        scores = means | {metric.key: standing.shrunken}
+        scores = {ACCURACY.key: fmean(row.accuracy or 0.0 for row in alike), LOSS.key: mean_loss(alike)}
+        scores[metric.key] = standing.shrunken
         found.append(Ranked(alike[0].params, tuple(row.number for row in alike), standing, scores))
     return found
 

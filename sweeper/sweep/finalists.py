@@ -121,7 +121,7 @@ def train_finalists(
     results = {key: result for key, result in recorded.items() if result is not None}
     if left and built:
         results |= _train(env, study, left, len(wanted.runs), built, tracker, describe, signals, deadline, retries)
-    return _means(wanted, results, study.metric)
+    return means(wanted, results, study.metric)
 
 
 def _train(
@@ -154,7 +154,7 @@ def _train(
     return {left[number].key: result for number, result in source.completed.items()}
 
 
-def _means(wanted: Plan, results: Mapping[str, Mapping[str, float]], metric: Metric) -> list[Best]:
+def means(wanted: Plan, results: Mapping[str, Mapping[str, float]], metric: Metric) -> list[Best]:
     """Return the finalists of which every run is complete, the best mean of the metric first.
 
     The means are shrunken: the best of five plain means is still too good, by about 0.1 points of accuracy
@@ -166,8 +166,8 @@ def _means(wanted: Plan, results: Mapping[str, Mapping[str, float]], metric: Met
     params = {str(each.trials[0]): each.params for each in wanted.ranked}
     found = []
     for each in standings({key: [run[metric.final] for run in runs] for key, runs in finals.items()}, metric):
-        means = {other.key: fmean(run[other.final] for run in finals[each.key]) for other in (ACCURACY, LOSS)}
-        scores = means | {metric.key: each.shrunken}
+        scores = {other.key: fmean(run[other.final] for run in finals[each.key]) for other in (ACCURACY, LOSS)}
+        scores[metric.key] = each.shrunken
         found.append(Best(int(each.key), params[each.key], scores, each.n, each.low, each.high))
     return found
 

@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from sweeper.core.intervals import accuracy_interval, accuracy_words, difference_margin, with_interval
-from sweeper.core.metric import ACCURACY
+from sweeper.core.metric import ACCURACY, ECE, LOSS
 
 
 @pytest.mark.parametrize(("right", "images"), [(0, 10), (10, 10), (1, 1), (870, 1_000), (9_480, 10_000)])
@@ -47,3 +47,9 @@ def test_without_a_number_of_images_there_is_no_interval(accuracy: float, images
     assert list(metrics) == ["test/accuracy"]
     assert accuracy_words({"test/accuracy": 0.87}, ACCURACY) == "0.8700"
     assert with_interval({}, 1_000) == {}
+
+
+def test_the_test_value_of_another_metric_stands_behind_the_accuracy() -> None:
+    metrics = {"test/accuracy": 0.87, "test/loss": 0.4123, "test/ece": 0.0213}
+    assert accuracy_words(metrics, LOSS) == "0.8700; loss 0.4123"
+    assert accuracy_words(metrics, ECE) == "0.8700; ECE 0.0213"

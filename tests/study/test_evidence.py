@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sweeper.core.metric import ACCURACY
-from sweeper.study.evidence import standings
+from sweeper.core.metric import ACCURACY, LOSS
+from sweeper.study.evidence import by_configuration, standings
+from sweeper.study.rows import TrialRow
 
 
 def test_means_are_drawn_towards_the_mean_of_all_by_the_formula() -> None:
@@ -77,3 +78,20 @@ def test_the_interval_of_the_first_holds_the_truth_and_its_mean_is_not_too_high(
 def test_importing_it_loads_no_scipy() -> None:
     code = "import sys, sweeper.study.evidence; sys.exit('scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_lowest_losses_come_first_with_the_means_and_intervals_of_their_own_scale() -> None:
+    values = {"a": [0.80, 0.82], "b": [0.84, 0.88], "c": [0.89, 0.90]}
+    losses = {key: [5 * (1 - value) for value in seeds] for key, seeds in values.items()}
+    by_accuracy = standings(values, ACCURACY)
+    by_loss = standings(losses, LOSS)
+    assert [each.key for each in by_loss] == [each.key for each in by_accuracy] == ["c", "b", "a"]
+    for found, mirrored in zip(by_loss, by_accuracy, strict=True):
+        assert found.shrunken == pytest.approx(5 * (1 - mirrored.shrunken))
+        assert (found.low, found.high) == pytest.approx((5 * (1 - mirrored.high), 5 * (1 - mirrored.low)))
+
+
+def test_configurations_of_the_lowest_loss_come_first() -> None:
+    rows = [TrialRow(n, "complete", value, value, {"batch_size": n}, 1, 1.0, "") for n, value in enumerate((0.4, 0.3))]
+    assert [standing.key for _, standing in by_configuration(rows, LOSS)] == ["1", "0"]
+    assert [standing.key for _, standing in by_configuration(rows, ACCURACY)] == ["0", "1"]

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial
 
-from sweeper.core.metric import ACCURACY
+from sweeper.core.metric import ACCURACY, LOSS
 from sweeper.study.importance import FEWEST, Importance, importances
 from sweeper.study.study import Study
 from tests.study.sweeps import SETTINGS
@@ -118,3 +118,12 @@ def test_few_trials_leave_importances_open() -> None:
     first, second = importances(decided(8), ACCURACY, resamples=40)
     assert first.low < second.high  # the order is not settled
     assert not any(row.measured for row in importances(decided(FEWEST - 1), ACCURACY))
+
+
+def test_what_decides_the_lowest_losses_is_found_as_what_decides_the_highest_accuracies() -> None:
+    trials = simulated(60, lambda batch, conv_dropout=0.0, **_: 0.001 * batch - 0.3 * conv_dropout)
+    expected = importances(trials, ACCURACY, resamples=10)
+    for trial in trials:
+        trial.values = [-trial.values[0]]
+    assert importances(trials, LOSS, resamples=10) == expected
+    assert importances(trials, ACCURACY, resamples=10) != expected

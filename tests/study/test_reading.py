@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
 
 from sweeper.core.errors import StudyConflict, UsageError
-from sweeper.core.metric import ACCURACY
+from sweeper.core.metric import ACCURACY, LOSS
 from sweeper.study.opening import open_study
 from sweeper.study.reading import best_configurations, read_record, read_study
 from sweeper.study.rows import TrialRow, ranking
 from tests.study.sweeps import MEMORY, SETTINGS, train
 from tests.support.refusals import refusal
+from tests.support.scored import scored
 
 
 def row(number: int, value: float | None, loss: float | None = 0.3, state: str = "complete") -> TrialRow:
@@ -103,3 +105,18 @@ def test_a_study_without_trials_has_a_record() -> None:
     with closing(open_study("demo", SETTINGS, MEMORY)) as study:
         record = study.record()
     assert (record.rows, record.importances, record.began, record.ended) == ([], [], None, None)
+
+
+def test_a_study_is_read_with_its_metric_and_the_accuracies_beside_it(url: str) -> None:
+    with closing(open_study("demo", replace(SETTINGS, metric="val/loss"), url)) as study:
+        for scores in (scored(0.9, 0.5), scored(0.8, 0.3), scored(0.85, 0.4)):
+            study.complete(study.ask().number, scores)
+    view = read_study("demo", url)
+    assert view.metric == LOSS
+    assert [(row.value, row.loss, row.accuracy) for row in view.rows] == [
+        (0.5, 0.5, 0.9), (0.3, 0.3, 0.8), (0.4, 0.4, 0.85),
+    ]  # fmt: skip
+    ranked = ranking(view.rows, view.metric)
+    assert [each.trials for each in ranked] == [(1,), (2,), (0,)]
+    assert ranked[0].scores == {"val_accuracy": 0.8, "val_loss": 0.3}
+    assert [each.trial for each in best_configurations("demo", url, 2)] == [1, 2]

@@ -316,3 +316,38 @@ def test_a_quarter_at_each_epoch_is_more_than_a_quarter_of_the_trials() -> None:
         state = TrialState.PRUNED if ended else TrialState.COMPLETE
         study.add_trial(optuna.trial.create_trial(state=state, value=level, intermediate_values=seen))
     assert sum(trial.state == TrialState.PRUNED for trial in study.trials) > 30
+
+
+def test_the_window_of_losses_holds_the_lowest() -> None:
+    trials = searched(201)
+    complete = [t for t in trials if t.state == TrialState.COMPLETE]
+    lowest = {t.number for t in sorted(complete, key=lambda t: t.value)[:BEST]}
+    assert lowest < {t.number for t in window(trials, StudyDirection.MINIMIZE, 60)}
+
+
+# --- another metric ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pruner", ["none", "percentile"])
+@pytest.mark.parametrize("sampler", ["gp", "tpe", "qmc", "random"])
+def test_a_search_for_the_lowest_loss_mirrors_one_for_the_highest_accuracy(sampler: str, pruner: str) -> None:
+    """The losses are the negative accuracies; a sweep that sought the highest of them would ask for other trials."""
+
+    def searched_for(metric: str, sign: float) -> list[tuple[str, dict[str, Any]]]:
+        with closing(
+            open_study("demo", replace(PLAIN, sampler=sampler, pruner=pruner, metric=metric), MEMORY)
+        ) as study:
+            for number in range(30):
+                value = sign * objective(study.ask().config)
+                for step in (1, 4):
+                    if study.report(number, step, value * (step / 4)):
+                        study.prune(number, "pruned")
+                        break
+                else:
+                    study.complete(number, scored(value, value))
+            return [(row.state, dict(row.params)) for row in study.rows()]
+
+    expected = searched_for("val/accuracy", 1.0)
+    assert searched_for("val/loss", -1.0) == expected
+    learns = sampler in ("gp", "tpe") or pruner != "none"
+    assert (searched_for("val/loss", 1.0) != expected) == learns

@@ -105,6 +105,34 @@ def test_a_file_that_cannot_be_written_is_no_service_that_went_away(study: Study
     assert caught.value.exit_code == 1
 
 
+# --- another metric --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("metric", "best"), [("val/accuracy", 0), ("val/loss", 1), ("val/ece", 2)])
+def test_the_value_is_of_the_metric_and_accuracy_and_loss_are_kept_beside_it(metric: str, best: int) -> None:
+    with closing(open_study("demo", replace(SETTINGS, metric=metric, sampler="random"), MEMORY)) as study:
+        for scores in (scored(0.9, 0.5, 0.1), scored(0.8, 0.3, 0.1), scored(0.7, 0.4, 0.02)):
+            study.complete(study.ask().number, scores)
+        assert [row.value for row in study.rows()][2] == {"val/accuracy": 0.7, "val/loss": 0.4, "val/ece": 0.02}[metric]
+        assert [(row.accuracy, row.loss) for row in study.rows()] == [(0.9, 0.5), (0.8, 0.3), (0.7, 0.4)]
+        assert all(("val_accuracy" in trial.user_attrs) == (best > 0) for trial in study.trials())  # else as 0.1.0 did
+        leader = study.leader()
+        assert leader is not None
+        assert leader.key == str(best)
+
+
+def test_the_pruner_stops_the_trial_of_the_highest_loss() -> None:
+    settings = replace(SETTINGS, sampler="random", pruner="percentile", metric="val/loss")
+    with closing(open_study("demo", settings, MEMORY)) as study:
+        for loss in (0.5, 0.6, 0.7, 0.8, 0.9):
+            number = study.ask().number
+            assert not any(study.report(number, step, loss) for step in range(1, 6))
+            study.complete(number, scored(0.5, loss))
+        bad, good = study.ask().number, study.ask().number
+        assert [study.report(bad, step, 1.1) for step in range(1, 6)] == [False, False, True, True, True]
+        assert not any(study.report(good, step, 0.4) for step in range(1, 6))
+
+
 # --- repetitions -----------------------------------------------------------------------------------
 
 

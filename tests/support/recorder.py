@@ -52,9 +52,10 @@ class Recorder:
     scripts: Mapping[int, Sequence[Script]] = field(default_factory=dict)
     slots: int = 1
     interruptible: bool = True
-    metric: Metric = ACCURACY
     prunes: Mapping[int, int] = field(default_factory=dict)  # a trial's number: the epoch it is pruned after
     left: Sequence[Trial] = ()  # running since an earlier driver
+    metric: Metric = ACCURACY
+    values: list[float | None] = field(default_factory=list)  # of the trials that ended, as the view saw them
     calls: list[tuple[Any, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -159,6 +160,7 @@ class Recorder:
 
     def ended(self, trial: Trial, outcome: str, value: float | None, reason: str = "") -> None:
         self.calls.append(("ended", trial.number, outcome, *([reason] if reason else [])))
+        self.values.append(value)
 
     def say(self, words: str) -> None:
         self.calls.append(("say", words))

@@ -83,7 +83,8 @@ def history(trials: Sequence[SweptTrial], metric: Metric, title: str) -> bytes:
     whole_numbers(axes, "trial", min(numbers), max(numbers))
     for group, is_complete in ((pruned, False), (complete, True)):
         _draw_dots(axes, [(t.number, t.score) for t in group], ends, len(values), is_complete)
-    axes.plot(failed, [0.03] * len(failed), "x", color=SOFT_INK, markersize=5, transform=axes.get_xaxis_transform())
+    height = 0.03 if metric.maximized else 0.97  # at the worse end
+    axes.plot(failed, [height] * len(failed), "x", color=SOFT_INK, markersize=5, transform=axes.get_xaxis_transform())
     if best:
         _draw_best_so_far(axes, best, max(numbers), metric)
     add_legend(
