@@ -131,6 +131,7 @@ class TrainResult:
         values: dict[str, float] = {
             "final/val_accuracy": last.val_accuracy,
             "final/val_loss": last.val_loss,
+            "final/val_ece": last.val_ece,
             "best/val_accuracy": best.val_accuracy,
             "best/val_loss": best.val_loss,
             "best/epoch": best.epoch,

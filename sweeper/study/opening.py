@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.core.config import check_name
 from sweeper.core.errors import StudyConflict
+from sweeper.core.metric import METRICS, metric_of
 from sweeper.core.urls import database_url
 from sweeper.study.database import open_database
 from sweeper.study.known import Known
@@ -31,7 +32,8 @@ def open_study(
 
     Args:
         name: of the study.
-        settings: it is continued only with equal ones. A sampler or pruner `auto` is the one that it was made with.
+        settings: it is continued only with equal ones. A metric, sampler or pruner `auto` is the one that it was made
+            with.
         storage_url: of its database.
         is_another: returns True for the identity of a study, empty for a new one, that did not make the recorded runs.
         known: configurations to train first, which lie in the space. Those that the study has are not enqueued again.
@@ -57,7 +59,7 @@ def open_study(
         if continued:
             _check_settings(name, storage, settings)
         else:
-            optuna.create_study(storage=storage, study_name=name, direction="maximize")
+            optuna.create_study(storage=storage, study_name=name, direction=METRICS[settings.metric].direction)
         _sign(name, storage, settings)
         _refuse_enqueued(name, storage, settings.space)
         _enqueue(name, storage, known)
@@ -83,8 +85,9 @@ def _recorded(name: str, storage: optuna.storages.BaseStorage) -> dict[str, Any]
 
 def _check_settings(name: str, storage: optuna.storages.BaseStorage, settings: StudySettings) -> None:
     study_id, stored = storage.get_study_id_from_name(name), _recorded(name, storage)
-    directions = [d.name for d in storage.get_study_directions(study_id)]
-    if directions != ["MAXIMIZE"] or (not stored and storage.get_n_trials(study_id)):
+    directions = [d.name.lower() for d in storage.get_study_directions(study_id)]
+    made_for = metric_of(stored) if stored else METRICS[settings.metric]
+    if directions != [made_for.direction] or (not stored and storage.get_n_trials(study_id)):
         raise StudyConflict(f"study {name!r} was not made by sweeper; choose another name with --study")
     wanted = json.loads(json.dumps(settings.describe()))
     if stored and (changes := _changes(stored, wanted, own_images=bool(settings.base.dataset_sha256))):

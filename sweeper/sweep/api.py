@@ -165,7 +165,8 @@ class Study:
     def _best(self) -> Ranked:
         from sweeper.study.rows import ranking
 
-        best = ranking(self._view().rows)
+        view = self._view()
+        best = ranking(view.rows, view.metric)
         if not best:
             raise UsageError(f"study {self.name!r}: no trial is complete yet")
         return best[0]

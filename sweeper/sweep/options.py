@@ -49,6 +49,7 @@ class SweepOptions:
     precision: str = "auto"
     engine: EngineChoice = ONE_WORKER
     system_metrics: bool = False  # record the load of this machine each epoch
+    metric: str = "auto"  # the name of what is searched for
 
     def __post_init__(self) -> None:
         check_name(self.study)
