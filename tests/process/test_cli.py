@@ -145,6 +145,7 @@ def probe(argv: tuple[str, ...], cwd: Path, env: dict[str, str]) -> tuple[subpro
     ("argv", "code"),
     [
         (("optimize", "--help"), 0),
+        (("xray", "--help"), 0),
         (("--version",), 0),
         (("trian",), 2),
         (("train", "--batch-size", "1"), 2),

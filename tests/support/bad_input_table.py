@@ -202,6 +202,9 @@ STUDY: Final = (
     Row("no such run", words("replay ."), 2, ("holds no run",)),
     Row("no such run", words("replay 0123456789abcdef0123456789abcdef --tracking-uri sqlite:///nowhere/x.db"), 1,
         ("nowhere/x.db",)),
+    Row("no such run", words("xray nowhere"), 2, ("nowhere",)),
+    Row("no such run", words("xray nowhere --tracking-uri offline"), 2, ("nowhere",)),
+    Row("no such run", words("xray ."), 2, ("holds no run",)),
     Row("an upload without a store", words("sync --tracking-uri offline"), 2, ("offline",), given="journal"),
     Row("an upload without a store", words("sync --tracking-uri none"), 2, ("none",), given="journal"),
 )  # fmt: skip
