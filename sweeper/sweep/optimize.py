@@ -64,7 +64,7 @@ def optimize(env: Environment, options: SweepOptions, known: Sequence[Known] = (
     check(options.engine, chosen.config)
     settings = StudySettings(chosen.config, options.space, chosen.source.spec.sha256, options.sampler, options.pruner,
                              chosen.config.seed, options.one_seed)  # fmt: skip
-    images = SharedSplits(load(chosen.config, chosen.source))
+    images = SharedSplits(load(options.space.smallest_batch(chosen.config), chosen.source))
     _check_batch_sizes(options, images)
     prepare(options.engine)
     recorded = env.journal / options.study
