@@ -47,7 +47,7 @@ def load_function(name: str) -> Callable[..., Any]:
         else:
             found = vars(importlib.import_module(module))
     if not callable(found.get(function)):
-        raise UsageError(f"{name[:200]}: {path} has no function {function!r}. Name one that it defines.")
+        raise UsageError(f"{path} has no function {function!r}. Name one that it defines.")
     loaded: Callable[..., Any] = found[function]
     return loaded
 

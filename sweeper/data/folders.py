@@ -163,5 +163,5 @@ def _picture(path: Path, size: tuple[int, int], channels: int) -> Array:
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    reason = getattr(error, "strerror", None) or one_line(error, 200).replace(f"{str(path)!r}", "it")
+    reason = getattr(error, "strerror", None) or one_line(error, 200).replace(f" {str(path)!r}", "")
     return DataError(f"{path} cannot be read as a picture ({reason}). Replace it, or move it away.")

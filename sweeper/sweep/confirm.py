@@ -61,7 +61,7 @@ def confirm(env: Environment, asked: Confirmation) -> dict[str, Any]:
     base = settings.base
     chosen = choose(env, base, asked.dataset or base.dataset, asked.device, base.precision, base.image_size)
     check(asked.engine, chosen.config)
-    images = SharedSplits(load(chosen.config, chosen.source))
+    images = SharedSplits(load(settings.space.smallest_batch(chosen.config), chosen.source))
     prepare(asked.engine)
     study = open_study(asked.study, settings, env.storage, partial(is_another, env.journal / asked.study))
     try:
