@@ -65,13 +65,8 @@ def optimize(env: Environment, options: SweepOptions, known: Sequence[Known] = (
     check(options.engine, chosen.config)
     check_networks(options.space.networks(chosen.config), chosen.source.spec)
     settings = StudySettings(chosen.config, options.space, chosen.source.spec.sha256, options.sampler, options.pruner,
-<<<<<<< HEAD
                              chosen.config.seed, options.one_seed, metric=options.metric)  # fmt: skip
-    images = SharedSplits(load(chosen.config, chosen.source))
-=======
-                             chosen.config.seed, options.one_seed)  # fmt: skip
     images = SharedSplits(load(options.space.smallest_batch(chosen.config), chosen.source))
->>>>>>> sources
     _check_batch_sizes(options, images)
     prepare(options.engine)
     recorded = env.journal / options.study
