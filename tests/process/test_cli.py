@@ -207,7 +207,7 @@ def test_help_is_ascii(sweeper: Callable[..., Answer], tmp_path: Path, command: 
 
 @pytest.mark.parametrize(
     ("argv", "keys"),
-    [(["status", "--json"], {"study", "target", "trials"}), (["sync", "--json"], {"carried"})],
+    [(["status", "--json"], {"study", "target", "metric", "trials"}), (["sync", "--json"], {"carried"})],
     ids=spelled,
 )
 # MLflow's own use of SQLAlchemy 2.1
@@ -225,6 +225,7 @@ def test_json_of_a_whole_sweep_is_one_line_and_the_words_go_to_stderr(finished_s
     assert len(finished_sweep.stdout.splitlines()) == 1
     keys = {
         "study",
+        "metric",
         "finished",
         "complete",
         "pruned",
