@@ -128,7 +128,7 @@ def _dropout_before(
     if not found or len(found) != sum(map(len, trained)):
         return None, None
     dropout: Any = found[0][0]
-    once = len(found) == len(trained) and all(other is dropout for other, _ in found)
+    once = len(found) == len(trained)
     return dropout, variance_behind([entered for _, entered in found], dropout.p) if once else None
 
 

@@ -100,9 +100,9 @@ def _size(inputs: Any) -> int:
 
 
 def _to(inputs: Any, device: torch.device) -> Any:
-    """Return the tensors of a batch on `device`; everything else as it is."""
+    """Return copies of the tensors of a batch on `device`, which a network may change in place; all else as it is."""
     if isinstance(inputs, Tensor):
-        return inputs.to(device)
+        return inputs.to(device, copy=True)
     if isinstance(inputs, Mapping):
         return {name: _to(value, device) for name, value in inputs.items()}
     return [_to(value, device) for value in inputs] if isinstance(inputs, list | tuple) else inputs
