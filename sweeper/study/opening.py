@@ -87,13 +87,21 @@ def _check_settings(name: str, storage: optuna.storages.BaseStorage, settings: S
     if directions != ["MAXIMIZE"] or (not stored and storage.get_n_trials(study_id)):
         raise StudyConflict(f"study {name!r} was not made by sweeper; choose another name with --study")
     wanted = json.loads(json.dumps(settings.describe()))
+    if stored.get("model_sha256") and stored["model_sha256"] == wanted.get("model_sha256"):
+        stored["model"] = wanted["model"]  # the same file, in whichever folder
     if stored and stored != wanted:
         names = sorted((stored.keys() | wanted.keys()) - {"sampler_space"})  # which goes with the sampler
         keys = [k for k in names if stored.get(k) != wanted.get(k)]
-        changes = "; ".join(f"{k} was {stored.get(k)!r}, is {wanted.get(k)!r}" for k in keys)
+        changes = "; ".join(_change(k, stored.get(k), wanted.get(k)) for k in keys)
         raise StudyConflict(
             f"study {name!r} has other settings ({changes}); continue it with the old ones, or choose another --study"
         )
+
+
+def _change(name: str, was: Any, now: Any) -> str:
+    if name == "model_sha256" and was and now:
+        return f"the network's file has changed, SHA-256 {was[:12]}… to {now[:12]}…"
+    return f"{name} was {was!r}, is {now!r}"
 
 
 def _sign(name: str, storage: optuna.storages.BaseStorage, settings: StudySettings) -> None:
