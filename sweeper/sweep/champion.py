@@ -52,10 +52,20 @@ def evaluate_champion(
             words = (
                 f"The best configuration of study **{study.name}** (trial {best.number}) by {study.metric.words}, "
                 "retrained on all training images, validation included. Test accuracy, evaluated once: "
-                f"{accuracy_words(metrics, study.metric)}."
+                f"{accuracy_words(metrics, study.metric)}." + _of_code(chosen)
             )
             _register(env, f"sweeper-{study.name}", words, tracker, config, chosen.source.spec, folder, example)
     return {"trial": best.number, **metrics}
+
+
+def _of_code(chosen: Chosen) -> str:
+    """Return a sentence on the network's file for the description of the model; empty for our own networks."""
+    if not chosen.code:
+        return ""
+    return (
+        f" Its network was built by `{chosen.config.model_name}`, which its run logs as `{next(iter(chosen.code))}`. "
+        "Modules that must be installed to load it are under `needs` in its metadata."
+    )
 
 
 def _describe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,8 +22,9 @@ def served(config: RunConfig, images: ImageSpec, weights: Mapping[str, Any]) -> 
 
     It takes uint8 `(N, H, W)` of grey images and `(N, H, W, 3)` of colour ones.
 
-    It can be loaded where `sweeper` is not installed. `classes` are the names of the logits, and `precision` the
-    arithmetic in which it was evaluated. `needs` are the modules, beside torch's, that must be importable there.
+    It can be loaded where `sweeper` is not installed, as far as torch can trace it. `classes` are the names of the
+    logits, and `precision` the arithmetic in which it was evaluated. `needs` are the modules, beside torch's, that must
+    be importable where it is loaded.
     """
     trained = _of_torch(load_weights(build_model(config, images), weights)).eval()
     height, _, channels = images.shape
@@ -32,7 +34,7 @@ def served(config: RunConfig, images: ImageSpec, weights: Mapping[str, Any]) -> 
         trained = _traced(trained, images)
     layers = trained.children() if type(trained) is nn.Sequential else [trained]
     network = nn.Sequential(channels_first, *standardise, *layers)
-    needs = foreign(trained)
+    needs = tuple(name for name in foreign(trained) if name in sys.modules)  # MLflow pickles others with their code
     vars(network).update(classes=images.classes, precision=config.precision, needs=needs)  # kept with it
     return network.eval()
 
