@@ -34,6 +34,7 @@ from benchmarks.search_model import expected
 from benchmarks.search_pruners import PRUNERS, Replayed, replay
 from benchmarks.search_responses import GIVEN, OWN, RESPONSES, optimum, truth
 from benchmarks.search_sweeps import BUDGET, SAMPLERS, SPACE, Tried, recorded_sweep, seed_noise
+from sweeper.core.metric import ACCURACY
 from sweeper.study.evidence import standings
 
 FINALISTS: Final = 5
@@ -73,7 +74,7 @@ def finalists(response: str, tried: Tried, repetition: int, count: int, seeds: i
     chosen = (_by_model if by_model else _by_standing)(searched)[:count]
     noise = seed_noise(repetition, 1, count * seeds).reshape(count, seeds)
     fresh = {str(i): [truth(response, params) + e for e in noise[i]] for i, params in enumerate(chosen)}
-    first = standings(fresh)[0]
+    first = standings(fresh, ACCURACY)[0]
     return judge(response, chosen[int(first.key)], first.shrunken)
 
 
@@ -110,7 +111,7 @@ def _by_standing(tried: Tried) -> list[dict[str, Any]]:
         key = str(sorted(each.items()))
         params[key] = each
         values.setdefault(key, []).append(value)
-    return [params[standing.key] for standing in standings(values)]
+    return [params[standing.key] for standing in standings(values, ACCURACY)]
 
 
 def _by_model(tried: Tried) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from sweeper.sweep.api import optimize as optimize
     from sweeper.sweep.api import replay as replay
     from sweeper.sweep.api import train as train
+    from sweeper.sweep.xray import xray as xray
 
 __version__ = "0.1.0"
 
@@ -20,6 +21,7 @@ PUBLIC: Final = {  # the module of each public name, imported when the name is f
     "optimize": "sweeper.sweep.api",
     "replay": "sweeper.sweep.api",
     "train": "sweeper.sweep.api",
+    "xray": "sweeper.sweep.xray",
 }
 
 

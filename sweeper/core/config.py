@@ -17,7 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 from pydantic_core.core_schema import ValidationInfo
 
+from sweeper.core.dataset import FASHION, MAX_SIDE, MIN_SIDE, check_dataset, is_folder
 from sweeper.core.errors import ConfigError
+from sweeper.core.own_code import FUNCTION
 from sweeper.core.placements import LAYERED as LAYERED
 from sweeper.core.placements import PLACES as PLACES
 from sweeper.core.placements import PLAIN as PLAIN
@@ -30,8 +32,6 @@ FORMER_SPLIT: Final = "blog"
 DEVICE: Final = r"(cpu|cuda(:\d{1,3})?)"
 MODELS: Final = ("small", "medium", "large", "resnet20")
 RESIDUAL: Final = ("resnet20",)  # those of residual blocks
-DATASETS: Final = ("fashion-mnist", "sample")
-FACTORY: Final = re.compile(r"(?P<module>[\w.]+|.+\.py):(?P<function>[A-Za-z_]\w*)")
 ARGUMENT: Final = "model."  # before the name of an argument of the network's factory, among parameters
 LATER: Final = (  # fields added after the first recorded runs
     "train_images", "model_args", "model_sha256", "dropout_schedule", "dropout_switch", "dataset_sha256", "image_size",
@@ -95,11 +95,15 @@ class RunConfig(BaseModel):
     seed: int = Field(0, ge=0, lt=2**31, description="Seeds the weights, data order, augmentation and Dropout masks.")
     dataset: str = Field(
         "fashion-mnist",
-        description="Images: fashion-mnist, the sample of it that the package carries, or your own.",
+        description="Images: fashion-mnist, the sample of it that the package carries, mnist, kmnist, cifar10, "
+        "cifar100, svhn, or your own as folder:DIR, FILE.npz, package.module:function or file.py:function.",
     )
     dataset_sha256: str = Field("", description="SHA-256 of the images; empty for fashion-mnist and sample.")
     image_size: int = Field(
-        0, ge=0, le=256, description="Side to which the pictures of a folder are resized; 0 for their most frequent."
+        0,
+        ge=0,
+        le=MAX_SIDE,
+        description="Side to which the pictures of a folder are resized; 0 for their most frequent size.",
     )
     split: Literal["test", "holdout", "folds"] = Field(
         "holdout",
@@ -123,6 +127,26 @@ class RunConfig(BaseModel):
         """Accept `blog`, which 0.1.0 called the split `test`."""
         return "test" if split == FORMER_SPLIT else split
 
+    @field_validator("dataset")
+    @classmethod
+    def _images(cls, dataset: str) -> str:
+        return check_dataset(dataset)
+
+    @field_validator("dataset_sha256")
+    @classmethod
+    def _empty_for_fashion(cls, sha256: str, info: ValidationInfo) -> str:
+        """Leave out the SHA-256 of images that never change, so that runs recorded without it are recognised."""
+        return "" if info.data.get("dataset") in FASHION else sha256
+
+    @field_validator("image_size")
+    @classmethod
+    def _of_a_folder(cls, side: int, info: ValidationInfo) -> int:
+        if side and not is_folder(info.data.get("dataset", "folder:refused")):
+            raise ValueError(f"image_size={side}: only the pictures of folder:DIR are resized; leave it out")
+        if 0 < side < MIN_SIDE:
+            raise ValueError(f"image_size={side}: use {MIN_SIDE} to {MAX_SIDE} pixels")
+        return side
+
     @field_validator("model_args", mode="before")
     @classmethod
     def _by_name(cls, arguments: Any) -> Any:
@@ -132,7 +156,7 @@ class RunConfig(BaseModel):
     @field_validator("model")
     @classmethod
     def _network(cls, model: str) -> str:
-        if model not in MODELS and not FACTORY.fullmatch(model):
+        if model not in MODELS and not FUNCTION.fullmatch(model):
             known = ", ".join(MODELS)
             raise ValueError(f"model={model[:60]!r}: use {known}, package.module:function or file.py:function")
         return model
@@ -304,7 +328,7 @@ class RunConfig(BaseModel):
         fields = self.model_dump(mode="json", exclude={"experiment", *self.later_fields_unused})
         fields["placement"] = self.network_placement.value
         if self.dataset_sha256:  # wherever the images lie
-            fields["dataset"] = ""
+            fields |= {"dataset": "", "image_size": 0}
         if self.model_sha256:  # and the factory
             fields["model"] = self.model.rpartition(":")[2]
         if not self.network_placement.uses("dropout_schedule"):  # there is no Dropout

@@ -7,6 +7,8 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -182,17 +184,14 @@ def download(folder: Path) -> Path:
         DataError: torchvision cannot be imported, no mirror answers, the files are not those of FashionMNIST, or the
             folder cannot be written.
     """
-    import socket
     import tempfile
     from http.client import HTTPException
 
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SILENCE)
     try:
         from torchvision.datasets import FashionMNIST
 
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as part:
+        with impatient(), tempfile.TemporaryDirectory(dir=folder.parent) as part:
             raw = Path(FashionMNIST(part, download=True).raw_folder)
             for file in FULL.train + FULL.test:
                 read_idx(raw, file)
@@ -204,9 +203,20 @@ def download(folder: Path) -> Path:
             f"FashionMNIST was not found and cannot be downloaded ({one_line(error, 200)}). Name its folder with "
             "--data-dir, install Debian's package dataset-fashion-mnist, or use --dataset sample."
         ) from None
+    return folder
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Give up a download in this block once its server has been silent for a while."""
+    import socket
+
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE)
+    try:
+        yield
     finally:
         socket.setdefaulttimeout(before)
-    return folder
 
 
 def read_idx(folder: Path, file: IdxFile) -> Array:

@@ -12,6 +12,7 @@ from sweeper.core.config import RunConfig
 from sweeper.core.errors import ConfigError
 from sweeper.core.images import Array, ImageSpec
 from sweeper.data.images import ImageSource, Labelled
+from sweeper.data.own import check_room
 
 SPLIT_SEED: Final = 20190826  # the same held-out images and folds for every run
 
@@ -39,9 +40,10 @@ def load(config: RunConfig, source: ImageSource) -> list[Split]:
 
     Raises:
         ConfigError: the batch size, or `config.train_images`, is larger than the training set.
-        DataError: the images cannot be read, or are other ones.
+        DataError: the images cannot be read, are other ones, or do not fit into memory.
     """
     train, spec = source.read("train"), source.spec
+    check_room(config.dataset, 2 * max(1, config.folds) * train.pixels.nbytes)  # as split, and shared with workers
     if config.split == "test":
         parts = [(train, source.read("test"))]
     elif config.split == "holdout":
@@ -87,12 +89,16 @@ def _limited(config: RunConfig, split: Split) -> Split:
 
 
 def _stratified_order(labels: Array) -> Array:
-    """Return a fixed shuffle in which consecutive images hold the classes in the shares of all."""
+    """Return a fixed shuffle in which consecutive images hold the classes in the shares of all.
+
+    One image of each class comes first, however rare the class is.
+    """
     shuffled = shuffle(len(labels), SPLIT_SEED)
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     of_class = labels[by_class]
-    quantile = (_rank_in_class(of_class) + 0.5) / np.bincount(of_class)[of_class]
-    return by_class[np.argsort(quantile, kind="stable")]
+    rank = _rank_in_class(of_class)
+    quantile = (rank + 0.5) / np.bincount(of_class)[of_class]
+    return by_class[np.lexsort((quantile, rank > 0))]  # stable; the last key is the first
 
 
 def shuffle(size: int, seed: int) -> Array:

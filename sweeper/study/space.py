@@ -142,6 +142,11 @@ class Space:
         """Return the space that `describe` has described."""
         return cls({name: Choice(tuple(v)) if isinstance(v, list) else Range(**v) for name, v in described.items()})
 
+    def smallest_batch(self, config: RunConfig) -> RunConfig:
+        """Return `config` with the smallest batch size that is searched, which is the one that must fit the images."""
+        sizes = self.dimensions["batch_size"].extremes() if "batch_size" in self.dimensions else (config.batch_size,)
+        return config.derive(batch_size=min(sizes))
+
     def params_of(self, config: RunConfig) -> dict[str, Any]:
         """Return the values that `config` has in the dimensions, without rates that its placement does not use."""
         fields = config.model_dump(mode="json") | {f"{ARGUMENT}{k}": v for k, v in config.model_args}

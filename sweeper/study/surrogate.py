@@ -1,4 +1,4 @@
-"""A Gaussian process over the whole search space: a model of the accuracy, and the configuration that promises most.
+"""A Gaussian process over the whole search space: a model of the metric, and the configuration that promises most.
 
 A placement without a Dropout layer lacks that layer's rate. Optuna's samplers of a joint space leave such rates out of
 their model, and draw them at random. This model holds all dimensions at once:
@@ -8,7 +8,8 @@ their model, and draw them at random. This model holds all dimensions at once:
 Multiplied out, it is a sum over all sets of dimensions: an effect of each alone, which trials of all placements share,
 and interactions (additive Gaussian processes: Duvenaud, Nickisch and Rasmussen 2011, arXiv 1112.4394). k_d is 1 for
 equal words and 0 for others, exp(-(x_d - x'_d)² / 2l_d²) for numbers; a rate that is lacking resembles only itself.
-The parameters s², a_d, l_d and the noise's variance maximise the posterior density, with log-normal priors.
+The parameters s², a_d, l_d and the noise's variance maximise the posterior density, with log-normal priors. The higher
+a value, the better.
 """
 
 from __future__ import annotations
@@ -240,7 +241,7 @@ class Surrogate:
         return np.asarray(found.x)
 
     def predict(self, points: Points) -> tuple[Array, Array]:
-        """Return mean and standard deviation of the accuracy over seeds at each point, in the unit of the values."""
+        """Return mean and standard deviation of the metric over seeds at each point, in the unit of the values."""
         from scipy.linalg import solve_triangular
 
         kernel = _Kernel(self._words, points, self.points)(self._theta[:-1])

@@ -111,7 +111,7 @@ class Study:
 
     @property
     def best_params(self) -> dict[str, Any]:
-        """The parameters of the configuration with the highest shrunken mean of the validation accuracy.
+        """The parameters of the configuration with the best shrunken mean of the metric that the study searches for.
 
         Raises:
             UsageError: no trial is complete.
@@ -120,7 +120,7 @@ class Study:
 
     @property
     def best_value(self) -> float:
-        """Its shrunken mean, in [0, 1]. After finalists, `champion()` has the better estimate."""
+        """Its shrunken mean: an accuracy in [0, 1], a loss in nats, or a calibration error."""
         return self._best().standing.shrunken
 
     def trials_dataframe(self) -> pd.DataFrame:
@@ -131,8 +131,8 @@ class Study:
         params = sorted({name for row in rows for name in row.params})
         return pd.DataFrame(
             [
-                {"number": row.number, "value": row.value, "loss": row.loss, "state": row.state.upper(),
-                 "duration": row.seconds, "epochs": row.epochs,
+                {"number": row.number, "value": row.value, "accuracy": row.accuracy, "loss": row.loss,
+                 "state": row.state.upper(), "duration": row.seconds, "epochs": row.epochs,
                  **{f"params_{name}": row.params.get(name) for name in params}}
                 for row in rows
             ]
@@ -165,7 +165,8 @@ class Study:
     def _best(self) -> Ranked:
         from sweeper.study.rows import ranking
 
-        best = ranking(self._view().rows)
+        view = self._view()
+        best = ranking(view.rows, view.metric)
         if not best:
             raise UsageError(f"study {self.name!r}: no trial is complete yet")
         return best[0]
@@ -241,8 +242,8 @@ def optimize(
         storage: database of the study; by default sweeper.db in the home.
         engine: processes, serial, gpu, ray or auto.
         workers: trainings at a time; None leaves it to the engine.
-        options: further fields of `sweeper.sweep.options.SweepOptions`: sampler, pruner, timeout, retries, one_seed,
-            finalists, finalist_seeds, final.
+        options: further fields of `sweeper.sweep.options.SweepOptions`: metric, sampler, pruner, timeout, retries,
+            one_seed, finalists, finalist_seeds, final.
 
     Raises:
         UsageError, DataError, StudyConflict: something is wrong, or another driver holds the study; nothing was

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sweeper.core.config import RunConfig
 from sweeper.core.environment import Environment
 from sweeper.data.images import ImageSource
+from sweeper.data.own import check_unchanged
 from sweeper.data.sources import find
 from sweeper.engine.aside import call
 from sweeper.sweep.networks import network_for
@@ -24,23 +25,31 @@ class Chosen:
     hardware: str  # the processor that computes, in words
 
 
-def choose(env: Environment, config: RunConfig, dataset: str, device: str, precision: str) -> Chosen:
-    """Complete `config` for this machine and the data set; each of the three may be `auto`.
+def choose(
+    env: Environment, config: RunConfig, dataset: str, device: str, precision: str, image_size: int = 0
+) -> Chosen:  # fmt: skip
+    """Complete `config` for this machine and the data set; each of data set, device and precision may be `auto`.
+
+    Pictures of a folder are resized to `image_size`, or to their most frequent size if it is 0. If `config` names the
+    SHA-256 of its images, they must have it.
 
     Raises:
-        ConfigError, DataError: a value is wrong, or the data set is missing.
+        ConfigError, DataError: a value is wrong, or the data set is missing or has changed.
         UsageError: there is no such factory of a network.
     """
+    config = config.derive(image_size=image_size, **({} if dataset == "auto" else {"dataset": dataset}))
     device, precision, hardware = call(find_machine, device, precision)
-    source = find(dataset, env.data_dir)
+    source = find("auto" if dataset == "auto" else config.dataset, env.data_dir, image_size, env.say)
+    check_unchanged(config.dataset, config.dataset_sha256, source.spec.sha256)
     substituted = dataset == "auto" and source.spec.name == "sample"
     if substituted:
         env.warn(
             "FashionMNIST was not found and cannot be downloaded: using the embedded sample of 8,000 of its images. "
             "Name the full set with --data-dir, or use --dataset sample to choose the sample."
         )
-    config = config.derive(device=device, precision=precision, dataset=source.spec.name)
-    network = network_for(config, source.spec)
+    spec = source.spec
+    config = config.derive(device=device, precision=precision, dataset=spec.name, dataset_sha256=spec.sha256)
+    network = network_for(config, spec)
     return Chosen(network.config, source, network.code, substituted, hardware)
 
 

@@ -47,7 +47,7 @@ def find_network(config: RunConfig, dataset: str, data_dir: Path | None, given: 
     """
     if config.model in MODELS:
         return Found(config, placements_of(config.model), {})
-    found = network_for(config, find(dataset, data_dir).spec, placed="placement" in given)
+    found = network_for(config, find(dataset, data_dir, config.image_size).spec, placed="placement" in given)
     check_rates(found.config, given)
     return found
 

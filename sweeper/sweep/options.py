@@ -44,10 +44,12 @@ class SweepOptions:
     finalist_seeds: int = 3
     final: bool = True
     dataset: str = "auto"
+    image_size: int = 0  # of the pictures of a folder
     device: str = "auto"
     precision: str = "auto"
     engine: EngineChoice = ONE_WORKER
     system_metrics: bool = False  # record the load of this machine each epoch
+    metric: str = "auto"  # the name of what is searched for
 
     def __post_init__(self) -> None:
         check_name(self.study)

@@ -57,6 +57,7 @@ def train_one(
     dataset: str = "auto",
     device: str = "auto",
     precision: str = "auto",
+    image_size: int = 0,
     system_metrics: bool = False,
 ) -> Trained:
     """Train one configuration, as a sweep of one trial. If `run_id` is given, record to that MLflow run.
@@ -70,7 +71,7 @@ def train_one(
     from sweeper.engine.serial import SerialEngine
     from sweeper.training.images import Data
 
-    chosen = choose(env, config, dataset, device, precision)
+    chosen = choose(env, config, dataset, device, precision, image_size)
     images = load(chosen.config, chosen.source)
     check_networks([chosen.config], chosen.source.spec)
     key = uuid.uuid4().hex  # of every attempt

@@ -16,7 +16,8 @@ import sweeper
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import ConfigError, SpaceError, UsageError
 
-PAGE = Path(__file__).parents[2] / "docs" / "python.md"
+ROOT = Path(__file__).parents[2]
+PAGE, EXAMPLES = ROOT / "docs" / "python.md", ROOT / "examples"
 HEAVY = ("torch", "mlflow", "optuna", "pandas", "matplotlib", "sqlalchemy", "click")
 LATER = """
 import json
@@ -127,3 +128,12 @@ def test_what_does_not_exist_is_refused(tmp_path: Path, tiny_run: RunConfig):
         sweeper.experiment(9)
     with pytest.raises(UsageError, match="was not recorded"):
         sweeper.replay(sweeper.train(tiny_run, home=tmp_path, tracking_uri="none", progress=False), home=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["own_images.py", "own_network.py"])
+def test_an_example_runs_to_its_end(name: str, tmp_path: Path, alone: dict[str, str]):
+    code = (EXAMPLES / name).read_text()
+    assert len(code.splitlines()) < 60
+    done = python(code, tmp_path, alone)
+    assert done.returncode == 0, done.stderr
+    assert "test accuracy" in done.stdout

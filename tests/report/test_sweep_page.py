@@ -39,7 +39,7 @@ def body(found: Sweep) -> str:
 
 
 def row(number: int, **fields: Any) -> TrialRow:
-    made = TrialRow(number, "complete", 0.9, 0.3, {"placement": "bn"}, 2, 7.0, "")
+    made = TrialRow(number, "complete", 0.9, 0.3, {"placement": "bn"}, 2, 7.0, "", accuracy=0.9)
     return made._replace(**fields)
 
 
