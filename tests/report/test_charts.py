@@ -7,10 +7,13 @@ import math
 import numpy as np
 import pytest
 
+from sweeper.core.config import LAYERED
 from sweeper.core.metric import ACCURACY, LOSS
 from sweeper.report.figure import VERMILLION
+from sweeper.report.page import PALETTE
 from sweeper.report.sweep.charts import (
     MOST_CURVES,
+    PLACEMENT_COLORS,
     confusion,
     curves,
     per_class,
@@ -37,6 +40,13 @@ def test_curves_draw_the_best_last_and_the_pruned_faint() -> None:
     assert figure.data[-1].line.color == VERMILLION
     assert list(figure.data[1].y).count(None) == MOST_CURVES - 1
     assert figure.data[0].opacity < 0.5
+
+
+def test_each_placement_has_a_colour_of_its_own_in_light_and_in_dark() -> None:
+    assert list(PLACEMENT_COLORS) == [placement.value for placement in LAYERED]
+    both = dict(PALETTE.values())
+    for colours in (PLACEMENT_COLORS.values(), [both[light] for light in PLACEMENT_COLORS.values()]):
+        assert len({*colours, VERMILLION}) == len(LAYERED) + 1
 
 
 def test_curves_leave_out_a_metric_that_nobody_has() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from sweeper.core.config import Placement, RunConfig
+from sweeper.core.config import LAYERED, Placement, RunConfig
 from sweeper.core.errors import UsageError
 from sweeper.data.fashion import SAMPLE
 from sweeper.sweep.networks import with_source
@@ -99,6 +99,26 @@ def test_a_check_leaves_torchs_random_numbers_as_they_were(tmp_path: Path):
     check_network(own, IMAGES)
     fitting(own, IMAGES)
     assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("placement", [p.value for p in LAYERED])
+def test_narrow_layers_of_the_builder_can_be_trained_with_and_without_a_pool(
+    tmp_path: Path, placement: str, tiny: Data
+):
+    """BatchNorm of few channels returns a view, into which torch lets no layer write."""
+    file = write(tmp_path, """
+        from torch import nn
+
+
+        def build(images, layers):
+            return nn.Sequential(
+                *layers.conv(1, 4, stride=2), *layers.conv(4, 4, pool=True), *layers.residual(4, 8, stride=2),
+                *layers.residual(8, 8), *layers.head(8, 10, pool=True),
+            )
+    """)  # fmt: skip
+    own = config(file, placement=placement, epochs=1, batch_size=50)
+    check_network(own, IMAGES)
+    assert finish(train(own, tiny)).history[0].train_loss < 3
 
 
 def test_the_head_drops_once_before_the_classifier():

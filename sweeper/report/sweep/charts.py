@@ -26,7 +26,7 @@ from sweeper.report.figure import (
     limits,
     written,
 )
-from sweeper.report.page import GREEN, PAPER, PINK, SKY
+from sweeper.report.page import BROWN, GREEN, OLIVE, PAPER, PINK, PURPLE, SKY
 from sweeper.report.sweep.front import pareto
 from sweeper.report.sweep.rows import Champion, Configuration, SweptTrial
 
@@ -38,6 +38,9 @@ PLACEMENT_COLORS: Final = {
     "dropout-bn": GREEN,
     "bn-head-dropout": PINK,
     "ic": INK,
+    "bn-dropout-last": PURPLE,
+    "bn-dropout-add": BROWN,
+    "bn-pool-dropout": OLIVE,
 }
 MOST_CURVES: Final = 20
 MOST_PRUNED_CURVES: Final = 200

@@ -16,6 +16,7 @@ from sweeper.core.config import LAYERED, Placement, RunConfig
 from sweeper.core.errors import ConfigError, UsageError, one_line
 from sweeper.core.images import ImageSpec
 from sweeper.training.device import autocast
+from sweeper.training.images import to_input
 from sweeper.training.networks.build import BATCH_NORM, build, build_model
 
 
@@ -41,8 +42,9 @@ def check_network(config: RunConfig, images: ImageSpec) -> None:
     with _in_one_line(config):
         model = build_model(config, images)
         _check_parameters(model, config)
-        height, width, channels = images.shape
-        pixels, labels = torch.randn(2, channels, height, width), torch.zeros(2, dtype=torch.int64)
+        model.to(memory_format=torch.channels_last)
+        pixels = to_input(torch.randint(256, (2, *images.shape), dtype=torch.uint8), images)
+        labels = torch.zeros(2, dtype=torch.int64)
         with autocast(config.derive(device="cpu")):
             logits = _checked(model.train()(pixels), images)
         F.cross_entropy(logits.float(), labels).backward()

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from sweeper.core.config import Placement, RunConfig
-from sweeper.training.norm import batch_norm_2d
+from sweeper.training.norm import NarrowBatchNorm2d, batch_norm_2d
 
 
 class Layers:
@@ -98,11 +98,12 @@ class Layers:
         yield self._conv2d(c_in, c_out, kernel, stride)
         if placement is Placement.DROPOUT_BN:
             yield self._drop("conv_dropout", nn.Dropout2d)
-        if placement.has_batch_norm and placement is not Placement.IC:
-            yield batch_norm_2d(c_out)
+        norm = batch_norm_2d(c_out) if placement.has_batch_norm and placement is not Placement.IC else None
+        if norm is not None:
+            yield norm
         if pool:
             yield nn.MaxPool2d(2)
-        yield nn.ReLU(inplace=True)
+        yield nn.ReLU(inplace=pool or norm is None or _may_be_changed(norm))
         if placement in (Placement.DROPOUT, Placement.BN_DROPOUT):
             yield self._drop("conv_dropout", nn.Dropout2d)
 
@@ -121,10 +122,11 @@ class Layers:
 
     def _trunk_end(self, channels: int) -> Iterator[nn.Module]:
         """Yield BatchNorm and ReLU; where ReLU is the first, it must leave its input to the shortcut as it is."""
-        norm = self._placement.has_batch_norm and self._placement is not Placement.IC
-        if norm:
-            yield batch_norm_2d(channels)
-        yield nn.ReLU(inplace=norm)
+        if not self._placement.has_batch_norm or self._placement is Placement.IC:
+            yield nn.ReLU()
+            return
+        norm = batch_norm_2d(channels)
+        yield from (norm, nn.ReLU(inplace=_may_be_changed(norm)))
 
     def _linear(self, n_in: int, n_out: int) -> Iterator[nn.Module]:
         yield from self._before_features(n_in)
@@ -153,6 +155,11 @@ class Layers:
         """True if Dropout stands behind a hidden layer of the head, or else before the classifier."""
         placement = self._placement
         return placement.has_head_dropout and not placement.drops_before_pooling and placement is not Placement.IC
+
+
+def _may_be_changed(norm: nn.Module) -> bool:
+    """Return True if the next layer may write into what BatchNorm returns. Torch forbids it for a view, as ours is."""
+    return not isinstance(norm, NarrowBatchNorm2d)
 
 
 class Residual(nn.Module):
