@@ -23,9 +23,9 @@ from typing import Any, Final
 from benchmarks.fair_records import Record
 from benchmarks.hardware import describe
 from benchmarks.pages import command
-from sweeper.core.config import Placement, RunConfig
+from sweeper.core.config import PLAIN, Placement, RunConfig
 from sweeper.core.files import write_whole
-from sweeper.data.fashion import SAMPLE_DIR
+from sweeper.data.sources import find
 from sweeper.study.space import Choice, Space, cells
 from sweeper.training.device import use_threads
 from sweeper.training.images import load
@@ -34,7 +34,7 @@ from sweeper.training.start import training
 TABLE: Final = Path(__file__).parent / "data" / "search_table.json.gz"
 BASE: Final = RunConfig(dataset="sample", model="small", train_images=2_000, epochs=20, lr=3e-3, schedule="cosine")
 NODES: Final = Space({  # 123 cells; the ends are those of the default space
-    "placement": Choice(tuple(placement.value for placement in Placement)), "conv_dropout": Choice((0.02, 0.15, 0.4)),
+    "placement": Choice(tuple(placement.value for placement in PLAIN)), "conv_dropout": Choice((0.02, 0.15, 0.4)),
     "head_dropout": Choice((0.05, 0.3, 0.6)), "batch_size": Choice((32, 128, 512)),
 })  # fmt: skip
 LOSS_DIGITS: Final = 4
@@ -45,7 +45,7 @@ def train(entry: Mapping[str, Any]) -> dict[str, Any]:
     use_threads(1)
     config = BASE.derive(seed=entry["seed"], **entry["params"])
     start = process_time()
-    epochs = list(training(config, load(config, SAMPLE_DIR)))
+    epochs = list(training(config, load(config, find("sample"))))
     return {**entry, "val_accuracy": [round(each.val_accuracy, 6) for each in epochs],
             "val_loss": [round(each.val_loss, LOSS_DIGITS) for each in epochs],
             "cpu_s": round(process_time() - start, 2)}  # fmt: skip
