@@ -44,7 +44,7 @@ from sweeper.engine.choice import EngineChoice, build
 from sweeper.training.device import resolve_device, resolve_precision
 from sweeper.training.evaluate import predict_weights, score
 from sweeper.training.images import Data, load
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 
 FOLDER: Final = ROOT / "build" / "fair_accuracy"
 DEFAULT: Final = "default"

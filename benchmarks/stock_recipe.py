@@ -24,7 +24,7 @@ from torchvision.datasets import FashionMNIST, VisionDataset
 from sweeper.core.config import RunConfig
 from sweeper.data.fashion import MEAN, SIDE, STD
 from sweeper.training.images import Data, Images
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 
 WORKERS: Final = 2
 KNOWN: Final = {

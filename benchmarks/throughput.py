@@ -27,7 +27,7 @@ from sweeper.training.device import resolve_precision, use_threads
 from sweeper.training.folds import finish
 from sweeper.training.images import load
 from sweeper.training.loop import train
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 
 
 def cases(args: argparse.Namespace) -> list[RunConfig]:

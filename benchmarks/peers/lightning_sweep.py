@@ -10,7 +10,7 @@ from benchmarks.peers.recipe import RATES, curve, images, parse_args, tracking_u
 from benchmarks.stock_recipe import loaders
 from sweeper.core.config import RunConfig
 from sweeper.data.fashion import SAMPLE
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 
 args = parse_args()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 import re
 import signal
@@ -15,7 +16,10 @@ from click.core import ParameterSource
 
 from sweeper.core.errors import Interrupted, UsageError
 
-PLACEMENTS: Final = ("none", "bn", "dropout", "bn-dropout", "dropout-bn", "bn-head-dropout", "ic")
+PLACEMENTS: Final = (
+    "none", "bn", "dropout", "bn-dropout", "dropout-bn", "bn-head-dropout", "ic", "bn-dropout-last", "bn-dropout-add",
+    "bn-pool-dropout",
+)  # fmt: skip
 ENGINES: Final = ("auto", "serial", "processes", "gpu", "ray")
 MAX_WORKERS: Final = 1_024
 MAX_TRIALS: Final = 1_000_000
@@ -117,6 +121,23 @@ class Experiments(click.ParamType[Any]):
             return parse_experiments(str(value))
         except UsageError as error:
             self.fail(str(error), param, ctx)
+
+
+class ModelArgument(click.ParamType[Any]):
+    """An argument of the network's factory, such as width=32."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """Return the name, and the value as a number or a truth value if it is one, else as text."""
+        name, equals, text = str(value).partition("=")
+        if not equals or not name.isidentifier():
+            self.fail(f"{value!r} is not NAME=VALUE, such as width=32", param, ctx)
+        try:
+            found = json.loads(text, parse_constant=str)
+        except ValueError:
+            return name, text
+        return name, found if isinstance(found, bool | int | float) else text
 
 
 class Duration(click.ParamType[Any]):
@@ -230,6 +251,25 @@ def overrides(command: Command) -> Command:
         augmentation_option,
         or_auto("--lr", Number(0, min_open=True), "Peak learning rate."),
     )(command)
+
+
+def network_options(command: Command) -> Command:
+    """Add the options of the network and of the schedule of its Dropout."""
+    return together(
+        or_auto("--model", click.STRING, "Network: one of ours, or the function of your own that builds one.",
+                metavar="auto|small|medium|large|resnet20|FILE.py:FUNCTION|PACKAGE.MODULE:FUNCTION"),
+        click.option("--model-arg", "model_args", type=ModelArgument(), multiple=True,
+                     help="Argument of the function that builds the network; may be repeated."),
+        or_auto("--dropout-schedule", click.Choice(["constant", "early", "late"]),
+                "Epochs in which Dropout acts: all, the first --dropout-switch, or those after them."),
+        or_auto("--dropout-switch", click.IntRange(1), "Number of epochs after which Dropout starts or stops."),
+    )(command)  # fmt: skip
+
+
+def network_fields(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of `network_options` as fields of a configuration."""
+    fields = given(options, "model", "dropout_schedule", "dropout_switch")
+    return fields | {f"model.{name}": value for name, value in options["model_args"]}
 
 
 def engine_options(command: Command) -> Command:

@@ -1,4 +1,4 @@
-"""The commands that read runs: status, report, sync and replay."""
+"""The commands that read runs: status, report, sync, replay and xray."""
 
 from __future__ import annotations
 
@@ -102,3 +102,20 @@ def replay(run: str, dataset: str | None, **options: Any) -> None:
     print_json(result, env.json_output)
     if not result["identical"]:
         raise click.exceptions.Exit(1)
+
+
+@click.command()
+@click.argument("run", metavar="RUN_ID|FOLDER")
+@data_dir_option
+@tracking_option
+@json_option
+def xray(run: str, **options: Any) -> None:
+    """Measure the variance shift of a run's BatchNorm.
+
+    Prints a row a BatchNorm layer and one sentence of advice. RUN_ID is a run in MLflow, FOLDER one of a journal.
+    Nothing is trained or recorded. In Python, sweeper.xray(model, batches) examines any network.
+    """
+    from sweeper.sweep.examine import xray_of_run
+
+    env = make_environment(options, check_tracking=False)
+    print_json(xray_of_run(env, run), env.json_output)

@@ -6,7 +6,6 @@ It holds everything that decides what a run computes. Its fields are the paramet
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import json
 import math
@@ -21,51 +20,24 @@ from pydantic_core.core_schema import ValidationInfo
 from sweeper.core.dataset import FASHION, MAX_SIDE, MIN_SIDE, check_dataset, is_folder
 from sweeper.core.errors import ConfigError
 from sweeper.core.own_code import FUNCTION
+from sweeper.core.placements import LAYERED as LAYERED
+from sweeper.core.placements import PLACES as PLACES
+from sweeper.core.placements import PLAIN as PLAIN
+from sweeper.core.placements import Placement as Placement
 
 MAX_BATCH_SIZE: Final = 60_000
 MAX_TRAIN_IMAGES: Final = 60_000
 MAX_EPOCHS: Final = 10_000
 FORMER_SPLIT: Final = "blog"
 DEVICE: Final = r"(cpu|cuda(:\d{1,3})?)"
-PLACES: Final = {"conv_dropout": "convolutions", "head_dropout": "head"}  # of the Dropout layers, by their rate
-MODELS: Final = ("small", "medium", "large")
+MODELS: Final = ("small", "medium", "large", "resnet20")
+RESIDUAL: Final = ("resnet20",)  # those of residual blocks
 ARGUMENT: Final = "model."  # before the name of an argument of the network's factory, among parameters
 LATER: Final = (  # fields added after the first recorded runs
     "train_images", "model_args", "model_sha256", "dropout_schedule", "dropout_switch", "dataset_sha256", "image_size",
 )  # fmt: skip
 NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 TAKEN: Final = re.compile(r"runs|reproduce(-.*)?")  # folders and reports that other commands write
-
-
-class Placement(enum.StrEnum):
-    """The order of Batch Normalization and Dropout around each weight layer, from left to right."""
-
-    NONE = "none"  # conv, ReLU                       | Linear, ReLU, Linear
-    BN = "bn"  # conv, BN, ReLU                       | as none
-    DROPOUT = "dropout"  # conv, ReLU, Dropout2d      | Linear, ReLU, Dropout, Linear
-    BN_DROPOUT = "bn-dropout"  # conv, BN, ReLU, Dropout2d   | as dropout
-    DROPOUT_BN = "dropout-bn"  # conv, Dropout2d, BN, ReLU   | as dropout
-    BN_HEAD_DROPOUT = "bn-head-dropout"  # as bn             | as dropout
-    IC = "ic"  # BN, Dropout before each weight layer but the first (Chen et al. 2019)
-
-    @property
-    def has_conv_dropout(self) -> bool:
-        """True if the convolutional part has Dropout layers."""
-        return self in (Placement.DROPOUT, Placement.BN_DROPOUT, Placement.DROPOUT_BN, Placement.IC)
-
-    @property
-    def has_head_dropout(self) -> bool:
-        """True if the head has Dropout layers."""
-        return self not in (Placement.NONE, Placement.BN)
-
-    def uses(self, rate: str) -> bool:
-        """Check that the network holds Dropout layers of `rate`, `conv_dropout` or `head_dropout`."""
-        return self.has_conv_dropout if rate == "conv_dropout" else self.has_head_dropout
-
-    @property
-    def has_batch_norm(self) -> bool:
-        """True if the network has BatchNorm layers."""
-        return self not in (Placement.NONE, Placement.DROPOUT)
 
 
 Argument = bool | int | float | str
@@ -80,7 +52,7 @@ class RunConfig(BaseModel):
     experiment: int = Field(0, ge=0, le=8, description="The article's experiment, 1-8; 0 for none of them.")
     model: str = Field(
         "medium",
-        description="Network: small, medium, large, or the factory of your own as package.module:function or "
+        description="Network: small, medium, large, resnet20, or the factory of your own as package.module:function or "
         "file.py:function.",
     )
     model_args: tuple[tuple[str, Argument], ...] = Field(
@@ -189,15 +161,45 @@ class RunConfig(BaseModel):
             raise ValueError(f"model={model[:60]!r}: use {known}, package.module:function or file.py:function")
         return model
 
+    @field_validator("model_args")
+    @classmethod
+    def _of_a_factory(
+        cls, arguments: tuple[tuple[str, Argument], ...], info: ValidationInfo
+    ) -> tuple[tuple[str, Argument], ...]:
+        model = info.data.get("model", "")
+        if model in MODELS and arguments:
+            raise ValueError(f"{ARGUMENT}{arguments[0][0]}: model {model} takes no arguments; a factory does")
+        return arguments
+
+    @field_validator("model_sha256")
+    @classmethod
+    def _empty_for_ours(cls, digest: str, info: ValidationInfo) -> str:
+        return "" if info.data.get("model") in MODELS else digest
+
+    @field_validator("placement")
+    @classmethod
+    def _as_the_network_has(cls, placement: Placement, info: ValidationInfo) -> Placement:
+        model = info.data.get("model", "")
+        if model in MODELS and placement not in placements_of(model):
+            why = "has no residual blocks" if placement.is_residual else "is not a factory of your own"
+            raise ValueError(f"placement={placement.value}: model {model} {why}; use {', '.join(placements_of(model))}")
+        return placement
+
+    @field_validator("dropout_schedule")
+    @classmethod
+    def _constant_where_absent(cls, schedule: str, info: ValidationInfo) -> str:
+        """Return constant where the placement has no Dropout, so that one network has one description."""
+        placement = info.data.get("placement")
+        return schedule if placement is None or placement.uses("dropout_schedule") else "constant"
+
     @field_validator("dropout_switch")
     @classmethod
     def _as_the_schedule_needs(cls, switch: int, info: ValidationInfo) -> int:
+        """Set the epoch to 0 where nothing switches."""
         schedule, epochs = info.data.get("dropout_schedule"), info.data.get("epochs", MAX_EPOCHS)
-        if schedule == "constant" and switch:
-            raise ValueError(f"dropout_switch={switch}: allowed with dropout_schedule=early or late only")
         if schedule in ("early", "late") and not 0 < switch < epochs:
             raise ValueError(f"dropout_switch={switch}: dropout_schedule={schedule} needs 1 to epochs - 1")
-        return switch
+        return 0 if schedule == "constant" else switch
 
     @field_validator("conv_dropout", "head_dropout")
     @classmethod
@@ -291,15 +293,22 @@ class RunConfig(BaseModel):
         return cls.create(**{name: value for name, value in found.items() if value is not None}, **arguments)
 
     @property
+    def model_name(self) -> str:
+        """The network's name for people: that of a factory in a file is without the folder."""
+        return self.model.rpartition("/")[2]
+
+    @property
     def network_placement(self) -> Placement:
         """The placement that the network has in effect: Dropout at rate 0 is no Dropout."""
         conv, head = self.conv_dropout > 0, self.head_dropout > 0
         match self.placement:
             case Placement.DROPOUT if not conv and not head:
                 return Placement.NONE
-            case Placement.BN_DROPOUT | Placement.DROPOUT_BN if not conv:
+            case Placement.BN_DROPOUT | Placement.DROPOUT_BN | Placement.BN_DROPOUT_ADD if not conv:
                 return Placement.BN_HEAD_DROPOUT if head else Placement.BN
-            case Placement.BN_HEAD_DROPOUT if not head:
+            case Placement.BN_DROPOUT_LAST if not conv:
+                return Placement.BN_POOL_DROPOUT if head else Placement.BN
+            case Placement.BN_HEAD_DROPOUT | Placement.BN_POOL_DROPOUT if not head:
                 return Placement.BN
             case placement:
                 return placement
@@ -322,6 +331,8 @@ class RunConfig(BaseModel):
             fields |= {"dataset": "", "image_size": 0}
         if self.model_sha256:  # and the factory
             fields["model"] = self.model.rpartition(":")[2]
+        if not self.network_placement.uses("dropout_schedule"):  # there is no Dropout
+            fields = {name: value for name, value in fields.items() if not name.startswith("dropout_s")}
         if self.split == "test":
             fields["split"] = FORMER_SPLIT  # so that runs recorded under this name are recognised
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
@@ -341,10 +352,10 @@ def _explain(detail: ErrorDetails) -> str:
 
 
 def check_rates(config: RunConfig, given: Mapping[str, Any]) -> None:
-    """Refuse a Dropout rate in `given` that `config`, which was made from it, does not use.
+    """Refuse a Dropout rate or schedule in `given` that `config`, which was made from it, does not use.
 
     Raises:
-        ConfigError: the placement has no Dropout where the rate was given.
+        ConfigError: the placement has no Dropout where the rate was given, or nothing switches.
     """
     for name, place in PLACES.items():
         rate = given.get(name)
@@ -353,6 +364,21 @@ def check_rates(config: RunConfig, given: Mapping[str, Any]) -> None:
                 f"{name}={rate}: placement {config.placement.value} has no Dropout in its {place}; choose one that "
                 f"has, or leave --{name.replace('_', '-')} out"
             )
+    if given.get("dropout_schedule", "constant") != config.dropout_schedule:
+        raise ConfigError(
+            f"dropout_schedule={given['dropout_schedule']}: placement {config.placement.value} has no Dropout; choose "
+            "one that has, or leave --dropout-schedule out"
+        )
+    if given.get("dropout_switch") and not config.dropout_switch:
+        raise ConfigError(
+            f"dropout_switch={given['dropout_switch']}: only --dropout-schedule early and late switch; add one, or "
+            "leave --dropout-switch out"
+        )
+
+
+def placements_of(model: str) -> tuple[Placement, ...]:
+    """Return the placements that a network can have. Of a factory's, those that fit are known once it is called."""
+    return PLAIN if model in MODELS and model not in RESIDUAL else LAYERED
 
 
 def check_name(name: str) -> str:

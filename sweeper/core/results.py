@@ -16,7 +16,7 @@ import numpy as np
 import safetensors.numpy
 
 from sweeper.core.images import Array
-from sweeper.core.xray import XRay
+from sweeper.core.xray import RunXRay
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class TrainResult:
     evaluation: Evaluation
     fold_accuracies: tuple[float, ...] = ()
     stability: Stability | None = None
-    xray: XRay | None = None
+    xray: RunXRay | None = None
     xray_failure: str = ""
 
     def __post_init__(self) -> None:
@@ -131,6 +131,7 @@ class TrainResult:
         values: dict[str, float] = {
             "final/val_accuracy": last.val_accuracy,
             "final/val_loss": last.val_loss,
+            "final/val_ece": last.val_ece,
             "best/val_accuracy": best.val_accuracy,
             "best/val_loss": best.val_loss,
             "best/epoch": best.epoch,

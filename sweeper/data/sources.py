@@ -12,7 +12,9 @@ from sweeper.data.images import ImageSource
 from sweeper.data.own import OwnSource
 
 
-def find(name: str, data_dir: Path | None, image_size: int, say: Say) -> ImageSource:
+def find(
+    name: str, data_dir: Path | None = None, image_size: int = 0, say: Say = lambda _: None
+) -> ImageSource:  # fmt: skip
     """Find the data set `name`, a configuration's `dataset` or `auto`, and read it if it is not FashionMNIST.
 
     Args:

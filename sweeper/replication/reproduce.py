@@ -203,7 +203,7 @@ def _train(
         costs={number: cost(runs[number].config, chosen.source.spec) for number in missing},
         names={number: run.name for number, run in enumerate(runs)},
     )
-    view = make_view(progress, json_output=env.json_output)
+    view = make_view(progress, env)
 
     def describe(trial: Trial) -> RunInfo:
         info = describe_run(chosen, trial.config, images, kind="run", threads=built.threads, engine=built.name)

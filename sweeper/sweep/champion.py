@@ -50,11 +50,22 @@ def evaluate_champion(
     if isinstance(tracker, MlflowTracker) and not tracker.registry.registered(env.journal / folder):
         with signals.raised():  # the next command can do it again
             words = (
-                f"The best configuration of study **{study.name}** (trial {best.number}), retrained on all training "
-                f"images, validation included. Test accuracy, evaluated once: {accuracy_words(metrics)}."
+                f"The best configuration of study **{study.name}** (trial {best.number}) by {study.metric.words}, "
+                "retrained on all training images, validation included. Test accuracy, evaluated once: "
+                f"{accuracy_words(metrics, study.metric)}." + _of_code(chosen)
             )
             _register(env, f"sweeper-{study.name}", words, tracker, config, chosen.source.spec, folder, example)
     return {"trial": best.number, **metrics}
+
+
+def _of_code(chosen: Chosen) -> str:
+    """Return a sentence on the network's file for the description of the model; empty for our own networks."""
+    if not chosen.code:
+        return ""
+    return (
+        f" Its network was built by `{chosen.config.model_name}`, which its run logs as `{next(iter(chosen.code))}`. "
+        "Modules that must be installed to load it are under `needs` in its metadata."
+    )
 
 
 def _describe(
@@ -63,8 +74,8 @@ def _describe(
     info = describe_run(chosen, config, everything, kind="champion", threads=cores())
     tags = {**info.tags, "sweeper.study": study.name, "sweeper.trial": str(best.number), "sweeper.test": "once"}
     words = (
-        f"The best configuration of study **{study.name}** (trial {best.number}), retrained on all "
-        f"{len(everything[0].train):,} training images, validation included, and evaluated once on the "
+        f"The best configuration of study **{study.name}** (trial {best.number}) by {study.metric.words}, retrained on "
+        f"all {len(everything[0].train):,} training images, validation included, and evaluated once on the "
         f"{len(everything[0].val):,} test images. The 95 % interval from `test/accuracy_low` to "
         "`test/accuracy_high` allows for other test images, not for another seed."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sweeper.core.config import RunConfig
@@ -10,6 +11,7 @@ from sweeper.data.images import ImageSource
 from sweeper.data.own import check_unchanged
 from sweeper.data.sources import find
 from sweeper.engine.aside import call
+from sweeper.sweep.networks import network_for
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Chosen:
 
     config: RunConfig
     source: ImageSource
+    code: Mapping[str, bytes]  # the file of the network's factory, under the name that a run logs it as
     substituted: bool  # the sample stands in for FashionMNIST
     hardware: str  # the processor that computes, in words
 
@@ -32,6 +35,7 @@ def choose(
 
     Raises:
         ConfigError, DataError: a value is wrong, or the data set is missing or has changed.
+        UsageError: there is no such factory of a network.
     """
     config = config.derive(image_size=image_size, **({} if dataset == "auto" else {"dataset": dataset}))
     device, precision, hardware = call(find_machine, device, precision)
@@ -45,7 +49,8 @@ def choose(
         )
     spec = source.spec
     config = config.derive(device=device, precision=precision, dataset=spec.name, dataset_sha256=spec.sha256)
-    return Chosen(config, source, substituted, hardware)
+    network = network_for(config, spec)
+    return Chosen(network.config, source, network.code, substituted, hardware)
 
 
 def find_machine(device: str, precision: str) -> tuple[str, str, str]:

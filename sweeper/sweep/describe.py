@@ -52,6 +52,7 @@ def describe_run(
         dataset={"name": spec.name, "sha256": spec.sha256, "source": chosen.source.place,
                  "profile": counts | {"folds": config.folds, "split": config.split, "test_images": spec.test_images,
                                       "shape": list(spec.shape), "classes": list(spec.classes)}},
+        files=chosen.code,
     )  # fmt: skip
 
 
@@ -73,7 +74,7 @@ def _words(config: RunConfig, counts: dict[str, int]) -> str:
         "folds": f"All values are means over {config.folds} stratified folds. The test images were not used.",
     }[config.split]
     return (
-        f"{of_article}**{config.model}** network, placement **{config.placement.value}**. "
+        f"{of_article}**{config.model_name}** network, placement **{config.placement.value}**. "
         f"Dropout rate {config.conv_dropout:.3g} in the convolutional part, {config.head_dropout:.3g} in the head. "
         f"{config.epochs} epochs of {counts['train_images']:,} images, batch size {config.batch_size}, "
         f"augmentation {config.augmentation}, AdamW at {config.lr:g} ({config.schedule}). "

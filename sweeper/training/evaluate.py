@@ -14,7 +14,7 @@ from sweeper.core.config import RunConfig
 from sweeper.core.results import Evaluation
 from sweeper.training.device import autocast
 from sweeper.training.images import Images, to_input
-from sweeper.training.network import build_model, load_weights
+from sweeper.training.networks import build_model, load_weights
 
 EVAL_BATCH: Final = {"cpu": 500, "cuda": 2_500}  # images; the activations of 500 fit into a CPU's caches
 ECE_BINS: Final = 15

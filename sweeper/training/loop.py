@@ -18,10 +18,11 @@ from sweeper.core.config import RunConfig
 from sweeper.core.results import EpochResult, Training, TrainResult
 from sweeper.training.batches import batch_sizes, batches
 from sweeper.training.device import autocast
+from sweeper.training.dropout import dropout_layers, schedule_dropout
 from sweeper.training.evaluate import evaluate, subset
 from sweeper.training.failures import check_converging
 from sweeper.training.images import Data, to_input
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 from sweeper.training.optimizer import AdamW, learning_rate
 from sweeper.training.seeds import seeded
 from sweeper.training.stability import GRAD_NORM_EVERY, Recorder
@@ -44,13 +45,14 @@ def train(config: RunConfig, data: Data) -> Training:
     with seeded(config, epoch=0):
         model = build_model(config, data.spec)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = AdamW(model, config.weight_decay)
+    optimizer, dropout = AdamW(model, config.weight_decay), dropout_layers(model)
     steps = len(batch_sizes(len(images), config.batch_size))
     recorder = Recorder(steps, device)
     history: list[EpochResult] = []
 
     for epoch in range(1, config.epochs + 1):
         model.train()
+        schedule_dropout(dropout, config, epoch)
         start = perf_counter()
         with seeded(config, epoch) as generator:
             for step, (pixels, labels) in enumerate(batches(images, config, generator)):

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import torch
 
-from sweeper.core.config import RunConfig
+from sweeper.core.config import MODELS, RunConfig
 from sweeper.core.images import ImageSpec
 from sweeper.core.results import Training, TrainResult
 from sweeper.training.failures import explain
@@ -23,7 +23,7 @@ from sweeper.training.gpu.layers import SHAPE as CAPTURED_SHAPE
 from sweeper.training.gpu.layers import supports
 from sweeper.training.images import Data
 from sweeper.training.loop import train
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 from sweeper.training.xray.examine import examine
 
 
@@ -65,9 +65,11 @@ def is_captured(config: RunConfig, images: ImageSpec) -> bool:
 
 
 def has_captured_step(config: RunConfig, images: ImageSpec) -> bool:
-    """Return True if the captured step supports the network of `config` for `images`."""
+    """Return True if the captured step supports `config` and `images`: one of our networks, Dropout in all epochs."""
+    if images.shape != CAPTURED_SHAPE or config.model not in MODELS or config.dropout_schedule != "constant":
+        return False
     with torch.device("meta"):  # for the layers alone: no memory, no random numbers
-        return images.shape == CAPTURED_SHAPE and supports(build_model(config, images))
+        return supports(build_model(config, images))
 
 
 def examined(config: RunConfig, result: TrainResult, data: Data) -> TrainResult:

@@ -51,7 +51,7 @@ def test_the_confusion_of_many_classes_is_a_table_alone() -> None:
 
 
 def row(number: int, **fields: Any) -> TrialRow:
-    made = TrialRow(number, "complete", 0.9, 0.3, {"placement": "bn"}, 2, 7.0, "")
+    made = TrialRow(number, "complete", 0.9, 0.3, {"placement": "bn"}, 2, 7.0, "", accuracy=0.9)
     return made._replace(**fields)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import Diverged, SweeperError, TrainingError, WorkerLost
+from sweeper.core.metric import ACCURACY, Metric
 from sweeper.core.results import EpochResult, Evaluation, TrainResult
 from sweeper.core.trial import Trial
 from sweeper.data.fashion import CLASSES
@@ -54,6 +55,8 @@ class Recorder:
     interruptible: bool = True
     prunes: Mapping[int, int] = field(default_factory=dict)  # a trial's number: the epoch it is pruned after
     left: Sequence[Trial] = ()  # running since an earlier driver
+    metric: Metric = ACCURACY
+    values: list[float | None] = field(default_factory=list)  # of the trials that ended, as the view saw them
     calls: list[tuple[Any, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -126,8 +129,8 @@ class Recorder:
 
     def settle(self) -> None: ...
 
-    def complete(self, number: int, accuracy: float, loss: float) -> None:
-        self.calls.append(("complete", number, accuracy, loss))
+    def complete(self, number: int, final: Mapping[str, float]) -> None:
+        self.calls.append(("complete", number, final))
 
     def prune(self, number: int, reason: str) -> None:
         self.calls.append(("prune", number, reason))
@@ -158,6 +161,7 @@ class Recorder:
 
     def ended(self, trial: Trial, outcome: str, value: float | None, reason: str = "") -> None:
         self.calls.append(("ended", trial.number, outcome, *([reason] if reason else [])))
+        self.values.append(value)
 
     def say(self, words: str) -> None:
         self.calls.append(("say", words))

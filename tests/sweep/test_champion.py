@@ -20,7 +20,7 @@ from sweeper.study.space import default_space
 from sweeper.tracking.base import FINISHED
 from sweeper.tracking.reading import read_events
 from sweeper.tracking.registry import Registry
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 from tests.sweep.conftest import Place
 
 pytest_plugins = ["tests.support.mlflow_store"]

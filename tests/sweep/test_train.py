@@ -26,7 +26,7 @@ from sweeper.tracking.store import EXPERIMENT
 from sweeper.training.folds import finish
 from sweeper.training.images import Data
 from sweeper.training.loop import train
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 from tests.sweep.conftest import Place
 
 if TYPE_CHECKING:

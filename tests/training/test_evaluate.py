@@ -11,7 +11,7 @@ from sweeper.core.config import RunConfig
 from sweeper.data.fashion import CLASSES, SAMPLE
 from sweeper.training.evaluate import ECE_BINS, evaluate, score
 from sweeper.training.images import Data, to_input
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 
 CONFIG = RunConfig(model="small", placement="bn-dropout", dataset="sample")
 

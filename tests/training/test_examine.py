@@ -16,17 +16,19 @@ from torch import Tensor, nn
 
 from sweeper.core.config import Placement, RunConfig
 from sweeper.core.results import EpochResult, Evaluation, TrainResult
-from sweeper.core.xray import XRay
+from sweeper.core.xray import RunXRay
 from sweeper.data.fashion import CLASSES, SAMPLE
 from sweeper.training.device import autocast
 from sweeper.training.evaluate import evaluate, predict_weights, score, subset
 from sweeper.training.folds import finish
 from sweeper.training.images import Data, to_input
 from sweeper.training.loop import train
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 from sweeper.training.seeds import seeded
-from sweeper.training.xray.examine import BINS, examine, images_in_a_pass, val_images
-from sweeper.training.xray.passes import Subject, eval_pass, recalibrate, training_pass
+from sweeper.training.xray.examine import examine, images_in_a_pass, rebuild, val_images
+from sweeper.training.xray.layers import BINS
+from sweeper.training.xray.passes import Inputs, Subject, eval_pass, recalibrate, training_pass
+from tests.support.chain_xray import examine_chain
 from tests.support.tensors import tensors
 
 ALWAYS = {"xray/brier", "xray/error_confidence", "xray/onset", "xray/spikes", "xray/nonfinite_steps"}
@@ -50,13 +52,13 @@ def untrained(config: RunConfig) -> TrainResult:
     return TrainResult((epoch,), weights, evaluation)
 
 
-def examined(config: RunConfig, data: Data) -> XRay:
+def examined(config: RunConfig, data: Data) -> RunXRay:
     return examine(config, finish(train(config, data)), data)
 
 
 def subject(config: RunConfig, weights: dict[str, Tensor], data: Data) -> Subject:
     """A network in double precision: in single, torch's BN adds up the values of a batch to three or four digits."""
-    made = Subject.rebuild(config, weights, data.train, torch.Generator().manual_seed(0))
+    made = rebuild(config, weights, data.train, torch.Generator().manual_seed(0))
     made.model.double().register_forward_pre_hook(lambda _, args: (args[0].double(),))
     return made
 
@@ -65,12 +67,12 @@ def subject(config: RunConfig, weights: dict[str, Tensor], data: Data) -> Subjec
 
 
 @pytest.fixture(scope="module")
-def plain(sample: Data) -> XRay:
+def plain(sample: Data) -> RunXRay:
     """Two epochs of BatchNorm alone."""
     return examined(small(placement="bn"), sample)
 
 
-def test_without_dropout_the_ratio_is_that_of_the_noise_of_batches(plain: XRay):
+def test_without_dropout_the_ratio_is_that_of_the_noise_of_batches(plain: RunXRay):
     """r is taken from five batches of 128, m from some twenty whose weights the last steps still moved: 4 % apart."""
     for layer in plain.layers:
         assert 1 <= layer.ratio < 1.04
@@ -91,7 +93,7 @@ def test_the_closed_form_is_within_two_percent_of_a_trained_network(sample: Data
         assert layer.signed < -0.2
 
 
-def test_dropout_after_batch_norm_shifts_the_layers_behind_it_alone(sample: Data, plain: XRay):
+def test_dropout_after_batch_norm_shifts_the_layers_behind_it_alone(sample: Data, plain: RunXRay):
     first, second = examined(small(placement="bn-dropout", conv_dropout=0.4), sample).layers
     assert first.ratio < 1.05
     assert second.signed < -0.1 < plain.layers[1].signed
@@ -115,7 +117,7 @@ def test_r_is_the_mean_of_the_unbiased_batch_variances_of_the_input(sample: Data
     config = small(placement="bn")
     network = subject(config, untrained(config).weights, Data(sample.train.first(512), sample.val))
     with torch.inference_mode():
-        inputs = eval_pass(network)["5"]
+        inputs = Inputs.stack([call for (call,) in eval_pass(network)[network.norms["5"]]])
         model = copy.deepcopy(network.model).eval()
         outputs = [model[:5](to_input(pixels, SAMPLE.spec).double()) for pixels in network.batches]
     expected = torch.stack([x.var((0, 2, 3)) for x in outputs]).float()
@@ -131,7 +133,7 @@ def test_batch_noise_is_that_of_training_mode(sample: Data):
     with torch.inference_mode(), seeded(config, 9):
         model = network.model.train()
         dropped = model[:2](to_input(network.batches[0], SAMPLE.spec).double())
-    torch.testing.assert_close(variances["2"][0], dropped.var((0, 2, 3)))
+    torch.testing.assert_close(variances[network.norms["2"]][0][0], dropped.var((0, 2, 3)))
 
 
 # --- recalibration ----------------------------------------------------------------------------------------
@@ -217,6 +219,22 @@ def test_the_xray_is_the_same_each_time_and_draws_from_no_generator_of_others(ti
 
 
 # --- all networks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("model", ["small", "medium"])
+@pytest.mark.parametrize("placement", [p for p in Placement if p.has_batch_norm])
+def test_the_numbers_are_those_of_the_slow_reference_in_each_digit(
+    placement: Placement, model: str, precision: str, tiny: Data
+):
+    config = small(model=model, placement=placement, conv_dropout=0.3, head_dropout=0.4, batch_size=50, epochs=1,
+                   augmentation="crop-flip", precision=precision)  # fmt: skip
+    result = finish(train(config, tiny)) if model == "small" else untrained(config)
+    found = examine(config, result, tiny)
+    layers, gain = examine_chain(config, result, tiny)
+    assert found.skipped == ()
+    assert [str(replace(layer, dropout="", earlier="")) for layer in found.layers] == list(map(str, layers))
+    assert (found.recalibration_gain_accuracy, found.recalibration_gain_loss) == gain
 
 
 @pytest.mark.parametrize("model", ["small", "medium", "large"])

@@ -26,7 +26,7 @@ from sweeper.training.gpu.network import Network
 from sweeper.training.gpu.operations import Activation, Masks, Moments, Norm, Plain, Step
 from sweeper.training.images import Data, to_input
 from sweeper.training.loop import train
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 from sweeper.training.optimizer import AdamW
 from sweeper.training.seeds import seeded
 from sweeper.training.start import has_captured_step

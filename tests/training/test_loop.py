@@ -16,7 +16,7 @@ from sweeper.training.evaluate import evaluate, predict_weights, score
 from sweeper.training.folds import finish
 from sweeper.training.images import Data, to_input
 from sweeper.training.loop import train
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 from sweeper.training.optimizer import learning_rate
 from sweeper.training.seeds import seeded
 from sweeper.training.stability import count_spikes

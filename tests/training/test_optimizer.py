@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sweeper.core.config import Placement, RunConfig
 from sweeper.data.fashion import SAMPLE
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 from sweeper.training.optimizer import AdamW, learning_rate
 
 

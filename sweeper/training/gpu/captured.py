@@ -31,7 +31,7 @@ from sweeper.training.failures import check_converging
 from sweeper.training.gpu.network import Network
 from sweeper.training.gpu.operations import Plain, Step
 from sweeper.training.images import Data, send
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 from sweeper.training.optimizer import BETAS, learning_rate
 from sweeper.training.seeds import mask_generator, order_generator, seeded
 from sweeper.training.stability import GRAD_NORM_EVERY, Recorder

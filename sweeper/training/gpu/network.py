@@ -55,7 +55,7 @@ class Network:
     """
 
     def __init__(
-        self, model: nn.Sequential, spec: ImageSpec, images: int, step: Step, dtype: torch.dtype, decay: float,
+        self, model: nn.Module, spec: ImageSpec, images: int, step: Step, dtype: torch.dtype, decay: float,
         parts: Plain,
     ) -> None:  # fmt: skip
         self.model = model
@@ -65,7 +65,7 @@ class Network:
         activations = [layer.what for layer in self._layers if isinstance(layer.what, Activation)]
         self.masks = [masks for what in activations for masks in (what.before, what.after) if masks is not None]
         named = dict(model.named_parameters())
-        self._first: nn.Conv2d = next(layer for layer in model if isinstance(layer, nn.Conv2d))
+        self._first: nn.Conv2d = next(layer for layer in model.children() if isinstance(layer, nn.Conv2d))
         of_norm = {name for layer in self._layers if isinstance(layer.what, Activation) for name in layer[1:]}
         self.places = dict(_places(named, self._first.weight, of_norm))
         self.moments = self._lay_out(named, decay)
