@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.search_recorded import recorded
-from sweeper.core.config import Placement
+from sweeper.core.config import PLAIN, Placement
 from sweeper.study.space import Choice, Range, default_space
 
 SEED_NOISE: Final = 0.25  # points, standard deviation between the seeds of a configuration
 EPOCHS: Final = 15
 EPOCH_NOISE: Final = 0.15  # points, of each epoch's value beside that of its seed
-NAMES: Final = tuple(placement.value for placement in Placement)
+NAMES: Final = tuple(placement.value for placement in PLAIN)
 Surface = Callable[[str, float, float, float], float]  # of placement, conv rate, head rate and l
 Array = npt.NDArray[np.float64]
 

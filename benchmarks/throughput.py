@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from benchmarks.hardware import THREADS, Others, describe
 from benchmarks.pages import Spread, add_save, command, conclude, head, table
-from sweeper.core.config import Placement, RunConfig
+from sweeper.core.config import PLAIN, RunConfig
 from sweeper.data.fashion import SAMPLE, SIDE, find
 from sweeper.training.device import resolve_precision, use_threads
 from sweeper.training.folds import finish
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 128, 256, 512])
     parser.add_argument("--devices", nargs="+", default=["cuda" if torch.cuda.is_available() else "cpu"])
     parser.add_argument("--dataset", choices=("sample", "fashion-mnist"), default="sample")
-    parser.add_argument("--placement", choices=[p.value for p in Placement], default="bn-dropout")
+    parser.add_argument("--placement", choices=[p.value for p in PLAIN], default="bn-dropout")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument("--epochs", type=int, default=3, help="at least 2: the first one warms up")
     parser.add_argument("--rounds", type=int, default=3)

@@ -146,7 +146,10 @@ class RunConfig(BaseModel):
     @classmethod
     def _by_name(cls, arguments: Any) -> Any:
         """Accept a mapping, and put the arguments in the order of their names."""
-        return tuple(sorted(dict(arguments).items()))
+        try:
+            return tuple(sorted(dict(arguments).items()))
+        except (TypeError, ValueError):  # neither a mapping nor pairs: the type says so
+            return arguments
 
     @field_validator("model")
     @classmethod
@@ -281,7 +284,7 @@ class RunConfig(BaseModel):
         """
         found = {name: params.get(f"config.{name}", params.get(name)) for name in cls.model_fields}
         arguments = {
-            name.removeprefix("config."): json.loads(value)
+            name.removeprefix("config."): _argument(name, value)
             for name, value in params.items()
             if name.removeprefix("config.").startswith(ARGUMENT)
         }
@@ -331,6 +334,13 @@ class RunConfig(BaseModel):
         if self.split == "test":
             fields["split"] = FORMER_SPLIT  # so that runs recorded under this name are recognised
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _argument(name: str, value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ConfigError(f"{name}={value[:60]!r}: a recorded argument is JSON") from None
 
 
 def _explain(detail: ErrorDetails) -> str:

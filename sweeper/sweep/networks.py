@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from sweeper.core.config import MODELS, Placement, RunConfig, check_rates, placements_of
 from sweeper.core.images import ImageSpec
-from sweeper.core.own_code import source_of
+from sweeper.core.own_code import absolute, source_of
 from sweeper.data.sources import find
 from sweeper.engine.aside import call
 
@@ -43,7 +43,7 @@ def find_network(config: RunConfig, dataset: str, data_dir: Path | None, given: 
 
     Raises:
         DataError: the images are missing.
-        ConfigError, UsageError: as `network_for`; or a rate was given that the network does not use.
+        UsageError, SweeperError: as `network_for`; or a rate was given that the network does not use.
     """
     if config.model in MODELS:
         return Found(config, placements_of(config.model), {})
@@ -59,8 +59,8 @@ def network_for(config: RunConfig, images: ImageSpec, *, placed: bool = True) ->
     refuses it.
 
     Raises:
-        UsageError: there is no such factory.
-        ConfigError: it raises an error, or its file has changed.
+        UsageError: there is no such factory, or its file has changed.
+        SweeperError: it raises an error.
     """
     if config.model in MODELS:
         return Found(config, placements_of(config.model), {})
@@ -89,16 +89,16 @@ def with_source(config: RunConfig) -> RunConfig:
     """
     if config.model in MODELS or config.model_sha256:
         return config
-    source, (place, _, function) = source_of(config.model), config.model.rpartition(":")
-    name = f"{source}:{function}" if place.endswith(".py") else config.model
-    return config.derive(model=name, model_sha256=hashlib.sha256(source.read_bytes()).hexdigest())
+    digest = hashlib.sha256(source_of(config.model).read_bytes()).hexdigest()
+    return config.derive(model=absolute(config.model), model_sha256=digest)
 
 
 def check_networks(configs: Sequence[RunConfig], images: ImageSpec) -> None:
     """Build the networks of the user's own among these configurations, and run each on two images.
 
     Raises:
-        ConfigError, UsageError: one cannot be trained; one line that says why.
+        UsageError: one cannot be trained; one line that says why.
+        SweeperError: its code raises an error.
     """
     if own := [config for config in configs if config.model not in MODELS]:
         call(_check, own, images)

@@ -83,17 +83,17 @@ def test_the_network_of_torchvision_on_the_page_can_be_trained(followed: Path):
 # --- one line, and nothing is created ------------------------------------------------------------------
 
 REFUSED = {
-    "--model net.py:nothing": "no function 'nothing'",
-    "--model none.py:build": "none.py is no file",
-    "--model nowhere:build": "no module 'nowhere' here",
+    "--model net.py:nothing": "has no function 'nothing'",
+    "--model none.py:build": "none.py: no such file",
+    "--model nowhere:build": "no module 'nowhere' is installed",
     "--model huge": "use small, medium, large, resnet20, package.module:function or file.py:function",
     "--model net.py:build --model-arg width": "'width' is not NAME=VALUE, such as width=32",
     "--model net.py:build --model-arg 2=3": "'2=3' is not NAME=VALUE",
     "--model net.py:build --model-arg wdith=3": "unexpected keyword argument 'wdith'",
-    "--model net.py:build --model-arg width=0": "net.py:build: ",
+    "--model net.py:build --model-arg width=0": "net.py:build",
     "--model small --model-arg width=3": "model.width: model small takes no arguments",
     "--model broken.py:build": "broken.py:build: needed are logits",
-    "--model raises.py:build": "raises.py:build: RuntimeError: no weights (line 2)",
+    "--model raises.py:build": "raises.py: RuntimeError: no weights",
     "--dropout-schedule early": "dropout_switch=0: dropout_schedule=early needs 1 to epochs - 1",
     "--dropout-switch 3": "only --dropout-schedule early and late switch",
 }
@@ -124,7 +124,7 @@ def test_what_cannot_be_trained_is_refused_in_one_line_and_nothing_is_created(
     argv = (command, *options.split(), "--dataset", "sample", "--device", "cpu", "--tracking-uri", "offline")
     answer = sweeper(tmp_path, *argv)
     torch.set_num_threads(threads)
-    assert (answer.code, answer.out) == (2, "")
+    assert (answer.code, answer.out) == (1 if "raises" in options or "width=0" in options else 2, "")
     (line,) = answer.err.splitlines()
     expected = says.split("needed")[0] if "broken.py" in options else says
     assert expected in line
@@ -151,4 +151,4 @@ def test_the_working_directory_is_not_searched_for_packages(
     monkeypatch.setattr(sys, "path", [path for path in sys.path if Path(path).is_absolute()])
     answer = sweeper(tmp_path, "train", "--model", "own_package_of_this_test:build", "--dataset", "sample")
     assert answer.code == 2
-    assert "no module 'own_package_of_this_test' here. Install it, or set PYTHONPATH" in answer.err
+    assert "no module 'own_package_of_this_test' is installed" in answer.err

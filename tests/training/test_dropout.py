@@ -18,6 +18,7 @@ from sweeper.training.folds import finish
 from sweeper.training.images import Data
 from sweeper.training.loop import train
 from sweeper.training.start import has_captured_step
+from sweeper.training.xray.examine import examine
 
 BASE = RunConfig.create(model="small", placement="dropout-bn", conv_dropout=0.25, head_dropout=0.5, epochs=4,
                         batch_size=100, dataset="sample")  # fmt: skip
@@ -73,6 +74,19 @@ def test_every_kind_of_dropout_follows_the_schedule():
     assert [layer.p for layer in layers] == [0.0] * 7
     schedule_dropout(layers, config, 2)
     assert [layer.p for layer in layers] == [0.3] * 6 + [0.4]
+
+
+def test_the_xray_takes_the_rates_of_the_last_epoch(tiny: Data):
+    """Running statistics that were kept without Dropout agree with those of evaluation, but for noise."""
+    shifts = []
+    for fields in (
+        {"dropout_schedule": "early", "dropout_switch": 3},
+        {"dropout_schedule": "late", "dropout_switch": 3},
+    ):
+        xray = examine(BASE.derive(**fields), finish(train(BASE.derive(**fields), tiny)), tiny)
+        shifts.append(max(abs(layer.closed_form - 1) for layer in xray.layers))
+    early, late = shifts
+    assert early < 0.1 < late
 
 
 def test_the_captured_step_of_a_gpu_has_dropout_in_all_epochs_only(tiny: Data):

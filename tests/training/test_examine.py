@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sweeper.core.config import Placement, RunConfig
+from sweeper.core.config import PLAIN, Placement, RunConfig
 from sweeper.core.results import EpochResult, Evaluation, TrainResult
 from sweeper.core.xray import RunXRay
 from sweeper.data.fashion import CLASSES, SAMPLE
@@ -162,7 +162,7 @@ def recalibrated_slowly(config: RunConfig, weights: dict[str, Tensor], batches: 
     return found
 
 
-@pytest.mark.parametrize("placement", [p for p in Placement if p.has_batch_norm])
+@pytest.mark.parametrize("placement", [p for p in PLAIN if p.has_batch_norm])
 def test_recalibration_equals_a_slow_layer_by_layer_one(placement: Placement, tiny: Data):
     config = small(placement=placement, conv_dropout=0.3, head_dropout=0.5, batch_size=60)
     weights = tensors(finish(train(config, tiny)))
@@ -223,7 +223,7 @@ def test_the_xray_is_the_same_each_time_and_draws_from_no_generator_of_others(ti
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("model", ["small", "medium"])
-@pytest.mark.parametrize("placement", [p for p in Placement if p.has_batch_norm])
+@pytest.mark.parametrize("placement", [p for p in PLAIN if p.has_batch_norm])
 def test_the_numbers_are_those_of_the_slow_reference_in_each_digit(
     placement: Placement, model: str, precision: str, tiny: Data
 ):
@@ -238,7 +238,7 @@ def test_the_numbers_are_those_of_the_slow_reference_in_each_digit(
 
 
 @pytest.mark.parametrize("model", ["small", "medium", "large"])
-@pytest.mark.parametrize("placement", list(Placement))
+@pytest.mark.parametrize("placement", PLAIN)
 def test_every_network_can_be_examined(model: str, placement: Placement, tiny: Data):
     config = small(model=model, placement=placement, conv_dropout=0.2, head_dropout=0.3, batch_size=8, epochs=1)
     result = untrained(config)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sweeper.core.config import Placement, RunConfig
+from sweeper.core.config import PLAIN, Placement, RunConfig
 from sweeper.core.trial import Trial
 from sweeper.data.fashion import SAMPLE
 from sweeper.data.splits import Split, fold
@@ -105,7 +105,7 @@ def test_a_cpu_is_trained_by_the_plain_loop_and_a_gpu_by_the_captured_step():
 
 
 @pytest.mark.parametrize("model", ["small", "medium", "large"])
-@pytest.mark.parametrize("placement", list(Placement))
+@pytest.mark.parametrize("placement", PLAIN)
 def test_the_captured_step_supports_the_networks_of_this_package(placement: Placement, model: Any):
     assert has_captured_step(RunConfig(model=model, placement=placement), SAMPLE.spec)
 

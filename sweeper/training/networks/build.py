@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sweeper.core.config import PLACES, Placement, RunConfig
-from sweeper.core.errors import ConfigError
+from sweeper.core.errors import ConfigError, UsageError
 from sweeper.core.images import ImageSpec
 from sweeper.core.own_code import load_function, source_of
 from sweeper.training.networks.cnn import cnn
@@ -56,7 +56,12 @@ def build(config: RunConfig, images: ImageSpec) -> tuple[nn.Module, str]:
     if own != (config.placement is Placement.OWN):
         why = "takes no argument `layers`, so its placement is own" if own else "takes `layers`, and so a placement"
         raise ConfigError(f"placement={config.placement.value}: {config.model_name} {why}")
-    network = factory(images, **({} if own else {"layers": layers}), **dict(config.model_args))
+    given = ({} if own else {"layers": layers}) | dict(config.model_args)
+    try:
+        inspect.signature(factory).bind(images, **given)
+    except TypeError as error:
+        raise ConfigError(f"arguments of {config.model_name}: {error}") from None
+    network = factory(images, **given)
     return network, "" if own or not isinstance(network, nn.Module) else _lacking(config, network, layers)
 
 
@@ -68,7 +73,10 @@ def factory_of(config: RunConfig) -> Factory:
     """
     if config.model in OURS:
         return OURS[config.model]
-    source = source_of(config.model)
+    try:
+        source = source_of(config.model)
+    except UsageError as error:
+        raise UsageError(f"{error} Each run logs the file under code/.") from None
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     if digest != config.model_sha256:
         raise ConfigError(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +11,9 @@ from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 
 from sweeper.core.config import LAYERED, Placement, RunConfig
-from sweeper.core.errors import ConfigError, UsageError, one_line
+from sweeper.core.errors import ConfigError, UsageError
 from sweeper.core.images import ImageSpec
+from sweeper.core.own_code import explained
 from sweeper.training.device import autocast
 from sweeper.training.images import to_input
 from sweeper.training.networks.build import BATCH_NORM, build, build_model
@@ -24,8 +23,8 @@ def fitting(config: RunConfig, images: ImageSpec) -> tuple[Placement, ...]:
     """Return the placements that the network of `config`, whose factory takes `layers`, has room for.
 
     Raises:
-        ConfigError: the factory raises an error.
         UsageError: there is no such factory.
+        SweeperError: it raises an error.
     """
     with _in_one_line(config):
         lacking = {each: build(config.derive(placement=each), images)[1] for each in LAYERED}
@@ -38,6 +37,7 @@ def check_network(config: RunConfig, images: ImageSpec) -> None:
     Raises:
         ConfigError: it cannot be trained; one line that says why.
         UsageError: there is no such factory.
+        SweeperError: the factory or the network raises an error; one line with the line of its file.
     """
     with _in_one_line(config):
         model = build_model(config, images)
@@ -80,21 +80,11 @@ def _checked(logits: object, images: ImageSpec, count: int = 2) -> Tensor:
 
 @contextmanager
 def _in_one_line(config: RunConfig) -> Iterator[None]:
-    """Turn any error of the factory or the network into a ConfigError; torch's generator stays as it is."""
+    """Explain any error of the factory or the network in one line; torch's generator stays as it is."""
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), explained(config.model):
             yield
     except UsageError as error:
         if config.model_name in str(error):
             raise
         raise type(error)(f"{config.model_name}: {error}") from None
-    except Exception as error:
-        where = f" ({place})" if (place := _line_of(error, config)) else ""
-        raise ConfigError(f"{config.model_name}: {type(error).__name__}: {one_line(error)}{where}") from error
-
-
-def _line_of(error: Exception, config: RunConfig) -> str:
-    """Return the last line of the factory's own file that the error came through; empty if there is none."""
-    file = Path(config.model.rpartition(":")[0]).name
-    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).name == file]
-    return f"line {lines[-1].lineno}" if lines else ""

@@ -19,6 +19,7 @@ from sweeper.core.results import Evaluation, Stability, TrainResult
 from sweeper.core.xray import RunXRay, XRay
 from sweeper.training.batches import batches
 from sweeper.training.device import autocast
+from sweeper.training.dropout import dropout_layers, schedule_dropout
 from sweeper.training.evaluate import evaluate, subset
 from sweeper.training.images import Data, Images, to_input
 from sweeper.training.networks import build_model, load_weights
@@ -74,6 +75,7 @@ def rebuild(config: RunConfig, weights: Mapping[str, Any], images: Images, gener
     device = torch.device(config.device)
     model = load_weights(build_model(config, images.spec), weights)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    schedule_dropout(dropout_layers(model), config, config.epochs)  # as the last epoch left the running statistics
 
     def forward(pixels: Tensor) -> Tensor:
         with autocast(config):
@@ -97,7 +99,7 @@ def val_images(config: RunConfig, trained: int, available: int) -> int:
 
 def positions(config: RunConfig, model: nn.Module) -> dict[str, str]:
     """Return the position of each BN layer of a chain by its name: before or after which weight layer."""
-    if not isinstance(model, nn.Sequential):
+    if not isinstance(model, nn.Sequential) or any(list(layer.children()) for layer in model):  # of blocks, for example
         return {}
     side = "before" if config.network_placement is Placement.IC else "after"
     found, convs, linears = {}, 0, 0
