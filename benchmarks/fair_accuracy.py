@@ -38,13 +38,13 @@ from sweeper.core.config import RunConfig
 from sweeper.core.errors import Diverged, SweeperError, UsageError
 from sweeper.core.experiments import experiment
 from sweeper.core.results import EpochResult, TrainResult
-from sweeper.data.fashion import MANIFESTS, resolve
+from sweeper.data.fashion import SAMPLE, FashionSource, find
 from sweeper.data.shared import SharedSplits
 from sweeper.engine.choice import EngineChoice, build
 from sweeper.training.device import resolve_device, resolve_precision
 from sweeper.training.evaluate import predict_weights, score
 from sweeper.training.images import Data, load
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 
 FOLDER: Final = ROOT / "build" / "fair_accuracy"
 DEFAULT: Final = "default"
@@ -118,7 +118,7 @@ def outcome(config: RunConfig, result: TrainResult) -> dict[str, Any]:
 
 def parameters(config: RunConfig) -> int:
     """Count the parameters that are trained."""
-    return sum(parameter.numel() for parameter in build_model(config).parameters())
+    return sum(parameter.numel() for parameter in build_model(config, SAMPLE.spec).parameters())
 
 
 # --- tuning ---------------------------------------------------------------------------------------
@@ -138,7 +138,9 @@ def variants(base: RunConfig, epochs_scale: float) -> dict[str, RunConfig]:
     }
 
 
-def tune(base: RunConfig, folder: Path, path: Path, seeds: int, epochs_scale: float, workers: int) -> dict[str, Any]:
+def tune(
+    base: RunConfig, source: FashionSource, path: Path, seeds: int, epochs_scale: float, workers: int
+) -> dict[str, Any]:
     """Compare the candidates, and freeze the best in `path`.
 
     Raises:
@@ -149,9 +151,9 @@ def tune(base: RunConfig, folder: Path, path: Path, seeds: int, epochs_scale: fl
     compared = variants(base, epochs_scale)
     numbers = range(TUNING_SEED, TUNING_SEED + seeds)
     header = {"stage": "tune", "epochs_scale": epochs_scale,
-              "dataset_sha256": MANIFESTS[base.dataset].digest,
+              "dataset_sha256": source.spec.sha256,
               "candidates": {name: config.model_dump(mode="json") for name, config in compared.items()}}  # fmt: skip
-    [data] = load(next(iter(compared.values())), folder)
+    [data] = load(next(iter(compared.values())), source)
     record = Record(path.with_suffix(".tuning.jsonl"), header)
 
     def ended(key: tuple[str, int], result: TrainResult | Diverged) -> str:
@@ -197,29 +199,31 @@ def best(entries: Sequence[Mapping[str, Any]], names: Mapping[str, Any]) -> str:
 
 
 def evaluate(
-    config: RunConfig, sha256: str, folder: Path, path: Path, seeds: int, workers: int
+    config: RunConfig, sha256: str, source: FashionSource, path: Path, seeds: int, workers: int
 ) -> list[dict[str, Any]]:
     """Train the first `seeds` seeds of `config` on all images, and evaluate each once, unless it has been.
 
     Args:
         config: the recipe, with split=test.
         sha256: that names it.
-        folder: of the data set.
+        source: of the images.
         path: of the record of this recipe's results.
         seeds: how many, from 0.
         workers: processes that train.
     """
     header = {"stage": "evaluate", "recipe_sha256": sha256, "recipe": config.model_dump(mode="json"),
-              "dataset_sha256": MANIFESTS[config.dataset].digest, "near_duplicate_below": THRESHOLD}  # fmt: skip
+              "dataset_sha256": source.spec.sha256, "near_duplicate_below": THRESHOLD}  # fmt: skip
     record = Record(path, header)
     missing = {(RECIPE, seed): config.derive(seed=seed) for seed in range(seeds) if not record.of(RECIPE, seed)}
     if missing:
-        _evaluate(missing, record, folder, workers)
+        _evaluate(missing, record, source, workers)
     return [record.of(RECIPE, seed) or {} for seed in range(seeds)]
 
 
-def _evaluate(missing: Mapping[tuple[str, int], RunConfig], record: Record, folder: Path, workers: int) -> None:
-    [data] = load(next(iter(missing.values())), folder)
+def _evaluate(
+    missing: Mapping[tuple[str, int], RunConfig], record: Record, source: FashionSource, workers: int
+) -> None:
+    [data] = load(next(iter(missing.values())), source)
     train, test = data.train, data.val
     repeated = near_duplicates(train, test)
     print(f"{int(repeated.sum())} of the {len(test)} test images are near-duplicates of training images", flush=True)
@@ -233,7 +237,7 @@ def _evaluate(missing: Mapping[tuple[str, int], RunConfig], record: Record, fold
         right = logits.argmax(1) == test.labels
         accuracy, without = (float(part.double().mean()) for part in (right, right[~repeated]))
         record.add({"name": name, "seed": seed, "accuracy": accuracy, "accuracy_without": without,
-                    "loss": score(logits, test.labels).loss, "images": len(test),
+                    "loss": score(logits, test.labels, test.spec.classes).loss, "images": len(test),
                     "near_duplicates": int(repeated.sum()), **outcome(missing[key], result)})  # fmt: skip
         return f"{accuracy:.2%} of the test images, {without:.2%} without near-duplicates"
 
@@ -259,22 +263,22 @@ def tuning_page(frozen: Mapping[str, Any]) -> str:
 # --- the command ----------------------------------------------------------------------------------
 
 
-def declared(args: argparse.Namespace) -> tuple[RunConfig, Path]:
-    """Return experiment 8 on the data and the device that the options name, and the folder of the data."""
-    manifest, folder = resolve(args.dataset or "fashion-mnist", args.data_dir)
+def declared(args: argparse.Namespace) -> tuple[RunConfig, FashionSource]:
+    """Return experiment 8 on the data and the device that the options name, and the data."""
+    source = find(args.dataset or "fashion-mnist", args.data_dir)
     device = resolve_device(args.device or "auto")
     precision = resolve_precision(args.precision or "auto", device)
-    return experiment(8, dataset=manifest.name, train_images=args.train_images or 0, device=device,
-                      precision=precision), folder  # fmt: skip
+    return experiment(8, dataset=source.spec.name, train_images=args.train_images or 0, device=device,
+                      precision=precision), source  # fmt: skip
 
 
 def run_tune(args: argparse.Namespace, line: str) -> None:
-    base, folder = declared(args)
+    base, source = declared(args)
     path = args.recipe or FOLDER / "recipe.json"
     hardware = describe(usable_cores() or 1, base.device)
     scale = args.epochs_scale or 1.0
     with Others() as others:
-        frozen = tune(base, folder, path, args.seeds or 2, scale, args.workers)
+        frozen = tune(base, source, path, args.seeds or 2, scale, args.workers)
     what = (f"Accuracy on {frozen['held_out']:,} held-out images after the last epoch, of networks trained on "
             f"{frozen['trained_on']:,}, at {scale:g} of each recipe's epochs, {base.precision}. The test images were "
             f"not read. Other processes kept {others.cores:.2f} cores busy meanwhile.")  # fmt: skip
@@ -285,14 +289,14 @@ def run_tune(args: argparse.Namespace, line: str) -> None:
 
 def run_evaluate(args: argparse.Namespace, line: str) -> None:
     if args.recipe is None or str(args.recipe) == DEFAULT:
-        config, folder = declared(args)
+        config, source = declared(args)
         sha256 = digest(config.model_dump(mode="json"))
         path = FOLDER / f"{DEFAULT}-{sha256[:8]}.results.jsonl"
         origin = ("Experiment 8 as declared, not tuned here: it was informed by one look at the test images "
                   "(docs/reproduction.md).")  # fmt: skip
     else:
         config, content = thaw(args.recipe)
-        folder, sha256 = resolve(config.dataset, args.data_dir)[1], content["sha256"]
+        source, sha256 = find(config.dataset, args.data_dir), content["sha256"]
         path = args.recipe.with_suffix(".results.jsonl")
         tuned = content["tuned"]
         origin = (f"`{content['chosen']}` of {len(tuned['candidates'])} candidates, chosen on held-out training images "
@@ -301,7 +305,7 @@ def run_evaluate(args: argparse.Namespace, line: str) -> None:
     resolve_device(config.device)
     hardware = describe(usable_cores() or 1, config.device)
     with Others() as others:
-        entries = evaluate(config, sha256, folder, path, args.seeds or 10, args.workers)
+        entries = evaluate(config, sha256, source, path, args.seeds or 10, args.workers)
     tables, record = evaluation_page(entries)
     what = (f"{origin} Trained on {config.train_images or 'all'} training images of {config.dataset}, "
             f"{config.precision}, and evaluated once a seed, after the last epoch, without test-time augmentation. "

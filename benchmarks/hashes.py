@@ -19,7 +19,8 @@ TREE: Final = Path(sweeper.__file__).resolve().parents[1]
 HOMES: Final = {
     "experiment": ("sweeper.core.experiments", "sweeper.config"),
     "RunConfig": ("sweeper.core.config", "sweeper.config"),
-    "resolve": ("sweeper.data.sources", "sweeper.data.fashion", "sweeper.dataset"),
+    "find": ("sweeper.data.sources",),
+    "resolve": ("sweeper.data.fashion", "sweeper.dataset"),  # before `find`
     "load": ("sweeper.training.images", "sweeper.data"),
     "start": ("sweeper.training.start", "sweeper.diagnostics"),  # the front door, with the X-ray
     "use_threads": ("sweeper.training.device", "sweeper.train"),
@@ -57,13 +58,20 @@ def train(fields: dict[str, Any]) -> dict[str, str]:
     others = {name: value for name, value in fields.items() if name != "experiment"}
     others |= {"dataset": "sample", "device": "cpu"}
     config = look_up("experiment")(number, **others) if number else look_up("RunConfig").create(**others)
-    images = look_up("load")(config, look_up("resolve")("sample")[1])
-    training = look_up("start")(config, images)
+    training = look_up("start")(config, look_up("load")(config, sample()))
     while True:
         try:
             next(training)
         except StopIteration as stop:
             return hashes(stop.value)
+
+
+def sample() -> Any:
+    """The embedded sample as `load` takes it: a source, or in earlier trees its folder."""
+    try:
+        return look_up("find")("sample")
+    except ImportError:
+        return look_up("resolve")("sample")[1]
 
 
 def hashes(result: Any) -> dict[str, str]:

@@ -22,9 +22,9 @@ from torchvision import transforms
 from torchvision.datasets import FashionMNIST, VisionDataset
 
 from sweeper.core.config import RunConfig
-from sweeper.core.images import MEAN, SIDE, STD
-from sweeper.training.images import PADDING, Data, Images
-from sweeper.training.network import build_model
+from sweeper.data.fashion import MEAN, SIDE, STD
+from sweeper.training.images import Data, Images
+from sweeper.training.networks import build_model
 
 WORKERS: Final = 2
 KNOWN: Final = {
@@ -44,7 +44,7 @@ class InMemoryFashionMNIST(FashionMNIST):
 
     def __init__(self, images: Images, transform: transforms.Compose) -> None:
         VisionDataset.__init__(self, root="", transform=transform)
-        self.data, self.targets = images.pixels, images.labels
+        self.data, self.targets = images.pixels[..., 0], images.labels
 
 
 class StockEpoch(NamedTuple):
@@ -72,7 +72,7 @@ def epochs(config: RunConfig, data: Data) -> Iterator[StockEpoch]:
     _check(config)
     torch.manual_seed(config.seed)
     train_loader, val_loader = loaders(config, data)
-    model = build_model(config)
+    model = build_model(config, data.spec)
     loss_fn = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
     for _ in range(config.epochs):
@@ -92,7 +92,7 @@ def _check(config: RunConfig) -> None:
 def loaders(config: RunConfig, data: Data) -> tuple[DataLoader, DataLoader]:
     """Return loaders of the training and the validation images."""
     plain = [transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))]
-    augment = [transforms.RandomCrop(SIDE, padding=PADDING), transforms.RandomHorizontalFlip()]
+    augment = [transforms.RandomCrop(SIDE, padding=2), transforms.RandomHorizontalFlip()]
     train_set = InMemoryFashionMNIST(data.train, transforms.Compose(augment + plain))
     val_set = InMemoryFashionMNIST(data.val, transforms.Compose(plain))
     size = config.batch_size

@@ -21,14 +21,13 @@ from torch import Tensor, nn
 
 from benchmarks.hardware import THREADS, Others, describe
 from benchmarks.pages import Spread, add_save, command, conclude, head, table
-from sweeper.core.config import Placement, RunConfig
-from sweeper.core.images import SIDE
-from sweeper.data.fashion import resolve
+from sweeper.core.config import PLAIN, RunConfig
+from sweeper.data.fashion import SAMPLE, SIDE, find
 from sweeper.training.device import resolve_precision, use_threads
 from sweeper.training.folds import finish
 from sweeper.training.images import load
 from sweeper.training.loop import train
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 
 
 def cases(args: argparse.Namespace) -> list[RunConfig]:
@@ -53,7 +52,7 @@ def training_flops(config: RunConfig) -> int:
     def count(layer: nn.Module, _: Any, output: Tensor) -> None:
         forward.append(2 * layer.weight[0].numel() * output[0, 0].numel() * output.shape[1])
 
-    model = build_model(config).eval()
+    model = build_model(config, SAMPLE.spec).eval()
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             layer.register_forward_hook(count)
@@ -68,7 +67,7 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 128, 256, 512])
     parser.add_argument("--devices", nargs="+", default=["cuda" if torch.cuda.is_available() else "cpu"])
     parser.add_argument("--dataset", choices=("sample", "fashion-mnist"), default="sample")
-    parser.add_argument("--placement", choices=[p.value for p in Placement], default="bn-dropout")
+    parser.add_argument("--placement", choices=[p.value for p in PLAIN], default="bn-dropout")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument("--epochs", type=int, default=3, help="at least 2: the first one warms up")
     parser.add_argument("--rounds", type=int, default=3)
@@ -79,7 +78,7 @@ def main() -> None:
         parser.error(f"--epochs {args.epochs}: at least 2, the first one warms up")
     hardware = {device: describe(args.threads, device) for device in args.devices}
     use_threads(args.threads)
-    [data] = load(cases(args)[0], resolve(args.dataset)[1])
+    [data] = load(cases(args)[0], find(args.dataset))
     rates: dict[RunConfig, list[float]] = {config: [] for config in cases(args)}
     with Others() as others:
         for number in range(args.rounds):

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import torch
 
-from sweeper.core.images import CLASSES
-from sweeper.data.fashion import FULL, SAMPLE, SAMPLE_DIR, read_idx
+from sweeper.data.fashion import CLASSES, FULL, SAMPLE, SAMPLE_DIR, read_idx
 
 SEED = 1
 

@@ -17,9 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.duplicates import THRESHOLD, Nearest, nearest
-from sweeper.core.config import RunConfig
-from sweeper.core.images import CLASSES
-from sweeper.data.fashion import resolve
+from sweeper.data.fashion import CLASSES, find
 from sweeper.training.images import Data, load_test
 
 PICTURE = Path(__file__).parent / "images" / "near-duplicates.png"
@@ -55,7 +53,9 @@ def draw(found: Nearest, data: Data) -> Figure:
         for place, i in zip(axes, chosen, strict=False):
             test, train = data.val, data.train[found.index]
             line = np.full((test.pixels.shape[1], 1), 255, np.uint8)
-            place.imshow(np.hstack([test.pixels[i], line, train.pixels[i]]), cmap="gray_r", vmin=0, vmax=255)
+            place.imshow(
+                np.hstack([test.pixels[i, ..., 0], line, train.pixels[i, ..., 0]]), cmap="gray_r", vmin=0, vmax=255
+            )
             labels = dict.fromkeys(CLASSES[int(images.labels[i])] for images in (test, train))
             place.set_title(f"{rms[i]:.3f} {', '.join(labels)}", fontsize=8)
     return figure
@@ -64,7 +64,7 @@ def draw(found: Nearest, data: Data) -> Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path)
-    data = load_test(RunConfig(), resolve("fashion-mnist", parser.parse_args().data_dir)[1])
+    data = load_test(find("fashion-mnist", parser.parse_args().data_dir))
     found = nearest(data.val.pixels, data.train.pixels)
     count(found, data)
     draw(found, data).savefig(PICTURE, dpi=80, metadata={"Software": None})

@@ -1,3 +1,36 @@
 """How should Batch Normalization and Dropout be combined in a network? Evidence, tracked in MLflow."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from sweeper.core import errors as errors
+    from sweeper.core.experiments import experiment as experiment
+    from sweeper.sweep.api import load_study as load_study
+    from sweeper.sweep.api import optimize as optimize
+    from sweeper.sweep.api import replay as replay
+    from sweeper.sweep.api import train as train
+    from sweeper.sweep.xray import xray as xray
+
 __version__ = "0.1.0"
+
+PUBLIC: Final = {  # the module of each public name, imported when the name is first used
+    "errors": "sweeper.core.errors",  # itself
+    "experiment": "sweeper.core.experiments",
+    "load_study": "sweeper.sweep.api",
+    "optimize": "sweeper.sweep.api",
+    "replay": "sweeper.sweep.api",
+    "train": "sweeper.sweep.api",
+    "xray": "sweeper.sweep.xray",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(PUBLIC[name])
+    return module if name == "errors" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *PUBLIC])

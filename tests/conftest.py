@@ -23,7 +23,7 @@ if shutil.which("nvidia-smi") is None:
 import torch
 
 from sweeper.core.config import RunConfig
-from sweeper.data.fashion import SAMPLE_DIR
+from sweeper.data.sources import find
 from sweeper.training.images import Data, load
 
 pytest.register_assert_rewrite("tests.support")  # which tests import before pytest loads the plugins among them
@@ -33,7 +33,7 @@ torch.set_num_threads(1)  # the tests need no more, and the sums then come out i
 @pytest.fixture(scope="session")
 def sample() -> Data:
     """The embedded sample as `split=holdout` gives it: 6,000 training and 1,000 validation images."""
-    return load(RunConfig(dataset="sample"), SAMPLE_DIR)[0]
+    return load(RunConfig(dataset="sample"), find("sample"))[0]
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from benchmarks.peers.recipe import RATES, curve, images, parse_args, tracking_uri, trial_config
 from benchmarks.stock_recipe import loaders
 from sweeper.core.config import RunConfig
-from sweeper.training.network import build_model
+from sweeper.data.fashion import SAMPLE
+from sweeper.training.networks import build_model
 
 args = parse_args()
 
@@ -18,7 +19,7 @@ class Classifier(L.LightningModule):
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
         self.config = config
-        self.model = build_model(config)
+        self.model = build_model(config, SAMPLE.spec)
         self.accuracies: list[float] = []
         self.losses: list[float] = []
 

@@ -14,7 +14,7 @@ from typing import Final
 from matplotlib.figure import Figure
 
 from sweeper.core.config import RunConfig
-from sweeper.data.fashion import resolve
+from sweeper.data.fashion import find
 from sweeper.training.images import Data, load
 
 RATES: Final = {"conv_dropout": (0.02, 0.4), "head_dropout": (0.05, 0.6)}
@@ -44,7 +44,7 @@ def trial_config(model: str, epochs: int, **rates: float) -> RunConfig:
 
 def images(config: RunConfig) -> Data:
     """6,000 images to train on and 1,000 to judge by, the same for every tool."""
-    [data] = load(config, resolve(config.dataset)[1])
+    [data] = load(config, find(config.dataset))
     return data
 
 

@@ -14,6 +14,7 @@ from sweeper.cli.options import (
     MAX_WORKERS,
     Duration,
     Experiments,
+    article_dataset_option,
     ends_unread,
     engine_options,
     json_option,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 @engine_options
 @click.option("--dry-run", is_flag=True, help="Show what would be trained and for how long; train nothing.")
 @click.option("--offline", is_flag=True, help="The same as --tracking-uri offline.")
+@article_dataset_option
 @machine
 @tracked
 @ends_unread

@@ -77,6 +77,7 @@ for _command in (
     records.report,
     records.sync,
     records.replay,
+    records.xray,
     claims.reproduce,
     claims.verify,
     server.serve,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 import re
 import signal
@@ -15,7 +16,10 @@ from click.core import ParameterSource
 
 from sweeper.core.errors import Interrupted, UsageError
 
-PLACEMENTS: Final = ("none", "bn", "dropout", "bn-dropout", "dropout-bn", "bn-head-dropout", "ic")
+PLACEMENTS: Final = (
+    "none", "bn", "dropout", "bn-dropout", "dropout-bn", "bn-head-dropout", "ic", "bn-dropout-last", "bn-dropout-add",
+    "bn-pool-dropout",
+)  # fmt: skip
 ENGINES: Final = ("auto", "serial", "processes", "gpu", "ray")
 MAX_WORKERS: Final = 1_024
 MAX_TRIALS: Final = 1_000_000
@@ -74,6 +78,21 @@ class Number(click.FloatRange):
         return number
 
 
+class Dataset(click.ParamType[Any]):
+    """The name of a data set."""
+
+    name = "dataset"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name with absolute paths; `auto` stays."""
+        from sweeper.core.dataset import check_dataset
+
+        try:
+            return "auto" if value == "auto" else check_dataset(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 class Experiment(click.ParamType[Any]):
     """The number of one of the article's eight experiments."""
 
@@ -102,6 +121,23 @@ class Experiments(click.ParamType[Any]):
             return parse_experiments(str(value))
         except UsageError as error:
             self.fail(str(error), param, ctx)
+
+
+class ModelArgument(click.ParamType[Any]):
+    """An argument of the network's factory, such as width=32."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """Return the name, and the value as a number or a truth value if it is one, else as text."""
+        name, equals, text = str(value).partition("=")
+        if not equals or not name.isidentifier():
+            self.fail(f"{value!r} is not NAME=VALUE, such as width=32", param, ctx)
+        try:
+            found = json.loads(text, parse_constant=str)
+        except ValueError:
+            return name, text
+        return name, found if isinstance(found, bool | int | float) else text
 
 
 class Duration(click.ParamType[Any]):
@@ -133,19 +169,41 @@ def given(options: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 data_dir_option = or_auto(
-    "--data-dir", click.Path(path_type=Path), "Folder of the four FashionMNIST files, or torchvision's root; auto: "
-    "SWEEPER_DATA_DIR, the cache, then Debian's package.", metavar="auto|DIR",
+    "--data-dir", click.Path(path_type=Path), "Folder of the four FashionMNIST files, or torchvision's root, as for "
+    "mnist to svhn; auto: SWEEPER_DATA_DIR, the cache, then Debian's package.", metavar="auto|DIR",
 )  # fmt: skip
 
 
+dataset_options = together(
+    click.option("--dataset", type=Dataset(), default="auto", metavar="auto|NAME|folder:DIR|FILE.npz|FUNCTION",
+                 help="Images: fashion-mnist, sample, mnist, kmnist, cifar10, cifar100, svhn; folder:DIR of pictures, "
+                 "a folder a class; FILE.npz of x_train, y_train, x_test and y_test; or a function that returns these, "
+                 "package.module:function or file.py:function. auto: FashionMNIST, found or downloaded, else the "
+                 "sample."),
+    click.option("--image-size", type=click.IntRange(8, 256), metavar="N",
+                 help="Side to which the pictures of folder:DIR are resized. [default: their most frequent size]"),
+)  # fmt: skip
+augmentation_option = or_auto(
+    "--augmentation", click.Choice(["none", "crop", "crop-flip", "crop-flip-erase"]),
+    "Augmentation of the training images. crop: shift by up to 2 pixels of 28, an eighth of the side from 32 on; "
+    "crop-flip: also mirror half; crop-flip-erase: also set a rectangle of 1.5 to 35 % of half of them to black.",
+)  # fmt: skip
 device_option = click.option("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Device to train on.")
 
 
+article_dataset_option = click.option(
+    "--dataset", type=click.Choice(["auto", "fashion-mnist", "sample"]), default="auto",
+    help="auto: FashionMNIST, found or downloaded, else the sample.",
+)  # fmt: skip
+moved_option = click.option(
+    "--dataset", type=Dataset(), metavar="NAME|folder:DIR|FILE.npz|FUNCTION",
+    help="The images, if they have moved; they must have the recorded SHA-256. [default: those that are recorded]",
+)  # fmt: skip
+
+
 def machine(command: Command) -> Command:
-    """Add the options of every command that trains: the data set, device and precision."""
+    """Add the options of every command that trains: the folder of the data set, device and precision."""
     return together(
-        click.option("--dataset", type=click.Choice(["auto", "fashion-mnist", "sample"]), default="auto",
-                     help="auto: FashionMNIST, found or downloaded, else the sample."),
         data_dir_option,
         device_option,
         click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto",
@@ -178,7 +236,7 @@ def shared(command: Command) -> Command:
     """Add the options of a command that trains one configuration, or variants of one."""
     seed = click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0,
                         help="Seed of weights, data order, augmentation, Dropout and search.")  # fmt: skip
-    return machine(seed(tracked(command)))
+    return dataset_options(machine(seed(tracked(command))))
 
 
 def overrides(command: Command) -> Command:
@@ -190,8 +248,28 @@ def overrides(command: Command) -> Command:
         or_auto("--placement", click.Choice(PLACEMENTS), "Placement of BatchNorm and Dropout."),
         or_auto("--conv-dropout", rate, "Dropout rate in the convolutional part."),
         or_auto("--head-dropout", rate, "Dropout rate in the head."),
+        augmentation_option,
         or_auto("--lr", Number(0, min_open=True), "Peak learning rate."),
     )(command)
+
+
+def network_options(command: Command) -> Command:
+    """Add the options of the network and of the schedule of its Dropout."""
+    return together(
+        or_auto("--model", click.STRING, "Network: one of ours, or the function of your own that builds one.",
+                metavar="auto|small|medium|large|resnet20|FILE.py:FUNCTION|PACKAGE.MODULE:FUNCTION"),
+        click.option("--model-arg", "model_args", type=ModelArgument(), multiple=True,
+                     help="Argument of the function that builds the network; may be repeated."),
+        or_auto("--dropout-schedule", click.Choice(["constant", "early", "late"]),
+                "Epochs in which Dropout acts: all, the first --dropout-switch, or those after them."),
+        or_auto("--dropout-switch", click.IntRange(1), "Number of epochs after which Dropout starts or stops."),
+    )(command)  # fmt: skip
+
+
+def network_fields(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of `network_options` as fields of a configuration."""
+    fields = given(options, "model", "dropout_schedule", "dropout_switch")
+    return fields | {f"model.{name}": value for name, value in options["model_args"]}
 
 
 def engine_options(command: Command) -> Command:

@@ -1,4 +1,4 @@
-"""The commands that read runs: status, report, sync and replay."""
+"""The commands that read runs: status, report, sync, replay and xray."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sweeper.cli.environment import make_environment, print_json
-from sweeper.cli.options import data_dir_option, json_option, or_auto, refuse, storage_option, tracking_option
+from sweeper.cli.options import (
+    data_dir_option,
+    json_option,
+    moved_option,
+    or_auto,
+    refuse,
+    storage_option,
+    tracking_option,
+)
 
 if TYPE_CHECKING:
     from sweeper.replication.arms import ProtocolName
@@ -78,10 +86,11 @@ def sync(journal: Path | None, again: bool, free: bool, **options: Any) -> None:
 
 @click.command()
 @click.argument("run", metavar="RUN_ID|FOLDER")
+@moved_option
 @data_dir_option
 @tracking_option
 @json_option
-def replay(run: str, **options: Any) -> None:
+def replay(run: str, dataset: str | None, **options: Any) -> None:
     """Train a recorded run again and compare bit by bit.
 
     RUN_ID is a run in MLflow, FOLDER one of a journal. Exit code 1: the runs differ.
@@ -89,7 +98,24 @@ def replay(run: str, **options: Any) -> None:
     from sweeper.sweep.replay import replay
 
     env = make_environment(options, check_tracking=False)
-    result = replay(env, run)
+    result = replay(env, run, dataset)
     print_json(result, env.json_output)
     if not result["identical"]:
         raise click.exceptions.Exit(1)
+
+
+@click.command()
+@click.argument("run", metavar="RUN_ID|FOLDER")
+@data_dir_option
+@tracking_option
+@json_option
+def xray(run: str, **options: Any) -> None:
+    """Measure the variance shift of a run's BatchNorm.
+
+    Prints a row a BatchNorm layer and one sentence of advice. RUN_ID is a run in MLflow, FOLDER one of a journal.
+    Nothing is trained or recorded. In Python, sweeper.xray(model, batches) examines any network.
+    """
+    from sweeper.sweep.examine import xray_of_run
+
+    env = make_environment(options, check_tracking=False)
+    print_json(xray_of_run(env, run), env.json_output)

@@ -15,11 +15,15 @@ from sweeper.cli.options import (
     Experiment,
     Number,
     Split,
+    augmentation_option,
     data_dir_option,
     device_option,
     ends_unread,
     engine_options,
     given,
+    moved_option,
+    network_fields,
+    network_options,
     or_auto,
     overrides,
     refuse,
@@ -28,6 +32,7 @@ from sweeper.cli.options import (
     system_metrics_option,
     tracked,
 )
+from sweeper.core.metric import METRICS
 
 if TYPE_CHECKING:
     from sweeper.core.environment import Environment
@@ -37,6 +42,7 @@ DEFAULT_EXPERIMENT: Final = "0"  # MLflow's id of its experiment `Default`
 
 @click.command()
 @click.option("--exp", type=Experiment(), default=6, help=EXP_HELP)
+@network_options
 @overrides
 @or_auto("--split", Split(["test", "holdout"]),
          "test: validate on the test images, as the article does; holdout: on held-out training images.")  # fmt: skip
@@ -50,16 +56,20 @@ def train(exp: int, **options: Any) -> None:
     """
     from sweeper.core.experiments import experiment
 
-    fields = given(options, "epochs", "batch_size", "placement", "conv_dropout", "head_dropout", "lr", "seed", "split",
-                   "device")  # fmt: skip
+    fields = given(options, "epochs", "batch_size", "placement", "conv_dropout", "head_dropout", "augmentation", "lr",
+                   "seed", "split", "device")  # fmt: skip
+    fields |= network_fields(options)
     config = experiment(exp, **fields)
     env = make_environment(options)
+    from sweeper.sweep.networks import find_network
     from sweeper.sweep.records import say_where
     from sweeper.sweep.train import train_one
 
+    config = find_network(config, options["dataset"], env.data_dir, fields).config
     where = {name: options[name] for name in ("dataset", "device", "precision", "system_metrics")}
+    where["image_size"] = options["image_size"] or 0
     joined = os.environ.get("MLFLOW_RUN_ID")
-    result = train_one(env, config, joined, **where)
+    result = train_one(env, config, joined, **where).plain()
     metrics = result["metrics"]
     env.say(f"final val accuracy {metrics['final/val_accuracy']:.4f}, loss {metrics['final/val_loss']:.4f}")
     say_where(env, result["run_id"])
@@ -76,10 +86,8 @@ def train(exp: int, **options: Any) -> None:
               help="Number of finished trials (complete or pruned) to reach.")  # fmt: skip
 @click.option("--study", default="sweep", help="Name of the study; an existing one is continued.")
 @click.option("--exp", type=Experiment(), default=6, help="Experiment whose configuration the search varies.")
-@or_auto("--model", click.Choice(["small", "medium", "large"]), "Network size.")
-@or_auto("--augmentation", click.Choice(["none", "crop-flip", "crop-flip-erase"]),
-         "Augmentation of the training images. crop-flip: shift by up to 2 pixels, mirror half; crop-flip-erase: also "
-         "set a rectangle of 1.5 to 35 % of half of them to black.")  # fmt: skip
+@network_options
+@augmentation_option
 @or_auto("--epochs", click.IntRange(1), "Epochs of a trial.")
 @engine_options
 @click.option("--folds", type=click.IntRange(0, 100), default=0,
@@ -100,13 +108,16 @@ def train(exp: int, **options: Any) -> None:
 @click.option("--top", type=click.IntRange(1, 100), default=5, help="Number of configurations of --from.")
 @click.option("--include-experiments", is_flag=True,
               help="Train the article's experiments first, as far as they lie in the search space.")  # fmt: skip
+@click.option("--metric", type=click.Choice(["auto", *METRICS]), default="auto",
+              help="Metric of the validation images to search for: the highest accuracy, the lowest loss or the lowest "
+              "expected calibration error (ECE). auto: the study's own, val/accuracy for a new one.")  # fmt: skip
 @click.option("--sampler", type=click.Choice(["auto", "gp", "tpe", "qmc", "random", "grid"]), default="auto",
               help="Rule that proposes the next trial: a Gaussian process, Optuna's TPE, a quasi-random sequence, "
               "random points, or every cell of a space of lists. auto: the study's own, gp for a new one.")  # fmt: skip
 @click.option("--pruner", type=click.Choice(["auto", "none", "percentile", "median"]), default="auto",
               help="Rule for stopping trials early, from epoch 3 on, once 5 trials are complete: percentile stops a "
-              "trial whose best accuracy is below the lower quartile of the complete trials at that epoch, median "
-              "below their median. Both stop good trials that start slowly. auto: the study's own, none for a new "
+              "trial whose best value so far is among the worst quarter of the complete trials at that epoch, median "
+              "among the worst half. Both stop good trials that start slowly. auto: the study's own, none for a new "
               "one.")  # fmt: skip
 @or_auto("--timeout", Number(0, min_open=True), "Start no trial after this time; auto: no limit.",
          metavar="auto|SECONDS")  # fmt: skip
@@ -133,7 +144,9 @@ def optimize(exp: int, **options: Any) -> None:
 
     Finishes exactly --trials trials. Run the same command again to continue a stopped sweep.
     """
+    from sweeper.core.config import MODELS
     from sweeper.core.experiments import experiment
+    from sweeper.sweep.networks import find_network
     from sweeper.sweep.options import (
         SweepOptions,
         engine_choice,
@@ -143,15 +156,20 @@ def optimize(exp: int, **options: Any) -> None:
         start_workers,
     )
 
-    fields = given(options, "epochs", "model", "augmentation", "seed", "device")
+    fields = given(options, "epochs", "augmentation", "seed", "device") | network_fields(options)
     fields |= {"split": "folds", "folds": options["folds"]} if options["folds"] else {"split": "holdout"}
-    names = ("trials", "study", "sampler", "pruner", "timeout", "retries", "one_seed", "finalists",
+    names = ("trials", "study", "metric", "sampler", "pruner", "timeout", "retries", "one_seed", "finalists",
              "finalist_seeds", "final", "dataset", "device", "precision", "system_metrics")  # fmt: skip
-    config, space = experiment(exp, **fields), search_space(options["space"])
+    config, engine = experiment(exp, **fields), engine_choice(options)
+    if config.model not in MODELS:
+        start_workers(engine, options["device"])  # one of them calls the function that builds the network
+    network = find_network(config, options["dataset"], options["data_dir"], fields)
+    config, space = network.config, search_space(options["space"], network.placements)
     if options["seeds_per_cell"]:
         refuse("is what --seeds-per-cell decides. Leave one of them out.", "trials")
         options["trials"] = grid_trials(options["sampler"], space, config, options["seeds_per_cell"])
-    asked = SweepOptions(config, space, engine=engine_choice(options), **{name: options[name] for name in names})
+    asked = SweepOptions(config, space, engine=engine, image_size=options["image_size"] or 0,
+                         **{name: options[name] for name in names})  # fmt: skip
     if not options["from_study"]:
         refuse("is for --from STUDY", "top")
     env = make_environment(options)
@@ -176,6 +194,7 @@ def optimize(exp: int, **options: Any) -> None:
               help="A trial whose configuration is trained, in place of the best; may be repeated.")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(1, 100), default=3, help="Number of fresh seeds of each configuration.")
 @engine_options
+@moved_option
 @data_dir_option
 @device_option
 @storage_option
@@ -184,7 +203,7 @@ def optimize(exp: int, **options: Any) -> None:
 def confirm(study: str, **options: Any) -> None:
     """Train the best again with fresh seeds, and compare.
 
-    A search chooses by its own seeds, so its best accuracies are partly luck. Fresh seeds show how good a configuration
+    A search chooses by its own seeds, so its best values are partly luck. Fresh seeds show how good a configuration
     is. Recorded runs are not trained again: to continue a stopped command, run it again. The test images are not read.
     """
     from sweeper.sweep.options import engine_choice, start_workers
@@ -194,7 +213,8 @@ def confirm(study: str, **options: Any) -> None:
     start_workers(engine, options["device"])
     from sweeper.sweep.confirm import Confirmation, confirm
 
-    asked = Confirmation(study, options["top"], options["trials"], options["seeds"], options["device"], engine)
+    asked = Confirmation(study, options["top"], options["trials"], options["seeds"], options["device"], engine,
+                         options["dataset"])  # fmt: skip
     print_json(confirm(env, asked), env.json_output)
 
 
@@ -206,15 +226,17 @@ def _say_best(env: Environment, result: dict[str, Any]) -> None:
     parts = [f"{result[state]} {state}" for state in ("complete", "pruned", "duplicate") if state in result]
     counts = f"{counted(result['finished'], 'trial')} finished: {', '.join(parts)}"
     env.say(f"study {result['study']!r}: {counts}; {result['added']} added now")
+    metric, *others = METRICS[result["metric"]].with_others
     if best := result["best"]:
         interval = limits(best["low"], best["high"]) if "low" in best else ""
+        beside = ", ".join(f"{other.noun} {best[other.key]:.4f}" for other in others)
         env.say(
-            f"best: trial {best['trial']}, val accuracy {best['val_accuracy']:.4f}{interval}, "
-            f"{counted(best['seeds'], 'seed')}, loss {best['val_loss']:.4f}"
+            f"best: trial {best['trial']}, {metric.label} {best[metric.key]:.4f}{interval}, "
+            f"{counted(best['seeds'], 'seed')}, {beside}"
         )
         env.say(f"      {in_words(best['params'])}")
     for remark in result["remarks"]:
         env.say(remark)
     if test := result.get("test"):
-        words = accuracy_words(test)
+        words = accuracy_words(test, metric)
         env.say(f"test accuracy of the best, retrained on train + validation: {words} (evaluated once)")

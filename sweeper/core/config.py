@@ -6,7 +6,6 @@ It holds everything that decides what a run computes. Its fields are the paramet
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import json
 import math
@@ -18,49 +17,30 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 from pydantic_core.core_schema import ValidationInfo
 
+from sweeper.core.dataset import FASHION, MAX_SIDE, MIN_SIDE, check_dataset, is_folder
 from sweeper.core.errors import ConfigError
+from sweeper.core.own_code import FUNCTION
+from sweeper.core.placements import LAYERED as LAYERED
+from sweeper.core.placements import PLACES as PLACES
+from sweeper.core.placements import PLAIN as PLAIN
+from sweeper.core.placements import Placement as Placement
 
 MAX_BATCH_SIZE: Final = 60_000
 MAX_TRAIN_IMAGES: Final = 60_000
 MAX_EPOCHS: Final = 10_000
 FORMER_SPLIT: Final = "blog"
 DEVICE: Final = r"(cpu|cuda(:\d{1,3})?)"
-PLACES: Final = {"conv_dropout": "convolutions", "head_dropout": "head"}  # of the Dropout layers, by their rate
+MODELS: Final = ("small", "medium", "large", "resnet20")
+RESIDUAL: Final = ("resnet20",)  # those of residual blocks
+ARGUMENT: Final = "model."  # before the name of an argument of the network's factory, among parameters
+LATER: Final = (  # fields added after the first recorded runs
+    "train_images", "model_args", "model_sha256", "dropout_schedule", "dropout_switch", "dataset_sha256", "image_size",
+)  # fmt: skip
 NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 TAKEN: Final = re.compile(r"runs|reproduce(-.*)?")  # folders and reports that other commands write
 
 
-class Placement(enum.StrEnum):
-    """The order of Batch Normalization and Dropout around each weight layer, from left to right."""
-
-    NONE = "none"  # conv, ReLU                       | Linear, ReLU, Linear
-    BN = "bn"  # conv, BN, ReLU                       | as none
-    DROPOUT = "dropout"  # conv, ReLU, Dropout2d      | Linear, ReLU, Dropout, Linear
-    BN_DROPOUT = "bn-dropout"  # conv, BN, ReLU, Dropout2d   | as dropout
-    DROPOUT_BN = "dropout-bn"  # conv, Dropout2d, BN, ReLU   | as dropout
-    BN_HEAD_DROPOUT = "bn-head-dropout"  # as bn             | as dropout
-    IC = "ic"  # BN, Dropout before each weight layer but the first (Chen et al. 2019)
-
-    @property
-    def has_conv_dropout(self) -> bool:
-        """True if the convolutional part has Dropout layers."""
-        return self in (Placement.DROPOUT, Placement.BN_DROPOUT, Placement.DROPOUT_BN, Placement.IC)
-
-    @property
-    def has_head_dropout(self) -> bool:
-        """True if the head has Dropout layers."""
-        return self not in (Placement.NONE, Placement.BN)
-
-    def uses(self, rate: str) -> bool:
-        """Check that the network holds Dropout layers of `rate`, `conv_dropout` or `head_dropout`."""
-        return self.has_conv_dropout if rate == "conv_dropout" else self.has_head_dropout
-
-    @property
-    def has_batch_norm(self) -> bool:
-        """True if the network has BatchNorm layers."""
-        return self not in (Placement.NONE, Placement.DROPOUT)
-
-
+Argument = bool | int | float | str
 Rate = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
 
 
@@ -70,7 +50,15 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     experiment: int = Field(0, ge=0, le=8, description="The article's experiment, 1-8; 0 for none of them.")
-    model: Literal["small", "medium", "large"] = Field("medium", description="Network size.")
+    model: str = Field(
+        "medium",
+        description="Network: small, medium, large, resnet20, or the factory of your own as package.module:function or "
+        "file.py:function.",
+    )
+    model_args: tuple[tuple[str, Argument], ...] = Field(
+        (), description="Arguments of the network's factory: names and values."
+    )
+    model_sha256: str = Field("", description="SHA-256 of the file of the network's factory; empty for our networks.")
     placement: Placement = Field(Placement.BN_DROPOUT, description="Placement of BatchNorm and Dropout.")
     conv_dropout: Rate = Field(
         0.1,
@@ -81,12 +69,21 @@ class RunConfig(BaseModel):
         0.3,
         description="Dropout rate in the head, in [0, 1); 0 where the placement has none there.",
     )
-    augmentation: Literal["none", "crop-flip", "crop-flip-erase"] = Field(
+    augmentation: Literal["none", "crop", "crop-flip", "crop-flip-erase"] = Field(
         "none",
-        description="Training images: each shifted by up to 2 pixels with black borders and half of them mirrored, or "
-        "also a rectangle of 1.5 to 35 % of half of them set to black.",
+        description="Training images: each shifted by up to 2 pixels of 28, or an eighth of another side, with black "
+        "borders; with flip half of them mirrored; with erase also a rectangle of 1.5 to 35 % of half of them set to "
+        "black.",
     )
     epochs: int = Field(10, ge=1, le=MAX_EPOCHS, description="Passes over the training images.")
+    dropout_schedule: Literal["constant", "early", "late"] = Field(
+        "constant",
+        description="When Dropout acts: in all epochs, in the first dropout_switch epochs only (early), or only after "
+        "them (late).",
+    )
+    dropout_switch: int = Field(
+        0, ge=0, le=MAX_EPOCHS, description="Epoch after which an early or late Dropout schedule switches, else 0."
+    )
     batch_size: int = Field(128, ge=1, le=MAX_BATCH_SIZE, description="Images in an optimizer step.")
     lr: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Peak learning rate of AdamW.")
     weight_decay: float = Field(
@@ -96,8 +93,12 @@ class RunConfig(BaseModel):
         "constant", description="Learning rate over the run, per step."
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seeds the weights, data order, augmentation and Dropout masks.")
-    dataset: Literal["fashion-mnist", "sample"] = Field(
-        "fashion-mnist", description="The 70,000 images, or the 8,000 of them that the package carries."
+    dataset: str = Field(
+        "fashion-mnist", description="Images, as --dataset takes them: a name, folder:DIR, FILE.npz or a function."
+    )
+    dataset_sha256: str = Field("", description="SHA-256 of the images; empty for fashion-mnist and sample.")
+    image_size: int = Field(
+        0, ge=0, le=MAX_SIDE, description="Side to which pictures of a folder are resized; 0: their most frequent size."
     )
     split: Literal["test", "holdout", "folds"] = Field(
         "holdout",
@@ -120,6 +121,83 @@ class RunConfig(BaseModel):
     def _present_name(cls, split: Any) -> Any:
         """Accept `blog`, which 0.1.0 called the split `test`."""
         return "test" if split == FORMER_SPLIT else split
+
+    @field_validator("dataset")
+    @classmethod
+    def _images(cls, dataset: str) -> str:
+        return check_dataset(dataset)
+
+    @field_validator("dataset_sha256")
+    @classmethod
+    def _empty_for_fashion(cls, sha256: str, info: ValidationInfo) -> str:
+        """Leave out the SHA-256 of images that never change, so that runs recorded without it are recognised."""
+        return "" if info.data.get("dataset") in FASHION else sha256
+
+    @field_validator("image_size")
+    @classmethod
+    def _of_a_folder(cls, side: int, info: ValidationInfo) -> int:
+        if side and not is_folder(info.data.get("dataset", "folder:refused")):
+            raise ValueError(f"image_size={side}: only the pictures of folder:DIR are resized; leave it out")
+        if side in range(1, MIN_SIDE):
+            raise ValueError(f"image_size={side}: use {MIN_SIDE} to {MAX_SIDE} pixels")
+        return side
+
+    @field_validator("model_args", mode="before")
+    @classmethod
+    def _by_name(cls, arguments: Any) -> Any:
+        """Accept a mapping, and put the arguments in the order of their names."""
+        try:
+            return tuple(sorted(dict(arguments).items()))
+        except (TypeError, ValueError):  # neither a mapping nor pairs: the type says so
+            return arguments
+
+    @field_validator("model")
+    @classmethod
+    def _network(cls, model: str) -> str:
+        if model not in MODELS and not FUNCTION.fullmatch(model):
+            known = ", ".join(MODELS)
+            raise ValueError(f"model={model[:60]!r}: use {known}, package.module:function or file.py:function")
+        return model
+
+    @field_validator("model_args")
+    @classmethod
+    def _of_a_factory(
+        cls, arguments: tuple[tuple[str, Argument], ...], info: ValidationInfo
+    ) -> tuple[tuple[str, Argument], ...]:
+        model = info.data.get("model", "")
+        if model in MODELS and arguments:
+            raise ValueError(f"{ARGUMENT}{arguments[0][0]}: model {model} takes no arguments; a factory does")
+        return arguments
+
+    @field_validator("model_sha256")
+    @classmethod
+    def _empty_for_ours(cls, digest: str, info: ValidationInfo) -> str:
+        return "" if info.data.get("model") in MODELS else digest
+
+    @field_validator("placement")
+    @classmethod
+    def _as_the_network_has(cls, placement: Placement, info: ValidationInfo) -> Placement:
+        model = info.data.get("model", "")
+        if model in MODELS and placement not in placements_of(model):
+            why = "has no residual blocks" if placement.is_residual else "is not a factory of your own"
+            raise ValueError(f"placement={placement.value}: model {model} {why}; use {', '.join(placements_of(model))}")
+        return placement
+
+    @field_validator("dropout_schedule")
+    @classmethod
+    def _constant_where_absent(cls, schedule: str, info: ValidationInfo) -> str:
+        """Return constant where the placement has no Dropout, so that one network has one description."""
+        placement = info.data.get("placement")
+        return schedule if placement is None or placement.uses("dropout_schedule") else "constant"
+
+    @field_validator("dropout_switch")
+    @classmethod
+    def _as_the_schedule_needs(cls, switch: int, info: ValidationInfo) -> int:
+        """Set the epoch to 0 where nothing switches."""
+        schedule, epochs = info.data.get("dropout_schedule"), info.data.get("epochs", MAX_EPOCHS)
+        if schedule in ("early", "late") and not 0 < switch < epochs:
+            raise ValueError(f"dropout_switch={switch}: dropout_schedule={schedule} needs 1 to epochs - 1")
+        return 0 if schedule == "constant" else switch
 
     @field_validator("conv_dropout", "head_dropout")
     @classmethod
@@ -167,11 +245,15 @@ class RunConfig(BaseModel):
 
     @classmethod
     def create(cls, **fields: Any) -> RunConfig:
-        """Validate `fields` into a configuration.
+        """Validate `fields` into a configuration. A field `model.NAME` is an argument of the network's factory.
 
         Raises:
             ConfigError: one line that names every wrong field.
         """
+        arguments = {name: fields.pop(name) for name in list(fields) if name.startswith(ARGUMENT)}
+        if arguments:
+            own = {name.removeprefix(ARGUMENT): value for name, value in arguments.items()}
+            fields["model_args"] = dict(fields.get("model_args", ())) | own
         try:
             return cls(**fields)
         except ValidationError as error:
@@ -186,8 +268,13 @@ class RunConfig(BaseModel):
         return self.create(**(self.model_dump() | fields))
 
     def to_params(self) -> dict[str, str]:
-        """Return the fields as strings, for MLflow's parameters; `from_params` is the exact inverse."""
-        return {name: str(value) for name, value in self.model_dump(mode="json").items()}
+        """Return the fields as strings, for MLflow's parameters; `from_params` is the exact inverse.
+
+        An argument of the network's factory is `model.NAME`, as JSON. Later fields that change nothing are left out.
+        """
+        fields = self.model_dump(mode="json", exclude={"model_args", *self.later_fields_unused} - {"train_images"})
+        arguments = {f"{ARGUMENT}{name}": json.dumps(value) for name, value in self.model_args}
+        return {name: str(value) for name, value in fields.items()} | arguments
 
     @classmethod
     def from_params(cls, params: Mapping[str, str]) -> RunConfig:
@@ -196,7 +283,17 @@ class RunConfig(BaseModel):
         A run that `mlflow run` started has parameters of its own; ours are then called `config.NAME`.
         """
         found = {name: params.get(f"config.{name}", params.get(name)) for name in cls.model_fields}
-        return cls.create(**{name: value for name, value in found.items() if value is not None})
+        arguments = {
+            name.removeprefix("config."): _argument(name, value)
+            for name, value in params.items()
+            if name.removeprefix("config.").startswith(ARGUMENT)
+        }
+        return cls.create(**{name: value for name, value in found.items() if value is not None}, **arguments)
+
+    @property
+    def model_name(self) -> str:
+        """The network's name for people: that of a factory in a file is without the folder."""
+        return self.model.rpartition("/")[2]
 
     @property
     def network_placement(self) -> Placement:
@@ -205,9 +302,11 @@ class RunConfig(BaseModel):
         match self.placement:
             case Placement.DROPOUT if not conv and not head:
                 return Placement.NONE
-            case Placement.BN_DROPOUT | Placement.DROPOUT_BN if not conv:
+            case Placement.BN_DROPOUT | Placement.DROPOUT_BN | Placement.BN_DROPOUT_ADD if not conv:
                 return Placement.BN_HEAD_DROPOUT if head else Placement.BN
-            case Placement.BN_HEAD_DROPOUT if not head:
+            case Placement.BN_DROPOUT_LAST if not conv:
+                return Placement.BN_POOL_DROPOUT if head else Placement.BN
+            case Placement.BN_HEAD_DROPOUT | Placement.BN_POOL_DROPOUT if not head:
                 return Placement.BN
             case placement:
                 return placement
@@ -218,16 +317,30 @@ class RunConfig(BaseModel):
 
         Hashes and settings leave them out, so that runs recorded without them are still recognised.
         """
-        return set() if self.train_images else {"train_images"}
+        fields = type(self).model_fields
+        return {name for name in LATER if getattr(self, name) == fields[name].default}
 
     @property
     def key(self) -> str:
         """A hash that two configurations share exactly if they train the same network in the same way."""
         fields = self.model_dump(mode="json", exclude={"experiment", *self.later_fields_unused})
         fields["placement"] = self.network_placement.value
+        if self.dataset_sha256:  # wherever the images lie
+            fields |= {"dataset": "", "image_size": 0}
+        if self.model_sha256:  # and the factory
+            fields["model"] = self.model.rpartition(":")[2]
+        if not self.network_placement.uses("dropout_schedule"):  # there is no Dropout
+            fields = {name: value for name, value in fields.items() if not name.startswith("dropout_s")}
         if self.split == "test":
             fields["split"] = FORMER_SPLIT  # so that runs recorded under this name are recognised
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _argument(name: str, value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ConfigError(f"{name}={value[:60]!r}: a recorded argument is JSON") from None
 
 
 def _explain(detail: ErrorDetails) -> str:
@@ -244,10 +357,10 @@ def _explain(detail: ErrorDetails) -> str:
 
 
 def check_rates(config: RunConfig, given: Mapping[str, Any]) -> None:
-    """Refuse a Dropout rate in `given` that `config`, which was made from it, does not use.
+    """Refuse a Dropout rate or schedule in `given` that `config`, which was made from it, does not use.
 
     Raises:
-        ConfigError: the placement has no Dropout where the rate was given.
+        ConfigError: the placement has no Dropout where the rate was given, or nothing switches.
     """
     for name, place in PLACES.items():
         rate = given.get(name)
@@ -256,6 +369,21 @@ def check_rates(config: RunConfig, given: Mapping[str, Any]) -> None:
                 f"{name}={rate}: placement {config.placement.value} has no Dropout in its {place}; choose one that "
                 f"has, or leave --{name.replace('_', '-')} out"
             )
+    if given.get("dropout_schedule", "constant") != config.dropout_schedule:
+        raise ConfigError(
+            f"dropout_schedule={given['dropout_schedule']}: placement {config.placement.value} has no Dropout; choose "
+            "one that has, or leave --dropout-schedule out"
+        )
+    if given.get("dropout_switch") and not config.dropout_switch:
+        raise ConfigError(
+            f"dropout_switch={given['dropout_switch']}: only --dropout-schedule early and late switch; add one, or "
+            "leave --dropout-switch out"
+        )
+
+
+def placements_of(model: str) -> tuple[Placement, ...]:
+    """Return the placements that a network can have. Of a factory's, those that fit are known once it is called."""
+    return PLAIN if model in MODELS and model not in RESIDUAL else LAYERED
 
 
 def check_name(name: str) -> str:

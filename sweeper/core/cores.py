@@ -20,19 +20,26 @@ def cores(groups: Path = GROUPS, membership: Path = MEMBERSHIP) -> int:
         membership: the file that names the groups of this process (man 7 cgroups).
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, int(min([allowed, *_quotas(groups, membership)])))
+    quotas = (quota for folder in control_groups("cpu", groups, membership) for quota in _quota(folder))
+    return max(1, int(min([allowed, *quotas])))
 
 
-def _quotas(groups: Path, membership: Path) -> Iterator[float]:
-    """The quotas of this process's control groups and of those above them, in processors."""
+def control_groups(controller: str, groups: Path = GROUPS, membership: Path = MEMBERSHIP) -> Iterator[Path]:
+    """Yield the folders of this process's control groups that `controller` limits, and of those above them.
+
+    Args:
+        controller: such as cpu or memory.
+        groups: where the control groups are mounted.
+        membership: the file that names the groups of this process (man 7 cgroups).
+    """
     lines = membership.read_text().splitlines() if membership.is_file() else []
     for _, controllers, group in (line.split(":", 2) for line in lines if line.count(":") >= 2):
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
         mount = groups / controllers if controllers else groups
         for folder in (mount / group.lstrip("/"), *(mount / group.lstrip("/")).parents):
             if folder.is_relative_to(mount):
-                yield from _quota(folder)
+                yield folder
 
 
 def _quota(group: Path) -> Iterator[float]:

@@ -36,6 +36,7 @@ class Environment:
     json_output: bool
     warn: Say
     say: Say
+    progress: bool = True  # show the progress of trainings
 
     @property
     def journal(self) -> Path:

@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
+from sweeper.core.metric import ACCURACY, Metric
+
 Z: Final = 1.959964  # the 97.5 % quantile of the standard normal distribution
-TEST: Final = "test/accuracy"
+TEST: Final = ACCURACY.test
 LOW, HIGH = f"{TEST}_low", f"{TEST}_high"
 
 
@@ -49,7 +51,9 @@ def limits(low: float, high: float) -> str:
     return f" [{low:.4f}, {high:.4f}]" if low < high else ""
 
 
-def accuracy_words(metrics: Mapping[str, float]) -> str:
-    """Return the test accuracy and, where it is known, its interval, for the terminal."""
+def accuracy_words(metrics: Mapping[str, float], metric: Metric) -> str:
+    """Return the test accuracy and, where it is known, its interval, for the terminal; then the test value of the
+    metric that a study searched for, if it is another one."""
     interval = f", 95 % interval{limits(metrics[LOW], metrics[HIGH])}" if LOW in metrics else ""
-    return f"{metrics[TEST]:.4f}{interval}"
+    beside = "" if metric == ACCURACY else f"; {metric.noun} {metrics[metric.test]:.4f}"
+    return f"{metrics[TEST]:.4f}{interval}{beside}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sweeper.core.images import CLASSES, SIDE
+from sweeper.core.images import ImageSpec
 
 STAGES: Final[dict[str, tuple[tuple[int, ...], ...]]] = {
     "small": ((8,), (16,)),
@@ -14,12 +14,13 @@ STAGES: Final[dict[str, tuple[tuple[int, ...], ...]]] = {
 HEAD: Final = {"small": 32, "medium": 128, "large": 256}
 
 
-def multiply_adds(size: str) -> int:
-    """Return the multiply-adds of a forward pass for one image, of the convolutions and the head."""
-    total, channels, side = 0, 1, SIDE
+def multiply_adds(size: str, images: ImageSpec) -> int:
+    """Return the multiply-adds of a forward pass for one of `images` of 28 x 28, in convolutions and head."""
+    height, width, channels = images.shape
+    total = 0
     for stage in STAGES[size]:
-        for width in stage:
-            total += side * side * 9 * channels * width
-            channels = width
-        side //= 2
-    return total + HEAD[size] * (channels * side * side + len(CLASSES))
+        for wide in stage:
+            total += height * width * 9 * channels * wide
+            channels = wide
+        height, width = height // 2, width // 2
+    return total + HEAD[size] * (channels * height * width + len(images.classes))

@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import safetensors.numpy
 
-from sweeper.core.images import CLASSES, Array
-from sweeper.core.xray import XRay
+from sweeper.core.images import Array
+from sweeper.core.xray import RunXRay
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,10 @@ class Evaluation:
         loss: mean negative log-likelihood, in nats.
         accuracy: in [0, 1].
         ece: expected calibration error, in [0, 1].
-        confusion: int64 `(10, 10)`: rows are true classes, columns predicted ones.
-        brier: mean squared distance between the ten probabilities and the truth, 0 to 2 (Brier 1950).
+        confusion: int64 `(classes, classes)`: rows are true classes, columns predicted ones.
+        brier: mean squared distance between the probabilities and the truth, 0 to 2 (Brier 1950).
         error_confidence: mean confidence on wrong predictions, NaN if there is none.
+        classes: their names.
     """
 
     loss: float
@@ -81,10 +82,11 @@ class Evaluation:
     confusion: Array
     brier: float = math.nan
     error_confidence: float = math.nan
+    classes: tuple[str, ...] = ()
 
     @property
     def per_class_accuracy(self) -> list[float]:
-        """Recall of each class, in the order of `CLASSES`; NaN for a class without images."""
+        """Recall of each class, in the order of `classes`; NaN for a class without images."""
         counts = self.confusion.astype(np.float32)
         with np.errstate(invalid="ignore"):
             of_classes: list[float] = (counts.diagonal() / counts.sum(1)).tolist()
@@ -94,8 +96,8 @@ class Evaluation:
         """Return the counts as CSV: a row a true class, a column a predicted one, then the accuracy."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["true class", *CLASSES, "accuracy"])
-        for name, row, accuracy in zip(CLASSES, self.confusion.tolist(), self.per_class_accuracy, strict=True):
+        writer.writerow(["true class", *self.classes, "accuracy"])
+        for name, row, accuracy in zip(self.classes, self.confusion.tolist(), self.per_class_accuracy, strict=True):
             writer.writerow([name, *row, round(accuracy, 4)])
         return text.getvalue().encode()
 
@@ -116,7 +118,7 @@ class TrainResult:
     evaluation: Evaluation
     fold_accuracies: tuple[float, ...] = ()
     stability: Stability | None = None
-    xray: XRay | None = None
+    xray: RunXRay | None = None
     xray_failure: str = ""
 
     def __post_init__(self) -> None:
@@ -129,6 +131,7 @@ class TrainResult:
         values: dict[str, float] = {
             "final/val_accuracy": last.val_accuracy,
             "final/val_loss": last.val_loss,
+            "final/val_ece": last.val_ece,
             "best/val_accuracy": best.val_accuracy,
             "best/val_loss": best.val_loss,
             "best/epoch": best.epoch,
@@ -173,7 +176,7 @@ MOST_ERRORS: Final = 32  # in a picture
 class Mistake(NamedTuple):
     """A wrongly classified image."""
 
-    pixels: Array  # uint8 (28, 28), 0 is background
+    pixels: Array  # uint8 (H, W, C)
     truth: str
     predicted: str
     confidence: float  # the softmax probability of the predicted class

@@ -7,6 +7,8 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -14,9 +16,16 @@ from typing import Final, Literal
 import numpy as np
 
 from sweeper.core.errors import DataError, one_line
-from sweeper.core.images import SIDE, Array
+from sweeper.core.images import Array, ImageSpec
+from sweeper.data.images import Labelled, Part
 
 DatasetName = Literal["fashion-mnist", "sample"]
+SIDE: Final = 28
+CLASSES: Final = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+MEAN: Final = 0.28604  # of the 60,000 training images, pixels in [0, 1]; the sample is standardised by it too
+STD: Final = 0.35302
 SYSTEM_DIR: Final = Path("/usr/share/datasets/fashion-mnist")
 SAMPLE_DIR: Final = Path(__file__).parent / "sample"
 TORCHVISION: Final = ("FashionMNIST/raw", "raw")  # below its root, and below the data set's folder
@@ -57,6 +66,15 @@ class Manifest:
         """One SHA-256 for the whole data set."""
         return hashlib.sha256("".join(f.sha256 for f in self.train + self.test).encode()).hexdigest()
 
+    @property
+    def spec(self) -> ImageSpec:
+        """The description of the images."""
+        train, test = (labels.shape[0] for _, labels in (self.train, self.test))
+        return ImageSpec(
+            self.name, self.digest, CLASSES, (SIDE, SIDE, 1), (MEAN,), (STD,), train_images=train, test_images=test,
+            holdout=self.holdout,
+        )  # fmt: skip
+
 
 def _pair(part: str, images: int, pixels: str, labels: str) -> tuple[IdxFile, IdxFile]:
     return (
@@ -90,6 +108,36 @@ SAMPLE: Final = Manifest(
 MANIFESTS: Final[dict[DatasetName, Manifest]] = {"fashion-mnist": FULL, "sample": SAMPLE}
 
 
+@dataclass(frozen=True)
+class FashionSource:
+    """FashionMNIST, or the sample of it, in a folder of four files."""
+
+    manifest: Manifest
+    folder: Path
+
+    @property
+    def spec(self) -> ImageSpec:
+        """The description of the images."""
+        return self.manifest.spec
+
+    @property
+    def place(self) -> str:
+        """The folder."""
+        return str(self.folder)
+
+    def read(self, part: Part) -> Labelled:
+        """Read and verify the training or the test images, uint8 `(N, 28, 28, 1)`.
+
+        Raises:
+            DataError: the files cannot be read, or are other ones.
+        """
+        files = self.manifest.train if part == "train" else self.manifest.test
+        pixels, labels = (read_idx(self.folder, file) for file in files)
+        if labels.max() >= len(CLASSES):
+            raise DataError(f"{self.folder / files[1].name}: label {labels.max()}. The labels must be 0 to 9.")
+        return Labelled(pixels[..., None], labels.astype(np.int64))
+
+
 def locate(data_dir: Path | None = None) -> Path | None:
     """Return the first folder that holds the four files of FashionMNIST, raw or gzipped, or None.
 
@@ -112,20 +160,20 @@ def cache_dir() -> Path:
     return user_cache_path("sweeper") / "fashion-mnist"
 
 
-def resolve(name: str, data_dir: Path | None = None) -> tuple[Manifest, Path]:
-    """Return the data set `name` and its folder. `auto` is FashionMNIST if it can be had, else the sample.
+def find(name: str, data_dir: Path | None = None) -> FashionSource:
+    """Find `fashion-mnist` or `sample`. `auto` is FashionMNIST if it can be had, else the sample.
 
     Raises:
         DataError: FashionMNIST can be neither found nor downloaded.
     """
     if name == "sample":
-        return SAMPLE, SAMPLE_DIR
+        return FashionSource(SAMPLE, SAMPLE_DIR)
     folder = locate(data_dir)
     try:
-        return FULL, folder or download(cache_dir())
+        return FashionSource(FULL, folder or download(cache_dir()))
     except DataError:
         if name == "auto":
-            return SAMPLE, SAMPLE_DIR
+            return FashionSource(SAMPLE, SAMPLE_DIR)
         raise
 
 
@@ -136,17 +184,14 @@ def download(folder: Path) -> Path:
         DataError: torchvision cannot be imported, no mirror answers, the files are not those of FashionMNIST, or the
             folder cannot be written.
     """
-    import socket
     import tempfile
     from http.client import HTTPException
 
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SILENCE)
     try:
         from torchvision.datasets import FashionMNIST
 
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as part:
+        with impatient(), tempfile.TemporaryDirectory(dir=folder.parent) as part:
             raw = Path(FashionMNIST(part, download=True).raw_folder)
             for file in FULL.train + FULL.test:
                 read_idx(raw, file)
@@ -158,9 +203,20 @@ def download(folder: Path) -> Path:
             f"FashionMNIST was not found and cannot be downloaded ({one_line(error, 200)}). Name its folder with "
             "--data-dir, install Debian's package dataset-fashion-mnist, or use --dataset sample."
         ) from None
+    return folder
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Give up a download in this block once its server has been silent for a while."""
+    import socket
+
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE)
+    try:
+        yield
     finally:
         socket.setdefaulttimeout(before)
-    return folder
 
 
 def read_idx(folder: Path, file: IdxFile) -> Array:
@@ -237,11 +293,11 @@ def _check_complete(folder: Path) -> Path:
         raise DataError(f"{folder}: not a folder that can be read ({error.strerror}). Name another one.") from None
     if not is_folder:
         raise DataError(
-            f"{folder}: not a folder. Only FashionMNIST can be trained on: name the folder of its four files."
+            f"{folder}: not a folder. Name the folder of FashionMNIST's four files, or other images with --dataset."
         )
     if missing:
         raise DataError(
-            f"{folder} holds no {' and no '.join(missing)}, raw or .gz. Only FashionMNIST can be trained on: name a "
-            "folder with its four files, or torchvision's root."
+            f"{folder} holds no {' and no '.join(missing)}, raw or .gz. Name a folder with FashionMNIST's four files, "
+            "or torchvision's root; other images are named with --dataset."
         )
     return folder

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sweeper.core.images import Array
+from sweeper.core.images import Array, ImageSpec
 from sweeper.data.splits import Split
 
 
@@ -21,10 +21,10 @@ class SharedSplits(Sequence[Split]):
 
     def __init__(self, splits: Sequence[Split]) -> None:
         arrays = [array for split in splits for array in split.arrays()]
-        self._layout = [(array.dtype.str, array.shape) for array in arrays]
+        self._layout = [(array.dtype.str, array.shape) for array in arrays], [split.spec for split in splits]
         self._memory = mp.get_context("forkserver").RawArray(ctypes.c_uint8, sum(array.nbytes for array in arrays))
         self._splits = _splits_in(self._memory, self._layout)
-        for place, array in zip(_arrays_in(self._memory, self._layout), arrays, strict=True):
+        for place, array in zip(_arrays_in(self._memory, self._layout[0]), arrays, strict=True):
             place[...] = array
 
     def __len__(self) -> int:
@@ -37,10 +37,11 @@ class SharedSplits(Sequence[Split]):
         return _splits_in, (self._memory, self._layout)
 
 
-Layout = list[tuple[str, tuple[int, ...]]]  # type and shape of each array
+Arrays = list[tuple[str, tuple[int, ...]]]  # type and shape of each
+Layout = tuple[Arrays, list[ImageSpec]]  # four arrays and one description a split
 
 
-def _arrays_in(memory: Any, layout: Layout) -> Iterator[Array]:
+def _arrays_in(memory: Any, layout: Arrays) -> Iterator[Array]:
     start = 0
     for dtype, shape in layout:
         array = np.frombuffer(memory, dtype, int(np.prod(shape)), start).reshape(shape)
@@ -49,5 +50,5 @@ def _arrays_in(memory: Any, layout: Layout) -> Iterator[Array]:
 
 
 def _splits_in(memory: Any, layout: Layout) -> list[Split]:
-    arrays = list(_arrays_in(memory, layout))
-    return [Split.from_arrays(arrays[first : first + 4]) for first in range(0, len(arrays), 4)]
+    arrays = list(_arrays_in(memory, layout[0]))
+    return [Split.from_arrays(arrays[4 * i : 4 * i + 4], spec) for i, spec in enumerate(layout[1])]

@@ -3,97 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from sweeper.core.config import RunConfig
-from sweeper.core.errors import ConfigError, DataError
-from sweeper.core.images import CLASSES, Array
-from sweeper.data.fashion import MANIFESTS, IdxFile, read_idx
+from sweeper.core.errors import ConfigError
+from sweeper.core.images import Array, ImageSpec
+from sweeper.data.images import ImageSource, Labelled
+from sweeper.data.own import check_room
 
 SPLIT_SEED: Final = 20190826  # the same held-out images and folds for every run
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Labelled images: `pixels` uint8 `(N, 28, 28)`, `labels` int64 `(N,)`."""
-
-    pixels: Array
-    labels: Array
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: Array | slice) -> Labelled:
-        return Labelled(self.pixels[index], self.labels[index])
-
-
-@dataclass(frozen=True)
 class Split:
-    """The images that a run trains on, and those that judge each epoch."""
+    """The images that a run trains on, those that judge each epoch, and the description of their data set."""
 
     train: Labelled
     val: Labelled
+    spec: ImageSpec
 
     def arrays(self) -> list[Array]:
         """Return the four arrays, in the order of `from_arrays`."""
         return [self.train.pixels, self.train.labels, self.val.pixels, self.val.labels]
 
     @classmethod
-    def from_arrays(cls, arrays: Sequence[Array]) -> Split:
+    def from_arrays(cls, arrays: Sequence[Array], spec: ImageSpec) -> Split:
         """Make a split of four arrays."""
-        return cls(Labelled(*arrays[:2]), Labelled(*arrays[2:]))
+        return cls(Labelled(*arrays[:2]), Labelled(*arrays[2:]), spec)
 
 
-def load(config: RunConfig, folder: Path) -> list[Split]:
+def load(config: RunConfig, source: ImageSource) -> list[Split]:
     """Return the splits of a run: one, or one a fold. With `split="test"` the test images serve as validation.
 
     Raises:
         ConfigError: the batch size, or `config.train_images`, is larger than the training set.
-        DataError: the files cannot be read, or are other ones.
+        DataError: the images cannot be read, are other ones, or do not fit into memory.
     """
-    manifest = MANIFESTS[config.dataset]
-    train = _load(manifest.train, folder)
+    train, spec = source.read("train"), source.spec
+    check_room(config.dataset, 2 * max(1, config.folds) * train.pixels.nbytes)  # as split, and shared with workers
     if config.split == "test":
-        parts = [Split(train, _load(manifest.test, folder))]
+        parts = [(train, source.read("test"))]
     elif config.split == "holdout":
-        parts = [holdout(train, manifest.holdout)]
+        parts = [holdout(train, spec.holdout)]
     else:
         parts = [fold(train, k, config.folds) for k in range(config.folds)]
-    return [check_batch(config, _limited(config, part)) for part in parts]
+    return [check_batch(config, _limited(config, Split(*part, spec))) for part in parts]
 
 
-def load_test(config: RunConfig, folder: Path) -> Split:
+def load_test(source: ImageSource) -> Split:
     """Return all training images, and the test images as `val`, for the one evaluation that ends a sweep."""
-    manifest = MANIFESTS[config.dataset]
-    return Split(_load(manifest.train, folder), _load(manifest.test, folder))
+    return Split(source.read("train"), source.read("test"), source.spec)
 
 
-def _load(files: tuple[IdxFile, IdxFile], folder: Path) -> Labelled:
-    pixels, labels = (read_idx(folder, file) for file in files)
-    if labels.max() >= len(CLASSES):
-        raise DataError(f"{folder / files[1].name}: label {labels.max()}. The labels must be 0 to 9.")
-    return Labelled(pixels, labels.astype(np.int64))
-
-
-def holdout(images: Labelled, size: int) -> Split:
-    """Hold out `size` images, equally many of each class, always the same ones."""
+def holdout(images: Labelled, size: int) -> tuple[Labelled, Labelled]:
+    """Hold out `size` images, always the same ones, classes in the shares of all. Returns the others, and those."""
     order = _stratified_order(images.labels)
-    return Split(images[np.sort(order[size:])], images[np.sort(order[:size])])
+    return images[np.sort(order[size:])], images[np.sort(order[:size])]
 
 
-def fold(images: Labelled, k: int, folds: int) -> Split:
-    """Return fold `k` (from 0) of `folds`: every image is validated in one fold, classes in equal shares."""
+def fold(images: Labelled, k: int, folds: int) -> tuple[Labelled, Labelled]:
+    """Return the training and the validation images of fold `k` (from 0) of `folds`; each has its share of a class."""
     order = _stratified_order(images.labels)
     part = _rank_in_class(images.labels[order]) % folds == k
-    return Split(images[np.sort(order[~part])], images[np.sort(order[part])])
+    return images[np.sort(order[~part])], images[np.sort(order[part])]
 
 
 def subset(images: Labelled, size: int) -> Labelled:
-    """Return `size` images, classes in equal shares, always the same ones. A smaller subset lies in a larger one."""
+    """Return `size` images, always the same, classes in their shares. A smaller subset lies in a larger one."""
     order = _stratified_order(images.labels)
     return images[np.sort(order[:size])]
 
@@ -106,14 +85,20 @@ def _limited(config: RunConfig, split: Split) -> Split:
             f"train_images={config.train_images}: split={config.split} of {config.dataset} leaves {len(split.train)} "
             "to train on. Use fewer, or 0 for all."
         )
-    return Split(subset(split.train, config.train_images), split.val)
+    return replace(split, train=subset(split.train, config.train_images))
 
 
 def _stratified_order(labels: Array) -> Array:
-    """Return a fixed shuffle in which consecutive images hold the classes in equal shares."""
+    """Return a fixed shuffle in which consecutive images hold the classes in the shares of all.
+
+    One image of each class comes first, however rare the class is.
+    """
     shuffled = shuffle(len(labels), SPLIT_SEED)
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    return by_class[np.argsort(_rank_in_class(labels[by_class]), kind="stable")]
+    of_class = labels[by_class]
+    rank = _rank_in_class(of_class)
+    quantile = (rank + 0.5) / np.bincount(of_class)[of_class]
+    return by_class[np.lexsort((quantile, rank > 0))]  # stable; the last key is the first
 
 
 def shuffle(size: int, seed: int) -> Array:

@@ -161,7 +161,10 @@ def build(choice: EngineChoice, config: RunConfig, splits: SharedSplits, most: i
             return Built(SerialEngine(data, cores()), choice.name, cores())
         case "gpu":
             from sweeper.engine.concurrent import ConcurrentEngine
+            from sweeper.training.start import has_captured_step
 
+            if not has_captured_step(config, data[0].spec):
+                warn(f"the fast step on a GPU does not support model {config.model_name}: training by the plain loop")
             slots = min(choice.workers or SIDE_BY_SIDE, few)
             return Built(ConcurrentEngine(data, config.device, cores(), slots), choice.name, cores())
         case _:

@@ -8,8 +8,9 @@ import multiprocessing as mp
 import os
 import pickle
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
@@ -56,6 +57,18 @@ def running() -> bool:
     return start_server.cache_info().currsize > 0
 
 
+@contextlib.contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Hide where the main module came from: a child would run it again, and with it a script without a guard."""
+    main = vars(sys.modules["__main__"])
+    hidden: dict[str, Any] = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(hidden)
+
+
 class Child:
     """A process that runs `target(pipe, *args)`, and our end of its pipe.
 
@@ -66,7 +79,8 @@ class Child:
         context = mp.get_context("forkserver")
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=_run, args=(target, theirs, *args), daemon=True)
-        self._process.start()
+        with _main_hidden():
+            self._process.start()
         theirs.close()
 
     def receive(self) -> Any:

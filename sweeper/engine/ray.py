@@ -8,7 +8,8 @@
 A task first yields the address of its node, so that the driver knows which tasks wait for room, and where one was lost.
 If a signal handler raises inside a call of Ray, the call ends in a SystemError, so the driver lets none raise there.
 
-The images are put into the object store once; the workers of a node read one copy. Ray repeats nothing
+The images are put into the object store once; the workers of a node read one copy. The file of a network of one's own
+goes along with each task, so that no node needs it; a package must be installed there. Ray repeats nothing
 (`max_retries=0`): a lost worker or node is an event, and the driver decides. A worker holds no credentials, no database
 and no MLflow.
 """
@@ -35,6 +36,7 @@ from sweeper.core.errors import OutOfMemory, TrainingError, UsageError, WorkerLo
 from sweeper.core.results import EpochResult, TrainResult
 from sweeper.data.splits import Split
 from sweeper.engine.base import Event
+from sweeper.engine.carried import read_file, with_file
 from sweeper.engine.ray_cluster import joined, local, resources
 from sweeper.engine.ray_watch import Watch
 from sweeper.engine.secrecy import secretive
@@ -117,9 +119,13 @@ class RayEngine:
         return max(0, most - len(self._running))
 
     def submit(self, key: int, config: RunConfig) -> None:
-        """Begin a training, or queue it until a node has room for it."""
+        """Begin a training, or queue it until a node has room for it.
+
+        Raises:
+            UsageError: the file of its network's factory is gone.
+        """
         task = _train.options(**self._options, name=f"trial {key}")
-        self._running[key] = task.remote(config, self._data, self._threads)
+        self._running[key] = task.remote(config, read_file(config), self._data, self._threads)
 
     def wait(self, timeout: float) -> list[Event]:
         """Return the next event of each training that has one.
@@ -229,7 +235,7 @@ def _missing(error: failures.RayError) -> str | None:
 
 
 @ray.remote
-def _train(config: RunConfig, splits: list[Split], threads: int) -> Iterator[What | str]:
+def _train(config: RunConfig, code: bytes | None, splits: list[Split], threads: int) -> Iterator[What | str]:
     """In the worker: yield the node's address, what the training yields, and at the end its result or its error."""
     yield get_node_ip_address()  # type: ignore[no-untyped-call]
     for name in secretive():  # a node may have been started with some
@@ -239,11 +245,12 @@ def _train(config: RunConfig, splits: list[Split], threads: int) -> Iterator[Wha
     from sweeper.training.start import start
 
     use_threads(threads)
-    training = start(config, [Data.from_arrays(split) for split in splits])
-    try:
-        while True:
-            yield next(training)
-    except StopIteration as stop:
-        yield stop.value
-    except Exception as error:  # noqa: BLE001 - whatever a training raises is an outcome, reported to the driver
-        yield explain(error)
+    with with_file(config, code) as here:
+        training = start(here, [Data.from_arrays(split) for split in splits])
+        try:
+            while True:
+                yield next(training)
+        except StopIteration as stop:
+            yield stop.value
+        except Exception as error:  # noqa: BLE001 - whatever a training raises is an outcome, reported to the driver
+            yield explain(error)

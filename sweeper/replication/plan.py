@@ -14,9 +14,9 @@ from sweeper.core.config import RunConfig
 from sweeper.core.cores import cores
 from sweeper.core.environment import Environment
 from sweeper.core.errors import StudyConflict
+from sweeper.core.images import ImageSpec
 from sweeper.core.networks import multiply_adds
 from sweeper.core.text import counted
-from sweeper.data.fashion import Manifest
 from sweeper.engine.choice import ONE_WORKER, EngineChoice
 from sweeper.replication.arms import ARMS, PROTOCOLS, Protocol, ProtocolName, arm_config, select
 from sweeper.replication.runs import COMPLETE, outcome
@@ -82,7 +82,7 @@ def make_plan(env: Environment, chosen: Chosen, options: Options) -> list[Planne
     protocol = PROTOCOLS[options.protocol]
     # The machine and the data set decide these. A data set smaller than the protocol asks for is used whole.
     machine = chosen.config.model_dump(include={"dataset", "device", "precision"})
-    machine["train_images"] = protocol.train_images if _images(chosen.manifest) > protocol.train_images else 0
+    machine["train_images"] = protocol.train_images if chosen.source.spec.train_images > protocol.train_images else 0
     _check_same(env.journal, protocol, machine)
     return [
         _planned(env.journal, protocol, arm, arm_config(arm, protocol, seed, **machine))
@@ -96,10 +96,6 @@ def _asked(protocol: Protocol, options: Options) -> Iterator[tuple[str, int]]:
     seeds = options.seeds or protocol.seeds
     most = {} if options.seeds else protocol.at_most
     return ((arm, seed) for arm, seed in order(arms, seeds) if seed < most.get(arm, seeds))
-
-
-def _images(manifest: Manifest) -> int:
-    return manifest.train[1].shape[0]
 
 
 def _planned(journal: Path, protocol: Protocol, arm: str, config: RunConfig) -> Planned:
@@ -141,19 +137,19 @@ def _check_same(journal: Path, protocol: Protocol, machine: Mapping[str, Any]) -
 # --- how long it takes ----------------------------------------------------------------------------------
 
 
-def cost(config: RunConfig, manifest: Manifest) -> float:
+def cost(config: RunConfig, images: ImageSpec) -> float:
     """Work of a run on the split `test`, in multiply-adds of training; only ratios of costs have a meaning."""
-    train = config.train_images or _images(manifest)
-    judged = manifest.test[1].shape[0]
-    images = train + (judged + min(judged, train)) / 3
-    return config.epochs * images * (OVERHEAD + multiply_adds(config.model))
+    train = config.train_images or images.train_images
+    judged = images.test_images
+    count = train + (judged + min(judged, train)) / 3
+    return config.epochs * count * (OVERHEAD + multiply_adds(config.model, images))
 
 
-def forecast(env: Environment, runs: Sequence[Planned], manifest: Manifest) -> tuple[float | None, str]:
+def forecast(env: Environment, runs: Sequence[Planned], images: ImageSpec) -> tuple[float | None, str]:
     """Seconds that the missing runs will take on all cores, and the basis of the estimate."""
-    missing = sum(cost(run.config, manifest) for run in runs if run.state is None)
+    missing = sum(cost(run.config, images) for run in runs if run.state is None)
     recorded = [run for run in runs if run.state == COMPLETE]
-    timed = [(cost(run.config, manifest), _core_seconds(env.journal / run.folder)) for run in recorded]
+    timed = [(cost(run.config, images), _core_seconds(env.journal / run.folder)) for run in recorded]
     if timed:
         pace = sum(work for work, _ in timed) / sum(seconds for _, seconds in timed)
         return missing / (pace * cores()), f"at the pace of the {counted(len(timed), 'recorded run')}"

@@ -99,7 +99,7 @@ def reproduce(env: Environment, chosen: Chosen, options: Options) -> dict[str, A
     if env.tracking_uri == NONE:
         raise UsageError("--tracking-uri none: a reproduction needs recorded runs. Use --tracking-uri offline.")
     runs = make_plan(env, chosen, options)
-    images = SharedSplits(load(runs[0].config, chosen.folder))
+    images = SharedSplits(load(runs[0].config, chosen.source))
     for run in runs:
         check_batch(run.config, images[0])
     check(options.engine, runs[0].config)
@@ -200,10 +200,10 @@ def _train(
         finished=source.finished(),
         at_start=source.finished(),
         pruned=sum(run.state == DIVERGED for run in runs),
-        costs={number: cost(runs[number].config, chosen.manifest) for number in missing},
+        costs={number: cost(runs[number].config, chosen.source.spec) for number in missing},
         names={number: run.name for number, run in enumerate(runs)},
     )
-    view = make_view(progress, json_output=env.json_output)
+    view = make_view(progress, env)
 
     def describe(trial: Trial) -> RunInfo:
         info = describe_run(chosen, trial.config, images, kind="run", threads=built.threads, engine=built.name)
@@ -277,7 +277,7 @@ def dry_run(env: Environment, chosen: Chosen, options: Options) -> dict[str, Any
     """
     runs = make_plan(env, chosen, options)
     protocol = PROTOCOLS[options.protocol]
-    seconds, source = forecast(env, runs, chosen.manifest)
+    seconds, source = forecast(env, runs, chosen.source.spec)
     by_arm = {arm: [run for run in runs if run.arm == arm] for arm in dict.fromkeys(run.arm for run in runs)}
     recorded = sum(run.state is not None for run in runs)
     env.say(f"protocol {protocol.name}: {protocol.title}")

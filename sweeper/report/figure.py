@@ -23,6 +23,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from sweeper.core.metric import Metric
+
 BLUE: Final = "#0072B2"  # validation
 ORANGE: Final = "#E69F00"  # training
 VERMILLION: Final = "#D55E00"  # the best
@@ -133,6 +135,18 @@ def backing() -> dict[str, Any]:
     return {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.2}
 
 
+def axis_ends(values: Sequence[float], metric: Metric) -> tuple[float, float]:
+    """Return the ends of an axis of a metric's values: outliers among the worse ones lie outside (`axis_floor`)."""
+    if metric.maximized:
+        return axis_floor(values), max(values)
+    return min(values), -axis_floor([-value for value in values])
+
+
+def axis_title(metric: Metric) -> str:
+    """Return the name of a metric with its unit, if its ticks do not show that."""
+    return metric.words if metric.unit in ("", "%") else f"{metric.words} ({metric.unit})"
+
+
 def axis_floor(values: Sequence[float]) -> float:
     """Return the smallest value that is no outlier, at which an axis of accuracies starts.
 
@@ -159,6 +173,11 @@ def percent(value: float) -> str:
     return f"{100 * value:.2f}%"
 
 
+def written(value: float, metric: Metric) -> str:
+    """Format a value of a metric: as percent, or with four decimals."""
+    return percent(value) if metric.unit == "%" else f"{value:.4f}"
+
+
 def percent_tick(value: float, _: int = 0) -> str:
     """Format a share as percent, without trailing zeros."""
     return f"{100 * value:.6g}%"
@@ -167,6 +186,11 @@ def percent_tick(value: float, _: int = 0) -> str:
 def plain_tick(value: float, _: int = 0) -> str:
     """Format a number, without trailing zeros."""
     return f"{value:.6g}"
+
+
+def tick_of(metric: Metric) -> Callable[[float, int], str]:
+    """Return the function that formats the ticks of an axis of a metric."""
+    return percent_tick if metric.unit == "%" else plain_tick
 
 
 def is_room_above(values: Sequence[float], low: float, high: float) -> bool:

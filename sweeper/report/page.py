@@ -32,6 +32,9 @@ PAPER: Final = "#FFFFFF"
 GREEN: Final = "#009E73"
 PINK: Final = "#CC79A7"
 SKY: Final = "#56B4E9"
+PURPLE: Final = "#5E4FA2"
+BROWN: Final = "#8C510A"
+OLIVE: Final = "#9A8700"
 
 # Each colour on light and on dark. Charts use the light ones, which page.js replaces by the dark ones.
 PALETTE: Final = {
@@ -47,6 +50,9 @@ PALETTE: Final = {
     "green": (GREEN, "#2CC295"),
     "pink": (PINK, "#DF9CC2"),
     "sky": (SKY, "#8CCFF5"),
+    "purple": (PURPLE, "#A79BE0"),
+    "brown": (BROWN, "#C98E4A"),
+    "olive": (OLIVE, "#E0D050"),
     "ramp-0": ("#BCCBDA", "#33475A"),  # the worst accuracies
     "ramp-1": ("#7DBBE2", "#3A75A3"),
     "ramp-2": ("#0072B3", "#56B0E6"),  # one off from blue: page.js needs distinct keys

@@ -17,7 +17,7 @@ def edges(space: Space, params: Mapping[str, Any]) -> list[str]:
     found = []
     for name, value in params.items():
         dimension = space.dimensions.get(name)
-        if not isinstance(value, int | float) or dimension is None:
+        if not isinstance(value, int | float) or isinstance(value, bool) or dimension is None:
             continue
         least = LEAST.get(name, 0)
         words = _of_choice(dimension, value, least) if isinstance(dimension, Choice) else _of_range(dimension, value)

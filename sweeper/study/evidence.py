@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
+from sweeper.core.metric import Metric
+
 COVERAGE: Final = 0.95
 
 
@@ -24,8 +26,9 @@ class Standing(NamedTuple):
     high: float
 
 
-def standings(values: Mapping[str, Sequence[float]]) -> list[Standing]:
-    """Return the configurations, the best first: by shrunken mean, then by mean, then by key.
+def standings(values: Mapping[str, Sequence[float]], metric: Metric) -> list[Standing]:
+    """Return the configurations by their values of a metric, the best first: by shrunken mean, then by mean, then by
+    key.
 
     Empirical Bayes: y_ij = θ_i + e_ij with e_ij ~ N(0, σ²) and θ_i ~ N(μ, τ²); the shrunken mean is
     μ + B_i (ȳ_i - μ), B_i = τ² / (τ² + σ²/n_i) (Efron and Morris 1975; Casella 1985). σ² is the mean square within
@@ -44,7 +47,7 @@ def standings(values: Mapping[str, Sequence[float]]) -> list[Standing]:
     else:
         squares = math.fsum((value - means[key]) ** 2 for key, seeds in values.items() for value in seeds)
         found = _shrink(means, counts, squares / freedom, freedom)
-    return sorted(found, key=lambda each: (-each.shrunken, -each.mean, each.key))
+    return sorted(found, key=lambda each: (metric.cost(each.shrunken), metric.cost(each.mean), each.key))
 
 
 class Tried(Protocol):
@@ -60,7 +63,7 @@ class Tried(Protocol):
 
     @property
     def value(self) -> float | None:
-        """Its accuracy, which it has."""
+        """Its value of the metric that is judged, which it has."""
 
     @property
     def loss(self) -> float | None:
@@ -70,8 +73,8 @@ class Tried(Protocol):
 T = TypeVar("T", bound=Tried)
 
 
-def by_configuration(trials: Iterable[T]) -> list[tuple[list[T], Standing]]:
-    """Group complete trials, which come by number, by their parameters.
+def by_configuration(trials: Iterable[T], metric: Metric) -> list[tuple[list[T], Standing]]:
+    """Group complete trials, which come by number, by their parameters. Their values are of `metric`.
 
     Each group has its standing, named by the number of its first trial. The best comes first: by shrunken mean, then by
     mean, then by mean loss, then by number.
@@ -80,9 +83,14 @@ def by_configuration(trials: Iterable[T]) -> list[tuple[list[T], Standing]]:
     for trial in trials:
         groups.setdefault(frozenset(trial.params.items()), []).append(trial)
     alike = {str(group[0].number): group for group in groups.values()}
-    found = standings({key: [trial.value or 0.0 for trial in group] for key, group in alike.items()})
+    found = standings({key: [trial.value or 0.0 for trial in group] for key, group in alike.items()}, metric)
     made = [(alike[standing.key], standing) for standing in found]
-    return sorted(made, key=lambda each: (-each[1].shrunken, -each[1].mean, mean_loss(each[0]), each[0][0].number))
+    return sorted(
+        made,
+        key=lambda each: (
+            metric.cost(each[1].shrunken), metric.cost(each[1].mean), mean_loss(each[0]), each[0][0].number
+        ),
+    )  # fmt: skip
 
 
 def mean_loss(trials: Sequence[Tried]) -> float:

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeper.core.metric import Metric
 from sweeper.study.memory import Memory
 
 RESAMPLES: Final = 100  # of the trials, for the intervals
@@ -41,11 +42,12 @@ class Importance(NamedTuple):
         """Return why it was not measured, in words."""
         if self.trials < FEWEST:
             return f"{self.trials} complete trials have it, {FEWEST} are needed"
-        return f"the {self.trials} trials that have it are alike in it, or in accuracy"
+        return f"the {self.trials} trials that have it are alike in it, or equally good"
 
 
-def importances(trials: Sequence[FrozenTrial], resamples: int = RESAMPLES) -> list[Importance]:
-    """Return the importance of every parameter, the largest first, those that were not measured last.
+def importances(trials: Sequence[FrozenTrial], metric: Metric, resamples: int = RESAMPLES) -> list[Importance]:
+    """Return the importance of every parameter for the values of `metric`, the largest first, those that were not
+    measured last.
 
     The share is that of conditional PED-ANOVA (Baba et al. 2026, arXiv 2601.20800). Over all trials that gives a
     rate 0 if no trial among the best has it, however much the rate decides within its placements; so each parameter is
@@ -57,16 +59,20 @@ def importances(trials: Sequence[FrozenTrial], resamples: int = RESAMPLES) -> li
     for name in dict.fromkeys(name for trial in trials for name in trial.params):
         groups.setdefault(tuple(i for i, trial in enumerate(complete) if name in trial.params), []).append(name)
     found = [
-        each for having, names in groups.items() for each in _among([complete[i] for i in having], names, resamples)
+        each
+        for having, names in groups.items()
+        for each in _among([complete[i] for i in having], names, metric, resamples)
     ]
     return sorted(found, key=lambda each: (-each.share if each.measured else math.inf, each.parameter))
 
 
-def _among(trials: Sequence[FrozenTrial], names: Sequence[str], resamples: int) -> list[Importance]:
+def _among(
+    trials: Sequence[FrozenTrial], names: Sequence[str], metric: Metric, resamples: int
+) -> list[Importance]:  # fmt: skip
     """Return the importances of parameters that all of the complete `trials` have."""
-    shares = _shares(trials, names) if len(trials) >= FEWEST else {}
+    shares = _shares(trials, names, metric) if len(trials) >= FEWEST else {}
     draw = random.Random(0)  # noqa: S311 - resampling, no secret
-    samples = [_shares(draw.choices(trials, k=len(trials)), names) for _ in range(resamples) if shares]
+    samples = [_shares(draw.choices(trials, k=len(trials)), names, metric) for _ in range(resamples) if shares]
     found = []
     for name in names:
         spread = sorted(sample[name] for sample in samples if name in sample) or [shares.get(name, math.nan)]
@@ -75,11 +81,11 @@ def _among(trials: Sequence[FrozenTrial], names: Sequence[str], resamples: int) 
     return found
 
 
-def _shares(trials: Sequence[FrozenTrial], names: Sequence[str]) -> dict[str, float]:
-    """Return the shares of the parameters that differ among the trials; none if all accuracies are equal."""
+def _shares(trials: Sequence[FrozenTrial], names: Sequence[str], metric: Metric) -> dict[str, float]:
+    """Return the shares of the parameters that differ among the trials; none if all values are equal."""
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances  # loads scikit-learn: a second
 
-    study = optuna.create_study(storage=Memory(trials), direction="maximize")
+    study = optuna.create_study(storage=Memory(trials), direction=metric.direction)
     best = min(0.5, max(0.1, BEST / len(trials)))  # share of the trials
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of parameters that one or two trials have

@@ -12,7 +12,7 @@ from sweeper.core.config import PLACES, Placement, RunConfig
 from sweeper.core.errors import SpaceError
 from sweeper.core.experiments import EXPERIMENTS, experiment
 from sweeper.core.text import counted
-from sweeper.study.space import Choice, Space
+from sweeper.study.space import Choice, Range, Space
 from sweeper.study.space_file import parse_yaml, read_small
 
 Params = Mapping[str, Any]
@@ -67,15 +67,15 @@ def checked(source: str, params: Params, space: Space, base: RunConfig) -> Known
 
 
 def _used(source: str, params: Params, placement: Any) -> dict[str, Any]:
-    """Return the values without rates of 0 where the placement has no Dropout; other rates are refused there."""
+    """Return the values without rates of 0 and constant schedules of an absent Dropout; others of it are refused."""
     if placement not in tuple(Placement):  # none is given, or a wrong one
         return dict(params)
-    unused = [rate for rate in PLACES if rate in params and not Placement(placement).uses(rate)]
-    for rate in unused:
-        if params[rate] != 0:
+    unused = [name for name in params if not Placement(placement).uses(name)]
+    for name in unused:
+        if params[name] not in (0, "constant"):
             raise SpaceError(
-                f"{source}: {rate}={params[rate]!r:.60}: placement {placement} has no Dropout in its {PLACES[rate]}; "
-                f"leave {rate} out"
+                f"{source}: {name}={params[name]!r:.60}: placement {placement} has no Dropout in its "
+                f"{PLACES.get(name, 'network')}; leave {name} out"
             )
     return {name: value for name, value in params.items() if name not in unused}
 
@@ -87,7 +87,7 @@ def _as_in(space: Space, params: Params) -> dict[str, Any]:
         dimension = space.dimensions.get(name)
         if isinstance(dimension, Choice) and not isinstance(value, bool):
             found[name] = next((known for known in dimension.values if known == value), value)
-        elif dimension is not None and dimension.holds(value):
+        elif isinstance(dimension, Range) and dimension.holds(value):
             found[name] = float(value)
     return found
 

@@ -33,7 +33,8 @@ class Mirror:
         self._storage = storage
         self._study_id = storage.get_study_id_from_name(name)
         self.memory = Memory()
-        self.study = optuna.create_study(storage=self.memory, study_name=name, direction="maximize")
+        directions = storage.get_study_directions(self._study_id)
+        self.study = optuna.create_study(storage=self.memory, study_name=name, directions=directions)
         self._memory_id = self.memory.get_study_id_from_name(name)
         for key, value in storage.get_study_user_attrs(self._study_id).items():
             self.study.set_user_attr(key, value)

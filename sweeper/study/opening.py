@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.core.config import check_name
+from sweeper.core.dataset import FASHION
 from sweeper.core.errors import StudyConflict
+from sweeper.core.metric import METRICS, metric_of
 from sweeper.core.urls import database_url
 from sweeper.study.database import open_database
 from sweeper.study.known import Known
@@ -31,7 +33,8 @@ def open_study(
 
     Args:
         name: of the study.
-        settings: it is continued only with equal ones. A sampler or pruner `auto` is the one that it was made with.
+        settings: it is continued only with equal ones. A metric, sampler or pruner `auto` is the one that it was made
+            with.
         storage_url: of its database.
         is_another: returns True for the identity of a study, empty for a new one, that did not make the recorded runs.
         known: configurations to train first, which lie in the space. Those that the study has are not enqueued again.
@@ -57,7 +60,7 @@ def open_study(
         if continued:
             _check_settings(name, storage, settings)
         else:
-            optuna.create_study(storage=storage, study_name=name, direction="maximize")
+            optuna.create_study(storage=storage, study_name=name, direction=METRICS[settings.metric].direction)
         _sign(name, storage, settings)
         _refuse_enqueued(name, storage, settings.space)
         _enqueue(name, storage, known)
@@ -83,17 +86,36 @@ def _recorded(name: str, storage: optuna.storages.BaseStorage) -> dict[str, Any]
 
 def _check_settings(name: str, storage: optuna.storages.BaseStorage, settings: StudySettings) -> None:
     study_id, stored = storage.get_study_id_from_name(name), _recorded(name, storage)
-    directions = [d.name for d in storage.get_study_directions(study_id)]
-    if directions != ["MAXIMIZE"] or (not stored and storage.get_n_trials(study_id)):
+    directions = [d.name.lower() for d in storage.get_study_directions(study_id)]
+    made_for = metric_of(stored) if stored else METRICS[settings.metric]
+    if directions != [made_for.direction] or (not stored and storage.get_n_trials(study_id)):
         raise StudyConflict(f"study {name!r} was not made by sweeper; choose another name with --study")
     wanted = json.loads(json.dumps(settings.describe()))
-    if stored and stored != wanted:
-        names = sorted((stored.keys() | wanted.keys()) - {"sampler_space"})  # which goes with the sampler
-        keys = [k for k in names if stored.get(k) != wanted.get(k)]
-        changes = "; ".join(f"{k} was {stored.get(k)!r}, is {wanted.get(k)!r}" for k in keys)
+    if stored and (changes := _changes(stored, wanted)):
         raise StudyConflict(
-            f"study {name!r} has other settings ({changes}); continue it with the old ones, or choose another --study"
+            f"study {name!r} has other settings ({'; '.join(changes)}); continue it with the old ones, or choose "
+            "another --study"
         )
+
+
+def _changes(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Describe each setting that differs. The user's own images and network are the same wherever they lie."""
+    changed = [k for k in sorted(stored.keys() | wanted.keys()) if stored.get(k) != wanted.get(k)]
+    if wanted["dataset"] not in FASHION and "dataset_sha256" not in changed:
+        changed = [k for k in changed if k not in ("dataset", "image_size")]
+    if "model_sha256" in wanted and "model_sha256" not in changed:
+        changed = [k for k in changed if k != "model"]
+    shown = [k for k in changed if k != "sampler_space"] or changed  # which goes with the sampler
+    return [_change(k, stored, wanted) for k in shown]
+
+
+def _change(name: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    same_name = wanted["dataset"] not in FASHION and stored.get("dataset") == wanted["dataset"]
+    if name == "dataset_sha256" and same_name:
+        return f"the images of {wanted['dataset']} have changed since it began"
+    if name == "model_sha256" and name in stored and name in wanted:
+        return "the network's file has changed since it began"
+    return f"{name} was {stored.get(name)!r}, is {wanted.get(name)!r}"
 
 
 def _sign(name: str, storage: optuna.storages.BaseStorage, settings: StudySettings) -> None:

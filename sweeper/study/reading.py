@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 
 from sweeper.core.config import RunConfig, check_name
 from sweeper.core.errors import StudyConflict, UsageError
+from sweeper.core.metric import ACCURACY, METRICS, Metric, metric_of
 from sweeper.core.urls import database_url
 from sweeper.study.control import PAUSE, read_orders
 from sweeper.study.database import open_database, read_trials
@@ -31,6 +32,7 @@ class StudyView(NamedTuple):
     command: str = ""  # that drove it last
     uid: str = ""
     paused: bool = False
+    metric: Metric = ACCURACY  # that it searches for
 
 
 class Ranking(NamedTuple):
@@ -48,16 +50,17 @@ def read_study(name: str | None, storage_url: str) -> StudyView:
         UsageError: there is no such study.
     """
     found, attributes, trials = _read(name, storage_url)
-    rows = trial_rows(trials)
+    metric = metric_of(attributes.get("settings", {}))
     return StudyView(
         name=found,
         target=int(attributes.get("target", 0)),
         workers=int(attributes.get("workers", 1)),
-        rows=rows,
+        rows=trial_rows(trials, metric),
         driven=is_driven(database_url(storage_url), found),
         command=str(attributes.get("command", "")),
         uid=str(attributes.get("uid", "")),
         paused=read_orders(attributes).wanted == PAUSE,
+        metric=metric,
     )
 
 
@@ -90,7 +93,8 @@ def best_configurations(name: str, storage_url: str, top: int) -> list[Ranking]:
     """
     found, attributes, trials = _read(name, storage_url)
     settings = _settings(found, attributes)
-    best = ranking(trial_rows(trials))[:top]
+    metric = METRICS[settings.metric]
+    best = ranking(trial_rows(trials, metric), metric)[:top]
     if not best:
         raise UsageError(f"study {found!r}: no trial is complete yet; name another one")
     return [Ranking(each.trials[0], each.params, settings.configuration(each.params)) for each in best]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any, Final, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeper.core.metric import ACCURACY, LOSS, Metric, metric_of
 from sweeper.study.evidence import Standing, by_configuration, mean_loss
 from sweeper.study.importance import Importance, importances
 
@@ -26,13 +28,14 @@ class TrialRow(NamedTuple):
 
     number: int
     state: str  # a value of STATES, or skipped
-    value: float | None  # validation accuracy: final, or the last reported
+    value: float | None  # of the metric that the study searches for: final, or the last reported
     loss: float | None
     params: Mapping[str, Any]
     epochs: int
     seconds: float | None
     reason: str
     copy_of: int | None = None  # the earlier trial whose result 0.1.0 copied, without a training
+    accuracy: float | None = None  # of the validation images, where the study knows it
 
 
 class Ranked(NamedTuple):
@@ -40,16 +43,16 @@ class Ranked(NamedTuple):
 
     params: Mapping[str, Any]
     trials: tuple[int, ...]  # their numbers
-    standing: Standing  # its validation accuracy
-    loss: float  # mean validation loss, in nats
+    standing: Standing  # by the metric that the study searches for
+    scores: Mapping[str, float]  # by key: of that metric the shrunken mean, of accuracy and loss otherwise the mean
 
 
-def trial_rows(trials: Sequence[FrozenTrial]) -> list[TrialRow]:
-    """Return trials as rows."""
+def trial_rows(trials: Sequence[FrozenTrial], metric: Metric) -> list[TrialRow]:
+    """Return the trials of a study that searches for `metric` as rows."""
     trained: dict[str, int] = {}  # the first complete trial of each key; only 0.1.0 recorded them
     rows = []
     for frozen in trials:
-        row, key = _trial_row(frozen), frozen.user_attrs.get("key")
+        row, key = _trial_row(frozen, metric), frozen.user_attrs.get("key")
         if key is not None and row.state == "complete":
             first = trained.setdefault(key, row.number)
             row = row._replace(copy_of=None if first == row.number else first)
@@ -57,20 +60,22 @@ def trial_rows(trials: Sequence[FrozenTrial]) -> list[TrialRow]:
     return rows
 
 
-def _trial_row(frozen: FrozenTrial) -> TrialRow:
+def _trial_row(frozen: FrozenTrial, metric: Metric) -> TrialRow:
     steps = frozen.intermediate_values
     last = steps[max(steps)] if steps else None
+    value = frozen.value if frozen.state == TrialState.COMPLETE else last
     end = frozen.datetime_complete or dt.datetime.now()
     started = frozen.datetime_start
     return TrialRow(
         number=frozen.number,
         state="skipped" if frozen.user_attrs.get(SKIPPED) else STATES[frozen.state],
-        value=frozen.value if frozen.state == TrialState.COMPLETE else last,
+        value=value,
         loss=frozen.user_attrs.get("val_loss"),
         params=frozen.params,
         epochs=len(steps),
         seconds=elapsed(started, end) if started else None,
         reason=str(frozen.user_attrs.get("reason", "")),
+        accuracy=value if metric == ACCURACY else frozen.user_attrs.get("val_accuracy"),
     )
 
 
@@ -84,13 +89,15 @@ def elapsed(start: dt.datetime, end: dt.datetime) -> float:
     return min((round(seconds, 6) for seconds in found if seconds >= 0), default=0.0)
 
 
-def ranking(rows: Iterable[TrialRow]) -> list[Ranked]:
-    """Return the configurations that have complete trials, the best first. Copies are left out."""
+def ranking(rows: Iterable[TrialRow], metric: Metric) -> list[Ranked]:
+    """Return the configurations that have complete trials, the best by `metric` first. Copies are left out."""
     complete = [row for row in rows if row.state == "complete" and row.value is not None and row.copy_of is None]
-    return [
-        Ranked(alike[0].params, tuple(row.number for row in alike), standing, mean_loss(alike))
-        for alike, standing in by_configuration(complete)
-    ]
+    found = []
+    for alike, standing in by_configuration(complete, metric):
+        scores = {ACCURACY.key: fmean(row.accuracy or 0.0 for row in alike), LOSS.key: mean_loss(alike)}
+        scores[metric.key] = standing.shrunken
+        found.append(Ranked(alike[0].params, tuple(row.number for row in alike), standing, scores))
+    return found
 
 
 class StudyRecord(NamedTuple):
@@ -100,7 +107,7 @@ class StudyRecord(NamedTuple):
     uid: str
     settings: Mapping[str, Any]
     rows: list[TrialRow]
-    curves: Mapping[int, Mapping[int, float]]  # validation accuracy by trial and epoch
+    curves: Mapping[int, Mapping[int, float]]  # reported values by trial and epoch
     importances: list[Importance]
     began: dt.datetime | None  # in the time of the machine that drove it
     ended: dt.datetime | None
@@ -108,14 +115,17 @@ class StudyRecord(NamedTuple):
 
 def study_record(name: str, attributes: Mapping[str, Any], trials: Sequence[FrozenTrial]) -> StudyRecord:
     """Return a study's record from its attributes and trials."""
-    rows = trial_rows(trials)
+    settings = attributes.get("settings", {})
+    metric = metric_of(settings)
+    rows = trial_rows(trials, metric)
+    own = [frozen for frozen, row in zip(trials, rows, strict=True) if row.copy_of is None]
     return StudyRecord(
         name=name,
         uid=str(attributes.get("uid", "")),
-        settings=attributes.get("settings", {}),
+        settings=settings,
         rows=rows,
         curves={frozen.number: frozen.intermediate_values for frozen in trials},
-        importances=importances([frozen for frozen, row in zip(trials, rows, strict=True) if row.copy_of is None]),
+        importances=importances(own, metric),
         began=min((t.datetime_start for t in trials if t.datetime_start), default=None),
         ended=max((t.datetime_complete for t in trials if t.datetime_complete), default=None),
     )

@@ -18,9 +18,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, PercentilePruner
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeper.core.config import PLACES, Placement
+from sweeper.core.config import Placement
 from sweeper.study.space import Range, Space, cells
 from sweeper.study.surrogate import Grid, propose
 
@@ -39,9 +40,10 @@ JOINT: Final = ("gp", "qmc")  # samplers that up to 0.1.0 were Optuna's, with ea
 def make_pruner(name: str) -> BasePruner:
     """Return the pruner: percentile, median or none.
 
-    After each epoch from `WARM_UP` on, once `STARTUP` trials are complete, it ends a trial whose best accuracy so far
-    is below the lower quartile (percentile) or the median of the complete trials' accuracies at that epoch. Each epoch
-    is tested anew, and pruned trials set no bar: percentile ends 26 to 64 % of the trials, as measured, not a quarter.
+    After each epoch from `WARM_UP` on, once `STARTUP` trials are complete, it ends a trial whose best value so far is
+    worse than the worst quarter (percentile) or half (median) of the complete trials' values at that epoch: below the
+    lower quartile of accuracies, above the upper one of losses. Each epoch is tested anew, and pruned trials set no
+    bar: percentile ends 26 to 64 % of the trials, as measured, not a quarter.
     """
     match name:
         case "percentile":
@@ -96,7 +98,7 @@ def drawn_at_random(sampler: str, space: Space, joint: bool = True) -> tuple[str
     if joint or sampler not in JOINT or placement is None:
         return ()
     names = [Placement(each) for each in placement.extremes()]
-    return tuple(n for n in space.describe() if n in PLACES and not all(each.uses(n) for each in names))
+    return tuple(n for n in space.describe() if not all(each.uses(n) for each in names))
 
 
 class Whole(BaseSampler):
@@ -146,14 +148,19 @@ class GaussianProcess(QuasiRandom):
     ) -> dict[str, Any]:
         """Return the proposal; of the first trials the points of a Sobol sequence.
 
-        A pruned trial counts with the last value that it reported, and with no less than the lowest complete trial.
+        A pruned trial counts with the last value that it reported, and as no worse than the worst complete trial. The
+        model maximizes: a value to be minimized counts with its negative.
         """
-        trials = window(study.get_trials(deepcopy=False, states=FINISHED), GP_WINDOW)
-        complete = [t.value or 0.0 for t in trials if t.state == TrialState.COMPLETE]
+        sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+        trials = window(study.get_trials(deepcopy=False, states=FINISHED), study.direction, GP_WINDOW)
+        complete = [sign * (t.value or 0.0) for t in trials if t.state == TrialState.COMPLETE]
         if len(complete) < SPREAD:
             return super().sample_relative(study, trial, search_space)
-        lowest = min(complete)
-        values = [max(lowest, _last(t, lowest)) if t.state == TrialState.PRUNED else t.value or 0.0 for t in trials]
+        worst = min(complete)
+        values = [
+            max(worst, sign * _last(t, sign * worst)) if t.state == TrialState.PRUNED else sign * (t.value or 0.0)
+            for t in trials
+        ]
         points = self._grid.encode([t.params for t in trials])
         return propose(self._grid, points, np.array(values), self._generator())
 
@@ -188,7 +195,7 @@ def _last(trial: FrozenTrial, otherwise: float) -> float:
     return trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else otherwise
 
 
-def window(trials: Sequence[FrozenTrial], size: int = WINDOW) -> list[FrozenTrial]:
+def window(trials: Sequence[FrozenTrial], direction: StudyDirection, size: int = WINDOW) -> list[FrozenTrial]:
     """Return the trials that a sampler sees: those that are running and, of the finished ones, at most `size`.
 
     The best `BEST` complete trials are among them, ties by number; the others are the latest. TPE models the best
@@ -200,7 +207,8 @@ def window(trials: Sequence[FrozenTrial], size: int = WINDOW) -> list[FrozenTria
     if len(finished) <= size:
         return seen
     complete = (t for t in finished if t.state == TrialState.COMPLETE)
-    best = {t.number for t in heapq.nlargest(BEST, complete, key=lambda t: t.value or 0.0)}
+    first = heapq.nlargest if direction == StudyDirection.MAXIMIZE else heapq.nsmallest
+    best = {t.number for t in first(BEST, complete, key=lambda t: t.value or 0.0)}
     others = [t.number for t in finished if t.number not in best]
     left = best.union(others[len(best) - size :])
     return [t for t in seen if t.state == TrialState.RUNNING or t.number in left]

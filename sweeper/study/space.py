@@ -4,6 +4,7 @@ The default varies the placement of BatchNorm and Dropout, the conv and head rat
 placement has them, and the batch size. A YAML file may name any of the fields below:
 
     placement: [none, bn, bn-dropout]          # a list is a choice
+    model.width: [16, 32]                      # an argument of the network's factory
     head_dropout: {low: 0.0, high: 0.6}        # a range; add log: true for a logarithmic one
     batch_size: [64, 128]
     lr: {low: 1.0e-4, high: 1.0e-2, log: true}
@@ -12,21 +13,25 @@ placement has them, and the batch size. A YAML file may name any of the fields b
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Protocol, Self
 
 import pydantic
 
-from sweeper.core.config import PLACES, Placement, RunConfig
+from sweeper.core.config import ARGUMENT, MODELS, PLACES, PLAIN, Placement, RunConfig
 from sweeper.core.errors import ConfigError, SpaceError
 
-PAIRED: Final = ("placement", "batch_size")  # BatchNorm does not take every batch size
+PAIRED: Final = (
+    "placement",
+    "batch_size",
+    "model",
+)  # BatchNorm takes not every batch size, a model not every placement
 SEARCHABLE: Final = (
     "placement", "conv_dropout", "head_dropout", "batch_size", "lr", "weight_decay",
-    "schedule", "augmentation", "model",
+    "schedule", "augmentation", "model", "dropout_schedule",
 )  # fmt: skip
-
+OF_DROPOUT: Final = ("conv_dropout", "head_dropout", "dropout_schedule")
 
 Finite = Annotated[pydantic.FiniteFloat, pydantic.Strict()]
 
@@ -113,19 +118,20 @@ class Space:
     def suggest(self, base: RunConfig, trial: Suggests) -> RunConfig:
         """Ask `trial` for every dimension that the network has, and put the answers into `base`.
 
-        A rate is asked only where the placement has Dropout there, so that the sampler learns
-        nothing from a number that changes nothing.
+        A rate is asked only where the placement has Dropout there, and the schedule of Dropout where it has any, so
+        that the sampler learns nothing from a value that changes nothing.
         """
         fields: dict[str, Any] = {}
         for name, dimension in self._in_order():
             placement = Placement(fields.get("placement", base.placement))
-            if name in PLACES and not placement.uses(name):
+            if not placement.uses(name):
                 continue
             fields[name] = dimension.suggest(name, trial)
         return base.create(**(base.model_dump() | _default_rates(base, self) | fields))
 
     def _in_order(self) -> Iterator[tuple[str, Choice | Range]]:
-        return ((name, self.dimensions[name]) for name in SEARCHABLE if name in self.dimensions)
+        arguments = sorted(name for name in self.dimensions if name.startswith(ARGUMENT))
+        return ((name, self.dimensions[name]) for name in (*SEARCHABLE, *arguments) if name in self.dimensions)
 
     def describe(self) -> dict[str, Any]:
         """Return the space as plain values, in the order of asking."""
@@ -136,11 +142,16 @@ class Space:
         """Return the space that `describe` has described."""
         return cls({name: Choice(tuple(v)) if isinstance(v, list) else Range(**v) for name, v in described.items()})
 
+    def smallest_batch(self, config: RunConfig) -> RunConfig:
+        """Return `config` with the smallest batch size that is searched, which is the one that must fit the images."""
+        sizes = self.dimensions["batch_size"].extremes() if "batch_size" in self.dimensions else (config.batch_size,)
+        return config.derive(batch_size=min(sizes))
+
     def params_of(self, config: RunConfig) -> dict[str, Any]:
         """Return the values that `config` has in the dimensions, without rates that its placement does not use."""
-        fields = config.model_dump(mode="json")
-        used = (name for name, _ in self._in_order() if name not in PLACES or config.placement.uses(name))
-        return {name: fields[name] for name in used}
+        fields = config.model_dump(mode="json") | {f"{ARGUMENT}{k}": v for k, v in config.model_args}
+        used = (name for name, _ in self._in_order() if config.placement.uses(name))
+        return {name: fields[name] for name in used if name in fields}
 
     def outside(self, params: Mapping[str, Any]) -> str:
         """Return which of the values the space does not have, and what it has; empty if all are inside."""
@@ -159,6 +170,10 @@ class Space:
         Raises:
             SpaceError: one line that names the dimension and the value.
         """
+        for model in self.dimensions["model"].extremes() if "model" in self.dimensions else ():
+            if model not in MODELS:
+                known = ", ".join(MODELS)
+                raise SpaceError(f"search space: model={model!r:.60}: use {known}; name a factory with --model")
         for fields in self._corners():
             try:
                 base.create(**(base.model_dump() | fields))
@@ -177,11 +192,26 @@ class Space:
                     f"search space: {rate}: placement {', '.join(placements)} has no Dropout in its {place}; add one "
                     f"that has, or leave {rate} out"
                 )
+        if "dropout_schedule" in self.dimensions and not any(each.uses("dropout_schedule") for each in placements):
+            raise SpaceError(
+                f"search space: dropout_schedule: placement {', '.join(placements)} has no Dropout; add one that has, "
+                "or leave dropout_schedule out"
+            )
+
+    def networks(self, base: RunConfig) -> list[RunConfig]:
+        """Return a configuration for each network that `base` becomes at one of the extremes."""
+        found: dict[object, RunConfig] = {}
+        for fields in ({}, *self._corners()):
+            if fields.keys().isdisjoint(OF_DROPOUT):  # else it may have a placement that the space lacks
+                config = base.create(**(base.model_dump() | fields))
+                network = config.model, config.model_args, config.network_placement, config.batch_size == 1
+                found.setdefault(network, config)
+        return list(found.values())
 
     def _corners(self) -> Iterator[dict[str, Any]]:
         """Return the fields to try: each extreme alone, and each placement with each batch size."""
         for name, dimension in self.dimensions.items():
-            if name in ("conv_dropout", "head_dropout"):  # in a placement in which the rate counts
+            if name in OF_DROPOUT:  # in a placement in which it counts
                 yield from ({"placement": Placement.DROPOUT, name: value} for value in dimension.extremes())
             elif name not in PAIRED:
                 yield from ({name: value} for value in dimension.extremes())
@@ -205,7 +235,7 @@ def cells(space: Space, placement: Placement) -> list[dict[str, Any]]:
                 f"search space: {name} is a range, of which a grid cannot take every value. Give a list, for example "
                 f"{name}: [{dimension.low:g}, {dimension.high:g}], or choose another --sampler."
             )
-        asked = [name not in PLACES or Placement(cell.get("placement", placement)).uses(name) for cell in found]
+        asked = [Placement(cell.get("placement", placement)).uses(name) for cell in found]
         found = [
             cell | ({name: value} if has else {})
             for cell, has in zip(found, asked, strict=True)
@@ -214,16 +244,15 @@ def cells(space: Space, placement: Placement) -> list[dict[str, Any]]:
     return found
 
 
-def default_space() -> Space:
-    """Return what the article tells its readers to experiment with: placement, rates and batch size."""
-    return Space(
-        {
-            "placement": Choice(tuple(p.value for p in Placement)),
-            "conv_dropout": Range(0.02, 0.4),
-            "head_dropout": Range(0.05, 0.6),
-            "batch_size": Choice((32, 64, 128, 256, 512)),
-        }
-    )
+def default_space(placements: Sequence[Placement] = PLAIN) -> Space:
+    """Return what the article tells its readers to experiment with: placement, rates and batch size.
+
+    A network of its own placement alone has only the batch size.
+    """
+    rates = {"conv_dropout": Range(0.02, 0.4), "head_dropout": Range(0.05, 0.6)}
+    placement = {"placement": Choice(tuple(p.value for p in placements))} if Placement.OWN not in placements else {}
+    used = {rate: span for rate, span in rates.items() if any(each.uses(rate) for each in placements)}
+    return Space({**placement, **used, "batch_size": Choice((32, 64, 128, 256, 512))})
 
 
 def _default_rates(base: RunConfig, space: Space) -> dict[str, float]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from sweeper.core.config import ARGUMENT
 from sweeper.core.errors import SpaceError
 from sweeper.study.space import SEARCHABLE, Choice, Range, Space
 
@@ -39,9 +41,25 @@ def _kind(value: Any) -> str | None:
     return "range" if isinstance(value, dict) else None
 
 
+def _kind_of_argument(value: Any) -> str | None:
+    if not isinstance(value, list):
+        return _kind(value)
+    return {str: "words", bool: "flags"}.get(type(value[0]) if value else str, "numbers")
+
+
 Words = Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
 Numbers = Annotated[list[int | float], Field(min_length=1), AfterValidator(_distinct)]
+Flags = Annotated[list[bool], Field(min_length=1), AfterValidator(_distinct)]
 Real = Annotated[Annotated[Numbers, Tag("list")] | Annotated[Range, Tag("range")], Discriminator(_kind)]
+
+Of = (
+    Annotated[Words, Tag("words")] | Annotated[Flags, Tag("flags")] | Annotated[Numbers, Tag("numbers")]
+    | Annotated[Range, Tag("range")]
+)  # fmt: skip
+ARGUMENTS: Final[TypeAdapter[dict[str, Any]]] = TypeAdapter(
+    dict[str, Annotated[Of, Discriminator(_kind_of_argument)]], config=ConfigDict(strict=True)
+)
+FIELDS: Final = f"{', '.join(SEARCHABLE)} and {ARGUMENT}NAME"
 
 
 class SpaceFile(BaseModel):
@@ -58,6 +76,7 @@ class SpaceFile(BaseModel):
     schedule: Words = []
     augmentation: Words = []
     model: Words = []
+    dropout_schedule: Words = []
 
 
 def read_space(path: Path) -> Space:
@@ -66,15 +85,43 @@ def read_space(path: Path) -> Space:
     Raises:
         SpaceError: the file is missing, too large, not YAML, or not a space; one line.
     """
-    content = parse_yaml(path, read_small(path))
+    return _space(parse_yaml(path, read_small(path)), str(path))
+
+
+def parse_space(given: Mapping[str, Any]) -> Space:
+    """Return the space of Python values: by field a list of values, `(low, high)` or `(low, high, "log")`.
+
+    Raises:
+        SpaceError: it is not a space; one line.
+    """
+    return _space({name: _plain(value) for name, value in given.items()}, "space")
+
+
+def _plain(value: Any) -> Any:
+    """Return a range as the file of a space writes it; anything else as it is."""
+    match value:
+        case (int() | float() as low, int() | float() as high):
+            return value if isinstance(value, list) else {"low": low, "high": high}
+        case (low, high, "log"):
+            return {"low": low, "high": high, "log": True}
+    return value
+
+
+def _space(content: Any, where: str) -> Space:
     if not isinstance(content, dict) or not content:
-        raise SpaceError(f"{path}: not a mapping of fields; the fields are {', '.join(SEARCHABLE)}")
+        raise SpaceError(f"{where}: not a mapping of fields; the fields are {FIELDS}")
+    arguments = {name: values for name, values in content.items() if _is_argument(name)}
     try:
-        given = SpaceFile.model_validate(content)
+        given = SpaceFile.model_validate({name: values for name, values in content.items() if name not in arguments})
+        arguments = ARGUMENTS.validate_python(arguments)
     except ValidationError as error:
-        raise SpaceError(f"{path}: {_explain(error.errors()[0])}") from None
-    found = {name: getattr(given, name) for name in content}
+        raise SpaceError(f"{where}: {_explain(error.errors()[0])}") from None
+    found = {name: arguments[name] if name in arguments else getattr(given, name) for name in content}
     return Space({name: Choice(tuple(value)) if isinstance(value, list) else value for name, value in found.items()})
+
+
+def _is_argument(name: Any) -> bool:
+    return isinstance(name, str) and name.startswith(ARGUMENT) and name.removeprefix(ARGUMENT).isidentifier()
 
 
 def read_small(path: Path) -> bytes:
@@ -142,9 +189,11 @@ def _explain(detail: ErrorDetails) -> str:
     """Return which field of a file is wrong, what is wrong, and what belongs there."""
     field, *inside = detail["loc"]
     if not inside and detail["type"] in ("extra_forbidden", "invalid_key"):
-        return f"unknown field {str(field)[:60]!r}; the fields are {', '.join(SEARCHABLE)}"
+        return f"unknown field {str(field)[:60]!r}; the fields are {FIELDS}"
     if detail["type"] == "value_error":
         return f"{field}: {detail['ctx']['error']}"
+    if detail["type"] == "bool_type" and "log" not in inside:
+        return f"{field}: true and false go with no other value"
     if detail["type"] in NO_NUMBER:
         place = next((f"{part}=" for part in inside if part in ("low", "high")), "")
         string = " is a string to YAML" if isinstance(detail["input"], str) else ""

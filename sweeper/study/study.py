@@ -18,7 +18,9 @@ import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeper.core.config import RunConfig, finite
+from sweeper.core.dataset import FASHION
 from sweeper.core.errors import ServiceUnreachable, SweeperError
+from sweeper.core.metric import ACCURACY, LOSS, METRICS, Metric, metric_of
 from sweeper.core.trial import Trial
 from sweeper.study.control import RUN, WANTED, WORKERS, Orders, read_orders
 from sweeper.study.evidence import Standing, standings
@@ -53,6 +55,7 @@ class StudySettings:
     seed: int = 0
     one_seed: bool = False  # ask again for a configuration that was proposed before, in place of another seed of it
     joint: bool = True  # `gp` and `qmc` see all dimensions together; not in a study that 0.1.0 made
+    metric: str = ACCURACY.name  # the name of what is searched for
 
     def __post_init__(self) -> None:
         if self.sampler == "grid":
@@ -69,14 +72,15 @@ class StudySettings:
             for name, given, default in (("sampler", self.sampler, SAMPLER), ("pruner", self.pruner, PRUNER))
         )
         joint = not recorded or "sampler_space" in recorded or sampler not in JOINT
-        return replace(self, sampler=sampler, pruner=pruner, joint=joint)
+        metric = metric_of(recorded).name if self.metric == "auto" else self.metric
+        return replace(self, sampler=sampler, pruner=pruner, joint=joint, metric=metric)
 
     def describe(self) -> dict[str, Any]:
         """The settings as plain values, by name; devices and thread counts are not among them."""
         unused = self.base.later_fields_unused
         base = self.base.model_dump(mode="json", exclude={"device", "experiment", *unused})
         return {
-            "direction": "maximize val/accuracy",
+            "direction": METRICS[self.metric].goal,
             "sampler": self.sampler,
             **({"sampler_space": "joint"} if self.joint and self.sampler in JOINT else {}),
             "pruner": self.pruner,
@@ -95,6 +99,8 @@ class StudySettings:
     def read(cls, described: Mapping[str, Any]) -> StudySettings:
         """Return the settings that `describe` has described."""
         fields = {name: value for name, value in described.items() if name in RunConfig.model_fields}
+        if described["dataset"] in FASHION:
+            del fields["dataset_sha256"]  # which is that of the study, for images of any source
         return cls(
             RunConfig.create(**fields),
             Space.read({name.removeprefix("space."): v for name, v in described.items() if name.startswith("space.")}),
@@ -104,6 +110,7 @@ class StudySettings:
             described["search_seed"],
             described.get("seeds") == "one",
             "sampler_space" in described or described["sampler"] not in JOINT,
+            metric_of(described).name,
         )
 
 
@@ -123,7 +130,7 @@ class Study:
         self._pruner = make_pruner(self.settings.pruner)
         self._orders = Orders()
         self._begun: dict[Params, int] = {}  # how many trials have these parameters
-        self._values: dict[Params, tuple[int, list[float]]] = {}  # of complete trials: the first number, the accuracies
+        self._values: dict[Params, tuple[int, list[float]]] = {}  # of complete trials: the first number, the values
         self._finished = len(self.trials(*FINISHED))
         for row in self.rows():
             if row.state == "complete" and row.copy_of is None:
@@ -131,6 +138,11 @@ class Study:
         for frozen in self.trials():
             if frozen.state.is_finished() or REPETITION in frozen.user_attrs:  # else it is counted when it begins
                 self._next_repetition(frozen)
+
+    @property
+    def metric(self) -> Metric:
+        """What it searches for."""
+        return METRICS[self.settings.metric]
 
     @property
     def uid(self) -> str:
@@ -196,7 +208,8 @@ class Study:
         self._optuna.sampler = self._sampler(trial.number)
         with contextlib.ExitStack() as seen:
             if self.settings.sampler == "tpe":
-                seen.enter_context(self._mirror.memory.showing(window(self.trials())))
+                trials = window(self.trials(), self._optuna.direction)
+                seen.enter_context(self._mirror.memory.showing(trials))
             config = self.settings.space.suggest(self.settings.base, trial)
         repetition = self._next_repetition(self._mirror.trial(trial.number))
         trial.set_user_attr(REPETITION, repetition)
@@ -228,12 +241,18 @@ class Study:
         """Write to the database what was reported, and the trials that ended, since the last call."""
         self._mirror.settle()
 
-    def complete(self, number: int, accuracy: float, loss: float) -> None:
-        """End a trial that reached its last epoch; `loss` breaks ties."""
-        if not (finite(accuracy) and finite(loss)):
-            raise ValueError(f"trial {number}: accuracy {accuracy}, loss {loss}: not finite")
-        ended = self._mirror.end(number, TrialState.COMPLETE, {"val_loss": loss}, accuracy)
-        self._value(number, ended.params, accuracy)
+    def complete(self, number: int, final: Mapping[str, float]) -> None:
+        """End a trial that reached its last epoch, with the final metrics of its run.
+
+        Accuracy and loss are kept beside the value that is searched for; the loss breaks ties.
+        """
+        value, beside = final[self.metric.final], {LOSS.key: final[LOSS.final]}
+        if self.metric != ACCURACY:
+            beside[ACCURACY.key] = final[ACCURACY.final]
+        if not all(map(finite, (value, *beside.values()))):
+            raise ValueError(f"trial {number}: {self.metric.name} {value}, {beside}: not finite")
+        ended = self._mirror.end(number, TrialState.COMPLETE, beside, value)
+        self._value(number, ended.params, value)
         self._finished += 1
 
     def prune(self, number: int, reason: str) -> None:
@@ -270,14 +289,14 @@ class Study:
 
     def rows(self) -> list[TrialRow]:
         """Return every trial so far."""
-        return trial_rows(self.trials())
+        return trial_rows(self.trials(), self.metric)
 
-    def _value(self, number: int, params: Mapping[str, Any], accuracy: float) -> None:
-        self._values.setdefault(frozenset(params.items()), (number, []))[1].append(accuracy)
+    def _value(self, number: int, params: Mapping[str, Any], value: float) -> None:
+        self._values.setdefault(frozenset(params.items()), (number, []))[1].append(value)
 
     def leader(self) -> Standing | None:
         """Return the standing of the best configuration so far, whose key is the number of its first trial."""
-        found = standings({str(number): values for number, values in self._values.values()})
+        found = standings({str(number): values for number, values in self._values.values()}, self.metric)
         return found[0] if found else None
 
     @contextlib.contextmanager

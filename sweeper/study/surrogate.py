@@ -1,4 +1,4 @@
-"""A Gaussian process over the whole search space: a model of the accuracy, and the configuration that promises most.
+"""A Gaussian process over the whole search space: a model of the metric, and the configuration that promises most.
 
 A placement without a Dropout layer lacks that layer's rate. Optuna's samplers of a joint space leave such rates out of
 their model, and draw them at random. This model holds all dimensions at once:
@@ -8,7 +8,8 @@ their model, and draw them at random. This model holds all dimensions at once:
 Multiplied out, it is a sum over all sets of dimensions: an effect of each alone, which trials of all placements share,
 and interactions (additive Gaussian processes: Duvenaud, Nickisch and Rasmussen 2011, arXiv 1112.4394). k_d is 1 for
 equal words and 0 for others, exp(-(x_d - x'_d)² / 2l_d²) for numbers; a rate that is lacking resembles only itself.
-The parameters s², a_d, l_d and the noise's variance maximise the posterior density, with log-normal priors.
+The parameters s², a_d, l_d and the noise's variance maximise the posterior density, with log-normal priors. The higher
+a value, the better.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Grid:
         self.words = [levels is not None and isinstance(levels[0], str) for levels in self._levels]
         self._axis = self.names.index("placement") if "placement" in self.names else None
         placements = self._levels[self._axis] if self._axis is not None else [placement]
-        self._has = np.array([[_has(Placement(each), name) for name in self.names] for each in placements or ()])
+        self._has = np.array([[Placement(each).uses(name) for name in self.names] for each in placements or ()])
 
     def encode(self, params: Sequence[Mapping[str, Any]]) -> Points:
         """Return the parameters of trials as points."""
@@ -140,10 +141,6 @@ def _levels(dimension: Choice | Range) -> list[Any] | None:
     if isinstance(dimension, Range):
         return [dimension.low] if dimension.low == dimension.high else None
     return list(dimension.values) if isinstance(dimension.values[0], str) else sorted(dimension.values)
-
-
-def _has(placement: Placement, name: str) -> bool:
-    return name not in ("conv_dropout", "head_dropout") or placement.uses(name)
 
 
 def _ends(dimension: Choice | Range, value: float) -> tuple[float, float, float]:
@@ -244,7 +241,7 @@ class Surrogate:
         return np.asarray(found.x)
 
     def predict(self, points: Points) -> tuple[Array, Array]:
-        """Return mean and standard deviation of the accuracy over seeds at each point, in the unit of the values."""
+        """Return mean and standard deviation of the metric over seeds at each point, in the unit of the values."""
         from scipy.linalg import solve_triangular
 
         kernel = _Kernel(self._words, points, self.points)(self._theta[:-1])

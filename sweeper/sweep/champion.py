@@ -10,11 +10,13 @@ from typing import Any
 from sweeper.core.config import RunConfig
 from sweeper.core.cores import cores
 from sweeper.core.environment import Environment, Say
+from sweeper.core.images import ImageSpec
 from sweeper.core.intervals import accuracy_words, with_interval
 from sweeper.core.results import EpochResult
 from sweeper.core.trial import Trial
+from sweeper.data.images import Labelled
 from sweeper.data.shared import SharedSplits
-from sweeper.data.splits import Labelled, load_test
+from sweeper.data.splits import load_test
 from sweeper.engine.aside import call, stream
 from sweeper.report.run.errors import errors_picture
 from sweeper.study.study import Study
@@ -42,17 +44,28 @@ def evaluate_champion(
     folder = f"{study.name}/champion-{best.number:04d}"
     metrics = recorded_champions(env, study.name, study.uid).get(best.number)
     if metrics is None:
-        everything = SharedSplits([load_test(config, chosen.folder)])
+        everything = SharedSplits([load_test(chosen.source)])
         info = _describe(chosen, study, best, config, everything, folder)
         metrics = _retrain(env, info, config, everything, tracker, signals)
     if isinstance(tracker, MlflowTracker) and not tracker.registry.registered(env.journal / folder):
         with signals.raised():  # the next command can do it again
             words = (
-                f"The best configuration of study **{study.name}** (trial {best.number}), retrained on all training "
-                f"images, validation included. Test accuracy, evaluated once: {accuracy_words(metrics)}."
+                f"The best configuration of study **{study.name}** (trial {best.number}) by {study.metric.words}, "
+                "retrained on all training images, validation included. Test accuracy, evaluated once: "
+                f"{accuracy_words(metrics, study.metric)}." + _of_code(chosen)
             )
-            _register(env, f"sweeper-{study.name}", words, tracker, config, folder, example)
+            _register(env, f"sweeper-{study.name}", words, tracker, config, chosen.source.spec, folder, example)
     return {"trial": best.number, **metrics}
+
+
+def _of_code(chosen: Chosen) -> str:
+    """Return a sentence on the network's file for the description of the model; empty for our own networks."""
+    if not chosen.code:
+        return ""
+    return (
+        f" Its network was built by `{chosen.config.model_name}`, which its run logs as `{next(iter(chosen.code))}`. "
+        "Modules that must be installed to load it are under `needs` in its metadata."
+    )
 
 
 def _describe(
@@ -61,8 +74,8 @@ def _describe(
     info = describe_run(chosen, config, everything, kind="champion", threads=cores())
     tags = {**info.tags, "sweeper.study": study.name, "sweeper.trial": str(best.number), "sweeper.test": "once"}
     words = (
-        f"The best configuration of study **{study.name}** (trial {best.number}), retrained on all "
-        f"{len(everything[0].train):,} training images, validation included, and evaluated once on the "
+        f"The best configuration of study **{study.name}** (trial {best.number}) by {study.metric.words}, retrained on "
+        f"all {len(everything[0].train):,} training images, validation included, and evaluated once on the "
         f"{len(everything[0].val):,} test images. The 95 % interval from `test/accuracy_low` to "
         "`test/accuracy_high` allows for other test images, not for another seed."
     )
@@ -112,7 +125,14 @@ def _advance(
 
 
 def _register(
-    env: Environment, name: str, words: str, tracker: MlflowTracker, config: RunConfig, folder: str, example: Labelled
+    env: Environment,
+    name: str,
+    words: str,
+    tracker: MlflowTracker,
+    config: RunConfig,
+    images: ImageSpec,
+    folder: str,
+    example: Labelled,
 ) -> None:
     """Register the champion as an MLflow model. If the server is away or refuses it, warn: the sweep goes on."""
     if not tracker.flush(FLUSH_SECONDS):
@@ -123,7 +143,7 @@ def _register(
         weights = tracker.registry.weights(env.journal / folder)
 
         def save(path: str, described: Any) -> Any:
-            return call(export, config, weights, example, path, described)
+            return call(export, config, images, weights, example, path, described)
 
         number = tracker.registry.register(env.journal / folder, save, name, "champion", words)
     except Exception as error:  # noqa: BLE001 - of MLflow, or of torch if it cannot export the network

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from sweeper.core.config import RunConfig
 from sweeper.core.environment import Environment
-from sweeper.data.fashion import Manifest, resolve
+from sweeper.data.images import ImageSource
+from sweeper.data.own import check_unchanged
+from sweeper.data.sources import find
 from sweeper.engine.aside import call
+from sweeper.sweep.networks import network_for
 
 
 @dataclass(frozen=True)
@@ -16,28 +19,38 @@ class Chosen:
     """A configuration with everything resolved that `auto` left open, and the data set it is for."""
 
     config: RunConfig
-    manifest: Manifest
-    folder: Path
+    source: ImageSource
+    code: Mapping[str, bytes]  # the file of the network's factory, under the name that a run logs it as
     substituted: bool  # the sample stands in for FashionMNIST
     hardware: str  # the processor that computes, in words
 
 
-def choose(env: Environment, config: RunConfig, dataset: str, device: str, precision: str) -> Chosen:
-    """Complete `config` for this machine and the data set; each of the three may be `auto`.
+def choose(
+    env: Environment, config: RunConfig, dataset: str, device: str, precision: str, image_size: int = 0
+) -> Chosen:  # fmt: skip
+    """Complete `config` for this machine and the data set; each of data set, device and precision may be `auto`.
+
+    Pictures of a folder are resized to `image_size`, or to their most frequent size if it is 0. If `config` names the
+    SHA-256 of its images, they must have it.
 
     Raises:
-        ConfigError, DataError: a value is wrong, or the data set is missing.
+        ConfigError, DataError: a value is wrong, or the data set is missing or has changed.
+        UsageError: there is no such factory of a network.
     """
+    config = config.derive(image_size=image_size, **({} if dataset == "auto" else {"dataset": dataset}))
     device, precision, hardware = call(find_machine, device, precision)
-    manifest, folder = resolve(dataset, env.data_dir)
-    substituted = dataset == "auto" and manifest.name == "sample"
+    source = find("auto" if dataset == "auto" else config.dataset, env.data_dir, image_size, env.say)
+    check_unchanged(config.dataset, config.dataset_sha256, source.spec.sha256)
+    substituted = dataset == "auto" and source.spec.name == "sample"
     if substituted:
         env.warn(
             "FashionMNIST was not found and cannot be downloaded: using the embedded sample of 8,000 of its images. "
             "Name the full set with --data-dir, or use --dataset sample to choose the sample."
         )
-    config = config.derive(device=device, precision=precision, dataset=manifest.name)
-    return Chosen(config, manifest, folder, substituted, hardware)
+    spec = source.spec
+    config = config.derive(device=device, precision=precision, dataset=spec.name, dataset_sha256=spec.sha256)
+    network = network_for(config, spec)
+    return Chosen(network.config, source, network.code, substituted, hardware)
 
 
 def find_machine(device: str, precision: str) -> tuple[str, str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 from sweeper.core.environment import Environment
 from sweeper.core.errors import UsageError
 from sweeper.core.intervals import limits
+from sweeper.core.metric import Metric
 from sweeper.core.text import counted
 from sweeper.core.trial import Trial
 from sweeper.data.shared import SharedSplits
@@ -23,7 +24,7 @@ from sweeper.sweep.choose import choose
 from sweeper.sweep.describe import describe_run
 from sweeper.sweep.driver import RETRIES
 from sweeper.sweep.finalists import Best, plan, train_finalists
-from sweeper.sweep.progress import in_words
+from sweeper.sweep.progress import accuracy_beside, in_words
 from sweeper.sweep.signals import Signals
 from sweeper.sweep.tracker import tracking
 from sweeper.tracking.base import RunInfo
@@ -40,6 +41,7 @@ class Confirmation:
     seeds: int
     device: str
     engine: EngineChoice
+    dataset: str | None = None  # where the images of the study are now, if they have moved
 
 
 def confirm(env: Environment, asked: Confirmation) -> dict[str, Any]:
@@ -57,9 +59,9 @@ def confirm(env: Environment, asked: Confirmation) -> dict[str, Any]:
     """
     settings = read_settings(asked.study, env.storage)
     base = settings.base
-    chosen = choose(env, base, base.dataset, asked.device, base.precision)
+    chosen = choose(env, base, asked.dataset or base.dataset, asked.device, base.precision, base.image_size)
     check(asked.engine, chosen.config)
-    images = SharedSplits(load(chosen.config, chosen.folder))
+    images = SharedSplits(load(settings.space.smallest_batch(chosen.config), chosen.source))
     prepare(asked.engine)
     study = open_study(asked.study, settings, env.storage, partial(is_another, env.journal / asked.study))
     try:
@@ -82,8 +84,9 @@ def confirm(env: Environment, asked: Confirmation) -> dict[str, Any]:
                     built.engine.close()
     finally:
         study.close()
-    _say(env, asked, ranked, means)
-    return {"study": asked.study, "confirmed": [best.plain() for best in means]}
+    _say(env, asked, study.metric, ranked, means)
+    confirmed = [best.plain() for best in means]
+    return {"study": asked.study, "metric": study.metric.name, "confirmed": confirmed}
 
 
 def _ranked(study: Study, asked: Confirmation) -> list[Ranked]:
@@ -92,7 +95,7 @@ def _ranked(study: Study, asked: Confirmation) -> list[Ranked]:
     Raises:
         UsageError: a trial is not complete, or none is.
     """
-    everything = ranking(study.rows())
+    everything = ranking(study.rows(), study.metric)
     known = {number: ranked for ranked in everything for number in ranked.trials}
     if unknown := [number for number in asked.trials if number not in known]:
         raise UsageError(f"trial {unknown[0]}: not a complete trial of study {study.name!r}. See sweeper status.")
@@ -102,11 +105,13 @@ def _ranked(study: Study, asked: Confirmation) -> list[Ranked]:
     return list({ranked.trials: ranked for ranked in chosen}.values())
 
 
-def _say(env: Environment, asked: Confirmation, ranked: Sequence[Ranked], means: Sequence[Best]) -> None:
+def _say(
+    env: Environment, asked: Confirmation, metric: Metric, ranked: Sequence[Ranked], means: Sequence[Best]
+) -> None:  # fmt: skip
     configurations = counted(len(ranked), "configuration")
     env.say(f"{configurations} of study {asked.study!r}, {counted(asked.seeds, 'fresh seed')} each:")
     for rank, best in enumerate(means, 1):
-        accuracy = f"{best.val_accuracy:.4f}{limits(best.low, best.high)}"
-        env.say(f"  {rank}  val accuracy {accuracy}  trial {best.trial}: {in_words(best.params)}")
+        value = f"{best.scores[metric.key]:.4f}{limits(best.low, best.high)}{accuracy_beside(metric, best.scores)}"
+        env.say(f"  {rank}  {metric.label} {value}  trial {best.trial}: {in_words(best.params)}")
     if left := len(ranked) - len(means):
         env.warn(f"left out: {counted(left, 'configuration')} that diverged or failed with a fresh seed")

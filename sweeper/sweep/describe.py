@@ -6,6 +6,7 @@ import getpass
 import os
 import platform
 import subprocess
+import textwrap
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from sweeper.engine.secrecy import public
 from sweeper.sweep.choose import Chosen
 from sweeper.tracking.base import ENGINE_TAG, THREADS_TAG, RunInfo
 
+MOST_NAMES: Final = 500  # characters of the names of classes in a tag; all of them stand in the data set's profile
 PACKAGES: Final = ("sweeper", "torch", "numpy")
 OF_HOOKS: Final = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set while git runs a hook
 
@@ -29,11 +31,14 @@ def describe_run(
 ) -> RunInfo:
     """Return the record of a run, without its key, name and folder."""
     counts = {"train_images": len(images[0].train), "val_images": len(images[0].val)}
+    spec = chosen.source.spec
     tags = {
         "sweeper.kind": kind,
         "sweeper.experiment": str(config.experiment),
-        "sweeper.dataset": chosen.manifest.name + (" (FashionMNIST was not found)" if chosen.substituted else ""),
-        "sweeper.dataset_sha256": chosen.manifest.digest,
+        "sweeper.dataset": spec.name + (" (FashionMNIST was not found)" if chosen.substituted else ""),
+        "sweeper.dataset_sha256": spec.sha256,
+        "sweeper.image_shape": "x".join(map(str, spec.shape)),
+        "sweeper.classes": textwrap.shorten(", ".join(spec.classes), MOST_NAMES, placeholder=" …"),
         "sweeper.config_key": config.key,
         THREADS_TAG: str(threads),
         ENGINE_TAG: engine,
@@ -44,8 +49,10 @@ def describe_run(
     }
     return RunInfo(
         key="", name="", folder="", params=config.to_params(), tags=tags, description=_words(config, counts),
-        dataset={"name": chosen.manifest.name, "sha256": chosen.manifest.digest, "source": str(chosen.folder),
-                 "profile": counts | {"folds": config.folds, "split": config.split}},
+        dataset={"name": spec.name, "sha256": spec.sha256, "source": chosen.source.place,
+                 "profile": counts | {"folds": config.folds, "split": config.split, "test_images": spec.test_images,
+                                      "shape": list(spec.shape), "classes": list(spec.classes)}},
+        files=chosen.code,
     )  # fmt: skip
 
 
@@ -63,11 +70,11 @@ def _words(config: RunConfig, counts: dict[str, int]) -> str:
     of_article = f"Derived from experiment {config.experiment} of the article ({title}). " if title else ""
     split = {
         "test": "`val` is the test set, as in the article. Do not select anything by it.",
-        "holdout": "`val` is held out of the training images. The test images were not loaded.",
-        "folds": f"All values are means over {config.folds} stratified folds. The test images were not loaded.",
+        "holdout": "`val` is held out of the training images. The test images were not used.",
+        "folds": f"All values are means over {config.folds} stratified folds. The test images were not used.",
     }[config.split]
     return (
-        f"{of_article}**{config.model}** network, placement **{config.placement.value}**. "
+        f"{of_article}**{config.model_name}** network, placement **{config.placement.value}**. "
         f"Dropout rate {config.conv_dropout:.3g} in the convolutional part, {config.head_dropout:.3g} in the head. "
         f"{config.epochs} epochs of {counts['train_images']:,} images, batch size {config.batch_size}, "
         f"augmentation {config.augmentation}, AdamW at {config.lr:g} ({config.schedule}). "

@@ -31,11 +31,12 @@ from sweeper.core.errors import (
     Transient,
     UsageError,
 )
+from sweeper.core.metric import METRICS
 from sweeper.core.results import EpochResult, TrainResult
 from sweeper.core.trial import Trial
 from sweeper.engine.base import Engine, Event
 from sweeper.study.control import PAUSE, STOP, Orders
-from sweeper.sweep.reasons import details_of, not_finite, out_of_time, reason_tags
+from sweeper.sweep.reasons import details_of, not_finite, out_of_time, reason_tags, too_bad
 from sweeper.sweep.signals import Signals
 from sweeper.sweep.source import Source, View
 from sweeper.tracking.base import FAILED, FINISHED, KILLED, Recorded, RunInfo, RunLog, Tracker
@@ -71,11 +72,6 @@ class Known(NamedTuple):
     def outcome(self) -> str:
         """Complete or pruned."""
         return self.record.tags.get("sweeper.state", "complete")
-
-    @property
-    def accuracy(self) -> float | None:
-        """The final validation accuracy, if there is one."""
-        return self.record.final.get("final/val_accuracy")
 
 
 @dataclass
@@ -236,9 +232,9 @@ class Driver:
     def _tell(self, known: Known) -> None:
         number, tags = known.trial.number, known.record.tags
         for epoch in known.record.epochs:
-            self.source.report(number, epoch.epoch, epoch.val_accuracy)
+            self.source.report(number, epoch.epoch, self.source.metric.of(epoch))
         if known.outcome == "complete":
-            self.source.complete(number, known.record.final["final/val_accuracy"], known.record.final["final/val_loss"])
+            self.source.complete(number, known.record.final)
         else:
             self.source.prune(number, tags["sweeper.reason"])
 
@@ -252,7 +248,7 @@ class Driver:
             self._submit(run)
         for each in known:
             self.view.started(each.trial)
-            self.view.ended(each.trial, each.outcome, each.accuracy)
+            self.view.ended(each.trial, each.outcome, each.record.final.get(self.source.metric.final))
 
     def _start(self, trial: Trial, attempt: int = 1) -> _Running:
         log = self.tracker.start(self.describe(trial))
@@ -315,18 +311,18 @@ class Driver:
             self._prune(run, f"epoch {result.epoch}: {wrong}", self.diverged)
             return
         run.last = result
-        prune = self.source.report(run.trial.number, result.epoch, result.val_accuracy)
+        prune = self.source.report(run.trial.number, result.epoch, self.source.metric.of(result))
         prune = prune and result.epoch < run.trial.config.epochs
         if prune:
             self.engine.cancel(run.trial.number)
         run.log.epoch(result.epoch, metrics)
         self.view.epoch(run.trial, result)
         if prune:
-            bar = "the lower quartile, or the median, of the complete trials at that epoch"
-            self._prune(run, f"pruned after epoch {result.epoch}: its best accuracy so far is below {bar}")
+            self._prune(run, too_bad(self.source.metric, result.epoch))
 
     def _complete(self, run: _Running, result: TrainResult) -> None:
-        if wrong := not_finite(result.metrics()):
+        final = result.metrics()
+        if wrong := not_finite(final):
             self._prune(run, wrong, self.diverged)
             return
         if result.weights:
@@ -339,19 +335,18 @@ class Driver:
             "sweeper.history_sha256": result.history_sha256,
             "sweeper.weights_sha256": result.weights_sha256,
         } | ({"sweeper.xray_failure": result.xray_failure} if result.xray_failure else {})
-        run.log.end(FINISHED, result.metrics(), tags)
-        last = result.history[-1]
-        self.source.complete(run.trial.number, last.val_accuracy, last.val_loss)
+        run.log.end(FINISHED, final, tags)
+        self.source.complete(run.trial.number, final)
         if self.keep_results:
             self._results[run.trial.number] = result
-        self._over(run, "complete", last.val_accuracy)
+        self._over(run, "complete", final[self.source.metric.final])
 
     def _prune(self, run: _Running, reason: str, status: str = FINISHED) -> None:
-        metrics = {"final/val_accuracy": run.last.val_accuracy, "final/val_loss": run.last.val_loss} if run.last else {}
+        metrics = {each.final: each.of(run.last) for each in METRICS.values()} if run.last else {}
         state = "pruned" if status == FINISHED else "failed"
         run.log.end(status, metrics, {"sweeper.state": state, "sweeper.reason": reason})
         self.source.prune(run.trial.number, reason)
-        self._over(run, "pruned", run.last.val_accuracy if run.last else None)
+        self._over(run, "pruned", metrics.get(self.source.metric.final))
 
     def _fail(self, run: _Running, error: TrainingError) -> None:
         self._end_failed(run, error)

@@ -22,7 +22,7 @@ def resolve_environment(options: Mapping[str, Any], warn: Say, say: Say, *, chec
         SweeperError: SWEEPER_HOME is not a directory, or the tracking store cannot be used.
         ServiceUnreachable: the tracking server does not answer.
     """
-    home = check_home(Path(os.environ.get("SWEEPER_HOME") or "."))
+    home = check_home(options.get("home") or Path(os.environ.get("SWEEPER_HOME") or "."))
     uri, storage, data_dir = options.get("tracking_uri"), options.get("storage"), options.get("data_dir")
     uri = tracking_url(home) if uri is None else store_uri(uri)
     if os.environ.get("SWEEPER_OFFLINE") == "1":
@@ -33,4 +33,5 @@ def resolve_environment(options: Mapping[str, Any], warn: Say, say: Say, *, chec
     database_url(storage)
     # The default URLs stay relative, as the journal has them; all that is printed is absolute.
     data_dir = None if data_dir is None else data_dir.absolute()
-    return Environment(home.absolute(), uri, storage, data_dir, options["json_output"], warn, say)
+    return Environment(home.absolute(), uri, storage, data_dir, options["json_output"], warn, say,
+                       options.get("progress", True))  # fmt: skip

@@ -1,6 +1,6 @@
 """Finalists: the best configurations of a sweep, trained again with seeds that the search did not use.
 
-The highest of many trials is partly luck. The mean of fresh seeds is not, so it chooses the champion.
+The best of many trials is partly luck. The mean of fresh seeds is not, so it chooses the champion.
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any, Final, NamedTuple
 
 from sweeper.core.config import RunConfig, finite
 from sweeper.core.environment import Environment
+from sweeper.core.metric import ACCURACY, LOSS, Metric
 from sweeper.core.trial import Trial
 from sweeper.engine.choice import Built
 from sweeper.study.control import Orders
@@ -28,7 +30,6 @@ from sweeper.tracking.reading import Ended, finished_of
 FIRST_FRESH: Final = 1_000_000  # seeds above the base seed: beyond those of all repetitions in a search
 FINALISTS: Final = 5  # of a sweep that has as many trials as this, or more:
 FEWEST_TRIALS: Final = 20
-ACCURACY, LOSS = "final/val_accuracy", "final/val_loss"
 
 
 class FinalistRun(NamedTuple):
@@ -52,15 +53,14 @@ class Best(NamedTuple):
 
     trial: int  # the first that had it
     params: Mapping[str, Any]
-    val_accuracy: float  # the shrunken mean over its seeds
-    val_loss: float  # mean, in nats
+    scores: Mapping[str, float]  # by key: of the study's metric the shrunken mean over its seeds, of others the mean
     seeds: int
-    low: float  # of the 95 % interval of the accuracy; NaN where the seeds do not tell
+    low: float  # of the 95 % interval of the study's metric; NaN where the seeds do not tell
     high: float
 
     def numbers(self) -> dict[str, float]:
         """Return everything but the parameters, by name."""
-        return {name: value for name, value in self._asdict().items() if name != "params"}
+        return {"trial": self.trial, **self.scores, "seeds": self.seeds, "low": self.low, "high": self.high}
 
     def plain(self) -> dict[str, Any]:
         """Return the values for JSON; an interval that is not known is left out."""
@@ -94,11 +94,11 @@ def _finished(env: Environment, study: Study, kind: str) -> Iterator[Ended]:
     return finished_of(env.journal / study.name, study.uid, kind, env.warn)
 
 
-def recorded_runs(env: Environment, study: Study) -> dict[str, tuple[float, float] | None]:
-    """Return accuracy and loss of the finalists' runs that have ended in the journal, by key; None for one that
+def recorded_runs(env: Environment, study: Study) -> dict[str, Mapping[str, float] | None]:
+    """Return the final metrics of the finalists' runs that have ended in the journal, by key; None for one that
     diverged."""
     return {
-        run.key: (run.metrics[ACCURACY], run.metrics[LOSS]) if run.tags.get("sweeper.state") == "complete" else None
+        run.key: run.metrics if run.tags.get("sweeper.state") == "complete" else None
         for run in _finished(env, study, "finalist")
     }
 
@@ -121,14 +121,14 @@ def train_finalists(
     results = {key: result for key, result in recorded.items() if result is not None}
     if left and built:
         results |= _train(env, study, left, len(wanted.runs), built, tracker, describe, signals, deadline, retries)
-    return _means(wanted, results)
+    return means(wanted, results, study.metric)
 
 
 def _train(
     env: Environment, study: Study, left: Sequence[FinalistRun], target: int, built: Built, tracker: Tracker,
     describe: Callable[[Trial], RunInfo], signals: Signals, deadline: float | None, retries: int,
-) -> dict[str, tuple[float, float]]:  # fmt: skip
-    """Train the runs that are `left` of `target`, and return accuracy and loss of the complete ones, by key."""
+) -> dict[str, Mapping[str, float]]:  # fmt: skip
+    """Train the runs that are `left` of `target`, and return the final metrics of the complete ones, by key."""
 
     def named(trial: Trial) -> RunInfo:
         run, info = left[trial.number], describe(trial)
@@ -137,9 +137,10 @@ def _train(
                        folder=f"{study.name}/finalist-{run.of:04d}-{run.seed}", tags=tags)  # fmt: skip
 
     done = target - len(left)
-    source = Listed([Trial(number, run.config, run.seed) for number, run in enumerate(left)], finished=done)
-    view = make_view(Progress(target=target, finished=done, at_start=done, unit="finalist run"),
-                     json_output=env.json_output)  # fmt: skip
+    trials = [Trial(number, run.config, run.seed) for number, run in enumerate(left)]
+    source = Listed(trials, finished=done, metric=study.metric)
+    progress = Progress(target=target, finished=done, at_start=done, unit="finalist run", metric=study.metric)
+    view = make_view(progress, env)
 
     def orders() -> Orders:  # without the trials to skip, whose numbers are not those of finalists' runs
         return study.orders()._replace(skipped=frozenset())
@@ -153,25 +154,26 @@ def _train(
     return {left[number].key: result for number, result in source.completed.items()}
 
 
-def _means(wanted: Plan, results: Mapping[str, tuple[float, float]]) -> list[Best]:
-    """Return the finalists of which every run is complete, the highest mean first.
+def means(wanted: Plan, results: Mapping[str, Mapping[str, float]], metric: Metric) -> list[Best]:
+    """Return the finalists of which every run is complete, the best mean of the metric first.
 
-    The means are shrunken: the highest of five plain means is still too high by about 0.1 points (docs/search.md).
+    The means are shrunken: the best of five plain means is still too good, by about 0.1 points of accuracy
+    (docs/search.md).
     """
-    values: dict[str, list[tuple[float, float]]] = {}
+    finals: dict[str, list[Mapping[str, float]]] = {}
     for of in {run.of for run in wanted.runs if all(r.key in results for r in wanted.runs if r.of == run.of)}:
-        values[str(of)] = [results[run.key] for run in wanted.runs if run.of == of]
+        finals[str(of)] = [results[run.key] for run in wanted.runs if run.of == of]
     params = {str(each.trials[0]): each.params for each in wanted.ranked}
-    accuracies = {key: [accuracy for accuracy, _ in runs] for key, runs in values.items()}
-    return [
-        Best(int(each.key), params[each.key], each.shrunken, sum(loss for _, loss in values[each.key]) / each.n, each.n,
-             each.low, each.high)
-        for each in standings(accuracies)
-    ]  # fmt: skip
+    found = []
+    for each in standings({key: [run[metric.final] for run in runs] for key, runs in finals.items()}, metric):
+        scores = {other.key: fmean(run[other.final] for run in finals[each.key]) for other in (ACCURACY, LOSS)}
+        scores[metric.key] = each.shrunken
+        found.append(Best(int(each.key), params[each.key], scores, each.n, each.low, each.high))
+    return found
 
 
 def best_of_search(study: Study) -> Best | None:
-    """Return the configuration with the highest shrunken mean, or None if no trial is complete."""
-    for params, trials, standing, loss in ranking(study.rows())[:1]:
-        return Best(trials[0], params, standing.shrunken, loss, standing.n, standing.low, standing.high)
+    """Return the configuration with the best shrunken mean, or None if no trial is complete."""
+    for params, trials, standing, scores in ranking(study.rows(), study.metric)[:1]:
+        return Best(trials[0], params, scores, standing.n, standing.low, standing.high)
     return None

@@ -34,6 +34,7 @@ from sweeper.sweep.choose import Chosen, choose
 from sweeper.sweep.describe import describe_run, git_tags
 from sweeper.sweep.driver import Driver
 from sweeper.sweep.finalists import Best, Plan, best_of_search, plan, recorded_runs, train_finalists, usual_finalists
+from sweeper.sweep.networks import check_networks
 from sweeper.sweep.options import SweepOptions
 from sweeper.sweep.progress import Progress, make_view
 from sweeper.sweep.reasons import out_of_time
@@ -60,11 +61,12 @@ def optimize(env: Environment, options: SweepOptions, known: Sequence[Known] = (
         StudyIncomplete: too many trials failed.
         OutOfTime: the time was over before any trial was finished.
     """
-    chosen = choose(env, options.config, options.dataset, options.device, options.precision)
+    chosen = choose(env, options.config, options.dataset, options.device, options.precision, options.image_size)
     check(options.engine, chosen.config)
-    settings = StudySettings(chosen.config, options.space, chosen.manifest.digest, options.sampler, options.pruner,
-                             chosen.config.seed, options.one_seed)  # fmt: skip
-    images = SharedSplits(load(chosen.config, chosen.folder))
+    check_networks(options.space.networks(chosen.config), chosen.source.spec)
+    settings = StudySettings(chosen.config, options.space, chosen.source.spec.sha256, options.sampler, options.pruner,
+                             chosen.config.seed, options.one_seed, metric=options.metric)  # fmt: skip
+    images = SharedSplits(load(options.space.smallest_batch(chosen.config), chosen.source))
     _check_batch_sizes(options, images)
     prepare(options.engine)
     recorded = env.journal / options.study
@@ -174,7 +176,7 @@ def _engine(
 def _plan(env: Environment, options: SweepOptions, study: Study) -> Plan:
     """Return the runs of the finalists as the study stands."""
     wanted = usual_finalists(env, study, options.trials) if options.finalists is None else options.finalists
-    return plan(study, ranking(study.rows())[:wanted], options.finalist_seeds)
+    return plan(study, ranking(study.rows(), study.metric)[:wanted], options.finalist_seeds)
 
 
 def _train(
@@ -198,9 +200,10 @@ def _train(
         wanted = _plan(env, options, study)
         if not wanted.runs:
             return []
+        extreme = "highest" if study.metric.maximized else "lowest"
         env.say(
             f"finalists: the best {len(wanted.ranked)} configurations, each trained with "
-            f"{counted(options.finalist_seeds, 'fresh seed')}; the highest mean is the champion"
+            f"{counted(options.finalist_seeds, 'fresh seed')}; the {extreme} mean is the champion"
         )
         return train_finalists(env, study, wanted, built, tracker, partial(describe, kind="finalist"), signals,
                                deadline=deadline, retries=options.retries)  # fmt: skip
@@ -227,7 +230,7 @@ def _search(
         return replace(info, key=f"{study.uid}/{trial.number}", name=_name(trial),
                        folder=f"{study.name}/{trial.number:04d}", tags=tags)  # fmt: skip
 
-    view = make_view(_progress(study, options.trials), json_output=env.json_output)
+    view = make_view(_progress(study, options.trials), env)
     try:
         Driver(study, engine, tracker, named, view, deadline=deadline, retries=options.retries,
                signals=signals, orders=study.orders).run(options.trials)  # fmt: skip
@@ -248,6 +251,7 @@ def _progress(study: Study, target: int) -> Progress:
         at_start=study.finished(),
         pruned=sum(row.state == "pruned" for row in study.rows()),
         leader=study.leader,
+        metric=study.metric,
     )
 
 
@@ -286,6 +290,7 @@ def _summarise(
         counts["duplicate"] = len(rows) - len(states)  # of 0.1.0, which did not train them
     summary: dict[str, Any] = {
         "study": study.name,
+        "metric": study.metric.name,
         "finished": study.finished(),
         **counts,
         "best": None if best is None else best.plain(),
@@ -308,9 +313,10 @@ def _summary_run(chosen: Chosen, study: Study) -> RunInfo:
     return RunInfo(
         key=f"{study.uid}/study", name=f"study {study.name}"[:18], folder=f"{study.name}/study",
         params={k: str(v) for k, v in study.settings.describe().items()},
-        tags={"sweeper.kind": "study", "sweeper.study": study.name, "sweeper.dataset": chosen.manifest.name,
-              "sweeper.dataset_sha256": chosen.manifest.digest, **git_tags()},
-        description=f"Summary of study **{study.name}**: {study.finished()} trials finished, {pruned} of them pruned. "
+        tags={"sweeper.kind": "study", "sweeper.study": study.name, "sweeper.dataset": chosen.source.spec.name,
+              "sweeper.dataset_sha256": chosen.source.spec.sha256, **git_tags()},
+        description=f"Summary of study **{study.name}**, which searches for {study.metric.name} "
+                    f"({study.metric.direction}): {study.finished()} trials finished, {pruned} of them pruned. "
                     f"The trials are the runs with the tags `sweeper.study` = {study.name} and `sweeper.kind` = trial.",
         run_id=os.environ.get("MLFLOW_RUN_ID"),  # of `mlflow run -e optimize`
     )  # fmt: skip

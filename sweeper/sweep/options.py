@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.core.config import RunConfig, check_name
+from sweeper.core.config import Placement, RunConfig, check_name
 from sweeper.core.environment import Environment
 from sweeper.core.errors import UsageError
 from sweeper.engine.choice import ONE_WORKER, EngineChoice, likely_here
@@ -44,10 +44,12 @@ class SweepOptions:
     finalist_seeds: int = 3
     final: bool = True
     dataset: str = "auto"
+    image_size: int = 0  # of the pictures of a folder
     device: str = "auto"
     precision: str = "auto"
     engine: EngineChoice = ONE_WORKER
     system_metrics: bool = False  # record the load of this machine each epoch
+    metric: str = "auto"  # the name of what is searched for
 
     def __post_init__(self) -> None:
         check_name(self.study)
@@ -70,13 +72,13 @@ def grid_trials(sampler: str, space: Space, config: RunConfig, seeds: int) -> in
     return seeds * len(cells(space, config.placement))
 
 
-def search_space(file: Path | None) -> Space:
-    """Read the search space from a file, or return the default one.
+def search_space(file: Path | None, placements: Sequence[Placement]) -> Space:
+    """Read the search space from a file, or return the default one, of the placements that the network has room for.
 
     Raises:
         SpaceError: the file is missing or holds no search space.
     """
-    return read_space(file) if file else default_space()
+    return read_space(file) if file else default_space(placements)
 
 
 def known_configurations(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from sweeper.core.intervals import limits
+from sweeper.core.metric import ACCURACY, Metric
 from sweeper.core.text import counted, duration
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from sweeper.core.environment import Environment
     from sweeper.core.results import EpochResult
     from sweeper.core.trial import Trial
     from sweeper.study.evidence import Standing
@@ -31,13 +34,13 @@ class Line:
     since: float
     last: EpochResult | None = None
 
-    def cells(self) -> tuple[str, str, str, str]:
-        """The epoch and the values of the last one."""
-        epochs = self.trial.config.epochs
-        if self.last is None:
-            return f"0/{epochs}", "", "", ""
-        last = self.last
-        return f"{last.epoch}/{epochs}", f"{last.val_accuracy:.4f}", f"{last.val_loss:.4f}", f"{last.images_per_s:,.0f}"
+    def cells(self, metrics: Sequence[Metric]) -> list[str]:
+        """The epoch, the values of its metrics, and its pace."""
+        epochs, last = self.trial.config.epochs, self.last
+        if last is None:
+            return [f"0/{epochs}", *["" for _ in metrics], ""]
+        values = [f"{metric.of(last):.4f}" for metric in metrics]
+        return [f"{last.epoch}/{epochs}", *values, f"{last.images_per_s:,.0f}"]
 
 
 @dataclass
@@ -53,6 +56,7 @@ class Progress:
     since: float = field(default_factory=time.monotonic)
     running: dict[int, Line] = field(default_factory=dict)
     at_start: int = 0
+    metric: Metric = ACCURACY  # that trials are judged by
 
     def started(self, trial: Trial) -> None:
         """Add a running trial."""
@@ -75,7 +79,8 @@ class Progress:
         rates = [f"conv {c.conv_dropout:.2f}"] if c.conv_dropout else []
         rates += [f"head {c.head_dropout:.2f}"] if c.head_dropout else []
         seed = [f"seed {c.seed}"] if trial.repetition else []
-        return " ".join([c.model, c.placement.value, *rates, f"batch {c.batch_size}", *seed])
+        arguments = [f"{name} {value}" for name, value in c.model_args]
+        return " ".join([c.model_name, *arguments, c.placement.value, *rates, f"batch {c.batch_size}", *seed])
 
     def word(self, outcome: str) -> str:
         """Return the word for an outcome."""
@@ -94,18 +99,19 @@ class Progress:
         return time.monotonic() - self.since
 
     def summary(self) -> str:
-        """Summarise counts, best accuracy and time left in one line."""
+        """Summarise counts, the best value and time left in one line."""
         parts = [f"{self.finished}/{counted(self.target, self.unit)} finished"]
         parts += [f"{self.pruned} pruned"] if self.pruned else []
         parts += [f"{self.failed} failed"] if self.failed else []
-        parts += [f"best {in_short(best)}"] if (best := self.leader()) else []
+        name = "best" if self.metric == ACCURACY else f"best {self.metric.label}"
+        parts += [f"{name} {in_short(best)}"] if (best := self.leader()) else []
         left = self.seconds_left()
         parts += [f"about {duration(left)} left"] if left is not None and self.finished < self.target else []
         return ", ".join(parts)
 
 
 def _result(value: float | None, reason: str) -> str:
-    """Return the accuracy of a trial, or why it was lost, behind its outcome."""
+    """Return the value of a trial, or why it was lost, behind its outcome."""
     return f" ({reason})" if reason else "" if value is None else f" {value:.4f}"
 
 
@@ -215,19 +221,23 @@ class LiveView:
 
         progress = self._progress
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-        for column in (progress.unit, "configuration", "epoch", "val accuracy", "val loss", "images/s", "running"):
+        metrics = progress.metric.with_others
+        labels = [metric.label for metric in metrics]
+        for column in (progress.unit, "configuration", "epoch", *labels, "images/s", "running"):
             table.add_column(column, justify="left" if column == "configuration" else "right")
         for number, line in sorted(progress.running.items()):
             seconds = time.monotonic() - line.since
-            table.add_row(str(number), progress.label(line.trial), *line.cells(), duration(seconds))
+            table.add_row(str(number), progress.label(line.trial), *line.cells(metrics), duration(seconds))
         foot = Table.grid(padding=(0, 2))
         foot.add_row(ProgressBar(total=progress.target, completed=progress.finished, width=30), progress.summary())
         return Group(table, foot)
 
 
-def make_view(progress: Progress, *, json_output: bool) -> PlainView | LiveView:
+def make_view(progress: Progress, env: Environment) -> PlainView | LiveView:
     """Return a live table if stdout is a terminal, else plain lines: on stderr if stdout is for JSON."""
-    if json_output:
+    if not env.progress:
+        return PlainView(progress, io.StringIO())
+    if env.json_output:
         return PlainView(progress, sys.stderr)
     in_notebook = "ipykernel" in sys.modules or KERNEL in os.environ  # in a cell, or in its `!sweeper optimize`
     if in_notebook or not sys.stdout.isatty():
@@ -238,10 +248,15 @@ def make_view(progress: Progress, *, json_output: bool) -> PlainView | LiveView:
 
 
 def in_short(best: Standing) -> str:
-    """Return the accuracy of a configuration, named by its first trial."""
+    """Return the value of a configuration, named by its first trial."""
     if best.n == 1:  # the interval would rest on the seeds of other configurations
         return f"{best.shrunken:.4f} (trial {best.key})"
     return f"{best.shrunken:.4f}{limits(best.low, best.high)} (trial {best.key}, {best.n} seeds)"
+
+
+def accuracy_beside(metric: Metric, scores: Mapping[str, float]) -> str:
+    """Return the accuracy of a configuration, after its value of another metric; nothing after itself."""
+    return "" if metric == ACCURACY else f", accuracy {scores[ACCURACY.key]:.4f}"
 
 
 def in_words(params: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Final
 
 from sweeper.core.config import finite
 from sweeper.core.errors import OutOfTime, TrainingError, UsageError
+from sweeper.core.metric import Metric
 
 TRACEBACK_CHARACTERS: Final = 4_000  # MLflow takes 8,000 in a tag
 
@@ -14,6 +15,15 @@ TRACEBACK_CHARACTERS: Final = 4_000  # MLflow takes 8,000 in a tag
 def out_of_time(finished: int, target: int) -> OutOfTime:
     """The error of a command whose trials are not all finished at its deadline."""
     return OutOfTime(f"{finished} of {target} trials finished before --timeout")
+
+
+def too_bad(metric: Metric, epoch: int) -> str:
+    """Say that the pruner ended a trial after an epoch, for its values of a metric."""
+    bar = "below the lower quartile" if metric.maximized else "above the upper quartile"
+    return (
+        f"pruned after epoch {epoch}: its best {metric.noun} so far is {bar}, or the median, of the complete trials at "
+        "that epoch"
+    )
 
 
 def not_finite(metrics: Mapping[str, float]) -> str:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.core.environment import NONE, OFFLINE, Environment, mlflow_command
 from sweeper.core.errors import SweeperError, UsageError
-from sweeper.core.intervals import accuracy_words
+from sweeper.core.intervals import TEST, accuracy_words
 from sweeper.core.text import counted, duration
-from sweeper.sweep.progress import in_short, in_words
+from sweeper.sweep.progress import accuracy_beside, in_short, in_words
 
 if TYPE_CHECKING:
+    from sweeper.core.metric import Metric
     from sweeper.study.reading import StudyView
     from sweeper.study.rows import TrialRow
 
@@ -34,7 +35,7 @@ def show_status(env: Environment, study: str | None) -> dict[str, Any]:
         for line in [*status_lines(view), *end_lines(env, view)]:
             env.say(line)
     trials = [row._asdict() | {"params": dict(row.params)} for row in view.rows]
-    return {"study": view.name, "target": view.target, "trials": trials}
+    return {"study": view.name, "target": view.target, "metric": view.metric.name, "trials": trials}
 
 
 def status_lines(view: StudyView) -> list[str]:
@@ -55,14 +56,18 @@ def status_lines(view: StudyView) -> list[str]:
         f"{begun}{waiting}"
     ]
     lines += [
-        f"  trial {row.number}: epoch {row.epochs}, {_value(row)}, {in_words(row.params)}, "
+        f"  trial {row.number}: epoch {row.epochs}, {_value(view.metric, row)}, {in_words(row.params)}, "
         f"{'' if row.seconds is None else duration(row.seconds)}"
         for row in view.rows
         if row.state == "running" and not stopped
     ]
-    best = ranking(view.rows)[:5]
+    best = ranking(view.rows, view.metric)[:5]
     lines += ["best so far:"] if best else []
-    lines += [f"  val accuracy {in_short(each.standing)}: {in_words(each.params)}" for each in best]
+    lines += [
+        f"  {view.metric.label} {in_short(each.standing)}{accuracy_beside(view.metric, each.scores)}: "
+        f"{in_words(each.params)}"
+        for each in best
+    ]
     seconds = [row.seconds for row in view.rows if row.state in ("complete", "pruned") and row.seconds]
     if stopped:
         lines.append(f"to continue it: {view.command or 'run the same sweeper optimize again'}")
@@ -79,8 +84,8 @@ def end_lines(env: Environment, view: StudyView) -> list[str]:
 
     lines = []
     for number, metrics in list(recorded_champions(env, view.name, view.uid).items())[-1:]:
-        accuracy = f"test accuracy {accuracy_words(metrics)}" if "test/accuracy" in metrics else "not evaluated"
-        lines.append(f"champion: trial {number}, {accuracy}")
+        words = f"test accuracy {accuracy_words(metrics, view.metric)}" if TEST in metrics else "not evaluated"
+        lines.append(f"champion: trial {number}, {words}")
     page = report_path(env, view.name).absolute()
     return [*lines, f"report: {page}"] if page.exists() else lines
 
@@ -94,8 +99,8 @@ def this_command() -> str:
     return shlex.join(["sweeper", *(hide_password(word) for word in sys.argv[1:])])
 
 
-def _value(row: TrialRow) -> str:
-    return "no epoch yet" if row.value is None else f"val accuracy {row.value:.4f}"
+def _value(metric: Metric, row: TrialRow) -> str:
+    return "no epoch yet" if row.value is None else f"{metric.label} {row.value:.4f}"
 
 
 def write_sweep_report(env: Environment, study: str | None, output: Path | None) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from typing import Any, Final
 
 from sweeper.core.config import RunConfig
 from sweeper.core.environment import NONE, OFFLINE, Environment
-from sweeper.core.errors import DataError, UsageError
+from sweeper.core.errors import UsageError
 from sweeper.core.results import EpochResult, TrainResult
-from sweeper.data.fashion import resolve
+from sweeper.data.own import check_unchanged
+from sweeper.data.sources import find
 from sweeper.data.splits import load_test
 from sweeper.sweep.describe import environment_tags
 from sweeper.sweep.retrain import train_all
@@ -41,10 +42,10 @@ NAMES: Final = {
 }
 
 
-def replay(env: Environment, run: str) -> dict[str, Any]:
+def replay(env: Environment, run: str, dataset: str | None = None) -> dict[str, Any]:
     """Train a run again, with its configuration, data and threads, up to its last recorded epoch.
 
-    `run` is a folder of a journal, or a run in MLflow.
+    `run` is a folder of a journal, or a run in MLflow. `dataset` names its images if they have moved.
 
     Returns:
         The JSON that `--json` prints. `difference` is the first one, empty if the runs are identical.
@@ -54,12 +55,13 @@ def replay(env: Environment, run: str) -> dict[str, Any]:
             stack.
         DataError: its data set is missing or has changed.
     """
-    record = _find(env, run)
+    record = find_record(env, run)
     config = RunConfig.from_params(record.params)
+    config = config.derive(dataset=dataset) if dataset else config
     _check_comparable(run, record)
     resolve_device(config.device)
-    images = _images(env, record, config)
-    threads = _threads(run, record)
+    images = images_of(env, record, config)
+    threads = threads_of(run, record)
     then, now = record.tags, environment_tags(hardware(config.device))
     changes = [
         f"{name}: was {then.get(tag, 'none')}, is {now.get(tag, 'none')}"
@@ -67,7 +69,7 @@ def replay(env: Environment, run: str) -> dict[str, Any]:
         if then.get(tag) != now.get(tag)
     ]
     env.say(
-        f"replaying {_last(record, config)} of {config.epochs} epochs: {config.model}, {config.placement.value}, "
+        f"replaying {_last(record, config)} of {config.epochs} epochs: {config.model_name}, {config.placement.value}, "
         f"{config.dataset}, {config.precision} on {config.device}, {threads} threads"
     )
     for change in changes:
@@ -90,16 +92,28 @@ def replay(env: Environment, run: str) -> dict[str, Any]:
     }
 
 
-def _find(env: Environment, run: str) -> Record:
+def find_folder(env: Environment, run: str) -> Path | None:
+    """Return the folder of the journal that `run` names, or None for a run in MLflow."""
     for folder in (Path(run), env.journal / run):
         if os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir() raises for a name above 255 characters
-            return read_record(folder)
+            return folder
+    return None
+
+
+def find_record(env: Environment, run: str) -> Record:
+    """Return the record of a run of the journal, or in MLflow.
+
+    Raises:
+        UsageError: there is no such run.
+    """
+    if folder := find_folder(env, run):
+        return read_record(folder)
     if env.tracking_uri in (OFFLINE, NONE):
         raise UsageError(f"run {run[:60]!r}: no folder of a journal. Name an MLflow store with --tracking-uri.")
     return fetch(env.tracking_uri, run)
 
 
-def _threads(run: str, record: Record) -> int:
+def threads_of(run: str, record: Record) -> int:
     """Return the number of threads that the run computed with, or refuse one that no run has."""
     threads = record.tags.get(THREADS_TAG, "1")
     if not re.fullmatch("[1-9][0-9]{0,3}", threads, re.ASCII):
@@ -121,17 +135,17 @@ def _check_comparable(run: str, record: Record) -> None:
         )
 
 
-def _images(env: Environment, record: Record, config: RunConfig) -> Sequence[Data]:
-    manifest, folder = resolve(config.dataset, env.data_dir)
-    digest = record.tags.get("sweeper.dataset_sha256", manifest.digest)
-    if digest != manifest.digest:
-        raise DataError(
-            f"the run was trained on data with SHA-256 {digest[:12]}…, but {manifest.name} has "
-            f"{manifest.digest[:12]}…. Name the data set of the run with --data-dir."
-        )
+def images_of(env: Environment, record: Record, config: RunConfig) -> Sequence[Data]:
+    """Return the images that a run was trained on, as it saw them.
+
+    Raises:
+        DataError: they are missing or have changed.
+    """
+    source = find(config.dataset, env.data_dir, config.image_size, env.say)
+    check_unchanged(config.dataset, record.tags.get("sweeper.dataset_sha256", ""), source.spec.sha256)
     if record.tags.get("sweeper.kind") == "champion":
-        return [Data.from_arrays(train_all(load_test(config, folder)))]
-    return load(config, folder)
+        return [Data.from_arrays(train_all(load_test(source)))]
+    return load(config, source)
 
 
 def _compare(

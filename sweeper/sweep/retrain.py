@@ -6,16 +6,17 @@ The result is a value. torch is imported where `retrain` is called, which need n
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import safetensors.numpy
 
 from sweeper.core.config import RunConfig
-from sweeper.core.images import CLASSES
+from sweeper.core.images import ImageSpec
 from sweeper.core.results import MOST_ERRORS, EpochResult, Evaluation, Mistake
-from sweeper.data.splits import Labelled, Split
+from sweeper.data.images import Labelled
+from sweeper.data.splits import Split
 from sweeper.tracking.export import save_model
 from sweeper.training.mistakes import confident_mistakes
 
@@ -32,7 +33,7 @@ class Champion:
 
 def train_all(everything: Split) -> Split:
     """Return a split of all training images whose validation images are the first of them."""
-    return Split(everything.train, everything.train[: len(everything.val)])
+    return replace(everything, val=everything.train[: len(everything.val)])
 
 
 def retrain(config: RunConfig, splits: Sequence[Split], threads: int) -> Generator[EpochResult, None, Champion]:
@@ -57,12 +58,14 @@ def retrain(config: RunConfig, splits: Sequence[Split], threads: int) -> Generat
     return Champion(
         result.weights_file(),
         result.weights_sha256,
-        score(logits, test.labels),
+        score(logits, test.labels, test.spec.classes),
         confident_mistakes(logits, test, MOST_ERRORS),
     )
 
 
-def export(config: RunConfig, weights: bytes, example: Labelled, path: str, described: Any) -> Any:
+def export(
+    config: RunConfig, images: ImageSpec, weights: bytes, example: Labelled, path: str, described: Any
+) -> Any:  # fmt: skip
     """Save the network of `config` with `weights`, a file of safetensors, as an MLflow model in the folder `path`.
 
     `example` are images that MLflow shows. `described` is its description of the model; it is returned completed.
@@ -70,6 +73,7 @@ def export(config: RunConfig, weights: bytes, example: Labelled, path: str, desc
     from sweeper.training import champion_pyfunc
     from sweeper.training.serving import served
 
-    network = served(config, safetensors.numpy.load(weights))
-    loader = Path(champion_pyfunc.__file__)
-    return save_model(network, loader, example.pixels, CLASSES, path, described)
+    network = served(config, images, safetensors.numpy.load(weights))
+    loader, grey = Path(champion_pyfunc.__file__), images.shape[2] == 1
+    pixels = example.pixels[..., 0] if grey else example.pixels
+    return save_model(network, loader, pixels, images.classes, path, described)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from sweeper.core.metric import ACCURACY, Metric
 from sweeper.core.results import EpochResult
 from sweeper.core.trial import Trial
 
 
 class Source(Protocol):
     """Where trials come from, and where their outcomes go: a study, or a list."""
+
+    @property
+    def metric(self) -> Metric:
+        """What it judges trials by."""
 
     def together(self) -> AbstractContextManager[None]:
         """Make asked trials durable at `begin`, and reported outcomes at `settle`, within the block.
@@ -33,13 +38,13 @@ class Source(Protocol):
         """The next trial, or None if there are no more."""
 
     def report(self, number: int, step: int, value: float) -> bool:
-        """Record an intermediate value. Returns True to ask for pruning."""
+        """Record a value of its metric after an epoch. Returns True to ask for pruning."""
 
     def settle(self) -> None:
         """Make what was told since the last call outlast this process."""
 
-    def complete(self, number: int, accuracy: float, loss: float) -> None:
-        """Record that a trial reached its end."""
+    def complete(self, number: int, final: Mapping[str, float]) -> None:
+        """Record that a trial reached its end, with the final metrics of its run."""
 
     def prune(self, number: int, reason: str) -> None:
         """Record that a trial was stopped early or diverged."""
@@ -54,10 +59,13 @@ class Source(Protocol):
 class Listed(Source):
     """A list of trials. It prunes none and keeps nothing on disk; outcomes are kept by the number of the trial."""
 
-    def __init__(self, trials: Iterable[Trial], finished: int = 0) -> None:
+    metric: Metric = ACCURACY
+
+    def __init__(self, trials: Iterable[Trial], finished: int = 0, metric: Metric = ACCURACY) -> None:
+        self.metric = metric
         self._waiting = iter(trials)
         self._finished = finished  # including those before this list
-        self.completed: dict[int, tuple[float, float]] = {}  # accuracy and loss
+        self.completed: dict[int, Mapping[str, float]] = {}  # the final metrics
         self.diverged: dict[int, str] = {}  # the reason
         self.failed: dict[int, str] = {}
 
@@ -87,10 +95,10 @@ class Listed(Source):
         """The next trial of the list."""
         return next(self._waiting, None)
 
-    def complete(self, number: int, accuracy: float, loss: float) -> None:
+    def complete(self, number: int, final: Mapping[str, float]) -> None:
         """Count a complete trial, and keep its outcome."""
         self._finished += 1
-        self.completed[number] = accuracy, loss
+        self.completed[number] = final
 
     def prune(self, number: int, reason: str) -> None:
         """Count a trial that diverged."""

@@ -31,6 +31,7 @@ class RunInfo:
     folder: str  # below the journal's root, such as "demo/0007"
     dataset: Mapping[str, Any] = field(default_factory=dict)
     run_id: str | None = None  # an MLflow run that exists already
+    files: Mapping[str, bytes] = field(default_factory=dict)  # recorded as the run starts, by name
 
 
 class RunLog:

@@ -13,6 +13,7 @@ DEFAULTS: Final = {  # a user's own values win
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # sweeper retries, and reports an outage
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 

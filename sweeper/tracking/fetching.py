@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, cast
 
 from pydantic import ValidationError
@@ -85,6 +86,24 @@ def fetch(uri: str, run_id: str) -> Record:
     params, tags = dict(run.data.params), dict(run.data.tags)
     again = tags.get("sweeper.attempt", "1") != "1"  # MLflow does not say which attempt an epoch is of
     return Record(params, tags, {} if again else epochs, epochs if again else {}, STACKED in run.data.metrics)
+
+
+def fetch_file(uri: str, run_id: str, name: str) -> bytes:
+    """Return a file of the run `run_id` of the store `uri`.
+
+    Raises:
+        FileNotFoundError: the store has no such file, or cannot send it.
+        ServiceUnreachable: the server does not answer.
+    """
+    preflight(uri)
+    client = open_client(store_uri(uri))
+    from mlflow.exceptions import MlflowException
+
+    with TemporaryDirectory() as aside:
+        try:
+            return Path(client.download_artifacts(run_id, name, aside)).read_bytes()
+        except (MlflowException, OSError) as error:
+            raise FileNotFoundError(f"{name}: {reason_of(error)}") from None
 
 
 def ui_link(base: str, uri: str, run_id: str | None) -> str:

@@ -117,7 +117,7 @@ class JournalLog(RunLog):
         self._measure = measure
         self._written, self._postpone = written, late
         self._lines: list[bytes] = []  # events to write
-        self._files: dict[str, bytes] = {}  # files to write, by name
+        self._files: dict[str, bytes] = dict(run.files)  # files to write, by name
         self._started = self._ended = False
         self._lock = _hold(folder)
         try:

@@ -32,6 +32,7 @@ OTHER_TAG: Final = "sweeper.other_training"  # of a run: another run of the same
 OUTCOME_TAGS: Final = {"sweeper.state", "sweeper.reason", "sweeper.traceback"}
 XRAY: Final = "diagnostics/xray.json"
 MOST_XRAY: Final = 10_000_000  # bytes of the file `XRAY`
+MOST_NAME: Final = 500  # MLflow's limit for the name of a data set
 MOST_METRICS: Final = 1000  # MLflow's limit for a batch
 
 
@@ -204,7 +205,7 @@ class _Upload:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         entity = Dataset(
-            name=dataset["name"],
+            name=dataset["name"][-MOST_NAME:],
             digest=dataset["sha256"][:8],
             source_type="local",
             source=json.dumps({"uri": dataset["source"]}),

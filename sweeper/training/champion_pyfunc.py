@@ -19,7 +19,7 @@ BATCH = 500  # images
 class Probabilities:
     """Maps uint8 images `(N, H, W)` to a table of probabilities, a column for each class."""
 
-    def __init__(self, network: nn.Sequential) -> None:
+    def __init__(self, network: nn.Module) -> None:
         self._network = network
         self._bf16 = vars(network)["precision"] == "bf16"
         self._classes = list(vars(network)["classes"])

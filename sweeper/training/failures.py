@@ -10,21 +10,20 @@ import torch
 
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import Diverged, OutOfMemory, TrainingError, UsageError
-from sweeper.core.images import CLASSES
 
-RUNAWAY_LOSS: Final = 20 * math.log(len(CLASSES))  # twenty times the loss of a uniform guess, in nats
+RUNAWAY: Final = 20  # times the loss of a uniform guess
 
 
-def check_converging(config: RunConfig, epoch: int, lr: float, *losses: float) -> None:
+def check_converging(config: RunConfig, classes: int, epoch: int, lr: float, *losses: float) -> None:
     """Check that a training may go on after `epoch`.
 
     Raises:
-        Diverged: one of `losses` is not finite, or above `RUNAWAY_LOSS`.
+        Diverged: one of `losses`, in nats, is not finite, or above `RUNAWAY` times that of a uniform guess.
     """
-    worst = next((x for x in losses if not math.isfinite(x)), max(losses))
-    if not math.isfinite(worst) or worst > RUNAWAY_LOSS:
+    worst, most = next((x for x in losses if not math.isfinite(x)), max(losses)), RUNAWAY * math.log(classes)
+    if not math.isfinite(worst) or worst > most:
         raise Diverged(
-            f"loss {worst:.4g} after epoch {epoch}, above {RUNAWAY_LOSS:.0f} or not finite, "
+            f"loss {worst:.4g} after epoch {epoch}, above {most:.0f} or not finite, "
             f"at lr={lr:.4g}, placement={config.placement.value}: lower lr"
         )
 

@@ -28,7 +28,9 @@ def cross_validate(config: RunConfig, folds: Sequence[Data], train_one: Train = 
     return TrainResult(
         history=tuple(history),
         weights={},
-        evaluation=Evaluation(last.val_loss, last.val_accuracy, last.val_ece, confusion),
+        evaluation=Evaluation(
+            last.val_loss, last.val_accuracy, last.val_ece, confusion, classes=results[0].evaluation.classes
+        ),
         fold_accuracies=tuple(r.evaluation.accuracy for r in results),
     )
 

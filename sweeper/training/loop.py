@@ -18,10 +18,11 @@ from sweeper.core.config import RunConfig
 from sweeper.core.results import EpochResult, Training, TrainResult
 from sweeper.training.batches import batch_sizes, batches
 from sweeper.training.device import autocast
-from sweeper.training.evaluate import evaluate, subset, to_input
+from sweeper.training.dropout import dropout_layers, schedule_dropout
+from sweeper.training.evaluate import evaluate, subset
 from sweeper.training.failures import check_converging
-from sweeper.training.images import Data
-from sweeper.training.network import build_model
+from sweeper.training.images import Data, to_input
+from sweeper.training.networks import build_model
 from sweeper.training.optimizer import AdamW, learning_rate
 from sweeper.training.seeds import seeded
 from sweeper.training.stability import GRAD_NORM_EVERY, Recorder
@@ -36,27 +37,28 @@ def train(config: RunConfig, data: Data) -> Training:
         One `EpochResult` an epoch; the generator's value is the `TrainResult`.
 
     Raises:
-        Diverged: the loss is not finite, or above `RUNAWAY_LOSS`, after an epoch.
+        Diverged: the loss is not finite, or far above that of a guess, after an epoch.
     """
     device = torch.device(config.device)
     images, val = data.train.to(device), data.val.to(device)
     clean = subset(images, len(val))
     with seeded(config, epoch=0):
-        model = build_model(config)
+        model = build_model(config, data.spec)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = AdamW(model, config.weight_decay)
+    optimizer, dropout = AdamW(model, config.weight_decay), dropout_layers(model)
     steps = len(batch_sizes(len(images), config.batch_size))
     recorder = Recorder(steps, device)
     history: list[EpochResult] = []
 
     for epoch in range(1, config.epochs + 1):
         model.train()
+        schedule_dropout(dropout, config, epoch)
         start = perf_counter()
         with seeded(config, epoch) as generator:
             for step, (pixels, labels) in enumerate(batches(images, config, generator)):
                 lr = learning_rate(config, (epoch - 1) * steps + step, config.epochs * steps)
                 with autocast(config):
-                    logits = model(to_input(pixels))  # (B, 10)
+                    logits = model(to_input(pixels, data.spec))  # (B, classes)
                 loss = F.cross_entropy(logits.float(), labels)
                 loss.backward()
                 recorder.losses[step] = loss.detach()
@@ -69,9 +71,9 @@ def train(config: RunConfig, data: Data) -> Training:
         seconds = perf_counter() - start
         recorder.end_epoch()
 
-        check_converging(config, epoch, lr, running_loss)
+        check_converging(config, len(data.spec.classes), epoch, lr, running_loss)
         on_train, on_val = evaluate(model, clean, config), evaluate(model, val, config)
-        check_converging(config, epoch, lr, on_train.loss, on_val.loss)
+        check_converging(config, len(data.spec.classes), epoch, lr, on_train.loss, on_val.loss)
         grad_norm = float(sum(recorder.norms.unbind())) / len(recorder.norms)  # added up in order: hashes depend on it
         speed = len(images) / seconds
         history.append(

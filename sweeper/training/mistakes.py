@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sweeper.core.images import CLASSES
 from sweeper.core.results import Mistake
 
 if TYPE_CHECKING:
@@ -14,15 +13,16 @@ if TYPE_CHECKING:
 
 
 def confident_mistakes(logits: Tensor, images: Images, most: int) -> list[Mistake]:
-    """Return at most `most` errors in `logits` `(N, 10)` for `images`, both on the CPU, the surest first."""
+    """Return at most `most` errors in `logits` `(N, classes)` for `images`, both on the CPU, the surest first."""
+    classes = images.spec.classes
     confidence, predicted = logits.softmax(1).max(1)
     wrong = (predicted != images.labels).nonzero().flatten()
     surest = wrong[confidence[wrong].argsort(descending=True, stable=True)][:most].tolist()
     return [
         Mistake(
-            pixels=images.pixels[i].reshape(images.pixels.shape[-2:]).numpy(),
-            truth=CLASSES[images.labels[i]],
-            predicted=CLASSES[predicted[i]],
+            pixels=images.pixels[i].numpy(),
+            truth=classes[images.labels[i]],
+            predicted=classes[predicted[i]],
             confidence=confidence[i].item(),
         )
         for i in surest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -14,14 +14,20 @@ from sweeper.core.config import RunConfig
 @contextmanager
 def seeded(config: RunConfig, epoch: int) -> Iterator[torch.Generator]:
     """Seed torch from (seed, epoch), yield the epoch's order generator, and restore torch's state after the block."""
-    digest = _digest(config, epoch)
-    device = torch.device(config.device)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(int.from_bytes(digest[:7]))
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(int.from_bytes(digest[:7]))
+    with forked(int.from_bytes(_digest(config, epoch)[:7]), [torch.device(config.device)]):
         yield order_generator(config, epoch)
+
+
+@contextmanager
+def forked(seed: int, devices: Iterable[torch.device]) -> Iterator[None]:
+    """Seed torch on the CPU and on the GPUs among `devices`, and restore its state after the block."""
+    gpus = [device for device in devices if device.type == "cuda"]
+    with torch.random.fork_rng(gpus):
+        torch.default_generator.manual_seed(seed)
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def order_generator(config: RunConfig, epoch: int) -> torch.Generator:

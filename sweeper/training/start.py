@@ -13,15 +13,17 @@ from dataclasses import replace
 
 import torch
 
-from sweeper.core.config import RunConfig
+from sweeper.core.config import MODELS, RunConfig
+from sweeper.core.images import ImageSpec
 from sweeper.core.results import Training, TrainResult
 from sweeper.training.failures import explain
 from sweeper.training.folds import cross_validate
 from sweeper.training.gpu.captured import Cooperative, cooperative, train_captured
+from sweeper.training.gpu.layers import SHAPE as CAPTURED_SHAPE
 from sweeper.training.gpu.layers import supports
 from sweeper.training.images import Data
 from sweeper.training.loop import train
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 from sweeper.training.xray.examine import examine
 
 
@@ -41,7 +43,7 @@ def training(config: RunConfig, data: Sequence[Data]) -> Training:
     Raises:
         Diverged: as `loop.train`.
     """
-    train_one = train_captured if is_captured(config) else train
+    train_one = train_captured if is_captured(config, data[0].spec) else train
     if config.split == "folds":
         return cross_validate(config, data, train_one)
     return train_one(config, data[0])
@@ -52,20 +54,22 @@ def in_turn(config: RunConfig, data: Sequence[Data], beside: Callable[[], int]) 
 
     Cross-validation, and a network that the captured step does not support, keep the GPU until an epoch ends.
     """
-    if config.split == "folds" or not has_captured_step(config):
+    if config.split == "folds" or not has_captured_step(config, data[0].spec):
         return training(config, data)
     return cooperative(config, data[0], beside)
 
 
-def is_captured(config: RunConfig) -> bool:
-    """Return True if the captured step trains `config`: on a GPU, if it supports the network."""
-    return torch.device(config.device).type != "cpu" and has_captured_step(config)
+def is_captured(config: RunConfig, images: ImageSpec) -> bool:
+    """Return True if the captured step trains `config` on `images`: on a GPU, if it supports both."""
+    return torch.device(config.device).type != "cpu" and has_captured_step(config, images)
 
 
-def has_captured_step(config: RunConfig) -> bool:
-    """Return True if the captured step supports the network of `config`."""
+def has_captured_step(config: RunConfig, images: ImageSpec) -> bool:
+    """Return True if the captured step supports `config` and `images`: one of our networks, Dropout in all epochs."""
+    if images.shape != CAPTURED_SHAPE or config.model not in MODELS or config.dropout_schedule != "constant":
+        return False
     with torch.device("meta"):  # for the layers alone: no memory, no random numbers
-        return supports(build_model(config))
+        return supports(build_model(config, images))
 
 
 def examined(config: RunConfig, result: TrainResult, data: Data) -> TrainResult:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks.duplicates import THRESHOLD, near_duplicates, nearest
+from sweeper.data.fashion import SAMPLE
 from sweeper.training.images import Data, Images
 
 
@@ -28,7 +29,8 @@ def test_the_distance_is_the_root_mean_square_of_pixels_in_0_to_1() -> None:
 
 def test_a_near_duplicate_differs_by_less_than_the_threshold() -> None:
     labels = torch.zeros(1, dtype=torch.long)
-    train = Images(torch.zeros(1, 28, 28, dtype=torch.uint8), labels)
+    train = Images(torch.zeros(1, 28, 28, 1, dtype=torch.uint8), labels, SAMPLE.spec)
     levels = [int(255 * THRESHOLD), int(255 * THRESHOLD) + 1]  # a difference of 15 and 16 levels in every pixel
-    test = Images(torch.tensor(levels, dtype=torch.uint8)[:, None, None].expand(2, 28, 28), labels.repeat(2))
+    pixels = torch.tensor(levels, dtype=torch.uint8)[:, None, None, None].expand(2, 28, 28, 1)
+    test = Images(pixels, labels.repeat(2), SAMPLE.spec)
     assert near_duplicates(train, test).tolist() == [True, False]

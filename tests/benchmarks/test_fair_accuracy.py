@@ -15,8 +15,8 @@ from sweeper.core.config import RunConfig
 from sweeper.core.errors import Diverged, SweeperError, UsageError
 from sweeper.core.experiments import experiment
 from sweeper.core.images import Array
-from sweeper.data import splits
-from sweeper.data.fashion import SAMPLE, SAMPLE_DIR, IdxFile, read_idx
+from sweeper.data import fashion
+from sweeper.data.fashion import SAMPLE, IdxFile, find, read_idx
 from sweeper.engine.serial import SerialEngine
 from sweeper.training.folds import finish
 from sweeper.training.images import Data, load
@@ -53,7 +53,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def evaluate(path: Path, seeds: int, config: RunConfig = RECIPE, sha256: str = "a") -> list[dict[str, Any]]:
-    return fair.evaluate(config, sha256, SAMPLE_DIR, path, seeds, 1)
+    return fair.evaluate(config, sha256, find("sample"), path, seeds, 1)
 
 
 # --- tuning ---------------------------------------------------------------------------------------
@@ -68,8 +68,8 @@ def test_tuning_reads_no_test_image_and_freezes_the_best(
         assert file in SAMPLE.train
         return read(folder, file)
 
-    monkeypatch.setattr(splits, "read_idx", train_only)
-    frozen = fair.tune(BASE, SAMPLE_DIR, tmp_path / "recipe.json", 2, 0.5, 1)
+    monkeypatch.setattr(fashion, "read_idx", train_only)
+    frozen = fair.tune(BASE, find("sample"), tmp_path / "recipe.json", 2, 0.5, 1)
     assert (frozen["chosen"], frozen["trained_on"], frozen["held_out"]) == ("as it is", 200, 1000)
     assert [(e["name"], e["seed"], e["epochs"]) for e in frozen["tried"]] == [
         (name, seed, 1) for seed in (fair.TUNING_SEED, fair.TUNING_SEED + 1) for name in SMALL
@@ -85,7 +85,7 @@ def test_a_frozen_recipe_is_not_written_again(tmp_path: Path, two: None, monkeyp
     path.write_text("mine")
     monkeypatch.setattr(fair, "train_all", lambda *_: pytest.fail("trained"))
     with pytest.raises(UsageError, match="exists, and a frozen recipe stays as it is"):
-        fair.tune(BASE, SAMPLE_DIR, path, 1, 1.0, 1)
+        fair.tune(BASE, find("sample"), path, 1, 1.0, 1)
     with pytest.raises(UsageError, match="exists, and a frozen recipe stays as it is"):
         fair_records.freeze(path, {"recipe": {}})  # as if it had come into being meanwhile
     assert (path.read_text(), list(tmp_path.iterdir())) == ("mine", [path])
@@ -153,7 +153,7 @@ def test_an_evaluation_that_was_interrupted_goes_on(
 
 
 def test_the_values_are_those_of_the_weights_after_the_last_epoch(tmp_path: Path) -> None:
-    [both] = load(RECIPE, SAMPLE_DIR)
+    [both] = load(RECIPE, find("sample"))
     expected = finish(train(RECIPE, both))
     [found] = evaluate(tmp_path / "results.jsonl", 1)
     assert found["weights_sha256"] == expected.weights_sha256
@@ -162,7 +162,7 @@ def test_the_values_are_those_of_the_weights_after_the_last_epoch(tmp_path: Path
 
 
 def test_a_training_sees_no_test_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    [both] = load(RECIPE, SAMPLE_DIR)
+    [both] = load(RECIPE, find("sample"))
     given: list[Data] = []
     monkeypatch.setattr(fair, "train_all", lambda configs, data, *_: given.append(data))
     evaluate(tmp_path / "results.jsonl", 1)

@@ -15,18 +15,20 @@ import psutil
 import pytest
 
 from sweeper.core.config import RunConfig
-from sweeper.core.errors import Diverged, ServiceUnreachable, TrainingError, WorkerLost
+from sweeper.core.errors import Diverged, ServiceUnreachable, TrainingError, UsageError, WorkerLost
 from sweeper.core.results import TrainResult
 from sweeper.data.shared import SharedSplits
 from sweeper.engine.base import Engine
 from sweeper.engine.concurrent import ConcurrentEngine
 from sweeper.engine.processes import ProcessEngine
 from sweeper.engine.serial import SerialEngine
+from sweeper.sweep.networks import with_source
 from sweeper.training.folds import finish
 from sweeper.training.images import Data
 from sweeper.training.start import start
 from tests.support.descendants import computes, descendants
 from tests.support.engines import ENDLESS, SOON, THREADS, ends, events, gone, lost_one, quick, train_all
+from tests.support.factories import PLAIN, write
 from tests.support.waiting import until
 
 pytest_plugins = ["tests.support.engines"]
@@ -85,7 +87,7 @@ def apart(engine: Engine, split: list[Data], monkeypatch: pytest.MonkeyPatch) ->
 
     def train_apart(config: RunConfig) -> TrainResult:
         captured = isinstance(engine, ConcurrentEngine) and config.split != "folds"
-        monkeypatch.setattr("sweeper.training.start.is_captured", lambda config: captured)
+        monkeypatch.setattr("sweeper.training.start.is_captured", lambda config, images: captured)
         return finish(start(config, split))
 
     return train_apart
@@ -114,6 +116,24 @@ def test_training_in_an_engine_gives_the_bits_of_training_without(
         assert results[key].history_sha256 == plain[key].history_sha256
         assert results[key].weights_sha256 == plain[key].weights_sha256
     assert results[0].history_sha256 != results[1].history_sha256
+
+
+def test_a_network_of_ones_own_gives_the_bits_of_training_without(engine: Engine, split: list[Data], tmp_path: Path):
+    config = quick(model=f"{write(tmp_path, PLAIN)}:build", placement="bn-dropout", **{"model.width": 4})
+    configs = {key: with_source(config.derive(**{"model.width": width})) for key, width in enumerate((4, 5))}
+    results = {e.key: e.what for e in train_all(engine, configs) if isinstance(e.what, TrainResult)}
+    for key, each in configs.items():
+        plain = finish(start(each, split))
+        assert results[key].history_sha256 == plain.history_sha256
+        assert results[key].weights_sha256 == plain.weights_sha256
+
+
+def test_a_network_whose_file_has_changed_ends_all_trainings_in_one_line(engine: Engine, tmp_path: Path):
+    config = with_source(quick(model=f"{write(tmp_path, PLAIN)}:build", placement="bn"))
+    write(tmp_path, PLAIN + "# changed\n")
+    (end,) = train_all(engine, {1: config})
+    assert isinstance(end.what, UsageError)
+    assert "net.py has changed, and is another network now" in str(end.what)
 
 
 def test_a_result_carries_its_xray(engine: Engine, apart: Callable[[RunConfig], TrainResult]):
@@ -238,6 +258,14 @@ def test_a_killed_ray_worker_is_an_event_and_the_other_training_goes_on(ray: Eng
     ray.cancel(2)
 
 
+def test_a_ray_worker_gets_the_file_of_a_network_with_its_task(ray: Engine, tmp_path: Path):
+    (tmp_path / "home").mkdir()
+    text = "from pathlib import Path\nassert Path(__file__).parent.name != 'home', 'not carried'\n"
+    file = write(tmp_path / "home", text + PLAIN)
+    (*_, end) = train_all(ray, {1: with_source(quick(model=f"{file}:build", placement="bn", epochs=1))})
+    assert isinstance(end.what, TrainResult), end.what
+
+
 def test_a_ray_training_waits_for_a_driver_that_stands_still(ray: Engine):
     from sweeper.engine.ray import AHEAD
 
@@ -311,10 +339,11 @@ def test_a_cluster_that_asks_for_a_token_says_so(ray: Engine, monkeypatch: pytes
 DRIVER = """
 import psutil, torch
 from sweeper.core.config import RunConfig
+from sweeper.data.fashion import SAMPLE
 from sweeper.training.images import Data, Images
 from sweeper.engine.ray import RayEngine
 
-images = Images(torch.zeros(64, 28, 28, dtype=torch.uint8), torch.arange(64) % 10)
+images = Images(torch.zeros(64, 28, 28, 1, dtype=torch.uint8), torch.arange(64) % 10, SAMPLE.spec)
 engine = RayEngine([Data(images, images)], 1)
 engine.submit(0, RunConfig(model="small", epochs=10_000))
 while not engine.wait(1):

@@ -18,6 +18,7 @@ from sweeper.study.opening import open_study
 from sweeper.study.reading import read_study
 from sweeper.study.space import default_space
 from sweeper.study.study import Study, StudySettings
+from tests.support.scored import scored
 
 pytest_plugins = ["tests.support.postgres"]
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -50,7 +51,7 @@ def finish(study: Study, trials: int) -> list[Any]:
         if trial.number % 3 == 0:
             study.prune(trial.number, "worst")
         else:
-            study.complete(trial.number, 0.8 + trial.number / 1000, 0.4)
+            study.complete(trial.number, scored(0.8 + trial.number / 1000, 0.4))
     return asked
 
 
@@ -62,7 +63,7 @@ def test_a_study_is_continued_where_it_stopped(url: str):
         assert second.continued
         assert second.finished() == 2
         assert list(second.unfinished()) == [left]
-        second.complete(left.number, 0.9, 0.3)
+        second.complete(left.number, scored(0.9, 0.3))
         asked += [left.config, *finish(second, 2)]
     with closing(open_study("other", SETTINGS, url)) as unbroken:
         again = []
@@ -71,11 +72,11 @@ def test_a_study_is_continued_where_it_stopped(url: str):
             again.append(trial.config)
             unbroken.report(number, 1, 0.5)
             if number == 2:
-                unbroken.complete(number, 0.9, 0.3)
+                unbroken.complete(number, scored(0.9, 0.3))
             elif number % 3 == 0:
                 unbroken.prune(number, "worst")
             else:
-                unbroken.complete(number, 0.8 + number / 1000, 0.4)
+                unbroken.complete(number, scored(0.8 + number / 1000, 0.4))
     assert asked == again
 
 
@@ -112,4 +113,4 @@ def test_a_database_that_goes_away_is_one_line(new_database: Callable[[], str], 
         with pytest.raises(ServiceUnreachable, match="connection that holds study 'demo' is lost"):
             study.ask()
         with pytest.raises(ServiceUnreachable, match="the database of study 'demo' went away"), study.answering():
-            study.complete(trial.number, 0.9, 0.3)
+            study.complete(trial.number, scored(0.9, 0.3))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sweeper.core.config import Placement, RunConfig, check_name
+from sweeper.core.config import Placement, RunConfig, check_name, placements_of
 from sweeper.core.errors import ConfigError
 from sweeper.core.experiments import experiment
 
@@ -21,6 +21,11 @@ HOLDS = {
     "dropout-bn": (True, True, True),
     "bn-head-dropout": (False, True, True),
     "ic": (True, True, True),
+}
+OF_RESIDUAL = {
+    "bn-dropout-last": (True, True, True),
+    "bn-dropout-add": (True, True, True),
+    "bn-pool-dropout": (False, True, True),
 }
 
 
@@ -52,7 +57,7 @@ BAD = {  # what a field refuses, and what the message says is allowed
         "greater than or equal to 0": [-1], "less than or equal to 60000": [60_001], "valid integer": ["some"],
     },
     "experiment": {"less than or equal to 8": [9]},
-    "model": {"'small', 'medium' or 'large'": ["huge"]},
+    "model": {"use small, medium, large,": ["huge"]},
     "placement": {", ".join(f"'{p}'" for p in list(Placement)[:-1]): ["bn-bn"]},
     "device": {"auto, cpu, cuda or cuda:N": ["foo"]},
     "precision": {"'fp32' or 'bf16'": ["fp64"]},
@@ -182,24 +187,38 @@ def test_a_rate_that_the_placement_lacks_is_0(placement: str):
 
 
 def test_a_placement_knows_what_it_holds():
-    assert {p.value: (p.has_conv_dropout, p.has_head_dropout, p.has_batch_norm) for p in Placement} == HOLDS
+    assert {p.value: (p.has_conv_dropout, p.has_head_dropout, p.has_batch_norm) for p in Placement} == {
+        **HOLDS, **OF_RESIDUAL, "own": (False, False, False),
+    }  # fmt: skip
 
 
 rates = st.floats(0, 1, exclude_max=True)
+arguments = st.dictionaries(
+    st.from_regex(r"[a-z_]\w{0,8}", fullmatch=True),
+    st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    max_size=3,
+)
 
 
 @st.composite
 def configs(draw: st.DrawFn) -> RunConfig:
-    placement = draw(st.sampled_from(Placement))
+    model = draw(st.sampled_from(["small", "medium", "large", "resnet20", "net.py:build", "nets.wide:build"]))
+    own = st.just(Placement.OWN) if ":" in model else st.nothing()
+    placement = draw(st.sampled_from(placements_of(model)) | own)
+    schedule = draw(st.sampled_from(["constant", "early", "late"]))
     split = draw(st.sampled_from(["test", "holdout", "folds"]))
     return RunConfig.create(
         experiment=draw(st.integers(0, 8)),
-        model=draw(st.sampled_from(["small", "medium", "large"])),
+        model=model,
+        model_args=draw(arguments) if ":" in model else {},
+        model_sha256="5" * 64 if ":" in model else "",
         placement=placement,
         conv_dropout=draw(rates),
         head_dropout=draw(rates),
         augmentation=draw(st.sampled_from(["none", "crop-flip", "crop-flip-erase"])),
-        epochs=draw(st.integers(1, 10_000)),
+        epochs=draw(st.integers(8, 10_000)),
+        dropout_schedule=schedule,
+        dropout_switch=draw(st.integers(1, 7)) if schedule != "constant" else 0,
         batch_size=draw(st.integers(2 if placement.has_batch_norm else 1, 60_000)),
         lr=draw(st.floats(0, exclude_min=True, allow_infinity=False)),
         weight_decay=draw(st.floats(0, allow_infinity=False)),
@@ -218,7 +237,9 @@ def configs(draw: st.DrawFn) -> RunConfig:
 @given(config=configs())
 def test_a_configuration_survives_mlflows_string_parameters_exactly(config: RunConfig):
     params = config.to_params()
-    assert set(params) == set(RunConfig.model_fields)
+    given = {f"model.{name}" for name, _ in config.model_args}
+    fields = set(RunConfig.model_fields) - {"model_args"} - (config.later_fields_unused - {"train_images"})
+    assert set(params) == fields | given
     assert all(type(value) is str for value in params.values())
     rebuilt = RunConfig.from_params(params | {"a parameter of someone else": "1"})
     assert rebuilt == config

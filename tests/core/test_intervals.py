@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from sweeper.core.intervals import accuracy_interval, accuracy_words, difference_margin, with_interval
+from sweeper.core.metric import ACCURACY, ECE, LOSS
 
 
 @pytest.mark.parametrize(("right", "images"), [(0, 10), (10, 10), (1, 1), (870, 1_000), (9_480, 10_000)])
@@ -35,7 +36,7 @@ def test_equal_networks_differ_by_more_than_the_margin_in_one_of_twenty_pairs() 
 def test_a_champion_without_an_interval_is_given_it() -> None:
     metrics = with_interval({"test/accuracy": 0.87, "test/loss": 0.4}, 1_000)
     assert list(metrics) == ["test/accuracy", "test/loss", "test/accuracy_low", "test/accuracy_high"]
-    assert accuracy_words(metrics) == "0.8700, 95 % interval [0.8477, 0.8894]"
+    assert accuracy_words(metrics, ACCURACY) == "0.8700, 95 % interval [0.8477, 0.8894]"
     assert with_interval(metrics, 1_000) == metrics
 
 
@@ -44,5 +45,11 @@ def test_a_champion_without_an_interval_is_given_it() -> None:
 def test_without_a_number_of_images_there_is_no_interval(accuracy: float, images: object) -> None:
     metrics = with_interval({"test/accuracy": accuracy}, images)
     assert list(metrics) == ["test/accuracy"]
-    assert accuracy_words({"test/accuracy": 0.87}) == "0.8700"
+    assert accuracy_words({"test/accuracy": 0.87}, ACCURACY) == "0.8700"
     assert with_interval({}, 1_000) == {}
+
+
+def test_the_test_value_of_another_metric_stands_behind_the_accuracy() -> None:
+    metrics = {"test/accuracy": 0.87, "test/loss": 0.4123, "test/ece": 0.0213}
+    assert accuracy_words(metrics, LOSS) == "0.8700; loss 0.4123"
+    assert accuracy_words(metrics, ECE) == "0.8700; ECE 0.0213"

@@ -8,8 +8,8 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from sweeper.core.images import CLASSES
 from sweeper.core.results import EpochResult, Evaluation, TrainResult
+from sweeper.data.fashion import CLASSES
 
 
 def evaluation(*pairs: tuple[int, int]) -> Evaluation:
@@ -17,7 +17,7 @@ def evaluation(*pairs: tuple[int, int]) -> Evaluation:
     confusion = np.eye(10, dtype=np.int64)
     for pair in pairs:
         confusion[pair] += 1
-    return Evaluation(0.5, 0.9, 0.1, confusion)
+    return Evaluation(0.5, 0.9, 0.1, confusion, classes=CLASSES)
 
 
 def result_of(accuracies: Sequence[float], folds: tuple[float, ...] = ()) -> TrainResult:

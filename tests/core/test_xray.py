@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from sweeper.core.xray import Activations, BatchNormLayer, XRay
+from sweeper.core.xray import Activations, BatchNormLayer, RunXRay, XRay
 
 NAN = math.nan
 SIDE = Activations(0.5, 1.25, 0.125, -4.0, 4.0, (0.1, 0.4, 0.4, 0.1))
 LAYER = BatchNormLayer("1", "after conv 1", 8, 0, 1.2, -0.18, (1.1, 1.3), 1.02, NAN, 0.07, SIDE, SIDE)
-XRAY = XRay((LAYER,), 512, 0.01, 0.02, 0.3, 0.6, 3, 0.25, 4, 0, seconds=0.5)
+XRAY = RunXRay((LAYER,), 512, 0.01, 0.02, 0.3, 0.6, 3, 0.25, 4, 0, seconds=0.5)
 
 
 def layers(count: int, **changes: Any) -> tuple[BatchNormLayer, ...]:

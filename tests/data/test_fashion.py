@@ -20,11 +20,10 @@ from torchvision.datasets import FashionMNIST
 
 from docs.cut_sample import main
 from sweeper.core.config import RunConfig
-from sweeper.core.images import SIDE
 from sweeper.data import fashion
-from sweeper.data.fashion import SAMPLE, SAMPLE_DIR, SYSTEM_DIR, locate, resolve
+from sweeper.data.fashion import SAMPLE, SAMPLE_DIR, SIDE, SYSTEM_DIR, FashionSource, find, locate
 from sweeper.data.splits import load, load_test
-from tests.support.little import SMALL, contents, declare, refusal, write
+from tests.support.little import SMALL, at, contents, declare, refusal, write
 
 pytest_plugins = ["tests.support.little"]
 
@@ -42,14 +41,14 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_the_sample_holds_6000_1000_and_1000_images_each_class_equally():
-    (split,), test = load(RunConfig(dataset="sample"), SAMPLE_DIR), load_test(RunConfig(dataset="sample"), SAMPLE_DIR)
+    (split,), test = load(RunConfig(dataset="sample"), find("sample")), load_test(find("sample"))
     for images, each in ((split.train, 600), (split.val, 100), (test.val, 100)):
-        assert (images.pixels.shape, images.pixels.dtype) == ((10 * each, SIDE, SIDE), np.uint8)
+        assert (images.pixels.shape, images.pixels.dtype) == ((10 * each, SIDE, SIDE, 1), np.uint8)
         assert (np.bincount(images.labels).tolist(), images.labels.dtype) == ([each] * 10, np.int64)
 
 
 def test_the_sample_is_in_the_package_and_smaller_than_5_mb():
-    assert resolve("sample") == (SAMPLE, SAMPLE_DIR)
+    assert find("sample") == FashionSource(SAMPLE, SAMPLE_DIR)
     assert sum(path.stat().st_size for path in SAMPLE_DIR.iterdir() if path.is_file()) < 5_000_000
 
 
@@ -90,7 +89,7 @@ def test_torchvisions_root_is_taken_for_the_folder_below_it(little: dict[str, by
 
 def test_another_data_set_is_told_what_is_supported(nowhere: Path):
     other = write({"data_batch_1": b""}, nowhere / "cifar-10-batches-py")
-    assert "Only FashionMNIST can be trained on" in refusal(locate, other)
+    assert "other images are named with --dataset" in refusal(locate, other)
 
 
 @pytest.mark.parametrize("how", ["named", "variable"])
@@ -109,7 +108,7 @@ def test_a_folder_that_was_asked_for_must_hold_the_files(
 @pytest.mark.parametrize("dataset", ["fashion-mnist", "auto"])
 def test_a_named_folder_that_is_none_is_refused(nowhere: Path, name: str, dataset: str):
     (nowhere / "a file").touch()
-    assert f"{name}: not a folder" in refusal(resolve, dataset, nowhere / name)
+    assert f"{name}: not a folder" in refusal(find, dataset, nowhere / name)
 
 
 @contextmanager
@@ -143,7 +142,7 @@ def test_raw_and_gzipped_files_are_read_alike(little: dict[str, bytes], folder: 
             (folder / f"{name}.gz").unlink()
             (folder / name).write_bytes(content)
     assert locate(folder) == folder
-    test = load_test(SMALL, folder).val
+    test = load_test(at(folder)).val
     assert test.pixels.tobytes() == little["t10k-images-idx3-ubyte"][16:]
     assert test.labels.tolist() == [*range(10), *range(10)]
 
@@ -198,7 +197,7 @@ def test_a_damaged_file_is_refused(
     (folder / f"{TRAIN_IMAGES}.gz").unlink()
     path = folder / f"{TRAIN_IMAGES}{suffix}"
     path.write_bytes(damage(little[TRAIN_IMAGES]))
-    message = refusal(load, SMALL, folder)
+    message = refusal(load, SMALL, at(folder))
     assert str(path) in message
     assert said in message
 
@@ -207,7 +206,7 @@ def test_a_gzip_bomb_is_not_decompressed(little: dict[str, bytes], folder: Path)
     (folder / f"{TRAIN_IMAGES}.gz").write_bytes(gzip.compress(little[TRAIN_IMAGES] + bytes(64_000_000), 1))
     tracemalloc.start()
     try:
-        message = refusal(load, SMALL, folder)
+        message = refusal(load, SMALL, at(folder))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -221,13 +220,13 @@ def test_a_label_out_of_range_is_refused_though_its_sum_is_right(
     name = "train-labels-idx1-ubyte"
     little[name] = little[name][:-1] + b"\x0a"
     declare(little, monkeypatch)
-    message = refusal(load, SMALL, write(little, tmp_path / "labels"))
+    message = refusal(load, SMALL, at(write(little, tmp_path / "labels")))
     assert f"{name}: label 10. The labels must be 0 to 9" in message
 
 
 def test_a_missing_file_is_refused(folder: Path):
     (folder / "train-labels-idx1-ubyte.gz").unlink()
-    assert "train-labels-idx1-ubyte: no such file, raw or .gz" in refusal(load, SMALL, folder)
+    assert "train-labels-idx1-ubyte: no such file, raw or .gz" in refusal(load, SMALL, at(folder))
 
 
 # --- download ----------------------------------------------------------------------------------------
@@ -291,14 +290,14 @@ def is_empty(folder: Path) -> bool:
 
 def test_a_download_is_verified_and_kept_decompressed(mirror: Mirror, nowhere: Path):
     cache = fashion.cache_dir()
-    assert resolve("fashion-mnist") == (fashion.FULL, cache)
+    assert find("fashion-mnist") == FashionSource(fashion.FULL, cache)
     assert set(mirror.asked) == {f"{name}.gz" for name in mirror.files}
     mirror.asked.clear()
-    assert resolve("auto") == (fashion.FULL, cache)
+    assert find("auto") == FashionSource(fashion.FULL, cache)
     assert mirror.asked == []
     assert {path.name: path.read_bytes() for path in cache.iterdir()} == mirror.files
     assert list(cache.parent.iterdir()) == [cache]
-    assert len(load_test(SMALL, cache).val) == 20
+    assert len(load_test(at(cache)).val) == 20
     assert socket.getdefaulttimeout() is None
 
 
@@ -308,9 +307,9 @@ def test_a_failed_download_is_one_line_that_says_what_to_do_and_auto_takes_the_s
     mirror: Mirror, nowhere: Path, failure: str
 ):
     mirror.respond = FAILURES[failure]
-    message = refusal(resolve, "fashion-mnist")
+    message = refusal(find, "fashion-mnist")
     assert all(way in message for way in WAYS)
-    assert resolve("auto") == (SAMPLE, SAMPLE_DIR)
+    assert find("auto") == FashionSource(SAMPLE, SAMPLE_DIR)
     gc.collect()  # sockets
     assert is_empty(nowhere / "user")
 
@@ -320,8 +319,8 @@ def test_other_images_than_those_of_fashion_mnist_are_not_kept(
 ):
     mirror.files = dict(zip(mirror.files, contents(40, 3) + contents(20, 4), strict=True))
     known(mirror.files, FashionMNIST.mirrors[0], monkeypatch)
-    assert "the SHA-256 is not that of train-images-idx3-ubyte" in refusal(resolve, "fashion-mnist")
-    assert resolve("auto") == (SAMPLE, SAMPLE_DIR)
+    assert "the SHA-256 is not that of train-images-idx3-ubyte" in refusal(find, "fashion-mnist")
+    assert find("auto") == FashionSource(SAMPLE, SAMPLE_DIR)
     assert is_empty(nowhere / "user")
 
 
@@ -331,7 +330,7 @@ def test_a_server_that_never_answers_is_not_waited_for_long(
     monkeypatch.setattr(fashion, "SILENCE", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         known(little, f"http://127.0.0.1:{silent.getsockname()[1]}/", monkeypatch)
-        message = refusal(resolve, "fashion-mnist")
+        message = refusal(find, "fashion-mnist")
     assert "timed out" in message
     assert all(way in message for way in WAYS)
     assert socket.getdefaulttimeout() is None
@@ -345,7 +344,7 @@ def test_without_a_network_or_a_place_to_write_fashion_mnist_is_refused_and_auto
     if not writable:
         (nowhere / "user").touch()  # a file where the cache's folder would be
     known(little, "http://127.0.0.1:1/", monkeypatch)
-    message = refusal(resolve, "fashion-mnist")
+    message = refusal(find, "fashion-mnist")
     assert ("refused" if writable else "user") in message
     assert all(way in message for way in WAYS)
-    assert resolve("auto") == (SAMPLE, SAMPLE_DIR)
+    assert find("auto") == FashionSource(SAMPLE, SAMPLE_DIR)

@@ -4,15 +4,17 @@ import multiprocessing as mp
 
 import numpy as np
 
+from sweeper.data.fashion import SAMPLE
+from sweeper.data.images import Labelled
 from sweeper.data.shared import SharedSplits
-from sweeper.data.splits import Labelled, Split
+from sweeper.data.splits import Split
 from tests.support.sharing import change_and_read
 
 
 def split(train: int, val: int) -> Split:
-    values = np.arange((train + val) * 784, dtype=np.uint8).reshape(-1, 28, 28)
+    values = np.arange((train + val) * 784, dtype=np.uint8).reshape(-1, 28, 28, 1)
     images = Labelled(values, np.arange(train + val))
-    return Split(images[:train], images[train:])
+    return Split(images[:train], images[train:], SAMPLE.spec)
 
 
 def test_a_child_process_shares_the_memory_of_splits():

@@ -96,10 +96,12 @@ from sweeper.core.config import RunConfig
 from sweeper.engine.processes import ProcessEngine
 from sweeper.core.errors import WorkerLost
 from sweeper.data.shared import SharedSplits
-from sweeper.data.splits import Labelled, Split
+from sweeper.data.fashion import SAMPLE
+from sweeper.data.images import Labelled
+from sweeper.data.splits import Split
 
-images = Labelled(np.zeros((64, 28, 28), np.uint8), np.arange(64) % 10)
-engine = ProcessEngine(SharedSplits([Split(images, images)]), 1, 1)
+images = Labelled(np.zeros((64, 28, 28, 1), np.uint8), np.arange(64) % 10)
+engine = ProcessEngine(SharedSplits([Split(images, images, SAMPLE.spec)]), 1, 1)
 for child in mp.active_children():
     os.kill(child.pid, signal.SIGINT)  # which a terminal sends to the whole group
 seen = []

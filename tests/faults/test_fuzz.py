@@ -18,7 +18,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sweeper.core.config import MAX_EPOCHS, Placement, RunConfig
+from sweeper.core.config import MAX_EPOCHS, MODELS, Placement, RunConfig
 from sweeper.core.errors import ConfigError, DataError, SpaceError, SweeperError
 from sweeper.core.experiments import EXPERIMENTS, experiment
 from sweeper.data.fashion import IdxFile, read_idx
@@ -63,12 +63,16 @@ junk = st.one_of(
 rates = st.floats(0, 1, exclude_max=True)
 right: dict[str, st.SearchStrategy[Any]] = {
     "experiment": st.sampled_from([0, *EXPERIMENTS]),
-    "model": st.sampled_from(["small", "medium", "large"]),
+    "model": st.sampled_from([*MODELS, "net.py:build", "nets.wide:build"]),
+    "model_args": st.dictionaries(st.text(max_size=3), st.booleans() | st.integers() | st.text(max_size=3), max_size=2),
+    "model_sha256": st.sampled_from(["", "5" * 64]),
     "placement": st.sampled_from(Placement),
     "conv_dropout": rates,
     "head_dropout": rates,
     "augmentation": st.sampled_from(["none", "crop-flip", "crop-flip-erase"]),
     "epochs": st.integers(1, MAX_EPOCHS),
+    "dropout_schedule": st.sampled_from(["constant", "early", "late"]),
+    "dropout_switch": st.integers(0, 20),
     "batch_size": st.integers(1, 60_000),
     "train_images": st.sampled_from([0, 60_000]),
     "lr": st.floats(0, exclude_min=True, allow_infinity=False),
@@ -76,6 +80,8 @@ right: dict[str, st.SearchStrategy[Any]] = {
     "schedule": st.sampled_from(["constant", "cosine", "onecycle"]),
     "seed": st.integers(0, 2**31 - 1),
     "dataset": st.sampled_from(["fashion-mnist", "sample"]),
+    "dataset_sha256": st.sampled_from(["", "7" * 64]),
+    "image_size": st.integers(0, 256),
     "split": st.sampled_from(["test", "holdout", "folds"]),
     "folds": st.sampled_from([0, 2, 100]),
     "device": st.sampled_from(["cpu", "cuda", "cuda:7"]),
@@ -101,7 +107,9 @@ def test_fields_make_a_configuration_that_comes_back_exactly_or_a_one_line_error
 
 @fuzzed
 def test_parameters_make_a_configuration_or_a_one_line_error(examples: int):
-    names = st.sampled_from([*RunConfig.model_fields, "config.lr", "config.epochs", "else"])
+    names = st.sampled_from(
+        [*RunConfig.model_fields, "model.width", "config.model.width", "config.lr", "config.epochs", "else"]
+    )
     words = st.sampled_from(["nan", "inf", "-0", "1_0", "\uff10", "1e3", " 1", "None", "cpu\n", "bn", "folds"])
 
     @fuzz(examples, st.dictionaries(names, words | st.text() | st.integers().map(str) | st.floats().map(str)))

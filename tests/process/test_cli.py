@@ -145,6 +145,7 @@ def probe(argv: tuple[str, ...], cwd: Path, env: dict[str, str]) -> tuple[subpro
     ("argv", "code"),
     [
         (("optimize", "--help"), 0),
+        (("xray", "--help"), 0),
         (("--version",), 0),
         (("trian",), 2),
         (("train", "--batch-size", "1"), 2),
@@ -206,7 +207,7 @@ def test_help_is_ascii(sweeper: Callable[..., Answer], tmp_path: Path, command: 
 
 @pytest.mark.parametrize(
     ("argv", "keys"),
-    [(["status", "--json"], {"study", "target", "trials"}), (["sync", "--json"], {"carried"})],
+    [(["status", "--json"], {"study", "target", "metric", "trials"}), (["sync", "--json"], {"carried"})],
     ids=spelled,
 )
 # MLflow's own use of SQLAlchemy 2.1
@@ -224,6 +225,7 @@ def test_json_of_a_whole_sweep_is_one_line_and_the_words_go_to_stderr(finished_s
     assert len(finished_sweep.stdout.splitlines()) == 1
     keys = {
         "study",
+        "metric",
         "finished",
         "complete",
         "pruned",

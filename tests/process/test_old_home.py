@@ -159,6 +159,16 @@ def test_a_run_is_replayed(home: Path, alone: dict[str, str], by: str) -> None:
         assert result["weights"]
 
 
+def test_a_run_with_batch_norm_is_examined_again(home: Path, alone: dict[str, str]) -> None:
+    """Its X-ray is almost what 0.1.0 recorded, on any machine."""
+    recorded = next(found for found in runs(home).values() if "xray/variance_shift" in found.data.metrics)
+    found = run(home, alone, "xray", recorded.info.run_id)
+    shift = [layer["ratio"] for layer in found["layers"]]
+    assert sum(shift) / len(shift) == pytest.approx(recorded.data.metrics["xray/variance_shift"], rel=0.01)
+    gain = recorded.data.metrics["xray/recalibration_gain_loss"]
+    assert found["recalibration_gain_loss"] == pytest.approx(gain, abs=0.01)
+
+
 def test_a_reproduction_is_judged_as_it_was(home: Path, alone: dict[str, str]) -> None:
     then = json.loads((home / "report" / "quick" / "ledger.json").read_text())
     now = run(home, alone, "verify", "--protocol", "quick")

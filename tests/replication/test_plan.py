@@ -36,7 +36,7 @@ def test_a_data_set_with_fewer_images_than_the_protocol_wants_is_used_whole(
     place: Place, monkeypatch: pytest.MonkeyPatch, manifest: Any, images: int
 ):
     monkeypatch.undo()
-    chosen = SimpleNamespace(manifest=manifest, config=RunConfig())
+    chosen = SimpleNamespace(source=SimpleNamespace(spec=manifest.spec), config=RunConfig())
     planned = make_plan(place.environment, chosen, Options("quick"))
     assert {run.config.train_images for run in planned} == {images}
 

@@ -7,10 +7,13 @@ import math
 import numpy as np
 import pytest
 
+from sweeper.core.config import LAYERED
+from sweeper.core.metric import ACCURACY, LOSS
 from sweeper.report.figure import VERMILLION
+from sweeper.report.page import PALETTE
 from sweeper.report.sweep.charts import (
-    ACCURACY,
     MOST_CURVES,
+    PLACEMENT_COLORS,
     confusion,
     curves,
     per_class,
@@ -18,7 +21,7 @@ from sweeper.report.sweep.charts import (
     shown,
 )
 from sweeper.report.sweep.landscape import kernel_mean, numeric_pair, rate_map
-from sweeper.report.sweep.parallel import BELOW, accuracy_axis, parallel, parameter_axis
+from sweeper.report.sweep.parallel import BELOW, metric_axis, parallel, parameter_axis
 from tests.support.swept import CHAMPION, IMPORTANCES, searched, sweep, trial
 
 
@@ -39,9 +42,16 @@ def test_curves_draw_the_best_last_and_the_pruned_faint() -> None:
     assert figure.data[0].opacity < 0.5
 
 
+def test_each_placement_has_a_colour_of_its_own_in_light_and_in_dark() -> None:
+    assert list(PLACEMENT_COLORS) == [placement.value for placement in LAYERED]
+    both = dict(PALETTE.values())
+    for colours in (PLACEMENT_COLORS.values(), [both[light] for light in PLACEMENT_COLORS.values()]):
+        assert len({*colours, VERMILLION}) == len(LAYERED) + 1
+
+
 def test_curves_leave_out_a_metric_that_nobody_has() -> None:
     only = trial(0, epochs=[{"epoch": 1.0, "val/accuracy": 0.5}])
-    assert [list(trace.y) for trace in curves([only], [], "val/loss").data] == []
+    assert [list(trace.y) for trace in curves([only], [], LOSS).data] == []
 
 
 def test_pruned_trials_are_counted_by_epoch() -> None:
@@ -128,14 +138,14 @@ def test_many_numbers_are_marked_at_both_ends() -> None:
 
 
 def test_the_axis_of_accuracies_holds_outliers_at_its_foot() -> None:
-    axis = accuracy_axis([0.10, 0.90, 0.91, 0.92, 0.93, 0.94])
+    axis = metric_axis([0.10, 0.90, 0.91, 0.92, 0.93, 0.94], ACCURACY)
     assert axis.heights == pytest.approx([0.0, 0.0, 0.25, 0.5, 0.75, 1.0])
     assert axis.ticks == {0.0: "90.00%", 1.0: "94.00%"}
 
 
 def test_every_trial_is_one_line_and_the_best_comes_last() -> None:
     found = sweep(*searched())
-    figure = parallel(found.ranked())
+    figure = parallel(found.ranked(), ACCURACY)
     best = figure.data[-1]
     assert best.line.color == VERMILLION
     assert best.text[0].startswith("<b>trial 11</b>, complete<br>91.00%")
@@ -145,4 +155,4 @@ def test_every_trial_is_one_line_and_the_best_comes_last() -> None:
 
 def test_a_parameter_that_no_complete_trial_has_gets_no_axis() -> None:
     found = sweep(trial(0), trial(1, None, state="running", params={"placement": "ic", "lr": 0.1}))
-    assert list(parallel(found.ranked()).layout.xaxis.ticktext) == ["placement", "batch_size", "accuracy"]
+    assert list(parallel(found.ranked(), ACCURACY).layout.xaxis.ticktext) == ["placement", "batch_size", "accuracy"]

@@ -19,8 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from sweeper.core.metric import ACCURACY, LOSS, Metric
 from sweeper.core.results import Mistake
-from sweeper.report.figure import axis_floor, is_room_above, limits
+from sweeper.report.figure import axis_ends, axis_floor, is_room_above, limits
 from sweeper.report.run.curves import best_epoch, curves
 from sweeper.report.run.errors import errors_picture
 from sweeper.report.sweep.pictures import (
@@ -101,9 +102,9 @@ STUDIES = {
 
 
 @pytest.mark.parametrize("draw", TRIAL_FIGURES)
-@pytest.mark.parametrize("name", STUDIES)
-def test_a_figure_of_trials_is_a_whole_picture(draw: Callable[..., bytes], name: str):
-    assert_is_figure(draw(STUDIES[name], name))
+@pytest.mark.parametrize(("name", "metric"), [*((name, ACCURACY) for name in STUDIES), ("fifty", LOSS)])
+def test_a_figure_of_trials_is_a_whole_picture(draw: Callable[..., bytes], name: str, metric: Metric):
+    assert_is_figure(draw(STUDIES[name], metric, name))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_importance_is_a_whole_picture(importances: Sequence[tuple[str, float]])
 
 @pytest.mark.parametrize("title", ["", "$5 and $x^", "W" * 300, "two\nlines\tand more", "Größe, naïve"])
 def test_any_title_fits(title: str):
-    assert_is_figure(history(study(10), title))
+    assert_is_figure(history(study(10), ACCURACY, title))
     assert_is_figure(importance([], title))
 
 
@@ -151,6 +152,20 @@ def test_errors_are_drawn_in_rows_of_eight(count: int, rows: int):
     mistake = Mistake(np.eye(28, dtype=np.uint8) * 255, "Coat", "$Shirt", 0.99)
     with Image.open(io.BytesIO(errors_picture([mistake] * count))) as image:
         assert image.size == (1500, round(1.62 * 150 * rows))
+
+
+@pytest.mark.parametrize("colour", [(255, 0, 0), (200, 200, 200)])
+def test_an_error_is_shown_as_the_image_is(colour: tuple[int, int, int]):
+    channels = 1 if len(set(colour)) == 1 else 3
+    pixels = np.full((28, 28, 3), colour, np.uint8)[..., :channels]
+    with Image.open(io.BytesIO(errors_picture([Mistake(pixels, "Coat", "Shirt", 0.99)]))) as image:
+        assert image.convert("RGB").getpixel((100, 60)) == colour
+
+
+def test_long_names_of_classes_are_cut_where_they_would_meet():
+    pixels = np.zeros((28, 28, 1), np.uint8)
+    long, cut = (errors_picture([Mistake(pixels, name, "Shirt", 0.99)] * 8) for name in ("W" * 90, "W" * 14 + "\u2026"))
+    assert long == cut
 
 
 def test_a_champion_without_errors_has_a_picture_that_says_so():
@@ -165,7 +180,7 @@ def all_figures() -> list[Callable[[], bytes]]:
     return [
         partial(curves, [epoch(e, 0.9 - 1 / e) for e in range(1, 21)], "curves"),
         partial(importance, shares(("lr", 0.6), ("placement", 0.4)), "importance"),
-        *(partial(draw, trials, "trials") for draw in TRIAL_FIGURES),
+        *(partial(draw, trials, ACCURACY, "trials") for draw in TRIAL_FIGURES),
     ]
 
 
@@ -182,7 +197,7 @@ def test_the_order_of_the_trials_does_not_matter():
     trials = study(60)
     shuffled = random.Random(0).sample(trials, len(trials))
     for draw in TRIAL_FIGURES:
-        assert draw(trials, "trials") == draw(shuffled, "trials")
+        assert draw(trials, ACCURACY, "trials") == draw(shuffled, ACCURACY, "trials")
 
 
 def test_pyplot_is_not_imported():
@@ -215,8 +230,9 @@ def test_a_note_stands_where_there_is_more_room():
 def test_best_so_far_holds_the_complete_trials_that_improved():
     values = [(4, 0.95), (0, 0.90), (2, 0.89), (3, 0.90), (6, math.nan)]
     trials = [*(trial(*pair) for pair in values), trial(1, 0.99, "pruned"), trial(5, None, "failed")]
-    assert best_so_far(trials) == [(0, 0.90), (4, 0.95)]
-    assert best_so_far([trial(0, 0.9, "pruned")]) == []
+    assert best_so_far(trials, ACCURACY) == [(0, 0.90), (4, 0.95)]
+    assert best_so_far(trials, LOSS) == [(0, 0.90), (2, 0.89)]
+    assert best_so_far([trial(0, 0.9, "pruned")], ACCURACY) == []
 
 
 def test_an_axis_starts_above_the_outliers():
@@ -255,6 +271,11 @@ def test_a_share_that_was_not_measured_is_not_0(found: Importance, words: str):
     assert share_in_words(found).startswith(words)
 
 
+def test_an_axis_of_losses_ends_below_the_outliers():
+    assert axis_ends([0.3, 0.31, 0.32, 0.33, 2.3], LOSS) == (0.3, 0.33)
+    assert axis_ends([0.1, 0.90, 0.91, 0.92, 0.93], ACCURACY) == (0.90, 0.93)
+
+
 def test_placements_are_sorted_by_the_median_of_complete_trials():
     trials = [
         trial(3, 0.92, placement="ic"),
@@ -266,11 +287,12 @@ def test_placements_are_sorted_by_the_median_of_complete_trials():
         trial(6, None, "failed", placement="none"),
         trial(7, 0.95),
     ]
-    assert by_placement(trials) == [
-        PlacementRow("ic", (0.10, 0.93, 0.92), ()),
-        PlacementRow("bn", (0.91,), (0.99,)),
+    ic, bn, dropout = (
+        PlacementRow("ic", (0.10, 0.93, 0.92), ()), PlacementRow("bn", (0.91,), (0.99,)),
         PlacementRow("dropout", (), (0.99,)),
-    ]
+    )  # fmt: skip
+    assert by_placement(trials, ACCURACY) == [ic, bn, dropout]
+    assert by_placement(trials, LOSS) == [bn, ic, dropout]
 
 
 def test_jitter_spreads_the_dots():

@@ -15,6 +15,7 @@ from sweeper.study.opening import open_study
 from sweeper.study.rows import TrialRow
 from sweeper.study.space import default_space
 from sweeper.study.study import Study, StudySettings
+from tests.support.scored import scored
 
 SETTINGS = StudySettings(RunConfig(dataset="sample"), default_space(), dataset_sha256="0" * 64)
 MEMORY = "sqlite://"
@@ -56,7 +57,7 @@ def train(study: Study, trial: Trial) -> Trial:
         if study.report(trial.number, step, value * (step / 4)):
             study.prune(trial.number, "pruned")
             return trial
-    study.complete(trial.number, value, 1 - value)
+    study.complete(trial.number, scored(value, 1 - value))
     return trial
 
 

@@ -15,6 +15,7 @@ from sweeper.core.errors import StudyConflict
 from sweeper.study.opening import open_study
 from tests.study.sweeps import SETTINGS, Killed, enqueue, other_program, sweep, without_times
 from tests.support.optuna_store import stored
+from tests.support.scored import scored
 
 SMALL = replace(SETTINGS, base=SETTINGS.base.derive(epochs=4), seed=3)
 
@@ -53,7 +54,7 @@ def test_optuna_reads_from_the_database_what_the_memory_holds(url: str, sampler:
             study.settle()
             assert without_times(stored(url)) == without_times(study.trials())
         study.report(2, 2, 0.6)  # not settled: its end writes it
-        study.complete(2, 0.6, 0.4)
+        study.complete(2, scored(0.6, 0.4))
         study.prune(1, "worst")
         study.fail(0, "no", "a traceback")
         before = without_times(study.trials())
@@ -63,7 +64,7 @@ def test_optuna_reads_from_the_database_what_the_memory_holds(url: str, sampler:
         assert [trial.number for trial in again.unfinished()] == [3]
         again.report(3, 1, 0.9)  # the first report stands
         again.report(3, 2, 0.7)
-        again.complete(3, 0.7, 0.3)
+        again.complete(3, scored(0.7, 0.3))
         assert stored(url)[3].intermediate_values == {1: 0.5, 2: 0.7}
         assert without_times(stored(url)) == without_times(again.trials())
 
@@ -84,14 +85,14 @@ def test_a_trial_that_was_torn_while_it_was_asked_is_completed(url: str):
 def test_trials_that_begin_and_end_together_are_written_as_one_by_one(url: str):
     with closing(open_study("demo", SMALL, url)) as study, study.together():
         numbers = [study.ask().number for _ in range(4)]
-        study.complete(3, 0.9, 0.2)  # a copy of another trial's result, before it is written at all
+        study.complete(3, scored(0.9, 0.2))  # a copy of another trial's result, before it is written at all
         assert stored(url) == []
         study.begin()
         assert [trial.state.name for trial in stored(url)] == ["RUNNING"] * 4
         assert "val_loss" not in stored(url)[3].user_attrs  # which a training of it might contradict
         for number in numbers[:3]:
             study.report(number, 1, 0.5)
-        study.complete(2, 0.6, 0.4)
+        study.complete(2, scored(0.6, 0.4))
         study.prune(1, "worst")
         study.fail(0, "no", "a traceback")
         assert [trial.state.name for trial in stored(url)] == ["RUNNING"] * 4
@@ -104,7 +105,7 @@ def test_what_is_not_written_when_an_error_ends_the_block_is_dropped(url: str):
         with contextlib.suppress(KeyError), study.together():
             study.ask()
             study.begin()
-            study.complete(0, 0.5, 0.1)
+            study.complete(0, scored(0.5, 0.1))
             study.ask()
             raise KeyError
         study.settle()
@@ -137,6 +138,6 @@ def test_trials_that_another_process_ends_or_deletes_stop_the_sweep(url: str, ho
         if how == "deleted":
             optuna.delete_study(study_name="demo", storage=url)
         with pytest.raises(StudyConflict, match=f"it has {how} a trial that runs"):
-            study.complete(0, 0.5, 0.1)
+            study.complete(0, scored(0.5, 0.1))
     if how == "ended":
         assert stored(url)[0].intermediate_values == {}

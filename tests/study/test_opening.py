@@ -18,6 +18,7 @@ import pytest
 
 from sweeper.core.config import check_name
 from sweeper.core.errors import ConfigError, ServiceUnreachable, StudyConflict, SweeperError
+from sweeper.core.metric import ACCURACY, LOSS
 from sweeper.study.known import Known
 from sweeper.study.opening import open_study
 from sweeper.study.reading import read_study
@@ -86,6 +87,7 @@ def test_another_device_or_experiment_number_continues_the_study(url: str) -> No
     [
         ({"seed": 1}, "seed was 0, is 1"),
         ({"seed": 1, "base": SETTINGS.base.derive(seed=1)}, "seed was 0, is 1"),
+        ({"metric": "val/ece"}, "direction was 'maximize val/accuracy', is 'minimize val/ece'"),
         ({"sampler": "gp"}, "sampler was 'tpe', is 'gp'"),
         ({"pruner": "none"}, "pruner was 'percentile', is 'none'"),
         ({"dataset_sha256": "f" * 64}, f"dataset_sha256 was '{'0' * 64}', is '{'f' * 64}'"),
@@ -134,6 +136,33 @@ def test_a_study_that_was_created_but_not_yet_described_is_taken_over(url: str) 
     open_study("demo", SETTINGS, url).close()
     message = refusal(lambda: open_study("demo", replace(SETTINGS, sampler="gp"), url), StudyConflict)
     assert "sampler was 'tpe', is 'gp'" in message
+
+
+def test_a_study_goes_on_with_the_metric_that_it_was_made_with(url: str) -> None:
+    auto, loss = replace(SETTINGS, metric="auto"), replace(SETTINGS, metric="val/loss")
+    open_study("demo", loss, url).close()
+    for same in (auto, loss):
+        with closing(open_study("demo", same, url)) as study:
+            assert (study.continued, study.metric) == (True, LOSS)
+            assert study.settings == StudySettings.read(study.record().settings)
+    with other_program(url) as theirs:
+        assert theirs.direction.name == "MINIMIZE"
+        assert theirs.user_attrs["settings"]["direction"] == "minimize val/loss"
+    message = refusal(lambda: open_study("demo", SETTINGS, url), StudyConflict)
+    assert "(direction was 'minimize val/loss', is 'maximize val/accuracy')" in message
+    with closing(open_study("new", auto, url)) as study:
+        assert study.metric == ACCURACY
+
+
+def test_a_study_of_an_unknown_metric_is_refused_with_those_that_are_known(url: str) -> None:
+    open_study("demo", SETTINGS, url).close()
+    with other_program(url) as theirs:
+        theirs.set_user_attr("settings", theirs.user_attrs["settings"] | {"direction": "minimize val/f1"})
+    for metric in ("auto", "val/accuracy"):
+        message = refusal(
+            lambda metric=metric: open_study("demo", replace(SETTINGS, metric=metric), url), StudyConflict
+        )
+        assert "val/accuracy, val/loss, val/ece" in message
 
 
 def test_two_studies_have_different_identities(url: str) -> None:

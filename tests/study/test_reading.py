@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
 
 from sweeper.core.errors import StudyConflict, UsageError
+from sweeper.core.metric import ACCURACY, LOSS
 from sweeper.study.opening import open_study
 from sweeper.study.reading import best_configurations, read_record, read_study
 from sweeper.study.rows import TrialRow, ranking
 from tests.study.sweeps import MEMORY, SETTINGS, train
 from tests.support.refusals import refusal
+from tests.support.scored import scored
 
 
 def row(number: int, value: float | None, loss: float | None = 0.3, state: str = "complete") -> TrialRow:
@@ -34,7 +37,7 @@ def row(number: int, value: float | None, loss: float | None = 0.3, state: str =
 )
 def test_the_best_trial(rows: list[TrialRow], best: int | None) -> None:
     apart = [row._replace(params={"batch_size": row.number}) for row in rows]
-    assert next((found.trials[0] for found in ranking(apart)), None) == best
+    assert next((found.trials[0] for found in ranking(apart, ACCURACY)), None) == best
 
 
 def test_a_held_study_can_be_read(url: str) -> None:
@@ -60,7 +63,7 @@ def test_reading_a_study_leaves_no_lock(tmp_path: Path, url: str) -> None:
 def test_the_best_configurations_are_read_whole(url: str) -> None:
     with closing(open_study("demo", SETTINGS, url)) as study:
         trials = [train(study, study.ask()) for _ in range(4)]
-        ranked = ranking(study.rows())
+        ranked = ranking(study.rows(), ACCURACY)
     found = best_configurations("demo", url, 2)
     assert [each.trial for each in found] == [each.trials[0] for each in ranked[:2]]
     assert [each.config for each in found] == [trials[each.trial].config for each in found]
@@ -102,3 +105,18 @@ def test_a_study_without_trials_has_a_record() -> None:
     with closing(open_study("demo", SETTINGS, MEMORY)) as study:
         record = study.record()
     assert (record.rows, record.importances, record.began, record.ended) == ([], [], None, None)
+
+
+def test_a_study_is_read_with_its_metric_and_the_accuracies_beside_it(url: str) -> None:
+    with closing(open_study("demo", replace(SETTINGS, metric="val/loss"), url)) as study:
+        for scores in (scored(0.9, 0.5), scored(0.8, 0.3), scored(0.85, 0.4)):
+            study.complete(study.ask().number, scores)
+    view = read_study("demo", url)
+    assert view.metric == LOSS
+    assert [(row.value, row.loss, row.accuracy) for row in view.rows] == [
+        (0.5, 0.5, 0.9), (0.3, 0.3, 0.8), (0.4, 0.4, 0.85),
+    ]  # fmt: skip
+    ranked = ranking(view.rows, view.metric)
+    assert [each.trials for each in ranked] == [(1,), (2,), (0,)]
+    assert ranked[0].scores == {"val_accuracy": 0.8, "val_loss": 0.3}
+    assert [each.trial for each in best_configurations("demo", url, 2)] == [1, 2]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.core.config import Placement
@@ -20,6 +21,7 @@ from sweeper.study.samplers import BEST, PRUNER, SAMPLER, drawn_at_random, make_
 from sweeper.study.space import Choice, Range, Space, cells
 from sweeper.study.study import StudySettings
 from tests.study.sweeps import MEMORY, SETTINGS, objective, train, without_times
+from tests.support.scored import scored
 
 PLAIN = replace(SETTINGS, seed=3)
 
@@ -139,7 +141,7 @@ def test_gp_learns_from_pruned_trials_too() -> None:
             if placement == "ic":
                 study.prune(number, "low")
             else:
-                study.complete(number, 0.9 + number % 7 / 1000, 0.1)
+                study.complete(number, scored(0.9 + number % 7 / 1000, 0.1))
         assert [row.params["placement"] for row in study.rows()][-15:].count("ic") <= 2
 
 
@@ -202,7 +204,7 @@ def test_a_study_of_0_1_0_goes_on_with_the_sampler_it_had(tmp_path: Path, sample
         while study.finished() < 14:
             trial = study.ask()
             value = objective(trial.config)
-            study.complete(trial.number, value, 1 - value)
+            study.complete(trial.number, scored(value, 1 - value))
         assert [dict(row.params) for row in study.rows()] == expected
 
 
@@ -244,12 +246,12 @@ def searched(trials: int) -> list[FrozenTrial]:
 
 def test_few_trials_are_all_in_the_window() -> None:
     trials = searched(50)
-    assert window(trials) == trials
+    assert window(trials, StudyDirection.MAXIMIZE) == trials
 
 
 def test_the_window_holds_the_best_the_latest_and_those_that_run() -> None:
     trials = searched(201)
-    left = window(trials, 60)
+    left = window(trials, StudyDirection.MAXIMIZE, 60)
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
     best = {t.number for t in sorted(complete, key=lambda t: -t.value)[:BEST]}
     assert best < {t.number for t in left}
@@ -267,7 +269,7 @@ def proposed(study: optuna.Study, number: int) -> float:
 
 def test_tpe_proposes_what_it_would_if_there_were_no_trials_but_those_of_the_window() -> None:
     trials = searched(300)
-    seen = window(trials, 60)
+    seen = window(trials, StudyDirection.MAXIMIZE, 60)
     alone = optuna.create_study(direction="maximize")
     alone.add_trials(seen)
     expected = proposed(alone, 300)
@@ -314,3 +316,38 @@ def test_a_quarter_at_each_epoch_is_more_than_a_quarter_of_the_trials() -> None:
         state = TrialState.PRUNED if ended else TrialState.COMPLETE
         study.add_trial(optuna.trial.create_trial(state=state, value=level, intermediate_values=seen))
     assert sum(trial.state == TrialState.PRUNED for trial in study.trials) > 30
+
+
+def test_the_window_of_losses_holds_the_lowest() -> None:
+    trials = searched(201)
+    complete = [t for t in trials if t.state == TrialState.COMPLETE]
+    lowest = {t.number for t in sorted(complete, key=lambda t: t.value)[:BEST]}
+    assert lowest < {t.number for t in window(trials, StudyDirection.MINIMIZE, 60)}
+
+
+# --- another metric ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pruner", ["none", "percentile"])
+@pytest.mark.parametrize("sampler", ["gp", "tpe", "qmc", "random"])
+def test_a_search_for_the_lowest_loss_mirrors_one_for_the_highest_accuracy(sampler: str, pruner: str) -> None:
+    """The losses are the negative accuracies; a sweep that sought the highest of them would ask for other trials."""
+
+    def searched_for(metric: str, sign: float) -> list[tuple[str, dict[str, Any]]]:
+        with closing(
+            open_study("demo", replace(PLAIN, sampler=sampler, pruner=pruner, metric=metric), MEMORY)
+        ) as study:
+            for number in range(30):
+                value = sign * objective(study.ask().config)
+                for step in (1, 4):
+                    if study.report(number, step, value * (step / 4)):
+                        study.prune(number, "pruned")
+                        break
+                else:
+                    study.complete(number, scored(value, value))
+            return [(row.state, dict(row.params)) for row in study.rows()]
+
+    expected = searched_for("val/accuracy", 1.0)
+    assert searched_for("val/loss", -1.0) == expected
+    learns = sampler in ("gp", "tpe") or pruner != "none"
+    assert (searched_for("val/loss", 1.0) != expected) == learns

@@ -19,6 +19,7 @@ from sweeper.study.study import Study
 from tests.study.sweeps import MEMORY, SETTINGS, enqueue, other_program, sweep, train, without_times
 from tests.support.optuna_store import stored
 from tests.support.refusals import refusal
+from tests.support.scored import scored
 
 # --- outcomes ------------------------------------------------------------------------------------
 
@@ -26,7 +27,7 @@ from tests.support.refusals import refusal
 def test_finished_counts_complete_and_pruned_trials_but_not_failed_or_running_ones(study: Study) -> None:
     for _ in range(4):
         study.ask()
-    study.complete(0, 0.9, 0.3)
+    study.complete(0, scored(0.9, 0.3))
     study.prune(1, "slow")
     study.fail(2, "out of memory")
     assert (study.finished(), study.failed()) == (2, 1)
@@ -38,7 +39,7 @@ def test_rows_say_what_became_of_each_trial(study: Study) -> None:
     for number in (0, 1, 3):
         study.report(number, 1, 0.5)
         study.report(number, 2, 0.7)
-    study.complete(0, 0.9, 0.3)
+    study.complete(0, scored(0.9, 0.3))
     study.prune(1, "slow")
     study.fail(2, "out of memory")
     rows = study.rows()
@@ -65,7 +66,7 @@ def test_a_step_reported_twice_keeps_its_first_value(study: Study) -> None:
 def test_a_value_that_is_not_finite_is_never_told(study: Study, accuracy: float, loss: float) -> None:
     trial = study.ask()
     with pytest.raises(ValueError, match="not finite"):
-        study.complete(trial.number, accuracy, loss)
+        study.complete(trial.number, scored(accuracy, loss))
     assert study.rows()[0].state == "running"
     study.prune(trial.number, "diverged")  # and the trial can still be ended
     assert study.rows()[0].state == "pruned"
@@ -76,7 +77,7 @@ def test_the_pruner_stops_the_worst_trial_after_its_warm_up() -> None:
         for accuracy in (0.5, 0.6, 0.7, 0.8, 0.9):
             number = study.ask().number
             assert not any(study.report(number, step, accuracy) for step in range(1, 6))
-            study.complete(number, accuracy, 0.3)
+            study.complete(number, scored(accuracy, 0.3))
         bad = study.ask().number
         assert [study.report(bad, step, 0.1) for step in range(1, 6)] == [False, False, True, True, True]
 
@@ -87,7 +88,7 @@ def test_a_continued_trial_is_judged_at_each_step_as_it_was_before_the_interrupt
         for accuracy in (0.5, 0.6, 0.7, 0.8, 0.9):
             number = study.ask().number
             assert not any(study.report(number, step, accuracy) for step in range(1, 6))
-            study.complete(number, accuracy, 0.3)
+            study.complete(number, scored(accuracy, 0.3))
         bad = study.ask().number
         before = [study.report(bad, step, 0.1) for step in range(1, 4)]
         study.settle()
@@ -102,6 +103,34 @@ def test_a_file_that_cannot_be_written_is_no_service_that_went_away(study: Study
     with pytest.raises(SweeperError, match=r"cannot be written .*disk is full") as caught, study.answering():
         raise full
     assert caught.value.exit_code == 1
+
+
+# --- another metric --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("metric", "best"), [("val/accuracy", 0), ("val/loss", 1), ("val/ece", 2)])
+def test_the_value_is_of_the_metric_and_accuracy_and_loss_are_kept_beside_it(metric: str, best: int) -> None:
+    with closing(open_study("demo", replace(SETTINGS, metric=metric, sampler="random"), MEMORY)) as study:
+        for scores in (scored(0.9, 0.5, 0.1), scored(0.8, 0.3, 0.1), scored(0.7, 0.4, 0.02)):
+            study.complete(study.ask().number, scores)
+        assert [row.value for row in study.rows()][2] == {"val/accuracy": 0.7, "val/loss": 0.4, "val/ece": 0.02}[metric]
+        assert [(row.accuracy, row.loss) for row in study.rows()] == [(0.9, 0.5), (0.8, 0.3), (0.7, 0.4)]
+        assert all(("val_accuracy" in trial.user_attrs) == (best > 0) for trial in study.trials())  # else as 0.1.0 did
+        leader = study.leader()
+        assert leader is not None
+        assert leader.key == str(best)
+
+
+def test_the_pruner_stops_the_trial_of_the_highest_loss() -> None:
+    settings = replace(SETTINGS, sampler="random", pruner="percentile", metric="val/loss")
+    with closing(open_study("demo", settings, MEMORY)) as study:
+        for loss in (0.5, 0.6, 0.7, 0.8, 0.9):
+            number = study.ask().number
+            assert not any(study.report(number, step, loss) for step in range(1, 6))
+            study.complete(number, scored(0.5, loss))
+        bad, good = study.ask().number, study.ask().number
+        assert [study.report(bad, step, 1.1) for step in range(1, 6)] == [False, False, True, True, True]
+        assert not any(study.report(good, step, 0.4) for step in range(1, 6))
 
 
 # --- repetitions -----------------------------------------------------------------------------------
@@ -128,7 +157,7 @@ def test_each_configuration_counts_its_own_seeds(study: Study) -> None:
         key = asked.config.derive(seed=0).key
         assert asked.repetition == asked.config.seed - SETTINGS.base.seed == seen.get(key, 0)
         seen[key] = seen.get(key, 0) + 1
-        study.complete(asked.number, 0.9, 0.3)
+        study.complete(asked.number, scored(0.9, 0.3))
 
 
 def test_a_study_of_one_seed_asks_again_and_ends_where_nothing_is_new(url: str) -> None:
@@ -148,7 +177,7 @@ def test_the_leader_is_the_configuration_of_the_best_mean(url: str) -> None:
         assert study.leader() is None
         asked = [study.ask() for _ in range(8)]
         for trial in asked:
-            study.complete(trial.number, next(accuracies[trial.config.batch_size]), 0.3)
+            study.complete(trial.number, scored(next(accuracies[trial.config.batch_size]), 0.3))
         leader = study.leader()
     with closing(open_study("demo", settings, url)) as study:
         assert study.leader() == leader
@@ -211,7 +240,7 @@ def test_an_enqueued_trial_comes_next_with_the_parameters_it_was_given(url: str,
         assert 0.05 <= first.config.head_dropout <= 0.6  # which it was not given
         assert second.config.placement.value == "none"
         assert without_times(stored(url)) == without_times(study.trials())
-        study.complete(1, 0.9, 0.3)
+        study.complete(1, scored(0.9, 0.3))
     with closing(open_study("demo", settings, url)) as study:
         assert list(study.unfinished()) == [second, third]
         assert study.rows()[1].state == "complete"

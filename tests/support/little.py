@@ -14,9 +14,9 @@ import pytest
 
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import DataError
-from sweeper.core.images import SIDE, Array
+from sweeper.core.images import Array
 from sweeper.data import fashion
-from sweeper.data.fashion import MANIFESTS, IdxFile, Manifest
+from sweeper.data.fashion import SIDE, FashionSource, IdxFile, Manifest
 
 SMALL = RunConfig(batch_size=8, placement="none")  # fits the 30 training images that `little` leaves
 
@@ -52,7 +52,6 @@ def declare(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     a, b, c, d = (described(name, content) for name, content in files.items())
     manifest = Manifest("fashion-mnist", (a, b), (c, d), holdout=10)
     monkeypatch.setattr(fashion, "FULL", manifest)
-    monkeypatch.setitem(MANIFESTS, "fashion-mnist", manifest)
 
 
 def write(files: dict[str, bytes], folder: Path) -> Path:
@@ -61,6 +60,11 @@ def write(files: dict[str, bytes], folder: Path) -> Path:
     for name, content in files.items():
         (folder / f"{name}.gz").write_bytes(gzip.compress(content))
     return folder
+
+
+def at(folder: Path) -> FashionSource:
+    """Return the little data set in `folder`."""
+    return FashionSource(fashion.FULL, folder)
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ import numpy as np
 
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import Diverged, SweeperError, TrainingError, WorkerLost
-from sweeper.core.images import CLASSES
+from sweeper.core.metric import ACCURACY, Metric
 from sweeper.core.results import EpochResult, Evaluation, TrainResult
 from sweeper.core.trial import Trial
+from sweeper.data.fashion import CLASSES
 from sweeper.engine.base import Event
 from sweeper.sweep.driver import Driver
 from sweeper.tracking.base import Recorded, RunInfo
@@ -29,7 +30,8 @@ def epoch(number: int, accuracy: float = 0.5) -> EpochResult:
 def result(accuracy: float = 0.5, loss: float = 1.1) -> TrainResult:
     history = (*(epoch(n) for n in range(1, EPOCHS)), replace(epoch(EPOCHS, accuracy), val_loss=loss))
     confusion = np.eye(len(CLASSES), dtype=np.int64)
-    return TrainResult(history, {"weight": np.zeros(2, np.float32)}, Evaluation(loss, accuracy, 0.1, confusion))
+    evaluation = Evaluation(loss, accuracy, 0.1, confusion, classes=CLASSES)
+    return TrainResult(history, {"weight": np.zeros(2, np.float32)}, evaluation)
 
 
 # The events of a training, or functions that are called in the middle of wait().
@@ -53,6 +55,8 @@ class Recorder:
     interruptible: bool = True
     prunes: Mapping[int, int] = field(default_factory=dict)  # a trial's number: the epoch it is pruned after
     left: Sequence[Trial] = ()  # running since an earlier driver
+    metric: Metric = ACCURACY
+    values: list[float | None] = field(default_factory=list)  # of the trials that ended, as the view saw them
     calls: list[tuple[Any, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -125,8 +129,8 @@ class Recorder:
 
     def settle(self) -> None: ...
 
-    def complete(self, number: int, accuracy: float, loss: float) -> None:
-        self.calls.append(("complete", number, accuracy, loss))
+    def complete(self, number: int, final: Mapping[str, float]) -> None:
+        self.calls.append(("complete", number, final))
 
     def prune(self, number: int, reason: str) -> None:
         self.calls.append(("prune", number, reason))
@@ -157,6 +161,7 @@ class Recorder:
 
     def ended(self, trial: Trial, outcome: str, value: float | None, reason: str = "") -> None:
         self.calls.append(("ended", trial.number, outcome, *([reason] if reason else [])))
+        self.values.append(value)
 
     def say(self, words: str) -> None:
         self.calls.append(("say", words))

@@ -17,7 +17,7 @@ def trial(number: int, value: float | None = 0.9, **fields: Any) -> SweptTrial:
     epochs = [
         {"epoch": float(e), "val/accuracy": (value or 0.1) - 0.01 * (3 - e), "val/loss": 1.0 / e} for e in (1, 2, 3)
     ]
-    made = SweptTrial(number, "complete", value, 0.3, {"placement": "bn", "batch_size": 64}, epochs, 5.0, "")
+    made = SweptTrial(number, "complete", value, 0.3, {"placement": "bn", "batch_size": 64}, epochs, 5.0, "", value)
     return made._replace(**fields)
 
 

@@ -38,10 +38,12 @@ def reopen(tmp_path: Path) -> Iterator[Callable[..., Study]]:
     """Open the one study of a test, as another process would after the last one ended."""
     opened: list[Study] = []
 
-    def open_it(space: Space | None = None, **base: Any) -> Study:
+    def open_it(space: Space | None = None, metric: str = "val/accuracy", **base: Any) -> Study:
         for study in opened:
             study.close()
-        settings = StudySettings(BASE.derive(**base), space or default_space(), "0" * 64, sampler="random")
+        settings = StudySettings(
+            BASE.derive(**base), space or default_space(), "0" * 64, sampler="random", metric=metric
+        )
         opened.append(open_study("study", settings, f"sqlite:///{tmp_path / 'sweeper.db'}"))
         return opened[-1]
 

@@ -14,12 +14,13 @@ import safetensors.torch
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import Interrupted
 from sweeper.core.intervals import accuracy_interval
+from sweeper.data.fashion import SAMPLE
 from sweeper.engine.choice import ONE_WORKER
 from sweeper.study.space import default_space
 from sweeper.tracking.base import FINISHED
 from sweeper.tracking.reading import read_events
 from sweeper.tracking.registry import Registry
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 from tests.sweep.conftest import Place
 
 pytest_plugins = ["tests.support.mlflow_store"]
@@ -97,7 +98,7 @@ def test_the_champion_is_trained_on_everything_and_its_weights_are_in_the_journa
     assert set(epoch["metrics"]) & {"train/loss", "val/loss"} == {"train/loss"}
     assert end["metrics"] == {name: value for name, value in result["test"].items() if name != "trial"}
     weights = safetensors.torch.load_file(folder / "artifacts/model/state.safetensors")
-    build_model(RunConfig.from_params(start["params"])).load_state_dict(weights)
+    build_model(RunConfig.from_params(start["params"]), SAMPLE.spec).load_state_dict(weights)
 
 
 @pytest.mark.filterwarnings("ignore::Warning")  # of MLflow and of torch's export, which a command does not show

@@ -16,12 +16,14 @@ import optuna
 import pytest
 
 from sweeper.core.errors import ConfigError, OutOfMemory, StudyIncomplete, SweeperError, TrainingError
+from sweeper.core.metric import ACCURACY, ECE, LOSS, Metric
 from sweeper.core.trial import Trial
 from sweeper.study.study import Study
 from sweeper.sweep.driver import RETRIES, Driver
 from sweeper.sweep.progress import PlainView, Progress
 from sweeper.sweep.source import Listed
 from sweeper.tracking.base import FAILED, FINISHED, KILLED, NullTracker
+from sweeper.tracking.epochs import epoch_metrics
 from sweeper.tracking.journal import JournalTracker
 from sweeper.tracking.reading import read_events
 from tests.support.recorder import (
@@ -37,6 +39,7 @@ from tests.support.recorder import (
     epoch,
     result,
 )
+from tests.support.scored import scored
 
 # --- exactly N -----------------------------------------------------------------------------------------
 
@@ -214,6 +217,45 @@ def test_results_are_kept_where_they_are_wanted():
     assert dropped.run(2) == {}
 
 
+# --- another metric ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("metric", "values"), [(ACCURACY, [0.5, 0.7]), (LOSS, [1.1, 0.9]), (ECE, [0.1, 0.1])])
+def test_the_values_of_the_metric_are_reported_and_all_are_told_at_the_end(metric: Metric, values: list[float]):
+    recorder = Recorder({0: [(epoch(1), replace(epoch(2, 0.7), val_loss=0.9), result(0.7, 0.9))]}, metric=metric)
+    recorder.drive(1)
+    assert recorder.named("report") == [("report", 0, 1, values[0]), ("report", 0, 2, values[1])]
+    assert recorder.named("complete") == [("complete", 0, result(0.7, 0.9).metrics())]
+    assert recorder.values == [values[1]]
+
+
+def test_a_trial_is_pruned_for_its_losses_where_they_are_searched_for(reopen: Callable[..., Study]):
+    """It is the most accurate one."""
+    good = [replace(epoch(n, 0.1), val_loss=0.5) for n in range(1, 6)]
+    bad = [replace(epoch(n, 0.9), val_loss=2.5) for n in range(1, 6)]
+    study = reopen(epochs=5, metric="val/loss")
+    scripts = {number: [(*good, result(0.1, 0.5))] for number in range(5)} | {5: [(*bad, result(0.9, 2.5))]}
+    Recorder(scripts).drive(6, study)
+    assert [row.state for row in study.rows()] == ["complete"] * 5 + ["pruned"]
+    assert study.rows()[5].reason.startswith("pruned after epoch 3: its best loss so far is above the upper quartile")
+
+
+def test_a_trial_that_the_journal_knows_is_told_by_the_metric(reopen: Callable[..., Study], tmp_path: Path):
+    study = reopen(metric="val/ece")
+    trial = study.ask()
+    log = JournalTracker(tmp_path).start(describe(trial))
+    for number in (1, 2):
+        log.epoch(number, epoch_metrics(replace(epoch(number), val_ece=number / 100)))
+    log.end(FINISHED, scored(0.5, 1.1, 0.02), {"sweeper.state": "complete"})
+    recorder = Recorder()
+    assert recorder.drive(1, reopen(metric="val/ece"), JournalTracker(tmp_path)) == 1
+    assert recorder.count("submit") == 0
+    assert recorder.values == [0.02]
+    study = reopen(metric="val/ece")
+    assert study.record().curves[0] == {1: 0.01, 2: 0.02}
+    assert [(row.value, row.accuracy, row.loss) for row in study.rows()] == [(0.02, 0.5, 1.1)]
+
+
 # --- going on after another driver ---------------------------------------------------------------------
 
 
@@ -221,7 +263,7 @@ def test_results_are_kept_where_they_are_wanted():
 def test_trials_left_running_that_are_not_wanted_are_ended(target: int, trained: list[int]):
     left = [Trial(n, BASE.derive(seed=n)) for n in range(2)]
     recorder = Recorder(left=left)
-    recorder.calls += [("complete", 8, 0.5, 1.0), ("complete", 9, 0.5, 1.0)]  # of an earlier driver
+    recorder.calls += [("complete", 8, {}), ("complete", 9, {})]  # of an earlier driver
     assert recorder.drive(target) == target
     assert recorder.numbers("submit") == trained
     assert recorder.numbers("fail") == [n for n in range(2) if n not in trained]

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 from statistics import fmean
 from typing import Any
 
 import pytest
 
+from sweeper.core.config import RunConfig
 from sweeper.core.errors import OutOfTime, UsageError
+from sweeper.core.metric import ACCURACY, LOSS, Metric
 from sweeper.engine.choice import EngineChoice
+from sweeper.study.evidence import Standing
 from sweeper.study.reading import read_study
+from sweeper.study.rows import Ranked
 from sweeper.sweep.confirm import Confirmation, confirm
+from sweeper.sweep.finalists import Best, FinalistRun, Plan, means
 from sweeper.sweep.optimize import check_finished
 from sweeper.tracking.reading import finished_of
+from tests.support.scored import scored
 from tests.sweep.conftest import Place
 
 pytest_plugins = ["tests.support.mlflow_store"]
@@ -132,3 +139,27 @@ def test_the_champion_is_of_the_confirmed_runs(place: Place) -> None:
     result = place.optimize(**FINAL)
     assert result["best"] == best
     assert {path: path.stat().st_mtime_ns for path in files} == files
+
+
+# --- another metric ------------------------------------------------------------------------------------
+
+
+def ranked(metric: Metric) -> list[Best]:
+    """The finalists of two configurations, of which the second is more accurate and has the higher loss."""
+    standing = Standing("", 1, 0.5, 0.5, math.nan, math.nan)
+    configurations = [Ranked({"batch_size": n}, (n,), standing, {}) for n in (0, 1)]
+    runs = [FinalistRun(of, seed, RunConfig(), f"{of}/{seed}") for of in (0, 1) for seed in (1, 2)]
+    results = {
+        "0/1": scored(0.80, 0.30), "0/2": scored(0.82, 0.32), "1/1": scored(0.90, 0.50), "1/2": scored(0.92, 0.54),
+    }  # fmt: skip
+    return means(Plan(configurations, runs), results, metric)
+
+
+def test_finalists_are_ranked_by_the_mean_of_the_metric_and_keep_the_accuracy() -> None:
+    assert [best.trial for best in ranked(ACCURACY)] == [1, 0]
+    first, second = ranked(LOSS)
+    assert (first.trial, second.trial) == (0, 1)
+    assert first.scores["val_accuracy"] == pytest.approx(0.81)
+    assert 0.31 < first.scores["val_loss"] < 0.32  # drawn towards the mean of all
+    assert first.low < first.scores["val_loss"] < first.high
+    assert first.plain().keys() == {"trial", "val_accuracy", "val_loss", "seeds", "low", "high", "params"}

@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from sweeper.core.config import RunConfig
+from sweeper.core.metric import ECE, LOSS
 from sweeper.core.text import duration
 from sweeper.core.trial import Trial
 from sweeper.study.evidence import Standing
@@ -135,6 +136,10 @@ def test_the_summary_names_the_best_configuration_with_its_evidence(best: Standi
     assert Progress(target=3, leader=lambda: best).summary().endswith(words)
 
 
+def test_the_summary_names_another_metric_than_the_accuracy():
+    assert Progress(target=3, leader=lambda: LEADER, metric=LOSS).summary().endswith("best val loss 0.7500 (trial 0)")
+
+
 def test_a_sweep_is_a_plain_line_for_each_trial(clock: Callable[[float], None]):
     stream = io.StringIO()
     play(PlainView(Progress(target=3, leader=lambda: LEADER), stream))
@@ -209,6 +214,19 @@ def test_the_live_table_shows_each_running_trial(live: LiveView, stream: io.Stri
         ["1", *LABEL.split(), "3/4", "0.8125", "1.1000", "600", "1m05s"],
         ["2", *LABEL.split(), "0/4", "1m05s"],
     ]
+    live.close()
+
+
+def test_the_live_table_shows_the_metric_that_is_searched_for_first(
+    stream: io.StringIO, clock: Callable[[float], None]
+):
+    console = Console(file=stream, force_terminal=True, width=140, height=30, color_system=None)
+    live = LiveView(Progress(target=3, metric=ECE), console)
+    live.started(TRIALS[1])
+    live.epoch(TRIALS[1], epoch(3, 0.8125))
+    lines = frames(stream)
+    assert any("val ECE  val accuracy  val loss  images/s" in line for line in lines)
+    assert any(line.split()[-5:] == ["0.1000", "0.8125", "1.1000", "600", "0s"] for line in lines)
     live.close()
 
 
@@ -313,6 +331,19 @@ def test_the_status_of_a_stopped_study_names_the_command_that_continues_it():
 def test_the_status_ranks_the_five_best():
     lines = status(*(row(n, "complete", n / 10, params={"batch_size": n}) for n in range(7)))
     assert [line.split(":")[1].strip() for line in lines[2:]] == [f"batch_size {n}" for n in (6, 5, 4, 3, 2)]
+
+
+def test_the_status_of_a_search_for_another_metric_names_it_and_shows_the_accuracy_beside_it():
+    rows = [
+        row(0, "complete", 0.5, accuracy=0.9), row(1, "complete", 0.25, accuracy=0.8, params={}),
+        row(2, "running", 0.4),
+    ]  # fmt: skip
+    lines = status_lines(StudyView("demo", 10, 1, rows, metric=ECE))
+    assert lines[1].startswith("  trial 2: epoch 2, val ECE 0.4000, ")
+    assert lines[3:5] == [
+        "  val ECE 0.2500 (trial 1), accuracy 0.8000: ",
+        "  val ECE 0.5000 (trial 0), accuracy 0.9000: placement bn, lr 0.00123",
+    ]
 
 
 def test_the_status_counts_the_duplicates_of_an_earlier_version_as_finished():

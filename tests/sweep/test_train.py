@@ -26,7 +26,7 @@ from sweeper.tracking.store import EXPERIMENT
 from sweeper.training.folds import finish
 from sweeper.training.images import Data
 from sweeper.training.loop import train
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 from tests.sweep.conftest import Place
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def test_a_training_leaves_its_curves_configuration_weights_and_confusion(traine
 
 def test_the_weights_of_a_training_can_be_loaded_and_are_those_it_reports(trained: Trained):
     weights = safetensors.torch.load_file(trained.place.artifacts(trained.run)["model/state.safetensors"])
-    build_model(trained.config).load_state_dict(weights)
+    build_model(trained.config, SAMPLE.spec).load_state_dict(weights)
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode() + weights[name].numpy().tobytes())

@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sweeper.core.config import RunConfig
+from sweeper.data.fashion import CLASSES, SAMPLE
 from sweeper.training.evaluate import ECE_BINS, evaluate, score
-from sweeper.training.images import Data, normalize
-from sweeper.training.network import build_model
+from sweeper.training.images import Data, to_input
+from sweeper.training.networks import build_model
 
 CONFIG = RunConfig(model="small", placement="bn-dropout", dataset="sample")
 
@@ -48,7 +49,7 @@ def drawn(scale: float) -> tuple[Tensor, Tensor]:
 def test_score_equals_its_slow_reference(scale: float):
     logits, labels = drawn(scale)
     nll, accuracy, ece, confusion = scored_slowly(logits, labels)
-    evaluation = score(logits, labels)
+    evaluation = score(logits, labels, CLASSES)
     assert evaluation.loss == pytest.approx(nll, rel=1e-5)
     assert evaluation.accuracy == accuracy
     assert evaluation.ece == pytest.approx(ece, abs=1e-5)
@@ -59,7 +60,7 @@ def test_a_confidence_on_the_edge_of_two_bins_belongs_to_the_lower_one():
     on_edge = [0.0] * 5 + [-1_000.0] * 5  # confidence 3/15
     below = [0.6] + [0.0] * 9  # confidence 0.168
     logits, labels = torch.tensor([on_edge, below]), torch.tensor([9, 0])
-    assert score(logits, labels).ece == pytest.approx(scored_slowly(logits, labels)[2], abs=1e-6)
+    assert score(logits, labels, CLASSES).ece == pytest.approx(scored_slowly(logits, labels)[2], abs=1e-6)
 
 
 def test_brier_and_the_confidence_on_errors_are_those_of_their_definitions():
@@ -69,17 +70,17 @@ def test_brier_and_the_confidence_on_errors_are_those_of_their_definitions():
         brier += sum((p - (k == label)) ** 2 for k, p in enumerate(row)) / 500
         if row.index(max(row)) != label:
             confidence.append(max(row))
-    found = score(logits, labels)
+    found = score(logits, labels, CLASSES)
     assert found.brier == pytest.approx(brier, rel=1e-5)
     assert found.error_confidence == pytest.approx(sum(confidence) / len(confidence), rel=1e-5)
 
 
 def test_without_errors_there_is_no_confidence_on_them():
-    assert math.isnan(score(20 * torch.eye(10), torch.arange(10)).error_confidence)
+    assert math.isnan(score(20 * torch.eye(10), torch.arange(10), CLASSES).error_confidence)
 
 
 def test_evaluation_leaves_the_model_as_it_was(tiny: Data):
-    model = build_model(CONFIG).train()
+    model = build_model(CONFIG, SAMPLE.spec).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     evaluate(model, tiny.val, CONFIG)
     assert "1.running_mean" in before
@@ -87,10 +88,10 @@ def test_evaluation_leaves_the_model_as_it_was(tiny: Data):
 
 
 def test_evaluation_drops_nothing_and_equals_one_plain_pass(sample: Data):
-    model = build_model(CONFIG).train()
+    model = build_model(CONFIG, SAMPLE.spec).train()
     evaluation = evaluate(model, sample.val, CONFIG)
     with torch.inference_mode():
-        logits = model.eval()(normalize(sample.val.pixels))
+        logits = model.eval()(to_input(sample.val.pixels, sample.spec))
     assert evaluation.loss == pytest.approx(F.cross_entropy(logits, sample.val.labels).item(), abs=1e-5)
-    assert evaluation.accuracy == pytest.approx(score(logits, sample.val.labels).accuracy, abs=2e-3)
+    assert evaluation.accuracy == pytest.approx(score(logits, sample.val.labels, CLASSES).accuracy, abs=2e-3)
     assert int(evaluation.confusion.sum()) == 1_000

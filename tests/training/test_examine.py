@@ -14,18 +14,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sweeper.core.config import Placement, RunConfig
+from sweeper.core.config import PLAIN, Placement, RunConfig
 from sweeper.core.results import EpochResult, Evaluation, TrainResult
-from sweeper.core.xray import XRay
+from sweeper.core.xray import RunXRay
+from sweeper.data.fashion import CLASSES, SAMPLE
 from sweeper.training.device import autocast
 from sweeper.training.evaluate import evaluate, predict_weights, score, subset
 from sweeper.training.folds import finish
-from sweeper.training.images import Data, normalize
+from sweeper.training.images import Data, to_input
 from sweeper.training.loop import train
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 from sweeper.training.seeds import seeded
-from sweeper.training.xray.examine import BINS, examine, images_in_a_pass, val_images
-from sweeper.training.xray.passes import Subject, eval_pass, recalibrate, training_pass
+from sweeper.training.xray.examine import examine, images_in_a_pass, rebuild, val_images
+from sweeper.training.xray.layers import BINS
+from sweeper.training.xray.passes import Inputs, Subject, eval_pass, recalibrate, training_pass
+from tests.support.chain_xray import examine_chain
 from tests.support.tensors import tensors
 
 ALWAYS = {"xray/brier", "xray/error_confidence", "xray/onset", "xray/spikes", "xray/nonfinite_steps"}
@@ -43,19 +46,19 @@ def small(**changes: Any) -> RunConfig:
 def untrained(config: RunConfig) -> TrainResult:
     """A result with the weights that `config` starts from."""
     with seeded(config, 0):
-        weights = build_model(config).state_dict()
+        weights = build_model(config, SAMPLE.spec).state_dict()
     epoch = EpochResult(1, 2.3, 0.1, 2.3, 0.1, 0.1, 1e-3, 1.0, 1.0, 100.0)
     evaluation = Evaluation(2.3, 0.1, 0.1, np.eye(10, dtype=np.int64), brier=0.9, error_confidence=0.2)
     return TrainResult((epoch,), weights, evaluation)
 
 
-def examined(config: RunConfig, data: Data) -> XRay:
+def examined(config: RunConfig, data: Data) -> RunXRay:
     return examine(config, finish(train(config, data)), data)
 
 
 def subject(config: RunConfig, weights: dict[str, Tensor], data: Data) -> Subject:
     """A network in double precision: in single, torch's BN adds up the values of a batch to three or four digits."""
-    made = Subject.rebuild(config, weights, data.train, torch.Generator().manual_seed(0))
+    made = rebuild(config, weights, data.train, torch.Generator().manual_seed(0))
     made.model.double().register_forward_pre_hook(lambda _, args: (args[0].double(),))
     return made
 
@@ -64,12 +67,12 @@ def subject(config: RunConfig, weights: dict[str, Tensor], data: Data) -> Subjec
 
 
 @pytest.fixture(scope="module")
-def plain(sample: Data) -> XRay:
+def plain(sample: Data) -> RunXRay:
     """Two epochs of BatchNorm alone."""
     return examined(small(placement="bn"), sample)
 
 
-def test_without_dropout_the_ratio_is_that_of_the_noise_of_batches(plain: XRay):
+def test_without_dropout_the_ratio_is_that_of_the_noise_of_batches(plain: RunXRay):
     """r is taken from five batches of 128, m from some twenty whose weights the last steps still moved: 4 % apart."""
     for layer in plain.layers:
         assert 1 <= layer.ratio < 1.04
@@ -90,7 +93,7 @@ def test_the_closed_form_is_within_two_percent_of_a_trained_network(sample: Data
         assert layer.signed < -0.2
 
 
-def test_dropout_after_batch_norm_shifts_the_layers_behind_it_alone(sample: Data, plain: XRay):
+def test_dropout_after_batch_norm_shifts_the_layers_behind_it_alone(sample: Data, plain: RunXRay):
     first, second = examined(small(placement="bn-dropout", conv_dropout=0.4), sample).layers
     assert first.ratio < 1.05
     assert second.signed < -0.1 < plain.layers[1].signed
@@ -114,9 +117,9 @@ def test_r_is_the_mean_of_the_unbiased_batch_variances_of_the_input(sample: Data
     config = small(placement="bn")
     network = subject(config, untrained(config).weights, Data(sample.train.first(512), sample.val))
     with torch.inference_mode():
-        inputs = eval_pass(network)["5"]
+        inputs = Inputs.stack([call for (call,) in eval_pass(network)[network.norms["5"]]])
         model = copy.deepcopy(network.model).eval()
-        outputs = [model[:5](normalize(pixels).double()) for pixels in network.batches]
+        outputs = [model[:5](to_input(pixels, SAMPLE.spec).double()) for pixels in network.batches]
     expected = torch.stack([x.var((0, 2, 3)) for x in outputs]).float()
     torch.testing.assert_close(inputs.variances.float(), expected)
     torch.testing.assert_close(inputs.highest.amax(0), torch.cat(outputs).amax((0, 2, 3)).float())
@@ -129,8 +132,8 @@ def test_batch_noise_is_that_of_training_mode(sample: Data):
         variances, _ = training_pass(network)
     with torch.inference_mode(), seeded(config, 9):
         model = network.model.train()
-        dropped = model[:2](normalize(network.batches[0]).double())
-    torch.testing.assert_close(variances["2"][0], dropped.var((0, 2, 3)))
+        dropped = model[:2](to_input(network.batches[0], SAMPLE.spec).double())
+    torch.testing.assert_close(variances[network.norms["2"]][0][0], dropped.var((0, 2, 3)))
 
 
 # --- recalibration ----------------------------------------------------------------------------------------
@@ -138,10 +141,10 @@ def test_batch_noise_is_that_of_training_mode(sample: Data):
 
 def recalibrated_slowly(config: RunConfig, weights: dict[str, Tensor], batches: list[Tensor]) -> dict[str, Tensor]:
     """Layer by layer over all images, in double precision: the statistics of a layer, then what it passes on."""
-    model = build_model(config)
+    model = build_model(config, SAMPLE.spec)
     model.load_state_dict(weights)
     model.double().eval()
-    at = [normalize(pixels).double() for pixels in batches]
+    at = [to_input(pixels, SAMPLE.spec).double() for pixels in batches]
     found = {}
     for name, layer in model.named_children():
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -159,7 +162,7 @@ def recalibrated_slowly(config: RunConfig, weights: dict[str, Tensor], batches: 
     return found
 
 
-@pytest.mark.parametrize("placement", [p for p in Placement if p.has_batch_norm])
+@pytest.mark.parametrize("placement", [p for p in PLAIN if p.has_batch_norm])
 def test_recalibration_equals_a_slow_layer_by_layer_one(placement: Placement, tiny: Data):
     config = small(placement=placement, conv_dropout=0.3, head_dropout=0.5, batch_size=60)
     weights = tensors(finish(train(config, tiny)))
@@ -182,7 +185,7 @@ def test_the_gain_is_what_recalibration_makes_of_the_validation_images(sample: D
     good = finish(train(config, sample))
     weights = {n: v / 50 if n.endswith("running_var") else v for n, v in good.weights.items()}
     _, logits = predict_weights(config, weights, sample.val)
-    verdict = score(logits, sample.val.labels)
+    verdict = score(logits, sample.val.labels, CLASSES)
     bad = replace(good, weights=weights, evaluation=verdict)
     found = examine(config, bad, sample)
     assert found.recalibration_gain_loss == pytest.approx(verdict.loss - good.evaluation.loss, abs=0.1)
@@ -218,8 +221,24 @@ def test_the_xray_is_the_same_each_time_and_draws_from_no_generator_of_others(ti
 # --- all networks ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("model", ["small", "medium"])
+@pytest.mark.parametrize("placement", [p for p in PLAIN if p.has_batch_norm])
+def test_the_numbers_are_those_of_the_slow_reference_in_each_digit(
+    placement: Placement, model: str, precision: str, tiny: Data
+):
+    config = small(model=model, placement=placement, conv_dropout=0.3, head_dropout=0.4, batch_size=50, epochs=1,
+                   augmentation="crop-flip", precision=precision)  # fmt: skip
+    result = finish(train(config, tiny)) if model == "small" else untrained(config)
+    found = examine(config, result, tiny)
+    layers, gain = examine_chain(config, result, tiny)
+    assert found.skipped == ()
+    assert [str(replace(layer, dropout="", earlier="")) for layer in found.layers] == list(map(str, layers))
+    assert (found.recalibration_gain_accuracy, found.recalibration_gain_loss) == gain
+
+
 @pytest.mark.parametrize("model", ["small", "medium", "large"])
-@pytest.mark.parametrize("placement", list(Placement))
+@pytest.mark.parametrize("placement", PLAIN)
 def test_every_network_can_be_examined(model: str, placement: Placement, tiny: Data):
     config = small(model=model, placement=placement, conv_dropout=0.2, head_dropout=0.3, batch_size=8, epochs=1)
     result = untrained(config)
@@ -248,7 +267,7 @@ def test_activations_are_those_that_the_network_computes(precision: str, tiny: D
     result.weights["5.bias"][:4] -= 1
     model, _ = predict_weights(config, result.weights, tiny.val)
     with torch.inference_mode(), autocast(config):
-        before = model[:5](normalize(tiny.train.pixels))
+        before = model[:5](to_input(tiny.train.pixels, SAMPLE.spec))
         after = model[5](before.clone()).float()
     found = examine(config, result, tiny).layers[1]
     for side, values in ((found.before, before.float()), (found.after, after)):

@@ -6,7 +6,7 @@ import pytest
 
 from sweeper.core.config import RunConfig
 from sweeper.core.results import EpochResult
-from sweeper.data.splits import fold
+from sweeper.data.splits import Split, fold
 from sweeper.training.folds import cross_validate, finish
 from sweeper.training.images import Data
 from sweeper.training.loop import train
@@ -17,7 +17,7 @@ CONFIG = RunConfig(model="small", epochs=2, batch_size=64, dataset="sample", spl
 @pytest.fixture(scope="module")
 def three(tiny: Data) -> list[Data]:
     images = tiny.arrays().train
-    return [Data.from_arrays(fold(images, k, 3)) for k in range(3)]
+    return [Data.from_arrays(Split(*fold(images, k, 3), tiny.spec)) for k in range(3)]
 
 
 def test_cross_validation_is_the_mean_of_separate_trainings(three: list[Data]):

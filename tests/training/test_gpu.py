@@ -15,19 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sweeper.core.config import Placement, RunConfig
+from sweeper.core.config import PLAIN, Placement, RunConfig
 from sweeper.core.errors import ConfigError, Diverged
-from sweeper.core.images import MEAN, STD
 from sweeper.core.results import EpochResult, TrainResult
-from sweeper.training.evaluate import to_input
+from sweeper.data.fashion import MEAN, SAMPLE, STD
 from sweeper.training.folds import finish
 from sweeper.training.gpu.captured import Captured, cooperative, train_captured
 from sweeper.training.gpu.layers import parse, supports
 from sweeper.training.gpu.network import Network
 from sweeper.training.gpu.operations import Activation, Masks, Moments, Norm, Plain, Step
-from sweeper.training.images import Data
+from sweeper.training.images import Data, to_input
 from sweeper.training.loop import train
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 from sweeper.training.optimizer import AdamW
 from sweeper.training.seeds import seeded
 from sweeper.training.start import has_captured_step
@@ -127,7 +126,7 @@ def test_of_equal_pixels_the_first_gets_the_gradient_and_what_is_not_a_number_st
 
 def test_patches_are_what_the_first_convolution_multiplies(kernels: Plain):
     pixels = torch.randint(0, 256, (9, 28, 28), dtype=torch.uint8, device=DEVICE)
-    images = to_input(pixels[6:9])
+    images = to_input(pixels[6:9, :, :, None], SAMPLE.spec)
     kernel = torch.randn(4, 1, 3, 3, device=DEVICE)
     for parts in (kernels, Plain()):
         rows = parts.patches(pixels, 3, Step(number(2), 3), 1 / (255 * STD), MEAN / STD, torch.float32)
@@ -180,16 +179,16 @@ def test_the_optimizer_is_torch_s_adamw(kernels: Plain):
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("model", ["small", "medium", "large"])
-@pytest.mark.parametrize("placement", list(Placement))
+@pytest.mark.parametrize("placement", PLAIN)
 def test_a_step_has_the_gradient_of_the_model(placement: Placement, model: str):
     config = RunConfig(model=model, placement=placement, dataset="sample", conv_dropout=0.2, head_dropout=0.4)
     with seeded(config, 0):
-        alone = build_model(config)
+        alone = build_model(config, SAMPLE.spec)
     with seeded(config, 0):
-        stepped = build_model(config)
+        stepped = build_model(config, SAMPLE.spec)
     pixels, labels = torch.randint(0, 256, (12, 28, 28), dtype=torch.uint8), torch.randint(10, (12,))
     step = Step(torch.tensor(1), 4)  # the images 4 to 7
-    network = Network(stepped, 12, step, torch.float64, 0.0, Plain())
+    network = Network(stepped, SAMPLE.spec, 12, step, torch.float64, 0.0, Plain())
     dropouts = [layer for layer in alone if isinstance(layer, nn.Dropout | nn.Dropout2d) and layer.p > 0]
     assert [masks.rate for masks in network.masks] == [layer.p for layer in dropouts]
     for layer, masks in zip(dropouts, network.masks, strict=True):
@@ -219,7 +218,7 @@ def test_a_step_has_the_gradient_of_the_model(placement: Placement, model: str):
 
 @pytest.mark.parametrize(
     ("placement", "batch_size"),
-    [*((p, 64) for p in Placement), (Placement.BN, 299), (Placement.BN, 300), (Placement.IC, 33)],
+    [*((p, 64) for p in PLAIN), (Placement.BN, 299), (Placement.BN, 300), (Placement.IC, 33)],
 )
 def test_a_training_without_dropout_is_the_same_up_to_rounding(placement: Placement, batch_size: int, tiny: Data):
     config = BASE.derive(placement=placement, batch_size=batch_size, lr=1e-4, weight_decay=0.1, schedule="onecycle",
@@ -334,7 +333,7 @@ UNSUPPORTED = {
 def test_a_network_that_the_step_cannot_compute_is_refused_in_one_line(model: Any):
     assert not supports(model)
     with pytest.raises(ConfigError, match="the captured step on a GPU does not support") as refused:
-        Network(model, 8, Step(torch.tensor(0), 4), torch.float32, 0.0, Plain())
+        Network(model, SAMPLE.spec, 8, Step(torch.tensor(0), 4), torch.float32, 0.0, Plain())
     assert len(str(refused.value).splitlines()) == 1
 
 
@@ -346,6 +345,6 @@ def test_dropout_of_nothing_and_a_module_in_two_places_are_supported():
 
 
 @pytest.mark.parametrize("model", ["small", "medium", "large"])
-@pytest.mark.parametrize("placement", list(Placement))
+@pytest.mark.parametrize("placement", PLAIN)
 def test_the_step_supports_the_networks_of_this_package(placement: Placement, model: str):
-    assert has_captured_step(RunConfig(model=model, placement=placement, dataset="sample"))
+    assert has_captured_step(RunConfig(model=model, placement=placement, dataset="sample"), SAMPLE.spec)

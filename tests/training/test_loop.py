@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import Diverged
 from sweeper.core.results import EpochResult, Training, TrainResult
+from sweeper.data.fashion import CLASSES
 from sweeper.training.batches import batches
 from sweeper.training.evaluate import evaluate, predict_weights, score
 from sweeper.training.folds import finish
-from sweeper.training.images import Data, normalize
+from sweeper.training.images import Data, to_input
 from sweeper.training.loop import train
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 from sweeper.training.optimizer import learning_rate
 from sweeper.training.seeds import seeded
 from sweeper.training.stability import count_spikes
@@ -128,7 +129,7 @@ def test_the_last_epoch_evaluates_the_weights_that_are_returned(tiny: Data):
     config = quick()
     result = finish(train(config, tiny))
     model, logits = predict_weights(config, result.weights, tiny.val)
-    on_val = score(logits, tiny.val.labels)
+    on_val = score(logits, tiny.val.labels, CLASSES)
     last = result.history[-1]
     assert on_val.loss == pytest.approx(last.val_loss, abs=1e-5)
     assert (on_val.accuracy, result.evaluation.accuracy) == (last.val_accuracy, last.val_accuracy)
@@ -157,7 +158,7 @@ def test_training_equals_a_plain_loop_over_the_same_batches(batch_size: int, tin
     config = quick(placement="bn", batch_size=batch_size, schedule="onecycle", lr=1e-4, weight_decay=0.1)
     result = finish(train(config, tiny))
     with seeded(config, 0):
-        model = build_model(config)
+        model = build_model(config, tiny.spec)
     groups = [{"params": [p], "weight_decay": 0.1 if p.dim() > 1 else 0.0} for p in model.parameters()]
     optimizer = torch.optim.AdamW(groups, foreach=False)
     losses, variations, step = [], [], 0
@@ -168,7 +169,7 @@ def test_training_equals_a_plain_loop_over_the_same_batches(batch_size: int, tin
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, step, 2 * math.ceil(300 / batch_size))
             optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(model(normalize(pixels)), labels)
+            loss = nn.functional.cross_entropy(model(to_input(pixels, tiny.spec)), labels)
             loss.backward()
             losses.append(loss.item())
             norms.append(math.sqrt(sum(float((p.grad**2).sum()) for p in model.parameters() if p.grad is not None)))
@@ -176,7 +177,7 @@ def test_training_equals_a_plain_loop_over_the_same_batches(batch_size: int, tin
             step += 1
         model.eval()
         with torch.no_grad():
-            val = score(model(normalize(tiny.val.pixels)), tiny.val.labels)
+            val = score(model(to_input(tiny.val.pixels, tiny.spec)), tiny.val.labels, CLASSES)
         sampled = torch.tensor(norms[::8])
         variations.append(float(sampled.std() / sampled.mean()))
         assert result.history[epoch - 1].val_loss == pytest.approx(val.loss, rel=1e-4)

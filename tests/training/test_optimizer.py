@@ -11,14 +11,15 @@ import torch
 from torch.nn import functional as F
 
 from sweeper.core.config import Placement, RunConfig
-from sweeper.training.network import build_model
+from sweeper.data.fashion import SAMPLE
+from sweeper.training.networks import build_model
 from sweeper.training.optimizer import AdamW, learning_rate
 
 
 def trained(config: RunConfig, ours: bool) -> list[torch.Tensor]:
     """The weights after a few steps at falling rates."""
     torch.manual_seed(1)
-    model = build_model(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = build_model(config, SAMPLE.spec).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     generator = torch.Generator().manual_seed(2)
     matrices, vectors = ([p for p in model.parameters() if (p.dim() > 1) is many] for many in (True, False))
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -83,11 +84,11 @@ TRAIN = """
 import sys
 from sweeper.core.config import RunConfig
 from sweeper.training.images import load
-from sweeper.data.fashion import resolve
+from sweeper.data.sources import find
 from sweeper.training.start import start
 from sweeper.training.folds import finish
 config = RunConfig(model="small", dataset="sample", epochs=1, train_images=256)
-finish(start(config, load(config, resolve("sample")[1])))
+finish(start(config, load(config, find("sample"))))
 print([name for name in sys.modules if name.startswith(("torch._dynamo", "torch._inductor", "sympy"))])
 """
 

@@ -8,8 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sweeper.training.xray.passes import DropoutInputs
-from sweeper.training.xray.shift import by_channel, dropped_variance, mean_of, moments, noise_floor, shift, variation
+from sweeper.training.xray.dropout import Entered, variance_behind
+from sweeper.training.xray.shift import (
+    by_channel,
+    dropped_variance,
+    forgetting,
+    joined,
+    mean_of,
+    moments,
+    noise_floor,
+    shift,
+    variation,
+)
 
 EPS = 1e-5
 
@@ -92,6 +102,22 @@ def test_batches_after_dropout_have_the_variance_of_the_closed_form(batch: int, 
     torch.testing.assert_close(measured, expected, rtol=0.02, atol=0)
 
 
+@pytest.mark.parametrize("dropout", [nn.Dropout(0.3), nn.Dropout(0.3, inplace=True)], ids=str)
+def test_a_mask_for_each_value_of_an_image_hides_less_of_the_variance(dropout: nn.Module):
+    """The formula for a mask a channel is off by more than the tolerance above."""
+    x = images(4_096, 5, 2)
+    expected, measured = expected_and_measured(x, dropout, 8)
+    torch.testing.assert_close(measured, expected, rtol=0.02, atol=0)
+    as_channels, _ = expected_and_measured(x, nn.Dropout2d(0.3), 8)
+    assert ((measured / as_channels - 1) > 0.02).all()
+
+
+def test_channels_of_a_sequence_may_share_a_mask():
+    x = images(4_096, 5, 3).flatten(2)
+    expected, measured = expected_and_measured(x, nn.Dropout1d(0.3), 8)
+    torch.testing.assert_close(measured, expected, rtol=0.02, atol=0)
+
+
 def test_in_small_batches_a_mask_for_a_whole_channel_hides_some_of_the_variance():
     """The formula for large batches is off by more than the tolerance above: the term for small ones is needed."""
     x = images(4_096, 5, 6)
@@ -103,17 +129,15 @@ def test_in_small_batches_a_mask_for_a_whole_channel_hides_some_of_the_variance(
 
 def expected_and_measured(x: Tensor, dropout: Any, batch: int) -> tuple[Tensor, Tensor]:
     """The closed form, and the mean over many batches and masks of the unbiased batch variance behind `dropout`."""
-    inputs = DropoutInputs()
     dims = [d for d in range(x.dim()) if d != 1]
     variances = []
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        for part in x.split(batch):
-            inputs(dropout, (part,))
+        entered = [Entered.of(part, dropout) for part in x.split(batch)]
         for _ in range(12):
-            shuffled = x[torch.randperm(len(x))]
+            shuffled = x[torch.randperm(len(x))]  # a copy, for Dropout in place
             variances += [dropout(part).var(dims) for part in shuffled.split(batch)]
-    return inputs.variance_after(dropout.p), torch.stack(variances).mean(0)
+    return variance_behind(entered, dropout.p), torch.stack(variances).mean(0)
 
 
 # --- noise ----------------------------------------------------------------------------------------------
@@ -141,6 +165,42 @@ def test_the_noise_floor_is_the_ratio_of_two_averages_of_the_same_noise(cv: floa
     plain = (s * torch.randn(batches, channels, generator=generator)).exp().mean(0)
     floor = noise_floor(floats(cv), floats(cv), 0.1, batches)
     assert shift(plain, running, EPS).ratio - 1 == pytest.approx(floor.item() - 1, rel=0.05)
+
+
+# --- layers that are called several times -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.5, 1.0, 0.0])
+def test_calls_are_weighted_as_in_the_running_variance(momentum: float):
+    """A running variance that sees the same variances in each batch comes to rest at their weighted mean."""
+    calls = [floats(1.0, 4.0), floats(9.0, 2.0), floats(5.0, 5.0)]
+    running = calls[-1].clone() if momentum else torch.stack(calls).mean(0)
+    for _ in range(300):
+        for variance in calls:
+            running = (1 - momentum) * running + momentum * variance
+    torch.testing.assert_close(joined(calls, momentum), running)
+
+
+def test_without_momentum_calls_have_the_same_weight():
+    torch.testing.assert_close(joined([floats(1.0), floats(9.0)], None), floats(5.0))
+
+
+def test_the_variance_of_one_call_stays_as_it_is():
+    variance = floats(1.0)
+    assert joined([variance], 0.1) is variance
+
+
+def test_a_batch_with_two_calls_is_forgotten_as_two_batches_are():
+    assert forgetting(nn.BatchNorm1d(3), 1) == 0.1
+    assert forgetting(nn.BatchNorm1d(3), 2) == pytest.approx(0.19)
+
+
+@pytest.mark.parametrize(("steps", "calls", "expected"), [(20, 1, 20), (20, 2, 10), (0, 1, 1)])
+def test_without_momentum_the_noise_is_that_of_a_plain_mean(steps: int, calls: int, expected: int):
+    layer = nn.BatchNorm1d(3, momentum=None)
+    layer.num_batches_tracked.fill_(steps)
+    a = forgetting(layer, calls)
+    assert a / (2 - a) == pytest.approx(1 / expected)
 
 
 def test_the_mean_is_over_finite_values_that_are_asked_for():

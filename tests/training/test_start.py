@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from sweeper.core.config import Placement, RunConfig
+from sweeper.core.config import PLAIN, Placement, RunConfig
 from sweeper.core.trial import Trial
-from sweeper.data.splits import fold
+from sweeper.data.fashion import SAMPLE
+from sweeper.data.splits import Split, fold
 from sweeper.engine.serial import SerialEngine
 from sweeper.sweep.driver import Driver
 from sweeper.sweep.progress import PlainView, Progress
@@ -31,7 +32,7 @@ BASE = RunConfig(model="small", dataset="sample", epochs=1, batch_size=50)
 
 def test_folds_are_trained_in_step_and_one_split_by_the_plain_loop(tiny: Data):
     images = tiny.arrays().train
-    folds = [Data.from_arrays(fold(images, k, 3)) for k in range(3)]
+    folds = [Data.from_arrays(Split(*fold(images, k, 3), tiny.spec)) for k in range(3)]
     assert len(finish(training(BASE.derive(split="folds", folds=3), folds)).fold_accuracies) == 3
     assert finish(training(BASE, [tiny])).history_sha256 == finish(train(BASE, tiny)).history_sha256
 
@@ -99,19 +100,19 @@ def test_the_journal_holds_the_xray_or_the_reason_why_there_is_none(
 
 
 def test_a_cpu_is_trained_by_the_plain_loop_and_a_gpu_by_the_captured_step():
-    assert not is_captured(BASE)
-    assert is_captured(BASE.derive(device="cuda:1"))
+    assert not is_captured(BASE, SAMPLE.spec)
+    assert is_captured(BASE.derive(device="cuda:1"), SAMPLE.spec)
 
 
 @pytest.mark.parametrize("model", ["small", "medium", "large"])
-@pytest.mark.parametrize("placement", list(Placement))
+@pytest.mark.parametrize("placement", PLAIN)
 def test_the_captured_step_supports_the_networks_of_this_package(placement: Placement, model: Any):
-    assert has_captured_step(RunConfig(model=model, placement=placement))
+    assert has_captured_step(RunConfig(model=model, placement=placement), SAMPLE.spec)
 
 
 def test_a_network_without_a_captured_step_is_trained_by_the_plain_loop(tiny: Data, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sweeper.training.start.supports", lambda model: False)
-    assert not is_captured(BASE.derive(device="cuda"))
+    assert not is_captured(BASE.derive(device="cuda"), SAMPLE.spec)
     plain, beside = finish(train(BASE, tiny)), finish(in_turn(BASE, [tiny], lambda: 1))  # type: ignore[arg-type]
     assert beside.weights_sha256 == plain.weights_sha256
 

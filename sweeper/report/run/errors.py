@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 COLUMNS: Final = 8
 ROW_INCHES: Final = 1.62
+MOST_LETTERS: Final = 15  # of a class's name
 
 
 def errors_picture(mistakes: Sequence[Mistake]) -> bytes:
-    """Draw a grid of images, each with its true class, the predicted class and the confidence.
+    """Draw a grid of images, grey or in colour, each with its true class, the predicted class and the confidence.
 
     Returns:
         A PNG image, 1500 pixels wide.
@@ -32,9 +33,14 @@ def errors_picture(mistakes: Sequence[Mistake]) -> bytes:
     for axes in grid:
         axes.set_axis_off()
     for axes, mistake in zip(grid, mistakes, strict=False):
-        axes.imshow(mistake.pixels, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
-        predicted = f"{mistake.predicted} {mistake.confidence:.0%}"
-        for height, words, color in ((-0.12, mistake.truth, SOFT_INK), (-0.29, predicted, VERMILLION)):
+        axes.imshow(mistake.pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        truth, predicted = _short(mistake.truth), f"{_short(mistake.predicted)} {mistake.confidence:.0%}"
+        for height, words, color in ((-0.12, truth, SOFT_INK), (-0.29, predicted, VERMILLION)):
             axes.text(0.5, height, words, transform=axes.transAxes, ha="center", va="center", fontsize=8.5,
                       color=color, parse_math=False)  # fmt: skip
     return as_png(figure)
+
+
+def _short(name: str) -> str:
+    """Return the name of a class, cut where it would run into the next picture."""
+    return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}\N{HORIZONTAL ELLIPSIS}"

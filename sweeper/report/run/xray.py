@@ -8,7 +8,9 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
@@ -64,20 +66,39 @@ def figure(found: Mapping[str, Any], title: str) -> bytes:
     engine.set(rect=(0.01, 0.07, 0.98, 0.77))  # the legend is below
     down, across = min(len(rows), 2), math.ceil(len(rows) / 2)
     grid = canvas.add_gridspec(down, 1 + across, width_ratios=[max(1.3, 0.9 * across), *[1] * across])
-    _draw_shifts(canvas.add_subplot(grid[:, 0]), rows)
+    _draw_shifts(canvas.add_subplot(grid[:, 0]), rows, row_size(len(rows)))
     for index, layer in enumerate(found["layers"]):
         row, column = divmod(index, across)
         _draw_activations(canvas.add_subplot(grid[row, 1 + column]), layer)
     add_legend(
         canvas,
-        (dot("o", BLUE, "white", 7), "measured (line: 80% of channels)", True),
-        (dot("D", "none", VERMILLION, 8), "closed form", any(math.isfinite(row.closed_form) for row in rows)),
-        (Patch(color=GRID), "noise alone", True),
+        *_legend(rows),
         (Patch(facecolor=ORANGE, alpha=0.5), "before BN", True),
         (Patch(facecolor=BLUE, alpha=0.5), "after BN", True),
         at_foot=True,
     )
     return as_png(canvas)
+
+
+def shift_figure(layers: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Draw the variance shift of each BatchNorm layer over its noise floor, a row a layer.
+
+    Args:
+        layers: those of an X-ray, as `XRay.json` writes them.
+        title: the heading.
+    """
+    rows = shifts(layers)
+    canvas = new_figure(title, _summary(rows) if rows else "", max(3.0, 1.9 + 0.24 * len(rows)))
+    if not rows:
+        canvas.text(0.5, 0.45, "No BatchNorm layer was examined.", fontsize=12, color=SOFT_INK, ha="center")
+        return canvas
+    engine = canvas.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    height = canvas.get_figheight()
+    engine.set(rect=(0.01, 0.32 / height, 0.98, 1 - 1.05 / height))
+    _draw_shifts(canvas.add_subplot(), rows, row_size(0))
+    add_legend(canvas, *_legend(rows), at_foot=True)
+    return canvas
 
 
 def shifts(layers: Iterable[Mapping[str, Any]]) -> list[Row]:
@@ -126,9 +147,16 @@ def _summary(rows: Sequence[Row]) -> str:
     )
 
 
-def _draw_shifts(axes: Axes, rows: Sequence[Row]) -> None:
+def _legend(rows: Sequence[Row]) -> list[tuple[Line2D | Patch, str, bool]]:
+    return [
+        (dot("o", BLUE, "white", 7), "measured (line: 80% of channels)", True),
+        (dot("D", "none", VERMILLION, 8), "closed form", any(math.isfinite(row.closed_form) for row in rows)),
+        (Patch(color=GRID), "noise alone", True),
+    ]
+
+
+def _draw_shifts(axes: Axes, rows: Sequence[Row], size: float) -> None:
     decorate(axes, "Variance-shift ratio max(r/m, m/r), mean over channels", "x")
-    size = row_size(len(rows))
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), [row.position for row in rows], parse_math=False)
     axes.tick_params(axis="y", length=0, labelsize=size, labelcolor=INK)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import plotly.graph_objects as go
 
+from sweeper.core.metric import ACCURACY, Metric
 from sweeper.report.figure import (
     BLUE,
     GREY,
@@ -19,12 +20,13 @@ from sweeper.report.figure import (
     ORANGE,
     SOFT_INK,
     VERMILLION,
-    axis_floor,
+    axis_ends,
+    axis_title,
     counted,
     limits,
-    percent,
+    written,
 )
-from sweeper.report.page import GREEN, PAPER, PINK, SKY
+from sweeper.report.page import BROWN, GREEN, OLIVE, PAPER, PINK, PURPLE, SKY
 from sweeper.report.sweep.front import pareto
 from sweeper.report.sweep.rows import Champion, Configuration, SweptTrial
 
@@ -36,19 +38,20 @@ PLACEMENT_COLORS: Final = {
     "dropout-bn": GREEN,
     "bn-head-dropout": PINK,
     "ic": INK,
+    "bn-dropout-last": PURPLE,
+    "bn-dropout-add": BROWN,
+    "bn-pool-dropout": OLIVE,
 }
 MOST_CURVES: Final = 20
 MOST_PRUNED_CURVES: Final = 200
-ACCURACY: Final = "val/accuracy"
-METRIC_TITLES: Final = {ACCURACY: "validation accuracy", "val/loss": "validation loss (nats)"}
 Line = Sequence[tuple[float | None, float | None]]
 
 
-def describe(trial: SweptTrial) -> str:
-    """Describe a trial as the pointer shows it."""
-    lines = [f"<b>trial {trial.number}</b>, {trial.state}"]
-    if trial.value is not None:
-        lines.append(percent(trial.value) + (f", loss {trial.loss:.3f}" if trial.loss is not None else ""))
+def describe(trial: SweptTrial, metric: Metric) -> str:
+    """Describe a trial as the pointer shows it, with its value of a metric first."""
+    known = [(each, value) for each in metric.with_others if (value := trial.of(each)) is not None]
+    values = [(f"{each.noun} " if each != ACCURACY else "") + written(value, each) for each, value in known]
+    lines = [f"<b>trial {trial.number}</b>, {trial.state}", *([", ".join(values)] if values else [])]
     return "<br>".join([*lines, *(f"{name} {shown(value)}" for name, value in trial.params.items())])
 
 
@@ -75,50 +78,50 @@ def color_of(trial: SweptTrial) -> str:
     return PLACEMENT_COLORS.get(str(trial.params.get("placement")), BLUE)
 
 
-def one_trace(lines: Iterable[tuple[SweptTrial, Line]]) -> dict[str, list[Any]]:
+def one_trace(lines: Iterable[tuple[SweptTrial, Line]], metric: Metric) -> dict[str, list[Any]]:
     """Return x, y and text of one trace that draws a line for each trial: it is drawn faster than many traces."""
     trace: dict[str, list[Any]] = {"x": [], "y": [], "text": []}
     for trial, line in lines:
         trace["x"] += [*(x for x, _ in line), None]
         trace["y"] += [*(y for _, y in line), None]
-        trace["text"] += [*[describe(trial)] * len(line), ""]
+        trace["text"] += [*[describe(trial, metric)] * len(line), ""]
     return trace
 
 
 # --- curves ---------------------------------------------------------------------------------------
 
 
-def curves(ranked: Sequence[SweptTrial], pruned: Sequence[SweptTrial], metric: str) -> go.Figure:
+def curves(ranked: Sequence[SweptTrial], pruned: Sequence[SweptTrial], metric: Metric) -> go.Figure:
     """Draw a metric against the epochs: the best trials in their placements' colours, pruned ones faint.
 
     Args:
         ranked: complete trials, best first; the first `MOST_CURVES` are drawn.
         pruned: at most `MOST_PRUNED_CURVES` of them are drawn, evenly chosen.
-        metric: `val/accuracy` or `val/loss`; trials without it are left out.
+        metric: trials without it are left out.
     """
     figure = go.Figure()
     best = [trial for trial in ranked[:MOST_CURVES] if _curve(trial, metric)]
     some = [t for t in pruned[:: 1 + (len(pruned) - 1) // MOST_PRUNED_CURVES] if _curve(t, metric)] if pruned else []
-    value = "%{y:.2%}" if metric == ACCURACY else "%{y:.4f}"
+    value = "%{y:.2%}" if metric.unit == "%" else "%{y:.4f}"
     hover = f"epoch %{{x}}: {value}<br>%{{text}}<extra></extra>"
     if some:
-        figure.add_scatter(**one_trace((t, _curve(t, metric)) for t in some), mode="lines", opacity=0.35,
+        figure.add_scatter(**one_trace(((t, _curve(t, metric)) for t in some), metric), mode="lines", opacity=0.35,
                            line={"color": GREY, "width": 1}, name="pruned", hoverinfo="skip")  # fmt: skip
     for placement, group in _by_placement(best[1:]).items():
-        figure.add_scatter(**one_trace((t, _curve(t, metric)) for t in group), mode="lines", name=placement,
+        figure.add_scatter(**one_trace(((t, _curve(t, metric)) for t in group), metric), mode="lines", name=placement,
                            line={"color": color_of(group[0]), "width": 1.6}, hovertemplate=hover)  # fmt: skip
     if best:
-        figure.add_scatter(**one_trace([(best[0], _curve(best[0], metric))]), mode="lines+markers", marker={"size": 6},
-                           name=f"best, {best[0].number}", line={"color": VERMILLION, "width": 3},
+        figure.add_scatter(**one_trace([(best[0], _curve(best[0], metric))], metric), mode="lines+markers",
+                           marker={"size": 6}, name=f"best, {best[0].number}", line={"color": VERMILLION, "width": 3},
                            hovertemplate=hover)  # fmt: skip
     figure.update_xaxes(title="epoch", tickformat="d")
-    figure.update_yaxes(title=METRIC_TITLES[metric], range=_curve_range(best, metric),
-                        tickformat=".0%" if metric == ACCURACY else "")  # fmt: skip
+    figure.update_yaxes(title=axis_title(metric), range=_curve_range(best, metric),
+                        tickformat=".0%" if metric.unit == "%" else "")  # fmt: skip
     return figure
 
 
-def _curve(trial: SweptTrial, metric: str) -> Line:
-    return [(epoch["epoch"], epoch[metric]) for epoch in trial.epochs if metric in epoch]
+def _curve(trial: SweptTrial, metric: Metric) -> Line:
+    return [(epoch["epoch"], epoch[metric.name]) for epoch in trial.epochs if metric.name in epoch]
 
 
 def _by_placement(trials: Iterable[SweptTrial]) -> dict[str, list[SweptTrial]]:
@@ -128,21 +131,17 @@ def _by_placement(trials: Iterable[SweptTrial]) -> dict[str, list[SweptTrial]]:
     return {name: groups[name] for name in sorted(groups, key=placement_order)}
 
 
-def _curve_range(trials: Sequence[SweptTrial], metric: str) -> tuple[float, float] | None:
+def _curve_range(trials: Sequence[SweptTrial], metric: Metric) -> tuple[float, float] | None:
     """Return the range of the curves without outliers, such as the first epochs of a slow starter."""
     values = [y for trial in trials for _, y in _curve(trial, metric) if y is not None and math.isfinite(y)]
-    if not values:
-        return None
-    if metric == ACCURACY:
-        return limits([axis_floor(values), max(values)], 0.06)
-    return limits([min(values), -axis_floor([-value for value in values])], 0.06)
+    return limits(axis_ends(values, metric), 0.06) if values else None
 
 
 # --- the search -----------------------------------------------------------------------------------
 
 
 def time_accuracy(timed: Sequence[Configuration], best: Sequence[Configuration]) -> go.Figure:
-    """Draw the mean accuracy of configurations against their mean seconds.
+    """Draw the mean accuracy of configurations, which are judged by it, against their mean seconds.
 
     A line joins those that no faster one surpasses. Those of `best`, the front of accuracy, loss and time, have a ring.
     """
@@ -162,8 +161,8 @@ def time_accuracy(timed: Sequence[Configuration], best: Sequence[Configuration])
                        line={"color": VERMILLION, "width": 1.5, "shape": "hv"})  # fmt: skip
     accuracies = [each.standing.shrunken for each in timed]
     figure.update_xaxes(title="seconds of training and evaluation", rangemode="tozero")
-    figure.update_yaxes(title=METRIC_TITLES[ACCURACY], tickformat=".1%",
-                        range=limits([axis_floor(accuracies), max(accuracies)], 0.08))  # fmt: skip
+    figure.update_yaxes(title=axis_title(ACCURACY), tickformat=".1%",
+                        range=limits(axis_ends(accuracies, ACCURACY), 0.08))  # fmt: skip
     return figure
 
 
@@ -171,10 +170,10 @@ def _places(configurations: Iterable[Configuration]) -> dict[str, list[Any]]:
     """Return x, y and text of a trace with a place for each configuration."""
     trace: dict[str, list[Any]] = {"x": [], "y": [], "text": []}
     for each in configurations:
-        first = each.trials[0]._replace(value=each.standing.shrunken, loss=each.loss)
+        first = each.trials[0]._replace(accuracy=each.standing.shrunken, loss=each.loss)
         trace["x"].append(each.seconds)
         trace["y"].append(each.standing.shrunken)
-        trace["text"].append(f"{describe(first)}<br>{counted(each.standing.n, 'seed')}")
+        trace["text"].append(f"{describe(first, ACCURACY)}<br>{counted(each.standing.n, 'seed')}")
     return trace
 
 

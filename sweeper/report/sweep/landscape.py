@@ -1,4 +1,4 @@
-"""Accuracy over the search space: heat maps and contours."""
+"""The metric over the search space: heat maps and contours."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from sweeper.report.figure import INK, VERMILLION, Array, axis_floor, percent
+from sweeper.core.metric import Metric
+from sweeper.report.figure import INK, VERMILLION, Array, axis_ends, written
 from sweeper.report.page import PAPER
 from sweeper.report.sweep.charts import describe, placement_order, shown
 from sweeper.report.sweep.parallel import LOG_SCALED, SHADES
@@ -27,7 +28,7 @@ SCALE: Final = [[i / 3, shade] for i, shade in enumerate(SHADES)]
 
 
 class RateMap(NamedTuple):
-    """The mean accuracy by placement and bin of a rate."""
+    """The mean value by placement and bin of a rate."""
 
     placements: list[str]
     bins: list[str]
@@ -48,20 +49,20 @@ def rate_map(trials: Sequence[SweptTrial], rate: str) -> RateMap | None:
     shape = (len(placements), len(edges) - 1)
     counts, sums = np.zeros(shape, dtype=int), np.zeros(shape)
     np.add.at(counts, (rows, columns), 1)
-    np.add.at(sums, (rows, columns), [t.accuracy for t in having])
+    np.add.at(sums, (rows, columns), [t.score for t in having])
     means = np.divide(sums, counts, out=np.full(shape, np.nan), where=counts > 0)
     bins = [f"{low:.2f}\N{EN DASH}{high:.2f}" for low, high in itertools.pairwise(edges)]
     return RateMap(placements, bins, means, counts)
 
 
-def heat_map(cells: RateMap, rate: str, span: tuple[float, float]) -> go.Figure:
-    """Draw a `RateMap`, coloured over `span` of accuracies so that two maps compare."""
-    texts = [[f"{percent(mean)}<br>n {n}" if n else "" for mean, n in zip(means, counts, strict=True)]
+def heat_map(cells: RateMap, metric: Metric, rate: str, span: tuple[float, float]) -> go.Figure:
+    """Draw a `RateMap` of a metric, coloured over `span` of its values so that two maps compare."""
+    texts = [[f"{written(mean, metric)}<br>n {n}" if n else "" for mean, n in zip(means, counts, strict=True)]
              for means, counts in zip(cells.means, cells.counts, strict=True)]  # fmt: skip
     figure = go.Figure(
         go.Heatmap(z=cells.means, x=cells.bins, y=cells.placements, zmin=span[0], zmax=span[1], colorscale=SCALE,
-                   text=texts, texttemplate="%{text}", textfont={"size": 11}, xgap=2, ygap=2, showscale=False,
-                   hoverongaps=False,
+                   reversescale=not metric.maximized, text=texts, texttemplate="%{text}", textfont={"size": 11},
+                   xgap=2, ygap=2, showscale=False, hoverongaps=False,
                    hovertemplate="%{y}, " + rate + " %{x}<br>%{text}<extra></extra>")
     )  # fmt: skip
     figure.update_xaxes(title=rate, type="category", showgrid=False, ticks="")
@@ -91,16 +92,17 @@ def _is_numeric(values: Sequence[Any]) -> bool:
     return len(set(values)) > 2 and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
-def contour(trials: Sequence[SweptTrial], pair: tuple[str, str]) -> go.Figure:
-    """Draw the accuracy over two parameters, smoothed, with the trials that have both, at least `FEWEST`."""
-    having = sorted((t for t in trials if all(name in t.params for name in pair)), key=lambda t: t.accuracy)
+def contour(trials: Sequence[SweptTrial], metric: Metric, pair: tuple[str, str]) -> go.Figure:
+    """Draw a metric over two parameters, smoothed, with the trials that have both, at least `FEWEST`."""
+    having = sorted((t for t in trials if all(name in t.params for name in pair)), key=lambda t: -metric.cost(t.score))
     x, y = (Scale.of(name, [float(t.params[name]) for t in having]) for name in pair)
-    accuracies = [t.accuracy for t in having]
-    smooth = kernel_mean(x.unit, y.unit, np.clip(accuracies, axis_floor(accuracies), None))
+    values = [t.score for t in having]
+    smooth = kernel_mean(x.unit, y.unit, np.clip(values, *axis_ends(values, metric)))
     figure = go.Figure([
-        go.Contour(x=x.grid, y=y.grid, z=smooth, colorscale=SCALE, ncontours=9, line={"width": 0.5, "color": PAPER},
-                   colorbar={"tickformat": ".1%", "outlinewidth": 0, "thickness": 12}, hoverinfo="skip"),
-        go.Scatter(x=x.values, y=y.values, text=[describe(t) for t in having], mode="markers", cliponaxis=False,
+        go.Contour(x=x.grid, y=y.grid, z=smooth, colorscale=SCALE, reversescale=not metric.maximized, ncontours=9,
+                   line={"width": 0.5, "color": PAPER}, hoverinfo="skip",
+                   colorbar={"tickformat": ".1%" if metric.unit == "%" else "", "outlinewidth": 0, "thickness": 12}),
+        go.Scatter(x=x.values, y=y.values, text=[describe(t, metric) for t in having], mode="markers", cliponaxis=False,
                    marker={"size": 7, "color": [*[INK] * (len(having) - 1), VERMILLION],
                            "line": {"width": 1.2, "color": PAPER}},
                    showlegend=False, hovertemplate="%{text}<extra></extra>"),

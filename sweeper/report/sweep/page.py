@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Final
 from markupsafe import Markup
 
 from sweeper.core.environment import Environment
-from sweeper.report.figure import axis_floor, counted, percent
+from sweeper.core.metric import ECE, Metric
+from sweeper.report.figure import axis_ends, counted, written
 from sweeper.report.page import Section, Value, beside, chart, figures, heading, page, png, table, text
 from sweeper.report.sweep import pictures
 from sweeper.report.sweep.charts import (
-    METRIC_TITLES,
     MOST_CURVES,
     confusion,
     curves,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 MAP_WIDTH: Final = 420  # pixels, at least, of a heat map whose cells hold words
 PICTURE_WIDTH: Final = 720  # and of pictures, so that their labels can be read
 RATES: Final = ("conv_dropout", "head_dropout")
+MOST_CLASSES: Final = 40  # whose confusion is drawn; the table lists all
 
 
 def sweep_report(env: Environment, record: StudyRecord, drawn: Mapping[str, bytes] | None = None) -> bytes:
@@ -70,14 +71,15 @@ def draw(sweep: Sweep) -> dict[str, bytes]:
     """Draw the pictures of a sweep as PNG images, by file name."""
     title = f"study {sweep.name}"
     return {
-        "history.png": pictures.history(sweep.trials, title),
+        "history.png": pictures.history(sweep.trials, sweep.metric, title),
         "importance.png": pictures.importance(sweep.importances, title),
-        "placements.png": pictures.placements(sweep.trials, title),
+        "placements.png": pictures.placements(sweep.trials, sweep.metric, title),
     }
 
 
 def _sections(sweep: Sweep, drawn: Mapping[str, bytes]) -> Iterator[tuple[str, Markup]]:
-    ranked, pruned = sweep.ranked(), valued(sweep.trials, "pruned")
+    ranked, pruned, metric = sweep.ranked(), valued(sweep.trials, "pruned"), sweep.metric
+    name = f"Validation {metric.noun}"
     yield "Summary", summary(sweep)
     if ranked:
         yield "Leaderboard", leaderboard(sweep)
@@ -86,18 +88,18 @@ def _sections(sweep: Sweep, drawn: Mapping[str, bytes]) -> Iterator[tuple[str, M
     if ranked:
         yield "Accuracy, loss and time", _front(sweep)
     if ranked or pruned:
-        yield "Curves", _curves(ranked, pruned)
-        yield "History", text(_history_words(sweep, ranked)) + _picture(drawn["history.png"], "Accuracy by trial")
+        yield "Curves", _curves(ranked, pruned, metric)
+        yield "History", text(_history_words(sweep, ranked)) + _picture(drawn["history.png"], f"{name} by trial")
     if ranked:
         yield "Importance", _importance(sweep, drawn["importance.png"])
-        yield "Placements", _picture(drawn["placements.png"], "Accuracy by placement")
-        yield "Parallel coordinates", _parallel(ranked)
-        yield "Placement and rate", _rates(ranked)
+        yield "Placements", _picture(drawn["placements.png"], f"{name} by placement")
+        yield "Parallel coordinates", _parallel(ranked, metric)
+        yield "Placement and rate", _rates(ranked, metric)
         yield "Two parameters", _contour(sweep, ranked)
     if ended_early := [t for t in sweep.trials if t.state in ("pruned", "failed")]:
         yield (
             "Pruned and failed",
-            _stopped(sweep.trials, ended_early),
+            _stopped(sweep.trials, ended_early, metric),
         )
     if sweep.champion is not None:
         yield "Champion", _champion(sweep.champion)
@@ -111,24 +113,24 @@ def _picture(content: bytes, alt: str) -> Markup:
     return png(content, alt, least_width=PICTURE_WIDTH)
 
 
-def _curves(ranked: Sequence[SweptTrial], pruned: Sequence[SweptTrial]) -> Markup:
+def _curves(ranked: Sequence[SweptTrial], pruned: Sequence[SweptTrial], metric: Metric) -> Markup:
     which = f"The best {MOST_CURVES} complete trials" if len(ranked) > MOST_CURVES else "Complete trials"
     faint = f"; {counted(len(pruned), 'pruned trial')} in grey" if pruned else ""
     words = f"{which}, coloured by placement{faint}. A click on the legend hides a group."
-    known = {metric for trial in (*ranked, *pruned) for epoch in trial.epochs for metric in epoch}
+    known = {name for trial in (*ranked, *pruned) for epoch in trial.epochs for name in epoch}
     parts = [
-        chart(curves(ranked, pruned, metric), f"{title.capitalize()} by epoch.")
-        for metric, title in METRIC_TITLES.items()
-        if metric in known
+        chart(curves(ranked, pruned, each), f"Validation {each.noun} by epoch.")
+        for each in metric.with_others
+        if each.name in known
     ]
     return text(words) + beside(*parts)
 
 
 def _history_words(sweep: Sweep, ranked: Sequence[SweptTrial]) -> str:
     if not ranked:
-        return "Validation accuracy by trial; none is complete."
+        return f"Validation {sweep.metric.noun} by trial; none is complete."
     return (
-        f"Validation accuracy by trial. The best was reached after {ranked[0].number + 1:,} of "
+        f"Validation {sweep.metric.noun} by trial. The best was reached after {ranked[0].number + 1:,} of "
         f"{counted(len(sweep.trials), 'trial')}."
     )
 
@@ -145,26 +147,26 @@ def _importance(sweep: Sweep, picture: bytes) -> Markup:
     return text(words) + _picture(picture, "Importance of the parameters")
 
 
-def _parallel(ranked: Sequence[SweptTrial]) -> Markup:
+def _parallel(ranked: Sequence[SweptTrial], metric: Metric) -> Markup:
     words = (
         "Complete trials: the darker the line, the better; the best is in vermillion. A trial without a parameter "
         "passes below its axis."
     )
-    drawn = parallel(ranked)
+    drawn = parallel(ranked, metric)
     return chart(drawn, words, least_width=110 * (len(drawn.layout.xaxis.tickvals) + 1))
 
 
-def _rates(ranked: Sequence[SweptTrial]) -> Markup:
+def _rates(ranked: Sequence[SweptTrial], metric: Metric) -> Markup:
     maps = [(rate, cells) for rate in RATES if (cells := rate_map(ranked, rate)) is not None]
     if not maps:
         return text("The trials have no placement together with a rate of Dropout.")
     means = [mean for _, cells in maps for mean in cells.means.ravel().tolist() if not math.isnan(mean)]
-    span = axis_floor(means), max(means)
+    span = axis_ends(means, metric)
     words = (
         "n is the number of complete trials in a cell: a mean of one or two says little. The maps share their colours."
     )
     drawn = [
-        (heat_map(cells, rate, span), f"Mean validation accuracy by placement and {rate}.") for rate, cells in maps
+        (heat_map(cells, metric, rate, span), f"Mean {metric.words} by placement and {rate}.") for rate, cells in maps
     ]
     return text(words) + beside(*(chart(figure, caption, least_width=MAP_WIDTH) for figure, caption in drawn))
 
@@ -174,15 +176,15 @@ def _contour(sweep: Sweep, ranked: Sequence[SweptTrial]) -> Markup:
     if pair is None:
         return text(f"A contour needs two numeric parameters that {FEWEST} complete trials have together.")
     words = (
-        f"Validation accuracy over {pair[0]} and {pair[1]}, the two most important numeric parameters, smoothed by a "
-        f"Gaussian kernel of {BANDWIDTH:.0%} of each range; empty where no trial is near. Dots are trials, "
-        "the best of them in vermillion."
+        f"Validation {sweep.metric.noun} over {pair[0]} and {pair[1]}, the two most important numeric parameters, "
+        f"smoothed by a Gaussian kernel of {BANDWIDTH:.0%} of each range; empty where no trial is near. Dots are "
+        "trials, the best of them in vermillion."
     )
-    return chart(contour(ranked, pair), words)
+    return chart(contour(ranked, sweep.metric, pair), words)
 
 
 def _front(sweep: Sweep) -> Markup:
-    timed = [each for each in sweep.configurations() if each.seconds and each.loss is not None]
+    timed = [each for each in sweep.by_accuracy() if each.seconds and each.loss is not None]
     if not timed:
         return text("No complete trial has a loss and a time.")
     best = front(timed)
@@ -197,13 +199,13 @@ def _front(sweep: Sweep) -> Markup:
     return text(words) + front_table(best, sweep.parameters) + chart(time_accuracy(timed, best), caption)
 
 
-def _stopped(trials: Sequence[SweptTrial], ended_early: Sequence[SweptTrial]) -> Markup:
+def _stopped(trials: Sequence[SweptTrial], ended_early: Sequence[SweptTrial], metric: Metric) -> Markup:
     pruned = [t for t in ended_early if t.state == "pruned"]
     if not pruned:
-        return stopped(ended_early)
+        return stopped(ended_early, metric)
     drawn = pruned_epochs(pruned, max(len(t.epochs) for t in trials))
     words = "Trials by the epoch after which they were pruned."
-    return pruned_by_placement(trials) + chart(drawn, words) + stopped(ended_early)
+    return pruned_by_placement(trials) + chart(drawn, words) + stopped(ended_early, metric)
 
 
 # --- the champion ---------------------------------------------------------------------------------
@@ -218,17 +220,17 @@ def _champion(champion: Champion) -> Markup:
     numbers: list[tuple[str, Value]] = [
         champion_accuracy(champion, "test accuracy"),
         ("test loss, nats", f"{metrics['test/loss']:.4f}"),
-        ("expected calibration error", percent(metrics["test/ece"])),
+        ("expected calibration error", written(metrics[ECE.test], ECE)),
     ]
     html = text(words) + figures(numbers)
     if champion.confusion:
         rows: list[list[Value]] = [
             [name, total, share(right), taken] for name, total, right, taken in per_class(champion)
         ]
-        html += beside(
-            chart(confusion(champion), "Test images by true and predicted class; only errors are coloured."),
-            table(["Class", "Images", "Recognised", "Most often taken for"], rows, caption="The classes"),
-        )
+        classes = table(["Class", "Images", "Recognised", "Most often taken for"], rows, caption="The classes")
+        caption = "Test images by true and predicted class; only errors are coloured."
+        few = len(rows) <= MOST_CLASSES
+        html += beside(chart(confusion(champion), caption), classes) if few else classes
     if champion.errors:
         html += heading("Its most confident errors")
         html += _picture(champion.errors, "Test images, each with its true and its predicted class")

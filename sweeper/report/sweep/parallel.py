@@ -1,4 +1,4 @@
-"""Parallel coordinates: one axis for each parameter, one line for each trial, ending at its accuracy.
+"""Parallel coordinates: one axis for each parameter, one line for each trial, ending at its value.
 
 Plotly's own trace for them builds code at run time, which the page's policy forbids.
 """
@@ -12,7 +12,8 @@ from typing import Any, Final, NamedTuple
 
 import plotly.graph_objects as go
 
-from sweeper.report.figure import VERMILLION, axis_floor, percent
+from sweeper.core.metric import Metric
+from sweeper.report.figure import VERMILLION, axis_ends, written
 from sweeper.report.page import PALETTE
 from sweeper.report.sweep.charts import one_trace, placement_order, shown
 from sweeper.report.sweep.rows import SweptTrial
@@ -31,17 +32,17 @@ class Axis(NamedTuple):
     ticks: dict[float, str]
 
 
-def parallel(ranked: Sequence[SweptTrial]) -> go.Figure:
-    """Draw complete trials, best first, as lines through their parameters to their accuracy; darker is better."""
+def parallel(ranked: Sequence[SweptTrial], metric: Metric) -> go.Figure:
+    """Draw complete trials, best first, as lines through their parameters to their values; darker is better."""
     names = dict.fromkeys(name for trial in sorted(ranked, key=lambda t: t.number) for name in trial.params)
     axes = [parameter_axis(name, [trial.params.get(name) for trial in ranked]) for name in names]
-    axes.append(accuracy_axis([trial.accuracy for trial in ranked]))
+    axes.append(metric_axis([trial.score for trial in ranked], metric))
     lines = [(trial, [*enumerate(axis.heights[i] for axis in axes)]) for i, trial in enumerate(ranked)]
     figure = go.Figure()
     for shade, color in enumerate(SHADES):
         group = [line for line, height in zip(lines, axes[-1].heights, strict=True) if _shade(height) == shade]
-        _add_lines(figure, [line for line in group if line is not lines[0]], {"color": color, "width": 1.3})
-    _add_lines(figure, lines[:1], {"color": VERMILLION, "width": 3})
+        _add_lines(figure, [line for line in group if line is not lines[0]], metric, {"color": color, "width": 1.3})
+    _add_lines(figure, lines[:1], metric, {"color": VERMILLION, "width": 3})
     for x, axis in enumerate(axes):
         figure.add_shape(type="line", x0=x, x1=x, y0=0, y1=1, line={"color": PALETTE["grey"][0], "width": 1})
         for y, label in axis.ticks.items():
@@ -76,22 +77,24 @@ def parameter_axis(name: str, values: Sequence[Any]) -> Axis:
     return Axis(name, [heights.get(value, BELOW) for value in values], ticks)
 
 
-def accuracy_axis(values: Sequence[float]) -> Axis:
-    """Lay out the axis of the accuracies; low outliers stand at its foot."""
-    low, high = axis_floor(values), max(values)
-    heights = [max(0.0, _share(value, low, high)) for value in values]
-    return Axis("accuracy", heights, {_share(low, low, high): percent(low), _share(high, low, high): percent(high)})
+def metric_axis(values: Sequence[float], metric: Metric) -> Axis:
+    """Lay out the axis of a metric, the best value at its head; bad outliers stand at its foot."""
+    foot, head = sorted(axis_ends(values, metric), key=metric.cost, reverse=True)
+    heights = [max(0.0, _share(value, foot, head)) for value in values]
+    return Axis(metric.noun, heights, {_share(end, foot, head): written(end, metric) for end in (foot, head)})
 
 
-def _share(value: float, low: float, high: float) -> float:
-    return (value - low) / (high - low) if high > low else 0.5
+def _share(value: float, foot: float, head: float) -> float:
+    return (value - foot) / (head - foot) if head != foot else 0.5
 
 
 def _shade(height: float) -> int:
     return min(len(SHADES) - 1, int(height * len(SHADES)))
 
 
-def _add_lines(figure: go.Figure, lines: Sequence[tuple[SweptTrial, Any]], line: dict[str, Any]) -> None:
+def _add_lines(
+    figure: go.Figure, lines: Sequence[tuple[SweptTrial, Any]], metric: Metric, line: dict[str, Any]
+) -> None:  # fmt: skip
     if lines:
-        figure.add_scatter(**one_trace(lines), mode="lines+markers", line=line, marker={"size": 4},
+        figure.add_scatter(**one_trace(lines, metric), mode="lines+markers", line=line, marker={"size": 4},
                            hovertemplate="%{text}<extra></extra>")  # fmt: skip

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from sweeper.core.metric import Metric
 from sweeper.report.figure import (
     BLUE,
     GREY,
@@ -24,19 +25,20 @@ from sweeper.report.figure import (
     add_legend,
     add_note,
     as_png,
-    axis_floor,
+    axis_ends,
+    axis_title,
     counted,
     decorate,
     dot,
     limits,
     new_figure,
     notice,
-    percent,
-    percent_tick,
     round_ticks,
     row_size,
     shorten,
+    tick_of,
     whole_numbers,
+    written,
 )
 from sweeper.report.sweep.rows import SweptTrial, valued
 
@@ -44,12 +46,12 @@ if TYPE_CHECKING:
     from sweeper.study.importance import Importance
 
 MOST_BARS: Final = 20
-TOO_FEW: Final = "Importances need 8 complete trials that differ in a parameter and in accuracy."
+TOO_FEW: Final = "Importances need 8 complete trials that differ in a parameter and are not equally good."
 COLUMNS: Final = {"mean": 52, "median": 108, "n": 140}  # right of the axes, in points
 
 
 class PlacementRow(NamedTuple):
-    """The accuracies of one placement's trials, by trial number."""
+    """The values of one placement's trials, by trial number."""
 
     placement: str
     complete: tuple[float, ...]
@@ -59,49 +61,53 @@ class PlacementRow(NamedTuple):
 # --- history of a study ---------------------------------------------------------------------------
 
 
-def history(trials: Sequence[SweptTrial], title: str) -> bytes:
-    """Draw validation accuracy against trial number, with the best so far; `trials` may have any order."""
+def history(trials: Sequence[SweptTrial], metric: Metric, title: str) -> bytes:
+    """Draw the values of a metric against trial number, with the best so far; `trials` may have any order."""
     complete, pruned = valued(trials, "complete"), valued(trials, "pruned")
     if not complete and not pruned:
         return notice(title, _nothing_yet(trials))
-    values = [t.accuracy for t in complete + pruned]
+    values = [t.score for t in complete + pruned]
     numbers = [t.number for t in trials]
     failed = [t.number for t in trials if t.state == "failed"]
-    best, floor = best_so_far(trials), axis_floor(values)
+    best, ends = best_so_far(trials, metric), axis_ends(values, metric)
     count = counted(len(trials), "trial")
-    words = f"Best {percent(best[-1][1])} in trial {best[-1][0]}, of {count}." if best else f"{count}, none complete."
+    words = f"{count}, none complete."
+    if best:
+        words = f"Best {written(best[-1][1], metric)} in trial {best[-1][0]}, of {count}."
     figure = new_figure(title, words)
     axes = figure.subplots()
-    decorate(axes, "Validation accuracy", "y")
-    round_ticks(axes.yaxis, percent_tick)
-    axes.set_ylim(*limits([floor, max(values)], margin=0.1))
+    name = axis_title(metric)
+    decorate(axes, name[0].upper() + name[1:], "y")
+    round_ticks(axes.yaxis, tick_of(metric))
+    axes.set_ylim(*limits(ends, margin=0.1))
     whole_numbers(axes, "trial", min(numbers), max(numbers))
     for group, is_complete in ((pruned, False), (complete, True)):
-        _draw_dots(axes, [(t.number, t.accuracy) for t in group], floor, len(values), is_complete)
-    axes.plot(failed, [0.03] * len(failed), "x", color=SOFT_INK, markersize=5, transform=axes.get_xaxis_transform())
+        _draw_dots(axes, [(t.number, t.score) for t in group], ends, len(values), is_complete)
+    height = 0.03 if metric.maximized else 0.97  # at the worse end
+    axes.plot(failed, [height] * len(failed), "x", color=SOFT_INK, markersize=5, transform=axes.get_xaxis_transform())
     if best:
-        _draw_best_so_far(axes, best, max(numbers))
+        _draw_best_so_far(axes, best, max(numbers), metric)
     add_legend(
         figure,
         (dot("o", BLUE, BLUE), f"complete ({len(complete)})", bool(complete)),
         (dot("o", "white", GREY), f"pruned ({len(pruned)})", bool(pruned)),
         (dot("x", SOFT_INK, SOFT_INK), f"failed ({len(failed)})", bool(failed)),
-        (dot("v", "white", SOFT_INK), f"below {percent(floor)}", min(values) < floor),
+        *_outside(values, ends, metric, "v^"),
         (Line2D([], [], color=VERMILLION, linewidth=1.8), "best so far", bool(best)),
     )
     return as_png(figure)
 
 
-def best_so_far(trials: Iterable[SweptTrial]) -> list[tuple[int, float]]:
+def best_so_far(trials: Iterable[SweptTrial], metric: Metric) -> list[tuple[int, float]]:
     """Return number and value of each complete trial that was better than all complete ones before it."""
     steps: list[tuple[int, float]] = []
     for trial in valued(trials, "complete"):
-        if not steps or trial.accuracy > steps[-1][1]:
-            steps.append((trial.number, trial.accuracy))
+        if not steps or metric.cost(trial.score) < metric.cost(steps[-1][1]):
+            steps.append((trial.number, trial.score))
     return steps
 
 
-def _draw_best_so_far(axes: Axes, best: Sequence[tuple[int, float]], last: int) -> None:
+def _draw_best_so_far(axes: Axes, best: Sequence[tuple[int, float]], last: int, metric: Metric) -> None:
     number, value = best[-1]
     numbers, values = zip(*best, (last, value), strict=True)
     axes.step(numbers, values, where="post", color=VERMILLION, linewidth=1.8, zorder=2.5)
@@ -110,8 +116,9 @@ def _draw_best_so_far(axes: Axes, best: Sequence[tuple[int, float]], last: int) 
     left, right = axes.get_xlim()
     place = (number - left) / (right - left)
     ha = "left" if place < 0.1 else "right" if place > 0.9 else "center"
-    add_note(axes, f"{percent(value)}, trial {number}", (number, value), (0, 8), ha=ha, va="bottom", color=VERMILLION,
-          fontweight="bold")  # fmt: skip
+    up, va = (8, "bottom") if metric.maximized else (-8, "top")
+    add_note(axes, f"{written(value, metric)}, trial {number}", (number, value), (0, up), ha=ha, va=va,
+             color=VERMILLION, fontweight="bold")  # fmt: skip
 
 
 # --- importance of the parameters -----------------------------------------------------------------
@@ -165,50 +172,55 @@ def share_in_words(found: Importance) -> str:
     return f"{found.share:.2f} [{found.low:.2f}, {found.high:.2f}], {counted(found.trials, 'trial')}"
 
 
-# --- accuracy by placement ------------------------------------------------------------------------
+# --- values by placement --------------------------------------------------------------------------
 
 
-def placements(trials: Sequence[SweptTrial], title: str) -> bytes:
-    """Draw validation accuracy by placement: a dot for each complete or pruned trial, with mean, median and number."""
-    rows = by_placement(trials)
+def placements(trials: Sequence[SweptTrial], metric: Metric, title: str) -> bytes:
+    """Draw the values of a metric by placement: a dot for each complete or pruned trial, with mean, median and
+    number."""
+    rows = by_placement(trials, metric)
     if not rows:
         return notice(title, _nothing_yet(trials, "placement"))
     values = [value for row in rows for value in (*row.complete, *row.pruned)]
-    floor = axis_floor(values)
+    ends = axis_ends(values, metric)
     has_marks = any(len(row.complete) > 1 for row in rows)
     has_complete = any(row.complete for row in rows)
     figure = new_figure(title, "Sorted by the median of the complete trials." if has_complete else "No complete trial.")
     axes = figure.subplots()
     decorate(axes, "", "x")
-    axes.set_xlabel("validation accuracy", fontsize=10, color=SOFT_INK)
-    round_ticks(axes.xaxis, percent_tick)
-    axes.set_xlim(*limits([floor, max(values)], margin=0.05))
+    axes.set_xlabel(axis_title(metric), fontsize=10, color=SOFT_INK)
+    round_ticks(axes.xaxis, tick_of(metric))
+    axes.set_xlim(*limits(ends, margin=0.05))
     _set_rows(axes, [row.placement for row in rows])
     for height, row in enumerate(rows):
         for group, is_complete in ((row.pruned, False), (row.complete, True)):
             points = [(height + 0.56 * away, value) for away, value in zip(jitter(len(group)), group, strict=True)]
-            _draw_dots(axes, points, floor, len(values), is_complete, upright=False)
-        _draw_statistics(axes, height, row, row_size(len(rows)))
+            _draw_dots(axes, points, ends, len(values), is_complete, upright=False)
+        _draw_statistics(axes, height, row, row_size(len(rows)), metric)
     add_legend(
         figure,
         (dot("o", BLUE, BLUE), "complete", has_complete),
         (dot("o", "white", GREY), "pruned", any(row.pruned for row in rows)),
-        (dot("<", "white", SOFT_INK), f"below {percent(floor)}", min(values) < floor),
+        *_outside(values, ends, metric, "<>"),
         (dot("|", INK, INK, 11), "median", has_marks),
         (dot("D", "white", INK), "mean", has_marks),
     )
     return as_png(figure)
 
 
-def by_placement(trials: Iterable[SweptTrial]) -> list[PlacementRow]:
-    """Return the placements that have a value: highest median of complete trials first, those without one last."""
+def by_placement(trials: Iterable[SweptTrial], metric: Metric) -> list[PlacementRow]:
+    """Return the placements that have a value: best median of complete trials first, those without one last."""
     having = [trial for trial in trials if "placement" in trial.params]
     groups: dict[str, tuple[list[float], list[float]]] = {}
     for i, state in enumerate(("complete", "pruned")):
         for trial in valued(having, state):
-            groups.setdefault(str(trial.params["placement"]), ([], []))[i].append(trial.accuracy)
+            groups.setdefault(str(trial.params["placement"]), ([], []))[i].append(trial.score)
     rows = [PlacementRow(name, tuple(complete), tuple(pruned)) for name, (complete, pruned) in groups.items()]
-    return sorted(rows, key=lambda row: (-np.median(row.complete) if row.complete else math.inf, row.placement))
+
+    def cost(row: PlacementRow) -> float:
+        return metric.cost(float(np.median(row.complete))) if row.complete else math.inf
+
+    return sorted(rows, key=lambda row: (cost(row), row.placement))
 
 
 def jitter(count: int) -> list[float]:
@@ -227,11 +239,11 @@ def _set_rows(axes: Axes, names: Sequence[str]) -> None:
         add_note(axes, text, (1, 1), (right, 4), "axes fraction", ha="right", va="bottom", color=SOFT_INK)
 
 
-def _draw_statistics(axes: Axes, height: int, row: PlacementRow, size: float) -> None:
+def _draw_statistics(axes: Axes, height: int, row: PlacementRow, size: float, metric: Metric) -> None:
     texts = ("\N{EN DASH}", "\N{EN DASH}", "0")
     if row.complete:
         mean, median = float(np.mean(row.complete)), float(np.median(row.complete))
-        texts = (percent(mean), percent(median), str(len(row.complete)))
+        texts = (written(mean, metric), written(median, metric), str(len(row.complete)))
     if len(row.complete) > 1:
         axes.plot([median, median], [height - 0.36, height + 0.36], color=INK, linewidth=2, zorder=2.5)
         axes.plot([mean], [height], "D", markersize=6.5, markerfacecolor="white", markeredgecolor=INK, zorder=6)
@@ -245,25 +257,39 @@ def _draw_statistics(axes: Axes, height: int, row: PlacementRow, size: float) ->
 def _draw_dots(
     axes: Axes,
     points: Sequence[tuple[float, float]],
-    floor: float,
+    ends: tuple[float, float],
     count: int,
     is_complete: bool,
     *,
     upright: bool = True,
 ) -> None:
-    """Draw places and accuracies as dots, smaller the more the figure holds; those below `floor` as arrows at its foot.
+    """Draw places and values as dots, smaller the more the figure holds; those outside of `ends` as arrows at its edge.
 
-    The accuracies run upward, or to the right if not `upright`.
+    The values run upward, or to the right if not `upright`.
     """
     size = 36 if count <= 80 else 22 if count <= 300 else 12
     fill, edge, width = (BLUE, "white", 0.5) if is_complete else ("white", GREY, 1)
-    foot = (axes.get_ylim() if upright else axes.get_xlim())[0]
-    for marker, is_below in (("o", False), ("v" if upright else "<", True)):
-        places = [place for place, value in points if (value < floor) == is_below]
-        values = [foot if is_below else value for _, value in points if (value < floor) == is_below]
+    foot, head = axes.get_ylim() if upright else axes.get_xlim()
+    low, high = ends
+    for marker, group in (
+        ("o", [(place, value) for place, value in points if low <= value <= high]),
+        ("v" if upright else "<", [(place, foot) for place, value in points if value < low]),
+        ("^" if upright else ">", [(place, head) for place, value in points if value > high]),
+    ):
+        places, values = [place for place, _ in group], [value for _, value in group]
         x, y = (places, values) if upright else (values, places)
         axes.scatter(x, y, s=size, marker=marker, facecolors=fill, edgecolors=edge, linewidths=width, zorder=3,
                      clip_on=False)  # fmt: skip
+
+
+def _outside(
+    values: Sequence[float], ends: tuple[float, float], metric: Metric, arrows: str
+) -> list[tuple[Line2D, str, bool]]:  # fmt: skip
+    """Return the entries of a legend for the values below and above `ends`."""
+    return [
+        (dot(arrows[0], "white", SOFT_INK), f"below {written(ends[0], metric)}", min(values) < ends[0]),
+        (dot(arrows[1], "white", SOFT_INK), f"above {written(ends[1], metric)}", max(values) > ends[1]),
+    ]
 
 
 def _nothing_yet(trials: Sequence[SweptTrial], parameter: str = "") -> str:
@@ -272,4 +298,4 @@ def _nothing_yet(trials: Sequence[SweptTrial], parameter: str = "") -> str:
         return "The study has no trials yet."
     if parameter and all(parameter not in trial.params for trial in trials):
         return f"No trial has the parameter {parameter}."
-    return f"None of {counted(len(trials), 'trial')} has reported a validation accuracy yet."
+    return f"None of {counted(len(trials), 'trial')} has reported a value yet."

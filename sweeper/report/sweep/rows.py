@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sweeper.core.errors import RecordError
 from sweeper.core.inside import read_inside
 from sweeper.core.intervals import with_interval
+from sweeper.core.metric import ACCURACY, LOSS, Metric, metric_of
 from sweeper.study.evidence import Standing, by_configuration, standings
 from sweeper.tracking.reading import ARTIFACTS, finished_of, history, read_events
 
@@ -29,29 +30,38 @@ class SweptTrial(NamedTuple):
 
     number: int
     state: str  # complete, pruned, running or failed
-    value: float | None  # validation accuracy in [0, 1]; of a pruned trial the last one reported
+    value: float | None  # of the metric that the study searches for; of a pruned trial the last one reported
     loss: float | None  # validation loss in nats, at the same epoch
     params: Mapping[str, float | int | str]
-    epochs: Sequence[Mapping[str, float]]  # `epoch`, `val/accuracy`; other metrics where the journal has the run
+    epochs: Sequence[Mapping[str, float]]  # `epoch`, what was reported; other metrics where the journal has the run
     seconds: float | None  # of training and evaluation
     reason: str
+    accuracy: float | None = None  # validation accuracy in [0, 1], at the same epoch
 
     @property
-    def accuracy(self) -> float:
+    def score(self) -> float:
         """Return the value, NaN where there is none."""
         return math.nan if self.value is None else self.value
+
+    def of(self, metric: Metric) -> float | None:
+        """Return its accuracy, its loss or, of any other metric, its value: the study searches for that one."""
+        return {ACCURACY: self.accuracy, LOSS: self.loss}.get(metric, self.value)
 
 
 class Configuration(NamedTuple):
     """The complete trials that have the same parameters, one for each seed."""
 
     trials: list[SweptTrial]  # by number
-    standing: Standing  # of its validation accuracy
+    standing: Standing  # of its values
+
+    def mean(self, metric: Metric) -> float | None:
+        """Return the mean of a metric, if any is known."""
+        return mean(trial.of(metric) for trial in self.trials)
 
     @property
     def loss(self) -> float | None:
         """Return the mean validation loss in nats, if any is known."""
-        return mean(trial.loss for trial in self.trials)
+        return self.mean(LOSS)
 
     @property
     def seconds(self) -> float | None:
@@ -81,16 +91,27 @@ class Sweep(NamedTuple):
     images: Mapping[str, int]  # train_images, val_images
     began: dt.datetime | None
     ended: dt.datetime | None
-    finalists: Sequence[Standing] = ()  # the highest mean first; the key is the number of a configuration's first trial
+    finalists: Sequence[Standing] = ()  # the best mean first; the key is the number of a configuration's first trial
+    finalist_accuracies: Mapping[str, float | None] = {}  # their mean accuracies, by the same key
     copies: int = 0  # trials for which 0.1.0 copied an earlier result; left out, as they are no evidence
+
+    @property
+    def metric(self) -> Metric:
+        """What the study searches for."""
+        return metric_of(self.settings)
 
     def ranked(self) -> list[SweptTrial]:
         """Return the complete trials, best first, ties by loss, then by number."""
-        return sorted(valued(self.trials, "complete"), key=lambda t: (-t.accuracy, t.loss or 0.0, t.number))
+        cost = self.metric.cost
+        return sorted(valued(self.trials, "complete"), key=lambda t: (cost(t.score), t.loss or 0.0, t.number))
 
     def configurations(self) -> list[Configuration]:
         """Return the configurations that have complete trials, best first, as the study decides."""
-        return [Configuration(alike, standing) for alike, standing in by_configuration(valued(self.trials, "complete"))]
+        return _configurations(self.trials, self.metric)
+
+    def by_accuracy(self) -> list[Configuration]:
+        """Return the configurations that have complete trials as a search for accuracy would judge them."""
+        return _configurations([trial._replace(value=trial.accuracy) for trial in self.trials], ACCURACY)
 
     @property
     def parameters(self) -> list[str]:
@@ -107,14 +128,16 @@ def read_sweep(record: StudyRecord, journal: Path, warn: Callable[[str], None] =
     folder = journal / record.name
     trials: list[SweptTrial] = []
     started: dict[str, Any] = {}  # the first event of the first run found
+    metric = metric_of(record.settings)
     rows = [row for row in record.rows if row.copy_of is None]
     for row in rows:  # one run at a time: the events of ten thousand take hundreds of megabytes
         events = _events(folder / f"{row.number:04d}", warn)
         if events and events[0]["key"] != f"{record.uid}/{row.number}":
             events = []
         started = started or (events[0] if events else {})
-        trials.append(_trial(row, events, record.curves.get(row.number, {})))
+        trials.append(_trial(row, events, record.curves.get(row.number, {}), metric))
     profile = started.get("dataset", {}).get("profile", {})
+    finalists = _finalists(folder, record.uid, metric, warn)
     return Sweep(
         name=record.name,
         settings=record.settings,
@@ -125,14 +148,19 @@ def read_sweep(record: StudyRecord, journal: Path, warn: Callable[[str], None] =
         images={name: profile[name] for name in ("train_images", "val_images") if isinstance(profile.get(name), int)},
         began=record.began,
         ended=record.ended,
-        finalists=_finalists(folder, record.uid, warn),
+        finalists=standings({key: [run[metric.final] for run in runs] for key, runs in finalists.items()}, metric),
+        finalist_accuracies={key: mean(run.get(ACCURACY.final) for run in runs) for key, runs in finalists.items()},
         copies=len(record.rows) - len(rows),
     )
 
 
 def valued(trials: Iterable[SweptTrial], state: str) -> list[SweptTrial]:
     """Return the trials of one state that have a finite value, by number."""
-    return sorted((t for t in trials if t.state == state and math.isfinite(t.accuracy)), key=lambda t: t.number)
+    return sorted((t for t in trials if t.state == state and math.isfinite(t.score)), key=lambda t: t.number)
+
+
+def _configurations(trials: Iterable[SweptTrial], metric: Metric) -> list[Configuration]:
+    return [Configuration(*each) for each in by_configuration(valued(trials, "complete"), metric)]
 
 
 def mean(values: Iterable[float | None]) -> float | None:
@@ -141,8 +169,8 @@ def mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _trial(row: TrialRow, events: list[dict[str, Any]], curve: Mapping[int, float]) -> SweptTrial:
-    reported = [{"epoch": float(epoch), "val/accuracy": value} for epoch, value in sorted(curve.items())]
+def _trial(row: TrialRow, events: list[dict[str, Any]], curve: Mapping[int, float], metric: Metric) -> SweptTrial:
+    reported = [{"epoch": float(epoch), metric.name: value} for epoch, value in sorted(curve.items())]
     epochs = history(events) or reported
     final = epochs[-1] if epochs else {}
     times = [epoch["time/epoch_s"] for epoch in epochs if "time/epoch_s" in epoch]
@@ -150,11 +178,12 @@ def _trial(row: TrialRow, events: list[dict[str, Any]], curve: Mapping[int, floa
         number=row.number,
         state=row.state,
         value=row.value,
-        loss=row.loss if row.loss is not None else final.get("val/loss"),
+        loss=row.loss if row.loss is not None else final.get(LOSS.name),
         params=row.params,
         epochs=epochs,
         seconds=sum(times) if times else row.seconds,
         reason=row.reason,
+        accuracy=row.accuracy if row.accuracy is not None else final.get(ACCURACY.name),
     )
 
 
@@ -186,14 +215,15 @@ def _champion(folder: Path, uid: str, warn: Callable[[str], None]) -> Champion |
     return Champion(trial, metrics, classes, confusion, errors)
 
 
-def _finalists(folder: Path, uid: str, warn: Callable[[str], None]) -> list[Standing]:
-    """Return the means of the finalists over their fresh seeds."""
-    values: dict[str, list[float]] = {}
+def _finalists(
+    folder: Path, uid: str, metric: Metric, warn: Callable[[str], None]
+) -> dict[str, list[dict[str, float]]]:  # fmt: skip
+    """Return the final metrics of each finalist's complete runs with fresh seeds."""
+    found: dict[str, list[dict[str, float]]] = {}
     for run in finished_of(folder, uid, "finalist", warn):
-        accuracy = run.metrics.get("final/val_accuracy")
-        if run.tags.get("sweeper.state") == "complete" and accuracy is not None:
-            values.setdefault(run.which.partition("/")[0], []).append(accuracy)
-    return standings(values)
+        if run.tags.get("sweeper.state") == "complete" and metric.final in run.metrics:
+            found.setdefault(run.which.partition("/")[0], []).append(run.metrics)
+    return found
 
 
 def _file(run: Path, name: str) -> bytes | None:

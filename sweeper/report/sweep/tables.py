@@ -11,8 +11,9 @@ from typing import Any, Final, NamedTuple
 from markupsafe import Markup
 
 from sweeper.core.intervals import HIGH, LOW, accuracy_interval, difference_margin
+from sweeper.core.metric import ACCURACY, LOSS, Metric
 from sweeper.core.text import duration
-from sweeper.report.figure import counted, percent
+from sweeper.report.figure import counted, percent, written
 from sweeper.report.page import NOTHING, Cell, Value, download, facts, figures, folded, table, text
 from sweeper.report.sweep.charts import shown
 from sweeper.report.sweep.front import front
@@ -38,7 +39,7 @@ def lead(sweep: Sweep) -> str:
         return f"{words} No trial is complete yet."
     best = _best(sweep, configurations)
     params = ", ".join(f"{name} {shown(value)}" for name, value in best.trial.params.items())
-    return f"{words} The best is trial {best.trial.number} with {best.in_words()}: {params}."
+    return f"{words} The best is trial {best.trial.number} with {best.in_words(sweep.metric)}: {params}."
 
 
 class _Best(NamedTuple):
@@ -47,38 +48,55 @@ class _Best(NamedTuple):
     trial: SweptTrial
     standing: Standing
     seeds: str  # in words
+    accuracy: float | None  # mean
 
-    def in_words(self) -> str:
-        """Return the accuracy, its interval and the seeds it rests on."""
+    def in_words(self, metric: Metric) -> str:
+        """Return its value, the interval and the seeds they rest on."""
         standing = self.standing
-        return percent(standing.shrunken) + limits(standing.low, standing.high) + (self.seeds and f", {self.seeds}")
+        name = "" if metric == ACCURACY else f"{metric.words} "
+        interval = limits(standing.low, standing.high, metric)
+        return name + written(standing.shrunken, metric) + interval + (self.seeds and f", {self.seeds}")
 
 
 def _best(sweep: Sweep, configurations: Sequence[Configuration]) -> _Best:
     trials = {str(c.trials[0].number): c.trials[0] for c in configurations}
     for found in sweep.finalists:
         if found.key in trials:
-            return _Best(trials[found.key], found, f"the mean of {counted(found.n, 'fresh seed')}")
+            seeds = f"the mean of {counted(found.n, 'fresh seed')}"
+            return _Best(trials[found.key], found, seeds, sweep.finalist_accuracies.get(found.key))
     first, standing = configurations[0].trials[0], configurations[0].standing
-    return _Best(first, standing, counted(standing.n, "seed") if standing.n > 1 else "")
+    seeds = counted(standing.n, "seed") if standing.n > 1 else ""
+    return _Best(first, standing, seeds, configurations[0].mean(ACCURACY))
 
 
-def limits(low: float, high: float) -> str:
-    """Show an interval of shares, or nothing where there is none."""
-    return f" [{100 * max(low, 0.0):.2f}, {100 * min(high, 1.0):.2f}]" if low < high else ""
+def limits(low: float, high: float, metric: Metric) -> str:
+    """Show an interval of a metric, or nothing where there is none."""
+    if not low < high:
+        return ""
+    return f" [{', '.join(written(end, metric).rstrip('%') for end in _possible(low, high, metric))}]"
+
+
+def _possible(low: float, high: float, metric: Metric) -> tuple[float, float]:
+    """Cut an interval to the values that the metric can have."""
+    return max(low, 0.0), min(high, 1.0) if metric.unit == "%" else high
 
 
 def summary(sweep: Sweep) -> Markup:
     """Return the most important numbers, the circumstances and the settings."""
     numbers: list[tuple[str, Value]] = []
+    metric = sweep.metric
     if configurations := sweep.configurations():
         best = _best(sweep, configurations)
-        low, high = best.standing.low, best.standing.high
-        interval = f"95% interval {percent(max(low, 0.0))} to {percent(min(high, 1.0))}" if low < high else ""
-        label = "; ".join(filter(None, ("best validation accuracy", best.seeds, interval)))
-        numbers.append((label, percent(best.standing.shrunken)))
+        low, high = (written(end, metric) for end in _possible(best.standing.low, best.standing.high, metric))
+        interval = f"95% interval {low} to {high}" if best.standing.low < best.standing.high else ""
+        label = "; ".join(filter(None, (f"best {metric.words}", best.seeds, interval)))
+        numbers.append((label, written(best.standing.shrunken, metric)))
+        if metric != ACCURACY and best.accuracy is not None:
+            numbers.append(("its validation accuracy", percent(best.accuracy)))
     if sweep.champion is not None:
         numbers.append(champion_accuracy(sweep.champion, "test accuracy, evaluated once"))
+        if metric != ACCURACY:
+            numbers.append((f"test {metric.noun}", written(sweep.champion.metrics[metric.test], metric)))
     numbers.append(("finished trials", sum(t.state in ("complete", "pruned") for t in sweep.trials)))
     if seconds := sum(t.seconds or 0.0 for t in sweep.trials):
         numbers.append(("of training", duration(seconds)))
@@ -135,16 +153,19 @@ def dimension(described: Any) -> str:
 def leaderboard(sweep: Sweep) -> Markup:
     """Tabulate the best configurations, of which there is at least one, and say which differences mean something."""
     names, leaders = sweep.parameters, sweep.configurations()
-    headers = ["Rank", "Trial", "Val accuracy", "Seeds", "Val loss", "Gap", *names, "Seconds"]
+    metric, *others = sweep.metric.with_others
+    headers = ["Rank", "Trial", _header(metric), "Seeds", *map(_header, others), "Gap", *names, "Seconds"]
     rows: list[list[Value]] = []
     for rank, each in enumerate(leaders[:LEADERS], 1):
         first, standing = each.trials[0], each.standing
-        rows.append([rank, first.number, share(standing.shrunken), standing.n, fixed(each.loss, 4),
+        rows.append([rank, first.number, score(standing.shrunken, metric), standing.n,
+                     *(score(each.mean(other), other) for other in others),
                      share(mean(map(_gap, each.trials))), *_params(first, names), fixed(each.seconds, 1)])  # fmt: skip
+    means = ", ".join([*(other.noun for other in others), "gap and seconds"]).capitalize()
     which = f"The best {LEADERS} of {len(leaders):,} configurations" if len(leaders) > LEADERS else "Configurations"
     caption = (
-        f"{which}, each with its first trial, by the mean validation accuracy of its seeds, shrunken towards the "
-        "mean of all. Loss, gap and seconds are means. Gap: train accuracy minus validation accuracy."
+        f"{which}, each with its first trial, by the mean {metric.words} of its seeds, shrunken towards the mean of "
+        f"all. {means} are means. Gap: train accuracy minus validation accuracy."
     )
     noise = text(_noise(sweep, [c.trials[0] for c in leaders]))
     return noise + _edges(sweep, leaders) + table(headers, rows, caption=caption)
@@ -160,8 +181,9 @@ def _edges(sweep: Sweep, leaders: Sequence[Configuration]) -> Markup:
 def front_table(found: Sequence[Configuration], names: Sequence[str]) -> Markup:
     """Tabulate the configurations on the front of accuracy, loss and time."""
     rows: list[list[Value]] = [
-        [c.trials[0].number, share(c.standing.shrunken), limits(c.standing.low, c.standing.high).strip() or NOTHING,
-         c.standing.n, fixed(c.loss, 4), fixed(c.seconds, 1), *_params(c.trials[0], names)]
+        [c.trials[0].number, share(c.standing.shrunken),
+         limits(c.standing.low, c.standing.high, ACCURACY).strip() or NOTHING, c.standing.n, fixed(c.loss, 4),
+         fixed(c.seconds, 1), *_params(c.trials[0], names)]
         for c in found
     ]  # fmt: skip
     caption = (
@@ -176,7 +198,7 @@ def front_csv(sweep: Sweep) -> bytes:
     """Return the configurations on the front of accuracy, loss and time as rows of a CSV file."""
     names = sorted(sweep.parameters)
     rows = []
-    for c in front(sweep.configurations()):
+    for c in front(sweep.by_accuracy()):
         standing = c.standing
         interval = (standing.low, standing.high) if standing.low < standing.high else ("", "")
         params = [c.trials[0].params.get(name, "") for name in names]
@@ -187,32 +209,33 @@ def front_csv(sweep: Sweep) -> bytes:
 def finalists(sweep: Sweep) -> Markup:
     """Tabulate the finalists, of which there is at least one."""
     names, trials = sweep.parameters, {str(trial.number): trial for trial in sweep.trials}
+    metric, beside = sweep.metric, [ACCURACY] if sweep.metric != ACCURACY else []
     rows: list[list[Value]] = [
-        [rank, trials[key].number, share(found), limits(low, high).strip() or NOTHING, n, *_params(trials[key], names)]
+        [rank, trials[key].number, score(found, metric), limits(low, high, metric).strip() or NOTHING, n,
+         *(score(sweep.finalist_accuracies.get(key), each) for each in beside), *_params(trials[key], names)]
         for rank, (key, n, _, found, low, high) in enumerate(sweep.finalists, 1)
         if key in trials
-    ]
+    ]  # fmt: skip
     words = (
-        "The best configurations of the search, trained again with seeds that it did not use: the highest of many "
-        "trials is partly luck, and these means are not. The highest mean is the champion."
+        "The best configurations of the search, trained again with seeds that it did not use: the best of many trials "
+        "is partly luck, and these means are not. The best mean is the champion."
     )
-    caption = "Mean validation accuracy over fresh seeds, shrunken towards that of all, with its 95% interval."
-    return text(words) + table(
-        ["Rank", "Trial", "Val accuracy", "95% interval", "Seeds", *names], rows, caption=caption
-    )
+    caption = f"Mean {metric.words} over fresh seeds, shrunken towards that of all, with its 95% interval."
+    headers = ["Rank", "Trial", _header(metric), "95% interval", "Seeds", *map(_header, beside), *names]
+    return text(words) + table(headers, rows, caption=caption)
 
 
 def _noise(sweep: Sweep, ranked: Sequence[SweptTrial]) -> str:
-    """Say how far apart two accuracies must be to mean something."""
-    bias = "The best of many trials looks better than it is: the test accuracy judges it."
+    """Say how far apart two accuracies must be to mean something; of another metric that is not known."""
+    bias = f"The best of many trials looks better than it is: the test {sweep.metric.noun} judges it."
     images = sweep.images.get("val_images")
-    if not images:
+    if not images or sweep.metric != ACCURACY:
         return bias
-    best = ranked[0].accuracy
+    best = ranked[0].score
     images *= sweep.settings.get("folds") or 1  # an accuracy is the mean over all folds
     low, high = accuracy_interval(best, images)
     margin = difference_margin(best, images)
-    near = sum(best - t.accuracy <= margin for t in ranked[1:])
+    near = sum(best - t.score <= margin for t in ranked[1:])
     return (
         f"An accuracy of {percent(best)} on {images:,} validation images has a 95% interval from {percent(low)} to "
         f"{percent(high)}. {counted(near, 'other trial')} {'is' if near == 1 else 'are'} within {100 * margin:.2f} "
@@ -223,35 +246,41 @@ def _noise(sweep: Sweep, ranked: Sequence[SweptTrial]) -> str:
 
 def all_trials(sweep: Sweep) -> Markup:
     """Tabulate every trial, folded, with a CSV file to download."""
-    names = sweep.parameters
-    headers = ["Trial", "State", "Val accuracy", "Val loss", "Epochs", *names, "Seconds", "Note"]
-    best_first = sorted(sweep.trials, key=lambda t: (t.state != "complete", -(t.value or 0.0)))
+    names, metrics, cost = sweep.parameters, sweep.metric.with_others, sweep.metric.cost
+    headers = ["Trial", "State", *map(_header, metrics), "Epochs", *names, "Seconds", "Note"]
+    best_first = sorted(
+        sweep.trials, key=lambda t: (t.state != "complete", math.inf if t.value is None else cost(t.value))
+    )
     kept = sorted(best_first[:MOST_ROWS], key=lambda t: t.number)
     rows: list[list[Value]] = [
-        [t.number, t.state, share(t.value), fixed(t.loss, 4), len(t.epochs), *_params(t, names), fixed(t.seconds, 1),
-         t.reason] for t in kept
+        [t.number, t.state, *(score(t.of(metric), metric) for metric in metrics), len(t.epochs), *_params(t, names),
+         fixed(t.seconds, 1), t.reason] for t in kept
     ]  # fmt: skip
     left_out = f" The best {MOST_ROWS:,} of {len(sweep.trials):,} are shown." if len(kept) < len(sweep.trials) else ""
-    caption = f"Every trial, by number; the accuracy of a pruned one is its last.{left_out}"
+    caption = f"Every trial, by number; the values of a pruned one are its last.{left_out}"
     file = download(f"{sweep.name}-trials.csv", trials_csv(sweep), "text/csv")
     return file + folded(f"Show {counted(len(kept), 'trial')}", table(headers, rows, caption=caption))
 
 
-def stopped(trials: Sequence[SweptTrial]) -> Markup:
+def stopped(trials: Sequence[SweptTrial], metric: Metric) -> Markup:
     """Tabulate pruned and failed trials with the reason, folded."""
-    headers = ["Trial", "State", "Epochs", "Last val accuracy", "Why"]
-    rows: list[list[Value]] = [[t.number, t.state, len(t.epochs), share(t.value), t.reason] for t in trials[:MOST_ROWS]]
+    headers = ["Trial", "State", "Epochs", f"Last {metric.label}", "Why"]
+    rows: list[list[Value]] = [
+        [t.number, t.state, len(t.epochs), score(t.value, metric), t.reason] for t in trials[:MOST_ROWS]
+    ]
     return folded(f"Show {counted(len(rows), 'trial')}", table(headers, rows, caption="Trials that ended early"))
 
 
 def trials_csv(sweep: Sweep) -> bytes:
     """Return every trial as a row of a CSV file."""
-    names = sorted(sweep.parameters)
+    names, metrics = sorted(sweep.parameters), dict.fromkeys((ACCURACY, LOSS, sweep.metric))
     rows = []
     for t in sweep.trials:
         params = [t.params.get(name, "") for name in names]
-        rows.append([t.number, t.state, t.value, t.loss, len(t.epochs), t.seconds, *params, t.reason])
-    return _csv(["trial", "state", "val_accuracy", "val_loss", "epochs", "seconds", *names, "reason"], rows)
+        values = [t.of(metric) for metric in metrics]
+        rows.append([t.number, t.state, *values, len(t.epochs), t.seconds, *params, t.reason])
+    keys = [metric.key for metric in metrics]
+    return _csv(["trial", "state", *keys, "epochs", "seconds", *names, "reason"], rows)
 
 
 def _csv(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
@@ -266,6 +295,15 @@ def _csv(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
 def share(value: float | None) -> Cell:
     """Show a share as percent."""
     return Cell(NOTHING, None) if value is None or math.isnan(value) else Cell(percent(value), value)
+
+
+def score(value: float | None, metric: Metric) -> Cell:
+    """Show a value of a metric."""
+    return share(value) if metric.unit == "%" else fixed(value, 4)
+
+
+def _header(metric: Metric) -> str:
+    return f"Val {metric.noun}"
 
 
 def fixed(value: float | None, digits: int) -> Cell:

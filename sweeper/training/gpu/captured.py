@@ -26,12 +26,12 @@ from sweeper.core.config import RunConfig
 from sweeper.core.errors import one_line
 from sweeper.core.results import EpochResult, Evaluation, Training, TrainResult
 from sweeper.training.batches import batch_sizes, epoch_images
-from sweeper.training.evaluate import MEASURED, evaluation_of, measure, predict, subset
+from sweeper.training.evaluate import evaluation_of, measure, measured_numbers, predict, subset
 from sweeper.training.failures import check_converging
 from sweeper.training.gpu.network import Network
 from sweeper.training.gpu.operations import Plain, Step
 from sweeper.training.images import Data, send
-from sweeper.training.network import build_model
+from sweeper.training.networks import build_model
 from sweeper.training.optimizer import BETAS, learning_rate
 from sweeper.training.seeds import mask_generator, order_generator, seeded
 from sweeper.training.stability import GRAD_NORM_EVERY, Recorder
@@ -119,13 +119,13 @@ class Captured:
         self.sizes = batch_sizes(count, config.batch_size)
         with self._on_stream():
             with seeded(config, epoch=0):
-                model = build_model(config)
+                model = build_model(config, data.spec)
             model._apply(lambda values: send(values, self._device))
             self._step = Step(torch.zeros((), dtype=torch.int64, device=self._device), config.batch_size)
             dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-            self.network = Network(model, count, self._step, dtype, config.weight_decay, self._parts)
+            self.network = Network(model, data.spec, count, self._step, dtype, config.weight_decay, self._parts)
             steps = len(self.sizes)
-            self._pixels = self._images.pixels.clone()
+            self._pixels = self._images.pixels[..., 0].clone()
             self._labels = self._images.labels.clone()
             self._rates = torch.zeros(steps, device=self._device)
             self._corrections = torch.ones(steps, 2, device=self._device)
@@ -153,7 +153,7 @@ class Captured:
             self._rates.copy_(send(torch.tensor(rates), self._device))
             self._corrections.copy_(send(corrections.float(), self._device))
             images = epoch_images(self._images, config, order_generator(config, epoch))
-            self._pixels.copy_(images.pixels)
+            self._pixels.copy_(images.pixels[..., 0])
             self._labels.copy_(images.labels)
             generator = mask_generator(config, epoch, self._device)
             for masks in self.network.masks:
@@ -200,13 +200,16 @@ class Captured:
         """
         assert self._read is not None
         steps = len(self.sizes)
-        losses, norms, on_train, on_val = self._read.split([steps, steps, MEASURED, MEASURED])
+        classes = self._images.spec.classes
+        size = measured_numbers(classes)
+        losses, norms, on_train, on_val = self._read.split([steps, steps, size, size])
         norms = norms[::GRAD_NORM_EVERY]
         self._recorder.losses.copy_(losses)
         self._recorder.norms.copy_(norms)
         self._recorder.end_epoch()
-        clean, self._last = evaluation_of(on_train), evaluation_of(on_val)
-        check_converging(self.config, epoch, self._lr, losses.mean().item(), clean.loss, self._last.loss)
+        clean, self._last = evaluation_of(on_train, classes), evaluation_of(on_val, classes)
+        mean_loss = losses.mean().item()
+        check_converging(self.config, len(classes), epoch, self._lr, mean_loss, clean.loss, self._last.loss)
         seconds = self._clock.seconds() / (1 + beside)
         return EpochResult.of(
             epoch, clean, self._last, lr=self._lr, grad_norm=norms.mean().item(), epoch_s=seconds,

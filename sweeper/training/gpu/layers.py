@@ -21,6 +21,7 @@ KINDS: Final = {
     nn.MaxPool2d, nn.ReLU,
 }  # fmt: skip
 ORDER: Final = ("before", "norm", "pool", "relu", "after")  # in which an activation applies its parts
+SHAPE: Final = (28, 28, 1)  # of the images that the kernels take
 SHOWN: Final = 100  # characters of a refused layer
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d

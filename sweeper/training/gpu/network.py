@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sweeper.core.images import MEAN, STD
+from sweeper.core.images import ImageSpec
 from sweeper.training.gpu.layers import parse
 from sweeper.training.gpu.operations import PATCH, Activation, Moments, Plain, Step
 
@@ -55,15 +55,17 @@ class Network:
     """
 
     def __init__(
-        self, model: nn.Sequential, images: int, step: Step, dtype: torch.dtype, decay: float, parts: Plain
-    ) -> None:
+        self, model: nn.Module, spec: ImageSpec, images: int, step: Step, dtype: torch.dtype, decay: float,
+        parts: Plain,
+    ) -> None:  # fmt: skip
         self.model = model
+        self._standardise = 1 / (255 * spec.std[0]), spec.mean[0] / spec.std[0]
         self._parts, self._step, self._dtype = parts, step, dtype
         self._layers = parse(model, images)
         activations = [layer.what for layer in self._layers if isinstance(layer.what, Activation)]
         self.masks = [masks for what in activations for masks in (what.before, what.after) if masks is not None]
         named = dict(model.named_parameters())
-        self._first: nn.Conv2d = next(layer for layer in model if isinstance(layer, nn.Conv2d))
+        self._first: nn.Conv2d = next(layer for layer in model.children() if isinstance(layer, nn.Conv2d))
         of_norm = {name for layer in self._layers if isinstance(layer.what, Activation) for name in layer[1:]}
         self.places = dict(_places(named, self._first.weight, of_norm))
         self.moments = self._lay_out(named, decay)
@@ -107,9 +109,9 @@ class Network:
         return [torch.cat(part) for part in (flat[: self._count], flat[self._count :]) if part]
 
     def _forward(self, pixels: Tensor, batch: int) -> Tensor:
-        """Return the logits `(B, 10)`."""
+        """Return the logits `(B, classes)`."""
         side = pixels.shape[1]
-        x = self._parts.patches(pixels, batch, self._step, 1 / (255 * STD), MEAN / STD, self._dtype)
+        x = self._parts.patches(pixels, batch, self._step, *self._standardise, self._dtype)
         for layer, *names in self._layers:
             weight, bias = (self._leaves.get(name) for name in names)
             match layer:

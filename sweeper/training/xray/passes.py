@@ -1,73 +1,55 @@
-"""Passes of training images through the BN layers of a finished network, for the X-ray.
+"""Passes of batches through a network for the X-ray, with hooks on its BN and Dropout layers.
 
-A pass takes batches as BN's running variances averaged over: of the run's size, augmented as in the run.
+The hooks see the layers in the order in which the network calls them, so that it may be any module: a chain, a graph
+with shortcuts, one with layers that are called several times. A pass leaves the network as it was.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from sweeper.core.config import RunConfig
-from sweeper.training.batches import batches
-from sweeper.training.device import autocast
-from sweeper.training.evaluate import to_input
-from sweeper.training.images import Images
-from sweeper.training.network import build_model, load_weights
-from sweeper.training.xray.shift import by_channel, dropped_variance, moments
+from sweeper.training.xray.dropout import DropoutWatch, first_of, is_dropout
+from sweeper.training.xray.shift import by_channel, moments
 
 SAMPLE: Final = 1 << 16  # values of a layer for its histogram
 
-BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
-Dropout = nn.Dropout | nn.Dropout2d
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+T = TypeVar("T")
+Calls = dict[nn.Module, list[list[T]]]  # what was recorded of each layer: a list a batch, with an item a call
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A network with the weights of a run, and the batches of training images, uint8 `(B, 28, 28)`, of each pass."""
+    """A network, the batches of each pass, and the function that runs the network on one of them."""
 
-    config: RunConfig
-    model: nn.Sequential
-    batches: tuple[Tensor, ...]
-
-    @classmethod
-    def rebuild(
-        cls, config: RunConfig, weights: Mapping[str, Any], images: Images, generator: torch.Generator
-    ) -> Subject:
-        """Build the network of `config` with `weights`, on its device, and draw an epoch of `images`."""
-        device = torch.device(config.device)
-        model = load_weights(build_model(config), weights)
-        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(config, model, tuple(pixels for pixels, _ in batches(images.to(device), config, generator)))
+    model: nn.Module
+    batches: Sequence[Any]
+    forward: Callable[[Any], Any]
 
     @property
     def norms(self) -> dict[str, Any]:
-        """The BN layers by name, in order."""
-        return {name: layer for name, layer in self.model.named_children() if isinstance(layer, BatchNorm)}
+        """The BN layers by name."""
+        return {name: layer for name, layer in self.model.named_modules() if isinstance(layer, BatchNorm)}
 
     @property
-    def dropped(self) -> dict[str, Any]:
-        """The Dropout layers right before a BN layer, by the name of the BN layer."""
-        pairs = pairwise(self.model.named_children())
-        return {name: before for (_, before), (name, layer) in pairs
-                if isinstance(layer, BatchNorm) and isinstance(before, Dropout)}  # fmt: skip
+    def tracked(self) -> tuple[Any, ...]:
+        """The BN layers with running statistics."""
+        return tuple(layer for layer in self.norms.values() if layer.running_var is not None)
 
-    def feed(self) -> Iterator[None]:
-        """Run the batches through the network; yields after each."""
-        for pixels in self.batches:
-            with autocast(self.config):
-                self.model(to_input(pixels))
-            yield
+    def enter_training(self) -> None:
+        """Put the network into training mode, unless it is: its layers in eval mode are then those of its training."""
+        if not self.model.training:
+            self.model.train()
 
 
 class Inputs(NamedTuple):
-    """The inputs of a BN layer in K batches."""
+    """The inputs of a BN layer, in one call, or in K calls with a dimension more."""
 
     means: Tensor  # (K, C)
     variances: Tensor  # (K, C), unbiased
@@ -77,7 +59,7 @@ class Inputs(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, layer: Any, sample: int) -> Inputs:
-        """Return those of one batch, without the dimension K; `sample` is the number S."""
+        """Return those of one call, without the dimension K; `sample` is the number S."""
         values = by_channel(x)  # (n, C)
         mean, variance = moments(values, layer.running_mean)
         images = values.reshape(len(x), -1)  # a row each: 25 times as fast as over the rows of few channels
@@ -86,77 +68,97 @@ class Inputs(NamedTuple):
         drawn = values[torch.randint(len(values), (sample,)).to(values.device)]
         return cls(mean, variance, lowest, highest, drawn)
 
-
-class DropoutInputs:
-    """Records the inputs of a Dropout layer, batch by batch: a forward pre-hook."""
-
-    def __init__(self) -> None:
-        self._sums: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._images = self._values = 0  # of a batch
-
-    def __call__(self, _: nn.Module, args: tuple[Tensor]) -> None:
-        """Record a batch."""
-        x = args[0].float()  # (B, C) or (B, C, H, W)
-        values = by_channel(x)
-        of_images = x.flatten(2).mean(2) if x.dim() > 2 else x  # (B, C)
-        self._images, self._values = len(x), len(values)
-        self._sums.append((values.mean(0), values.square().mean(0), of_images.square().mean(0)))
-
-    def variance_after(self, rate: float) -> Tensor:
-        """Return the batch variance to expect behind Dropout of `rate`, `(C,)`."""
-        mean, square, image_square = (torch.stack(sums).mean(0) for sums in zip(*self._sums, strict=True))
-        return dropped_variance(mean, square, image_square, 1 - rate, self._images, self._values)
+    @classmethod
+    def stack(cls, calls: Sequence[Inputs]) -> Inputs:
+        """Return those of K calls."""
+        return cls(*map(torch.stack, zip(*calls, strict=True)))
 
 
-def eval_pass(subject: Subject) -> dict[str, Inputs]:
-    """Return the inputs of each BN layer while the network evaluates the batches."""
-    seen: dict[nn.Module, list[Inputs]] = {layer: [] for layer in subject.norms.values()}
+def eval_pass(subject: Subject) -> Calls[Inputs]:
+    """Return the inputs of each BN layer with running statistics while the network evaluates the batches."""
+    seen: list[dict[nn.Module, list[Inputs]]] = []
 
-    def record(layer: Any, args: tuple[Tensor]) -> None:
+    def record(layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         rows = max(1, SAMPLE // (layer.num_features * len(subject.batches)))
-        seen[layer].append(Inputs.of(args[0], layer, rows))
+        seen[-1].setdefault(layer, []).append(Inputs.of(first_of(args, kwargs), layer, rows))
 
-    hooks = [layer.register_forward_pre_hook(record) for layer in subject.norms.values()]
-    subject.model.eval()
-    for _ in subject.feed():
-        pass
-    for hook in hooks:
-        hook.remove()
-    return {name: Inputs(*map(torch.stack, zip(*seen[layer], strict=True))) for name, layer in subject.norms.items()}
+    with unchanged(subject.model), ExitStack() as hooks:
+        for layer in subject.tracked:
+            hooks.enter_context(layer.register_forward_pre_hook(record, with_kwargs=True))
+        subject.model.eval()
+        for batch in subject.batches:
+            seen.append({})
+            subject.forward(batch)
+    return _by_layer(seen)
 
 
-def training_pass(subject: Subject) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the batch variances of each BN layer in training mode, `(K, C)`, and those to expect, `(C,)`.
+def training_pass(subject: Subject) -> tuple[Calls[Tensor], DropoutWatch]:
+    """Return the batch variances `(C,)` of each BN layer that training updates, and what Dropout passed on to them."""
+    seen: list[dict[nn.Module, list[Tensor]]] = []
+    watch = DropoutWatch()
 
-    The latter are by the closed form, for layers with Dropout right before them. The network stays as it is.
-    """
-    subject = replace(subject, model=copy.deepcopy(subject.model))
-    watchers = {name: DropoutInputs() for name in subject.dropped}
-    for name, layer in subject.dropped.items():
-        layer.register_forward_pre_hook(watchers[name])
-    variances: dict[str, list[Tensor]] = {name: [] for name in subject.norms}
-    subject.model.train()
-    for layer in subject.norms.values():
-        layer.momentum = 1.0  # its running variance is then that of the last batch
-    for _ in subject.feed():
-        for name, layer in subject.norms.items():
-            variances[name].append(layer.running_var.clone())
-    expected = {name: watchers[name].variance_after(layer.p) for name, layer in subject.dropped.items()}
-    return {name: torch.stack(seen) for name, seen in variances.items()}, expected
+    def record(layer: Any, *_: Any) -> None:
+        if layer.training:
+            seen[-1].setdefault(layer, []).append(layer.running_var.clone())
+
+    with unchanged(subject.model), ExitStack() as hooks:
+        subject.enter_training()
+        for layer in subject.tracked:
+            layer.momentum = 1.0  # its running variance is then that of the last batch
+            hooks.enter_context(layer.register_forward_hook(record))
+            hooks.enter_context(layer.register_forward_pre_hook(watch.enter_norm, with_kwargs=True))
+        for layer in filter(is_dropout, subject.model.modules()):
+            hooks.enter_context(watch.follow(layer))
+        for batch in subject.batches:
+            seen.append({})
+            watch.begin_batch()
+            subject.forward(batch)
+    return _by_layer(seen), watch
 
 
 def recalibrate(subject: Subject) -> None:
     """Give the BN layers of `subject` the running statistics of training with Dropout off.
 
     They become the plain means over the batches of the pass, of a batch's mean and of its unbiased variance. As in
-    training, a layer normalises a batch by the batch's own statistics.
+    training, a layer normalises a batch by the batch's own statistics. The network stays in training mode.
     """
-    subject.model.train()
-    for layer in subject.model:
-        if isinstance(layer, Dropout):
-            layer.eval()
-    for layer in subject.norms.values():
-        layer.reset_running_stats()
-        layer.momentum = None  # a cumulative mean
-    for _ in subject.feed():
-        pass
+    subject.enter_training()
+    for layer in filter(is_dropout, subject.model.modules()):
+        layer.eval()
+    for layer in subject.tracked:
+        if layer.training:
+            layer.reset_running_stats()
+            layer.momentum = None  # a cumulative mean
+    for batch in subject.batches:
+        subject.forward(batch)
+
+
+def _by_layer(seen: Sequence[dict[nn.Module, list[T]]]) -> Calls[T]:
+    """Return the records of each layer, in the order of first calls."""
+    layers = dict.fromkeys(layer for batch in seen for layer in batch)
+    return {layer: [batch[layer] for batch in seen if layer in batch] for layer in layers}
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Put back the modes, the buffers and the momenta of `model` after the block, which works on copies of the buffers.
+
+    The passes do not copy the whole model: one that holds activations cannot be copied, and a forward method that was
+    replaced may belong to the original.
+    """
+    modules = tuple(model.modules())
+    modes = [module.training for module in modules]
+    momenta = {module: module.momentum for module in modules if isinstance(module, BatchNorm)}
+    buffers = [(module, *named) for module in modules for named in module.named_buffers(recurse=False)]
+    copies = {buffer: buffer.clone() for _, _, buffer in buffers}  # a buffer of two modules stays one
+    try:
+        for module, name, buffer in buffers:
+            setattr(module, name, copies[buffer])
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum
+        for module, name, buffer in buffers:
+            setattr(module, name, buffer)

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -104,6 +105,30 @@ def noise_floor(training: Tensor, evaluation: Tensor, momentum: float, batches: 
     s = (training.square() * momentum / (2 - momentum) + evaluation.square() / batches).sqrt()
     floor: Tensor = 2 * (s.square() / 2).exp() * torch.special.ndtr(s)
     return floor
+
+
+def forgetting(layer: Any, calls: int) -> float:
+    """Return the a of `noise_floor` for a BN layer that is called `calls` times in a batch.
+
+    With momentum a, J calls forget 1 - (1 - a)^J. Without momentum m is the plain mean of T batches, whose variance is
+    1/T of a batch's: that of a = 2/(T + 1).
+    """
+    if layer.momentum is None:
+        return 2 / (1 + max(1.0, int(layer.num_batches_tracked) / calls))
+    momentum: float = layer.momentum
+    return momentum if calls == 1 else 1 - (1 - momentum) ** calls
+
+
+def joined(variances: Sequence[Tensor], momentum: float | None) -> Tensor:
+    """Return the mean of the variances `(C,)` of the calls of a BN layer in one batch, weighted as in m.
+
+    With momentum a, each call has 1 - a of the weight of the next; without momentum, all have the same.
+    """
+    if len(variances) == 1:
+        return variances[0]
+    ahead = range(len(variances) - 1, -1, -1)  # calls after each
+    weights = variances[0].new_tensor([(1 - (momentum or 0.0)) ** later for later in ahead])
+    return (torch.stack(list(variances)) * weights[:, None]).sum(0) / weights.sum()
 
 
 def mean_of(values: Tensor, which: Tensor) -> float:

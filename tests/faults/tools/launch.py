@@ -134,9 +134,9 @@ def come_to(outcome: str | None, config: RunConfig) -> None:
     """End the training as `outcome` says, by what really raises such an error."""
     match outcome:
         case "nan":
-            sweeper.training.failures.check_converging(config, 1, config.lr, float("nan"))
+            sweeper.training.failures.check_converging(config, 10, 1, config.lr, float("nan"))
         case "runaway":
-            sweeper.training.failures.check_converging(config, 1, config.lr, 1e9)
+            sweeper.training.failures.check_converging(config, 10, 1, config.lr, 1e9)
         case "memory":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         case "exit":

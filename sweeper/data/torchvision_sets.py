@@ -1,0 +1,118 @@
+"""The data sets that torchvision downloads and verifies. Reading them imports torchvision, and with it torch."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from sweeper.core.errors import DataError, one_line
+from sweeper.data.arrays import FOUR, decoded
+from sweeper.data.fashion import impatient
+from sweeper.data.own import Decoded, OwnSource
+
+KINDS: Final[Mapping[str, str]] = {  # torchvision's classes
+    "mnist": "MNIST", "kmnist": "KMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN",
+}  # fmt: skip
+PARTS: Final = ("train", "test")
+
+
+def torchvision_source(name: str, data_dir: Path | None) -> OwnSource:
+    """Return the source of a data set in torchvision's root `data_dir`, or SWEEPER_DATA_DIR; else in the cache.
+
+    What is not in the cache is downloaded into it.
+
+    Raises:
+        DataError: it can neither be found nor downloaded.
+    """
+    given = data_dir or os.environ.get("SWEEPER_DATA_DIR")
+    root = Path(given) if given else _cached(name)
+    return OwnSource(name, str(root.absolute()), partial(read_named, name, str(root.absolute())))
+
+
+def read_named(name: str, root: str) -> Decoded:
+    """Read a data set by its name from torchvision's `root`.
+
+    Raises:
+        DataError: it is not there, damaged, or another one.
+    """
+    import torchvision.datasets
+
+    return read_set(name, getattr(torchvision.datasets, KINDS[name]), root)
+
+
+def read_set(name: str, kind: Any, root: str) -> Decoded:
+    """Read a data set of torchvision's class `kind`, which verifies it by its own MD5 sums.
+
+    Raises:
+        DataError: it is not there, damaged, or another one.
+    """
+    try:
+        train, test = _parts(kind, root)
+        _verify(kind, train)
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:
+        reason = one_line(error, 200).partition(". You can use download=True")[0]
+        raise DataError(
+            f"{root} does not hold {name} as torchvision stores it ({reason}). Name torchvision's root with "
+            "--data-dir, or leave --data-dir and SWEEPER_DATA_DIR out to download it."
+        ) from None
+    arrays = (*_arrays(train), *_arrays(test))
+    classes = getattr(train, "classes", range(10))  # SVHN has digits
+    return decoded(name, {**dict(zip(FOUR, arrays, strict=True)), "classes": list(classes)})
+
+
+def _parts(kind: Any, root: str, **options: Any) -> list[Any]:
+    """Return torchvision's training and test part."""
+    named = hasattr(kind, "split_list")  # as in SVHN
+    return [kind(root, **({"split": part} if named else {"train": part == "train"}), **options) for part in PARTS]
+
+
+def _verify(kind: Any, found: Any) -> None:
+    """Verify the archives of MNIST and its relatives, which torchvision verifies only when it downloads them."""
+    from torchvision.datasets.utils import check_integrity
+
+    for file, md5 in getattr(kind, "resources", ()):
+        path = Path(found.raw_folder) / file
+        if not check_integrity(str(path), md5):
+            raise RuntimeError(f"{path} is missing, or is another file")
+
+
+def _arrays(part: Any) -> tuple[Any, Any]:
+    """Return pixels `(N, H, W)` or `(N, H, W, C)`, and labels."""
+    pixels = np.asarray(part.data)
+    channels_first = pixels.ndim == 4 and pixels.shape[1] == 3
+    labels = part.targets if hasattr(part, "targets") else part.labels
+    return pixels.transpose(0, 2, 3, 1) if channels_first else pixels, np.asarray(labels)
+
+
+def _cached(name: str) -> Path:
+    """Return the folder of the cache that holds a data set, downloaded if it is not there.
+
+    Raises:
+        DataError: it cannot be downloaded, or the folder cannot be written.
+    """
+    from platformdirs import user_cache_path
+
+    folder = user_cache_path("sweeper") / name
+    if folder.is_dir():
+        return folder
+    try:
+        import torchvision.datasets
+
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with impatient(), tempfile.TemporaryDirectory(dir=folder.parent) as part:
+            root = Path(part) / name
+            _parts(getattr(torchvision.datasets, KINDS[name]), str(root), download=True)
+            root.rename(folder)
+    except (ImportError, OSError, RuntimeError, HTTPException) as error:
+        raise DataError(
+            f"{name} was not found and cannot be downloaded ({one_line(error, 200)}). Name torchvision's root that "
+            "holds it with --data-dir."
+        ) from None
+    return folder

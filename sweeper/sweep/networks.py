@@ -1,0 +1,111 @@
+"""Find the network of a configuration, and check it before anything is created.
+
+Our own networks are known by their names. A factory of the user's own is imported and called in a helper process,
+where torch is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sweeper.core.config import MODELS, Placement, RunConfig, check_rates, placements_of
+from sweeper.core.images import ImageSpec
+from sweeper.core.own_code import absolute, source_of
+from sweeper.data.sources import find
+from sweeper.engine.aside import call
+
+
+class Found(NamedTuple):
+    """A configuration whose network is found.
+
+    Attributes:
+        config: with the absolute name of the factory's file, and its SHA-256.
+        placements: those that the network has room for.
+        code: the factory's file, under the name that a run logs it as; nothing for our own networks.
+    """
+
+    config: RunConfig
+    placements: tuple[Placement, ...]
+    code: Mapping[str, bytes]
+
+
+def find_network(config: RunConfig, dataset: str, data_dir: Path | None, given: Mapping[str, Any]) -> Found:
+    """Find the network of `config` for a data set, as `--dataset` and `--data-dir` name it.
+
+    Args:
+        config: of the run, with every other option.
+        dataset: a factory is called for its images.
+        data_dir: its folder.
+        given: the fields that the user gave; a placement among them is not replaced.
+
+    Raises:
+        DataError: the images are missing.
+        UsageError, SweeperError: as `network_for`; or a rate was given that the network does not use.
+    """
+    if config.model in MODELS:
+        return Found(config, placements_of(config.model), {})
+    found = network_for(config, find(dataset, data_dir, config.image_size).spec, placed="placement" in given)
+    check_rates(found.config, given)
+    return found
+
+
+def network_for(config: RunConfig, images: ImageSpec, *, placed: bool = True) -> Found:
+    """Find the network of `config` for `images`. A factory without an argument `layers` has the placement `own`.
+
+    A placement that the network has no room for becomes one that it has. With `placed` it stays: `check_networks`
+    refuses it.
+
+    Raises:
+        UsageError: there is no such factory, or its file has changed.
+        SweeperError: it raises an error.
+    """
+    if config.model in MODELS:
+        return Found(config, placements_of(config.model), {})
+    return call(_find, config, images, placed)
+
+
+def _find(config: RunConfig, images: ImageSpec, placed: bool) -> Found:
+    """In the helper process."""
+    from sweeper.training.networks.build import factory_of, takes_layers
+    from sweeper.training.networks.check import fitting
+
+    config = with_source(config)
+    source = source_of(config.model)
+    code = {f"code/{source.name}": source.read_bytes()}
+    placements = fitting(config, images) if takes_layers(factory_of(config)) else (Placement.OWN,)
+    if not placed and config.placement not in placements:
+        config = config.derive(placement=placements[0])
+    return Found(config, placements, code)
+
+
+def with_source(config: RunConfig) -> RunConfig:
+    """Return `config` with the absolute name and the SHA-256 of its factory's file, unless it has that already.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    if config.model in MODELS or config.model_sha256:
+        return config
+    digest = hashlib.sha256(source_of(config.model).read_bytes()).hexdigest()
+    return config.derive(model=absolute(config.model), model_sha256=digest)
+
+
+def check_networks(configs: Sequence[RunConfig], images: ImageSpec) -> None:
+    """Build the networks of the user's own among these configurations, and run each on two images.
+
+    Raises:
+        UsageError: one cannot be trained; one line that says why.
+        SweeperError: its code raises an error.
+    """
+    if own := [config for config in configs if config.model not in MODELS]:
+        call(_check, own, images)
+
+
+def _check(configs: Sequence[RunConfig], images: ImageSpec) -> None:
+    from sweeper.training.networks.check import check_network
+
+    for config in configs:
+        check_network(config, images)
