@@ -17,7 +17,7 @@ import pytest
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import WorkerLost
 from sweeper.core.results import EpochResult, TrainResult
-from sweeper.data.fashion import SAMPLE, SAMPLE_DIR, read_idx
+from sweeper.data.fashion import SAMPLE, SAMPLE_DIR, find, read_idx
 from sweeper.data.shared import SharedSplits
 from sweeper.data.splits import Split, load
 from sweeper.engine.processes import ProcessEngine
@@ -165,7 +165,7 @@ def test_workers_are_given_shared_arrays_and_no_test_image(monkeypatch: pytest.M
         def kill(self) -> None: ...
 
     monkeypatch.setattr("sweeper.engine.processes.Child", NotStarted)
-    shared = SharedSplits(load(RunConfig(dataset="sample"), SAMPLE_DIR))
+    shared = SharedSplits(load(RunConfig(dataset="sample"), find("sample")))
     ProcessEngine(shared, 1, THREADS).close()
     assert given == [shared, THREADS]  # nothing more: no tracker, no study, no folder
     only: Split = shared[0]

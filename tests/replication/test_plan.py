@@ -74,10 +74,10 @@ def test_any_number_of_arms_is_rotated(number: int):
 
 def test_a_run_costs_by_its_network_images_and_epochs():
     quick, full = PROTOCOLS["quick"], PROTOCOLS["full"]
-    one = cost(arm_config("exp6", quick, 0), FULL)
-    assert cost(arm_config("exp6", quick, 0, epochs=12), FULL) == 2 * one
-    assert cost(arm_config("exp8", quick, 0), FULL) > 9 * one
-    assert cost(arm_config("exp1", quick, 0), FULL) < one < cost(arm_config("exp6", full, 0), FULL)
+    one = cost(arm_config("exp6", quick, 0), FULL.spec)
+    assert cost(arm_config("exp6", quick, 0, epochs=12), FULL.spec) == 2 * one
+    assert cost(arm_config("exp8", quick, 0), FULL.spec) > 9 * one
+    assert cost(arm_config("exp1", quick, 0), FULL.spec) < one < cost(arm_config("exp6", full, 0), FULL.spec)
 
 
 def test_a_dry_run_says_how_much_is_recorded_and_creates_nothing(place: Place):

@@ -21,7 +21,7 @@ from sweeper.core.environment import NONE
 from sweeper.core.errors import ConfigError, StudyConflict, StudyIncomplete, UsageError
 from sweeper.core.results import EpochResult
 from sweeper.core.trial import Trial
-from sweeper.data.fashion import SAMPLE_DIR
+from sweeper.data.sources import find
 from sweeper.engine import choice as engine_choice
 from sweeper.replication import reproduce
 from sweeper.replication.arms import ARMS, PROTOCOLS, Arm, Protocol, arm_config
@@ -83,7 +83,7 @@ def test_workers_train_the_same_runs(place: Place):
     assert place.reproduce(1, 2, seeds=1, workers=2)["added"] == 2
     config = arm_config("exp2", TINY, 0, dataset="sample")
     (run,) = place.runs()["exp2"]
-    assert run.history_sha256 == finish(training(config, load(config, SAMPLE_DIR))).history_sha256
+    assert run.history_sha256 == finish(training(config, load(config, find("sample")))).history_sha256
 
 
 # --- what is recorded is not trained again -----------------------------------------------------------------

@@ -61,7 +61,8 @@ class Place(Spoken):
         return experiment(1, **{"split": "holdout", "epochs": 1, **fields})
 
     def train(self, dataset: str = "sample", **fields: Any) -> dict[str, Any]:
-        return train_one(self.environment, self.config(**fields), dataset=dataset, device="cpu", precision="fp32")
+        config = self.config(**fields)
+        return train_one(self.environment, config, dataset=dataset, device="cpu", precision="fp32").plain()
 
     def options(self, space: Space = FEW, trials: int = 2, **options: Any) -> SweepOptions:
         """The options of a sweep; fields of its configuration may be among them."""

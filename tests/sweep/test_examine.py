@@ -154,7 +154,9 @@ def test_a_run_that_the_store_has_no_weights_of_is_refused(
 
 def test_another_data_set_is_refused(folder: Path, examine: Callable[..., dict[str, Any]]):
     rewrite(folder, lambda event: event.get("tags", {}).update({"sweeper.dataset_sha256": "0" * 64}))
-    with pytest.raises(DataError, match="the run was trained on data with SHA-256 000000000000"):
+    with pytest.raises(
+        DataError, match="the images of sample have changed since they were recorded: their SHA-256 was 000000000000"
+    ):
         examine(folder)
 
 

@@ -17,7 +17,7 @@ import pytest
 from sweeper.core.config import RunConfig
 from sweeper.core.environment import NONE
 from sweeper.core.errors import DataError, Interrupted, OutOfTime, SpaceError, StudyConflict, SweeperError
-from sweeper.data.fashion import SAMPLE_DIR
+from sweeper.data.sources import find
 from sweeper.engine import choice
 from sweeper.engine.choice import EngineChoice
 from sweeper.engine.serial import SerialEngine
@@ -82,7 +82,7 @@ def test_the_test_images_are_read_after_the_search(place: Place):
 def test_the_objective_of_folds_is_the_mean_over_them(place: Place):
     best = place.optimize(trials=1, split="folds", folds=2)["best"]
     config = RunConfig.model_validate_json((place.home / "journal/few/0000/artifacts/config.json").read_text())
-    folds = [finish(train(config, each)) for each in load(config, SAMPLE_DIR)]
+    folds = [finish(train(config, each)) for each in load(config, find("sample"))]
     assert len(folds) == 2
     assert best["val_accuracy"] == pytest.approx(fmean(fold.evaluation.accuracy for fold in folds))
     assert best["val_loss"] == pytest.approx(fmean(fold.evaluation.loss for fold in folds))

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from rich.console import Console
 
 from sweeper.core.config import RunConfig
+from sweeper.core.environment import Environment
 from sweeper.core.metric import ECE, LOSS
 from sweeper.core.text import duration
 from sweeper.core.trial import Trial
@@ -266,6 +268,18 @@ class Stream(io.StringIO):
         return self._tty
 
 
+def environment(json_output: bool = False, progress: bool = True) -> Environment:
+    return Environment(Path(), "none", "", None, json_output, print, print, progress)
+
+
+def test_without_progress_nothing_is_shown(monkeypatch: pytest.MonkeyPatch):
+    streams = [Stream(True), Stream(True)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    play(make_view(Progress(target=3), environment(progress=False)))
+    assert [stream.getvalue() for stream in streams] == ["", ""]
+
+
 @pytest.mark.parametrize(
     ("tty", "json_output", "kind", "shown_on"),
     [(True, False, LiveView, "stdout"), (False, False, PlainView, "stdout"), (True, True, PlainView, "stderr")],
@@ -279,7 +293,7 @@ def test_the_view_suits_the_terminal_and_leaves_stdout_to_json(
         monkeypatch.setattr(sys, name, stream)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("JPY_PARENT_PID", raising=False)
-    view = make_view(Progress(target=3), json_output=json_output)
+    view = make_view(Progress(target=3), environment(json_output))
     assert isinstance(view, kind)
     play(view)
     assert {name for name, stream in streams.items() if stream.getvalue()} == {shown_on}
@@ -288,7 +302,7 @@ def test_the_view_suits_the_terminal_and_leaves_stdout_to_json(
 def test_a_cell_of_a_notebook_gets_plain_lines(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "stdout", Stream(True))
     monkeypatch.setenv("JPY_PARENT_PID", "1")
-    assert isinstance(make_view(Progress(target=3), json_output=False), PlainView)
+    assert isinstance(make_view(Progress(target=3), environment()), PlainView)
 
 
 # --- status --------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import torch
 from sweeper.core.config import RunConfig
 from sweeper.core.environment import Environment
 from sweeper.core.errors import DataError, UsageError
-from sweeper.data.fashion import SAMPLE_DIR
+from sweeper.data.sources import find
 from sweeper.sweep.replay import replay
 from sweeper.tracking.epochs import epoch_metrics
 from sweeper.tracking.fetching import UPLOAD, fetch
@@ -139,7 +139,7 @@ def test_a_run_that_the_captured_step_trained_is_replayed_by_it(
     record = read_record(folder)
     config = RunConfig.from_params(record.params)
     torch.set_num_threads(int(record.tags["sweeper.threads"]))
-    result = finish(train_captured(config, *load(config, SAMPLE_DIR)))
+    result = finish(train_captured(config, *load(config, find("sample"))))
     hashes = {"sweeper.history_sha256": result.history_sha256, "sweeper.weights_sha256": result.weights_sha256}
 
     def change(event: dict[str, Any]) -> None:

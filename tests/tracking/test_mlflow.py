@@ -136,7 +136,7 @@ def test_a_new_process_carries_what_an_earlier_one_left_of_the_same_study(home: 
 def test_a_run_that_mlflow_refuses_is_reported_once_and_does_not_hold_up_the_others(home: Home) -> None:
     with home.tracker() as tracker:
         good = info("good")
-        bad = tracker.start(replace(info("bad"), dataset={**good.dataset, "name": "x" * 501}))
+        bad = tracker.start(replace(info("bad"), dataset={**good.dataset, "source": "x" * 70_000}))
         write(bad, (1,), end=False)
         assert not tracker.flush(LONG)
         write(bad, (2, 3, 4))
