@@ -221,6 +221,18 @@ def test_json_is_one_object_and_nothing_else_on_stdout(
     assert set(json.loads(line)) == keys
 
 
+def test_a_finished_sweep_can_be_asked_for_again(tmp_path: Path, alone: dict[str, str]):
+    """Its report is then drawn at once, while another thread still imports MLflow."""
+    sweep = ("optimize", "--trials", "2", "--exp", "1", "--dataset", "sample", "--epochs", "1", "--no-final", "--json")
+    for added in (2, 0):
+        command = [sys.executable, "-m", "sweeper", *sweep]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=alone, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["added"] == added
+
+
 def test_json_of_a_whole_sweep_is_one_line_and_the_words_go_to_stderr(finished_sweep: Any):
     assert len(finished_sweep.stdout.splitlines()) == 1
     keys = {

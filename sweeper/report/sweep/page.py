@@ -63,6 +63,9 @@ def sweep_files(env: Environment, record: StudyRecord) -> dict[str, bytes]:
 
 def sweep_page(sweep: Sweep, drawn: Mapping[str, bytes]) -> bytes:
     """Write the report as one HTML file in UTF-8; `drawn` are the pictures of `draw`."""
+    # plotly takes pandas as it finds it, also half imported: by the uploader's thread, with MLflow.
+    import pandas  # noqa: F401
+
     sections = [Section(title, html) for title, html in _sections(sweep, drawn)]
     return page(f"Sweep {sweep.name}", lead(sweep), sections)
 
