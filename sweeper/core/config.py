@@ -6,6 +6,7 @@ It holds everything that decides what a run computes. Its fields are the paramet
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -250,10 +251,10 @@ class RunConfig(BaseModel):
         Raises:
             ConfigError: one line that names every wrong field.
         """
-        arguments = {name: fields.pop(name) for name in list(fields) if name.startswith(ARGUMENT)}
-        if arguments:
-            own = {name.removeprefix(ARGUMENT): value for name, value in arguments.items()}
-            fields["model_args"] = dict(fields.get("model_args", ())) | own
+        own = {name.removeprefix(ARGUMENT): fields.pop(name) for name in list(fields) if name.startswith(ARGUMENT)}
+        if own:
+            with contextlib.suppress(TypeError, ValueError):  # what is neither a mapping nor pairs is refused below
+                fields["model_args"] = dict(fields.get("model_args", ())) | own
         try:
             return cls(**fields)
         except ValidationError as error:

@@ -59,14 +59,17 @@ def running() -> bool:
 
 @contextlib.contextmanager
 def _main_hidden() -> Iterator[None]:
-    """Hide where the main module came from: a child would run it again, and with it a script without a guard."""
+    """Hide the file of a script: a child would run it again, which a script without a guard does not survive.
+
+    A module that was started with `python -m` is imported again in the child.
+    """
     main = vars(sys.modules["__main__"])
-    hidden: dict[str, Any] = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
-    main["__spec__"] = None
+    file = main.pop("__file__", None)
     try:
         yield
     finally:
-        main.update(hidden)
+        if file is not None:
+            main["__file__"] = file
 
 
 class Child:

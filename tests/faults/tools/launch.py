@@ -47,6 +47,7 @@ import sweeper.training.failures
 import sweeper.training.start
 from sweeper.core.config import RunConfig
 from sweeper.core.results import EpochResult, Evaluation, Training, TrainResult
+from sweeper.data.fashion import CLASSES
 from sweeper.training.images import Data
 
 FAULTS: dict[str, Any] = json.loads(os.environ.get("FAULTS", "{}"))
@@ -120,7 +121,7 @@ def train(config: RunConfig, data: Data) -> Training:
         loss = 2.3 * (1 - accuracy)
         history.append(EpochResult(epoch, loss, accuracy, loss, accuracy, 0.1, config.lr, 1.0, 0.001, 6e6))
         yield history[-1]
-    evaluation = Evaluation(loss, accuracy, 0.1, np.eye(10, dtype=np.int64))
+    evaluation = Evaluation(loss, accuracy, 0.1, np.eye(10, dtype=np.int64), classes=CLASSES)
     weights = torch.full((FAULTS.get("weights", 1_000),), config.seed % 256, dtype=torch.uint8)
     return TrainResult(tuple(history), {"weights": weights}, evaluation)
 
