@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -77,16 +78,13 @@ def test_every_kind_of_dropout_follows_the_schedule():
 
 
 def test_the_xray_takes_the_rates_of_the_last_epoch(tiny: Data):
-    """Running statistics that were kept without Dropout agree with those of evaluation, but for noise."""
-    shifts = []
-    for fields in (
-        {"dropout_schedule": "early", "dropout_switch": 3},
-        {"dropout_schedule": "late", "dropout_switch": 3},
-    ):
-        xray = examine(BASE.derive(**fields), finish(train(BASE.derive(**fields), tiny)), tiny)
-        shifts.append(max(abs(layer.closed_form - 1) for layer in xray.layers))
-    early, late = shifts
-    assert early < 0.1 < late
+    """The closed form is of Dropout right before BatchNorm, which `early` does not have any more at the end."""
+    known = []
+    for name in ("early", "late"):
+        config = BASE.derive(dropout_schedule=name, dropout_switch=3)
+        xray = examine(config, finish(train(config, tiny)), tiny)
+        known.append([not math.isnan(layer.closed_form) for layer in xray.layers])
+    assert known == [[False, False], [True, True]]
 
 
 def test_the_captured_step_of_a_gpu_has_dropout_in_all_epochs_only(tiny: Data):
