@@ -6,10 +6,10 @@ It holds everything that decides what a run computes. Its fields are the paramet
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
@@ -36,8 +36,6 @@ ARGUMENT: Final = "model."  # before the name of an argument of the network's fa
 LATER: Final = (  # fields added after the first recorded runs
     "train_images", "model_args", "model_sha256", "dropout_schedule", "dropout_switch", "dataset_sha256", "image_size",
 )  # fmt: skip
-NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
-TAKEN: Final = re.compile(r"runs|reproduce(-.*)?")  # folders and reports that other commands write
 
 
 Argument = bool | int | float | str
@@ -258,7 +256,8 @@ class RunConfig(BaseModel):
         arguments = {name: fields.pop(name) for name in list(fields) if name.startswith(ARGUMENT)}
         if arguments:
             own = {name.removeprefix(ARGUMENT): value for name, value in arguments.items()}
-            fields["model_args"] = dict(fields.get("model_args", ())) | own
+            with contextlib.suppress(TypeError, ValueError):  # the field's type says what is wrong
+                fields["model_args"] = dict(fields.get("model_args", ())) | own
         try:
             return cls(**fields)
         except ValidationError as error:
@@ -287,7 +286,8 @@ class RunConfig(BaseModel):
 
         A run that `mlflow run` started has parameters of its own; ours are then called `config.NAME`.
         """
-        found = {name: params.get(f"config.{name}", params.get(name)) for name in cls.model_fields}
+        names = cls.model_fields.keys() - {"model_args"}
+        found = {name: params.get(f"config.{name}", params.get(name)) for name in names}
         arguments = {
             name.removeprefix("config."): _argument(name, value)
             for name, value in params.items()
@@ -389,24 +389,6 @@ def check_rates(config: RunConfig, given: Mapping[str, Any]) -> None:
 def placements_of(model: str) -> tuple[Placement, ...]:
     """Return the placements that a network can have. Of a factory's, those that fit are known once it is called."""
     return PLAIN if model in MODELS and model not in RESIDUAL else LAYERED
-
-
-def check_name(name: str) -> str:
-    """Return `name` if a study may have it.
-
-    Raises:
-        ConfigError: it is empty or too long, has other characters than letters, digits, `_`, `.` and `-`, or is taken.
-    """
-    if not NAME.fullmatch(name):
-        raise ConfigError(
-            f"study name {name[:60]!r}: 1 to 100 letters, digits, '_', '.' or '-', beginning with a letter or digit"
-        )
-    if TAKEN.fullmatch(name):
-        raise ConfigError(
-            f"study name {name!r}: other commands use 'runs', 'reproduce' and each name that begins with 'reproduce-'; "
-            "choose another"
-        )
-    return name
 
 
 def finite(value: float) -> bool:
