@@ -1,20 +1,22 @@
-"""Simulated accuracies over the default search space, and simulated learning curves: the truth of `search_quality`.
+"""Accuracies over the default search space, and learning curves: the truth of `search_quality` and `search_real`.
 
-Accuracies are in points (hundredths). `l` is log2(batch size) - 5. A rate counts only where the placement has it. The
-first four are of other people's making; narrow, ridge and needle have an optimum that a search finds only if it sees
-placement and rates together.
+A response says how good a configuration truly is, and what its trainings give. Seven are simulated, here; the others
+replay real trainings (search_recorded.py). Accuracies are in points (hundredths). `l` is log2(batch size) - 5. A rate
+counts only where the placement has it. The first four are of other people's making; narrow, ridge and needle have an
+optimum that a search finds only if it sees placement and rates together.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import cache
-from typing import Any, Final
+from functools import cache, cached_property
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.search_recorded import recorded
 from sweeper.core.config import PLAIN, Placement
 from sweeper.study.space import Choice, Range, default_space
 
@@ -22,7 +24,33 @@ SEED_NOISE: Final = 0.25  # points, standard deviation between the seeds of a co
 EPOCHS: Final = 15
 EPOCH_NOISE: Final = 0.15  # points, of each epoch's value beside that of its seed
 NAMES: Final = tuple(placement.value for placement in PLAIN)
-Response = Callable[[str, float, float, float], float]
+Surface = Callable[[str, float, float, float], float]  # of placement, conv rate, head rate and l
+Array = npt.NDArray[np.float64]
+
+
+class Response(Protocol):
+    """The truth that a search is judged by, and the trainings that it sees."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of a training."""
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation between the seeds of a configuration, points."""
+
+    @property
+    def optimum(self) -> float:
+        """The highest true accuracy of the default space."""
+
+    def truth(self, params: Mapping[str, Any]) -> float:
+        """Return the accuracy of a configuration without noise."""
+
+    def trained(self, params: Mapping[str, Any], draw: float) -> float:
+        """Return the accuracy of a training, given its draw from a standard normal distribution."""
+
+    def curve(self, params: Mapping[str, Any], last: float, draws: Array) -> Array:
+        """Return the accuracy after each epoch, (epochs,), that ends at `last`; one draw an epoch, as above."""
 
 
 def _by_placement(*values: Any) -> dict[str, Any]:
@@ -105,43 +133,61 @@ def _uses(placement: str, rate: str) -> bool:
 
 GIVEN: Final[Mapping[str, Response]] = {f.__name__: f for f in (additive, interaction, flat, discrete)}
 OWN: Final[Mapping[str, Response]] = {f.__name__: f for f in (narrow, ridge, needle)}
-RESPONSES: Final[Mapping[str, Response]] = {**GIVEN, **OWN}
-
-
-def truth(name: str, params: Mapping[str, Any]) -> float:
-    """Return the accuracy of a configuration without noise, points."""
-    rates = (float(params.get("conv_dropout", 0.0)), float(params.get("head_dropout", 0.0)))
-    return RESPONSES[name](params["placement"], *rates, math.log2(params["batch_size"]) - 5)
+RESPONSES: Final[Mapping[str, Surface]] = {**GIVEN, **OWN}
 
 
 @cache
-def optimum(name: str) -> float:
-    """Return the highest accuracy of the default space, on a lattice of 96 x 111 rates."""
-    space = default_space().dimensions
-    conv, head, sizes = space["conv_dropout"], space["head_dropout"], space["batch_size"]
-    assert isinstance(conv, Range)
-    assert isinstance(head, Range)
-    assert isinstance(sizes, Choice)
-    return max(
-        RESPONSES[name](placement, c, h, math.log2(float(size)) - 5)
-        for placement in NAMES
-        for c in (np.linspace(conv.low, conv.high, 96) if _uses(placement, "conv_dropout") else [0.0])
-        for h in (np.linspace(head.low, head.high, 111) if _uses(placement, "head_dropout") else [0.0])
-        for size in sizes.values
-    )
+def response(name: str) -> Response:
+    """Return a response: one of `RESPONSES`, or one of recorded trainings."""
+    return Simulated(RESPONSES[name]) if name in RESPONSES else recorded(name)
 
 
-def curve(params: Mapping[str, Any], last: float, noise: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the accuracy after each epoch, (EPOCHS,), points; it ends at `last`.
+class Simulated:
+    """A surface with normal noise between seeds, and curves of a simple form."""
 
-    The gap to the end falls exponentially over 3 epochs, from 5 points without Dropout; with Dropout from 9 and more,
-    by its rates, so that it starts slower: after 3 epochs a small network on 2,000 images lacked 2.5 points of its end
-    with BatchNorm, 5.2 with Dropout beside it and 5.4 with Dropout alone.
-    """
-    rates = (float(params.get("conv_dropout", 0.0)), float(params.get("head_dropout", 0.0)))
-    start = 5.0 + (4.0 + 8 * rates[0] + 4 * rates[1] if _uses(params["placement"], "head_dropout") else 0.0)
-    epochs = np.arange(EPOCHS)
-    gap = start * (np.exp(-epochs / 3) - math.exp(-(EPOCHS - 1) / 3))
-    found = last - gap + EPOCH_NOISE * noise
-    found[-1] = last
-    return np.asarray(found)
+    epochs, noise = EPOCHS, SEED_NOISE
+
+    def __init__(self, surface: Surface) -> None:
+        self._surface = surface
+
+    def truth(self, params: Mapping[str, Any]) -> float:
+        """Return the accuracy of a configuration without noise."""
+        return self._surface(params["placement"], *_rates(params), math.log2(params["batch_size"]) - 5)
+
+    def trained(self, params: Mapping[str, Any], draw: float) -> float:
+        """Return the accuracy of a training."""
+        return self.truth(params) + SEED_NOISE * draw
+
+    @cached_property
+    def optimum(self) -> float:
+        """The highest accuracy of the default space, on a lattice of 96 x 111 rates."""
+        space = default_space().dimensions
+        conv, head, sizes = space["conv_dropout"], space["head_dropout"], space["batch_size"]
+        assert isinstance(conv, Range)
+        assert isinstance(head, Range)
+        assert isinstance(sizes, Choice)
+        return max(
+            self._surface(placement, c, h, math.log2(float(size)) - 5)
+            for placement in NAMES
+            for c in (np.linspace(conv.low, conv.high, 96) if _uses(placement, "conv_dropout") else [0.0])
+            for h in (np.linspace(head.low, head.high, 111) if _uses(placement, "head_dropout") else [0.0])
+            for size in sizes.values
+        )
+
+    def curve(self, params: Mapping[str, Any], last: float, draws: Array) -> Array:
+        """Return the accuracy after each epoch, (epochs,); it ends at `last`.
+
+        The gap to the end falls exponentially over 3 epochs, from 5 points without Dropout; with Dropout from 9 and
+        more, by its rates, so that it starts slower: after 3 epochs a small network on 2,000 images lacked 2.5 points
+        of its end with BatchNorm, 5.2 with Dropout beside it and 5.4 with Dropout alone.
+        """
+        rates = _rates(params)
+        start = 5.0 + (4.0 + 8 * rates[0] + 4 * rates[1] if _uses(params["placement"], "head_dropout") else 0.0)
+        gap = start * (np.exp(-np.arange(EPOCHS) / 3) - math.exp(-(EPOCHS - 1) / 3))
+        found = last - gap + EPOCH_NOISE * draws
+        found[-1] = last
+        return np.asarray(found)
+
+
+def _rates(params: Mapping[str, Any]) -> tuple[float, float]:
+    return float(params.get("conv_dropout", 0.0)), float(params.get("head_dropout", 0.0))

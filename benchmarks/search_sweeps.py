@@ -1,9 +1,10 @@
-"""Sweeps of simulated accuracies, one a sampler, response and repetition, kept in files so that none runs twice."""
+"""Sweeps of a response, one a sampler, response and repetition, kept in files so that none runs twice."""
 
 from __future__ import annotations
 
 import json
 import warnings
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -15,12 +16,17 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from benchmarks.search_responses import SEED_NOISE, truth
+from benchmarks.search_responses import response
 from sweeper.core.config import Placement, RunConfig
+from sweeper.core.files import write_whole
 from sweeper.study.samplers import Whole, make_sampler
 from sweeper.study.space import Choice, Space, default_space
 
 BUDGET: Final = 65  # trainings
+FINALISTS: Final = 5
+SEEDS: Final = 3
+SEARCH: Final = BUDGET - FINALISTS * SEEDS  # trainings before those of the finalists
+FIRST: Final = 1_000  # repetition: lower ones were for choosing what is compared
 SPACE: Final = default_space()
 BASE: Final = RunConfig(dataset="sample")
 COARSE: Final = Space({  # 40 cells
@@ -67,37 +73,43 @@ SAMPLERS: Final[dict[str, Callable[[int, int], BaseSampler]]] = {  # of a repeti
     "Optuna's gp": lambda seed, number: make_sampler("gp", seed, number),
     "Optuna's gp, padded": lambda seed, number: Padded(lambda own: GPSampler(seed=own), seed, number),
 }
+USUAL: Final = [name for name in SAMPLERS if not name.startswith("Optuna's")]  # these take seconds a sweep
 
 
-def seed_noise(repetition: int, part: int, size: int) -> npt.NDArray[np.float64]:
-    """Return noise that is the same for every sampler, points. Part 0 is the search's, 1 the finalists'."""
-    return np.random.default_rng([repetition, part]).normal(0.0, SEED_NOISE, size)
+def draws(repetition: int, part: int, size: int) -> npt.NDArray[np.float64]:
+    """Return standard normal draws, the same for every sampler. Part 0 is the search's, 1 the finalists'."""
+    return np.random.default_rng([repetition, part]).normal(size=size)
 
 
-def sweep(sampler: str, response: str, repetition: int) -> Tried:
-    """Return the trainings of one sweep. A configuration that comes again is trained with another seed."""
-    noise, tried = seed_noise(repetition, 0, BUDGET), []
+def sweep(sampler: str, name: str, repetition: int, at_once: int = 1) -> Tried:
+    """Return the trainings of one sweep, with so many in flight; the first to begin ends first.
+
+    A configuration that comes again is trained with another seed.
+    """
+    luck, truth = draws(repetition, 0, BUDGET), response(name)
+    tried: Tried = []
     study = optuna.create_study(direction="maximize", storage=optuna.storages.InMemoryStorage())
     space = COARSE if sampler == "grid of 40" else SPACE
+    running: deque[tuple[optuna.Trial, float]] = deque()
     for number in range(BUDGET):
+        if len(running) == at_once:
+            study.tell(*running.popleft())
         study.sampler = SAMPLERS[sampler](repetition, number)
         trial = study.ask()
         space.suggest(BASE, trial)
-        value = truth(response, trial.params) + float(noise[number])
-        study.tell(trial, value)
+        value = truth.trained(trial.params, float(luck[number]))
+        running.append((trial, value))
         tried.append((dict(trial.params), value))
     return tried
 
 
-def recorded_sweep(folder: Path, sampler: str, response: str, repetition: int) -> Tried:
+def recorded_sweep(folder: Path, sampler: str, name: str, repetition: int, at_once: int = 1) -> Tried:
     """Return a sweep from its file; run it where there is none."""
-    path = folder / sampler.replace(" ", "-") / response / f"{repetition}.json"
+    beside = f"-{at_once}-at-once" if at_once > 1 else ""
+    path = folder / (sampler.replace(" ", "-") + beside) / name.replace(" ", "-") / f"{repetition}.json"
     if not path.is_file():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Optuna's experimental samplers
-            found = sweep(sampler, response, repetition)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".part")
-        aside.write_text(json.dumps(found))
-        aside.replace(path)
+            found = sweep(sampler, name, repetition, at_once)
+        write_whole(path, json.dumps(found).encode())
     return [(params, value) for params, value in json.loads(path.read_text())]

@@ -92,16 +92,11 @@ class RunConfig(BaseModel):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seeds the weights, data order, augmentation and Dropout masks.")
     dataset: str = Field(
-        "fashion-mnist",
-        description="Images: fashion-mnist, the sample of it that the package carries, mnist, kmnist, cifar10, "
-        "cifar100, svhn, or your own as folder:DIR, FILE.npz, package.module:function or file.py:function.",
+        "fashion-mnist", description="Images, as --dataset takes them: a name, folder:DIR, FILE.npz or a function."
     )
     dataset_sha256: str = Field("", description="SHA-256 of the images; empty for fashion-mnist and sample.")
     image_size: int = Field(
-        0,
-        ge=0,
-        le=MAX_SIDE,
-        description="Side to which the pictures of a folder are resized; 0 for their most frequent size.",
+        0, ge=0, le=MAX_SIDE, description="Side to which pictures of a folder are resized; 0: their most frequent size."
     )
     split: Literal["test", "holdout", "folds"] = Field(
         "holdout",
@@ -141,7 +136,7 @@ class RunConfig(BaseModel):
     def _of_a_folder(cls, side: int, info: ValidationInfo) -> int:
         if side and not is_folder(info.data.get("dataset", "folder:refused")):
             raise ValueError(f"image_size={side}: only the pictures of folder:DIR are resized; leave it out")
-        if 0 < side < MIN_SIDE:
+        if side in range(1, MIN_SIDE):
             raise ValueError(f"image_size={side}: use {MIN_SIDE} to {MAX_SIDE} pixels")
         return side
 

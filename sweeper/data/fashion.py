@@ -293,11 +293,11 @@ def _check_complete(folder: Path) -> Path:
         raise DataError(f"{folder}: not a folder that can be read ({error.strerror}). Name another one.") from None
     if not is_folder:
         raise DataError(
-            f"{folder}: not a folder. Only FashionMNIST can be trained on: name the folder of its four files."
+            f"{folder}: not a folder. Name the folder of FashionMNIST's four files, or other images with --dataset."
         )
     if missing:
         raise DataError(
-            f"{folder} holds no {' and no '.join(missing)}, raw or .gz. Only FashionMNIST can be trained on: name a "
-            "folder with its four files, or torchvision's root."
+            f"{folder} holds no {' and no '.join(missing)}, raw or .gz. Name a folder with FashionMNIST's four files, "
+            "or torchvision's root; other images are named with --dataset."
         )
     return folder

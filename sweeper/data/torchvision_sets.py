@@ -59,8 +59,8 @@ def read_set(name: str, kind: Any, root: str) -> Decoded:
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
         reason = one_line(error, 200).partition(". You can use download=True")[0]
         raise DataError(
-            f"{root} does not hold {name} as torchvision stores it ({reason}). Name torchvision's root with --data-dir, "
-            "or leave --data-dir and SWEEPER_DATA_DIR out to download it."
+            f"{root} does not hold {name} as torchvision stores it ({reason}). Name torchvision's root with "
+            "--data-dir, or leave --data-dir and SWEEPER_DATA_DIR out to download it."
         ) from None
     arrays = (*_arrays(train), *_arrays(test))
     classes = getattr(train, "classes", range(10))  # SVHN has digits

@@ -89,7 +89,7 @@ def test_torchvisions_root_is_taken_for_the_folder_below_it(little: dict[str, by
 
 def test_another_data_set_is_told_what_is_supported(nowhere: Path):
     other = write({"data_batch_1": b""}, nowhere / "cifar-10-batches-py")
-    assert "Only FashionMNIST can be trained on" in refusal(locate, other)
+    assert "other images are named with --dataset" in refusal(locate, other)
 
 
 @pytest.mark.parametrize("how", ["named", "variable"])

@@ -124,3 +124,19 @@ def test_a_shuffle_is_that_of_torch(size: int):
     for seed in (SPLIT_SEED, 0, 2**32 - 1):
         expected = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
         assert shuffle(size, seed).tolist() == expected.tolist()
+
+
+def test_a_rare_class_is_in_training_and_in_validation():
+    labels = np.array([0] * 900 + [1] * 95 + [2] * 2 + [3] * 3)[shuffle(1_000, 0)]
+    images = Labelled(np.zeros((1_000, 8, 8, 1), np.uint8), labels)
+    for part in (holdout(images, 100), holdout(images, 4)):
+        assert [set(each.labels.tolist()) for each in part] == [{0, 1, 2, 3}] * 2
+    assert set(subset(images, 4).labels.tolist()) == {0, 1, 2, 3}
+
+
+def test_splits_that_do_not_fit_into_memory_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    source = fashion.find("fashion-mnist", folder)
+    monkeypatch.setattr("sweeper.data.own.free_memory", lambda: 40 * 28 * 28 * 2 * 3)
+    assert len(load(SMALL.derive(split="folds", folds=3), source)) == 3
+    message = refusal(load, SMALL.derive(split="folds", folds=4), source)
+    assert message.startswith("fashion-mnist: the images need 0.0 GB of memory, and 0.0 GB are free.")

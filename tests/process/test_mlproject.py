@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ import yaml
 
 from sweeper.cli.main import cli
 from sweeper.core.experiments import experiment
+from tests.support.own_images import write_folder
 
 pytest_plugins = ["tests.support.mlflow_store"]
 
@@ -63,7 +65,9 @@ def test_mlflow_run_works_with_neither_conda_nor_pyenv(tmp_path: Path, empty_sto
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     assert not [tool for tool in ("conda", "pyenv") if shutil.which(tool, path=path)]
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    given = {"exp": "1", "epochs": "1", "dataset": "sample", "placement": "bn-dropout", "conv_dropout": "0.2"}
+    pictures = f"folder:{write_folder(tmp_path / 'pictures')}"
+    given = {"exp": "1", "epochs": "1", "dataset": pictures, "batch_size": "16", "placement": "bn-dropout",
+             "conv_dropout": "0.2"}  # fmt: skip
     command = ["mlflow", "run", ".", *(word for item in given.items() for word in ("-P", "=".join(item)))]
     done = subprocess.run(
         command, cwd=tmp_path, env=alone | {"PATH": path, "MLFLOW_TRACKING_URI": uri}, capture_output=True, text=True,
@@ -75,9 +79,12 @@ def test_mlflow_run_works_with_neither_conda_nor_pyenv(tmp_path: Path, empty_sto
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()], run_view_type=3)
     (run,) = runs
     assert run.info.status == "FINISHED"
-    used = experiment(1, epochs=1, dataset="sample", placement="bn-dropout", conv_dropout=0.2)
-    machine = {name: run.data.params[name] for name in ("device", "precision")}
+    used = experiment(1, epochs=1, dataset=pictures, batch_size=16, placement="bn-dropout", conv_dropout=0.2)
+    machine = {name: run.data.params[name] for name in ("device", "precision", "dataset_sha256")}
     assert run.data.params == used.to_params() | machine | {"exp": "1"}
+    (inputs,) = run.inputs.dataset_inputs
+    assert (inputs.dataset.name, inputs.dataset.digest) == (pictures, machine["dataset_sha256"][:8])
+    assert json.loads(inputs.dataset.profile)["shape"] == [32, 32, 3]
     assert "--experiment-name bn-dropout" in done.stdout
     assert [p.step for p in client.get_metric_history(run.info.run_id, "val/accuracy")] == [1]
     assert {f.path for f in client.list_artifacts(run.info.run_id, "curves")} == {

@@ -194,8 +194,8 @@ BAD: Mapping[str, str] = {
     '(x_train * 255).round().astype("uint8")',
     "labels.npz": "{home}/labels.npz: y_test has the label 2, and there are 2 classes, by y_train. Labels go from 0 to "
     "the number of classes less 1.",
-    "empty.npz": "{home}/empty.npz: class '1' (label 1) has no training image. Each class needs 2 or more, to train and "
-    "to validate on. Labels go from 0 to the number of classes less 1.",
+    "empty.npz": "{home}/empty.npz: class '1' (label 1) has no training image. Each class needs 2 or more, to train "
+    "and to validate on. Labels go from 0 to the number of classes less 1.",
     "shapes.npz": "{home}/shapes.npz: the images of x_train are 8x8x1, those of x_test 8x8x3. Bring both to one shape.",
     "large.npz": "{home}/large.npz: the images need 30000.0 GB of memory, and [0-9.]+ GB are free. Use fewer or "
     "smaller images, or a machine with more memory.",

@@ -154,6 +154,20 @@ def test_errors_are_drawn_in_rows_of_eight(count: int, rows: int):
         assert image.size == (1500, round(1.62 * 150 * rows))
 
 
+@pytest.mark.parametrize("colour", [(255, 0, 0), (200, 200, 200)])
+def test_an_error_is_shown_as_the_image_is(colour: tuple[int, int, int]):
+    channels = 1 if len(set(colour)) == 1 else 3
+    pixels = np.full((28, 28, 3), colour, np.uint8)[..., :channels]
+    with Image.open(io.BytesIO(errors_picture([Mistake(pixels, "Coat", "Shirt", 0.99)]))) as image:
+        assert image.convert("RGB").getpixel((100, 60)) == colour
+
+
+def test_long_names_of_classes_are_cut_where_they_would_meet():
+    pixels = np.zeros((28, 28, 1), np.uint8)
+    long, cut = (errors_picture([Mistake(pixels, name, "Shirt", 0.99)] * 8) for name in ("W" * 90, "W" * 14 + "\u2026"))
+    assert long == cut
+
+
 def test_a_champion_without_errors_has_a_picture_that_says_so():
     assert_is_figure(errors_picture([]))
 

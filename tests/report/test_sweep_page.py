@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sweeper.core.files import write_whole
 from sweeper.core.intervals import with_interval
-from sweeper.report.sweep.page import draw, sweep_page
+from sweeper.report.sweep.page import MOST_CLASSES, draw, sweep_page
 from sweeper.report.sweep.rows import Champion, Sweep, SweptTrial, read_sweep
 from sweeper.report.sweep.tables import MOST_ROWS, dimension, lead, leaderboard, trials_csv
 from sweeper.study.evidence import Standing
@@ -33,6 +34,17 @@ def body(found: Sweep) -> str:
     """The page without its scripts."""
     whole = html(found)
     return whole[: whole.rindex("</main>")]
+
+
+def test_the_confusion_of_many_classes_is_a_table_alone() -> None:
+    def drawn(classes: int) -> Champion:
+        names = [f"class {k}" for k in range(classes)]
+        return CHAMPION._replace(classes=names, confusion=np.eye(classes, dtype=int).tolist())
+
+    few, many = (body(sweep(*searched(), champion=drawn(classes))) for classes in (MOST_CLASSES, MOST_CLASSES + 1))
+    assert "only errors are coloured" in few
+    assert "only errors are coloured" not in many
+    assert f">class {MOST_CLASSES}<" in many
 
 
 # --- reading --------------------------------------------------------------------------------------

@@ -118,7 +118,9 @@ def test_a_run_that_was_stopped_is_compared_as_far_as_it_came(folder: Path, agai
 
 def test_another_data_set_is_refused(folder: Path, again: Callable[..., dict[str, Any]]):
     rewrite(folder, lambda e: e.get("tags", {}).update({"sweeper.dataset_sha256": "f" * 64}))
-    with pytest.raises(DataError, match="SHA-256 ffffffffffff…"):
+    with pytest.raises(
+        DataError, match="images of sample have changed since they were recorded: their SHA-256 was ffffffffffff…"
+    ):
         again(folder)
 
 
