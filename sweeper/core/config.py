@@ -164,7 +164,8 @@ class RunConfig(BaseModel):
     ) -> tuple[tuple[str, Argument], ...]:
         model = info.data.get("model", "")
         if model in MODELS and arguments:
-            raise ValueError(f"{ARGUMENT}{arguments[0][0]}: model {model} takes no arguments; a factory does")
+            name, value = arguments[0]
+            raise ValueError(f"{ARGUMENT}{name}={value!r:.60}: model {model} takes no arguments; a factory does")
         return arguments
 
     @field_validator("model_sha256")
