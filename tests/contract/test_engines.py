@@ -339,6 +339,7 @@ def test_a_cluster_that_asks_for_a_token_says_so(ray: Engine, monkeypatch: pytes
 DRIVER = """
 import psutil, torch
 from sweeper.core.config import RunConfig
+from sweeper.data.fashion import SAMPLE
 from sweeper.training.images import Data, Images
 from sweeper.engine.ray import RayEngine
 
