@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
@@ -37,8 +36,6 @@ ARGUMENT: Final = "model."  # before the name of an argument of the network's fa
 LATER: Final = (  # fields added after the first recorded runs
     "train_images", "model_args", "model_sha256", "dropout_schedule", "dropout_switch", "dataset_sha256", "image_size",
 )  # fmt: skip
-NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
-TAKEN: Final = re.compile(r"runs|reproduce(-.*)?")  # folders and reports that other commands write
 
 
 Argument = bool | int | float | str
@@ -167,7 +164,8 @@ class RunConfig(BaseModel):
     ) -> tuple[tuple[str, Argument], ...]:
         model = info.data.get("model", "")
         if model in MODELS and arguments:
-            raise ValueError(f"{ARGUMENT}{arguments[0][0]}: model {model} takes no arguments; a factory does")
+            name, value = arguments[0]
+            raise ValueError(f"{ARGUMENT}{name}={value!r:.60}: model {model} takes no arguments; a factory does")
         return arguments
 
     @field_validator("model_sha256")
@@ -283,7 +281,8 @@ class RunConfig(BaseModel):
 
         A run that `mlflow run` started has parameters of its own; ours are then called `config.NAME`.
         """
-        found = {name: params.get(f"config.{name}", params.get(name)) for name in cls.model_fields}
+        names = cls.model_fields.keys() - {"model_args"}
+        found = {name: params.get(f"config.{name}", params.get(name)) for name in names}
         arguments = {
             name.removeprefix("config."): _argument(name, value)
             for name, value in params.items()
@@ -385,24 +384,6 @@ def check_rates(config: RunConfig, given: Mapping[str, Any]) -> None:
 def placements_of(model: str) -> tuple[Placement, ...]:
     """Return the placements that a network can have. Of a factory's, those that fit are known once it is called."""
     return PLAIN if model in MODELS and model not in RESIDUAL else LAYERED
-
-
-def check_name(name: str) -> str:
-    """Return `name` if a study may have it.
-
-    Raises:
-        ConfigError: it is empty or too long, has other characters than letters, digits, `_`, `.` and `-`, or is taken.
-    """
-    if not NAME.fullmatch(name):
-        raise ConfigError(
-            f"study name {name[:60]!r}: 1 to 100 letters, digits, '_', '.' or '-', beginning with a letter or digit"
-        )
-    if TAKEN.fullmatch(name):
-        raise ConfigError(
-            f"study name {name!r}: other commands use 'runs', 'reproduce' and each name that begins with 'reproduce-'; "
-            "choose another"
-        )
-    return name
 
 
 def finite(value: float) -> bool:

@@ -12,10 +12,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeper.core.config import check_name
 from sweeper.core.dataset import FASHION
 from sweeper.core.errors import StudyConflict
 from sweeper.core.metric import METRICS, metric_of
+from sweeper.core.names import check_name
 from sweeper.core.urls import database_url
 from sweeper.study.database import open_database
 from sweeper.study.known import Known

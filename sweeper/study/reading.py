@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
-from sweeper.core.config import RunConfig, check_name
+from sweeper.core.config import RunConfig
 from sweeper.core.errors import StudyConflict, UsageError
 from sweeper.core.metric import ACCURACY, METRICS, Metric, metric_of
+from sweeper.core.names import check_name
 from sweeper.core.urls import database_url
 from sweeper.study.control import PAUSE, read_orders
 from sweeper.study.database import open_database, read_trials

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.core.config import Placement, RunConfig, check_name
+from sweeper.core.config import Placement, RunConfig
 from sweeper.core.environment import Environment
 from sweeper.core.errors import UsageError
+from sweeper.core.names import check_name
 from sweeper.engine.choice import ONE_WORKER, EngineChoice, likely_here
 from sweeper.engine.forkserver import FORKING, start_server
 from sweeper.study.known import Known, checked, known_experiments, known_in_file

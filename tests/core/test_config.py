@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sweeper.core.config import Placement, RunConfig, check_name, placements_of
+from sweeper.core.config import Placement, RunConfig, placements_of
 from sweeper.core.errors import ConfigError
 from sweeper.core.experiments import experiment
+from sweeper.core.names import check_name
 
 # placement: (Dropout among the convolutions, Dropout in the head, BatchNorm)
 HOLDS = {

@@ -91,7 +91,7 @@ REFUSED = {
     "--model net.py:build --model-arg 2=3": "'2=3' is not NAME=VALUE",
     "--model net.py:build --model-arg wdith=3": "unexpected keyword argument 'wdith'",
     "--model net.py:build --model-arg width=0": "net.py:build",
-    "--model small --model-arg width=3": "model.width: model small takes no arguments",
+    "--model small --model-arg width=3": "model.width=3: model small takes no arguments",
     "--model broken.py:build": "broken.py:build: needed are logits",
     "--model raises.py:build": "raises.py: RuntimeError: no weights",
     "--dropout-schedule early": "dropout_switch=0: dropout_schedule=early needs 1 to epochs - 1",

@@ -16,9 +16,9 @@ import filelock
 import optuna
 import pytest
 
-from sweeper.core.config import check_name
 from sweeper.core.errors import ConfigError, ServiceUnreachable, StudyConflict, SweeperError
 from sweeper.core.metric import ACCURACY, LOSS
+from sweeper.core.names import check_name
 from sweeper.study.known import Known
 from sweeper.study.opening import open_study
 from sweeper.study.reading import read_study

@@ -97,7 +97,7 @@ def test_each_network_at_an_extreme_is_named_once():
 
 
 def test_our_own_networks_take_no_arguments():
-    with pytest.raises(SpaceError, match=r"model\.width: model medium takes no arguments"):
+    with pytest.raises(SpaceError, match=r"model\.width=16: model medium takes no arguments"):
         Space({"model.width": Choice((16,))}).validate(RunConfig())
 
 

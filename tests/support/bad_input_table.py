@@ -79,7 +79,19 @@ TRAIN: Final = (
     *values("train", "--lr", "learning rate", "0", "-1", says=("x>0",)),
     *values("train", "--lr", "learning rate", "nan", "inf", "x"),
     *values("train", "--placement", "placement", "foo", says=("bn-head-dropout",)),
+    *values("train", "--placement", "placement of residual blocks in a plain network", "bn-dropout-last",
+            "bn-dropout-add", "bn-pool-dropout", says=("model medium has no residual blocks",)),
+    *values("train", "--placement", "placement", "own", says=("bn-head-dropout",)),
     *values("train", "--split", "split", "folds", says=("holdout",)),
+    Row("network: no such file or module", on_sample("train --model none.py:build"), 2, ("none.py: no such file",)),
+    *values("train", "--model", "network: no such file or module", "nowhere:build", says=("no module 'nowhere'",)),
+    *values("train", "--model-arg", "network: argument", "width", "2=3", "=3", says=("NAME=VALUE",)),
+    *values("train", "--model-arg", "network: argument of one of ours", "width=3", says=("takes no arguments",)),
+    *values("train", "--dropout-switch", "Dropout schedule", "3", says=("--dropout-schedule early and late",)),
+    *values("train", "--dropout-switch", "Dropout schedule", "0", "x"),
+    *values("train", "--dropout-schedule", "Dropout schedule", "sometimes", says=("early",)),
+    *values("train", "--dropout-schedule", "Dropout schedule of a network without Dropout", "early",
+            says=("placement none has no Dropout",), more="--exp 1 --dropout-switch 3"),
 )  # fmt: skip
 
 NAMES: Final = (

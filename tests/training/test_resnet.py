@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations, product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -153,3 +155,24 @@ def test_two_configurations_have_one_key_exactly_when_they_build_the_same_networ
         if (one.key == two.key) != (networks[one] == networks[two])
     ]
     assert wrong == []
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[2] / "docs" / "placements.md"
+DRAWN = {"Conv": "conv", "BN": "bn", "ReLU": "relu", "Drop": "drop", "Pool": "pool", "Linear": "linear"}
+
+
+def test_the_drawings_of_the_page_are_those_of_the_grammar():
+    (block,) = re.findall(r"```\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    drawn = {}
+    for drawing in block.split("\n\n"):
+        title, line, _ = drawing.strip().split("\n")
+        branch, _, rest = line.partition("+")
+        after, head = rest.split("──", 1)
+        drawn[title.split()[0]] = tuple(
+            " ".join(DRAWN[word] for word in re.findall(r"\w+", part) if word in DRAWN)
+            for part in (branch, after, head)
+        )
+    expected = {name: (branch, after, head.replace("bn1", "bn")) for name, (branch, after, head) in GRAMMAR.items()}
+    assert drawn == expected
