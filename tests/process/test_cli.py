@@ -295,6 +295,7 @@ def test_status_shows_a_sweep_from_another_terminal(sweeper: Callable[..., Answe
     assert lines[-1] == f"report: {finished_sweep.home}/report/sweep.html"
 
 
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")  # of MLflow
 def test_every_printed_path_is_absolute_and_every_command_can_be_pasted(
     sweeper: Callable[..., Answer], finished_sweep: Any, tmp_path: Path
 ):
