@@ -17,8 +17,8 @@ from typing import Final
 import numpy as np
 
 from benchmarks.search_responses import additive, discrete, flat, interaction, narrow, ridge
-from sweeper.advise.design import Cell, Outcome, Plan, Run
-from sweeper.advise.screening import CONV, HEAD, LR, is_hopeless
+from sweeper.advice.design import Cell, Outcome, Plan, Run
+from sweeper.advice.screening import CONV, HEAD, LR, is_hopeless
 from sweeper.core.placements import PLAIN, Placement
 
 EPOCHS: Final = 15

@@ -72,8 +72,8 @@ def advise(exp: int, **options: Any) -> None:
     env = make_environment(options)
     if not options["dry_run"]:
         start_workers(engine, options["device"])
-    from sweeper.advise.advise import advise, dry_run, resolve
-    from sweeper.advise.work import Asked, usual_name
+    from sweeper.advice.advise import advise, dry_run, resolve
+    from sweeper.advice.work import Asked, usual_name
 
     names = ("budget", "trainings", "epochs", "dataset", "device", "precision", "test")
     name = options["name"] or usual_name(config, options["dataset"])

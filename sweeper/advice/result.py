@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sweeper.advise.answers import Answer, answers
-from sweeper.advise.comparison import SMALL, Arm, Difference, mean_interval
-from sweeper.advise.design import Cell, Run
-from sweeper.advise.record import Ended, Record
-from sweeper.advise.rounds import State
+from sweeper.advice.answers import Answer, answers
+from sweeper.advice.comparison import SMALL, Arm, Difference, mean_interval
+from sweeper.advice.design import Cell, Run
+from sweeper.advice.record import Ended, Record
+from sweeper.advice.rounds import State
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import StudyIncomplete
 from sweeper.core.placements import Placement
@@ -21,7 +21,7 @@ from sweeper.core.text import counted
 if TYPE_CHECKING:
     import pandas as pd
 
-    from sweeper.advise.work import Question as Asked
+    from sweeper.advice.work import Question as Asked
     from sweeper.data.shared import SharedSplits
 
 MEASURES: Final = {  # of a run, by their names in its record

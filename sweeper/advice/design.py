@@ -79,6 +79,8 @@ class Plan(NamedTuple):
         placements: those that are compared.
         trainings: the most runs of screening and comparison together.
         epochs: of each run.
+        pace: epochs a second that the pilot measured, of all workers together.
+        pilot: seconds that it took.
         seed: of the proposals.
         rung: the epoch after which a run of the screening may be stopped; 0: none is.
         margin: a run is stopped only if it lies further than this below the best of its placement, at that epoch.
@@ -87,6 +89,8 @@ class Plan(NamedTuple):
     placements: tuple[Placement, ...]
     trainings: int
     epochs: int
+    pace: float = 1.0
+    pilot: float = 0.0
     seed: int = 0
     rung: int = 0
     margin: float = 1.0

@@ -10,14 +10,14 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from sweeper.advise.design import LEVELS, Plan, fewest_trainings
-from sweeper.advise.pilot import SEEDS, Curve, Limits, Measured, make_plan, pilot_runs
-from sweeper.advise.record import Ended, open_record, save
-from sweeper.advise.result import Advice, advice_of
-from sweeper.advise.rounds import State, state
-from sweeper.advise.summary import record_summary
-from sweeper.advise.words import lines
-from sweeper.advise.work import FOLDER, Asked, Pace, Question, Work
+from sweeper.advice.design import LEVELS, Plan, fewest_trainings
+from sweeper.advice.pilot import SEEDS, Curve, Measured, extended, make_plan, pilot_runs
+from sweeper.advice.record import Ended, open_record, save
+from sweeper.advice.result import Advice, advice_of
+from sweeper.advice.rounds import State, state
+from sweeper.advice.summary import record_summary
+from sweeper.advice.words import lines
+from sweeper.advice.work import FOLDER, Asked, Pace, Question, Work
 from sweeper.core.config import Placement
 from sweeper.core.environment import NONE, Environment
 from sweeper.core.errors import Interrupted, StudyIncomplete, UsageError
@@ -106,13 +106,14 @@ def _stages(work: Work) -> State:
             work.train(missing, None)
         work.record.plan = _plan(work, [work.ended[run] for run in runs])
         save(work.folder, work.record)
-    plan = work.record.plan
+    plan = work.record.plan = extended(work.record.plan, work.question.limits)
     pilots = sum(run.stage == "pilot" for run in work.ended)
     while True:
-        found = state(plan, work.record.rounds, work.outcomes())
-        if len(found.rounds) > len(work.record.rounds):
-            work.record.rounds = [list(each) for each in found.rounds]
-            save(work.folder, work.record)
+        found = state(plan, work.record.rounds, work.outcomes(), work.record.cells)
+        record, cells = work.record, dict(found.cells) or None
+        if (record.rounds, record.cells) != (found.rounds, cells):
+            record.rounds, record.cells = [list(each) for each in found.rounds], cells
+            save(work.folder, record)
         if not found.missing:
             return found
         work.progress.target = max(work.progress.target, plan.trainings + pilots)
@@ -128,13 +129,12 @@ def _plan(work: Work, pilot: Sequence[Ended]) -> Plan:
     """
     if not all(run.complete for run in pilot):
         raise StudyIncomplete("a training of the pilot diverged. Try a smaller --lr.")
-    asked, placements = work.question.asked, work.question.placements
+    placements = work.question.placements
     curves = [
         Curve([each["val/accuracy"] for each in run.epochs], [each["val/loss"] for each in run.epochs]) for run in pilot
     ]
     measured = Measured(curves, max(run.ended for run in pilot) - min(run.begun for run in pilot))
-    limits = Limits(asked.budget, asked.trainings, asked.epochs)
-    plan, remarks = make_plan(placements, limits, measured, work.question.base.seed)
+    plan, remarks = make_plan(placements, work.question.limits, measured, work.question.base.seed)
     for remark in remarks:
         work.env.warn(remark)
     work.view.say(

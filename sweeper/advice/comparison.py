@@ -19,11 +19,12 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from statistics import fmean, stdev, variance
 from typing import Final, NamedTuple
 
 from scipy import stats
+from statsmodels.stats.libqsturng import qsturng
 
 from sweeper.replication.claims.ledger import ALPHA, look_times, spent
 
@@ -122,10 +123,12 @@ class Look:
         return next((seeds for seeds in later if self.half_width((one, other), seeds) < distance), None)
 
 
-@cache
 def quantile(level: float, family: int, freedom: int) -> float:
-    """Return the quantile of the studentized range of `family` means, exceeded with the probability `level`."""
-    return float(stats.studentized_range.isf(level, max(family, 2), freedom))
+    """Return the quantile of the studentized range of `family` means, exceeded with the probability `level`.
+
+    By Gleason's approximation (1998, Computational Statistics & Data Analysis 28), which is right to four digits.
+    """
+    return float(qsturng(1 - level, max(family, 2), max(freedom, 2)))
 
 
 @dataclass

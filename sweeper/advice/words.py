@@ -6,9 +6,9 @@ import math
 import textwrap
 from typing import Final
 
-from sweeper.advise.answers import reasons
-from sweeper.advise.placed import WORDS, cell_words
-from sweeper.advise.result import Advice, Row
+from sweeper.advice.answers import reasons
+from sweeper.advice.placed import WORDS, cell_words
+from sweeper.advice.result import Advice, Row
 from sweeper.core.config import RunConfig
 from sweeper.core.intervals import accuracy_words
 from sweeper.core.metric import ACCURACY

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from sweeper.advise.design import Outcome, Outcomes, Plan, Run
-from sweeper.advise.pilot import MOST_EPOCHS
-from sweeper.advise.placed import run_words
-from sweeper.advise.record import Ended, Record, ended_runs, slug
-from sweeper.advise.screening import is_hopeless
+from sweeper.advice.design import Outcome, Outcomes, Plan, Run
+from sweeper.advice.pilot import MOST_EPOCHS, Limits
+from sweeper.advice.placed import run_words
+from sweeper.advice.record import Ended, Record, ended_runs, slug
+from sweeper.advice.screening import is_hopeless
 from sweeper.core.config import Placement, RunConfig
 from sweeper.core.environment import Environment
 from sweeper.core.errors import StudyIncomplete
@@ -76,13 +76,17 @@ class Question(NamedTuple):
         """The configuration that cells are put into; its epochs are those of the pilot."""
         return self.chosen.config.derive(epochs=self.asked.epochs or MOST_EPOCHS)
 
+    @property
+    def limits(self) -> Limits:
+        """What the user allows."""
+        return Limits(self.asked.budget, self.asked.trainings, self.asked.epochs)
+
     def settings(self) -> dict[str, Any]:
-        """What must not change while an advice goes on."""
+        """What must not change while an advice goes on; it may be given more time."""
         asked = self.asked
         return {
             "config": self.base.derive(device="cpu").to_params(), "dataset_sha256": self.chosen.source.spec.sha256,
-            "placements": [each.value for each in self.placements], "budget": asked.budget,
-            "trainings": asked.trainings, "epochs": asked.epochs,
+            "placements": [each.value for each in self.placements], "epochs": asked.epochs,
         }  # fmt: skip
 
 

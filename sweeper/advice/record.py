@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, cast
 
 import pydantic
 
-from sweeper.advise.design import Cell, Outcome, Plan, Run, Stage
+from sweeper.advice.design import Cell, Outcome, Plan, Run, Stage
 from sweeper.core.errors import StudyConflict, SweeperError
 from sweeper.core.files import write_whole
 from sweeper.core.placements import Placement
@@ -50,6 +50,7 @@ class Record:
     settings: dict[str, Any]
     plan: Plan | None = None
     rounds: list[list[Run]] = pydantic.Field(default_factory=list)
+    cells: dict[Placement, Cell | None] | None = None  # that are compared, once the screening is over
 
     def key(self, run: Run) -> str:
         """Return the key of a run in journal and MLflow."""

@@ -6,8 +6,8 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sweeper.advise.page import html, ranking_picture
-from sweeper.advise.result import Advice
+from sweeper.advice.page import html, ranking_picture
+from sweeper.advice.result import Advice
 from sweeper.core.cores import cores
 from sweeper.core.environment import Environment
 from sweeper.core.intervals import with_interval
@@ -22,8 +22,8 @@ from sweeper.tracking.base import FINISHED, RunInfo, Tracker
 from sweeper.tracking.reading import read_events
 
 if TYPE_CHECKING:
-    from sweeper.advise.record import Record
-    from sweeper.advise.work import Question
+    from sweeper.advice.record import Record
+    from sweeper.advice.work import Question
 
 
 def record_summary(

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from sweeper.advise.design import Cell, Outcomes, Plan, Run, first_cells
+from sweeper.advice.design import Cell, Outcomes, Plan, Run, first_cells
 from sweeper.core.placements import Placement
 from sweeper.study.space import Choice, Range, Space
 from sweeper.study.surrogate import Grid, Points, Surrogate

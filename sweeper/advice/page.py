@@ -10,9 +10,9 @@ from typing import Final
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from sweeper.advise.placed import WORDS, cell_words, snippet
-from sweeper.advise.result import Advice, Row
-from sweeper.advise.words import NOT_EXAMINED, recipe, why
+from sweeper.advice.placed import WORDS, cell_words, snippet
+from sweeper.advice.result import Advice, Row
+from sweeper.advice.words import NOT_EXAMINED, recipe, why
 from sweeper.core.intervals import TEST, accuracy_words
 from sweeper.core.metric import ACCURACY
 from sweeper.core.text import counted, duration
@@ -102,8 +102,10 @@ def _recommendation(advice: Advice) -> Markup:
     if not math.isnan(best.low):
         numbers.insert(1, ("95 % interval", f"{100 * best.low:.1f} to {100 * best.high:.1f} %"))
     if TEST in advice.test:
-        numbers.append(("test accuracy, once", accuracy_words(advice.test, ACCURACY)))
+        numbers.append(("test accuracy, evaluated once", f"{100 * advice.test[TEST]:.1f} %"))
     words = f"{cell_words(best.placement, best.cell)}, learning rate {advice.configuration.lr:g}."
+    if TEST in advice.test:
+        words += f" Retrained on train + validation, test accuracy {accuracy_words(advice.test, ACCURACY)}."
     return text(words) + figures(numbers) + Markup("<pre>{}</pre>").format(snippet(best.cell))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sweeper.advise.design import Cell, Run
+from sweeper.advice.design import Cell, Run
 from sweeper.core.placements import Placement
 
 WORDS: Final = {
@@ -43,8 +43,8 @@ def cell_words(placement: Placement, cell: Cell | None) -> str:
     """Return a placement with its rates."""
     if cell is None:
         return WORDS[placement]
-    rates = [f"{rate:g}" for rate in (cell.conv_dropout, cell.head_dropout) if rate]
-    return f"{WORDS[placement]}{' ' if rates else ''}{' / '.join(rates)}"
+    rates = [f"{name} {rate:g}" for name, rate in (("conv", cell.conv_dropout), ("head", cell.head_dropout)) if rate]
+    return f"{WORDS[placement]} ({', '.join(rates)})" if rates else WORDS[placement]
 
 
 def snippet(cell: Cell) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from sweeper.advise.comparison import MOST_SEEDS, Arm, Comparison
-from sweeper.advise.design import Cell, Outcome, Outcomes, Plan, Run
-from sweeper.advise.questions import QUESTIONS
-from sweeper.advise.screening import Screening
+from sweeper.advice.comparison import MOST_SEEDS, Arm, Comparison
+from sweeper.advice.design import Cell, Outcome, Outcomes, Plan, Run
+from sweeper.advice.questions import QUESTIONS
+from sweeper.advice.screening import Screening
 from sweeper.core.placements import Placement
 from sweeper.replication.claims.ledger import look_times
+
+Cells = Mapping[Placement, Cell | None]
 
 
 class State(NamedTuple):
@@ -26,35 +28,38 @@ class State(NamedTuple):
 
     rounds: Sequence[Sequence[Run]]
     missing: Sequence[Run]
-    cells: Mapping[Placement, Cell | None]
+    cells: Cells
     comparison: Comparison
     diverged: Mapping[Arm, int]
 
 
-def state(plan: Plan, rounds: Sequence[Sequence[Run]], outcomes: Outcomes) -> State:
+def state(
+    plan: Plan, rounds: Sequence[Sequence[Run]], outcomes: Outcomes, cells: Cells | None = None
+) -> State:  # fmt: skip
     """Return how far an advice is after these outcomes.
 
     Args:
         plan: of the advice.
         rounds: those of the screening that were proposed before, and are taken as they are.
         outcomes: of the runs that have ended.
+        cells: that the comparison began with, if it has begun; no round follows.
     """
-    screening, comparison = Screening(plan), Comparison(len(plan.placements))
+    comparison = Comparison(len(plan.placements))
     rounds, known = list(rounds), dict[Run, Outcome]()
     for each in rounds:
         if missing := [run for run in each if run not in outcomes]:
             return State(rounds, missing, {}, comparison, {})
         known |= {run: outcomes[run] for run in each}
-    if new := screening.round(known):
-        return State([*rounds, new], new, {}, comparison, {})
-    cells = screening.best(known)
+    if cells is None:
+        screening = Screening(plan)
+        if new := screening.round(known):
+            return State([*rounds, new], new, {}, comparison, {})
+        cells = screening.best(known)
     missing, diverged = _compare(comparison, cells, plan.trainings - len(known), outcomes)
     return State(rounds, missing, cells, comparison, diverged)
 
 
-def _compare(
-    comparison: Comparison, cells: Mapping[Placement, Cell | None], left: int, outcomes: Outcomes
-) -> tuple[list[Run], dict[Arm, int]]:
+def _compare(comparison: Comparison, cells: Cells, left: int, outcomes: Outcomes) -> tuple[list[Run], dict[Arm, int]]:
     """Take the looks that the outcomes allow; return the missing runs of the next, and the arms that diverged.
 
     A look takes the seeds of all arms that something is still to be learnt about. Where the trainings that are left are

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sweeper.advise.design import LEVELS, Cell, Plan, Run, fewest_trainings
+from sweeper.advice.design import LEVELS, Cell, Plan, Run, fewest_trainings
 from sweeper.core.errors import UsageError
 from sweeper.core.placements import Placement
 from sweeper.core.text import counted
@@ -131,7 +131,14 @@ def make_plan(
         )
     if limits.epochs is None and not overfits(plain):
         remarks.append(f"the plain network still learns after {len(plain.loss)} epochs: this compares short trainings")
-    return Plan(tuple(placements), trainings, epochs, seed, *fair_rung(plain, slow, epochs)), remarks
+    rung = fair_rung(plain, slow, epochs)
+    return Plan(tuple(placements), trainings, epochs, measured.pace, measured.seconds, seed, *rung), remarks
+
+
+def extended(plan: Plan, limits: Limits) -> Plan:
+    """Return the plan with more trainings, where the limits are wider than those it was made for."""
+    trainings = limits.trainings or affordable(limits.budget - plan.pilot, plan.pace, plan.epochs)
+    return plan._replace(trainings=max(plan.trainings, trainings))
 
 
 def _smooth(values: Sequence[float]) -> npt.NDArray[np.float64]:

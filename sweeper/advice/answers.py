@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from sweeper.advise.comparison import SMALL, Arm, Comparison, Difference
-from sweeper.advise.questions import QUESTIONS, REDUNDANCY, Question
+from sweeper.advice.comparison import SMALL, Arm, Comparison, Difference
+from sweeper.advice.questions import QUESTIONS, REDUNDANCY, Question
 
 Measures = Mapping[str, float]
 
