@@ -12,7 +12,7 @@ from typing import Any
 
 from sweeper.advice.design import LEVELS, Plan, fewest_trainings
 from sweeper.advice.pilot import SEEDS, Curve, Measured, extended, make_plan, pilot_runs
-from sweeper.advice.record import Ended, open_record, save
+from sweeper.advice.record import Ended, busy_seconds, open_record, save
 from sweeper.advice.result import Advice, advice_of
 from sweeper.advice.rounds import State, state
 from sweeper.advice.summary import record_summary
@@ -133,7 +133,7 @@ def _plan(work: Work, pilot: Sequence[Ended]) -> Plan:
     curves = [
         Curve([each["val/accuracy"] for each in run.epochs], [each["val/loss"] for each in run.epochs]) for run in pilot
     ]
-    measured = Measured(curves, max(run.ended for run in pilot) - min(run.begun for run in pilot))
+    measured = Measured(curves, busy_seconds(pilot))
     plan, remarks = make_plan(placements, work.question.limits, measured, work.question.base.seed)
     for remark in remarks:
         work.env.warn(remark)

@@ -6,8 +6,9 @@ A round is recorded before its first run, so that a continued advice trains what
 from __future__ import annotations
 
 import json
+import math
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
@@ -74,7 +75,7 @@ def slug(run: Run) -> str:
 
 
 def open_record(folder: Path, settings: Mapping[str, Any]) -> Record:
-    """Read the record of an advice, or make a new one.
+    """Read the record of an advice, or write a new one.
 
     Raises:
         StudyConflict: it was begun with other settings.
@@ -82,7 +83,9 @@ def open_record(folder: Path, settings: Mapping[str, Any]) -> Record:
     """
     path = folder / FILE
     if not path.exists():
-        return Record(uuid.uuid4().hex, dict(settings))
+        record = Record(uuid.uuid4().hex, dict(settings))
+        save(folder, record)
+        return record
     record = _read(path)
     plain = json.loads(json.dumps(settings))
     if changed := [name for name in plain | record.settings if plain.get(name) != record.settings.get(name)]:
@@ -109,6 +112,15 @@ def ended_runs(folder: Path, record: Record) -> Iterator[Ended]:
         complete = events[-1]["tags"].get("sweeper.state") == "complete"
         yield Ended(run, path, complete, history(events), events[-1]["metrics"], starts[-1] / 1000,
                     events[-1]["time"] / 1000)  # fmt: skip
+
+
+def busy_seconds(runs: Iterable[Ended]) -> float:
+    """Return the time in which at least one of the runs was trained: pauses between commands do not count."""
+    total, until = 0.0, -math.inf
+    for begun, ended in sorted((run.begun, run.ended) for run in runs):
+        total += max(0.0, ended - max(begun, until))
+        until = max(until, ended)
+    return total
 
 
 def _read(path: Path) -> Record:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sweeper.advice.answers import Answer, answers
 from sweeper.advice.comparison import SMALL, Arm, Difference, mean_interval
 from sweeper.advice.design import Cell, Run
-from sweeper.advice.record import Ended, Record
+from sweeper.advice.record import Ended, Record, busy_seconds
 from sweeper.advice.rounds import State
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import StudyIncomplete
@@ -71,7 +71,7 @@ class Advice:
         rows: the placements, the best first.
         answers: to the questions that are asked of every network.
         configuration: the recommended one.
-        trainings, seconds: of all runs; of the time from the first to the last.
+        trainings, seconds: of all runs; the time in which at least one of them was trained.
         test: metrics of the recommendation on the test images; empty if it was not evaluated.
         report: the page; empty until it is written.
     """
@@ -141,7 +141,7 @@ def advice_of(
         answers=answers(comparison, {row.placement.value: row.measures for row in rows}),
         configuration=cell.configuration(base.derive(epochs=record.plan.epochs)), epochs=record.plan.epochs,
         trainings=len(counted_runs),
-        seconds=max(run.ended for run in counted_runs) - min(run.begun for run in counted_runs),
+        seconds=busy_seconds(counted_runs),
         complete=not found.missing, test={},
     )  # fmt: skip
 
