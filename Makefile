@@ -7,7 +7,7 @@ INSTALL := $(PIP) install --constraint constraints.txt
 DEMO := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit faults docker-test check docs bench clean
+.PHONY: help setup demo test unit faults docker-test check docs dist bench clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -59,6 +59,9 @@ check: .venv/installed-dev  ## Lint, types, who imports whom, generated pages
 
 docs: .venv/installed-dev  ## Write the generated parts of the documentation again
 	PYTHONPATH=. $(BIN)/cog -r docs/cli.md docs/modules.md docs/reliability.md docs/reproduction.md docs/search.md docs/verify.md README.md
+
+dist: .venv/installed-dev  ## Build the source distribution and the wheel into dist/
+	$(BIN)/python -m build --no-isolation --outdir dist .
 
 bench: .venv/installed-dev  ## Run the benchmarks and keep their results (about 40 minutes on 2 quiet cores)
 	$(BIN)/python -m benchmarks.peers --save
