@@ -1,4 +1,4 @@
-"""docs/xray-your-model.md: its Python blocks run from top to bottom, and print what the page shows."""
+"""docs/how-to/xray-your-model.md: its Python blocks run from top to bottom, and print what the page shows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs" / "xray-your-model.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "xray-your-model.md"
 STRICT = "import warnings\nwarnings.simplefilter('error')\n"
 RECALIBRATED = """
 import math

@@ -159,7 +159,7 @@ def test_two_configurations_have_one_key_exactly_when_they_build_the_same_networ
 
 # --- the page ------------------------------------------------------------------------------------
 
-PAGE = Path(__file__).parents[2] / "docs" / "placements.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "placements.md"
 DRAWN = {"Conv": "conv", "BN": "bn", "ReLU": "relu", "Drop": "drop", "Pool": "pool", "Linear": "linear"}
 
 

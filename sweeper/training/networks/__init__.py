@@ -1,4 +1,4 @@
-"""The networks: small, medium, large, resnet20, and those of one's own. docs/own-network.md and docs/placements.md."""
+"""The networks: small, medium, large, resnet20, and those of one's own (docs/how-to/own-network.md)."""
 
 from sweeper.training.networks.build import build_model, load_weights, parameter_count
 

@@ -2,7 +2,8 @@
 
 A network that takes its layers from here has every placement, without knowing them. Each method returns the layers
 around one or two weight layers, to be put into `nn.Sequential` whole or one by one. Call them in the order in which the
-network applies them: what stands before a layer depends on what came before. docs/placements.md draws all of it.
+network applies them: what stands before a layer depends on what came before. docs/reference/placements.md
+draws all of it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Layers:
         """Return a convolution with its ReLU: `(B, c_in, H, W)` to `(B, c_out, H / stride, W / stride)`.
 
         With `pool`, a 2x2 max-pool halves the sides. It stands before the ReLU and Dropout2d, which gives the same
-        values for less work (docs/reproduction.md). Dropout2d zeroes whole channels.
+        values for less work (docs/results/reproduction.md). Dropout2d zeroes whole channels.
         """
         return self._given("conv", self._conv(c_in, c_out, kernel, stride, pool))
 

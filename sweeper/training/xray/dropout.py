@@ -1,4 +1,4 @@
-"""Follow what Dropout layers pass on to BN layers, for the closed form of the X-ray (docs/xray.md)."""
+"""Follow what Dropout layers pass on to BN layers, for the closed form of the X-ray (docs/explanation/xray.md)."""
 
 from __future__ import annotations
 

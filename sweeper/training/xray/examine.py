@@ -1,4 +1,4 @@
-"""Take the X-ray of a run: how BatchNorm and Dropout interact in its final weights. docs/xray.md explains each number.
+"""Take the X-ray of a run: how BatchNorm and Dropout interact in its final weights (docs/explanation/xray.md).
 
 `examine` rebuilds the network and seeds its draws as an epoch after the last one: the run's weights and history stay
 as they are. A pass takes batches as BN's running variances averaged over: of the run's size, augmented as in the run.
