@@ -20,6 +20,8 @@ PICTURE: Final = Path(__file__).parent / "images" / "live-table.svg"
 COMMAND: Final = "optimize --trials 50 --study demo --exp 6 --model small --epochs 6 --workers 2 --dataset sample"
 WIDTH: Final = 110
 ROWS: Final = 30
+ROW: Final = r"[^\r\n]+\r\n"
+FRAME: Final = rf"running{ROW}{ROW}{ROW}[^\r\n]*6/50[^\r\n]*left *"  # six trials finished, two running
 CONTROL: Final = re.compile(r"(\r\n|\r|\x1b\[1A|\x1b\[2K|\x1b\[\?25[lh])")
 
 
@@ -45,7 +47,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         words = ["-m", "sweeper", *COMMAND.split(), "--tracking-uri", "offline"]
         child = pexpect.spawn(sys.executable, words, cwd=home, dimensions=(ROWS, WIDTH), timeout=600, encoding="utf-8")
-        child.expect(r"(?s)6/50 trials.*?left *")  # the first frame after the sixth trial
+        child.expect(FRAME)
         output = child.before + child.after
         child.sendintr()
         child.expect(pexpect.EOF)

@@ -57,6 +57,7 @@ def test_the_lines_of_the_page_reach_the_accuracy_that_was_recorded(finished_swe
     recorded = finished_sweep.result["test"]["test/accuracy"]
     assert found["rows"] == 1_000
     assert found["pyfunc"] == recorded
-    assert abs(found["pytorch"] - recorded) <= 0.002  # without autocast, where the champion was evaluated with it
+    images = round(1_000 * abs(found["pytorch"] - recorded))
+    assert images <= 2  # without autocast, where the champion was evaluated with it
     assert found["columns"][:3] == ["T-shirt/top", "Trouser", "Pullover"]
     assert [round(total, 4) for total in found["sums"]] == [1.0, 1.0]
