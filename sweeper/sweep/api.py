@@ -259,12 +259,13 @@ def optimize(
     config, choice = base.derive(split="holdout") if base.split == "test" else base, EngineChoice(engine, workers)
     if config.model not in MODELS:
         start_workers(choice, device)  # one of them calls the function that builds the network
-    network = find_network(config, base.dataset, None if data_dir is None else Path(data_dir), {})
+    env = _environment(home, tracking_uri, storage, data_dir, progress, check_tracking=True)
+    network = find_network(env, config, base.dataset, {})
     asked = SweepOptions(
         network.config, search_space(None, network.placements) if space is None else parse_space(space), n_trials,
-        study_name, dataset=base.dataset, device=device, precision=precision, engine=choice, **options,
+        study_name, dataset=base.dataset, source=network.source, device=device, precision=precision, engine=choice,
+        **options,
     )  # fmt: skip
-    env = _environment(home, tracking_uri, storage, data_dir, progress, check_tracking=True)
     start_workers(asked.engine, device)
     from sweeper.sweep.optimize import check_finished
     from sweeper.sweep.optimize import optimize as sweep
@@ -353,5 +354,5 @@ def _recorded(env: Environment, run: Ended) -> Run:
     config = RunConfig.from_params(record.params)
     run_id = run_id_of(run.folder, "", env.tracking_uri) if env.tracking_uri not in (NONE, OFFLINE) else None
     return Run(config, run.metrics, run_id, run.folder, [record.epochs[number] for number in sorted(record.epochs)],
-               find(config.dataset, env.data_dir),
+               find(config.dataset, env.data_dir, config.image_size),
                lambda: read_weights(env, str(run.folder), record.tags))  # fmt: skip
