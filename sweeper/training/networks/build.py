@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sweeper.core.config import PLACES, Placement, RunConfig
 from sweeper.core.errors import ConfigError, UsageError
@@ -111,7 +111,11 @@ def _lacking(config: RunConfig, network: nn.Module, layers: Layers) -> str:
 
 def load_weights(model: Network, weights: Mapping[str, Any]) -> Network:
     """Load copies of `weights`, arrays or tensors by their names, into `model` and return it."""
-    model.load_state_dict({name: torch.from_numpy(np.asarray(value).copy()) for name, value in weights.items()})
+    tensors = {
+        name: value if isinstance(value, Tensor) else torch.from_numpy(np.asarray(value).copy())
+        for name, value in weights.items()
+    }
+    model.load_state_dict(tensors)
     return model
 
 
