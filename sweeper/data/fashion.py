@@ -7,8 +7,6 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -17,6 +15,7 @@ import numpy as np
 
 from sweeper.core.errors import DataError, one_line
 from sweeper.core.images import Array, ImageSpec
+from sweeper.data.download import downloading
 from sweeper.data.images import Labelled, Part
 
 DatasetName = Literal["fashion-mnist", "sample"]
@@ -30,7 +29,6 @@ SYSTEM_DIR: Final = Path("/usr/share/datasets/fashion-mnist")
 SAMPLE_DIR: Final = Path(__file__).parent / "sample"
 TORCHVISION: Final = ("FashionMNIST/raw", "raw")  # below its root, and below the data set's folder
 GZIP_OVERHEAD: Final = 65_536  # bytes that a gzipped file may have more than its content
-SILENCE: Final = 10.0  # seconds that a download waits for the server
 
 
 @dataclass(frozen=True)
@@ -184,39 +182,19 @@ def download(folder: Path) -> Path:
         DataError: torchvision cannot be imported, no mirror answers, the files are not those of FashionMNIST, or the
             folder cannot be written.
     """
-    import tempfile
-    from http.client import HTTPException
-
-    try:
+    otherwise = (
+        "Name its folder with --data-dir, install Debian's package dataset-fashion-mnist, or use --dataset sample."
+    )
+    with downloading("FashionMNIST", folder, otherwise) as part:
         from torchvision.datasets import FashionMNIST
 
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with impatient(), tempfile.TemporaryDirectory(dir=folder.parent) as part:
-            raw = Path(FashionMNIST(part, download=True).raw_folder)
-            for file in FULL.train + FULL.test:
-                read_idx(raw, file)
-            folder.mkdir(exist_ok=True)
-            for file in FULL.train + FULL.test:
-                (raw / file.name).replace(folder / file.name)
-    except (ImportError, OSError, RuntimeError, HTTPException) as error:
-        raise DataError(
-            f"FashionMNIST was not found and cannot be downloaded ({one_line(error, 200)}). Name its folder with "
-            "--data-dir, install Debian's package dataset-fashion-mnist, or use --dataset sample."
-        ) from None
+        raw = Path(FashionMNIST(part, download=True).raw_folder)
+        for file in FULL.train + FULL.test:
+            read_idx(raw, file)
+        folder.mkdir(exist_ok=True)
+        for file in FULL.train + FULL.test:
+            (raw / file.name).replace(folder / file.name)
     return folder
-
-
-@contextmanager
-def impatient() -> Iterator[None]:
-    """Give up a download in this block once its server has been silent for a while."""
-    import socket
-
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SILENCE)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def read_idx(folder: Path, file: IdxFile) -> Array:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from functools import partial
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +12,7 @@ import numpy as np
 
 from sweeper.core.errors import DataError, one_line
 from sweeper.data.arrays import FOUR, decoded
-from sweeper.data.fashion import impatient
+from sweeper.data.download import downloading
 from sweeper.data.own import Decoded, OwnSource
 
 KINDS: Final[Mapping[str, str]] = {  # torchvision's classes
@@ -102,17 +100,10 @@ def _cached(name: str) -> Path:
     folder = user_cache_path("sweeper") / name
     if folder.is_dir():
         return folder
-    try:
+    with downloading(name, folder, "Name torchvision's root that holds it with --data-dir.") as part:
         import torchvision.datasets
 
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with impatient(), tempfile.TemporaryDirectory(dir=folder.parent) as part:
-            root = Path(part) / name
-            _parts(getattr(torchvision.datasets, KINDS[name]), str(root), download=True)
-            root.rename(folder)
-    except (ImportError, OSError, RuntimeError, HTTPException) as error:
-        raise DataError(
-            f"{name} was not found and cannot be downloaded ({one_line(error, 200)}). Name torchvision's root that "
-            "holds it with --data-dir."
-        ) from None
+        root = part / name
+        _parts(getattr(torchvision.datasets, KINDS[name]), str(root), download=True)
+        root.rename(folder)
     return folder
