@@ -1,4 +1,4 @@
-"""Download a data set to a place beside its folder, so that the folder is whole or absent."""
+"""Download a data set next to its final folder, so that the folder is either complete or missing."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ SILENCE: Final = 10.0  # seconds that a download waits for the server
 
 @contextmanager
 def downloading(name: str, folder: Path, otherwise: str) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder`, to download a data set into and move it from.
+    """Yield a temporary folder next to `folder`. The block downloads into it, then moves the files to `folder`.
 
     Args:
         name: of the data set.
-        folder: where it will lie.
-        otherwise: what to do if it cannot be downloaded.
+        folder: its final folder.
+        otherwise: advice for the case that the download fails.
 
     Raises:
-        DataError: this block failed to import torchvision, to reach a server, or to write.
+        DataError: torchvision cannot be imported, no server answers, or a folder cannot be written.
     """
     from http.client import HTTPException  # which few commands need
 
@@ -39,7 +39,7 @@ def downloading(name: str, folder: Path, otherwise: str) -> Iterator[Path]:
 
 @contextmanager
 def _impatient() -> Iterator[None]:
-    """Give up a download in this block once its server has been silent for a while."""
+    """Let connections that are opened in this block time out after `SILENCE`."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE)
     try:

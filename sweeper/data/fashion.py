@@ -61,7 +61,7 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """One SHA-256 for the whole data set."""
+        """The SHA-256 of the whole data set."""
         return hashlib.sha256("".join(f.sha256 for f in self.train + self.test).encode()).hexdigest()
 
     @property
@@ -127,7 +127,7 @@ class FashionSource:
         """Read and verify the training or the test images, uint8 `(N, 28, 28, 1)`.
 
         Raises:
-            DataError: the files cannot be read, or are other ones.
+            DataError: the files cannot be read, or their checksums differ.
         """
         files = self.manifest.train if part == "train" else self.manifest.test
         pixels, labels = (read_idx(self.folder, file) for file in files)
@@ -139,8 +139,8 @@ class FashionSource:
 def locate(data_dir: Path | None = None) -> Path | None:
     """Return the first folder that holds the four files of FashionMNIST, raw or gzipped, or None.
 
-    Looks in `data_dir` or SWEEPER_DATA_DIR alone if one is given, which may be torchvision's root; else in the cache,
-    then in the folder of Debian's package dataset-fashion-mnist.
+    If `data_dir` or SWEEPER_DATA_DIR is given, only that folder is searched; it may be torchvision's root. Else the
+    cache is searched, then the folder of Debian's package dataset-fashion-mnist.
 
     Raises:
         DataError: the given folder does not hold the files.
@@ -159,7 +159,7 @@ def cache_dir() -> Path:
 
 
 def find(name: str, data_dir: Path | None = None) -> FashionSource:
-    """Find `fashion-mnist` or `sample`. `auto` is FashionMNIST if it can be had, else the sample.
+    """Find `fashion-mnist` or `sample`. `auto` is FashionMNIST if it can be found or downloaded, else the sample.
 
     Raises:
         DataError: FashionMNIST can be neither found nor downloaded.
@@ -204,7 +204,7 @@ def read_idx(folder: Path, file: IdxFile) -> Array:
         uint8, of `file.shape`, read-only.
 
     Raises:
-        DataError: the file is missing, unreadable, damaged, or another one.
+        DataError: the file is missing, unreadable or damaged, or its checksum differs.
     """
     path = _find(folder, file)
     if path is None:
@@ -230,7 +230,7 @@ def _content(path: Path, most: int) -> bytes:
     """Return the first `most` bytes of a file, decompressed if it is gzipped, and never more.
 
     Raises:
-        EOFError, zlib.error: the file is not one whole gzip stream, or too large for `most` bytes of content.
+        EOFError, zlib.error: the file is not exactly one gzip stream, or too large for `most` bytes of content.
     """
     packed = path.suffix == ".gz"
     with path.open("rb") as stream:

@@ -40,7 +40,7 @@ def python(code: str, folder: Path, env: dict[str, str]) -> subprocess.Completed
 
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory: pytest.TempPathFactory, alone: dict[str, str]) -> dict[str, Any]:
-    """What the blocks of the page lead to."""
+    """The output of the page's code blocks, run as one script."""
     folder = tmp_path_factory.mktemp("python")
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     done = python("\n".join(blocks) + LATER, folder, alone)

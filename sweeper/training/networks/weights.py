@@ -1,4 +1,4 @@
-"""The weights of a network in a file of the user's own."""
+"""Read the weights of a network from a file of the user's."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ NAMED: Final = 3  # names that a message holds
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """Read tensors by their names: of `FILE.safetensors`, or of a state_dict that `torch.save` wrote to another file.
+    """Read the tensors of `FILE.safetensors`, or of a state_dict that `torch.save` wrote to any other file, by name.
 
     No code of the file is run.
 
     Raises:
-        UsageError: it is missing or damaged, or holds something else.
+        UsageError: the file is missing or damaged, or does not hold weights alone.
     """
     if not file.is_file():
         raise UsageError(f"{file}: no such file. Name a file of weights, FILE{SAFETENSORS} or FILE.pt.")
@@ -46,10 +46,10 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def check_fit(model: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None:
-    """Refuse the weights of a file that are not those of `model`; as far as they are, they are loaded into it.
+    """Refuse the weights of a file that do not fit `model`. Those that fit are loaded into it.
 
     Raises:
-        UsageError: names or shapes differ; the line counts them, and names the first.
+        UsageError: names or shapes differ; the message counts the tensors, and names the first.
     """
     own: dict[str, Any] = model.state_dict()
     shapes = {
@@ -72,7 +72,7 @@ def check_fit(model: nn.Module, weights: Mapping[str, Tensor], file: Path) -> No
 
 
 def _first(names: Sequence[Any]) -> str:
-    """Join the first names, and count the others."""
+    """Return the first names, and the number of the others."""
     more = f"; and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return "; ".join(str(name)[:100] for name in names[:NAMED]) + more
 
