@@ -65,7 +65,7 @@ TRAIN: Final = (
     *of_runs("train"),
     *values("train", "--batch-size", "batch size", "0", "-1", says=(">=1",)),
     *values("train", "--batch-size", "batch size", "1.5", "a"),
-    *values("train", "--batch-size", "batch size above the limit", "60001", says=("60000",)),
+    *values("train", "--batch-size", "batch size above the limit", "1000000001", says=("1000000000",)),
     *values("train", "--batch-size", "batch size above the training set", "7001", says=("7000 training images",),
             more="--exp 1"),
     *values("train", "--batch-size", "batch size above the training set", "6001", says=("6000 training images",),
