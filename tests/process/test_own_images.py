@@ -23,7 +23,7 @@ from tests.support.factories import OWN, write
 from tests.support.own_images import DIGITS, KEPT, write_folder, write_npz
 
 Sweeper = Callable[..., Answer]
-PAGE = Path(__file__).parents[2] / "docs" / "own-images.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "own-images.md"
 SPACE = "batch_size: [16, 32]\nplacement: [bn, dropout-bn]\nconv_dropout: {low: 0.05, high: 0.3}\n"
 ALIKE = ("--exp", "1", "--epochs", "1", "--tracking-uri", "offline", "--json")
 

@@ -20,7 +20,7 @@ from sweeper.training.networks.check import check_network
 from tests.process.conftest import Answer, listing
 from tests.support.factories import OWN, PLAIN, write
 
-PAGE = (Path(__file__).parents[2] / "docs" / "own-network.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "own-network.md").read_text()
 SLOW = "--study vision"  # a command of the page that takes minutes
 
 

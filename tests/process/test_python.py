@@ -1,4 +1,4 @@
-"""sweeper from Python, by the blocks of docs/python.md, in a script without a guard."""
+"""sweeper from Python, by the blocks of docs/tutorials/python.md, in a script without a guard."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sweeper.core.errors import ConfigError, SpaceError, UsageError
 from tests.support.own_images import write_folder
 
 ROOT = Path(__file__).parents[2]
-PAGE, EXAMPLES = ROOT / "docs" / "python.md", ROOT / "examples"
+PAGE, EXAMPLES = ROOT / "docs" / "tutorials" / "python.md", ROOT / "examples"
 HEAVY = ("torch", "mlflow", "optuna", "pandas", "matplotlib", "sqlalchemy", "click")
 LATER = """
 import json
@@ -82,6 +82,12 @@ def test_importing_sweeper_imports_nothing_large(tmp_path: Path, alone: dict[str
     code = f"import sweeper, sys\nprint([name for name in {HEAVY} if name in sys.modules], sorted(dir(sweeper))[-5:])\n"
     done = python(code + "sweeper.experiment(6)\nprint('torch' in sys.modules)", tmp_path, alone)
     assert done.stdout.splitlines() == ["[] ['load_study', 'optimize', 'replay', 'train', 'xray']", "False"]
+
+
+def test_the_readme_shows_lines_of_the_tutorial_that_the_other_tests_ran():
+    (shown,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    tutorial = "\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)).splitlines()
+    assert [line for line in shown.splitlines() if line not in tutorial] == []
 
 
 def test_a_name_that_sweeper_does_not_have_is_an_attribute_error():

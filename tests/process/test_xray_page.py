@@ -1,4 +1,4 @@
-"""docs/xray-your-model.md: its Python blocks print what the page shows, and its commands run."""
+"""docs/how-to/xray-your-model.md: its Python blocks print what the page shows, and its commands run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs" / "xray-your-model.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "xray-your-model.md"
 STRICT = "import warnings\nwarnings.simplefilter('error')\n"
 RECALIBRATED = """
 import math

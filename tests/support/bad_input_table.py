@@ -1,7 +1,7 @@
 """Bad input: what is given, the exit code, and what the one line on stderr says. Data only; test_bad_input.py runs it.
 
 `{data}`, `{space}`, `{postgres}` and the like in a command are made by the preparation that a row names in `given`.
-`docs/reliability.md` shows the table.
+`docs/explanation/reliability.md` shows the table.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def test_it_takes_images_of_any_size(side: int, channels: int, classes: int):
 
 # --- the page ------------------------------------------------------------------------------------
 
-PAGE = Path(__file__).parents[2] / "docs" / "placements.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "placements.md"
 DRAWN = {"Conv": "conv", "BN": "bn", "ReLU": "relu", "Drop": "drop", "Pool": "pool", "Linear": "linear"}
 
 

@@ -1,4 +1,4 @@
-"""The networks: small, medium, large, resnet20, and your own. See docs/own-network.md and docs/placements.md."""
+"""The networks: small, medium, large, resnet20, and your own. See docs/how-to/own-network.md."""
 
 from sweeper.training.networks.build import build_model, load_weights, parameter_count
 from sweeper.training.networks.weights import check_fit, read_weights

@@ -2,7 +2,8 @@
 
 A network that is built from these layers can have any placement. Each method returns one or two weight layers with the
 layers around them, to be used whole or one by one in `nn.Sequential`. Call the methods in the order in which the
-network applies the layers: the layers before a weight layer depend on the earlier calls. docs/placements.md draws them.
+network applies the layers: the layers before a weight layer depend on the earlier calls. docs/reference/placements.md
+draws them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Layers:
         """Return a convolution with its ReLU: `(B, c_in, H, W)` to `(B, c_out, H / stride, W / stride)`.
 
         With `pool`, a 2x2 max-pool halves the sides. It comes before ReLU and Dropout2d: the values are the same, and
-        the work is less (docs/reproduction.md). Dropout2d zeroes whole channels.
+        the work is less (docs/results/reproduction.md). Dropout2d zeroes whole channels.
         """
         return self._given("conv", self._conv(c_in, c_out, kernel, stride, pool))
 

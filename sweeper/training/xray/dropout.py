@@ -1,4 +1,4 @@
-"""Follow the tensors from Dropout layers to BN layers, for the closed form of the X-ray (docs/xray.md)."""
+"""Follow the tensors from Dropout layers to BN layers, for the closed form of the X-ray (docs/explanation/xray.md)."""
 
 from __future__ import annotations
 

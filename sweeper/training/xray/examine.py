@@ -1,4 +1,4 @@
-"""Take the X-ray of a run: how BatchNorm and Dropout interact in its final weights. docs/xray.md explains each number.
+"""Take the X-ray of a run: how BatchNorm and Dropout interact in its final weights (docs/explanation/xray.md).
 
 `examine` rebuilds the network and seeds its draws like an epoch after the last one, so the run's weights and history do
 not change. The batches of a pass have the run's size and augmentation, like those that BN's running variances average.

@@ -1,4 +1,4 @@
-"""The numbers of the BN layers of any network, from passes of batches through it. docs/xray.md explains each number.
+"""The numbers of the BN layers of any network, from passes of batches through it (docs/explanation/xray.md).
 
     one pass in eval mode                           r; the activations before and after each BN layer
     one pass in training mode                       batch noise; the closed form for Dropout right before BN

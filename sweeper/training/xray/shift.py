@@ -1,4 +1,4 @@
-"""The formulas of the X-ray: variances, the effect of Dropout on them, and the distance of two (docs/xray.md).
+"""The formulas of the X-ray: variances, the effect of Dropout, and the distance of two (docs/explanation/xray.md).
 
 `(C,)` is a value a channel, `(K, C)` one a batch and channel; variances are unbiased, as BN's running variance is.
 """
