@@ -5,9 +5,11 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --constraint constraints.txt
 DEMO := demo
+GENERATED := $(addprefix docs/,development/modules.md explanation/claims.md explanation/reliability.md explanation/search.md \
+	reference/cli.md reference/configuration.md reference/errors.md reference/experiments.md results/reproduction.md)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit faults docker-test check docs bench clean
+.PHONY: help setup demo test unit faults docker-test check docs docs-serve dist bench clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -25,7 +27,7 @@ setup: .venv/installed  ## Make .venv and install sweeper into it
 
 .venv/installed-dev: .venv/installed
 	@echo "installing the tools for tests and checks into .venv"
-	$(INSTALL) --editable '.[dev,ray,server]'
+	$(INSTALL) --editable '.[dev,docs,ray,server]'
 	@touch $@
 
 demo: .venv/installed  ## Run a 50-trial sweep on the embedded data, and say where to look
@@ -40,25 +42,34 @@ unit: .venv/installed-dev  ## Pass the unit tests alone: no commands, faults, br
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/browser --ignore tests/contract \
 		--ignore tests/faults --ignore tests/process
 
-faults: .venv/installed-dev  ## Run the long fault suite and write docs/reliability.md (20 to 40 minutes)
+faults: .venv/installed-dev  ## Run the long fault suite and write docs/explanation/reliability.md (20 to 40 minutes)
 	@mkdir -p build && rm -f build/faults.jsonl
 	@FAULTS_TALLY=$(CURDIR)/build/faults.jsonl $(BIN)/python -m pytest tests/faults tests/process/test_bad_input.py \
 		-m 'slow or not slow' --numprocesses 2 --dist worksteal; status=$$?; \
-		$(BIN)/python -m tests.faults.tools.tally build/faults.jsonl docs/reliability.md && exit $$status
+		$(BIN)/python -m tests.faults.tools.tally build/faults.jsonl docs/explanation/reliability.md && exit $$status
 
-docker-test:  ## Run a sweep in the containers, and check how they are closed (docs/operations.md; 10 to 30 minutes)
+docker-test:  ## Run a sweep in the containers, and check how they are closed (docs/how-to/server.md; 10 to 30 minutes)
 	$(PYTHON) docker/test.py
 
-check: .venv/installed-dev  ## Lint, types, who imports whom, generated pages
+check: .venv/installed-dev  ## Lint, types, who imports whom, generated pages, links and the site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python docker/check.py
-	PYTHONPATH=. $(BIN)/cog --check -r docs/cli.md docs/modules.md docs/reliability.md docs/reproduction.md docs/search.md docs/verify.md README.md
+	$(BIN)/python docs/links.py
+	PYTHONPATH=. $(BIN)/cog --check -r $(GENERATED)
+	$(BIN)/zensical build --strict
 
-docs: .venv/installed-dev  ## Write the generated parts of the documentation again
-	PYTHONPATH=. $(BIN)/cog -r docs/cli.md docs/modules.md docs/reliability.md docs/reproduction.md docs/search.md docs/verify.md README.md
+docs: .venv/installed-dev  ## Write the generated parts of the documentation, and build it into build/site
+	PYTHONPATH=. $(BIN)/cog -r $(GENERATED)
+	$(BIN)/zensical build --strict
+
+docs-serve: .venv/installed-dev  ## Show the documentation at http://127.0.0.1:8000 while it is edited
+	$(BIN)/zensical serve --dev-addr 127.0.0.1:8000
+
+dist: .venv/installed-dev  ## Build the source distribution and the wheel into dist/
+	$(BIN)/python -m build --no-isolation --outdir dist .
 
 bench: .venv/installed-dev  ## Run the benchmarks and keep their results (about 40 minutes on 2 quiet cores)
 	$(BIN)/python -m benchmarks.peers --save

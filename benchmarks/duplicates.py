@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sweeper.training.images import Images
 
-THRESHOLD: Final = 0.06  # root mean square of the differences of pixels in [0, 1]; docs/reproduction.md says why
+THRESHOLD: Final = 0.06  # root mean square of differences of pixels in [0, 1]; docs/results/reproduction.md
 LEVELS: Final = 255
 IMAGES: Final = 1_000  # in a product: with 10,000 queries it takes 80 MB
 

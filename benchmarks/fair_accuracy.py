@@ -14,7 +14,7 @@ The second stage trains the frozen recipe on all 60,000 images, and evaluates th
 beside FILE before it is shown, so that an interrupted evaluation goes on where it was, and no seed is evaluated twice.
 Accuracy is reported with and without near-duplicates of training images (benchmarks.duplicates), against three marks:
 the article's 0.948, and the bars 0.9490 and 0.9508. `default` is experiment 8 as declared, which one look at test
-images has informed (docs/reproduction.md).
+images has informed (docs/results/reproduction.md).
 
 Seconds of training are without evaluations; with several workers they share the processor. Tuning and evaluation have
 different seeds.
@@ -293,7 +293,7 @@ def run_evaluate(args: argparse.Namespace, line: str) -> None:
         sha256 = digest(config.model_dump(mode="json"))
         path = FOLDER / f"{DEFAULT}-{sha256[:8]}.results.jsonl"
         origin = ("Experiment 8 as declared, not tuned here: it was informed by one look at the test images "
-                  "(docs/reproduction.md).")  # fmt: skip
+                  "(docs/results/reproduction.md).")  # fmt: skip
     else:
         config, content = thaw(args.recipe)
         source, sha256 = find(config.dataset, args.data_dir), content["sha256"]

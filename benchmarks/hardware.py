@@ -18,10 +18,11 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from benchmarks.processes import adopt_orphans
+from sweeper import __version__
 
 THREADS: Final = 2  # of torch, wherever a benchmark computes
 FLAGS: Final = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16")
-PACKAGES: Final = ("sweeper", "torch", "torchvision", "pillow", "mlflow", "optuna")
+PACKAGES: Final = ("torch", "torchvision", "pillow", "mlflow", "optuna")
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MATMUL_SIDE: Final = 2048  # three fp32 matrices of 16 MiB
 GPU_MATMUL_SIDE: Final = 8192
@@ -44,7 +45,7 @@ def describe(threads: int = THREADS, device: str = "cpu") -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "load_average_1m": round(load, 2),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {"sweeper": __version__, **{name: _version(name) for name in PACKAGES}},
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "threads": threads,
         "matmul_gflops": {name: round(matmul_peak(dtype, threads, device), 1) for name, dtype in DTYPES.items()},

@@ -1,6 +1,7 @@
 """The pages of benchmarks: medians with their range, tables, and the command that repeats a measurement.
 
-A result lies in benchmarks/results/QUESTION-HARDWARE-DATE.md; the last line a benchmark prints is the same as JSON.
+A result lies in docs/results/benchmarks/QUESTION-HARDWARE-DATE.md. The last line that a benchmark
+prints is the same as JSON.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROOT: Final = Path(__file__).parents[1]
-RESULTS: Final = Path(__file__).parent / "results"
+RESULTS: Final = ROOT / "docs" / "results" / "benchmarks"
 FAMILIES: Final = ("xeon", "epyc", "ryzen", "core", "apple", "graviton", "neoverse")
 
 
 def add_save(parser: argparse.ArgumentParser) -> None:
     """Add the option to keep a result."""
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/QUESTION-HARDWARE-DATE.md")
+    parser.add_argument("--save", action="store_true", help="write docs/results/benchmarks/QUESTION-HARDWARE-DATE.md")
 
 
 def command(question: str, args: argparse.Namespace) -> str:

@@ -1,4 +1,4 @@
-"""Hold compose.yaml and the Dockerfile to the rules of docs/security.md, as a part of `make check`.
+"""Hold compose.yaml and the Dockerfile to the rules of docs/explanation/security.md, as a part of `make check`.
 
 Each rule is a function that yields what breaks it, one line each. Variables in compose.yaml count by their defaults.
 """

@@ -1,4 +1,4 @@
-"""`make docker-test`: a sweep in the containers of compose.yaml, and what docs/security.md says of them, checked there.
+"""`make docker-test`: a sweep in the containers of compose.yaml, and a check of docs/explanation/security.md there.
 
 Builds the images, starts PostgreSQL, MLflow and a Ray cluster of two workers, runs a sweep of four trials, looks, and
 removes everything. Options are variables: PYTHON_IMAGE, POSTGRES_IMAGE, SWEEPER_TORCH (which torch; see the

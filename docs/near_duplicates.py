@@ -28,7 +28,7 @@ MOST = {False: 6, True: 2}  # pairs of a row, without trousers and of trousers
 
 
 def count(found: Nearest, data: Data) -> None:
-    """Print the numbers of docs/reproduction.md."""
+    """Print the numbers of docs/results/reproduction.md."""
     differs = data.train.labels[found.index] != data.val.labels
     for threshold in THRESHOLDS:
         near = found.rms < threshold

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sweeper.sweep.api import train as train
     from sweeper.sweep.xray import xray as xray
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 PUBLIC: Final = {  # the module of each public name, imported when the name is first used
     "advise": "sweeper.advice.api",

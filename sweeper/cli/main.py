@@ -19,7 +19,7 @@ from sweeper.core.text import in_one_line
 
 SHOWS: Final = {"-h", "--help", "--version", "status"}  # may end early when nobody reads any more
 # How long torch's threads spin at a barrier. The default spins for milliseconds, and a second
-# process on the same cores then makes training up to ten times slower (docs/log.md).
+# process on the same cores then makes training up to ten times slower (docs/development/log.md).
 SPIN_COUNT: Final = "10000"
 # Thresholds of the garbage collector. By Python's own, it searches everything that torch, MLflow and pandas import
 # again and again while they are imported, which takes seconds of a short command.

@@ -188,6 +188,13 @@ augmentation_option = or_auto(
     "Augmentation of the training images. crop: shift by up to 2 pixels of 28, an eighth of the side from 32 on; "
     "crop-flip: also mirror half; crop-flip-erase: also set a rectangle of 1.5 to 35 % of half of them to black.",
 )  # fmt: skip
+batch_options = together(
+    or_auto("--batch-size", click.IntRange(1), "Images in an optimizer step."),
+    or_auto("--placement", click.Choice(PLACEMENTS), "Placement of BatchNorm and Dropout."),
+    or_auto("--conv-dropout", Number(0, 1, max_open=True), "Dropout rate in the convolutional part."),
+    or_auto("--head-dropout", Number(0, 1, max_open=True), "Dropout rate in the head."),
+    augmentation_option,
+)
 device_option = click.option("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Device to train on.")
 
 
@@ -241,14 +248,9 @@ def shared(command: Command) -> Command:
 
 def overrides(command: Command) -> Command:
     """Add the options that replace fields of the experiment."""
-    rate = Number(0, 1, max_open=True)
     return together(
         or_auto("--epochs", click.IntRange(1), "Passes over the training images."),
-        or_auto("--batch-size", click.IntRange(1), "Images in an optimizer step."),
-        or_auto("--placement", click.Choice(PLACEMENTS), "Placement of BatchNorm and Dropout."),
-        or_auto("--conv-dropout", rate, "Dropout rate in the convolutional part."),
-        or_auto("--head-dropout", rate, "Dropout rate in the head."),
-        augmentation_option,
+        batch_options,
         or_auto("--lr", Number(0, min_open=True), "Peak learning rate."),
     )(command)
 
@@ -305,6 +307,6 @@ def ends_unread(command: Command) -> Command:
 def refuse(why: str, *names: str) -> None:
     """Refuse those of the options `names` that are on the command line, which would otherwise be ignored."""
     context = click.get_current_context()
-    for name in names:
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{name.replace('_', '-')} {why}")
+    for option in context.command.params:
+        if option.name in names and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option.opts[0]} {why}")

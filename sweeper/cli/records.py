@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from sweeper.cli.environment import make_environment, print_json
 from sweeper.cli.options import (
+    batch_options,
     data_dir_option,
+    dataset_options,
+    device_option,
+    given,
     json_option,
     moved_option,
+    network_fields,
+    network_options,
     or_auto,
     refuse,
     storage_option,
@@ -20,6 +26,8 @@ from sweeper.cli.options import (
 
 if TYPE_CHECKING:
     from sweeper.replication.arms import ProtocolName
+
+OF_A_RUN: Final = {"data_dir", "tracking_uri", "json_output"}  # options of xray
 
 
 @click.command()
@@ -105,17 +113,41 @@ def replay(run: str, dataset: str | None, **options: Any) -> None:
 
 
 @click.command()
-@click.argument("run", metavar="RUN_ID|FOLDER")
+@click.argument("run", metavar="[RUN_ID|FOLDER]", required=False)
+@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE",
+              help="Weights of --model: FILE.safetensors, or a state_dict written by torch.save.")  # fmt: skip
+@network_options
+@batch_options
+@dataset_options
 @data_dir_option
+@device_option
 @tracking_option
 @json_option
-def xray(run: str, **options: Any) -> None:
-    """Measure the variance shift of a run's BatchNorm.
+def xray(run: str | None, weights: Path | None, **options: Any) -> None:
+    """Measure the variance shift of BatchNorm layers.
 
-    Prints a row a BatchNorm layer and one sentence of advice. RUN_ID is a run in MLflow, FOLDER one of a journal.
-    Nothing is trained or recorded. In Python, sweeper.xray(model, batches) examines any network.
+    Prints a row a BatchNorm layer and one sentence of advice. Nothing is trained or recorded.
+
+    Examines a run, RUN_ID in MLflow or FOLDER of a journal, or a network with weights from a file: --model and
+    --weights. The options of that network and its images are those of sweeper train; auto takes the value of
+    experiment 6. In Python, sweeper.xray(model, batches) examines any network.
     """
-    from sweeper.sweep.examine import xray_of_run
+    if run is not None and weights is None:
+        refuse("is for --weights. Leave it out: a run has its own.", *options.keys() - OF_A_RUN)
+        from sweeper.sweep.examine import xray_of_run
 
-    env = make_environment(options, check_tracking=False)
-    print_json(xray_of_run(env, run), env.json_output)
+        env = make_environment(options, check_tracking=False)
+        result = xray_of_run(env, run)
+    elif run is None and weights is not None and options["model"] is not None:
+        refuse("is for a run. Leave it out.", "tracking_uri")
+        from sweeper.core.experiments import experiment
+        from sweeper.sweep.examine import xray_of_file
+
+        fields = given(options, "batch_size", "placement", "conv_dropout", "head_dropout", "augmentation", "dataset",
+                       "image_size", "device") | network_fields(options)  # fmt: skip
+        config = experiment(6, split="holdout", **fields)
+        env = make_environment(options, check_tracking=False)
+        result = xray_of_file(env, config, weights, options["dataset"], options["device"], fields)
+    else:
+        raise click.UsageError("name a run, or a network with both --model and --weights")
+    print_json(result, env.json_output)

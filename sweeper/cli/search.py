@@ -57,7 +57,7 @@ def train(exp: int, **options: Any) -> None:
     from sweeper.core.experiments import experiment
 
     fields = given(options, "epochs", "batch_size", "placement", "conv_dropout", "head_dropout", "augmentation", "lr",
-                   "seed", "split", "device")  # fmt: skip
+                   "seed", "split", "device", "dataset", "image_size")  # fmt: skip
     fields |= network_fields(options)
     config = experiment(exp, **fields)
     env = make_environment(options)
@@ -65,11 +65,10 @@ def train(exp: int, **options: Any) -> None:
     from sweeper.sweep.records import say_where
     from sweeper.sweep.train import train_one
 
-    config = find_network(config, options["dataset"], env.data_dir, fields).config
+    network = find_network(env, config, options["dataset"], fields)
     where = {name: options[name] for name in ("dataset", "device", "precision", "system_metrics")}
-    where["image_size"] = options["image_size"] or 0
     joined = os.environ.get("MLFLOW_RUN_ID")
-    result = train_one(env, config, joined, **where).plain()
+    result = train_one(env, network.config, joined, source=network.source, **where).plain()
     metrics = result["metrics"]
     env.say(f"final val accuracy {metrics['final/val_accuracy']:.4f}, loss {metrics['final/val_loss']:.4f}")
     say_where(env, result["run_id"])
@@ -156,23 +155,24 @@ def optimize(exp: int, **options: Any) -> None:
         start_workers,
     )
 
-    fields = given(options, "epochs", "augmentation", "seed", "device") | network_fields(options)
+    fields = given(options, "epochs", "augmentation", "seed", "device", "dataset", "image_size")
+    fields |= network_fields(options)
     fields |= {"split": "folds", "folds": options["folds"]} if options["folds"] else {"split": "holdout"}
     names = ("trials", "study", "metric", "sampler", "pruner", "timeout", "retries", "one_seed", "finalists",
              "finalist_seeds", "final", "dataset", "device", "precision", "system_metrics")  # fmt: skip
     config, engine = experiment(exp, **fields), engine_choice(options)
     if config.model not in MODELS:
         start_workers(engine, options["device"])  # one of them calls the function that builds the network
-    network = find_network(config, options["dataset"], options["data_dir"], fields)
+    env = make_environment(options)
+    network = find_network(env, config, options["dataset"], fields)
     config, space = network.config, search_space(options["space"], network.placements)
     if options["seeds_per_cell"]:
         refuse("is what --seeds-per-cell decides. Leave one of them out.", "trials")
         options["trials"] = grid_trials(options["sampler"], space, config, options["seeds_per_cell"])
-    asked = SweepOptions(config, space, engine=engine, image_size=options["image_size"] or 0,
+    asked = SweepOptions(config, space, engine=engine, source=network.source,
                          **{name: options[name] for name in names})  # fmt: skip
     if not options["from_study"]:
         refuse("is for --from STUDY", "top")
-    env = make_environment(options)
     known = known_configurations(env, asked, file=options["enqueue"], study=options["from_study"], top=options["top"],
                                  experiments=options["include_experiments"])  # fmt: skip
     start_workers(asked.engine, asked.device)

@@ -1,4 +1,4 @@
-"""The X-ray as a table of 80 columns, and its sentence of advice. docs/xray-your-model.md has the rules."""
+"""The X-ray as a table of 80 columns, and its sentence of advice. docs/how-to/xray-your-model.md has the rules."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ _PLAIN: Final = {"epochs": 20, "lr": 1e-3, "schedule": "constant", "split": "tes
 _SCHEDULED: Final = _PLAIN | {"schedule": "cosine"}
 _BOTH: Final = _SCHEDULED | {"model": "medium", "placement": "bn-dropout", "conv_dropout": 0.1, "head_dropout": 0.3}
 
-# docs/reproduction.md gives the reason for each value that the article leaves open.
+# docs/results/reproduction.md gives the reason for each value that the article leaves open.
 EXPERIMENTS: Final[dict[int, dict[str, Any]]] = {
     1: _PLAIN | {"model": "small", "placement": "none"},
     2: _PLAIN | {"model": "medium", "placement": "none"},

@@ -11,7 +11,7 @@ PLACES: Final = {"conv_dropout": "convolutions", "head_dropout": "head"}  # of t
 class Placement(enum.StrEnum):
     """The order of Batch Normalization and Dropout around each weight layer, from left to right.
 
-    docs/placements.md draws each of them, in a plain network and in a residual block.
+    docs/reference/placements.md draws each of them, in a plain network and in a residual block.
     """
 
     NONE = "none"  # conv, ReLU                       | Linear, ReLU, Linear

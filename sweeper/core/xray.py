@@ -1,4 +1,4 @@
-"""The X-ray of a network as plain numbers, and its metrics, table and files. docs/xray.md explains each number."""
+"""The X-ray of a network as plain numbers, its metrics, table and files. docs/explanation/xray.md explains them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class XRay:
 
     @property
     def advice(self) -> str:
-        """One sentence: which layer stands out, and what to do about it. docs/xray-your-model.md has the rules."""
+        """One sentence: which layer stands out, and what to do about it (docs/how-to/xray-your-model.md)."""
         return advise(self)
 
     def metrics(self) -> dict[str, float]:

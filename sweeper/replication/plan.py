@@ -25,7 +25,7 @@ from sweeper.tracking.base import THREADS_TAG
 from sweeper.tracking.reading import read_events
 
 # Seconds of an image's training are (OVERHEAD + multiply-adds) / SPEED. This fits the times of the medium and the large
-# network on 2 cores in fp32 in docs/log.md. Its evaluation costs a third.
+# network on 2 cores in fp32 in docs/development/log.md. Its evaluation costs a third.
 OVERHEAD: Final = 5e6
 SPEED: Final = 2.05e10  # multiply-adds a second on one core
 
@@ -155,7 +155,8 @@ def forecast(env: Environment, runs: Sequence[Planned], images: ImageSpec) -> tu
         return missing / (pace * cores()), f"at the pace of the {counted(len(timed), 'recorded run')}"
     if any(kind(run.config.device) != "cpu" for run in runs):
         return None, "no run on this kind of device is recorded to estimate from"
-    return missing / (SPEED * cores()), f"at {SPEED / 1e9:.1f} G multiply-adds a second and core, as in docs/log.md"
+    source = f"at {SPEED / 1e9:.1f} G multiply-adds a second and core, as in docs/development/log.md"
+    return missing / (SPEED * cores()), source
 
 
 def _core_seconds(folder: Path) -> float:

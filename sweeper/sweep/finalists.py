@@ -158,7 +158,7 @@ def means(wanted: Plan, results: Mapping[str, Mapping[str, float]], metric: Metr
     """Return the finalists of which every run is complete, the best mean of the metric first.
 
     The means are shrunken: the best of five plain means is still too good, by about 0.1 points of accuracy
-    (docs/search.md).
+    (docs/explanation/search.md).
     """
     finals: dict[str, list[Mapping[str, float]]] = {}
     for of in {run.of for run in wanted.runs if all(r.key in results for r in wanted.runs if r.of == run.of)}:

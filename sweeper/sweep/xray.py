@@ -36,7 +36,7 @@ def xray(
     max_batches: int = 16,
     seed: int = 0,
 ) -> ModelXRay:
-    """Measure what BatchNorm and Dropout do to each other in a trained network. docs/xray-your-model.md explains it.
+    """Measure what BatchNorm and Dropout do to each other in a trained network (docs/how-to/xray-your-model.md).
 
     The weights, buffers, modes and hooks of `model` and torch's random state are afterwards as they were. If the model
     is in eval mode, `model.train()` puts it into the training mode of a pass. If it is in training mode, layers in eval

@@ -20,7 +20,7 @@ def keep_freed() -> None:
     """Let this process reuse the memory that it frees; without glibc, do nothing.
 
     A step allocates and frees some megabytes for each activation. By default glibc hands such blocks back to the
-    system, which clears each page anew: a fifth of the time of a short training (docs/log.md).
+    system, which clears each page anew: a fifth of the time of a short training (docs/development/log.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -63,7 +63,7 @@ def resolve_precision(name: str, device: str) -> str:
     """Return the precision that `name` stands for: `auto` is bf16 if the hardware is faster in it, else fp32.
 
     bf16 is faster on a GPU that has it, and on a CPU with AMX or AMD's avx512_bf16. Intel's avx512_bf16 without AMX
-    runs at half the rate of fp32 (docs/log.md).
+    runs at half the rate of fp32 (docs/development/log.md).
 
     Raises:
         ConfigError: bf16 was asked for on a GPU that has none.

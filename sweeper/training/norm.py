@@ -3,7 +3,7 @@
 With an image's channels side by side in memory (channels_last), torch computes BatchNorm with vectors of channels.
 8 channels fill half of a vector of float32 and a quarter of one of bfloat16, and two threads are slower than one. Here
 the channels of up to `FOLD` neighbouring pixels count as separate channels, whose statistics are then joined: several
-times the speed, the same values up to rounding (docs/log.md).
+times the speed, the same values up to rounding (docs/development/log.md).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """G9: SIGINT and SIGTERM end a sweep with the right exit code, and leave nothing RUNNING.
 
-The seconds from the signal to the end are noted, and appear in docs/reliability.md: on a busy machine they say nothing.
+The seconds from the signal to the end are noted, and appear in docs/explanation/reliability.md: on a busy machine they
+say nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The champion as a stock MLflow client loads it, by the lines of the quickstart, where sweeper cannot be imported."""
+"""The champion as a stock MLflow client loads it, by docs/how-to/champion.md, where sweeper cannot be imported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from sweeper.data.fashion import SAMPLE_DIR
 
-PAGE = Path(__file__).parents[2] / "docs" / "quickstart.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "champion.md"
 WITHOUT_SWEEPER = """
 import sys
 class Nowhere:
@@ -41,12 +41,12 @@ print(json.dumps({
 
 def lines_of_the_page() -> str:
     """The Python block of the section on the champion."""
-    section = PAGE.read_text().partition("## Use the champion\n")[2].partition("\n## ")[0]
+    section = PAGE.read_text().partition("## Load the champion\n")[2].partition("\n## ")[0]
     (block,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     return block
 
 
-def test_the_lines_of_the_quickstart_reach_the_accuracy_that_was_recorded(finished_sweep: Any, alone: dict[str, str]):
+def test_the_lines_of_the_page_reach_the_accuracy_that_was_recorded(finished_sweep: Any, alone: dict[str, str]):
     lines = lines_of_the_page().replace("sweeper-mine", "sweeper-sweep")
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_SWEEPER + lines + JUDGE, str(SAMPLE_DIR)],
@@ -57,6 +57,7 @@ def test_the_lines_of_the_quickstart_reach_the_accuracy_that_was_recorded(finish
     recorded = finished_sweep.result["test"]["test/accuracy"]
     assert found["rows"] == 1_000
     assert found["pyfunc"] == recorded
-    assert abs(found["pytorch"] - recorded) <= 0.002  # without autocast, where the champion was evaluated with it
+    images = round(1_000 * abs(found["pytorch"] - recorded))
+    assert images <= 2  # without autocast, where the champion was evaluated with it
     assert found["columns"][:3] == ["T-shirt/top", "Trouser", "Pullover"]
     assert [round(total, 4) for total in found["sums"]] == [1.0, 1.0]

@@ -1,4 +1,4 @@
-"""sweeper from Python, by the blocks of docs/python.md, in a script without a guard."""
+"""sweeper from Python, by the blocks of docs/tutorials/python.md, in a script without a guard."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import pytest
 import sweeper
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import ConfigError, SpaceError, UsageError
+from tests.support.own_images import write_folder
 
 ROOT = Path(__file__).parents[2]
-PAGE, EXAMPLES = ROOT / "docs" / "python.md", ROOT / "examples"
+PAGE, EXAMPLES = ROOT / "docs" / "tutorials" / "python.md", ROOT / "examples"
 HEAVY = ("torch", "mlflow", "optuna", "pandas", "matplotlib", "sqlalchemy", "click")
 LATER = """
 import json
@@ -39,7 +40,7 @@ def python(code: str, folder: Path, env: dict[str, str]) -> subprocess.Completed
 
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory: pytest.TempPathFactory, alone: dict[str, str]) -> dict[str, Any]:
-    """What the blocks of the page lead to."""
+    """The output of the page's code blocks, run as one script."""
     folder = tmp_path_factory.mktemp("python")
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     done = python("\n".join(blocks) + LATER, folder, alone)
@@ -83,6 +84,12 @@ def test_importing_sweeper_imports_nothing_large(tmp_path: Path, alone: dict[str
     assert done.stdout.splitlines() == ["[] ['load_study', 'optimize', 'replay', 'train', 'xray']", "False"]
 
 
+def test_the_readme_shows_lines_of_the_tutorial_that_the_other_tests_ran():
+    (shown,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    tutorial = "\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)).splitlines()
+    assert [line for line in shown.splitlines() if line not in tutorial] == []
+
+
 def test_a_name_that_sweeper_does_not_have_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'tune'"):
         sweeper.tune  # noqa: B018
@@ -100,6 +107,14 @@ def test_progress_can_be_turned_off(tmp_path: Path, tiny_run: RunConfig, capsys:
 @pytest.fixture
 def tiny_run() -> RunConfig:
     return sweeper.experiment(1, epochs=1, dataset="sample", train_images=200)
+
+
+def test_the_pictures_of_a_folder_are_resized_to_the_size_of_the_configuration(tmp_path: Path):
+    write_folder(tmp_path / "pictures")
+    base = sweeper.experiment(1, epochs=1, batch_size=16, dataset=f"folder:{tmp_path}/pictures", image_size=16)
+    run = sweeper.train(base, home=tmp_path, tracking_uri="none", progress=False)
+    assert run.config.image_size == 16
+    assert next(run.batches(4))[0].shape == (4, 3, 16, 16)
 
 
 @pytest.mark.parametrize(

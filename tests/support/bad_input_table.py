@@ -1,7 +1,7 @@
 """Bad input: what is given, the exit code, and what the one line on stderr says. Data only; test_bad_input.py runs it.
 
 `{data}`, `{space}`, `{postgres}` and the like in a command are made by the preparation that a row names in `given`.
-`docs/reliability.md` shows the table.
+`docs/explanation/reliability.md` shows the table.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ TRAIN: Final = (
     *of_runs("train"),
     *values("train", "--batch-size", "batch size", "0", "-1", says=(">=1",)),
     *values("train", "--batch-size", "batch size", "1.5", "a"),
-    *values("train", "--batch-size", "batch size above the limit", "60001", says=("60000",)),
+    *values("train", "--batch-size", "batch size above the limit", "1000000001", says=("1000000000",)),
     *values("train", "--batch-size", "batch size above the training set", "7001", says=("7000 training images",),
             more="--exp 1"),
     *values("train", "--batch-size", "batch size above the training set", "6001", says=("6000 training images",),

@@ -1,8 +1,8 @@
 """The article's 28 claims as data, each with the question that our runs have to answer.
 
-All claims are about our declared instantiation of the article (docs/reproduction.md). A question names arms (arms.py)
-and measures of a run (measures.py). Where the article claims an improvement but not in which measure, both accuracy
-and NLL have to improve.
+All claims are about our declared instantiation of the article (docs/results/reproduction.md). A question names arms
+(arms.py) and measures of a run (measures.py). Where the article claims an improvement but not in which measure, both
+accuracy and NLL have to improve.
 """
 
 from __future__ import annotations

@@ -38,9 +38,9 @@ FIRST_LOOK: Final = 3
 MOST_SEEDS: Final = 1_280
 METHOD: Final = (
     "A claim is supported or contradicted if its p-value is at most 0.05 after Holm's correction over the 56 p-values "
-    "of the ledger and the correction for interim analyses at 3, 5, 10, 20, ... seeds (see docs/verify.md). The "
-    "interval is the 95 % interval without these corrections. An inconclusive claim names the seeds of each arm that "
-    "would decide it with a power of 80 %, if the current estimates are the truth."
+    "of the ledger and the correction for interim analyses at 3, 5, 10, 20, ... seeds (see "
+    "docs/explanation/claims.md). The interval is the 95 % interval without these corrections. An inconclusive claim "
+    "names the seeds of each arm that would decide it with a power of 80 %, if the current estimates are the truth."
 )
 
 UNDECIDED: Final = PValues(1.0, 1.0)

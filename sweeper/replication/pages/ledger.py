@@ -30,7 +30,7 @@ from sweeper.report.figure import (
     shorten,
 )
 
-DECLARED: Final = "Under our declared instantiation of the article (docs/reproduction.md)."
+DECLARED: Final = "Under our declared instantiation of the article (docs/results/reproduction.md)."
 VERDICTS: Final = ("supported", "contradicted", "inconclusive", "untestable")
 COLORS: Final = {"supported": BLUE, "contradicted": VERMILLION, "inconclusive": GREY}
 PANELS: Final = (("points", "points of accuracy or confidence"), ("nats", "nats"))

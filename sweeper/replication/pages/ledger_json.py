@@ -14,7 +14,7 @@ def as_json(ledger: Ledger) -> dict[str, Any]:
     """The ledger and its runs; values that cannot be computed are null."""
     return {
         "protocol": ledger.protocol,
-        "declared": "under our declared instantiation of the article, docs/reproduction.md",
+        "declared": "under our declared instantiation of the article, docs/results/reproduction.md",
         "provenance": ledger.provenance,
         "alpha": ALPHA,
         "power": POWER,

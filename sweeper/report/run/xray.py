@@ -1,4 +1,4 @@
-"""The figure of a run's X-ray, drawn from the JSON that sweeper/core/xray.py writes; docs/xray.md explains it."""
+"""The figure of a run's X-ray, drawn from the JSON of sweeper/core/xray.py. docs/explanation/xray.md explains it."""
 
 from __future__ import annotations
 

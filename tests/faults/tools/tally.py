@@ -1,6 +1,6 @@
 """Count what the fault suite has done, as lines of JSON in the file FAULTS_TALLY, and write the page from them.
 
-python -m tests.faults.tools.tally TALLY docs/reliability.md
+python -m tests.faults.tools.tally TALLY docs/explanation/reliability.md
 """
 
 from __future__ import annotations
