@@ -27,7 +27,7 @@ from sweeper.data.splits import load
 from sweeper.engine.choice import Built, build, check, prepare
 from sweeper.replication.reproduce import held
 from sweeper.sweep.choose import choose
-from sweeper.sweep.networks import check_networks, network_for
+from sweeper.sweep.networks import check_networks, find_network
 from sweeper.sweep.progress import make_view
 from sweeper.sweep.signals import Signals
 from sweeper.sweep.tracker import tracking
@@ -42,8 +42,9 @@ def resolve(env: Environment, asked: Asked) -> Question:
     """
     if env.tracking_uri == NONE:
         raise UsageError("--tracking-uri none: an advice needs recorded runs. Use --tracking-uri offline.")
-    chosen = choose(env, asked.config, asked.dataset, asked.device, asked.precision, asked.image_size)
-    found = network_for(chosen.config, chosen.source.spec, placed=False).placements
+    network = find_network(env, asked.config, asked.dataset, {})
+    chosen = choose(env, network.config, asked.dataset, asked.device, asked.precision, network.source)
+    found = network.placements
     if found == (Placement.OWN,):
         raise UsageError(
             f"{chosen.config.model_name} places its layers itself, so there is nothing to compare. Give it an argument "

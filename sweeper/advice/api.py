@@ -70,7 +70,7 @@ def advise(
     wanted = tuple(Placement(each) for each in placements)
     asked = Asked(
         config, name or usual_name(config, base.dataset), _seconds(budget), trainings, epochs, wanted,
-        dataset=base.dataset, image_size=base.image_size, device=device, precision=precision,
+        dataset=base.dataset, device=device, precision=precision,
         engine=EngineChoice(engine, workers), test=test,
     )  # fmt: skip
     env = environment(home, tracking_uri, None, data_dir, progress, check_tracking=True)

@@ -54,7 +54,6 @@ class Asked:
     epochs: int | None = None
     placements: tuple[Placement, ...] = ()
     dataset: str = "auto"
-    image_size: int = 0
     device: str = "auto"
     precision: str = "auto"
     engine: EngineChoice = ONE_WORKER

@@ -67,8 +67,8 @@ def advise(exp: int, **options: Any) -> None:
     from sweeper.core.experiments import experiment
     from sweeper.sweep.options import engine_choice, start_workers
 
-    fields = given(options, "augmentation", "batch_size", "lr", "seed", "device") | network_fields(options)
-    config, engine = experiment(exp, **fields, split="holdout"), engine_choice(options)
+    fields = given(options, "augmentation", "batch_size", "lr", "seed", "device", "dataset", "image_size")
+    config, engine = experiment(exp, **fields, **network_fields(options), split="holdout"), engine_choice(options)
     env = make_environment(options)
     if not options["dry_run"]:
         start_workers(engine, options["device"])
@@ -76,9 +76,9 @@ def advise(exp: int, **options: Any) -> None:
     from sweeper.advice.work import Asked, usual_name
 
     names = ("budget", "trainings", "epochs", "dataset", "device", "precision", "test")
-    name = options["name"] or usual_name(config, options["dataset"])
-    asked = Asked(config, name, placements=options["placements"] or (), image_size=options["image_size"] or 0,
-                  engine=engine, **{each: options[each] for each in names})  # fmt: skip
+    asked = Asked(config, options["name"] or usual_name(config, options["dataset"]),
+                  placements=options["placements"] or (), engine=engine,
+                  **{each: options[each] for each in names})  # fmt: skip
     question = resolve(env, asked)
     if options["dry_run"]:
         print_json(dry_run(env, question), env.json_output)
