@@ -55,6 +55,11 @@ def resolve(env: Environment, asked: Asked) -> Question:
     placements = tuple(each for each in found if each in asked.placements) if asked.placements else found
     if len(placements) < 2:
         raise UsageError("--placements: name two or more, or leave it out to compare all")
+    fewest = fewest_trainings(placements, SEEDS)
+    if asked.trainings is not None and asked.trainings < fewest:
+        raise UsageError(
+            f"--trainings {asked.trainings}: comparing {counted(len(placements), 'placement')} takes {fewest} or more"
+        )
     return Question(asked, chosen, placements)
 
 

@@ -15,7 +15,7 @@ from sweeper.advice.record import Ended, Record, ended_runs, slug
 from sweeper.advice.screening import is_hopeless
 from sweeper.core.config import Placement, RunConfig
 from sweeper.core.environment import Environment
-from sweeper.core.errors import StudyIncomplete
+from sweeper.core.errors import StudyIncomplete, UsageError
 from sweeper.core.names import check_name
 from sweeper.core.text import counted
 from sweeper.core.trial import Trial
@@ -61,6 +61,8 @@ class Asked:
 
     def __post_init__(self) -> None:
         check_name(FOLDER + self.name)
+        if not self.budget > 0:
+            raise UsageError(f"--budget {self.budget:g}: use a time above 0, such as 15m")
 
 
 class Question(NamedTuple):

@@ -65,6 +65,7 @@ def advise(exp: int, **options: Any) -> None:
     learning rate, with fresh seeds and intervals. Run the same command again to continue.
     """
     from sweeper.core.experiments import experiment
+    from sweeper.core.placements import Placement
     from sweeper.sweep.options import engine_choice, start_workers
 
     fields = given(options, "augmentation", "batch_size", "lr", "seed", "device", "dataset", "image_size")
@@ -77,7 +78,7 @@ def advise(exp: int, **options: Any) -> None:
 
     names = ("budget", "trainings", "epochs", "dataset", "device", "precision", "test")
     asked = Asked(config, options["name"] or usual_name(config, options["dataset"]),
-                  placements=options["placements"] or (), engine=engine,
+                  placements=tuple(map(Placement, options["placements"] or ())), engine=engine,
                   **{each: options[each] for each in names})  # fmt: skip
     question = resolve(env, asked)
     if options["dry_run"]:
