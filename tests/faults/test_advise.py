@@ -39,8 +39,13 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, alone: dict[str, str]) ->
     return answer(place)
 
 
-@pytest.mark.parametrize(("at", "nth"), [*(("submitted", nth) for nth in STAGES.values()), ("appending", 40)],
-                         ids=[*STAGES, "half a line"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("at", "nth"),
+    [
+        *(pytest.param("submitted", nth, id=stage, marks=pytest.mark.slow) for stage, nth in STAGES.items()),
+        pytest.param("appending", 40, id="half a line"),
+    ],
+)
 def test_an_advice_killed_and_continued_gives_the_answer_of_an_unbroken_one(
     place: Place, tally: Tally, unbroken: dict[str, Any], at: str, nth: int
 ):
