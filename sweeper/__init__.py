@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from sweeper.advice.api import advise as advise
     from sweeper.core import errors as errors
     from sweeper.core.experiments import experiment as experiment
     from sweeper.sweep.api import load_study as load_study
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 PUBLIC: Final = {  # the module of each public name, imported when the name is first used
+    "advise": "sweeper.advice.api",
     "errors": "sweeper.core.errors",  # itself
     "experiment": "sweeper.core.experiments",
     "load_study": "sweeper.sweep.api",

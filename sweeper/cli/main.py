@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from sweeper import __version__
-from sweeper.cli import claims, control, records, search, server, surroundings
+from sweeper.cli import advise, claims, control, records, search, server, surroundings
 from sweeper.core.errors import Interrupted, SweeperError
 from sweeper.core.text import in_one_line
 
@@ -68,6 +68,7 @@ for _command in (
     search.train,
     search.optimize,
     search.confirm,
+    advise.advise,
     control.pause,
     control.resume,
     control.stop,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from sweeper.core.errors import Interrupted, UsageError
+from sweeper.core.text import parse_duration
 
 PLACEMENTS: Final = (
     "none", "bn", "dropout", "bn-dropout", "dropout-bn", "bn-head-dropout", "ic", "bn-dropout-last", "bn-dropout-add",
@@ -147,10 +147,10 @@ class Duration(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return seconds, which is also the unit of a number alone."""
-        match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smh]?)", str(value))
-        if match is None:
-            self.fail(f"{value!r} is not a time such as 90s, 30m or 2h", param, ctx)
-        return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+        try:
+            return parse_duration(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:

@@ -104,7 +104,7 @@ def reproduce(env: Environment, chosen: Chosen, options: Options) -> dict[str, A
         check_batch(run.config, images[0])
     check(options.engine, runs[0].config)
     prepare(options.engine)
-    with _held(env.journal / PROTOCOLS[options.protocol].folder):
+    with held(env.journal / PROTOCOLS[options.protocol].folder):
         runs = make_plan(env, chosen, options)
         _announce(env, runs)
         missing = [Trial(number, run.config) for number, run in enumerate(runs) if run.state is None]
@@ -130,7 +130,7 @@ def record_only(env: Environment, protocol: ProtocolName) -> None:
         StudyConflict: another command is training; it records the report at its end.
     """
     folder = PROTOCOLS[protocol].folder
-    with _held(env.journal / folder), Signals() as signals, tracking(env, signals) as tracker:
+    with held(env.journal / folder), Signals() as signals, tracking(env, signals) as tracker:
         tracker.reconcile(folder)
         tracker.catch_up(folder)
         with signals.raised():
@@ -155,7 +155,7 @@ def _announce(env: Environment, runs: Sequence[Planned]) -> None:
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def held(folder: Path) -> Iterator[None]:
     """Keep other commands from training into the folder; the operating system releases the lock of a dead process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

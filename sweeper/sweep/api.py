@@ -197,10 +197,10 @@ def train(
         ConfigError, DataError: a value is wrong, or the images are missing; nothing was created.
         TrainingError: the training did not finish.
     """
-    env = _environment(home, tracking_uri, None, data_dir, progress, check_tracking=True)
+    env = environment(home, tracking_uri, None, data_dir, progress, check_tracking=True)
     from sweeper.sweep.train import train_one
 
-    with _interruptible():
+    with interruptible():
         trained = train_one(env, config, dataset=config.dataset, device=device, precision=precision)
     folder = None if trained.journal is None else Path(trained.journal)
     return Run(trained.config, trained.result.metrics(), trained.run_id, folder, trained.result.history,
@@ -259,7 +259,7 @@ def optimize(
     config, choice = base.derive(split="holdout") if base.split == "test" else base, EngineChoice(engine, workers)
     if config.model not in MODELS:
         start_workers(choice, device)  # one of them calls the function that builds the network
-    env = _environment(home, tracking_uri, storage, data_dir, progress, check_tracking=True)
+    env = environment(home, tracking_uri, storage, data_dir, progress, check_tracking=True)
     network = find_network(env, config, base.dataset, {})
     asked = SweepOptions(
         network.config, search_space(None, network.placements) if space is None else parse_space(space), n_trials,
@@ -270,7 +270,7 @@ def optimize(
     from sweeper.sweep.optimize import check_finished
     from sweeper.sweep.optimize import optimize as sweep
 
-    with _interruptible():
+    with interruptible():
         check_finished(sweep(env, asked), n_trials)
     return Study(study_name, env)
 
@@ -285,7 +285,7 @@ def load_study(
     """
     from sweeper.study.reading import read_study
 
-    env = _environment(home, None, storage, None, progress=False, check_tracking=False)
+    env = environment(home, None, storage, None, progress=False, check_tracking=False)
     return Study(read_study(study_name, env.storage).name, env)
 
 
@@ -310,19 +310,19 @@ def replay(
         UsageError: there is no such run, or nothing to compare.
         DataError: its images are missing or have changed.
     """
-    env = _environment(home, tracking_uri, None, data_dir, progress, check_tracking=False)
+    env = environment(home, tracking_uri, None, data_dir, progress, check_tracking=False)
     from sweeper.sweep.replay import replay as train_again
 
     where = (run.folder or run.run_id) if isinstance(run, Run) else run
     if where is None:
         raise UsageError("the run was not recorded, so there is nothing to compare it with")
-    with _interruptible():
+    with interruptible():
         found = train_again(env, str(where))
     return Replay(found["identical"], found["epochs"], found["difference"], tuple(found["environment"]))
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Raise KeyboardInterrupt where a command would end with the exit code of a signal."""
     try:
         yield
@@ -330,7 +330,7 @@ def _interruptible() -> Iterator[None]:
         raise KeyboardInterrupt(str(stop)) from None
 
 
-def _environment(
+def environment(
     home: str | Path | None, tracking_uri: str | None, storage: str | None, data_dir: str | Path | None,
     progress: bool, *, check_tracking: bool,
 ) -> Environment:  # fmt: skip

@@ -46,7 +46,7 @@ def evaluate_champion(
     if metrics is None:
         everything = SharedSplits([load_test(chosen.source)])
         info = _describe(chosen, study, best, config, everything, folder)
-        metrics = _retrain(env, info, config, everything, tracker, signals)
+        metrics = retrain_and_test(env, info, config, everything, tracker, signals)
     if isinstance(tracker, MlflowTracker) and not tracker.registry.registered(env.journal / folder):
         with signals.raised():  # the next command can do it again
             words = (
@@ -83,10 +83,14 @@ def _describe(
                    folder=folder, tags=tags, description=words)  # fmt: skip
 
 
-def _retrain(
+def retrain_and_test(
     env: Environment, info: RunInfo, config: RunConfig, everything: SharedSplits, tracker: Tracker, signals: Signals
 ) -> dict[str, float]:
-    """Train and evaluate the champion, record it, and return its test metrics."""
+    """Train a configuration on all training images, evaluate it once on the test images, and record it.
+
+    Returns:
+        Its metrics on the test images, with the interval of the accuracy.
+    """
     log = tracker.start(info)
     try:
         with closing(stream(retrain, config, everything, cores())) as training:

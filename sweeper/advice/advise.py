@@ -1,0 +1,190 @@
+"""`sweeper advise`: pilot, screening and comparison of a network's placements, and what they tell.
+
+The journal and `advice.json` are the only state. After an interruption, the same command trains the missing runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from sweeper.advice.design import LEVELS, Plan, fewest_trainings
+from sweeper.advice.pilot import SEEDS, Curve, Measured, extended, make_plan, pilot_runs
+from sweeper.advice.record import Ended, busy_seconds, open_record, save
+from sweeper.advice.result import Advice, advice_of
+from sweeper.advice.rounds import State, state
+from sweeper.advice.summary import record_summary
+from sweeper.advice.words import lines
+from sweeper.advice.work import FOLDER, Asked, Pace, Question, Work
+from sweeper.core.config import Placement
+from sweeper.core.environment import NONE, Environment
+from sweeper.core.errors import Interrupted, StudyIncomplete, UsageError
+from sweeper.core.text import counted, duration
+from sweeper.data.shared import SharedSplits
+from sweeper.data.splits import load
+from sweeper.engine.choice import Built, build, check, prepare
+from sweeper.replication.reproduce import held
+from sweeper.sweep.choose import choose
+from sweeper.sweep.networks import check_networks, find_network
+from sweeper.sweep.progress import make_view
+from sweeper.sweep.signals import Signals
+from sweeper.sweep.tracker import tracking
+
+
+def resolve(env: Environment, asked: Asked) -> Question:
+    """Resolve what an advice is asked about, before anything is created.
+
+    Raises:
+        UsageError: the network has no placements to compare, or not those that were named.
+        DataError: the images are missing.
+    """
+    if env.tracking_uri == NONE:
+        raise UsageError("--tracking-uri none: an advice needs recorded runs. Use --tracking-uri offline.")
+    network = find_network(env, asked.config, asked.dataset, {})
+    chosen = choose(env, network.config, asked.dataset, asked.device, asked.precision, network.source)
+    found = network.placements
+    if found == (Placement.OWN,):
+        raise UsageError(
+            f"{chosen.config.model_name} places its layers itself, so there is nothing to compare. Give it an argument "
+            "`layers`, as docs/own-network.md shows."
+        )
+    if unfit := [each.value for each in asked.placements if each not in found]:
+        raise UsageError(f"--placements {unfit[0]}: the network has room for {', '.join(found)}")
+    placements = tuple(each for each in found if each in asked.placements) if asked.placements else found
+    if len(placements) < 2:
+        raise UsageError("--placements: name two or more, or leave it out to compare all")
+    fewest = fewest_trainings(placements, SEEDS)
+    if asked.trainings is not None and asked.trainings < fewest:
+        raise UsageError(
+            f"--trainings {asked.trainings}: comparing {counted(len(placements), 'placement')} takes {fewest} or more"
+        )
+    return Question(asked, chosen, placements)
+
+
+def advise(env: Environment, question: Question) -> Advice:
+    """Train what the question needs, apart from what is recorded, and return the answer.
+
+    Raises:
+        StudyConflict: the advice was begun with other settings, or another command trains it; nothing was created.
+        UsageError: the budget is too short.
+        StudyIncomplete: trainings failed.
+    """
+    asked, chosen = question.asked, question.chosen
+    images = SharedSplits(load(question.base, chosen.source))
+    configs = [run.configuration(question.base) for run in pilot_runs(question.placements)]
+    check(asked.engine, configs[0])
+    check_networks([configs[0].derive(placement=each) for each in question.placements], chosen.source.spec)
+    prepare(asked.engine)
+    folder = env.journal / (FOLDER + asked.name)
+    with held(folder):
+        record = open_record(folder, question.settings())
+        try:
+            with Signals() as signals, _engine(env, question, images) as engine, tracking(env, signals) as tracker:
+                tracker.reconcile(folder.name)
+                tracker.catch_up(folder.name)
+                progress = Pace(target=len(configs), unit="training")
+                view = make_view(progress, env)
+                try:
+                    work = Work(env, question, folder, record, images, tracker, signals, engine, view, progress)
+                    found = _stages(work)
+                finally:
+                    view.close()
+                advice = advice_of(question, record, work.ended, found, images)
+                with signals.raised():
+                    advice = record_summary(env, question, record, advice, tracker, signals)
+        except Interrupted:
+            env.warn("the advice was interrupted. Run the same command again to continue it.")
+            raise
+    for line in lines(advice, shutil.get_terminal_size().columns):
+        env.say(line)
+    return advice
+
+
+def _stages(work: Work) -> State:
+    """Train the pilot, the screening and the comparison."""
+    work.read()
+    work.progress.finished = work.progress.at_start = len(work.ended)
+    if work.record.plan is None:
+        runs = pilot_runs(work.question.placements)
+        if missing := [run for run in runs if run not in work.ended]:
+            work.train(missing, None)
+        work.record.plan = _plan(work, [work.ended[run] for run in runs])
+        save(work.folder, work.record)
+    plan = work.record.plan = extended(work.record.plan, work.question.limits)
+    pilots = sum(run.stage == "pilot" for run in work.ended)
+    while True:
+        found = state(plan, work.record.rounds, work.outcomes(), work.record.cells)
+        record, cells = work.record, dict(found.cells) or None
+        if (record.rounds, record.cells) != (found.rounds, cells):
+            record.rounds, record.cells = [list(each) for each in found.rounds], cells
+            save(work.folder, record)
+        if not found.missing:
+            return found
+        work.progress.target = max(work.progress.target, plan.trainings + pilots)
+        work.train(found.missing, plan)
+
+
+def _plan(work: Work, pilot: Sequence[Ended]) -> Plan:
+    """Return the plan that the pilot leads to, and say it.
+
+    Raises:
+        UsageError: there is too little time.
+        StudyIncomplete: a training of the pilot diverged.
+    """
+    if not all(run.complete for run in pilot):
+        raise StudyIncomplete("a training of the pilot diverged. Try a smaller --lr.")
+    placements = work.question.placements
+    curves = [
+        Curve([each["val/accuracy"] for each in run.epochs], [each["val/loss"] for each in run.epochs]) for run in pilot
+    ]
+    measured = Measured(curves, busy_seconds(pilot))
+    plan, remarks = make_plan(placements, work.question.limits, measured, work.question.base.seed)
+    for remark in remarks:
+        work.env.warn(remark)
+    work.view.say(
+        f"{counted(len(placements), 'placement')}, at most {counted(plan.trainings, 'training')} of "
+        f"{counted(plan.epochs, 'epoch')}: about {duration(plan.trainings * plan.epochs / measured.pace)}"
+    )
+    return plan
+
+
+def dry_run(env: Environment, question: Question) -> dict[str, Any]:
+    """Say what an advice would train, and return the JSON that `--json` prints."""
+    asked, placements = question.asked, question.placements
+    fewest = fewest_trainings(placements, SEEDS)
+    rates = ", ".join(f"{conv:g} / {head:g}" for conv, head in LEVELS)
+    limit = f"{asked.trainings} trainings" if asked.trainings else duration(asked.budget)
+    spec = question.chosen.source.spec
+    images = f"{spec.name} ({spec.train_images:,} training images, {len(spec.classes)} classes)"
+    env.say(f"{question.base.model_name} on {images}")
+    env.say(f"placements: {', '.join(placements)}")
+    env.say(f"pilot: {counted(len(pilot_runs(placements)), 'training')} of {counted(question.base.epochs, 'epoch')}, "
+            "which measure the pace" + ("" if asked.epochs else " and choose the epochs"))  # fmt: skip
+    env.say(
+        f"screening: rates of convolutions / head {rates}, learning rates around {question.base.lr:g}; then proposals"
+    )
+    env.say(f"comparison: fresh seeds, 3 to 40 of each placement; {fewest} trainings at the least, {limit} at the most")
+    return {
+        "placements": [each.value for each in placements], "fewest_trainings": fewest, "budget": asked.budget,
+        "trainings": asked.trainings, "epochs": asked.epochs,
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def _engine(env: Environment, question: Question, images: SharedSplits) -> Iterator[Callable[[], Built]]:
+    """A function that builds the engine when it is first needed; closed at the end of the block."""
+    built: list[Built] = []
+
+    def engine() -> Built:
+        if not built:
+            fewest = fewest_trainings(question.placements, SEEDS)
+            built.append(build(question.asked.engine, question.base, images, fewest, few=fewest, warn=env.warn))
+        return built[0]
+
+    try:
+        yield engine
+    finally:
+        for each in built:
+            each.engine.close()

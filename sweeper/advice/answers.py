@@ -1,0 +1,99 @@
+"""The answers to the questions that are asked of every network, and the reasons, in sentences.
+
+Differences are of the comparison, so that all sentences that rest on them are true together with 95 %.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from sweeper.advice.comparison import SMALL, Arm, Comparison, Difference
+from sweeper.advice.questions import QUESTIONS, REDUNDANCY, Question
+
+Measures = Mapping[str, float]
+
+
+class Answer(NamedTuple):
+    """The answer to a question, in one sentence."""
+
+    asks: str
+    sentence: str
+    difference: Difference | None
+
+
+def answers(comparison: Comparison, measures: Mapping[Arm, Measures]) -> list[Answer]:
+    """Return the answers to the questions that the compared placements can answer."""
+    found = [answer for question in QUESTIONS if (answer := _answer(question, comparison))]
+    if redundancy := comparison.contrast(REDUNDANCY):
+        found.append(Answer("Do the two layers do the same work?", _redundancy(redundancy), redundancy))
+    if cost := _cost(measures):
+        found.append(Answer("What does BatchNorm cost?", cost, None))
+    return found
+
+
+def _answer(question: Question, comparison: Comparison) -> Answer | None:
+    found = [each for pair in question.pairs if (each := comparison.between(*pair))]
+    if not found:
+        return None
+    difference = _largest(found)
+    return Answer(question.asks, f"{question.subject} {_effect(difference, safe=question.safe)}.", difference)
+
+
+def _largest(found: Sequence[Difference]) -> Difference:
+    """The largest of several differences. Its interval ends at the largest lower and at the largest upper end."""
+    best = max(found, key=lambda each: each.estimate)
+    return best._replace(low=max(each.low for each in found), high=max(each.high for each in found))
+
+
+def _effect(difference: Difference, *, safe: bool) -> str:
+    size, low, high = (100 * value for value in (difference.estimate, difference.low, difference.high))
+    if difference.low > 0:
+        return f"gains {size:.1f} points [{low:.1f}, {high:.1f}]"
+    if difference.high < 0:
+        return f"costs {-size:.1f} points [{-high:.1f}, {-low:.1f}]"
+    if difference.small:
+        return f"makes no difference of {100 * SMALL:g} points or more [{low:.1f}, {high:.1f}]"
+    if safe and difference.low > -SMALL:
+        return f"is safe: it costs less than {100 * SMALL:g} points [{low:.1f}, {high:.1f}]"
+    reach = (high - low) / 2
+    return f"makes no difference that was found [{low:.1f}, {high:.1f}]; one of {reach:.1f} points would have been"
+
+
+def _redundancy(found: Difference) -> str:
+    size, low, high = (100 * value for value in (found.estimate, found.low, found.high))
+    if found.low > 0:
+        return f"Together they gain {size:.1f} points less than the sum of both alone [{low:.1f}, {high:.1f}]."
+    if found.high < 0:
+        return f"Together they gain {-size:.1f} points more than the sum of both alone [{-high:.1f}, {-low:.1f}]."
+    return f"Whether together they gain less than the sum of both alone is not told [{low:.1f}, {high:.1f} points]."
+
+
+def _cost(measures: Mapping[Arm, Measures]) -> str:
+    plain, normed = (measures.get(arm, {}).get("epoch_s") for arm in ("none", "bn"))
+    if not plain or not normed:
+        return ""
+    change = 100 * (normed / plain - 1)
+    more = "more" if change >= 0 else "less"
+    return f"An epoch takes {abs(change):.0f} % {more} time with BatchNorm than the {plain:.2g} s without."
+
+
+def reasons(found: Measures, plain: Measures) -> list[str]:
+    """Return what the X-ray and the losses say of a placement, beside those of the plain network.
+
+    Losses are in nats, of the last epoch.
+    """
+    sentences = []
+    if "signed" in found:
+        gain = f"; recalibrating them gains {100 * found['gain']:+.1f} points" if "gain" in found else ""
+        sentences.append(
+            f"In training its BatchNorm layers see {math.exp(-found['signed']):.2f} times the variance of evaluation "
+            f"(X-ray){gain}."
+        )
+    if {"loss", "train_loss"} <= found.keys():
+        beside = f"; the plain network's are {plain['train_loss']:.2f} and {plain['loss']:.2f}" if plain else ""
+        sentences.append(
+            f"Its train loss is {found['train_loss']:.2f}, its validation loss {found['loss']:.2f}{beside}."
+        )
+    return sentences

@@ -1,0 +1,86 @@
+"""`sweeper.advise` from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sweeper.advice.result import Advice
+from sweeper.core.config import Placement, RunConfig
+from sweeper.core.errors import UsageError
+from sweeper.core.text import parse_duration
+from sweeper.sweep.api import environment, interruptible
+
+__all__ = ["advise"]
+
+
+def advise(
+    base: RunConfig,
+    *,
+    name: str | None = None,
+    budget: str | float = "1h",
+    trainings: int | None = None,
+    epochs: int | None = None,
+    placements: Sequence[str] = (),
+    home: str | Path | None = None,
+    tracking_uri: str | None = None,
+    data_dir: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool = True,
+    engine: str = "auto",
+    workers: int | None = 1,
+    test: bool = True,
+) -> Advice:
+    """Compare the placements of BatchNorm and Dropout in the network of `base`, on its images.
+
+    Each placement is given rates and a learning rate of its own, and is compared with fresh seeds. An advice that was
+    begun before is continued, with more time where `budget` or `trainings` is larger.
+
+    Args:
+        base: network, images and recipe, for example `sweeper.experiment(6)`.
+        name: of the advice; by default of network and images.
+        budget: time for all trainings: seconds, or a text such as "15m".
+        trainings: their number, in place of `budget`.
+        epochs: of a training; by default until the plain network overfits, at most 30.
+        placements: to compare; by default all that the network has room for.
+        home: folder of the state; by default SWEEPER_HOME, or the current folder.
+        tracking_uri: an MLflow server or database, or `offline` for the journal alone.
+        data_dir: folder of FashionMNIST's four files.
+        device: cpu, cuda, cuda:N or auto.
+        precision: fp32, bf16 or auto.
+        progress: show progress.
+        engine: processes, serial, gpu, ray or auto.
+        workers: trainings at a time; None leaves it to the engine.
+        test: retrain the recommendation, and evaluate it once on the test images.
+
+    Returns:
+        The answer: `ranking()` is a DataFrame, `answers` are sentences, `configuration` is the recommended one.
+
+    Raises:
+        UsageError, DataError: something is wrong, or there is too little time.
+        StudyIncomplete: trainings failed.
+    """
+    from sweeper.advice.advise import advise, resolve
+    from sweeper.advice.work import Asked, usual_name
+    from sweeper.engine.choice import EngineChoice
+    from sweeper.sweep.options import start_workers
+
+    config = base.derive(split="holdout", folds=0)
+    wanted = tuple(Placement(each) for each in placements)
+    asked = Asked(
+        config, name or usual_name(config, base.dataset), _seconds(budget), trainings, epochs, wanted,
+        dataset=base.dataset, device=device, precision=precision,
+        engine=EngineChoice(engine, workers), test=test,
+    )  # fmt: skip
+    env = environment(home, tracking_uri, None, data_dir, progress, check_tracking=True)
+    start_workers(asked.engine, device)
+    with interruptible():
+        return advise(env, resolve(env, asked))
+
+
+def _seconds(budget: str | float) -> float:
+    try:
+        return parse_duration(budget) if isinstance(budget, str) else budget
+    except ValueError as error:
+        raise UsageError(f"budget={error}") from None

@@ -1,0 +1,187 @@
+"""The comparison: intervals of all differences between placements that hold at once, however often one looks.
+
+Each placement, with the rates and the learning rate that the screening chose for it, is trained with seeds that the
+screening did not use, so that no luck of the screening is in the estimates. Placements are compared at 3, 5, 10, 20 and
+40 seeds of each, always the first ones. The look at n seeds spends the share w(n) of the error rate (`spent` of the
+article's ledger), so that by Bonferroni's inequality all intervals of all looks hold the true differences with a
+probability of at least 95 %, and every sentence of the advice that rests on them is true.
+
+Within a look the intervals are Tukey's (Tukey 1953, The Problem of Multiple Comparisons): the difference ± q √(s²/n),
+with the quantile q of the studentized range of all placements, and the pooled variance s². Placements need not vary
+alike. So an interval is at least as wide as with the variance of its own two placements, with twice Welch's degrees of
+freedom: with Welch's alone, as Games and Howell (1976, Journal of Educational Statistics 1) have it, three seeds would
+tell nothing. benchmarks/advise_quality.py measures how often a sentence is false, in worlds of unequal noise as well.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import fmean, stdev, variance
+from typing import Final, NamedTuple
+
+from scipy import stats
+from statsmodels.stats.libqsturng import qsturng
+
+from sweeper.replication.claims.ledger import ALPHA, look_times, spent
+
+SMALL: Final = 0.003  # of accuracy: smaller differences do not matter
+MOST_SEEDS: Final = 40  # of a placement
+Arm = str
+
+
+class Difference(NamedTuple):
+    """A difference of means, with its interval of the look at `seeds` seeds of each placement."""
+
+    seeds: int
+    estimate: float
+    low: float
+    high: float
+
+    @property
+    def told(self) -> bool:
+        """True if the interval leaves out 0."""
+        return self.low > 0 or self.high < 0
+
+    @property
+    def small(self) -> bool:
+        """True if the interval holds small differences only."""
+        return self.low > -SMALL and self.high < SMALL
+
+    @property
+    def settled(self) -> bool:
+        """True if more seeds would not change what is said."""
+        return self.told or self.small
+
+    def turned(self) -> Difference:
+        """Return the difference the other way round."""
+        return Difference(self.seeds, -self.estimate, -self.high, -self.low)
+
+
+@dataclass(frozen=True)
+class Look:
+    """Some placements at one number of seeds.
+
+    Attributes:
+        values: of each placement, its first `seeds` accuracies.
+        seeds: of each placement.
+        family: the number of placements that the advice compares, those that have left the comparison included.
+    """
+
+    values: Mapping[Arm, Sequence[float]]
+    seeds: int
+    family: int
+
+    @cached_property
+    def means(self) -> dict[Arm, float]:
+        """The mean of each placement."""
+        return {arm: fmean(each) for arm, each in self.values.items()}
+
+    @cached_property
+    def variances(self) -> dict[Arm, float]:
+        """The variance of each placement over its seeds."""
+        return {arm: variance(each) for arm, each in self.values.items()}
+
+    def contrast(self, weights: Mapping[Arm, float]) -> Difference:
+        """Return a weighted sum of means, with weights that sum to 0, and its interval.
+
+        It is as wide as that of a difference, times half the sum of the weights' sizes (Scheffé 1959, The Analysis of
+        Variance, section 3.6).
+        """
+        estimate = math.fsum(weight * self.means[arm] for arm, weight in weights.items())
+        half = self.half_width(tuple(weights), self.seeds) * math.fsum(map(abs, weights.values())) / 2
+        return Difference(self.seeds, estimate, estimate - half, estimate + half)
+
+    def difference(self, one: Arm, other: Arm) -> Difference:
+        """Return the mean of one placement less that of the other."""
+        return self.contrast({one: 1.0, other: -1.0})
+
+    def half_width(self, arms: Sequence[Arm], seeds: int) -> float:
+        """Return half the width of the interval of a difference between these arms at `seeds` seeds of each.
+
+        At other numbers than this look's it is what is to be expected, if the variances are the truth.
+        """
+        pooled, own = fmean(self.variances.values()), fmean(self.variances[arm] for arm in arms)
+        if not pooled:
+            return 0.0
+        all_freedom = len(self.values) * (seeds - 1)
+        squares = math.fsum(self.variances[arm] ** 2 for arm in arms)
+        freedom = (
+            min(all_freedom, round(2 * (len(arms) * own) ** 2 / squares * (seeds - 1))) if squares else all_freedom
+        )
+        level = ALPHA * spent(seeds)
+        widths = ((pooled, all_freedom), (own, freedom))
+        return max(quantile(level, self.family, df) * math.sqrt(value / seeds) for value, df in widths)
+
+    def seeds_to_tell(self, one: Arm, other: Arm) -> int | None:
+        """Return the look at which two placements would be told apart, if means and variances are the truth."""
+        distance = abs(self.means[one] - self.means[other])
+        later = (seeds for seeds in look_times(MOST_SEEDS) if seeds > self.seeds)
+        return next((seeds for seeds in later if self.half_width((one, other), seeds) < distance), None)
+
+
+def quantile(level: float, family: int, freedom: int) -> float:
+    """Return the quantile of the studentized range of `family` means, exceeded with the probability `level`.
+
+    By Gleason's approximation (1998, Computational Statistics & Data Analysis 28), which is right to four digits.
+    """
+    return float(qsturng(1 - level, max(family, 2), max(freedom, 2)))
+
+
+@dataclass
+class Comparison:
+    """The looks so far, and what they tell."""
+
+    family: int
+    looks: list[Look] = field(default_factory=list)
+    found: dict[tuple[Arm, Arm], Difference] = field(default_factory=dict)  # by two arms, in the order of their names
+
+    def look(self, values: Mapping[Arm, Sequence[float]], seeds: int) -> None:
+        """Compare these arms. What an earlier look has told apart stays as it was told."""
+        look = Look(values, seeds, self.family)
+        self.looks.append(look)
+        for one, other in itertools.combinations(sorted(values), 2):
+            if not ((known := self.found.get((one, other))) and known.told):
+                self.found[one, other] = look.difference(one, other)
+
+    def between(self, one: Arm, other: Arm) -> Difference | None:
+        """Return the difference of two arms: of the look that told them apart, else of their last common one."""
+        if one < other:
+            return self.found.get((one, other))
+        known = self.found.get((other, one))
+        return known and known.turned()
+
+    def contrast(self, weights: Mapping[Arm, float]) -> Difference | None:
+        """Return a weighted sum of means: of the first look that tells it from 0, else of the last common one."""
+        looks = [look for look in self.looks if look.values.keys() >= weights.keys()]
+        found = [look.contrast(weights) for look in looks]
+        return next((each for each in found if each.told), found[-1] if found else None)
+
+    @property
+    def best(self) -> Arm:
+        """The arm with the highest mean in the last look."""
+        means = self.looks[-1].means
+        return max(means, key=means.__getitem__)
+
+    def more_seeds(self, one: Arm, other: Arm) -> int | None:
+        """Return how many more seeds of each would tell two arms apart, if the estimates are the truth.
+
+        None if more than 40 of each would be needed, or if they are told apart.
+        """
+        known = self.between(one, other)
+        look = next((look for look in reversed(self.looks) if look.values.keys() >= {one, other}), None)
+        if known is None or look is None or known.told:
+            return None
+        seeds = look.seeds_to_tell(one, other)
+        return None if seeds is None else seeds - look.seeds
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of one mean by Student's t; NaN for fewer than two values."""
+    if len(values) < 2:
+        return math.nan, math.nan
+    half = float(stats.t.isf(0.025, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return fmean(values) - half, fmean(values) + half

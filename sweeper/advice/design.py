@@ -1,0 +1,109 @@
+"""The design of an advice: what is varied, the runs that vary it, and their outcomes.
+
+A cell is a placement with its Dropout rates and its learning rate. The learning rate is a nuisance: each placement may
+have the one that suits it best, as BatchNorm allows higher ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple
+
+from sweeper.core.config import RunConfig
+from sweeper.core.placements import Placement
+
+LEVELS: Final = ((0.05, 0.2), (0.1, 0.35), (0.2, 0.5))  # rates of convolutions and head, low, middle and high
+LR_STEP: Final = 3.0  # the ratio of the learning rates that are tried first
+FRESH: Final = 1_000_000  # seeds above the base seed, of the comparison: none of the screening is among them
+
+Stage = Literal["pilot", "screening", "comparison"]
+
+
+class Cell(NamedTuple):
+    """A placement with its rates, 0 where it has none, and its learning rate as a multiple of the base's."""
+
+    placement: Placement
+    conv_dropout: float = 0.0
+    head_dropout: float = 0.0
+    lr: float = 1.0
+
+    @classmethod
+    def of(cls, placement: Placement, conv: float, head: float, lr: float = 1.0) -> Cell:
+        """Return a cell without the rates that the placement does not have, and with rounded ones."""
+        return cls(
+            placement, round(conv, 3) if placement.has_conv_dropout else 0.0,
+            round(head, 3) if placement.has_head_dropout else 0.0, float(f"{lr:.2g}"),
+        )  # fmt: skip
+
+    def configuration(self, base: RunConfig) -> RunConfig:
+        """Return `base` with the placement, rates and learning rate of this cell."""
+        return base.derive(
+            placement=self.placement, conv_dropout=self.conv_dropout, head_dropout=self.head_dropout,
+            lr=float(f"{base.lr * self.lr:.4g}"),
+        )  # fmt: skip
+
+    def params(self) -> dict[str, Any]:
+        """Return the cell as parameters of a study: the rates that it has, and the multiple of the learning rate."""
+        rates = {"conv_dropout": self.conv_dropout, "head_dropout": self.head_dropout}
+        has = {name: rate for name, rate in rates.items() if self.placement.uses(name)}
+        return {"placement": self.placement.value, "lr": self.lr} | has
+
+
+class Run(NamedTuple):
+    """One training of an advice."""
+
+    stage: Stage
+    cell: Cell
+    seed: int = 0  # in its stage
+
+    def configuration(self, base: RunConfig) -> RunConfig:
+        """Return the configuration that it trains."""
+        fresh = FRESH if self.stage == "comparison" else 0
+        return self.cell.configuration(base).derive(seed=(base.seed + fresh + self.seed) % 2**31)
+
+
+class Outcome(NamedTuple):
+    """The outcome of a run. Accuracies are of the validation images, in [0, 1]."""
+
+    accuracy: float | None  # at the last epoch; None if it was stopped early or diverged
+    curve: Sequence[float] = ()  # after each epoch
+
+
+Outcomes = Mapping[Run, Outcome]
+
+
+class Plan(NamedTuple):
+    """What is decided before the screening, and stays: the same plan and outcomes give the same next runs.
+
+    Attributes:
+        placements: those that are compared.
+        trainings: the most runs of screening and comparison together.
+        epochs: of each run.
+        pace: epochs a second that the pilot measured, of all workers together.
+        pilot: seconds that it took.
+        seed: of the proposals.
+        rung: the epoch after which a run of the screening may be stopped; 0: none is.
+        margin: a run is stopped only if it lies further than this below the best of its placement, at that epoch.
+    """
+
+    placements: tuple[Placement, ...]
+    trainings: int
+    epochs: int
+    pace: float = 1.0
+    pilot: float = 0.0
+    seed: int = 0
+    rung: int = 0
+    margin: float = 1.0
+
+
+def first_cells(placement: Placement) -> list[Cell]:
+    """Return the cells of a placement that are tried first: its rates, and learning rates at the middle ones."""
+    rates = LEVELS if placement.has_head_dropout else LEVELS[1:2]
+    middle = LEVELS[1]
+    cells = [Cell.of(placement, *each) for each in rates]
+    return cells + [Cell.of(placement, *middle, lr) for lr in (1 / LR_STEP, LR_STEP)]
+
+
+def fewest_trainings(placements: Sequence[Placement], seeds: int) -> int:
+    """Return the trainings that an advice takes at the least, with so many seeds of each placement."""
+    return sum(len(first_cells(placement)) for placement in placements) + seeds * len(placements)

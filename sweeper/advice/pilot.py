@@ -1,0 +1,147 @@
+"""The pilot: a few runs that measure the pace, and choose how long the others train.
+
+It trains the plain network, the one that is slowest to learn (Dropout at high rates without BatchNorm, where it can be
+had), and one with both layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sweeper.advice.design import LEVELS, Cell, Plan, Run, fewest_trainings
+from sweeper.core.errors import UsageError
+from sweeper.core.placements import Placement
+from sweeper.core.text import counted
+
+MOST_EPOCHS: Final = 30  # of the pilot, where nobody says how many
+FEWEST_EPOCHS: Final = 5
+RESERVE: Final = 0.9  # share of the time that is planned for; networks differ in pace
+STEADY: Final = 0.01  # of accuracy: two curves keep their distance if it changes by less
+SMOOTH: Final = 3  # epochs of a moving mean
+SEEDS: Final = 3  # of each placement, before anything can be said
+LATEST: Final = 0.8  # share of the epochs after which stopping a run saves too little
+
+
+class Curve(NamedTuple):
+    """One run of the pilot: values after each epoch."""
+
+    accuracy: Sequence[float]
+    loss: Sequence[float]  # of the validation images, nats
+
+
+class Measured(NamedTuple):
+    """What the pilot has measured: the curves of its runs, in their order, and its seconds from first to last."""
+
+    curves: Sequence[Curve]
+    seconds: float
+
+    @property
+    def pace(self) -> float:
+        """Epochs a second, of all workers together."""
+        return sum(len(curve.loss) for curve in self.curves) / max(self.seconds, 1e-3)
+
+
+class Limits(NamedTuple):
+    """What the user allows: seconds, and instead of them or beside them numbers of trainings and of epochs."""
+
+    budget: float
+    trainings: int | None = None
+    epochs: int | None = None
+
+
+def pilot_runs(placements: Sequence[Placement]) -> list[Run]:
+    """Return the runs of the pilot: plain, slow, and with both layers; fewer where the placements have fewer kinds."""
+    _, middle, high = LEVELS
+    plain = min(placements, key=lambda each: (each.has_batch_norm, each.has_head_dropout))
+    slow = min(placements, key=lambda each: (not each.has_head_dropout, each.has_batch_norm, not each.has_conv_dropout))
+    both = max(placements, key=lambda each: each.has_batch_norm + each.has_head_dropout)
+    cells = (Cell.of(plain, *middle), Cell.of(slow, *high), Cell.of(both, *middle))
+    return [Run("pilot", cell) for cell in dict.fromkeys(cells)]
+
+
+def enough_epochs(plain: Curve, slow: Curve) -> int:
+    """Return how many epochs show what the layers do: twice those after which the plain network overfits.
+
+    It overfits from the lowest validation loss on. The slow network must have learnt as well: its accuracy is within a
+    point of its best. At most the epochs of the pilot, at least 5.
+    """
+    most = len(plain.loss)
+    lowest = 1 + int(np.argmin(_smooth(plain.loss)))
+    accuracy = _smooth(slow.accuracy)
+    learnt = 1 + int(np.argmax(accuracy >= accuracy.max() - STEADY))
+    return min(most, max(FEWEST_EPOCHS, 2 * lowest, learnt))
+
+
+def overfits(plain: Curve) -> bool:
+    """Return True if the validation loss of the plain network rises before the end of the pilot."""
+    return int(np.argmin(_smooth(plain.loss))) < len(plain.loss) - SMOOTH
+
+
+def fair_rung(fast: Curve, slow: Curve, epochs: int) -> tuple[int, float]:
+    """Return the epoch after which a run may be stopped, and the margin below the best that it needs.
+
+    The rung is in the second half, and from it on two networks of very different pace keep their distance to within a
+    point: stopping earlier would hold a slow start against the slow one. The margin is at least two points, and twice
+    what their distance still changes. (0, 1.0) if there is no such epoch before the last fifth: none is stopped.
+    """
+    gap = np.asarray(slow.accuracy[:epochs]) - np.asarray(fast.accuracy[:epochs])
+    change = np.abs(gap - gap[-1])
+    for rung in range(math.ceil(epochs / 2), math.floor(LATEST * epochs) + 1):
+        if (left := float(change[rung - 1 :].max())) <= STEADY:
+            return rung, max(2 * STEADY, 2 * left)
+    return 0, 1.0
+
+
+def affordable(seconds: float, pace: float, epochs: int) -> int:
+    """Return how many runs of so many epochs fit into the time, one of it kept for the recommendation's own training.
+
+    `pace` is in epochs a second, of all workers together.
+    """
+    return max(0, math.floor(RESERVE * seconds * pace / epochs) - 1)
+
+
+def make_plan(
+    placements: Sequence[Placement], limits: Limits, measured: Measured, seed: int
+) -> tuple[Plan, list[str]]:  # fmt: skip
+    """Return the plan that the pilot leads to, and remarks on it.
+
+    Raises:
+        UsageError: there is too little time.
+    """
+    plain, slow = measured.curves[0], measured.curves[1 if len(measured.curves) > 1 else 0]
+    epochs = limits.epochs or enough_epochs(plain, slow)
+    fewest, left = fewest_trainings(placements, SEEDS), limits.budget - measured.seconds
+    trainings = limits.trainings or affordable(left, measured.pace, epochs)
+    remarks = []
+    if trainings < fewest and limits.epochs is None and limits.trainings is None:
+        epochs = max(1, epochs * trainings // fewest)
+        trainings = affordable(left, measured.pace, epochs)
+        remarks.append(f"the time is short: {counted(epochs, 'epoch')} a training, before the networks have learnt all")
+    if trainings < fewest:
+        needed = measured.seconds + (fewest + 1) * epochs / measured.pace / RESERVE
+        raise UsageError(
+            f"{counted(trainings, 'training')} of {counted(epochs, 'epoch')} cannot compare "
+            f"{counted(len(placements), 'placement')}, which takes {fewest}. Give --budget {math.ceil(needed / 60)}m, "
+            "fewer --epochs, or fewer --placements."
+        )
+    if limits.epochs is None and not overfits(plain):
+        remarks.append(f"the plain network still learns after {len(plain.loss)} epochs: this compares short trainings")
+    rung = fair_rung(plain, slow, epochs)
+    return Plan(tuple(placements), trainings, epochs, measured.pace, measured.seconds, seed, *rung), remarks
+
+
+def extended(plan: Plan, limits: Limits) -> Plan:
+    """Return the plan with more trainings, where the limits are wider than those it was made for."""
+    trainings = limits.trainings or affordable(limits.budget - plan.pilot, plan.pace, plan.epochs)
+    return plan._replace(trainings=max(plan.trainings, trainings))
+
+
+def _smooth(values: Sequence[float]) -> npt.NDArray[np.float64]:
+    """The moving mean of three values; shorter at both ends."""
+    padded = np.pad(np.asarray(values, dtype=float), SMOOTH // 2, mode="edge")
+    return np.convolve(padded, np.full(SMOOTH, 1 / SMOOTH), mode="valid")

@@ -1,0 +1,133 @@
+"""The record of an advice: its settings, its plan and the rounds of its screening, in `advice.json` beside its runs.
+
+A round is recorded before its first run, so that a continued advice trains what an unbroken one would have.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, cast
+
+import pydantic
+
+from sweeper.advice.design import Cell, Outcome, Plan, Run, Stage
+from sweeper.core.errors import StudyConflict, SweeperError
+from sweeper.core.files import write_whole
+from sweeper.core.placements import Placement
+from sweeper.tracking.base import FINISHED
+from sweeper.tracking.reading import history, read_all_events
+
+FILE: Final = "advice.json"
+MOST: Final = 10_000_000  # bytes
+
+
+class Ended(NamedTuple):
+    """A run of an advice that has ended: what it measured, as its journal has it."""
+
+    run: Run
+    folder: Path
+    complete: bool
+    epochs: Sequence[Mapping[str, float]]  # metrics of each epoch
+    final: Mapping[str, float]
+    begun: float  # seconds since 1970
+    ended: float
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the design goes by."""
+        curve = [epoch["val/accuracy"] for epoch in self.epochs]
+        return Outcome(self.final["final/val_accuracy"] if self.complete else None, curve)
+
+
+@pydantic.dataclasses.dataclass
+class Record:
+    """An advice as it is on disk."""
+
+    uid: str
+    settings: dict[str, Any]
+    plan: Plan | None = None
+    rounds: list[list[Run]] = pydantic.Field(default_factory=list)
+    cells: dict[Placement, Cell | None] | None = None  # that are compared, once the screening is over
+
+    def key(self, run: Run) -> str:
+        """Return the key of a run in journal and MLflow."""
+        return f"{self.uid}/{run.stage}/{slug(run)}"
+
+    def run(self, key: str) -> Run | None:
+        """Return the run with this key; None if it is none of this advice."""
+        uid, _, rest = key.partition("/")
+        try:
+            stage, placement, conv, head, lr, seed = rest.replace("/", "_").split("_")
+            cell = Cell(Placement(placement), float(conv), float(head), float(lr.removeprefix("x")))
+            return Run(cast("Stage", stage), cell, int(seed.removeprefix("s"))) if uid == self.uid else None
+        except ValueError:
+            return None
+
+
+def slug(run: Run) -> str:
+    """Return the name of a run's folder: placement, rates, multiple of the learning rate, seed."""
+    cell = run.cell
+    return f"{cell.placement.value}_{cell.conv_dropout}_{cell.head_dropout}_x{cell.lr}_s{run.seed}"
+
+
+def open_record(folder: Path, settings: Mapping[str, Any]) -> Record:
+    """Read the record of an advice, or write a new one.
+
+    Raises:
+        StudyConflict: it was begun with other settings.
+        SweeperError: the file is damaged.
+    """
+    path = folder / FILE
+    if not path.exists():
+        record = Record(uuid.uuid4().hex, dict(settings))
+        save(folder, record)
+        return record
+    record = _read(path)
+    plain = json.loads(json.dumps(settings))
+    if changed := [name for name in plain | record.settings if plain.get(name) != record.settings.get(name)]:
+        was = "; ".join(f"{name} was {record.settings.get(name)!r}, is {plain.get(name)!r}" for name in changed)
+        raise StudyConflict(
+            f"advice {folder.name!r} has other settings: {was}. Continue with them, or give another --name."
+        )
+    return record
+
+
+def save(folder: Path, record: Record) -> None:
+    """Write the record."""
+    content = pydantic.TypeAdapter(Record).dump_json(record, indent=1)
+    write_whole(folder / FILE, content)
+
+
+def ended_runs(folder: Path, record: Record) -> Iterator[Ended]:
+    """Yield the runs of an advice that have ended, complete, stopped or diverged."""
+    for path, events in read_all_events(folder, lambda _: None):
+        run = record.run(events[0]["key"]) if events else None
+        if run is None or events[-1]["event"] != "end" or events[-1]["status"] != FINISHED:
+            continue
+        starts = [event["time"] for event in events if event["event"] == "start"]
+        complete = events[-1]["tags"].get("sweeper.state") == "complete"
+        yield Ended(run, path, complete, history(events), events[-1]["metrics"], starts[-1] / 1000,
+                    events[-1]["time"] / 1000)  # fmt: skip
+
+
+def busy_seconds(runs: Iterable[Ended]) -> float:
+    """Return the time in which at least one of the runs was trained: pauses between commands do not count."""
+    total, until = 0.0, -math.inf
+    for begun, ended in sorted((run.begun, run.ended) for run in runs):
+        total += max(0.0, ended - max(begun, until))
+        until = max(until, ended)
+    return total
+
+
+def _read(path: Path) -> Record:
+    try:
+        if path.stat().st_size > MOST:
+            raise ValueError("the file is too large")
+        return pydantic.TypeAdapter(Record).validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SweeperError(f"could not read {path} ({reason}). Restore it, or give another --name.") from None

@@ -1,0 +1,96 @@
+"""The next runs of an advice, and what its runs tell so far: pure functions of plan and outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from sweeper.advice.comparison import MOST_SEEDS, Arm, Comparison
+from sweeper.advice.design import Cell, Outcome, Outcomes, Plan, Run
+from sweeper.advice.questions import QUESTIONS
+from sweeper.advice.screening import Screening
+from sweeper.core.placements import Placement
+from sweeper.replication.claims.ledger import look_times
+
+Cells = Mapping[Placement, Cell | None]
+
+
+class State(NamedTuple):
+    """How far an advice is.
+
+    Attributes:
+        rounds: the runs of the screening, a round at a time; the last may be new.
+        missing: the runs to train next, in order; none if the advice is complete.
+        cells: that the placements are compared with; empty during the screening. None: each cell diverged.
+        comparison: the looks so far.
+        diverged: the placements that left the comparison as a seed diverged, and at how many seeds.
+    """
+
+    rounds: Sequence[Sequence[Run]]
+    missing: Sequence[Run]
+    cells: Cells
+    comparison: Comparison
+    diverged: Mapping[Arm, int]
+
+
+def state(
+    plan: Plan, rounds: Sequence[Sequence[Run]], outcomes: Outcomes, cells: Cells | None = None
+) -> State:  # fmt: skip
+    """Return how far an advice is after these outcomes.
+
+    Args:
+        plan: of the advice.
+        rounds: those of the screening that were proposed before, and are taken as they are.
+        outcomes: of the runs that have ended.
+        cells: that the comparison began with, if it has begun; no round follows.
+    """
+    comparison = Comparison(len(plan.placements))
+    rounds, known = list(rounds), dict[Run, Outcome]()
+    for each in rounds:
+        if missing := [run for run in each if run not in outcomes]:
+            return State(rounds, missing, {}, comparison, {})
+        known |= {run: outcomes[run] for run in each}
+    if cells is None:
+        screening = Screening(plan)
+        if new := screening.round(known):
+            return State([*rounds, new], new, {}, comparison, {})
+        cells = screening.best(known)
+    missing, diverged = _compare(comparison, cells, plan.trainings - len(known), outcomes)
+    return State(rounds, missing, cells, comparison, diverged)
+
+
+def _compare(comparison: Comparison, cells: Cells, left: int, outcomes: Outcomes) -> tuple[list[Run], dict[Arm, int]]:
+    """Take the looks that the outcomes allow; return the missing runs of the next, and the arms that diverged.
+
+    A look takes the seeds of all arms that something is still to be learnt about. Where the trainings that are left are
+    not enough for them, the best ones go on.
+    """
+    arms = {placement.value: cell for placement, cell in cells.items() if cell is not None}
+    active, done, diverged = list(arms), 0, dict[Arm, int]()
+    for seeds in look_times(MOST_SEEDS):
+        active = active[: left // (seeds - done)]
+        if len(active) < 2:
+            break
+        runs = {arm: [Run("comparison", arms[arm], seed) for seed in range(seeds)] for arm in active}
+        wanted = [runs[arm][seed] for seed in range(done, seeds) for arm in active]
+        if missing := [run for run in wanted if run not in outcomes]:
+            return missing, diverged
+        left -= len(wanted)
+        done = seeds
+        values = {arm: [outcomes[run].accuracy for run in each] for arm, each in runs.items()}
+        whole = {arm: [v for v in each if v is not None] for arm, each in values.items() if None not in each}
+        diverged |= dict.fromkeys(values.keys() - whole.keys(), seeds)
+        if len(whole) < 2:
+            break
+        comparison.look(whole, seeds)
+        active = unsettled(comparison)
+    return [], diverged
+
+
+def unsettled(comparison: Comparison) -> list[Arm]:
+    """Return the arms of the last look that something is still to be learnt about, the best first."""
+    look, best = comparison.looks[-1], comparison.best
+    pairs = [(best, arm) for arm in look.values if arm != best]
+    pairs += [pair for question in QUESTIONS for pair in question.pairs if look.values.keys() >= set(pair)]
+    still = {arm for pair in pairs if (known := comparison.between(*pair)) and not known.settled for arm in pair}
+    return sorted(still, key=lambda arm: (-look.means[arm], arm))

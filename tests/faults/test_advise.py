@@ -1,0 +1,75 @@
+"""G4 for an advice: killed in each of its stages and continued, it is the one that an unbroken command gives."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import Any
+
+import pytest
+
+from tests.faults.conftest import Tally
+from tests.faults.tools.place import OFFLINE, Place
+
+pytest_plugins = ["tests.support.mlflow_store"]
+
+COMMAND = ("advise", "--exp", "1", "--dataset", "sample", "--placements", "none,bn,bn-dropout", "--trainings", "32",
+           "--epochs", "2", "--no-test", "--name", "asked", *OFFLINE)  # fmt: skip
+STAGES = {"pilot": 2, "screening": 9, "a proposed round": 16, "comparison": 25}
+
+
+def answer(place: Place) -> dict[str, Any]:
+    """What the advice says, without times and paths, and the keys of its runs without its identity."""
+    folder = place.home / "journal" / "advise-asked"
+    found: dict[str, Any] = json.loads((folder / "advice/artifacts/advice.json").read_text())
+    for name in ("seconds", "report", "answers"):
+        del found[name]
+    for row in found["ranking"]:
+        del row["epoch_s"]
+    starts = [json.loads(path.read_text().splitlines()[0]) for path in folder.glob("*/*/events.jsonl")]
+    return found | {"runs": sorted(start["key"].partition("/")[2] for start in starts)}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, alone: dict[str, str]) -> dict[str, Any]:
+    """The answer of a command that nobody killed."""
+    place = Place(tmp_path_factory.mktemp("unbroken"), alone, {})
+    done = place.run(*COMMAND)
+    assert done.returncode == 0, done.stderr
+    return answer(place)
+
+
+@pytest.mark.parametrize(
+    ("at", "nth"),
+    [
+        *(pytest.param("submitted", nth, id=stage, marks=pytest.mark.slow) for stage, nth in STAGES.items()),
+        pytest.param("appending", 40, id="half a line"),
+    ],
+)
+def test_an_advice_killed_and_continued_gives_the_answer_of_an_unbroken_one(
+    place: Place, tally: Tally, unbroken: dict[str, Any], at: str, nth: int
+):
+    place.faults = {"strikes": [{"at": at, "nth": nth, "signal": "SIGKILL"}]}
+    place.stopped_by(signal.SIGKILL, *COMMAND)
+    place.faults = {}
+    done = place.run(*COMMAND)
+    assert done.returncode == 0, done.stderr
+    found = answer(place)
+    tally("G4", {"kill -9 of one advice": 1}, {"advices with other runs or verdicts": int(found != unbroken)})
+
+
+def test_a_finished_advice_trains_nothing_when_it_is_asked_for_again(place: Place):
+    assert place.run(*COMMAND).returncode == 0
+    before = answer(place)
+    place.faults = {"strikes": [{"at": "submitted", "nth": 1, "signal": "SIGKILL"}]}
+    done = place.run(*COMMAND)
+    assert done.returncode == 0, done.stderr
+    assert answer(place) == before
+
+
+def test_an_advice_with_other_settings_is_refused(place: Place):
+    assert place.run(*COMMAND).returncode == 0
+    done = place.run(*COMMAND, "--lr", "0.01")
+    assert done.returncode == 2
+    assert "lr" in done.stderr
+    assert "Continue with them" in done.stderr
