@@ -22,9 +22,7 @@ main()
 SWEEP = ("optimize", "--trials", "2", "--epochs", "1", "--dataset", "sample", "--json")
 
 
-@pytest.mark.parametrize(
-    ("model", "tracking"), [("small", "offline"), ("small", "sqlite"), ("net.py:build", "offline")]
-)
+@pytest.mark.parametrize(("model", "tracking"), [("small", "sqlite"), ("net.py:build", "offline")])
 def test_a_sweep_on_a_cpu_needs_no_torch_in_its_own_process(
     tmp_path: Path, alone: dict[str, str], model: str, tracking: str
 ):

@@ -83,7 +83,7 @@ WRITES = [("appending", nth) for nth in range(3, 13)] + [(at, nth) for at in ("t
 PLACED = [(how, *write) for how in OUTCOMES for write in WRITES]
 
 
-@pytest.mark.parametrize("kill", long_but({("pruned", "appending", 7), ("retried", "telling", 2)}, PLACED))
+@pytest.mark.parametrize("kill", long_but({("retried", "telling", 2)}, PLACED))
 def test_a_kill_between_any_two_writes_of_a_trial_loses_nothing(place: Place, tally: Tally, kill: tuple[str, str, int]):
     how, at, nth = kill
     command = (*SWEEP, "--trials", str(TRIALS), "--epochs", str(EPOCHS), "--workers", "1", "--json")

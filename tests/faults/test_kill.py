@@ -22,6 +22,7 @@ pytest_plugins = ["tests.support.mlflow_store"]
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_with_a_trial_in_hand_finds_what_an_unbroken_one_finds(real: Place, finished_sweep: Any):
     command = (*finished_sweep.argv, "--no-final")
     with real.begin(*command) as first:
@@ -60,6 +61,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_while_its_champion_is_registered_leaves_nothing_running_and_registers_it_once(real: Place):
     command = ("optimize", "--trials", "1", "--exp", "1", "--dataset", "sample", "--epochs", "1")
     killed = subprocess.run(

@@ -89,8 +89,10 @@ def test_the_sigterm_that_follows_a_ctrl_c_on_mlflow_run_cuts_nothing_off(place:
 
 @pytest.mark.parametrize(
     ("full", "code", "error"),
-    [(False, 141, "stopped by SIGPIPE"), (True, 1, "<stdout>: No space left on device")],
-    ids=["no reader", "full disk"],
+    [
+        pytest.param(False, 141, "stopped by SIGPIPE", id="no reader", marks=pytest.mark.slow),
+        pytest.param(True, 1, "<stdout>: No space left on device", id="full disk"),
+    ],
 )
 def test_a_stdout_that_takes_no_more_ends_a_sweep_and_leaves_nothing_running(
     place: Place, tally: Tally, full: bool, code: int, error: str
