@@ -129,7 +129,7 @@ class ModelArgument(click.ParamType[Any]):
     name = "NAME=VALUE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        """Return the name, and the value as a number or a truth value if it is one, else as text."""
+        """Return the name, and the value as a number, a truth value or a quoted string if it is one, else as text."""
         name, equals, text = str(value).partition("=")
         if not equals or not name.isidentifier():
             self.fail(f"{value!r} is not NAME=VALUE, such as width=32", param, ctx)
@@ -137,7 +137,20 @@ class ModelArgument(click.ParamType[Any]):
             found = json.loads(text, parse_constant=str)
         except ValueError:
             return name, text
-        return name, found if isinstance(found, bool | int | float) else text
+        return name, found if isinstance(found, bool | int | float | str) else text
+
+
+class Varied(click.ParamType[Any]):
+    """A dimension of a search space, such as lr=1e-4..1e-2:log."""
+
+    name = "NAME=VALUES"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Return the name of the field, and its values as text."""
+        name, equals, text = str(value).partition("=")
+        if not equals or not text:
+            self.fail(f"{value!r} is not NAME=VALUES, such as lr=1e-4..1e-2:log or placement=bn,bn-dropout", param, ctx)
+        return name.replace("-", "_"), text
 
 
 class Duration(click.ParamType[Any]):
@@ -182,11 +195,6 @@ dataset_options = together(
                  "sample."),
     click.option("--image-size", type=click.IntRange(8, 256), metavar="N",
                  help="Side to which the pictures of folder:DIR are resized. [default: their most frequent size]"),
-)  # fmt: skip
-augmentation_option = or_auto(
-    "--augmentation", click.Choice(["none", "crop", "crop-flip", "crop-flip-erase"]),
-    "Augmentation of the training images. crop: shift by up to 2 pixels of 28, an eighth of the side from 32 on; "
-    "crop-flip: also mirror half; crop-flip-erase: also set a rectangle of 1.5 to 35 % of half of them to black.",
 )  # fmt: skip
 device_option = click.option("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Device to train on.")
 
@@ -239,36 +247,49 @@ def shared(command: Command) -> Command:
     return dataset_options(machine(seed(tracked(command))))
 
 
-def overrides(command: Command) -> Command:
-    """Add the options that replace fields of the experiment."""
+def field_options(command: Command) -> Command:
+    """Add an option for each field of the configuration that an experiment sets, except its split and seed."""
     rate = Number(0, 1, max_open=True)
-    return together(
-        or_auto("--epochs", click.IntRange(1), "Passes over the training images."),
-        or_auto("--batch-size", click.IntRange(1), "Images in an optimizer step."),
-        or_auto("--placement", click.Choice(PLACEMENTS), "Placement of BatchNorm and Dropout."),
-        or_auto("--conv-dropout", rate, "Dropout rate in the convolutional part."),
-        or_auto("--head-dropout", rate, "Dropout rate in the head."),
-        augmentation_option,
-        or_auto("--lr", Number(0, min_open=True), "Peak learning rate."),
-    )(command)
-
-
-def network_options(command: Command) -> Command:
-    """Add the options of the network and of the schedule of its Dropout."""
     return together(
         or_auto("--model", click.STRING, "Network: one of ours, or the function of your own that builds one.",
                 metavar="auto|small|medium|large|resnet20|FILE.py:FUNCTION|PACKAGE.MODULE:FUNCTION"),
         click.option("--model-arg", "model_args", type=ModelArgument(), multiple=True,
                      help="Argument of the function that builds the network; may be repeated."),
+        or_auto("--placement", click.Choice(PLACEMENTS), "Placement of BatchNorm and Dropout."),
+        or_auto("--conv-dropout", rate, "Dropout rate in the convolutional part."),
+        or_auto("--head-dropout", rate, "Dropout rate in the head."),
         or_auto("--dropout-schedule", click.Choice(["constant", "early", "late"]),
                 "Epochs in which Dropout acts: all, the first --dropout-switch, or those after them."),
         or_auto("--dropout-switch", click.IntRange(1), "Number of epochs after which Dropout starts or stops."),
+        or_auto("--epochs", click.IntRange(1), "Passes over the training images."),
+        or_auto("--batch-size", click.IntRange(1), "Images in an optimizer step."),
+        or_auto("--lr", Number(0, min_open=True), "Peak learning rate."),
+        or_auto("--schedule", click.Choice(["constant", "cosine", "onecycle"]), "Learning rate over the run."),
+        or_auto("--weight-decay", Number(0), "AdamW's decoupled decay of weight matrices and kernels."),
+        or_auto("--augmentation", click.Choice(["none", "crop", "crop-flip", "crop-flip-erase"]),
+                "Augmentation of the training images. crop: shift by up to 2 pixels of 28, an eighth of the side from "
+                "32 on; crop-flip: also mirror half; crop-flip-erase: also set a rectangle of 1.5 to 35 % of half of "
+                "them to black."),
+        or_auto("--train-images", click.IntRange(1), "Number of images to train on, of those that the split leaves; "
+                "auto: all."),
     )(command)  # fmt: skip
 
 
-def network_fields(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of `network_options` as fields of a configuration."""
-    fields = given(options, "model", "dropout_schedule", "dropout_switch")
+FIELDS: Final = (
+    "model", "placement", "conv_dropout", "head_dropout", "dropout_schedule", "dropout_switch", "epochs", "batch_size",
+    "lr", "schedule", "weight_decay", "augmentation", "train_images", "seed", "device",
+)  # fmt: skip
+folds_option = click.option(
+    "--folds", type=click.IntRange(0, 100), default=0,
+    help="Number of stratified cross-validation folds; 0: one validation set.",
+)  # fmt: skip
+
+
+def fields_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a configuration that a command line gives."""
+    fields = given(options, *FIELDS)
+    if options["folds"]:
+        fields |= {"split": "folds", "folds": options["folds"]}
     return fields | {f"model.{name}": value for name, value in options["model_args"]}
 
 

@@ -15,17 +15,17 @@ from sweeper.cli.options import (
     Experiment,
     Number,
     Split,
-    augmentation_option,
+    Varied,
     data_dir_option,
     device_option,
     ends_unread,
     engine_options,
+    field_options,
+    fields_of,
+    folds_option,
     given,
     moved_option,
-    network_fields,
-    network_options,
     or_auto,
-    overrides,
     refuse,
     shared,
     storage_option,
@@ -42,8 +42,8 @@ DEFAULT_EXPERIMENT: Final = "0"  # MLflow's id of its experiment `Default`
 
 @click.command()
 @click.option("--exp", type=Experiment(), default=6, help=EXP_HELP)
-@network_options
-@overrides
+@field_options
+@folds_option
 @or_auto("--split", Split(["test", "holdout"]),
          "test: validate on the test images, as the article does; holdout: on held-out training images.")  # fmt: skip
 @system_metrics_option
@@ -56,9 +56,9 @@ def train(exp: int, **options: Any) -> None:
     """
     from sweeper.core.experiments import experiment
 
-    fields = given(options, "epochs", "batch_size", "placement", "conv_dropout", "head_dropout", "augmentation", "lr",
-                   "seed", "split", "device")  # fmt: skip
-    fields |= network_fields(options)
+    if options["folds"]:
+        refuse("is what --folds decides. Leave one of them out.", "split")
+    fields = given(options, "split") | fields_of(options)
     config = experiment(exp, **fields)
     env = make_environment(options)
     from sweeper.sweep.networks import find_network
@@ -86,13 +86,13 @@ def train(exp: int, **options: Any) -> None:
               help="Number of finished trials (complete or pruned) to reach.")  # fmt: skip
 @click.option("--study", default="sweep", help="Name of the study; an existing one is continued.")
 @click.option("--exp", type=Experiment(), default=6, help="Experiment whose configuration the search varies.")
-@network_options
-@augmentation_option
-@or_auto("--epochs", click.IntRange(1), "Epochs of a trial.")
+@field_options
+@folds_option
 @engine_options
-@click.option("--folds", type=click.IntRange(0, 100), default=0,
-              help="Number of stratified cross-validation folds; 0: one held-out set.")  # fmt: skip
 @or_auto("--space", click.Path(path_type=Path), "Search space in YAML.", metavar="auto|FILE")
+@click.option("--vary", type=Varied(), multiple=True,
+              help="Dimension to add to the search space: lr=1e-4..1e-2:log, a range (with :log a logarithmic one), or "
+              "placement=bn,bn-dropout, a list. May be repeated.")  # fmt: skip
 @click.option(
     "--enqueue",
     type=click.Path(path_type=Path),
@@ -156,15 +156,15 @@ def optimize(exp: int, **options: Any) -> None:
         start_workers,
     )
 
-    fields = given(options, "epochs", "augmentation", "seed", "device") | network_fields(options)
-    fields |= {"split": "folds", "folds": options["folds"]} if options["folds"] else {"split": "holdout"}
+    fields = {"split": "holdout"} | fields_of(options)
     names = ("trials", "study", "metric", "sampler", "pruner", "timeout", "retries", "one_seed", "finalists",
              "finalist_seeds", "final", "dataset", "device", "precision", "system_metrics")  # fmt: skip
     config, engine = experiment(exp, **fields), engine_choice(options)
     if config.model not in MODELS:
         start_workers(engine, options["device"])  # one of them calls the function that builds the network
     network = find_network(config, options["dataset"], options["data_dir"], fields)
-    config, space = network.config, search_space(options["space"], network.placements)
+    config = network.config
+    space = search_space(options["space"], network.placements, options["vary"], fields)
     if options["seeds_per_cell"]:
         refuse("is what --seeds-per-cell decides. Leave one of them out.", "trials")
         options["trials"] = grid_trials(options["sampler"], space, config, options["seeds_per_cell"])
@@ -221,7 +221,6 @@ def confirm(study: str, **options: Any) -> None:
 def _say_best(env: Environment, result: dict[str, Any]) -> None:
     from sweeper.core.intervals import accuracy_words, limits
     from sweeper.core.text import counted
-    from sweeper.sweep.progress import in_words
 
     parts = [f"{result[state]} {state}" for state in ("complete", "pruned", "duplicate") if state in result]
     counts = f"{counted(result['finished'], 'trial')} finished: {', '.join(parts)}"
@@ -234,7 +233,7 @@ def _say_best(env: Environment, result: dict[str, Any]) -> None:
             f"best: trial {best['trial']}, {metric.label} {best[metric.key]:.4f}{interval}, "
             f"{counted(best['seeds'], 'seed')}, {beside}"
         )
-        env.say(f"      {in_words(best['params'])}")
+        env.say(f"train it again: {result['command']}")
     for remark in result["remarks"]:
         env.say(remark)
     if test := result.get("test"):

@@ -243,6 +243,7 @@ def test_json_of_a_whole_sweep_is_one_line_and_the_words_go_to_stderr(finished_s
         "pruned",
         "failed",
         "best",
+        "command",
         "journal",
         "test",
         "report",
@@ -283,6 +284,24 @@ def test_a_sweep_whose_time_is_over_is_reported_and_ends_with_exit_code_3(
         result = json.loads(answer.out)
         assert (result["finished"], result["added"], "test" in result) == (6, 0, False)
         assert result["best"] == finished_sweep.result["best"]
+
+
+def test_the_line_of_the_best_configuration_trains_it_again(sweeper: Callable[..., Answer], finished_sweep: Any):
+    command = finished_sweep.result["command"]
+    assert f"train it again: {command}\n" in finished_sweep.stderr
+    answer = sweeper(finished_sweep.home, *shlex.split(command)[1:], "--tracking-uri", "none", "--json")
+    assert answer.code == 0, answer.err
+    trained, best = json.loads(answer.out), finished_sweep.result["best"]
+    assert {name: trained["config"][name] for name in best["params"]} == best["params"]
+    assert trained["config"]["split"] == "holdout"
+
+
+def test_a_cross_validation_can_be_trained_alone(sweeper: Callable[..., Answer], tmp_path: Path):
+    argv = (*ONE_EPOCH, "--folds", "2", "--train-images", "200", "--tracking-uri", "none", "--json")
+    answer = sweeper(tmp_path, *argv)
+    assert answer.code == 0, answer.err
+    config = json.loads(answer.out)["config"]
+    assert (config["split"], config["folds"], config["train_images"]) == ("folds", 2, 200)
 
 
 def test_status_shows_a_sweep_from_another_terminal(sweeper: Callable[..., Answer], finished_sweep: Any):

@@ -83,6 +83,10 @@ TRAIN: Final = (
             "bn-dropout-add", "bn-pool-dropout", says=("model medium has no residual blocks",)),
     *values("train", "--placement", "placement", "own", says=("bn-head-dropout",)),
     *values("train", "--split", "split", "folds", says=("holdout",)),
+    Row("split beside folds", on_sample("train --folds 3 --split holdout"), 2, ("--split is what --folds decides",)),
+    *values("train", "--schedule", "schedule", "linear", says=("cosine",)),
+    *values("train", "--weight-decay", "weight decay", "-1", "nan", "x"),
+    *values("train", "--train-images", "training images", "0", "x", "60001"),
     Row("network: no such file or module", on_sample("train --model none.py:build"), 2, ("none.py: no such file",)),
     *values("train", "--model", "network: no such file or module", "nowhere:build", says=("no module 'nowhere'",)),
     *values("train", "--model-arg", "network: argument", "width", "2=3", "=3", says=("NAME=VALUE",)),
@@ -116,6 +120,15 @@ OPTIMIZE: Final = (
     *values("optimize", "--augmentation", "augmentation", "mixup", says=("crop-flip",)),
     Row("system metrics of another machine", on_sample("optimize --engine ray --system-metrics"), 2,
         ("--system-metrics measures this machine",)),
+    *values("optimize", "--vary", "dimension of the search space", "lr", "lr=", says=("NAME=VALUES",)),
+    *(
+        Row("dimension of the search space", on_sample(f"optimize --vary {given}"), 2, (says,))
+        for given, says in {
+            "epochs=1,2": "unknown field 'epochs'", "placement=bn,nowhere": "nowhere", "lr=2..1": "low is above high",
+            "lr=1e-4..1e-2 --lr 1e-3": "--lr gives a value that --vary varies", "lr=1 --vary lr=2": "given twice",
+        }.items()
+    ),
+    Row("nothing left to vary", on_sample("optimize --placement bn --batch-size 64"), 2, ("nothing is left to vary",)),
     *values("optimize", "--timeout", "timeout", "0", "-1", "x"),
 )  # fmt: skip
 
