@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sweeper.cli.command import command
 from sweeper.cli.environment import make_environment, print_json
 from sweeper.cli.options import (
     data_dir_option,
-    json_option,
     moved_option,
     or_auto,
+    output_options,
     refuse,
     storage_option,
     tracking_option,
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
     from sweeper.replication.arms import ProtocolName
 
 
-@click.command()
+@command("search.md", "sweeper status", "sweeper status sweep --json")
 @click.argument("study", required=False)
 @storage_option
-@json_option
+@output_options
 def status(study: str | None, **options: Any) -> None:
     """Show the progress of a sweep, by default the newest."""
     from sweeper.sweep.records import show_status
@@ -34,15 +35,17 @@ def status(study: str | None, **options: Any) -> None:
     print_json(show_status(env, study), env.json_output)
 
 
-@click.command()
+@command(
+    "cli.md#sweeper-report", "sweeper report", "sweeper report sweep --output sweep.html", "sweeper report reproduce"
+)
 @click.argument("study", required=False)
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Output file. [default: report/STUDY.html in SWEEPER_HOME]")  # fmt: skip
 @or_auto("--protocol", click.Choice(["full", "quick"]),
-         "Protocol of the reproduction; auto: the one with runs, or full.")  # fmt: skip
+         "Protocol of the reproduction.", "the one with runs, or full")  # fmt: skip
 @tracking_option
 @storage_option
-@json_option
+@output_options
 def report(study: str | None, output: Path | None, protocol: ProtocolName | None, **options: Any) -> None:
     """Write the report of a sweep as one HTML file.
 
@@ -67,12 +70,17 @@ def report(study: str | None, output: Path | None, protocol: ProtocolName | None
     print_json(result, env.json_output)
 
 
-@click.command()
+@command(
+    "architecture.md#journal",
+    "sweeper sync",
+    "sweeper sync --tracking-uri http://127.0.0.1:5000",
+    "sweeper sync --free",
+)
 @click.argument("journal", required=False, type=click.Path(path_type=Path))
 @click.option("--all", "again", is_flag=True, help="Upload every run again, from its first event.")
 @click.option("--free", is_flag=True, help="Then delete from the journal the files that MLflow is seen to hold.")
 @tracking_option
-@json_option
+@output_options
 def sync(journal: Path | None, again: bool, free: bool, **options: Any) -> None:
     """Upload journaled runs to MLflow.
 
@@ -84,12 +92,16 @@ def sync(journal: Path | None, again: bool, free: bool, **options: Any) -> None:
     print_json(upload(env, journal, again=again, free=free), env.json_output)
 
 
-@click.command()
+@command(
+    "architecture.md#determinism-and-its-limits",
+    "sweeper replay 0a1b2c3d4e5f60718293a4b5c6d7e8f9",
+    "sweeper replay journal/sweep/0007",
+)
 @click.argument("run", metavar="RUN_ID|FOLDER")
 @moved_option
 @data_dir_option
 @tracking_option
-@json_option
+@output_options
 def replay(run: str, dataset: str | None, **options: Any) -> None:
     """Train a recorded run again and compare bit by bit.
 
@@ -104,11 +116,11 @@ def replay(run: str, dataset: str | None, **options: Any) -> None:
         raise click.exceptions.Exit(1)
 
 
-@click.command()
+@command("xray.md", "sweeper xray 0a1b2c3d4e5f60718293a4b5c6d7e8f9", "sweeper xray journal/sweep/0007")
 @click.argument("run", metavar="RUN_ID|FOLDER")
 @data_dir_option
 @tracking_option
-@json_option
+@output_options
 def xray(run: str, **options: Any) -> None:
     """Measure the variance shift of a run's BatchNorm.
 

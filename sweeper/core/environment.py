@@ -37,6 +37,7 @@ class Environment:
     warn: Say
     say: Say
     progress: bool = True  # show the progress of trainings
+    verbose: bool = False  # print each epoch of each training
 
     @property
     def journal(self) -> Path:

@@ -34,4 +34,4 @@ def resolve_environment(options: Mapping[str, Any], warn: Say, say: Say, *, chec
     # The default URLs stay relative, as the journal has them; all that is printed is absolute.
     data_dir = None if data_dir is None else data_dir.absolute()
     return Environment(home.absolute(), uri, storage, data_dir, options["json_output"], warn, say,
-                       options.get("progress", True))  # fmt: skip
+                       options.get("progress", True), options.get("verbose", False))  # fmt: skip

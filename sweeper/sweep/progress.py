@@ -116,23 +116,24 @@ def _result(value: float | None, reason: str) -> str:
 
 
 class PlainView:
-    """A line for each trial that ends, or for each epoch of a single run."""
+    """A line for each trial that ends; with `epochs`, and for a single run, also for each epoch."""
 
-    def __init__(self, progress: Progress, stream: TextIO) -> None:
+    def __init__(self, progress: Progress, stream: TextIO, *, epochs: bool = False) -> None:
         self._progress, self._stream = progress, stream
+        self._epochs = epochs or progress.target == 1
 
     def started(self, trial: Trial) -> None:
-        """Print the configuration of a single run."""
+        """Print its configuration, if its epochs follow."""
         self._progress.started(trial)
-        if self._progress.target == 1:
-            self._print(self._progress.label(trial))
+        if self._epochs:
+            self._print(f"{self._named(trial)}{self._progress.label(trial)}")
 
     def epoch(self, trial: Trial, result: EpochResult) -> None:
-        """Print an epoch of a single run."""
+        """Print an epoch."""
         self._progress.epoch(trial, result)
-        if self._progress.target == 1:
+        if self._epochs:
             self._print(
-                f"epoch {result.epoch}/{trial.config.epochs}  "
+                f"{self._named(trial)}epoch {result.epoch}/{trial.config.epochs}  "
                 f"val accuracy {result.val_accuracy:.4f}, loss {result.val_loss:.4f}; "
                 f"train accuracy {result.train_accuracy:.4f}, loss {result.train_loss:.4f}; "
                 f"{result.images_per_s:,.0f} images/s"
@@ -155,6 +156,9 @@ class PlainView:
 
     def close(self) -> None:
         """No-op: nothing is open."""
+
+    def _named(self, trial: Trial) -> str:
+        return "" if self._progress.target == 1 else f"{self._progress.unit} {trial.number}: "
 
     def _print(self, text: str) -> None:
         try:
@@ -238,10 +242,10 @@ def make_view(progress: Progress, env: Environment) -> PlainView | LiveView:
     if not env.progress:
         return PlainView(progress, io.StringIO())
     if env.json_output:
-        return PlainView(progress, sys.stderr)
+        return PlainView(progress, sys.stderr, epochs=env.verbose)
     in_notebook = "ipykernel" in sys.modules or KERNEL in os.environ  # in a cell, or in its `!sweeper optimize`
-    if in_notebook or not sys.stdout.isatty():
-        return PlainView(progress, sys.stdout)
+    if env.verbose or in_notebook or not sys.stdout.isatty():
+        return PlainView(progress, sys.stdout, epochs=env.verbose)
     from rich.console import Console
 
     return LiveView(progress, Console())

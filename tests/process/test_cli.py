@@ -274,7 +274,15 @@ def test_a_sweep_whose_time_is_over_is_reported_and_ends_with_exit_code_3(
 ):
     (copied / "report/sweep.html").unlink()
     argv = (*finished_sweep.argv[:-2], "--engine", "serial")  # in place of worker processes
-    more = ("--trials", "8", "--timeout", "1e-9", "--tracking-uri", "offline", *(["--json"] if json_output else []))
+    more = (
+        "--trials",
+        "8",
+        "--timeout",
+        "0.001",
+        "--tracking-uri",
+        "offline",
+        *(["--json"] if json_output else []),
+    )
     answer = sweeper(copied, *argv, *more)
     assert answer.code == 3
     assert answer.err.splitlines()[-1] == "error: 6 of 8 trials finished before --timeout"

@@ -268,8 +268,8 @@ class Stream(io.StringIO):
         return self._tty
 
 
-def environment(json_output: bool = False, progress: bool = True) -> Environment:
-    return Environment(Path(), "none", "", None, json_output, print, print, progress)
+def environment(json_output: bool = False, progress: bool = True, verbose: bool = False) -> Environment:
+    return Environment(Path(), "none", "", None, json_output, print, print, progress, verbose)
 
 
 def test_without_progress_nothing_is_shown(monkeypatch: pytest.MonkeyPatch):
@@ -297,6 +297,14 @@ def test_the_view_suits_the_terminal_and_leaves_stdout_to_json(
     assert isinstance(view, kind)
     play(view)
     assert {name for name, stream in streams.items() if stream.getvalue()} == {shown_on}
+
+
+def test_verbose_prints_each_epoch_of_each_trial_on_a_terminal_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stdout", Stream(True))
+    play(make_view(Progress(target=3), environment(verbose=True)))
+    lines = sys.stdout.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines[0] == f"trial 0: {LABEL}"
+    assert lines[1].startswith("trial 0: epoch 1/4  val accuracy ")
 
 
 def test_a_cell_of_a_notebook_gets_plain_lines(monkeypatch: pytest.MonkeyPatch):
