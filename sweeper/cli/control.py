@@ -9,7 +9,7 @@ import click
 from sweeper.cli.command import Command, command
 from sweeper.cli.environment import make_environment, print_json
 from sweeper.cli.options import MAX_WORKERS, output_options, storage_option
-from sweeper.cli.values import Count
+from sweeper.cli.values import Count, StudyName
 
 
 def database(function: Command) -> Command:
@@ -18,7 +18,7 @@ def database(function: Command) -> Command:
 
 
 @command("search.md", "sweeper pause sweep", "sweeper resume sweep")
-@click.argument("study")
+@click.argument("study", type=StudyName())
 @database
 def pause(study: str, **options: Any) -> None:
     """Let a running sweep wait.
@@ -30,7 +30,7 @@ def pause(study: str, **options: Any) -> None:
 
 
 @command("search.md", "sweeper resume sweep", "sweeper status sweep")
-@click.argument("study")
+@click.argument("study", type=StudyName())
 @database
 def resume(study: str, **options: Any) -> None:
     """Let a paused sweep go on."""
@@ -38,7 +38,7 @@ def resume(study: str, **options: Any) -> None:
 
 
 @command("search.md", "sweeper stop sweep", "sweeper status sweep")
-@click.argument("study")
+@click.argument("study", type=StudyName())
 @database
 def stop(study: str, **options: Any) -> None:
     """End a running sweep, to be continued later.
@@ -49,7 +49,7 @@ def stop(study: str, **options: Any) -> None:
 
 
 @command("search.md", "sweeper status sweep", "sweeper skip sweep 12")
-@click.argument("study")
+@click.argument("study", type=StudyName())
 @click.argument("trial", type=Count(0))
 @database
 def skip(study: str, trial: int, **options: Any) -> None:
@@ -61,7 +61,7 @@ def skip(study: str, trial: int, **options: Any) -> None:
 
 
 @command("search.md", "sweeper workers sweep 4", "sweeper workers sweep 1")
-@click.argument("study")
+@click.argument("study", type=StudyName())
 @click.argument("number", type=Count(1, MAX_WORKERS))
 @database
 def workers(study: str, number: int, **options: Any) -> None:

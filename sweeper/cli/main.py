@@ -13,7 +13,7 @@ import click
 import cloup
 
 from sweeper import __version__
-from sweeper.cli import claims, control, records, search, server, surroundings
+from sweeper.cli import claims, completion, control, records, search, server, surroundings
 from sweeper.cli.command import FORMAT, WIDTH, Commands, general, sections
 from sweeper.cli.speak import colours, complain
 from sweeper.core.errors import Interrupted, SweeperError
@@ -47,6 +47,7 @@ def _with_hyphens(name: str) -> str:
         Control=(control.pause, control.resume, control.stop, control.skip, control.workers),
         Article=(claims.reproduce, claims.verify),
         Server=(server.serve, server.backup, server.restore),
+        Shell=(completion.completion,),
     ),
     epilog="\b\nExamples:\n  sweeper train --exp 6\n  sweeper optimize --trials 50\n\nMore: docs/cli.md",
 )

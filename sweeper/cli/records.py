@@ -18,13 +18,14 @@ from sweeper.cli.options import (
     storage_option,
     tracking_option,
 )
+from sweeper.cli.values import StudyName
 
 if TYPE_CHECKING:
     from sweeper.replication.arms import ProtocolName
 
 
 @command("search.md", "sweeper status", "sweeper status sweep --json")
-@click.argument("study", required=False)
+@click.argument("study", required=False, type=StudyName())
 @storage_option
 @output_options
 def status(study: str | None, **options: Any) -> None:
@@ -38,7 +39,7 @@ def status(study: str | None, **options: Any) -> None:
 @command(
     "cli.md#sweeper-report", "sweeper report", "sweeper report sweep --output sweep.html", "sweeper report reproduce"
 )
-@click.argument("study", required=False)
+@click.argument("study", required=False, type=StudyName())
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Output file. [default: report/STUDY.html in SWEEPER_HOME]")  # fmt: skip
 @or_auto("--protocol", click.Choice(["full", "quick"]),

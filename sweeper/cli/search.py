@@ -31,7 +31,7 @@ from sweeper.cli.options import (
     system_metrics_option,
     tracking_option,
 )
-from sweeper.cli.values import Count, Duration, Split, Varied
+from sweeper.cli.values import Count, Duration, Split, StudyName, Varied
 from sweeper.core.metric import METRICS
 
 if TYPE_CHECKING:
@@ -108,7 +108,12 @@ def train(exp: int, **options: Any) -> None:
         help="Finished trials (complete or pruned) to reach.",
     ),
     click.option(
-        "--study", "--study-name", "study", default="sweep", help="Name of the study; an existing one is continued."
+        "--study",
+        "--study-name",
+        "study",
+        type=StudyName(),
+        default="sweep",
+        help="Name of the study; an existing one is continued.",
     ),
     or_auto(
         "--space",
@@ -265,7 +270,7 @@ def optimize(exp: int, **options: Any) -> None:
 @command(
     "search.md", "sweeper confirm sweep", "sweeper confirm sweep --top 3 --seeds 10", "sweeper confirm sweep --trial 7"
 )
-@click.argument("study")
+@click.argument("study", type=StudyName())
 @group(
     "Search",
     click.option("--top", type=Count(1, 100), default=5, help="Configurations to train, the best of the search."),

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from sweeper.cli.speak import warn
+from sweeper.core.environment import JOURNAL
 from sweeper.core.errors import UsageError
+from sweeper.core.names import NAME, TAKEN
 
 
 class Count(click.IntRange):
@@ -163,6 +167,19 @@ class Varied(click.ParamType[Any]):
         if not equals or not text:
             self.fail(f"{value!r} is not NAME=VALUES, such as lr=1e-4..1e-2:log or placement=bn,bn-dropout", param, ctx)
         return name.replace("-", "_"), text
+
+
+class StudyName(click.ParamType[Any]):
+    """The name of a study. A shell completes those that have a journal in SWEEPER_HOME: no library is loaded for it."""
+
+    name = "text"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete the names of recorded studies."""
+        folder = Path(os.environ.get("SWEEPER_HOME") or ".") / JOURNAL
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        studies = (name for name in names if NAME.fullmatch(name) and not TAKEN.fullmatch(name))
+        return [CompletionItem(name) for name in studies if name.startswith(incomplete)]
 
 
 class Duration(click.ParamType[Any]):
