@@ -84,7 +84,7 @@ def reproduce(**options: Any) -> None:
         start_workers(engine, options["device"])
     from sweeper.replication.plan import Options
     from sweeper.replication.reproduce import check_failed, choose_machine, dry_run, reproduce
-    from sweeper.sweep.records import say_where
+    from sweeper.sweep.links import say_where
 
     only = options["arms"] == "experiments" or (options["arms"] is None and options["exp"] is not None)
     asked = Options(options["protocol"], options["exp"] or (), only, options["seeds"], engine)

@@ -71,8 +71,8 @@ def train(exp: int, **options: Any) -> None:
     fields = given(options, "split") | fields_of(options)
     config = experiment(exp, **fields)
     env = make_environment(options)
+    from sweeper.sweep.links import say_where
     from sweeper.sweep.networks import find_network
-    from sweeper.sweep.records import say_where
     from sweeper.sweep.train import train_one
 
     config = find_network(config, options["dataset"], env.data_dir, fields).config
@@ -256,13 +256,13 @@ def optimize(exp: int, **options: Any) -> None:
     known = known_configurations(env, asked, file=options["enqueue"], study=options["from_study"], top=options["top"],
                                  experiments=options["include_experiments"])  # fmt: skip
     start_workers(asked.engine, asked.device)
+    from sweeper.sweep.links import say_where
     from sweeper.sweep.optimize import check_finished, optimize
-    from sweeper.sweep.records import say_where
 
     result = optimize(env, asked, known)
     _say_best(env, result)
     env.say(f"report: {result['report']}")
-    say_where(env)
+    say_where(env, study=result["study"], metric=METRICS[result["metric"]])
     print_json(result, env.json_output)
     check_finished(result, asked.trials)
 

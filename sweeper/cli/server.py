@@ -10,11 +10,17 @@ import click
 from click.core import ParameterSource
 
 from sweeper.cli.command import Command, command, group
-from sweeper.cli.environment import print_json
-from sweeper.cli.options import PATH, output_options
+from sweeper.cli.environment import make_environment, print_json
+from sweeper.cli.options import PATH, output_options, storage_option, tracking_option
 from sweeper.cli.speak import speaker
 from sweeper.cli.values import Count
+from sweeper.core.errors import Interrupted
 
+home_option = click.option(
+    "--home", type=PATH, envvar="SWEEPER_HOME", default=".", metavar="DIR", show_default=False,
+    help="Folder of databases, artifacts, secrets and logs; serve and restore create it. "
+    "[env: SWEEPER_HOME; default: the working directory]",
+)  # fmt: skip
 PORT: Final = Count(1, 65535)
 
 
@@ -22,9 +28,7 @@ def at_home(function: Command) -> Command:
     """Add the options that say where the data is."""
     return group(
         "Home",
-        click.option("--home", type=PATH, envvar="SWEEPER_HOME", default=".", metavar="DIR", show_default=False,
-                     help="Folder of databases, artifacts, secrets and logs; serve and restore create it. "
-                     "[env: SWEEPER_HOME; default: the working directory]"),
+        home_option,
         click.option("--database-url", envvar="SWEEPER_DATABASE_URL", metavar="URL",
                      help="Existing PostgreSQL, such as postgresql://USER@HOST/postgres. Pass a password in "
                      "the variable or in PGPASSFILE: other users can read a command line. "
@@ -72,6 +76,37 @@ def serve(home: Path, database_url: str | None, json_output: bool, check: bool, 
     )  # fmt: skip
     with new_home(home, _named()):
         serve.serve(home, asked, say, lambda result: print_json(result, json_output))
+
+
+@command("cli.md#sweeper-ui", "sweeper ui", "sweeper ui --home demo", "sweeper ui --no-browser --port 5001")
+@group(
+    "Home",
+    home_option,
+    tracking_option,
+    storage_option,
+)
+@click.option("--port", type=PORT, help="Port of MLflow. [default: 5000, or a free one]")
+@click.option("--dashboard-port", type=PORT, help="Port of the Optuna dashboard. [default: 8080, or a free one]")
+@click.option("--browser/--no-browser", default=True, show_default=False,
+              help="Open the page in a browser. [default: yes, where there is one with windows]")  # fmt: skip
+@output_options
+def ui(port: int | None, dashboard_port: int | None, browser: bool, **options: Any) -> None:
+    """Show runs and studies in MLflow and Optuna.
+
+    Serves MLflow on the runs of this home and the Optuna dashboard, which is optional, on its studies. Both listen on
+    loopback only. Ctrl-C stops them.
+    """
+    from sweeper.core.environment import check_home
+    from sweeper.server.ui import ui
+    from sweeper.sweep.links import pages, ui_options
+
+    env = make_environment(options | {"home": check_home(options["home"], _named())})
+    asked = ui_options(env, port, dashboard_port, browser=browser)
+    try:
+        ui(asked, lambda base: pages(env, base), env.say, lambda links: print_json(links, env.json_output))
+    except Interrupted as stopped:
+        env.say("stopped")
+        raise click.exceptions.Exit(stopped.exit_code) from None
 
 
 @command("operations.md", "sweeper backup all.tar --home DIR", "sweeper backup all.tar")

@@ -62,11 +62,16 @@ def tracking_url(home: Path) -> str:
 
 def mlflow_command() -> str:
     """Return the mlflow command of this environment for a shell, as a path unless it is the one on PATH."""
-    ours = Path(sys.executable).parent / "mlflow"
-    found = shutil.which("mlflow")
+    return program("mlflow")
+
+
+def program(name: str) -> str:
+    """Return a program of this environment for a shell, as a path unless it is the one on PATH."""
+    ours = Path(sys.executable).parent / name
+    found = shutil.which(name)
     active = "VIRTUAL_ENV" in os.environ or "CONDA_PREFIX" in os.environ
     if not ours.exists() or (active and found and Path(found).resolve() == ours.resolve()):
-        return "mlflow"
+        return name
     return shlex.quote(str(ours.absolute()))
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any, Final, cast
+from urllib.parse import quote, urlencode
 
 from pydantic import ValidationError
 
 from sweeper.core.errors import RecordError, UsageError
 from sweeper.core.inside import WAY_OUT, lock_inside, read_inside, write_inside
+from sweeper.core.metric import Metric
 from sweeper.tracking.base import Record
 from sweeper.tracking.client import open_client
 from sweeper.tracking.epochs import STACKED, read_epoch
@@ -21,6 +25,8 @@ from sweeper.tracking.store import EXPERIMENT, hide_password, is_sqlite, preflig
 
 KEY_TAG: Final = "sweeper.key"
 UPLOAD: Final = "upload.json"
+WORKFLOW: Final = {"workflowType": "machine_learning"}  # of MLflow's two interfaces, the one for trainings
+CURVES: Final = {"compareRunsMode": "CHART"}  # the curves of all runs in common charts, in place of the table
 UPLOADER: Final = ".uploader"  # locked while a process uploads the run, or changes its `UPLOAD`
 
 
@@ -106,8 +112,8 @@ def fetch_file(uri: str, run_id: str, name: str) -> bytes:
             raise FileNotFoundError(f"{name}: {reason_of(error)}") from None
 
 
-def ui_link(base: str, uri: str, run_id: str | None) -> str:
-    """Return the address of the run in MLflow's UI, or of the table of all runs."""
+def ui_link(base: str, uri: str, run_id: str | None = None, query: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return the address of the run in MLflow's UI, or of the table of runs, with `query` in it."""
     import requests
 
     client = open_client(uri)
@@ -121,5 +127,16 @@ def ui_link(base: str, uri: str, run_id: str | None) -> str:
     if run_id is not None:  # `mlflow run` may have put it into another MLflow experiment
         with contextlib.suppress(MlflowException, requests.RequestException):
             number = client.get_run(run_id).info.experiment_id
-    path = f"runs/{run_id}" if run_id else "runs?workflowType=machine_learning"
-    return f"{base.rstrip('/')}/#/experiments/{number}/{path}"
+    path = f"runs/{run_id}" if run_id else "runs"
+    return f"{base.rstrip('/')}/#/experiments/{number}/{path}?{urlencode({**WORKFLOW, **query}, quote_via=quote)}"
+
+
+def sweep_query(study: str, metric: Metric) -> dict[str, str]:
+    """Return the query with which MLflow's table of runs shows the trials of a study, the best first."""
+    return {
+        "searchFilter": f"tags.`sweeper.study` = '{study}' and tags.`sweeper.kind` = 'trial'",
+        "orderByKey": f"metrics.`{metric.final}`",
+        "orderByAsc": str(not metric.maximized).lower(),
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+    }

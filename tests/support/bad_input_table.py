@@ -265,6 +265,9 @@ PLACES: Final = (
         Row("home is no folder", words(f"{command} --home nowhere/new"), 1, ("--home nowhere/new",))
         for command in ("serve", "serve --check", "backup all.tar", "restore all.tar")
     ),
+    Row("home is no folder", words("ui --home nowhere/new"), 1, ("--home nowhere/new",)),
+    Row("nothing to show", words("ui"), 2, ("mlflow.db", "sweeper train or optimize")),
+    Row("nothing to show", words("ui --tracking-uri offline"), 2, ("offline",)),
     Row("no backup", words("restore all.tar --home new"), 1, ("all.tar: no such file",)),
     Row("an open server without passwords", words("serve --home new --host 0.0.0.0"), 2, ("--auth",)),
     Row("read-only home", on_sample("train"), 1, ("cannot be written",), given="read_only"),

@@ -130,7 +130,7 @@ def test_files_go_beside_the_store_and_a_link_leads_to_the_run_or_to_the_table_o
     experiment = connection.client.get_experiment_by_name(EXPERIMENT)
     assert experiment.artifact_location == (home.folder / "mlartifacts").as_uri()
     with_id = ui_link("http://h:5000/", home.uri, "abc")
-    assert with_id == "http://h:5000/#/experiments/1/runs/abc"
+    assert with_id == "http://h:5000/#/experiments/1/runs/abc?workflowType=machine_learning"
     assert ui_link("http://h:5000", home.uri, None) == (
         "http://h:5000/#/experiments/1/runs?workflowType=machine_learning"
     )
