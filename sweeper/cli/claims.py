@@ -19,11 +19,13 @@ from sweeper.cli.options import (
     device_option,
     ends_unread,
     engine_options,
+    experiment_option,
     or_auto,
     output_options,
     precision_option,
     ray_options,
     refuse,
+    store_options,
     tracking_option,
 )
 from sweeper.cli.values import Count, Duration, Experiments
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
 @group(
     "Tracking",
     tracking_option,
+    experiment_option,
     click.option("--offline", is_flag=True, help="The same as --tracking-uri offline."),
 )
 @output_options
@@ -109,7 +112,7 @@ def reproduce(**options: Any) -> None:
 @data_dir_option
 @click.option("--workers", type=Count(1, MAX_WORKERS), default=1,
               help="Number of worker processes for --plan; use that of the recorded runs.")  # fmt: skip
-@tracking_option
+@store_options
 @output_options
 def verify(
     protocol: ProtocolName, journal: Path | None, plan: bool, budget: float, workers: int, **options: Any

@@ -138,6 +138,10 @@ tracking_option = click.option(
     help="MLflow server or database; offline: journal only; none: record nothing. SWEEPER_OFFLINE=1 means offline. "
     "[env: MLFLOW_TRACKING_URI; default: mlflow.db in SWEEPER_HOME]",
 )  # fmt: skip
+experiment_option = click.option(
+    "--experiment-name", metavar="NAME", help="MLflow experiment of the runs; a new one is created. "
+    "[env: MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID; default: bn-dropout]",
+)  # fmt: skip
 storage_option = click.option(
     "--storage", envvar="SWEEPER_STORAGE", metavar="URL",
     help="Study database, sqlite or PostgreSQL. [env: SWEEPER_STORAGE; default: sweeper.db in SWEEPER_HOME]",
@@ -146,6 +150,11 @@ system_metrics_option = click.option(
     "--system-metrics", is_flag=True,
     help="Record the load of this machine's processor and memory at each epoch, for MLflow's System metrics tab.",
 )  # fmt: skip
+
+
+def store_options(command: Command) -> Command:
+    """Add the options of a command that reads or writes an MLflow store."""
+    return tracking_option(experiment_option(command))
 
 
 def output_options(command: Command) -> Command:

@@ -16,7 +16,7 @@ from sweeper.cli.options import (
     output_options,
     refuse,
     storage_option,
-    tracking_option,
+    store_options,
 )
 from sweeper.cli.values import StudyName
 
@@ -44,7 +44,7 @@ def status(study: str | None, **options: Any) -> None:
               help="Output file. [default: report/STUDY.html in SWEEPER_HOME]")  # fmt: skip
 @or_auto("--protocol", click.Choice(["full", "quick"]),
          "Protocol of the reproduction.", "the one with runs, or full")  # fmt: skip
-@tracking_option
+@store_options
 @storage_option
 @output_options
 def report(study: str | None, output: Path | None, protocol: ProtocolName | None, **options: Any) -> None:
@@ -63,7 +63,7 @@ def report(study: str | None, output: Path | None, protocol: ProtocolName | None
         env = make_environment(options, check_tracking=False)
         result = write_reproduction_report(env, protocol, output)
     else:
-        refuse("is for sweeper report reproduce. Leave it out.", "protocol", "tracking_uri")
+        refuse("is for sweeper report reproduce. Leave it out.", "protocol", "tracking_uri", "experiment_name")
         from sweeper.sweep.records import write_sweep_report
 
         env = make_environment(options, check_tracking=False)
@@ -80,7 +80,7 @@ def report(study: str | None, output: Path | None, protocol: ProtocolName | None
 @click.argument("journal", required=False, type=click.Path(path_type=Path))
 @click.option("--all", "again", is_flag=True, help="Upload every run again, from its first event.")
 @click.option("--free", is_flag=True, help="Then delete from the journal the files that MLflow is seen to hold.")
-@tracking_option
+@store_options
 @output_options
 def sync(journal: Path | None, again: bool, free: bool, **options: Any) -> None:
     """Upload journaled runs to MLflow.
@@ -101,7 +101,7 @@ def sync(journal: Path | None, again: bool, free: bool, **options: Any) -> None:
 @click.argument("run", metavar="RUN_ID|FOLDER")
 @moved_option
 @data_dir_option
-@tracking_option
+@store_options
 @output_options
 def replay(run: str, dataset: str | None, **options: Any) -> None:
     """Train a recorded run again and compare bit by bit.
@@ -120,7 +120,7 @@ def replay(run: str, dataset: str | None, **options: Any) -> None:
 @command("xray.md", "sweeper xray 0a1b2c3d4e5f60718293a4b5c6d7e8f9", "sweeper xray journal/sweep/0007")
 @click.argument("run", metavar="RUN_ID|FOLDER")
 @data_dir_option
-@tracking_option
+@store_options
 @output_options
 def xray(run: str, **options: Any) -> None:
     """Measure the variance shift of a run's BatchNorm.

@@ -17,6 +17,7 @@ from sweeper.cli.options import (
     device_option,
     ends_unread,
     engine_options,
+    experiment_option,
     field_options,
     fields_of,
     folds_option,
@@ -59,7 +60,7 @@ DEFAULT_EXPERIMENT: Final = "0"  # MLflow's id of its experiment `Default`
 )
 @group("Execution", device_option, precision_option)
 @group("Data", *data_options)
-@group("Tracking", tracking_option, system_metrics_option)
+@group("Tracking", tracking_option, experiment_option, system_metrics_option)
 @output_options
 @ends_unread
 def train(exp: int, **options: Any) -> None:
@@ -216,7 +217,7 @@ def train(exp: int, **options: Any) -> None:
 )
 @ray_options
 @group("Data", *data_options)
-@group("Tracking", tracking_option, storage_option, system_metrics_option)
+@group("Tracking", tracking_option, experiment_option, storage_option, system_metrics_option)
 @output_options
 @ends_unread
 def optimize(exp: int, **options: Any) -> None:
@@ -286,7 +287,7 @@ def optimize(exp: int, **options: Any) -> None:
 @group("Execution", *engine_options, device_option)
 @ray_options
 @group("Data", moved_option, data_dir_option)
-@group("Tracking", tracking_option, storage_option)
+@group("Tracking", tracking_option, experiment_option, storage_option)
 @output_options
 @ends_unread
 def confirm(study: str, **options: Any) -> None:

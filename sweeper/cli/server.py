@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from sweeper.cli.command import Command, command, group
 from sweeper.cli.environment import make_environment, print_json
-from sweeper.cli.options import PATH, output_options, storage_option, tracking_option
+from sweeper.cli.options import PATH, experiment_option, output_options, storage_option, tracking_option
 from sweeper.cli.speak import speaker
 from sweeper.cli.values import Count
 from sweeper.core.errors import Interrupted
@@ -83,6 +83,7 @@ def serve(home: Path, database_url: str | None, json_output: bool, check: bool, 
     "Home",
     home_option,
     tracking_option,
+    experiment_option,
     storage_option,
 )
 @click.option("--port", type=PORT, help="Port of MLflow. [default: 5000, or a free one]")

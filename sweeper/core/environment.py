@@ -19,7 +19,22 @@ OFFLINE, NONE = "offline", "none"
 JOURNAL: Final = "journal"
 ENCODED: Final = re.compile("%(?=[0-9a-fA-F]{2})")
 
+EXPERIMENT: Final = "bn-dropout"
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class MlflowExperiment:
+    """The MLflow experiment that holds the runs: the one with an id, or else the one with a name, which may be new."""
+
+    name: str = EXPERIMENT
+    id: str = ""
+
+    def __str__(self) -> str:
+        return f"with the id {self.id}" if self.id else repr(self.name)
+
+
+OURS: Final = MlflowExperiment()
 
 
 @dataclass(frozen=True)
@@ -38,6 +53,7 @@ class Environment:
     say: Say
     progress: bool = True  # show the progress of trainings
     verbose: bool = False  # print each epoch of each training
+    experiment: MlflowExperiment = OURS
 
     @property
     def journal(self) -> Path:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from sweeper.core.environment import NONE, OFFLINE, Environment, program, tracking_url
+from sweeper.core.environment import EXPERIMENT, NONE, OFFLINE, Environment, program, tracking_url
 from sweeper.core.errors import UsageError
 from sweeper.core.metric import ACCURACY, Metric
 from sweeper.core.urls import database_url
 
 if TYPE_CHECKING:
     from sweeper.server.ui import UiOptions
+
+EXPERIMENT_NAME: Final = "MLFLOW_EXPERIMENT_NAME"
 
 
 def say_where(env: Environment, run_id: str | None = None, study: str | None = None, metric: Metric = ACCURACY) -> None:
@@ -29,7 +31,9 @@ def say_where(env: Environment, run_id: str | None = None, study: str | None = N
         from sweeper.tracking.fetching import sweep_query, ui_link
 
         query = sweep_query(study, metric) if study else {}
-        env.say(f"see them: {ui_link(hide_password(env.tracking_uri), env.tracking_uri, run_id, query)}")
+        env.say(
+            f"see them: {ui_link(hide_password(env.tracking_uri), env.tracking_uri, run_id, query, env.experiment)}"
+        )
     else:
         env.say(f"see them: {ui_command(env)}")
 
@@ -43,6 +47,8 @@ def ui_command(env: Environment) -> str:
         words += ["--home", str(env.home)]
     if absolute(env.tracking_uri) != tracking_url(env.home) and "MLFLOW_TRACKING_URI" not in os.environ:
         words += ["--tracking-uri", hide_password(absolute(env.tracking_uri))]
+    if env.experiment.name != EXPERIMENT and EXPERIMENT_NAME not in os.environ:
+        words += ["--experiment-name", env.experiment.name]
     return " ".join([program("sweeper"), "ui", *map(shlex.quote, words)])
 
 
@@ -54,11 +60,11 @@ def pages(env: Environment, base: str) -> dict[str, str]:
     try:
         view = read_study(None, env.storage)
     except UsageError:  # no study yet
-        return {"runs": ui_link(base, env.tracking_uri)}
+        return {"runs": ui_link(base, env.tracking_uri, experiment=env.experiment)}
     query = sweep_query(view.name, view.metric)
     return {
-        "trials": ui_link(base, env.tracking_uri, query=query),
-        "curves": ui_link(base, env.tracking_uri, query=query | CURVES),
+        "trials": ui_link(base, env.tracking_uri, query=query, experiment=env.experiment),
+        "curves": ui_link(base, env.tracking_uri, query=query | CURVES, experiment=env.experiment),
     }
 
 

@@ -141,11 +141,11 @@ def upload(env: Environment, journal: Path | None, *, again: bool = False, free:
     if env.tracking_uri in (OFFLINE, NONE):
         raise UsageError(f"--tracking-uri {env.tracking_uri}: not an MLflow store. Name a server or a database.")
     store = hide_password(absolute(env.tracking_uri))
-    uploaded = sync(root, env.tracking_uri, env.home, FIGURES, env.warn, again=again)
+    uploaded = sync(root, env.tracking_uri, env.home, FIGURES, env.warn, again=again, experiment=env.experiment)
     env.say(f"uploaded {counted(uploaded, 'run')} from {root} to {store}")
     if not free:
         return {"carried": uploaded}
-    freed = free_disk(root, env.tracking_uri, env.home, env.warn)
+    freed = free_disk(root, env.tracking_uri, env.home, env.warn, env.experiment)
     env.say(f"freed {freed.bytes / 1e6:.1f} MB: deleted {counted(freed.files, 'file')} that {store} holds")
     if freed.kept:
         env.warn(f"kept {counted(freed.kept, 'file')} that it does not list. To upload again, run: sweeper sync --all")

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 
 from pydantic import ValidationError
 
+from sweeper.core.environment import OURS, MlflowExperiment
 from sweeper.core.errors import RecordError, UsageError
 from sweeper.core.inside import WAY_OUT, lock_inside, read_inside, write_inside
 from sweeper.core.metric import Metric
@@ -21,7 +22,15 @@ from sweeper.tracking.client import open_client
 from sweeper.tracking.epochs import STACKED, read_epoch
 from sweeper.tracking.schema import MOST_STATE, STATE
 from sweeper.tracking.schema import reason_of as why
-from sweeper.tracking.store import EXPERIMENT, hide_password, is_sqlite, preflight, reason_of, sqlite_file, store_uri
+from sweeper.tracking.store import (
+    find_experiment,
+    hide_password,
+    is_sqlite,
+    preflight,
+    reason_of,
+    sqlite_file,
+    store_uri,
+)
 
 KEY_TAG: Final = "sweeper.key"
 UPLOAD: Final = "upload.json"
@@ -64,14 +73,14 @@ def run_id_of(root: Path, folder: str, uri: str) -> str | None:
     return run_id
 
 
-def fetch(uri: str, run_id: str) -> Record:
+def fetch(uri: str, run_id: str, experiment: MlflowExperiment = OURS) -> Record:
     """Return the run `run_id` of the store `uri`, to train it again.
 
     Raises:
         UsageError: the store has no such run, or sweeper did not record it.
         ServiceUnreachable: the server does not answer.
     """
-    preflight(uri)
+    preflight(uri, experiment)
     if is_sqlite(uri) and not sqlite_file(uri).exists():
         raise UsageError(f"run {run_id[:60]!r}: no folder of a journal, and there is no {sqlite_file(uri)} to look in.")
     client = open_client(store_uri(uri))
@@ -94,14 +103,14 @@ def fetch(uri: str, run_id: str) -> Record:
     return Record(params, tags, {} if again else epochs, epochs if again else {}, STACKED in run.data.metrics)
 
 
-def fetch_file(uri: str, run_id: str, name: str) -> bytes:
+def fetch_file(uri: str, run_id: str, name: str, experiment: MlflowExperiment = OURS) -> bytes:
     """Return a file of the run `run_id` of the store `uri`.
 
     Raises:
         FileNotFoundError: the store has no such file, or cannot send it.
         ServiceUnreachable: the server does not answer.
     """
-    preflight(uri)
+    preflight(uri, experiment)
     client = open_client(store_uri(uri))
     from mlflow.exceptions import MlflowException
 
@@ -112,7 +121,10 @@ def fetch_file(uri: str, run_id: str, name: str) -> bytes:
             raise FileNotFoundError(f"{name}: {reason_of(error)}") from None
 
 
-def ui_link(base: str, uri: str, run_id: str | None = None, query: Mapping[str, str] = MappingProxyType({})) -> str:
+def ui_link(
+    base: str, uri: str, run_id: str | None = None, query: Mapping[str, str] = MappingProxyType({}),
+    experiment: MlflowExperiment = OURS,
+) -> str:  # fmt: skip
     """Return the address of the run in MLflow's UI, or of the table of runs, with `query` in it."""
     import requests
 
@@ -120,7 +132,7 @@ def ui_link(base: str, uri: str, run_id: str | None = None, query: Mapping[str, 
     from mlflow.exceptions import MlflowException
 
     try:
-        found = client.get_experiment_by_name(EXPERIMENT)
+        found = find_experiment(client, experiment)
     except (MlflowException, requests.RequestException):
         return base  # the server is away: link to its front page
     number = found.experiment_id if found else "1"

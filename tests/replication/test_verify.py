@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sweeper.core.environment import EXPERIMENT
 from sweeper.core.errors import SweeperError, UsageError
 from sweeper.replication.claims.ledger import Ledger
 from sweeper.replication.claims.looks import fingerprint, looks_file, read_looks, record_look
 from sweeper.replication.pages.page import finished_runs
 from sweeper.replication.verify import judge_runs, publish
-from sweeper.tracking.store import EXPERIMENT
 from tests.replication.conftest import Command
 from tests.replication.drawn import NAMES, WORLD, environment, verified, written
 

@@ -153,7 +153,7 @@ REPORT: Final = (
     *(Row("an option for the reproduction, with a sweep", words(f"report {named} {option} {value}"), 2,
           (option, "report reproduce"), given="study")
       for named, option, value in (("", "--protocol", "quick"), ("sweep", "--protocol", "full"),
-                                   ("sweep", "--tracking-uri", "offline"))),
+                                   ("sweep", "--tracking-uri", "offline"), ("sweep", "--experiment-name", "a"))),
     Row("an option for a sweep, with the reproduction", words("report reproduce --storage sqlite:///sweeper.db"), 2,
         ("--storage", "the report of a sweep")),
     Row("no such study", words("report nope"), 2, ("holds: sweep",), given="study"),
@@ -295,6 +295,12 @@ AT_SILENT: Final = f"user:{CANARY}@{{silent}}"
 WRONG_PASSWORD: Final = ("password authentication failed",)
 RESTORE: Final = ("was deleted", "experiments restore --experiment-id 0")
 STORES: Final = (
+    *(
+        Row("no such MLflow experiment", words(command), 2, ("with the id 77", "MLFLOW_EXPERIMENT_ID"),
+            given="variable", kind="MLFLOW_EXPERIMENT_ID=77")
+        for command in ("train --dataset sample", "optimize --dataset sample")
+    ),
+    Row("name of the MLflow experiment", on_sample("train --experiment-name", ""), 2, ("Name an MLflow experiment",)),
     *(
         Row("a deleted MLflow experiment", on_sample(command), 1, RESTORE, given="deleted_experiment")
         for command in ("train", "optimize", "reproduce")

@@ -14,10 +14,10 @@ from urllib.parse import quote
 import filelock
 import pytest
 
-from sweeper.core.environment import mlflow_command, tracking_url
+from sweeper.core.environment import EXPERIMENT, mlflow_command, tracking_url
 from sweeper.core.errors import SweeperError
 from sweeper.tracking.fetching import ui_link
-from sweeper.tracking.store import EXPERIMENT, preflight, sqlite_file
+from sweeper.tracking.store import preflight, sqlite_file
 from tests.support.refusals import refusal
 from tests.support.tracked import LONG, Home, answering, info, listening, write
 
