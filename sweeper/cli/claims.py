@@ -102,35 +102,42 @@ def reproduce(**options: Any) -> None:
     check_failed(result)
 
 
-@command("verify.md", "sweeper verify", "sweeper verify --protocol quick", "sweeper verify --plan --budget 30m")
+@command("verify.md", "sweeper verify", "sweeper verify --protocol quick", "sweeper verify --train --budget 30m")
 @click.option("--protocol", type=click.Choice(["full", "quick"]), default="full", help="Protocol of the runs to judge.")
 @or_auto("--journal", PATH, "Folder of the recorded runs.", "SWEEPER_HOME/journal", "DIR")
-@click.option("--plan", is_flag=True,
+@click.option("--train", is_flag=True,
               help="Train the runs that decide open claims at the lowest cost, then judge again.")  # fmt: skip
+@click.option("--plan", is_flag=True, help="Show what --train would train, and train nothing.")
 @click.option("--budget", type=Duration(), default="30m",
-              help="Time for --plan, such as 90s, 30m or 2h; 0: only show what it would train.")  # fmt: skip
+              help="Time for the runs of --train and --plan, such as 90s, 30m or 2h.")  # fmt: skip
 @data_dir_option
 @click.option("--workers", type=Count(1, MAX_WORKERS), default=1,
-              help="Number of worker processes for --plan; use that of the recorded runs.")  # fmt: skip
+              help="Worker processes for --train; use the number of the recorded runs.")  # fmt: skip
 @store_options
 @output_options
 def verify(
-    protocol: ProtocolName, journal: Path | None, plan: bool, budget: float, workers: int, **options: Any
+    protocol: ProtocolName, journal: Path | None, train: bool, plan: bool, budget: float, workers: int, **options: Any
 ) -> None:
     """Judge the article's 28 claims from recorded runs.
 
     The runs are those of sweeper reproduce. The ledger of verdicts is written to report/PROTOCOL in SWEEPER_HOME, as
     ledger.html, .md, .png and .json.
     """
-    if not plan:
-        refuse("is for --plan, which trains. Add --plan, or leave it out.", "budget", "workers", "data_dir")
-    if journal is not None and plan:
-        raise click.UsageError("--plan trains into SWEEPER_HOME/journal. Set SWEEPER_HOME in place of --journal.")
-    env = make_environment(options, check_tracking=plan)
+    if train and plan:
+        raise click.UsageError("--plan trains nothing. Leave out --plan or --train.")
+    if not train:
+        refuse("is for --train. Add --train, or leave it out.", "data_dir", *(() if plan else ("budget", "workers")))
+    if journal is not None and train:
+        raise click.UsageError("--train trains into SWEEPER_HOME/journal. Set SWEEPER_HOME in place of --journal.")
+    env = make_environment(options, check_tracking=train)
     from sweeper.replication import verify
 
     found = verify.verify(journal or env.journal, protocol)
     if plan:
+        from sweeper.replication.next_runs import show_next_runs
+
+        show_next_runs(env, found, budget, workers)
+    if train:
         from sweeper.replication.next_runs import train_next_runs
 
         found = train_next_runs(env, found, budget, workers)

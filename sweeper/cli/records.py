@@ -18,6 +18,7 @@ from sweeper.cli.options import (
     storage_option,
     store_options,
 )
+from sweeper.cli.speak import warn
 from sweeper.cli.values import StudyName
 
 if TYPE_CHECKING:
@@ -37,33 +38,43 @@ def status(study: str | None, **options: Any) -> None:
 
 
 @command(
-    "cli.md#sweeper-report", "sweeper report", "sweeper report sweep --output sweep.html", "sweeper report reproduce"
+    "cli.md#sweeper-report",
+    "sweeper report",
+    "sweeper report sweep --output sweep.html",
+    "sweeper report --replication",
 )
 @click.argument("study", required=False, type=StudyName())
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Output file. [default: report/STUDY.html in SWEEPER_HOME]")  # fmt: skip
+@click.option("--replication", is_flag=True, help="Report the runs of sweeper reproduce.")
 @or_auto("--protocol", click.Choice(["full", "quick"]),
-         "Protocol of the reproduction.", "the one with runs, or full")  # fmt: skip
+         "Protocol of --replication.", "the one with runs, or full")  # fmt: skip
 @store_options
 @storage_option
 @output_options
-def report(study: str | None, output: Path | None, protocol: ProtocolName | None, **options: Any) -> None:
+def report(
+    study: str | None, output: Path | None, replication: bool, protocol: ProtocolName | None, **options: Any
+) -> None:  # fmt: skip
     """Write the report of a sweep as one HTML file.
 
     The default is the newest sweep. The file needs no network.
 
-    STUDY is a sweep, or the word reproduce for the runs of sweeper reproduce. Beside that report the article's eight
-    figures are written as a PNG image for print. --storage is for a sweep. --protocol and --tracking-uri are for the
-    reproduction, whose report links its runs in MLflow.
+    With --replication it is the report of sweeper reproduce, which links its runs in MLflow. Beside it, the article's
+    eight figures are written as a PNG image for print.
     """
     if study == "reproduce":
+        warn("sweeper report reproduce is now sweeper report --replication. Use the new form.")
+        study, replication = None, True
+    if replication:
+        if study is not None:
+            raise click.UsageError(f"--replication is no report of the sweep {study!r}. Leave one of them out.")
         refuse("is for the report of a sweep. Leave it out: the reproduction is read from the journal.", "storage")
         from sweeper.replication.report import write_reproduction_report
 
         env = make_environment(options, check_tracking=False)
         result = write_reproduction_report(env, protocol, output)
     else:
-        refuse("is for sweeper report reproduce. Leave it out.", "protocol", "tracking_uri", "experiment_name")
+        refuse("is for sweeper report --replication. Leave it out.", "protocol", "tracking_uri", "experiment_name")
         from sweeper.sweep.records import write_sweep_report
 
         env = make_environment(options, check_tracking=False)

@@ -144,22 +144,24 @@ REPRODUCE: Final = (
 )  # fmt: skip
 
 VERIFY: Final = (
-    *(Row("budget", ("verify", "--plan", "--budget", value), 2, (value, "30m")) for value in ("soon", "-1")),
-    *(Row("an option of --plan without it", ("verify", option, value), 2, (option, "--plan"))
+    *(Row("budget", ("verify", "--train", "--budget", value), 2, (value, "30m")) for value in ("soon", "-1")),
+    Row("both --train and --plan", ("verify", "--train", "--plan"), 2, ("Leave out --plan or --train",)),
+    *(Row("an option of --train without it", ("verify", option, value), 2, (option, "--train"))
       for option, value in (("--budget", "30m"), ("--workers", "2"), ("--data-dir", "."))),
 )  # fmt: skip
 
 REPORT: Final = (
     *(Row("an option for the reproduction, with a sweep", words(f"report {named} {option} {value}"), 2,
-          (option, "report reproduce"), given="study")
+          (option, "report --replication"), given="study")
       for named, option, value in (("", "--protocol", "quick"), ("sweep", "--protocol", "full"),
                                    ("sweep", "--tracking-uri", "offline"), ("sweep", "--experiment-name", "a"))),
-    Row("an option for a sweep, with the reproduction", words("report reproduce --storage sqlite:///sweeper.db"), 2,
+    Row("an option for a sweep, with the reproduction", words("report --replication --storage sqlite:///sweeper.db"), 2,
         ("--storage", "the report of a sweep")),
+    Row("a sweep, with the reproduction", words("report sweep --replication"), 2, ("'sweep'",), given="study"),
     Row("no such study", words("report nope"), 2, ("holds: sweep",), given="study"),
     Row("a report that cannot be written", words("report --output journal"), 2, ("journal",), given="journal"),
     Row("a report that cannot be written", words("report --output sweeper.db/a.html"), 1, ("a.html",), given="study"),
-    Row("nothing there yet", words("report reproduce --protocol full"), 2, ("sweeper reproduce --protocol full",)),
+    Row("nothing there yet", words("report --replication --protocol full"), 2, ("sweeper reproduce --protocol full",)),
 )  # fmt: skip
 
 WORDS: Final = (
