@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 KERNEL: Final = "JPY_PARENT_PID"  # set for a Jupyter kernel, whose cells cannot redraw a table
 REFRESH_SECONDS: Final = 0.25
+NARROW: Final = 110  # columns, below which the live table leaves out what is not needed
 
 
 @dataclass
@@ -35,12 +36,16 @@ class Line:
     last: EpochResult | None = None
 
     def cells(self, metrics: Sequence[Metric]) -> list[str]:
-        """The epoch, the values of its metrics, and its pace."""
+        """The epoch, and the values of its metrics."""
         epochs, last = self.trial.config.epochs, self.last
         if last is None:
-            return [f"0/{epochs}", *["" for _ in metrics], ""]
-        values = [f"{metric.of(last):.4f}" for metric in metrics]
-        return [f"{last.epoch}/{epochs}", *values, f"{last.images_per_s:,.0f}"]
+            return [f"0/{epochs}", *["" for _ in metrics]]
+        return [f"{last.epoch}/{epochs}", *[f"{metric.of(last):.4f}" for metric in metrics]]
+
+    def pace(self) -> list[str]:
+        """The images that it trains on in a second, and the time since its start."""
+        images = f"{self.last.images_per_s:,.0f}" if self.last else ""
+        return [images, duration(time.monotonic() - self.since)]
 
 
 @dataclass
@@ -173,7 +178,7 @@ class LiveView:
     def __init__(self, progress: Progress, console: Console) -> None:
         from rich.live import Live
 
-        self._progress = progress
+        self._progress, self._console = progress, console
         self._live = Live(console=console, auto_refresh=False, get_renderable=self._table)
         self._live.start()
         self._drawn = 0.0
@@ -197,12 +202,13 @@ class LiveView:
             style = {"complete": "green", "pruned": "yellow"}.get(outcome, "red")
             shown = escape(_result(value, reason))
             what = f"{self._progress.unit} {trial.number:>3} [{style}]{self._progress.word(outcome):<8}[/]{shown}"
-            self._live.console.print(f"{what}  {self._progress.label(trial)}")
+            line = f"{what}  {self._progress.label(trial)}"
+            self._console.print(line, no_wrap=not reason, overflow=None if reason else "ellipsis")
         self._draw()
 
     def say(self, words: str) -> None:
         """Print a line above the table."""
-        self._live.console.print(words, highlight=False, markup=False)
+        self._console.print(words, highlight=False, markup=False)
 
     def tick(self) -> None:
         """Redraw, but not too often."""
@@ -219,21 +225,29 @@ class LiveView:
         self._live.refresh()
 
     def _table(self) -> RenderableType:
+        """A line for each running trial, and the summary."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
+        from rich.text import Text
 
-        progress = self._progress
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-        metrics = progress.metric.with_others
-        labels = [metric.label for metric in metrics]
-        for column in (progress.unit, "configuration", "epoch", *labels, "images/s", "running"):
-            table.add_column(column, justify="left" if column == "configuration" else "right")
-        for number, line in sorted(progress.running.items()):
-            seconds = time.monotonic() - line.since
-            table.add_row(str(number), progress.label(line.trial), *line.cells(metrics), duration(seconds))
+        progress, narrow = self._progress, self._console.width < NARROW
         foot = Table.grid(padding=(0, 2))
-        foot.add_row(ProgressBar(total=progress.target, completed=progress.finished, width=30), progress.summary())
+        bar = ProgressBar(total=progress.target, completed=progress.finished, width=10 if narrow else 30)
+        foot.add_row(bar, progress.summary())
+        if not progress.running:
+            return foot
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        metrics = progress.metric.with_others[: 2 if narrow else None]
+        labels = [metric.label for metric in metrics] + ([] if narrow else ["images/s", "running"])
+        for column in (progress.unit, "configuration", "epoch", *labels):
+            flexible = column == "configuration"  # and cut, where there is no room
+            table.add_column(column, justify="left" if flexible else "right", no_wrap=not flexible)
+        models = {line.trial.config.model_name for line in progress.running.values()}
+        known = f"{models.pop()} " if narrow and len(models) == 1 else ""
+        for number, line in sorted(progress.running.items()):
+            label = Text(progress.label(line.trial).removeprefix(known), no_wrap=True, overflow="ellipsis")
+            table.add_row(str(number), label, *line.cells(metrics), *([] if narrow else line.pace()))
         return Group(table, foot)
 
 

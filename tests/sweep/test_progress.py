@@ -232,6 +232,36 @@ def test_the_live_table_shows_the_metric_that_is_searched_for_first(
     live.close()
 
 
+LONG = CONFIG.derive(placement="bn-head-dropout", batch_size=512, model="medium", seed=7)
+
+
+def test_at_80_columns_each_trial_is_one_line_and_nothing_stays_when_all_have_ended(
+    stream: io.StringIO, clock: Callable[[float], None]
+):
+    console = Console(file=stream, force_terminal=True, width=80, height=24, color_system=None)
+    live = LiveView(Progress(target=50, finished=9, leader=lambda: LEADER), console)
+    trials = [TRIALS[1], Trial(10, LONG, repetition=2)]
+    for trial in trials:
+        live.started(trial)
+    stream.seek(0)
+    stream.truncate()
+    live.epoch(trials[1], epoch(3, 0.8125))
+    lines = [line for line in frames(stream) if line]
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines[:3]] == ["trial", "1", "10"]
+    assert lines[1].split()[1:3] == ["small", "bn-dropout"]  # two models run
+    assert lines[2].split()[-3:] == ["3/4", "0.8125", "1.1000"]
+    live.ended(trials[1], "complete", 0.8125)
+    stream.seek(0)
+    stream.truncate()
+    live.ended(trials[0], "killed", None)
+    assert any(line.startswith("trial   1 killed    small bn-dropout") for line in frames(stream))
+    stream.seek(0)
+    stream.truncate()
+    live.close()
+    assert all("finished" in line or "left" in line for line in frames(stream) if line)
+
+
 def test_trials_that_ended_scroll_by_above_the_live_table_which_gives_back_the_cursor(
     live: LiveView, stream: io.StringIO
 ):
