@@ -28,6 +28,7 @@ PATH: Final[click.Path] = click.Path(path_type=Path)
 FIELDS: Final = (
     "model", "placement", "conv_dropout", "head_dropout", "dropout_schedule", "dropout_switch", "epochs", "batch_size",
     "lr", "schedule", "weight_decay", "augmentation", "train_images", "seed", "device",
+    "dataset", "image_size",
 )  # fmt: skip
 # The values of experiment 6, the default, for --help, which loads nothing.
 USUAL: Final = {
@@ -52,27 +53,20 @@ def given(options: dict[str, Any], *names: str) -> dict[str, Any]:
 
 def fields_of(options: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a configuration that a command line gives."""
-    fields = given(options, *FIELDS)
-    if options["folds"]:
+    fields = given(options, *(name for name in FIELDS if name in options))
+    if options.get("folds"):
         fields |= {"split": "folds", "folds": options["folds"]}
     return fields | {f"model.{name}": value for name, value in options["model_args"]}
 
 
-def field_options(*, searched: bool = False) -> tuple[Decorator, ...]:
-    """Return an option for each field of the configuration that an experiment sets, except its split.
+def _usual(name: str) -> str:
+    return str(USUAL[name])
 
-    With `searched`, `--help` says which of them the default search space varies.
-    """
 
-    def own(name: str) -> str:
-        return "searched" if searched and name in SEARCHED else f"the experiment's, {USUAL[name]}"
-
+def network_options(own: Callable[[str], str] = _usual) -> tuple[Decorator, ...]:
+    """Return the options of a network and its batches; `own` gives the default of a field in words."""
     rate = Number(0, 1, max_open=True)
     return (
-        click.option("--exp", type=Experiment(), default=6,
-                     help="The article's experiment, which the other options vary: 1 small plain, 2 medium plain, "
-                     "3 medium augmented, 4 BatchNorm, 5 Dropout, 6 both, 7 both augmented, 8 large, both, "
-                     "augmented."),
         or_auto("--model", click.STRING, "Network: small, medium, large, resnet20, or a function that builds one, "
                 "package.module:function or file.py:function.", own("model"), "NAME|FUNCTION"),
         click.option("--model-arg", "model_args", type=ModelArgument(), multiple=True,
@@ -84,17 +78,35 @@ def field_options(*, searched: bool = False) -> tuple[Decorator, ...]:
         or_auto("--dropout-schedule", click.Choice(["constant", "early", "late"]), "Epochs in which Dropout acts: all, "
                 "the first --dropout-switch, or those after them.", "constant"),
         or_auto("--dropout-switch", Count(1), "Epochs after which Dropout starts or stops.", "none"),
-        or_auto("--epochs", Count(1), "Passes over the training images.", own("epochs")),
         or_auto("--batch-size", Count(1), "Images in an optimizer step.", own("batch_size")),
+        or_auto("--augmentation", click.Choice(AUGMENTATIONS), "Augmentation of the training images. none; crop: shift "
+                "by up to 2 pixels of 28, an eighth of the side from 32 on; crop-flip: also mirror half; "
+                "crop-flip-erase: also set a rectangle of 1.5 to 35 % of half of them to black.", own("augmentation"),
+                "KIND"),
+    )  # fmt: skip
+
+
+def field_options(*, searched: bool = False) -> tuple[Decorator, ...]:
+    """Return an option for each field of the configuration that an experiment sets, except its split.
+
+    With `searched`, `--help` says which of them the default search space varies.
+    """
+
+    def own(name: str) -> str:
+        return "searched" if searched and name in SEARCHED else f"the experiment's, {USUAL[name]}"
+
+    return (
+        click.option("--exp", type=Experiment(), default=6,
+                     help="The article's experiment, which the other options vary: 1 small plain, 2 medium plain, "
+                     "3 medium augmented, 4 BatchNorm, 5 Dropout, 6 both, 7 both augmented, 8 large, both, "
+                     "augmented."),
+        *network_options(own),
+        or_auto("--epochs", Count(1), "Passes over the training images.", own("epochs")),
         or_auto("--lr", Number(0, min_open=True), "Peak learning rate.", own("lr")),
         or_auto("--schedule", click.Choice(["constant", "cosine", "onecycle"]), "Learning rate over the run.",
                 own("schedule")),
         or_auto("--weight-decay", Number(0), "AdamW's decoupled decay of weight matrices and kernels.",
                 own("weight_decay")),
-        or_auto("--augmentation", click.Choice(AUGMENTATIONS), "Augmentation of the training images. none; crop: shift "
-                "by up to 2 pixels of 28, an eighth of the side from 32 on; crop-flip: also mirror half; "
-                "crop-flip-erase: also set a rectangle of 1.5 to 35 % of half of them to black.", own("augmentation"),
-                "KIND"),
         click.option("--seed", type=Count(0, 2**31 - 1), default=0,
                      help="Seed of weights, data order, augmentation, Dropout and search."),
     )  # fmt: skip
@@ -113,7 +125,7 @@ data_dir_option = or_auto(
     "--data-dir", PATH, "Folder of the four FashionMNIST files, or torchvision's root, as for mnist to svhn.",
     "SWEEPER_DATA_DIR, the cache, then Debian's package", "DIR",
 )  # fmt: skip
-data_options: Final = (
+image_options: Final = (
     click.option("--dataset", type=Dataset(), default="auto", metavar="NAME|FILE|FUNCTION", show_default=False,
                  help="Images: fashion-mnist, sample, mnist, kmnist, cifar10, cifar100, svhn; folder:DIR of pictures, "
                  "a folder a class; FILE.npz of x_train, y_train, x_test and y_test; or a function that returns these, "
@@ -122,8 +134,11 @@ data_options: Final = (
     click.option("--image-size", type=Count(8, 256), metavar="N",
                  help="Side to which the pictures of folder:DIR are resized. [default: their most frequent size]"),
     data_dir_option,
-    or_auto("--train-images", Count(1), "Images to train on, of those that the split leaves.", "all"),
 )  # fmt: skip
+data_options: Final = (
+    *image_options,
+    or_auto("--train-images", Count(1), "Images to train on, of those that the split leaves.", "all"),
+)
 article_dataset_option = click.option(
     "--dataset", type=click.Choice(["auto", "fashion-mnist", "sample"]), default="auto", show_default=False,
     metavar="[fashion-mnist|sample]", help="Images. [default: fashion-mnist, found or downloaded, else sample]",
@@ -197,6 +212,6 @@ def ends_unread(command: Command) -> Command:
 def refuse(why: str, *names: str) -> None:
     """Refuse those of the options `names` that are on the command line, which would otherwise be ignored."""
     context = click.get_current_context()
-    for name in names:
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{name.replace('_', '-')} {why}")
+    for option in context.command.params:
+        if option.name in names and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option.opts[0]} {why}")

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from sweeper.cli.command import command
+from sweeper.cli.command import command, group
 from sweeper.cli.environment import make_environment, print_json
 from sweeper.cli.options import (
+    PATH,
     data_dir_option,
+    device_option,
+    experiment_option,
+    fields_of,
+    image_options,
     moved_option,
+    network_options,
     or_auto,
     output_options,
     refuse,
     storage_option,
     store_options,
+    tracking_option,
 )
 from sweeper.cli.speak import warn
 from sweeper.cli.values import StudyName
 
 if TYPE_CHECKING:
     from sweeper.replication.arms import ProtocolName
+
+OF_A_RUN: Final = {"data_dir", "tracking_uri", "experiment_name", "json_output"}  # options of xray
 
 
 @command("search.md", "sweeper status", "sweeper status sweep --json")
@@ -128,18 +137,50 @@ def replay(run: str, dataset: str | None, **options: Any) -> None:
         raise click.exceptions.Exit(1)
 
 
-@command("xray.md", "sweeper xray 0a1b2c3d4e5f60718293a4b5c6d7e8f9", "sweeper xray journal/sweep/0007")
-@click.argument("run", metavar="RUN_ID|FOLDER")
-@data_dir_option
-@store_options
+@command(
+    "xray.md",
+    "sweeper xray 0a1b2c3d4e5f60718293a4b5c6d7e8f9",
+    "sweeper xray journal/sweep/0007",
+    "sweeper xray --model resnet20 --weights model.safetensors --dataset sample",
+)
+@click.argument("run", metavar="[RUN_ID|FOLDER]", required=False)
+@group(
+    "Network",
+    click.option(
+        "--weights",
+        type=PATH,
+        metavar="FILE",
+        help="Weights of --model: FILE.safetensors, or a state_dict written by torch.save.",
+    ),
+    *network_options(),
+)
+@group("Execution", device_option)
+@group("Data", *image_options)
+@group("Tracking", tracking_option, experiment_option)
 @output_options
-def xray(run: str, **options: Any) -> None:
-    """Measure the variance shift of a run's BatchNorm.
+def xray(run: str | None, weights: Path | None, **options: Any) -> None:
+    """Measure the variance shift of BatchNorm layers.
 
-    Prints a row a BatchNorm layer and one sentence of advice. RUN_ID is a run in MLflow, FOLDER one of a journal.
-    Nothing is trained or recorded. In Python, sweeper.xray(model, batches) examines any network.
+    Prints a row a BatchNorm layer and one sentence of advice. Nothing is trained or recorded.
+
+    Examines a run, RUN_ID in MLflow or FOLDER of a journal, or a network with weights from a file: --model and
+    --weights. In Python, sweeper.xray(model, batches) examines any network.
     """
-    from sweeper.sweep.examine import xray_of_run
+    if run is not None and weights is None:
+        refuse("is for --weights. Leave it out: a run has its own.", *options.keys() - OF_A_RUN)
+        from sweeper.sweep.examine import xray_of_run
 
-    env = make_environment(options, check_tracking=False)
-    print_json(xray_of_run(env, run), env.json_output)
+        env = make_environment(options, check_tracking=False)
+        result = xray_of_run(env, run)
+    elif run is None and weights is not None and options["model"] is not None:
+        refuse("is for a run. Leave it out.", "tracking_uri", "experiment_name")
+        from sweeper.core.experiments import experiment
+        from sweeper.sweep.examine import xray_of_file
+
+        fields = fields_of(options)
+        config = experiment(6, split="holdout", **fields)
+        env = make_environment(options, check_tracking=False)
+        result = xray_of_file(env, config, weights, options["dataset"], options["device"], fields)
+    else:
+        raise click.UsageError("name a run, or a network with both --model and --weights")
+    print_json(result, env.json_output)

@@ -76,11 +76,10 @@ def train(exp: int, **options: Any) -> None:
     from sweeper.sweep.networks import find_network
     from sweeper.sweep.train import train_one
 
-    config = find_network(config, options["dataset"], env.data_dir, fields).config
+    network = find_network(env, config, options["dataset"], fields)
     where = {name: options[name] for name in ("dataset", "device", "precision", "system_metrics")}
-    where["image_size"] = options["image_size"] or 0
     joined = os.environ.get("MLFLOW_RUN_ID")
-    result = train_one(env, config, joined, **where).plain()
+    result = train_one(env, network.config, joined, source=network.source, **where).plain()
     metrics = result["metrics"]
     env.say(f"final val accuracy {metrics['final/val_accuracy']:.4f}, loss {metrics['final/val_loss']:.4f}")
     say_where(env, result["run_id"])
@@ -243,17 +242,17 @@ def optimize(exp: int, **options: Any) -> None:
     config, engine = experiment(exp, **fields), engine_choice(options)
     if config.model not in MODELS:
         start_workers(engine, options["device"])  # one of them calls the function that builds the network
-    network = find_network(config, options["dataset"], options["data_dir"], fields)
+    env = make_environment(options)
+    network = find_network(env, config, options["dataset"], fields)
     config = network.config
     space = search_space(options["space"], network.placements, options["vary"], fields)
     if options["seeds_per_cell"]:
         refuse("is what --seeds-per-cell decides. Leave one of them out.", "trials")
         options["trials"] = grid_trials(options["sampler"], space, config, options["seeds_per_cell"])
-    asked = SweepOptions(config, space, engine=engine, image_size=options["image_size"] or 0,
+    asked = SweepOptions(config, space, engine=engine, source=network.source,
                          **{name: options[name] for name in names})  # fmt: skip
     if not options["from_study"]:
         refuse("is for --from STUDY", "top")
-    env = make_environment(options)
     known = known_configurations(env, asked, file=options["enqueue"], study=options["from_study"], top=options["top"],
                                  experiments=options["include_experiments"])  # fmt: skip
     start_workers(asked.engine, asked.device)

@@ -25,8 +25,7 @@ from sweeper.core.placements import PLACES as PLACES
 from sweeper.core.placements import PLAIN as PLAIN
 from sweeper.core.placements import Placement as Placement
 
-MAX_BATCH_SIZE: Final = 60_000
-MAX_TRAIN_IMAGES: Final = 60_000
+MAX_IMAGES: Final = 1_000_000_000  # more than fit into memory; `data.splits` compares with the true number
 MAX_EPOCHS: Final = 10_000
 FORMER_SPLIT: Final = "blog"
 DEVICE: Final = r"(cpu|cuda(:\d{1,3})?)"
@@ -82,7 +81,7 @@ class RunConfig(BaseModel):
     dropout_switch: int = Field(
         0, ge=0, le=MAX_EPOCHS, description="Epoch after which an early or late Dropout schedule switches, else 0."
     )
-    batch_size: int = Field(128, ge=1, le=MAX_BATCH_SIZE, description="Images in an optimizer step.")
+    batch_size: int = Field(128, ge=1, le=MAX_IMAGES, description="Images in an optimizer step.")
     lr: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Peak learning rate of AdamW.")
     weight_decay: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="AdamW's decoupled decay of weight matrices and kernels."
@@ -107,7 +106,7 @@ class RunConfig(BaseModel):
     train_images: int = Field(
         0,
         ge=0,
-        le=MAX_TRAIN_IMAGES,
+        le=MAX_IMAGES,
         description="Number of images to train on, of those that the split leaves: stratified, the same for every "
         "seed; 0 for all of them.",
     )

@@ -35,7 +35,7 @@ def read_npz(path: str) -> Decoded:
     """Read the arrays of an npz file.
 
     Raises:
-        DataError: it is missing, damaged, too large, or the arrays are no images.
+        DataError: the file is missing, damaged or too large, or the arrays are not images.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -52,13 +52,13 @@ def read_npz(path: str) -> Decoded:
 
 
 def call(name: str) -> Decoded:
-    """Call the user's function for its images.
+    """Call the user's function and return its images.
 
-    It returns an `ImageSource`; the four arrays in their order; Keras' two pairs of them; or a mapping by their names.
+    The function returns an `ImageSource`, the four arrays in order, Keras' two pairs of them, or a mapping by name.
 
     Raises:
-        DataError: there is no such function, or what it returns are no images.
-        SweeperError: it failed; one line with the file and the line.
+        DataError: there is no such function, or it does not return images.
+        SweeperError: the function failed; one line with the file and the line.
     """
     try:
         function = load_function(name)
@@ -73,10 +73,10 @@ def call(name: str) -> Decoded:
 
 
 def decoded(name: str, found: Mapping[str, Any]) -> Decoded:
-    """Return the images of arrays: pixels uint8 `(N, H, W)` or `(N, H, W, C)`, and labels, integers `(N,)` or `(N, 1)`.
+    """Check arrays and return them as images: pixels uint8 `(N, H, W[, C])`, labels integers `(N,)` or `(N, 1)`.
 
     Raises:
-        DataError: an array is missing, or of another type or shape; or a label is out of range.
+        DataError: an array is missing or has a wrong type or shape, or a label is out of range.
     """
     if missing := [each for each in FOUR if each not in found]:
         raise DataError(f"{name} holds no {' and no '.join(missing)}. It must hold {', '.join(FOUR)}.")
@@ -102,7 +102,7 @@ def decoded(name: str, found: Mapping[str, Any]) -> Decoded:
 
 
 def _by_name(name: str, returned: Any) -> Mapping[str, Any]:
-    """Return what a function returned as a mapping of arrays by their names."""
+    """Return a function's return value as a mapping of arrays by name."""
     if isinstance(returned, Mapping):
         return returned
     if isinstance(returned, tuple | list):

@@ -7,8 +7,6 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -17,6 +15,7 @@ import numpy as np
 
 from sweeper.core.errors import DataError, one_line
 from sweeper.core.images import Array, ImageSpec
+from sweeper.data.download import downloading
 from sweeper.data.images import Labelled, Part
 
 DatasetName = Literal["fashion-mnist", "sample"]
@@ -30,7 +29,6 @@ SYSTEM_DIR: Final = Path("/usr/share/datasets/fashion-mnist")
 SAMPLE_DIR: Final = Path(__file__).parent / "sample"
 TORCHVISION: Final = ("FashionMNIST/raw", "raw")  # below its root, and below the data set's folder
 GZIP_OVERHEAD: Final = 65_536  # bytes that a gzipped file may have more than its content
-SILENCE: Final = 10.0  # seconds that a download waits for the server
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """One SHA-256 for the whole data set."""
+        """The SHA-256 of the whole data set."""
         return hashlib.sha256("".join(f.sha256 for f in self.train + self.test).encode()).hexdigest()
 
     @property
@@ -129,7 +127,7 @@ class FashionSource:
         """Read and verify the training or the test images, uint8 `(N, 28, 28, 1)`.
 
         Raises:
-            DataError: the files cannot be read, or are other ones.
+            DataError: the files cannot be read, or their checksums differ.
         """
         files = self.manifest.train if part == "train" else self.manifest.test
         pixels, labels = (read_idx(self.folder, file) for file in files)
@@ -141,8 +139,8 @@ class FashionSource:
 def locate(data_dir: Path | None = None) -> Path | None:
     """Return the first folder that holds the four files of FashionMNIST, raw or gzipped, or None.
 
-    Looks in `data_dir` or SWEEPER_DATA_DIR alone if one is given, which may be torchvision's root; else in the cache,
-    then in the folder of Debian's package dataset-fashion-mnist.
+    If `data_dir` or SWEEPER_DATA_DIR is given, only that folder is searched; it may be torchvision's root. Else the
+    cache is searched, then the folder of Debian's package dataset-fashion-mnist.
 
     Raises:
         DataError: the given folder does not hold the files.
@@ -161,7 +159,7 @@ def cache_dir() -> Path:
 
 
 def find(name: str, data_dir: Path | None = None) -> FashionSource:
-    """Find `fashion-mnist` or `sample`. `auto` is FashionMNIST if it can be had, else the sample.
+    """Find `fashion-mnist` or `sample`. `auto` is FashionMNIST if it can be found or downloaded, else the sample.
 
     Raises:
         DataError: FashionMNIST can be neither found nor downloaded.
@@ -184,39 +182,19 @@ def download(folder: Path) -> Path:
         DataError: torchvision cannot be imported, no mirror answers, the files are not those of FashionMNIST, or the
             folder cannot be written.
     """
-    import tempfile
-    from http.client import HTTPException
-
-    try:
+    otherwise = (
+        "Name its folder with --data-dir, install Debian's package dataset-fashion-mnist, or use --dataset sample."
+    )
+    with downloading("FashionMNIST", folder, otherwise) as part:
         from torchvision.datasets import FashionMNIST
 
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with impatient(), tempfile.TemporaryDirectory(dir=folder.parent) as part:
-            raw = Path(FashionMNIST(part, download=True).raw_folder)
-            for file in FULL.train + FULL.test:
-                read_idx(raw, file)
-            folder.mkdir(exist_ok=True)
-            for file in FULL.train + FULL.test:
-                (raw / file.name).replace(folder / file.name)
-    except (ImportError, OSError, RuntimeError, HTTPException) as error:
-        raise DataError(
-            f"FashionMNIST was not found and cannot be downloaded ({one_line(error, 200)}). Name its folder with "
-            "--data-dir, install Debian's package dataset-fashion-mnist, or use --dataset sample."
-        ) from None
+        raw = Path(FashionMNIST(part, download=True).raw_folder)
+        for file in FULL.train + FULL.test:
+            read_idx(raw, file)
+        folder.mkdir(exist_ok=True)
+        for file in FULL.train + FULL.test:
+            (raw / file.name).replace(folder / file.name)
     return folder
-
-
-@contextmanager
-def impatient() -> Iterator[None]:
-    """Give up a download in this block once its server has been silent for a while."""
-    import socket
-
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SILENCE)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def read_idx(folder: Path, file: IdxFile) -> Array:
@@ -226,7 +204,7 @@ def read_idx(folder: Path, file: IdxFile) -> Array:
         uint8, of `file.shape`, read-only.
 
     Raises:
-        DataError: the file is missing, unreadable, damaged, or another one.
+        DataError: the file is missing, unreadable or damaged, or its checksum differs.
     """
     path = _find(folder, file)
     if path is None:
@@ -252,7 +230,7 @@ def _content(path: Path, most: int) -> bytes:
     """Return the first `most` bytes of a file, decompressed if it is gzipped, and never more.
 
     Raises:
-        EOFError, zlib.error: the file is not one whole gzip stream, or too large for `most` bytes of content.
+        EOFError, zlib.error: the file is not exactly one gzip stream, or too large for `most` bytes of content.
     """
     packed = path.suffix == ".gz"
     with path.open("rb") as stream:

@@ -40,7 +40,7 @@ class Header(NamedTuple):
 
 
 def folder_source(name: str, side: int) -> OwnSource:
-    """Return the source of `folder:DIR`, whose pictures are resized to `side`, or to their most frequent size if 0."""
+    """Return the source of `folder:DIR`. Its pictures are resized to `side`; 0 means their most frequent size."""
     folder = name.removeprefix(FOLDER)
     return OwnSource(name, folder, partial(read_folder, folder, side))
 
@@ -85,7 +85,7 @@ def _parts(root: Path) -> list[Path]:
 
 
 def _files(part: Path) -> Files:
-    """Return the pictures of each class, both in the order of their names."""
+    """Return the pictures of each class; classes and pictures are sorted by name."""
     return {folder.name: sorted(_pictures(folder)) for folder in _folders(part)}
 
 
@@ -97,7 +97,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _pictures(folder: Path) -> Iterator[Path]:
-    """Yield the pictures of a class, also those in folders of its folder; other files are left alone."""
+    """Yield the pictures of a class, subfolders included; other files are ignored."""
 
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: not a folder that can be read ({error.strerror}).") from None
@@ -108,7 +108,7 @@ def _pictures(folder: Path) -> Iterator[Path]:
 
 
 def _decode(root: Path, paths: Sequence[Path], side: int) -> tuple[Array, list[str]]:
-    """Return the pixels of all pictures, uint8 `(N, H, W, C)`, and remarks on what was converted."""
+    """Return the pixels of all pictures, uint8 `(N, H, W, C)`, and remarks on conversions."""
     with warnings.catch_warnings(), ThreadPoolExecutor(cores()) as threads:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         headers = list(threads.map(_header, paths))
@@ -128,7 +128,7 @@ def _decode(root: Path, paths: Sequence[Path], side: int) -> tuple[Array, list[s
 
 
 def _usual_size(root: Path, headers: Sequence[Header]) -> tuple[int, int]:
-    """Return the most frequent width and height; of several, the largest."""
+    """Return the most frequent width and height; of a tie, the largest."""
     counts = Counter(header.size for header in headers)
     width, height = max(counts, key=lambda size: (counts[size], size))
     if not (MIN_SIDE <= width <= MAX_SIDE and MIN_SIDE <= height <= MAX_SIDE):

@@ -1,4 +1,4 @@
-"""Labelled images as arrays, and the interface of what they are read from."""
+"""Labelled images as arrays, and the interface of their sources."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Labelled:
 
 
 class ImageSource(Protocol):
-    """A data set of images that can be read. It crosses to other processes, so it holds no pixels when pickled."""
+    """A data set of images. It is sent to other processes, so it is pickled without pixels."""
 
     @property
     def spec(self) -> ImageSpec:
@@ -39,5 +39,5 @@ class ImageSource(Protocol):
         """Read the training or the test images.
 
         Raises:
-            DataError: they cannot be read, or are other ones than `spec` describes.
+            DataError: they cannot be read, or differ from `spec`.
         """

@@ -25,7 +25,7 @@ TENTH: Final = 10  # of the training images are held out
 
 @dataclass(frozen=True)
 class Decoded:
-    """The images of a data set, the names of their classes, and what to tell the user about them."""
+    """The images of a data set, the names of their classes, and remarks for the user."""
 
     train: Labelled
     test: Labelled
@@ -35,13 +35,13 @@ class Decoded:
 
 @dataclass(frozen=True)
 class OwnSource:
-    """A data set that `decode` reads. Pickled, it holds no pixels, and reads again where it is needed.
+    """A data set that `decode` reads. It is pickled without pixels, and reads them again where it is unpickled.
 
     Attributes:
         name: as `--dataset` takes it, with absolute paths.
         place: the folder, file or function that the images come from.
         decode: reads the images; it can be pickled.
-        sha256: that the images must have, empty for any.
+        sha256: the SHA-256 that the images must have; empty for any.
     """
 
     name: str
@@ -73,14 +73,14 @@ class OwnSource:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Lines about the images that the user should read."""
+        """Remarks on the images, for the user."""
         return self.decoded.remarks
 
     def read(self, part: Part) -> Labelled:
         """Return the training or the test images.
 
         Raises:
-            DataError: they cannot be read, or are other ones than before.
+            DataError: they cannot be read, or have changed.
         """
         assert self.spec
         return self.decoded.train if part == "train" else self.decoded.test
@@ -90,12 +90,12 @@ class OwnSource:
 
 
 def check_unchanged(name: str, before: str, now: str) -> None:
-    """Refuse images that are not those that were recorded.
+    """Refuse images that have changed since they were recorded.
 
     Args:
         name: of the data set.
-        before: the SHA-256 of the recorded ones, empty if none is known.
-        now: that of the present ones.
+        before: SHA-256 of the recorded images; empty if it is not known.
+        now: SHA-256 of the present images.
 
     Raises:
         DataError: the two differ.
@@ -113,10 +113,10 @@ def check_room(name: str, needed: int, free: int | None = None) -> None:
     Args:
         name: of the data set.
         needed: bytes that are about to be allocated for it.
-        free: bytes that are left; by default they are measured.
+        free: bytes of free memory; measured by default.
 
     Raises:
-        DataError: there is not so much left.
+        DataError: less than `needed` is free.
     """
     left = free_memory() if free is None else free
     if needed > left:
@@ -127,12 +127,12 @@ def check_room(name: str, needed: int, free: int | None = None) -> None:
 
 
 def share_of(labels: Array, share: float) -> int:
-    """Return how many images are that share of all, at least as many as there are classes."""
+    """Return the number of images in a share of all of them, at least one for each class."""
     return max(round(len(labels) * share), len(np.unique(labels)))
 
 
 def _checked(name: str, found: Decoded) -> Decoded:
-    """Return the images, or refuse classes that cannot be trained on."""
+    """Return the images, or refuse data that cannot be trained on."""
     classes = len(found.classes)
     if not 2 <= classes <= MOST_CLASSES:
         raise DataError(f"{name}: {classes} classes. Images must be of 2 to {MOST_CLASSES:,} classes.")
@@ -153,7 +153,7 @@ def _checked(name: str, found: Decoded) -> Decoded:
 
 
 def _digest(found: Decoded) -> str:
-    """Return the SHA-256 of the names of the classes, then of shape, type and bytes of each array."""
+    """Return the SHA-256 of the class names and of each array's shape, type and bytes."""
     digest = hashlib.sha256(json.dumps(found.classes).encode())
     for part in (found.train, found.test):
         for array in (part.pixels, part.labels):
@@ -165,11 +165,11 @@ def _digest(found: Decoded) -> str:
 def _moments(name: str, pixels: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel, pixels in [0, 1], from counts of the 256 values.
 
-    The sums are whole numbers, so that every machine comes to the same values. A channel that is the same everywhere
-    gets the standard deviation 1, so that it can be divided by.
+    Sums of integers are exact, so the result is the same on every machine. A constant channel gets a standard deviation
+    of 1, so that it can be divided by it.
 
     Raises:
-        DataError: every channel is.
+        DataError: every channel is constant.
     """
     counts = np.zeros((pixels.shape[3], 256), np.int64)
     for start in range(0, len(pixels), CHUNK):

@@ -14,9 +14,9 @@ from sweeper.data.splits import Split
 
 
 class SharedSplits(Sequence[Split]):
-    """Copies of splits in memory that child processes read too.
+    """Copies of splits in shared memory.
 
-    They can only be passed as an argument to a process that is being started, which gets them as a list.
+    They can be sent only as an argument of a process that is being started. That process receives a list.
     """
 
     def __init__(self, splits: Sequence[Split]) -> None:

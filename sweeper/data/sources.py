@@ -20,11 +20,11 @@ def find(
     Args:
         name: of the data set.
         data_dir: the folder of FashionMNIST, or torchvision's root.
-        image_size: the side to which the pictures of a folder are resized; 0 for their most frequent size.
-        say: prints a line on what was converted.
+        image_size: side to which the pictures of a folder are resized; 0 for their most frequent size.
+        say: prints remarks on conversions.
 
     Raises:
-        DataError: it is missing or wrong.
+        DataError: the data set is missing, or cannot be trained on.
         SweeperError: the user's function failed.
     """
     if name in (*FASHION, "auto"):

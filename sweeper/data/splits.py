@@ -19,7 +19,7 @@ SPLIT_SEED: Final = 20190826  # the same held-out images and folds for every run
 
 @dataclass(frozen=True)
 class Split:
-    """The images that a run trains on, those that judge each epoch, and the description of their data set."""
+    """The training images and the validation images of a run, and the description of their data set."""
 
     train: Labelled
     val: Labelled
@@ -36,11 +36,11 @@ class Split:
 
 
 def load(config: RunConfig, source: ImageSource) -> list[Split]:
-    """Return the splits of a run: one, or one a fold. With `split="test"` the test images serve as validation.
+    """Return the splits of a run: one, or one a fold. With `split="test"`, the test images are the validation images.
 
     Raises:
         ConfigError: the batch size, or `config.train_images`, is larger than the training set.
-        DataError: the images cannot be read, are other ones, or do not fit into memory.
+        DataError: the images cannot be read, have changed, or do not fit into memory.
     """
     train, spec = source.read("train"), source.spec
     check_room(config.dataset, 2 * max(1, config.folds) * train.pixels.nbytes)  # as split, and shared with workers
@@ -59,20 +59,20 @@ def load_test(source: ImageSource) -> Split:
 
 
 def holdout(images: Labelled, size: int) -> tuple[Labelled, Labelled]:
-    """Hold out `size` images, always the same ones, classes in the shares of all. Returns the others, and those."""
+    """Return the remaining and the held-out images, `size` of them: stratified by class, always the same ones."""
     order = _stratified_order(images.labels)
     return images[np.sort(order[size:])], images[np.sort(order[:size])]
 
 
 def fold(images: Labelled, k: int, folds: int) -> tuple[Labelled, Labelled]:
-    """Return the training and the validation images of fold `k` (from 0) of `folds`; each has its share of a class."""
+    """Return the training and validation images of fold `k` (from 0) of `folds`, stratified by class."""
     order = _stratified_order(images.labels)
     part = _rank_in_class(images.labels[order]) % folds == k
     return images[np.sort(order[~part])], images[np.sort(order[part])]
 
 
 def subset(images: Labelled, size: int) -> Labelled:
-    """Return `size` images, always the same, classes in their shares. A smaller subset lies in a larger one."""
+    """Return `size` images, stratified by class, always the same ones. A larger subset contains a smaller one."""
     order = _stratified_order(images.labels)
     return images[np.sort(order[:size])]
 
@@ -89,9 +89,9 @@ def _limited(config: RunConfig, split: Split) -> Split:
 
 
 def _stratified_order(labels: Array) -> Array:
-    """Return a fixed shuffle in which consecutive images hold the classes in the shares of all.
+    """Return a fixed shuffle in which any consecutive images are stratified by class.
 
-    One image of each class comes first, however rare the class is.
+    One image of each class comes first, even of a rare class.
     """
     shuffled = shuffle(len(labels), SPLIT_SEED)
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
@@ -102,9 +102,9 @@ def _stratified_order(labels: Array) -> Array:
 
 
 def shuffle(size: int, seed: int) -> Array:
-    """Return the numbers below `size` in the order of `torch.randperm` on a CPU with a generator of `seed`.
+    """Return the numbers below `size` in the order of `torch.randperm` on a CPU, by a generator seeded with `seed`.
 
-    This is the shuffle of Fisher and Yates, each step the remainder of 32 bits of the Mersenne Twister.
+    This is the Fisher-Yates shuffle. Each step is the remainder of 32 bits from the Mersenne Twister.
     """
     drawn = np.random.RandomState(seed).randint(0, 2**32, max(size - 1, 0), dtype=np.uint32)
     steps = (drawn % np.arange(size, 1, -1, dtype=np.uint32)).tolist()
@@ -115,7 +115,7 @@ def shuffle(size: int, seed: int) -> Array:
 
 
 def _rank_in_class(labels: Array) -> Array:
-    """Count, for each image, those of its class before it."""
+    """Return the number of images of its class before each image."""
     rank = np.empty_like(labels)
     for label in np.unique(labels):
         of_class = labels == label

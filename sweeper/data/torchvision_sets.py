@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from functools import partial
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +12,7 @@ import numpy as np
 
 from sweeper.core.errors import DataError, one_line
 from sweeper.data.arrays import FOUR, decoded
-from sweeper.data.fashion import impatient
+from sweeper.data.download import downloading
 from sweeper.data.own import Decoded, OwnSource
 
 KINDS: Final[Mapping[str, str]] = {  # torchvision's classes
@@ -24,12 +22,12 @@ PARTS: Final = ("train", "test")
 
 
 def torchvision_source(name: str, data_dir: Path | None) -> OwnSource:
-    """Return the source of a data set in torchvision's root `data_dir`, or SWEEPER_DATA_DIR; else in the cache.
+    """Return the source of a data set. Torchvision's root is `data_dir`, else SWEEPER_DATA_DIR, else the cache.
 
-    What is not in the cache is downloaded into it.
+    A data set that is missing from the cache is downloaded.
 
     Raises:
-        DataError: it can neither be found nor downloaded.
+        DataError: it can be neither found nor downloaded.
     """
     given = data_dir or os.environ.get("SWEEPER_DATA_DIR")
     root = Path(given) if given else _cached(name)
@@ -40,7 +38,7 @@ def read_named(name: str, root: str) -> Decoded:
     """Read a data set by its name from torchvision's `root`.
 
     Raises:
-        DataError: it is not there, damaged, or another one.
+        DataError: it is missing or damaged, or its checksums differ.
     """
     import torchvision.datasets
 
@@ -48,10 +46,10 @@ def read_named(name: str, root: str) -> Decoded:
 
 
 def read_set(name: str, kind: Any, root: str) -> Decoded:
-    """Read a data set of torchvision's class `kind`, which verifies it by its own MD5 sums.
+    """Read a data set of torchvision's class `kind`, and verify it by torchvision's MD5 sums.
 
     Raises:
-        DataError: it is not there, damaged, or another one.
+        DataError: it is missing or damaged, or its checksums differ.
     """
     try:
         train, test = _parts(kind, root)
@@ -74,7 +72,7 @@ def _parts(kind: Any, root: str, **options: Any) -> list[Any]:
 
 
 def _verify(kind: Any, found: Any) -> None:
-    """Verify the archives of MNIST and its relatives, which torchvision verifies only when it downloads them."""
+    """Verify the archives of MNIST and KMNIST, which torchvision verifies only after a download."""
     from torchvision.datasets.utils import check_integrity
 
     for file, md5 in getattr(kind, "resources", ()):
@@ -92,7 +90,7 @@ def _arrays(part: Any) -> tuple[Any, Any]:
 
 
 def _cached(name: str) -> Path:
-    """Return the folder of the cache that holds a data set, downloaded if it is not there.
+    """Return the cache folder of a data set, and download the data set if the folder is missing.
 
     Raises:
         DataError: it cannot be downloaded, or the folder cannot be written.
@@ -102,17 +100,10 @@ def _cached(name: str) -> Path:
     folder = user_cache_path("sweeper") / name
     if folder.is_dir():
         return folder
-    try:
+    with downloading(name, folder, "Name torchvision's root that holds it with --data-dir.") as part:
         import torchvision.datasets
 
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with impatient(), tempfile.TemporaryDirectory(dir=folder.parent) as part:
-            root = Path(part) / name
-            _parts(getattr(torchvision.datasets, KINDS[name]), str(root), download=True)
-            root.rename(folder)
-    except (ImportError, OSError, RuntimeError, HTTPException) as error:
-        raise DataError(
-            f"{name} was not found and cannot be downloaded ({one_line(error, 200)}). Name torchvision's root that "
-            "holds it with --data-dir."
-        ) from None
+        root = part / name
+        _parts(getattr(torchvision.datasets, KINDS[name]), str(root), download=True)
+        root.rename(folder)
     return folder

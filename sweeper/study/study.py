@@ -141,7 +141,7 @@ class Study:
 
     @property
     def metric(self) -> Metric:
-        """What it searches for."""
+        """The metric that the study optimizes."""
         return METRICS[self.settings.metric]
 
     @property

@@ -1,6 +1,6 @@
-"""sweeper from Python: train, search, load, replay. The functions of the command line, with its names and defaults.
+"""The Python API: train, optimize, load_study and replay, with the command line's names and defaults.
 
-State lies where the command line keeps it: in `home`, by default SWEEPER_HOME or the current folder.
+State is kept where the command line keeps it: in `home`, by default SWEEPER_HOME or the current folder.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Run:
     """A finished training.
 
     Attributes:
-        config: what was trained.
+        config: the trained configuration.
         metrics: final values under their names in MLflow; accuracies in [0, 1], losses in nats.
         run_id: of the run in MLflow; None if it was not uploaded.
         folder: of the run in the journal; None if nothing was recorded.
@@ -55,7 +55,7 @@ class Run:
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        """A row an epoch, by the fields of `EpochResult`."""
+        """A frame with a row for each epoch; its columns are the fields of `EpochResult`."""
         import pandas as pd
 
         return pd.DataFrame([asdict(epoch) for epoch in self._epochs]).set_index("epoch")
@@ -74,7 +74,7 @@ class Run:
         return load_weights(build_model(self.config, self._source.spec), weights).eval()
 
     def batches(self, batch_size: int = 128) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the images that the run was trained on as its network takes them, and their labels.
+        """Yield the training images of the run, as its network takes them, and their labels.
 
         Images are standardised float `(B, C, H, W)`, without augmentation, labels `(B,)`.
         """
@@ -90,10 +90,10 @@ class Replay:
     """A run that was trained again and compared bit by bit.
 
     Attributes:
-        identical: True if all that was recorded is the same.
+        identical: True if every recorded value is the same.
         epochs: number of recorded epochs.
         difference: the first difference, or an empty string.
-        environment: what has changed since: code, packages, processor.
+        environment: changes since then: code, packages, processor.
     """
 
     identical: bool
@@ -104,7 +104,7 @@ class Replay:
 
 @dataclass(frozen=True)
 class Study:
-    """A study as its database has it now."""
+    """A study. Each property reads its present state from the database."""
 
     name: str
     _env: Environment
@@ -120,11 +120,11 @@ class Study:
 
     @property
     def best_value(self) -> float:
-        """Its shrunken mean: an accuracy in [0, 1], a loss in nats, or a calibration error."""
+        """The best configuration's shrunken mean: an accuracy in [0, 1], a loss in nats, or a calibration error."""
         return self._best().standing.shrunken
 
     def trials_dataframe(self) -> pd.DataFrame:
-        """Return a row a trial, with the names of Optuna's columns: number, value, state, duration, params_NAME."""
+        """Return a frame with a row for each trial, and Optuna's columns: number, value, state, params_NAME, …."""
         import pandas as pd
 
         rows = self._view().rows
@@ -185,17 +185,17 @@ def train(
     """Train one configuration and record its curves.
 
     Args:
-        config: what to train, for example `sweeper.experiment(6)`; its device and precision are not used.
+        config: the configuration, for example `sweeper.experiment(6)`; its device and precision are ignored.
         home: folder of the state; by default SWEEPER_HOME, or the current folder.
         tracking_uri: an MLflow server or database, `offline` for the journal alone, `none` for no record.
-        data_dir: folder of FashionMNIST's four files.
+        data_dir: folder of FashionMNIST's four files, or torchvision's root.
         device: cpu, cuda, cuda:N or auto.
         precision: fp32, bf16 or auto.
         progress: show progress.
 
     Raises:
         ConfigError, DataError: a value is wrong, or the images are missing; nothing was created.
-        TrainingError: it could not be trained to its end.
+        TrainingError: the training did not finish.
     """
     env = _environment(home, tracking_uri, None, data_dir, progress, check_tracking=True)
     from sweeper.sweep.train import train_one
@@ -224,13 +224,13 @@ def optimize(
     workers: int | None = 1,
     **options: Any,
 ) -> Study:
-    """Search `space` around `base` until exactly `n_trials` trials are finished; an existing study is continued.
+    """Search `space` around `base` until exactly `n_trials` trials are finished. An existing study is continued.
 
     Args:
         base: the configuration that the search varies. It validates on held-out images: split `test` becomes
             `holdout`.
-        space: by field a list of values, `(low, high)` or `(low, high, "log")`; by default placement, rates and batch
-            size.
+        space: for each field a list of values, `(low, high)` or `(low, high, "log")`; by default placement, rates and
+            batch size.
         study_name: letters, digits, `_`, `.` and `-`.
         n_trials: finished trials to reach, complete or pruned.
         home: as for `train`.
@@ -241,13 +241,13 @@ def optimize(
         progress: as for `train`.
         storage: database of the study; by default sweeper.db in the home.
         engine: processes, serial, gpu, ray or auto.
-        workers: trainings at a time; None leaves it to the engine.
+        workers: number of trainings at a time; None lets the engine choose.
         options: further fields of `sweeper.sweep.options.SweepOptions`: metric, sampler, pruner, timeout, retries,
             one_seed, finalists, finalist_seeds, final.
 
     Raises:
-        UsageError, DataError, StudyConflict: something is wrong, or another driver holds the study; nothing was
-            created.
+        UsageError, DataError: a value is wrong, or the images are missing; nothing was created.
+        StudyConflict: the study has other settings, or another driver holds it.
         StudyIncomplete: too many trials failed.
         OutOfTime: the timeout came before any trial was finished.
     """
@@ -259,12 +259,13 @@ def optimize(
     config, choice = base.derive(split="holdout") if base.split == "test" else base, EngineChoice(engine, workers)
     if config.model not in MODELS:
         start_workers(choice, device)  # one of them calls the function that builds the network
-    network = find_network(config, base.dataset, None if data_dir is None else Path(data_dir), {})
+    env = _environment(home, tracking_uri, storage, data_dir, progress, check_tracking=True)
+    network = find_network(env, config, base.dataset, {})
     asked = SweepOptions(
         network.config, search_space(None, network.placements) if space is None else parse_space(space), n_trials,
-        study_name, dataset=base.dataset, device=device, precision=precision, engine=choice, **options,
+        study_name, dataset=base.dataset, source=network.source, device=device, precision=precision, engine=choice,
+        **options,
     )  # fmt: skip
-    env = _environment(home, tracking_uri, storage, data_dir, progress, check_tracking=True)
     start_workers(asked.engine, device)
     from sweeper.sweep.optimize import check_finished
     from sweeper.sweep.optimize import optimize as sweep
@@ -322,7 +323,7 @@ def replay(
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt, as Python does, where a command would end with the exit code of SIGINT."""
+    """Raise KeyboardInterrupt where a command would end with the exit code of a signal."""
     try:
         yield
     except Interrupted as stop:
@@ -353,5 +354,5 @@ def _recorded(env: Environment, run: Ended) -> Run:
     config = RunConfig.from_params(record.params)
     run_id = run_id_of(run.folder, "", env.tracking_uri) if env.tracking_uri not in (NONE, OFFLINE) else None
     return Run(config, run.metrics, run_id, run.folder, [record.epochs[number] for number in sorted(record.epochs)],
-               find(config.dataset, env.data_dir),
+               find(config.dataset, env.data_dir, config.image_size),
                lambda: read_weights(env, str(run.folder), record.tags))  # fmt: skip

@@ -26,20 +26,22 @@ class Chosen:
 
 
 def choose(
-    env: Environment, config: RunConfig, dataset: str, device: str, precision: str, image_size: int = 0
+    env: Environment, config: RunConfig, dataset: str, device: str, precision: str, source: ImageSource | None = None
 ) -> Chosen:  # fmt: skip
     """Complete `config` for this machine and the data set; each of data set, device and precision may be `auto`.
 
-    Pictures of a folder are resized to `image_size`, or to their most frequent size if it is 0. If `config` names the
-    SHA-256 of its images, they must have it.
+    `source` is the data set, if it has been read already. If `config` names the SHA-256 of its images, they must have
+    it.
 
     Raises:
         ConfigError, DataError: a value is wrong, or the data set is missing or has changed.
         UsageError: there is no such factory of a network.
     """
-    config = config.derive(image_size=image_size, **({} if dataset == "auto" else {"dataset": dataset}))
+    config = config if dataset == "auto" else config.derive(dataset=dataset)
     device, precision, hardware = call(find_machine, device, precision)
-    source = find("auto" if dataset == "auto" else config.dataset, env.data_dir, image_size, env.say)
+    if source is None:
+        name = "auto" if dataset == "auto" else config.dataset
+        source = find(name, env.data_dir, config.image_size, env.say)
     check_unchanged(config.dataset, config.dataset_sha256, source.spec.sha256)
     substituted = dataset == "auto" and source.spec.name == "sample"
     if substituted:

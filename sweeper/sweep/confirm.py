@@ -59,7 +59,7 @@ def confirm(env: Environment, asked: Confirmation) -> dict[str, Any]:
     """
     settings = read_settings(asked.study, env.storage)
     base = settings.base
-    chosen = choose(env, base, asked.dataset or base.dataset, asked.device, base.precision, base.image_size)
+    chosen = choose(env, base, asked.dataset or base.dataset, asked.device, base.precision)
     check(asked.engine, chosen.config)
     images = SharedSplits(load(settings.space.smallest_batch(chosen.config), chosen.source))
     prepare(asked.engine)

@@ -1,27 +1,34 @@
-"""Take the X-ray of a recorded run again, from its weights, its configuration and its images."""
+"""Take the X-ray of a recorded run again, or of any network with weights from a file."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.numpy
 
 from sweeper.core.config import RunConfig
+from sweeper.core.cores import cores
 from sweeper.core.environment import NONE, OFFLINE, Environment
 from sweeper.core.errors import ConfigError, DataError, UsageError
 from sweeper.core.images import Array
 from sweeper.core.inside import read_inside
+from sweeper.core.own_code import explained
 from sweeper.core.results import hash_weights
 from sweeper.core.xray import XRay
+from sweeper.sweep.choose import choose
+from sweeper.sweep.networks import find_network
 from sweeper.sweep.replay import find_folder, find_record, images_of, threads_of
 from sweeper.tracking.fetching import fetch_file, read_state
 from sweeper.tracking.reading import ARTIFACTS, WEIGHTS
 from sweeper.tracking.registry import WEIGHTS_TAG
 from sweeper.tracking.schema import MOST_ARTIFACT
+from sweeper.training import networks
 from sweeper.training.device import resolve_device, use_threads
+from sweeper.training.images import load
 from sweeper.training.xray.examine import examine_weights
 
 
@@ -41,6 +48,37 @@ def xray_of_run(env: Environment, run: str) -> dict[str, Any]:
     data, *_ = images_of(env, record, config)
     use_threads(threads_of(run, record))
     return say_xray(env, examine_weights(config, weights, data))
+
+
+def xray_of_file(
+    env: Environment, config: RunConfig, file: Path, dataset: str, device: str, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Examine the network of `config` with the weights of a file, print the table, and return the JSON.
+
+    The batches are those of a training of `config` in fp32. Held-out training images measure the gain of recalibration.
+
+    Args:
+        env: of the command.
+        config: of the network, its Dropout, and the batches.
+        file: `FILE.safetensors`, or a state_dict that `torch.save` wrote.
+        dataset: as `--dataset` takes it.
+        device: as `--device` takes it.
+        given: the fields of `config` that the user gave.
+
+    Raises:
+        UsageError: there is no such network, or the file does not hold its weights.
+        DataError: the images are missing.
+        SweeperError: the network raises an error.
+    """
+    weights = networks.read_weights(file)
+    found = find_network(env, config, dataset, given)
+    chosen = choose(env, found.config, dataset, device, "fp32", found.source)
+    (data,) = load(chosen.config, chosen.source)
+    use_threads(cores())
+    with explained(config.model):
+        networks.check_fit(networks.build_model(chosen.config, data.spec), weights, file)
+        xray = examine_weights(chosen.config, weights, data)
+    return say_xray(env, xray)
 
 
 def say_xray(env: Environment, found: XRay) -> dict[str, Any]:

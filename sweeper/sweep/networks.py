@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from sweeper.core.config import MODELS, Placement, RunConfig, check_rates, placements_of
+from sweeper.core.environment import Environment
 from sweeper.core.images import ImageSpec
 from sweeper.core.own_code import absolute, source_of
+from sweeper.data.images import ImageSource
 from sweeper.data.sources import find
 from sweeper.engine.aside import call
 
@@ -25,20 +26,22 @@ class Found(NamedTuple):
         config: with the absolute name of the factory's file, and its SHA-256.
         placements: those that the network has room for.
         code: the factory's file, under the name that a run logs it as; nothing for our own networks.
+        source: the data set, if `find_network` has read it.
     """
 
     config: RunConfig
     placements: tuple[Placement, ...]
     code: Mapping[str, bytes]
+    source: ImageSource | None = None
 
 
-def find_network(config: RunConfig, dataset: str, data_dir: Path | None, given: Mapping[str, Any]) -> Found:
-    """Find the network of `config` for a data set, as `--dataset` and `--data-dir` name it.
+def find_network(env: Environment, config: RunConfig, dataset: str, given: Mapping[str, Any]) -> Found:
+    """Find the network of `config` for a data set, and read that if a factory is to be called for its images.
 
     Args:
+        env: of the command.
         config: of the run, with every other option.
-        dataset: a factory is called for its images.
-        data_dir: its folder.
+        dataset: as `--dataset` takes it.
         given: the fields that the user gave; a placement among them is not replaced.
 
     Raises:
@@ -47,9 +50,10 @@ def find_network(config: RunConfig, dataset: str, data_dir: Path | None, given: 
     """
     if config.model in MODELS:
         return Found(config, placements_of(config.model), {})
-    found = network_for(config, find(dataset, data_dir, config.image_size).spec, placed="placement" in given)
+    source = find(dataset, env.data_dir, config.image_size, env.say)
+    found = network_for(config, source.spec, placed="placement" in given)
     check_rates(found.config, given)
-    return found
+    return found._replace(source=source)
 
 
 def network_for(config: RunConfig, images: ImageSpec, *, placed: bool = True) -> Found:

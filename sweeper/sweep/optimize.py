@@ -63,7 +63,7 @@ def optimize(env: Environment, options: SweepOptions, known: Sequence[Known] = (
         StudyIncomplete: too many trials failed.
         OutOfTime: the time was over before any trial was finished.
     """
-    chosen = choose(env, options.config, options.dataset, options.device, options.precision, options.image_size)
+    chosen = choose(env, options.config, options.dataset, options.device, options.precision, options.source)
     check(options.engine, chosen.config)
     check_networks(options.space.networks(chosen.config), chosen.source.spec)
     settings = StudySettings(chosen.config, options.space, chosen.source.spec.sha256, options.sampler, options.pruner,

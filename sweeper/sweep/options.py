@@ -12,6 +12,7 @@ from sweeper.core.config import Placement, RunConfig
 from sweeper.core.environment import Environment
 from sweeper.core.errors import SpaceError, UsageError
 from sweeper.core.names import check_name
+from sweeper.data.images import ImageSource
 from sweeper.engine.choice import ONE_WORKER, EngineChoice, likely_here
 from sweeper.engine.forkserver import FORKING, start_server
 from sweeper.study.known import Known, checked, known_experiments, known_in_file
@@ -46,7 +47,7 @@ class SweepOptions:
     finalist_seeds: int = 3
     final: bool = True
     dataset: str = "auto"
-    image_size: int = 0  # of the pictures of a folder
+    source: ImageSource | None = None  # the data set, if it has been read already
     device: str = "auto"
     precision: str = "auto"
     engine: EngineChoice = ONE_WORKER

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import sys
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from sweeper.core.trial import Trial
     from sweeper.study.evidence import Standing
 
-KERNEL: Final = "JPY_PARENT_PID"  # set for a Jupyter kernel, whose cells cannot redraw a table
+KERNEL: Final = "JPY_PARENT_PID"  # set where a cell starts a command, whose output cannot be redrawn
 REFRESH_SECONDS: Final = 0.25
 NARROW: Final = 110  # columns, below which the live table leaves out what is not needed
 
@@ -252,17 +253,24 @@ class LiveView:
 
 
 def make_view(progress: Progress, env: Environment) -> PlainView | LiveView:
-    """Return a live table if stdout is a terminal, else plain lines: on stderr if stdout is for JSON."""
+    """Return a live table on a terminal and, with ipywidgets, in a notebook; else plain lines.
+
+    Where stdout is for JSON, lines go to stderr.
+    """
     if not env.progress:
         return PlainView(progress, io.StringIO())
     if env.json_output:
         return PlainView(progress, sys.stderr, epochs=env.verbose)
-    in_notebook = "ipykernel" in sys.modules or KERNEL in os.environ  # in a cell, or in its `!sweeper optimize`
-    if env.verbose or in_notebook or not sys.stdout.isatty():
-        return PlainView(progress, sys.stdout, epochs=env.verbose)
     from rich.console import Console
 
-    return LiveView(progress, Console())
+    console = Console()
+    if console.is_jupyter:  # rich redraws the table in a widget
+        live = importlib.util.find_spec("ipywidgets") is not None
+    else:
+        live = sys.stdout.isatty() and KERNEL not in os.environ
+    if live and not env.verbose:
+        return LiveView(progress, console)
+    return PlainView(progress, sys.stdout, epochs=env.verbose)
 
 
 def in_short(best: Standing) -> str:

@@ -17,7 +17,7 @@ class Source(Protocol):
 
     @property
     def metric(self) -> Metric:
-        """What it judges trials by."""
+        """The metric that trials are compared by."""
 
     def together(self) -> AbstractContextManager[None]:
         """Make asked trials durable at `begin`, and reported outcomes at `settle`, within the block.

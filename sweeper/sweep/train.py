@@ -57,12 +57,13 @@ def train_one(
     dataset: str = "auto",
     device: str = "auto",
     precision: str = "auto",
-    image_size: int = 0,
+    source: ImageSource | None = None,
     system_metrics: bool = False,
 ) -> Trained:
     """Train one configuration, as a sweep of one trial. If `run_id` is given, record to that MLflow run.
 
-    With `system_metrics`, the load of this machine is recorded each epoch.
+    `source` is the data set, if it has been read already. With `system_metrics`, the load of this machine is recorded
+    each epoch.
 
     Raises:
         ConfigError, DataError: a value is wrong, or the data set is missing; nothing was created.
@@ -71,7 +72,7 @@ def train_one(
     from sweeper.engine.serial import SerialEngine
     from sweeper.training.images import Data
 
-    chosen = choose(env, config, dataset, device, precision, image_size)
+    chosen = choose(env, config, dataset, device, precision, source)
     images = load(chosen.config, chosen.source)
     check_networks([chosen.config], chosen.source.spec)
     key = uuid.uuid4().hex  # of every attempt
@@ -82,19 +83,19 @@ def train_one(
         name = f"exp{trial.config.experiment} seed{trial.config.seed}"
         return replace(info, key=key, name=name, folder=folder, run_id=run_id)
 
-    source = Listed([Trial(0, chosen.config)])
+    trials = Listed([Trial(0, chosen.config)])
     view = make_view(Progress(target=1, unit="run"), env)
     with Signals() as signals, tracking(env, signals, system_metrics=system_metrics) as tracker:
         tracker.reconcile("runs")
         engine = SerialEngine([Data.from_arrays(split) for split in images], cores())
         try:
-            driver = Driver(source, engine, tracker, describe, view, keep_results=True, signals=signals,
+            driver = Driver(trials, engine, tracker, describe, view, keep_results=True, signals=signals,
                             diverged=FAILED)  # fmt: skip
             results = driver.run(1)
         finally:
             view.close()
             engine.close()
-    if reasons := source.failed | source.diverged:
+    if reasons := trials.failed | trials.diverged:
         raise TrainingError(reasons[0])
     uploaded = env.tracking_uri not in (NONE, OFFLINE)
     return Trained(

@@ -7,6 +7,7 @@ stores a batch that is sent twice with the same times once, so a crash before th
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -206,7 +207,7 @@ class _Upload:
 
         entity = Dataset(
             name=dataset["name"][-MOST_NAME:],
-            digest=dataset["sha256"][:8],
+            digest=_digest(dataset),
             source_type="local",
             source=json.dumps({"uri": dataset["source"]}),
             profile=json.dumps(dataset["profile"]),
@@ -249,6 +250,15 @@ class _Upload:
             path = self._folder / name
             folder = path.parent.relative_to(root).as_posix()
             self._calls.log_artifact(run_id, str(path), None if folder == "." else folder)
+
+
+def _digest(dataset: dict[str, Any]) -> str:
+    """Return the start of the images' SHA-256, then that of the profile's.
+
+    MLflow keeps one profile for a name and digest, and runs differ in it: a champion is trained on more images.
+    """
+    profile = json.dumps(dataset["profile"], sort_keys=True).encode()
+    return f"{dataset['sha256'][:8]}-{hashlib.sha256(profile).hexdigest()[:8]}"
 
 
 def _new_params(run: Run, params: dict[str, str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from torchvision.datasets import FashionMNIST
 
 from docs.cut_sample import main
 from sweeper.core.config import RunConfig
-from sweeper.data import fashion
+from sweeper.data import download, fashion
 from sweeper.data.fashion import SAMPLE, SAMPLE_DIR, SIDE, SYSTEM_DIR, FashionSource, find, locate
 from sweeper.data.splits import load, load_test
 from tests.support.little import SMALL, at, contents, declare, refusal, write
@@ -327,7 +327,7 @@ def test_other_images_than_those_of_fashion_mnist_are_not_kept(
 def test_a_server_that_never_answers_is_not_waited_for_long(
     little: dict[str, bytes], nowhere: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(fashion, "SILENCE", 0.1)
+    monkeypatch.setattr(download, "SILENCE", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         known(little, f"http://127.0.0.1:{silent.getsockname()[1]}/", monkeypatch)
         message = refusal(find, "fashion-mnist")

@@ -83,7 +83,7 @@ def test_mlflow_run_works_with_neither_conda_nor_pyenv(tmp_path: Path, empty_sto
     machine = {name: run.data.params[name] for name in ("device", "precision", "dataset_sha256")}
     assert run.data.params == used.to_params() | machine | {"exp": "1"}
     (inputs,) = run.inputs.dataset_inputs
-    assert (inputs.dataset.name, inputs.dataset.digest) == (pictures, machine["dataset_sha256"][:8])
+    assert (inputs.dataset.name, inputs.dataset.digest[:8]) == (pictures, machine["dataset_sha256"][:8])
     assert json.loads(inputs.dataset.profile)["shape"] == [32, 32, 3]
     assert "--experiment-name bn-dropout" in done.stdout
     assert [p.step for p in client.get_metric_history(run.info.run_id, "val/accuracy")] == [1]

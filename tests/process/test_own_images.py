@@ -19,6 +19,7 @@ from PIL import Image
 from sweeper.core.images import Array
 from sweeper.data.fashion import CLASSES
 from tests.process.conftest import Answer, listing
+from tests.support.factories import OWN, write
 from tests.support.own_images import DIGITS, KEPT, write_folder, write_npz
 
 Sweeper = Callable[..., Answer]
@@ -106,6 +107,25 @@ def test_a_sweep_ends_with_a_champion_that_replays(sweeper: Sweeper, tmp_path: P
 
     assert sweeper(tmp_path, "replay", str(champion), "--tracking-uri", "none").code == 0
     assert json.loads(sweeper(tmp_path, *words).out)["added"] == 0  # it goes on
+
+
+COUNTED = f"""
+{DIGITS}
+
+def counted():
+    with open("reads.txt", "a") as file:
+        file.write("read ")
+    return digits()
+"""
+
+
+@pytest.mark.parametrize("words", ["train", "optimize --trials 2 --engine serial --no-final"])
+def test_an_own_network_and_the_search_share_one_reading_of_the_images(sweeper: Sweeper, tmp_path: Path, words: str):
+    (tmp_path / "own.py").write_text(COUNTED)
+    write(tmp_path, OWN)
+    done = sweeper(tmp_path, *words.split(), "--model", "net.py:build", "--dataset", "own.py:counted", *ALIKE)
+    assert done.code == 0, done.err
+    assert (tmp_path / "reads.txt").read_text().split() == ["read"]
 
 
 def test_images_may_move_and_must_not_change(sweeper: Sweeper, tmp_path: Path):

@@ -146,7 +146,7 @@ def test_an_argument_is_a_number_a_truth_value_or_text(given: str, value: object
 def test_the_working_directory_is_not_searched_for_packages(
     sweeper: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """As with `import` in a script, a package is installed or on PYTHONPATH."""
+    """A package must be installed or on PYTHONPATH, as for `import` in a script."""
     write(tmp_path, PLAIN, "own_package_of_this_test.py")
     monkeypatch.setattr(sys, "path", [path for path in sys.path if Path(path).is_absolute()])
     answer = sweeper(tmp_path, "train", "--model", "own_package_of_this_test:build", "--dataset", "sample")

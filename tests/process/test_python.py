@@ -15,6 +15,7 @@ import pytest
 import sweeper
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import ConfigError, SpaceError, UsageError
+from tests.support.own_images import write_folder
 
 ROOT = Path(__file__).parents[2]
 PAGE, EXAMPLES = ROOT / "docs" / "python.md", ROOT / "examples"
@@ -39,7 +40,7 @@ def python(code: str, folder: Path, env: dict[str, str]) -> subprocess.Completed
 
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory: pytest.TempPathFactory, alone: dict[str, str]) -> dict[str, Any]:
-    """What the blocks of the page lead to."""
+    """The output of the page's code blocks, run as one script."""
     folder = tmp_path_factory.mktemp("python")
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     done = python("\n".join(blocks) + LATER, folder, alone)
@@ -100,6 +101,14 @@ def test_progress_can_be_turned_off(tmp_path: Path, tiny_run: RunConfig, capsys:
 @pytest.fixture
 def tiny_run() -> RunConfig:
     return sweeper.experiment(1, epochs=1, dataset="sample", train_images=200)
+
+
+def test_the_pictures_of_a_folder_are_resized_to_the_size_of_the_configuration(tmp_path: Path):
+    write_folder(tmp_path / "pictures")
+    base = sweeper.experiment(1, epochs=1, batch_size=16, dataset=f"folder:{tmp_path}/pictures", image_size=16)
+    run = sweeper.train(base, home=tmp_path, tracking_uri="none", progress=False)
+    assert run.config.image_size == 16
+    assert next(run.batches(4))[0].shape == (4, 3, 16, 16)
 
 
 @pytest.mark.parametrize(

@@ -123,5 +123,5 @@ def without_test_images(tmp_path_factory: pytest.TempPathFactory, monkeypatch: p
 @pytest.fixture(autouse=True)
 def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings in this process have one thread, as everywhere in the tests."""
-    for module in ("sweep.train", "engine.choice", "sweep.champion"):
+    for module in ("sweep.train", "engine.choice", "sweep.champion", "sweep.examine"):
         monkeypatch.setattr(f"sweeper.{module}.cores", lambda: 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -87,6 +88,16 @@ def test_the_same_command_again_adds_nothing_and_tests_nothing_again(finished_sw
     assert read_events(folder) == events
     (champion,) = place.runs("champion")
     assert len(place.client.get_metric_history(champion.info.run_id, "test/accuracy")) == 1
+
+
+def test_mlflow_shows_how_many_images_each_run_was_trained_on(finished: Place):
+    """Those of the champion include the validation images of the trials."""
+    for kind, expected in (("trial", (6_000, 1_000, "holdout")), ("champion", (7_000, 1_000, "test"))):
+        run = finished.runs(kind)[0]
+        (found,) = run.inputs.dataset_inputs
+        profile = json.loads(found.dataset.profile)
+        assert tuple(profile[name] for name in ("train_images", "val_images", "split")) == expected
+        assert found.dataset.digest.startswith(run.data.tags["sweeper.dataset_sha256"][:8])
 
 
 def test_the_champion_is_trained_on_everything_and_its_weights_are_in_the_journal(place: Place):

@@ -1,4 +1,4 @@
-"""The X-ray of a recorded run: the numbers that it recorded, from the journal and from MLflow."""
+"""The X-ray of a recorded run, by the journal and by MLflow, and that of weights in a file."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
 import torch
 
+from sweeper.core.config import RunConfig
 from sweeper.core.environment import OFFLINE, Environment
 from sweeper.core.errors import DataError, SweeperError, UsageError
 from sweeper.core.xray import CSV_FILE
-from sweeper.sweep.examine import xray_of_run
+from sweeper.sweep.examine import xray_of_file, xray_of_run
 from sweeper.tracking.connection import relocate
 from sweeper.tracking.fetching import UPLOAD
 from sweeper.tracking.reading import ARTIFACTS, EVENTS, WEIGHTS, read_events
+from tests.sweep.conftest import Place
 
 # MLflow's own use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
@@ -163,3 +166,16 @@ def test_another_data_set_is_refused(folder: Path, examine: Callable[..., dict[s
 def test_there_is_no_such_run(examine: Callable[..., dict[str, Any]]):
     with pytest.raises(UsageError, match="no folder of a journal"):
         examine("nowhere", OFFLINE)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "pt"])
+def test_weights_in_a_file_have_the_numbers_of_their_run(place: Place, form: str):
+    run = place.train(placement="dropout-bn", conv_dropout=0.2)
+    file = Path(run["journal"]) / ARTIFACTS / WEIGHTS
+    if form == "pt":
+        torch.save(safetensors.torch.load_file(file), place.home / "net.pt")
+        file = place.home / "net.pt"
+    config = RunConfig.create(**run["config"])
+    found = xray_of_file(place.environment, config, file, "sample", "cpu", {})
+    assert len(found["layers"]) == 2
+    assert found == xray_of_run(place.environment, run["journal"])

@@ -44,7 +44,7 @@ def sweep(
     place: Place, base: RunConfig, space: Space | None = SPACE, trials: int = 4, **options: Any
 ) -> dict[str, Any]:
     """A sweep as the command makes it."""
-    network = find_network(base, "sample", None, {})
+    network = find_network(place.environment, base, "sample", {})
     fixed = {"study": "own", "sampler": "grid", "pruner": "none", "final": False, "dataset": "sample",
              "device": "cpu", "precision": "fp32", "engine": EngineChoice("serial")}  # fmt: skip
     asked = SweepOptions(network.config, space or search_space(None, network.placements), trials, **(fixed | options))
@@ -93,8 +93,8 @@ def test_a_network_without_the_builder_is_searched_without_placement_and_rates(p
     assert "space.placement" not in settings
 
 
-def test_the_default_space_has_what_the_network_has_room_for(tmp_path: Path):
-    found = find_network(config(write(tmp_path, RESIDUAL), "Net"), "sample", None, {})
+def test_the_default_space_has_what_the_network_has_room_for(place: Place, tmp_path: Path):
+    found = find_network(place.environment, config(write(tmp_path, RESIDUAL), "Net"), "sample", {})
     assert found.placements == LAYERED
     space = search_space(None, found.placements)
     assert space.describe()["placement"] == [p.value for p in LAYERED]
@@ -105,15 +105,15 @@ def test_the_default_space_has_what_the_network_has_room_for(tmp_path: Path):
         def build(images, layers):
             return nn.Sequential(nn.Flatten(), *layers.linear(784, 8), *layers.head(8, 10))
     """, "linear.py")  # fmt: skip
-    found = find_network(config(linear), "sample", None, {})
+    found = find_network(place.environment, config(linear), "sample", {})
     assert found.placements == (Placement.NONE,)
     assert found.config.placement is Placement.NONE  # that of the experiment, bn-dropout, does not fit
 
 
-def test_an_option_that_the_network_does_not_use_is_refused(tmp_path: Path):
+def test_an_option_that_the_network_does_not_use_is_refused(place: Place, tmp_path: Path):
     file = write(tmp_path, OWN)
     with pytest.raises(ConfigError, match=r"conv_dropout=0\.2: placement own has no Dropout in its convolutions"):
-        find_network(config(file, conv_dropout=0.2), "sample", None, {"conv_dropout": 0.2})
+        find_network(place.environment, config(file, conv_dropout=0.2), "sample", {"conv_dropout": 0.2})
 
 
 # --- refusals ----------------------------------------------------------------------------------------

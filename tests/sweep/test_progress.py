@@ -1,4 +1,4 @@
-"""Plain lines, the live table, and the status of a sweep from another terminal."""
+"""The progress of a sweep: plain lines, and the live table."""
 
 from __future__ import annotations
 
@@ -22,10 +22,7 @@ from sweeper.core.metric import ECE, LOSS
 from sweeper.core.text import duration
 from sweeper.core.trial import Trial
 from sweeper.study.evidence import Standing
-from sweeper.study.reading import StudyView
-from sweeper.study.rows import TrialRow
 from sweeper.sweep.progress import LiveView, PlainView, Progress, in_words, make_view
-from sweeper.sweep.records import status_lines
 from tests.support.recorder import epoch
 
 CONFIG = RunConfig(model="small", epochs=4, conv_dropout=0.25, head_dropout=0.5, dataset="sample")
@@ -337,89 +334,43 @@ def test_verbose_prints_each_epoch_of_each_trial_on_a_terminal_too(monkeypatch: 
     assert lines[1].startswith("trial 0: epoch 1/4  val accuracy ")
 
 
-def test_a_cell_of_a_notebook_gets_plain_lines(monkeypatch: pytest.MonkeyPatch):
+def test_a_command_in_a_cell_of_a_notebook_gets_plain_lines(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "stdout", Stream(True))
     monkeypatch.setenv("JPY_PARENT_PID", "1")
     assert isinstance(make_view(Progress(target=3), environment()), PlainView)
 
 
-# --- status --------------------------------------------------------------------------------------------
+WIDGETS = """
+class Output:
+    drawn = 0
+
+    def __enter__(self):
+        self.drawn += 1
+
+    def __exit__(self, *_):
+        pass
+
+    def clear_output(self, wait):
+        pass
+"""
 
 
-def row(number: int, state: str, value: float | None, seconds: float | None = 10.0, **changes: Any) -> TrialRow:
-    made = TrialRow(number, state, value, 0.5, {"placement": "bn", "lr": 0.00123456}, 2, seconds, "")
-    return made._replace(**changes)
-
-
-def status(*rows: TrialRow, workers: int = 1) -> list[str]:
-    return status_lines(StudyView("demo", 10, workers, list(rows)))
-
-
-def test_the_status_of_a_study_counts_its_trials_and_shows_the_running_ones():
-    lines = status(
-        row(0, "complete", 0.7), row(1, "pruned", 0.2), row(2, "failed", None), row(3, "running", 0.4),
-        row(4, "running", None, None, epochs=0),
-    )  # fmt: skip
-    assert lines[0] == "study demo: 2/10 trials finished, 1 complete, 1 pruned, 1 failed, 2 running"
-    assert lines[1] == "  trial 3: epoch 2, val accuracy 0.4000, placement bn, lr 0.00123, 10s"
-    assert lines[2].startswith("  trial 4: epoch 0, no epoch yet, placement bn")
-    assert lines[3:5] == ["best so far:", "  val accuracy 0.7000 (trial 0): placement bn, lr 0.00123"]
-
-
-def test_the_status_of_a_study_tells_enqueued_trials_from_running_ones():
-    lines = status(row(0, "complete", 0.7), row(1, "waiting", None, None, params={}, epochs=0))
-    assert lines[0].endswith("0 failed, 0 running, 1 enqueued")
-    assert [line for line in lines if "trial 1" in line or "left" in line] == []
-
-
-def test_the_status_of_a_stopped_study_names_the_command_that_continues_it():
-    rows = [row(0, "complete", 0.7), row(1, "running", 0.4)]
-    lines = status_lines(StudyView("demo", 10, 1, rows, driven=False, command="sweeper optimize --trials 10"))
-    assert lines[0] == "study demo: stopped, 1/10 trials finished, 1 complete, 0 pruned, 0 failed, 1 interrupted"
-    assert lines[-1] == "to continue it: sweeper optimize --trials 10"
-    assert not [line for line in lines if "left" in line]
-
-
-def test_the_status_ranks_the_five_best():
-    lines = status(*(row(n, "complete", n / 10, params={"batch_size": n}) for n in range(7)))
-    assert [line.split(":")[1].strip() for line in lines[2:]] == [f"batch_size {n}" for n in (6, 5, 4, 3, 2)]
-
-
-def test_the_status_of_a_search_for_another_metric_names_it_and_shows_the_accuracy_beside_it():
-    rows = [
-        row(0, "complete", 0.5, accuracy=0.9), row(1, "complete", 0.25, accuracy=0.8, params={}),
-        row(2, "running", 0.4),
-    ]  # fmt: skip
-    lines = status_lines(StudyView("demo", 10, 1, rows, metric=ECE))
-    assert lines[1].startswith("  trial 2: epoch 2, val ECE 0.4000, ")
-    assert lines[3:5] == [
-        "  val ECE 0.2500 (trial 1), accuracy 0.8000: ",
-        "  val ECE 0.5000 (trial 0), accuracy 0.9000: placement bn, lr 0.00123",
-    ]
-
-
-def test_the_status_counts_the_duplicates_of_an_earlier_version_as_finished():
-    lines = status(row(0, "complete", 0.7), row(1, "complete", 0.7, copy_of=0))
-    assert lines[0].startswith("study demo: 2/10 trials finished, 1 complete, 0 pruned, 1 duplicate, 0 failed")
-
-
-@pytest.mark.parametrize(("workers", "left"), [(1, "1m20s"), (2, "40s")])
-def test_the_status_forecasts_from_the_trials_that_ended(workers: int, left: str):
-    rows = [row(0, "complete", 0.5, 5.0), row(1, "pruned", 0.5, 15.0), row(2, "running", 0.5)]
-    assert status(*rows, workers=workers)[-1] == f"about {left} left"
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [
-        [row(0, "complete", 0.5)],  # nobody drives it
-        [row(0, "running", None)],  # nothing has ended
-        [row(n, "complete", 0.5) for n in range(10)] + [row(10, "running", None)],
-    ],
-    ids=["nobody", "first", "done"],
-)
-def test_the_status_forecasts_nothing_it_cannot_know(rows: list[TrialRow]):
-    assert not [line for line in status(*rows) if "left" in line]
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_notebook_gets_a_table_in_a_widget_or_plain_lines_without_ipywidgets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, installed: bool
+):
+    (tmp_path / "ipywidgets.py").write_text(WIDGETS)
+    monkeypatch.syspath_prepend(tmp_path)
+    if not installed:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    shell = type("ZMQInteractiveShell", (), {})()  # by its name rich knows a notebook
+    monkeypatch.setattr("builtins.get_ipython", lambda: shell, raising=False)
+    displayed: list[Any] = []
+    monkeypatch.setattr("IPython.display.display", displayed.append)  # outside a kernel it prints
+    play(make_view(Progress(target=3), environment()))
+    widgets = [shown for shown in displayed if type(shown).__module__ == "ipywidgets"]
+    assert [widget.drawn > 3 for widget in widgets] == [True] * installed
+    assert ("trial 0: complete" in capsys.readouterr().out) == (not installed)
 
 
 def test_parameters_are_shown_in_three_digits():

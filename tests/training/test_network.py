@@ -104,14 +104,16 @@ def test_a_convolution_has_a_bias_unless_batch_norm_follows_at_once(placement: s
 
 def effective(config: RunConfig) -> str:
     """The layers of a network without the Dropout layers that drop nothing."""
-    return " ".join(str(layer) for layer in build_model(config, SAMPLE.spec) if getattr(layer, "p", 1) > 0)
+    return " ".join(str(m) for m in build_model(config, SAMPLE.spec).modules()
+                    if not list(m.children()) and getattr(m, "p", 1) > 0)  # fmt: skip
 
 
-def test_two_configurations_have_one_key_exactly_when_they_build_the_same_network():
+@pytest.mark.parametrize("model", ["small", "resnet20"])
+def test_two_configurations_have_one_key_exactly_when_they_build_the_same_network(model: str):
     rates = [(0.0, 0.0), (0.0, 0.3), (0.2, 0.0), (0.2, 0.3)]
     configs = [
-        RunConfig.create(model="small", placement=placement, conv_dropout=conv, head_dropout=head)
-        for placement, (conv, head) in product(GRAMMAR, rates)
+        RunConfig.create(model=model, placement=placement, conv_dropout=conv, head_dropout=head)
+        for placement, (conv, head) in product(placements_of(model), rates)
     ]
     networks = {config: effective(config) for config in configs}
     wrong = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -131,30 +130,6 @@ def test_it_takes_images_of_any_size(side: int, channels: int, classes: int):
     first.register_forward_hook(lambda _, args, __: seen.append(args[0].shape[2]))
     assert model(torch.randn(2, channels, side, side + 3)).shape == (2, classes)
     assert seen[0] <= 64
-
-
-# --- keys ----------------------------------------------------------------------------------------
-
-
-def effective(config: RunConfig) -> str:
-    """The layers of a network without the Dropout layers that drop nothing."""
-    return " ".join(str(m) for m in build_model(config, SAMPLE.spec).modules()
-                    if not list(m.children()) and getattr(m, "p", 1) > 0)  # fmt: skip
-
-
-def test_two_configurations_have_one_key_exactly_when_they_build_the_same_network():
-    rates = [(0.0, 0.0), (0.0, 0.3), (0.2, 0.0), (0.2, 0.3)]
-    configs = [
-        RunConfig.create(model="resnet20", placement=placement, conv_dropout=conv, head_dropout=head)
-        for placement, (conv, head) in product(GRAMMAR, rates)
-    ]
-    networks = {config: effective(config) for config in configs}
-    wrong = [
-        f"{one.placement}{one.conv_dropout, one.head_dropout} and {two.placement}{two.conv_dropout, two.head_dropout}"
-        for one, two in combinations(configs, 2)
-        if (one.key == two.key) != (networks[one] == networks[two])
-    ]
-    assert wrong == []
 
 
 # --- the page ------------------------------------------------------------------------------------

@@ -172,7 +172,7 @@ def test_the_noise_floor_is_the_ratio_of_two_averages_of_the_same_noise(cv: floa
 
 @pytest.mark.parametrize("momentum", [0.1, 0.5, 1.0, 0.0])
 def test_calls_are_weighted_as_in_the_running_variance(momentum: float):
-    """A running variance that sees the same variances in each batch comes to rest at their weighted mean."""
+    """If every batch has the same variances, a running variance converges to their weighted mean."""
     calls = [floats(1.0, 4.0), floats(9.0, 2.0), floats(5.0, 5.0)]
     running = calls[-1].clone() if momentum else torch.stack(calls).mean(0)
     for _ in range(300):

@@ -97,7 +97,7 @@ class Sweep(NamedTuple):
 
     @property
     def metric(self) -> Metric:
-        """What the study searches for."""
+        """The metric that the study optimizes."""
         return metric_of(self.settings)
 
     def ranked(self) -> list[SweptTrial]:

@@ -1,5 +1,6 @@
-"""The networks: small, medium, large, resnet20, and those of one's own. docs/own-network.md and docs/placements.md."""
+"""The networks: small, medium, large, resnet20, and your own. See docs/own-network.md and docs/placements.md."""
 
 from sweeper.training.networks.build import build_model, load_weights, parameter_count
+from sweeper.training.networks.weights import check_fit, read_weights
 
-__all__ = ["build_model", "load_weights", "parameter_count"]
+__all__ = ["build_model", "check_fit", "load_weights", "parameter_count", "read_weights"]

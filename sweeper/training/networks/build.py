@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sweeper.core.config import PLACES, Placement, RunConfig
 from sweeper.core.errors import ConfigError, UsageError
@@ -38,7 +38,7 @@ def build_model(config: RunConfig, images: ImageSpec) -> nn.Module:
     Weights are drawn from torch's global generator; seed it first. A factory may raise any error.
 
     Raises:
-        ConfigError: the network lacks layers that the placement promises, or the factory's file has changed.
+        ConfigError: the network lacks layers of its placement, or the factory's file has changed.
         UsageError: there is no such factory.
     """
     network, lacking = build(config, images)
@@ -50,7 +50,7 @@ def build_model(config: RunConfig, images: ImageSpec) -> nn.Module:
 
 
 def build(config: RunConfig, images: ImageSpec) -> tuple[nn.Module, str]:
-    """Build the network of `config` as `build_model` does; also return what its placement promises and it lacks."""
+    """Build the network of `config` as `build_model` does, and name the layers of its placement that it lacks."""
     factory, layers = factory_of(config), Layers(config)
     own = not takes_layers(factory)
     if own != (config.placement is Placement.OWN):
@@ -92,12 +92,12 @@ def _load(name: str, _digest: str) -> Factory:
 
 
 def takes_layers(factory: Factory) -> bool:
-    """Return True if the factory has an argument `layers`: its network can be given a placement."""
+    """Return True if the factory has an argument `layers`, so that its network can have any placement."""
     return "layers" in inspect.signature(factory).parameters
 
 
 def _lacking(config: RunConfig, network: nn.Module, layers: Layers) -> str:
-    """Return in words which Dropout, or BatchNorm, the placement promises and the network lacks; empty if none."""
+    """Return the name of the first layer of the placement that the network lacks, or an empty string."""
     placement, modules = config.network_placement, set(network.modules())
     if placement.has_batch_norm and not any(isinstance(module, BATCH_NORM) for module in modules):
         return "BatchNorm"
@@ -111,7 +111,11 @@ def _lacking(config: RunConfig, network: nn.Module, layers: Layers) -> str:
 
 def load_weights(model: Network, weights: Mapping[str, Any]) -> Network:
     """Load copies of `weights`, arrays or tensors by their names, into `model` and return it."""
-    model.load_state_dict({name: torch.from_numpy(np.asarray(value).copy()) for name, value in weights.items()})
+    tensors = {
+        name: value if isinstance(value, Tensor) else torch.from_numpy(np.asarray(value).copy())
+        for name, value in weights.items()
+    }
+    model.load_state_dict(tensors)
     return model
 
 

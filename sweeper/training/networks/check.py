@@ -80,7 +80,7 @@ def _checked(logits: object, images: ImageSpec, count: int = 2) -> Tensor:
 
 @contextmanager
 def _in_one_line(config: RunConfig) -> Iterator[None]:
-    """Explain any error of the factory or the network in one line; torch's generator stays as it is."""
+    """Explain any error of the factory or the network in one line, and restore torch's generator."""
     try:
         with torch.random.fork_rng(devices=[]), explained(config.model):
             yield

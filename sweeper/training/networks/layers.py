@@ -1,8 +1,8 @@
 """The placement grammar as a builder: the layers of a network in the order of its placement.
 
-A network that takes its layers from here has every placement, without knowing them. Each method returns the layers
-around one or two weight layers, to be put into `nn.Sequential` whole or one by one. Call them in the order in which the
-network applies them: what stands before a layer depends on what came before. docs/placements.md draws all of it.
+A network that is built from these layers can have any placement. Each method returns one or two weight layers with the
+layers around them, to be used whole or one by one in `nn.Sequential`. Call the methods in the order in which the
+network applies the layers: the layers before a weight layer depend on the earlier calls. docs/placements.md draws them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from sweeper.training.norm import NarrowBatchNorm2d, batch_norm_2d
 
 
 class Layers:
-    """Gives the layers of one network.
+    """The builder of one network's layers.
 
     Attributes:
-        dropout: the Dropout layers that were given so far, by the name of their rate.
+        dropout: the Dropout layers built so far, by the name of their rate.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -31,19 +31,19 @@ class Layers:
     def conv(self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1, *, pool: bool = False) -> nn.Sequential:
         """Return a convolution with its ReLU: `(B, c_in, H, W)` to `(B, c_out, H / stride, W / stride)`.
 
-        With `pool`, a 2x2 max-pool halves the sides. It stands before the ReLU and Dropout2d, which gives the same
-        values for less work (docs/reproduction.md). Dropout2d zeroes whole channels.
+        With `pool`, a 2x2 max-pool halves the sides. It comes before ReLU and Dropout2d: the values are the same, and
+        the work is less (docs/reproduction.md). Dropout2d zeroes whole channels.
         """
         return self._given("conv", self._conv(c_in, c_out, kernel, stride, pool))
 
     def stem(self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-        """Return the bare convolution before the first residual block, which begins with BatchNorm and ReLU."""
+        """Return a bare convolution, for use before the first residual block, which begins with BatchNorm and ReLU."""
         return self._given("stem", [self._conv2d(c_in, c_out, kernel, stride)])
 
     def residual(self, c_in: int, c_out: int, stride: int = 1) -> nn.Sequential:
         """Return a residual block: `(B, c_in, H, W)` to `(B, c_out, H / stride, W / stride)`.
 
-        BatchNorm and ReLU stand before each of its two convolutions (He et al. 2016, arXiv 1603.05027). The shortcut
+        BatchNorm and ReLU come before each of its two convolutions (He et al. 2016, arXiv 1603.05027). The shortcut
         is the identity, or a 1x1 convolution where the shape changes. Dropout zeroes single values.
         """
         branch = nn.Sequential(
@@ -62,8 +62,8 @@ class Layers:
     def head(self, n_in: int, classes: int, *, pool: bool = False) -> nn.Sequential:
         """Return the classifier: `(B, n_in)` to logits `(B, classes)`.
 
-        With `pool` it takes `(B, n_in, H, W)` and averages over all pixels. After residual blocks it first applies the
-        BatchNorm and ReLU that the last of them lacks.
+        With `pool` it takes `(B, n_in, H, W)` and averages over all pixels. After residual blocks it begins with the
+        BatchNorm and ReLU that the last block does not end with.
         """
         return self._given("head", self._head(n_in, classes, pool))
 
@@ -80,14 +80,14 @@ class Layers:
 
     @property
     def _norm_follows(self) -> bool:
-        """True if BatchNorm follows a convolution at once: it cancels a bias."""
+        """True if BatchNorm directly follows a convolution, and so cancels its bias."""
         return self._placement.has_batch_norm and self._placement not in (Placement.DROPOUT_BN, Placement.IC)
 
     def _conv2d(self, c_in: int, c_out: int, kernel: int, stride: int) -> nn.Conv2d:
         return nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=not self._norm_follows)
 
     def _conv(self, c_in: int, c_out: int, kernel: int, stride: int, pool: bool) -> Iterator[nn.Module]:
-        """Yield a convolution and what the placement puts around it.
+        """Yield a convolution and the layers that the placement puts around it.
 
         With `ic`, BatchNorm and Dropout precede each convolution but the first: its input is the image, standardised
         already, and dropping its one channel would drop the whole image.
@@ -108,7 +108,7 @@ class Layers:
             yield self._drop("conv_dropout", nn.Dropout2d)
 
     def _activation(self, channels: int, *, last: bool = False) -> Iterator[nn.Module]:
-        """Yield what stands before a convolution of a branch, of which the `last` one has a place of its own."""
+        """Yield the layers before a convolution of a branch. `bn-dropout-last` has Dropout before the `last` alone."""
         placement = self._placement
         if placement is Placement.DROPOUT_BN:
             yield self._drop("conv_dropout")
@@ -121,7 +121,7 @@ class Layers:
             yield self._drop("conv_dropout")
 
     def _trunk_end(self, channels: int) -> Iterator[nn.Module]:
-        """Yield BatchNorm and ReLU; where ReLU is the first, it must leave its input to the shortcut as it is."""
+        """Yield BatchNorm and ReLU. A ReLU that comes first is not in place, as the shortcut needs its input."""
         if not self._placement.has_batch_norm or self._placement is Placement.IC:
             yield nn.ReLU()
             return
@@ -152,7 +152,7 @@ class Layers:
 
     @property
     def _drops_features(self) -> bool:
-        """True if Dropout stands behind a hidden layer of the head, or else before the classifier."""
+        """True if Dropout comes after a hidden layer of the head, or without one, before the classifier."""
         placement = self._placement
         return placement.has_head_dropout and not placement.drops_before_pooling and placement is not Placement.IC
 

@@ -1,7 +1,7 @@
 """ResNet-20 for small images: three stages of three residual blocks, 16, 32 and 64 channels, 0.27 M parameters.
 
 The depth and widths are those of He et al. 2016 (arXiv 1512.03385) for CIFAR. The blocks are those of their second
-article (arXiv 1603.05027), with BatchNorm and ReLU before each convolution: only there is a place behind the last
+article (arXiv 1603.05027), with BatchNorm and ReLU before each convolution. Only these have a place after the last
 BatchNorm of a branch and before its last convolution, where Kim et al. 2023 (PMLR 216) put Dropout.
 """
 

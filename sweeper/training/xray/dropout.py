@@ -1,4 +1,4 @@
-"""Follow what Dropout layers pass on to BN layers, for the closed form of the X-ray (docs/xray.md)."""
+"""Follow the tensors from Dropout layers to BN layers, for the closed form of the X-ray (docs/xray.md)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Dropout = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d
 
 
 class Entered(NamedTuple):
-    """The moments of one batch of what enters a Dropout layer, `(C,)` each."""
+    """The moments of a Dropout layer's input in one batch, `(C,)` each."""
 
     mean: Tensor
     square: Tensor  # mean of x²
@@ -27,8 +27,8 @@ class Entered(NamedTuple):
     def of(cls, x: Tensor, layer: Any) -> Entered:
         """Measure `x` `(B, C)` or `(B, C, …)`, the input of `layer`.
 
-        Where nn.Dropout draws a mask for each of the S values of an image, the masks of an image average out: of x²,
-        only 1/S of the share 1 - p is left in the square of an image's mean.
+        nn.Dropout draws a mask for each of the S values of an image, so the masks of one image average out: in the
+        square of an image's mean, only 1/S of the share 1 - p of x² is left.
         """
         x = x.float()
         values = by_channel(x)
@@ -49,14 +49,14 @@ class Passed(NamedTuple):
 
 
 class DropoutWatch:
-    """The hooks of a pass in training mode that find which Dropout layer, if any, stands before each BN layer.
+    """Hooks for a pass in training mode. They find the Dropout layer before each BN layer, if there is one.
 
-    Dropout stands right before a BN layer if the layer takes the very tensor that Dropout returned, and nothing has
-    changed that tensor in place. From the second batch on, only Dropout layers that do are measured.
+    Dropout is right before a BN layer if the BN layer takes the very tensor that Dropout returned, and nothing has
+    changed that tensor in place. From the second batch on, only such Dropout layers are measured.
 
     Attributes:
-        before: of each call of a BN layer that a Dropout layer stands right before: that layer, and what entered it.
-        earlier: of each BN layer, the last active Dropout layer called before it.
+        before: for each call of a BN layer with Dropout right before it: that Dropout layer, and its input's moments.
+        earlier: for each BN layer, the last active Dropout layer called before it.
     """
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class DropoutWatch:
             yield
 
     def begin_batch(self) -> None:
-        """Forget the tensors of the last batch, and after the first one the layers that are not needed."""
+        """Forget the tensors of the last batch and, after the first batch, the layers that are not needed."""
         if self._begun:
             needed = {layer for calls in self.before.values() for layer, _ in calls}
             for layer in self._hooks.keys() - needed:
@@ -86,7 +86,7 @@ class DropoutWatch:
         self._passed.clear()
 
     def enter_norm(self, norm: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Find the Dropout layer whose output a BN layer takes: a forward pre-hook."""
+        """Find the Dropout layer whose output a BN layer takes; called by a forward pre-hook."""
         if not self._passed:
             return
         x = first_of(args, kwargs)
@@ -116,13 +116,13 @@ def first_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
 
 
 def variance_behind(batches: Sequence[Entered], rate: float) -> Tensor:
-    """Return the batch variance to expect behind Dropout of `rate`, `(C,)`, from what entered it."""
+    """Return the expected batch variance after Dropout of `rate`, `(C,)`, from the moments of its input."""
     means, squares, image_squares, images, values = zip(*batches, strict=True)
     mean, square, image_square = (torch.stack(sums).mean(0) for sums in (means, squares, image_squares))
     return dropped_variance(mean, square, image_square, 1 - rate, images[-1], values[-1])
 
 
 def _stamp(x: Tensor) -> Tensor:
-    """Return two sums that a change in place alters."""
+    """Return two sums by which a change in place is noticed."""
     x = x.float()
     return torch.stack([x.sum(), x.square().sum()])

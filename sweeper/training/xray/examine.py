@@ -1,7 +1,7 @@
 """Take the X-ray of a run: how BatchNorm and Dropout interact in its final weights. docs/xray.md explains each number.
 
-`examine` rebuilds the network and seeds its draws as an epoch after the last one: the run's weights and history stay
-as they are. A pass takes batches as BN's running variances averaged over: of the run's size, augmented as in the run.
+`examine` rebuilds the network and seeds its draws like an epoch after the last one, so the run's weights and history do
+not change. The batches of a pass have the run's size and augmentation, like those that BN's running variances average.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def examine(config: RunConfig, result: TrainResult, data: Data) -> RunXRay:
 def examine_weights(
     config: RunConfig, weights: Mapping[str, Any], data: Data, evaluation: Evaluation | None = None
 ) -> XRay:
-    """Return the X-ray of the network of `config` with `weights`, which were trained on `data`.
+    """Return the X-ray of the network of `config` with `weights`, on the images of `data`.
 
-    `evaluation` is that of the weights on all validation images, if it is known.
+    `evaluation` is the evaluation of the weights on all validation images, if it is known.
     """
     size = images_in_a_pass(config, len(data.train))
     gain = math.nan, math.nan
@@ -86,14 +86,14 @@ def rebuild(config: RunConfig, weights: Mapping[str, Any], images: Images, gener
 
 
 def images_in_a_pass(config: RunConfig, available: int) -> int:
-    """Return how many of `available` training images a pass takes: whole batches, more after a longer training."""
+    """Return the number of `available` training images in a pass: whole batches, more after a longer training."""
     wanted = min(max(config.epochs * available // TRAINED_PER_IMAGE, FEWEST), MOST)
     count = max(math.ceil(wanted / config.batch_size), FEWEST_BATCHES)
     return config.batch_size * min(count, available // config.batch_size)
 
 
 def val_images(config: RunConfig, trained: int, available: int) -> int:
-    """Return how many of `available` validation images measure the gain, after epochs of `trained` images."""
+    """Return the number of `available` validation images that measure the gain, after epochs of `trained` images."""
     return min(max(config.epochs * trained // TRAINED_PER_VAL_IMAGE, FEWEST_VAL), available)
 
 
@@ -117,7 +117,7 @@ def positions(config: RunConfig, model: nn.Module) -> dict[str, str]:
 
 
 def _gain(config: RunConfig, subject: Subject, data: Data, evaluation: Evaluation | None) -> tuple[float, float]:
-    """Return what recalibration gains on the validation images."""
+    """Return the gain of recalibration on the validation images: accuracy, and NLL in nats."""
     size = val_images(config, len(data.train), len(data.val))
     val = subset(data.val, size).to(torch.device(config.device))
 

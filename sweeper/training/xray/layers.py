@@ -43,7 +43,7 @@ class Score(NamedTuple):
 def examine_layers(subject: Subject, positions: Mapping[str, str]) -> Examined:
     """Examine the BN layers of a network.
 
-    `positions` are by the names of layers. The position of a layer that is not among them is its name.
+    `positions` maps names of layers to positions. Any other layer's position is its name.
     """
     names = {layer: name or type(layer).__name__ for name, layer in subject.model.named_modules()}
     reasons = _reasons(subject)
@@ -64,9 +64,9 @@ def examine_layers(subject: Subject, positions: Mapping[str, str]) -> Examined:
 def recalibration_gain(
     subject: Subject, score: Callable[[], Score], before: Score | None = None
 ) -> tuple[float, float]:
-    """Return the accuracy after recalibration minus before, and the NLL before minus after, by `score`.
+    """Return the gains of recalibration: in accuracy (after minus before) and in NLL (before minus after).
 
-    `score` evaluates the network of `subject`, which it may leave in eval mode.
+    `score` evaluates the network of `subject`, and may leave it in eval mode.
     """
     with unchanged(subject.model):
         before = before or score()
@@ -120,9 +120,9 @@ def _examine(
 def _dropout_before(
     layer: nn.Module, trained: Sequence[Sequence[Tensor]], watch: DropoutWatch
 ) -> tuple[Any, Tensor | None]:
-    """Return the Dropout right before each call of a BN layer, and the batch variance to expect by the closed form.
+    """Return the Dropout right before each call of a BN layer, and the batch variance by the closed form.
 
-    The closed form is for a layer that is called once in a batch.
+    Only a layer that is called once in a batch has a closed form.
     """
     found = watch.before.get(layer, [])
     if not found or len(found) != sum(map(len, trained)):
@@ -154,7 +154,7 @@ def _compare(layer: Any, evaluated: Tensor, trained: Tensor, expected: Tensor | 
 def _sides(layer: Any, inputs: Inputs) -> tuple[Activations, Activations]:
     """Return the activations before and after a BN layer.
 
-    In eval mode the layer is a line for each channel: moments and extremes before it give those after it.
+    In eval mode the layer is an affine function of each channel: moments and extremes before it give those after it.
     """
     mean = inputs.means.mean(0)
     variance = inputs.variances.mean(0) + inputs.means.var(0, correction=0)
@@ -178,7 +178,7 @@ def _line(layer: Any) -> tuple[Tensor, Tensor]:
 
 
 def _activations(mean: Tensor, variance: Tensor, highest: Tensor, sample: Tensor) -> Activations:
-    """Summarise the means, variances and largest values of channels, `(C,)`, and a sample of their values."""
+    """Summarise channels by their means, variances and largest values, `(C,)`, and by a sample of their values."""
     center = mean.mean().item()
     total = (variance.mean() + mean.var(correction=0)).item()
     low, high, shares = _histogram(sample, center, HALF_RANGE * math.sqrt(total))

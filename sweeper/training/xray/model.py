@@ -49,7 +49,7 @@ def examine_model(
 
 
 def _check(model: Any, max_batches: int) -> None:
-    """Raise a UsageError for what is no network, or one without weights yet."""
+    """Raise a UsageError unless `model` is a network with weights whose hooks are called."""
     if not isinstance(model, nn.Module):
         raise UsageError(f"model is of type {type(model).__name__}. Give a torch.nn.Module.")
     if isinstance(model, torch.jit.ScriptModule):
@@ -61,16 +61,16 @@ def _check(model: Any, max_batches: int) -> None:
 
 
 def _eager() -> AbstractContextManager[Any]:
-    """Let modules that torch.compile has wrapped run as they are written: their compiled code calls no hooks."""
+    """Run modules that torch.compile has wrapped uncompiled: compiled code calls no hooks."""
     compiled = "torch._dynamo" in sys.modules
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def _hold(batches: Iterable[Any], most: int) -> list[Batch]:
-    """Return up to `most` batches of one size, that of the first one.
+    """Return up to `most` batches, without those that differ in size from the first.
 
     Raises:
-        UsageError: there is none, or one is a tuple that is not (images, labels).
+        UsageError: there is no batch, or one is a tuple but not (images, labels).
     """
     held = [_batch(batch) for batch in itertools.islice(batches, most)]
     if not held:
@@ -100,7 +100,7 @@ def _size(inputs: Any) -> int:
 
 
 def _to(inputs: Any, device: torch.device) -> Any:
-    """Return copies of the tensors of a batch on `device`, which a network may change in place; all else as it is."""
+    """Return a batch with copies of its tensors on `device`, which the network may change in place."""
     if isinstance(inputs, Tensor):
         return inputs.to(device, copy=True)
     if isinstance(inputs, Mapping):
@@ -130,7 +130,7 @@ def _score(subject: Subject, batches: Iterable[Batch]) -> Score:
 
 
 def _classes(labels: Tensor | None, logits: Any) -> Tensor | None:
-    """Return `labels` as class numbers for logits `(B, K, …)`, on their device; None if they are something else."""
+    """Return `labels` as class numbers for logits `(B, K, …)`, on the logits' device; None if they are not."""
     if labels is None or not isinstance(logits, Tensor) or logits.dim() < 2 or not logits.is_floating_point():
         return None
     whole = not labels.is_floating_point() and not labels.is_complex() and labels.dtype != torch.bool

@@ -1,7 +1,7 @@
 """Passes of batches through a network for the X-ray, with hooks on its BN and Dropout layers.
 
-The hooks see the layers in the order in which the network calls them, so that it may be any module: a chain, a graph
-with shortcuts, one with layers that are called several times. A pass leaves the network as it was.
+The hooks see the layers in the order in which the network calls them. So the network may be any module: a chain, a
+graph with shortcuts, or one that calls a layer several times. A pass leaves the network unchanged.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Subject:
         return tuple(layer for layer in self.norms.values() if layer.running_var is not None)
 
     def enter_training(self) -> None:
-        """Put the network into training mode, unless it is: its layers in eval mode are then those of its training."""
+        """Put the network into training mode, unless it is in it: then its layers in eval mode are frozen ones."""
         if not self.model.training:
             self.model.train()
 
 
 class Inputs(NamedTuple):
-    """The inputs of a BN layer, in one call, or in K calls with a dimension more."""
+    """The inputs of a BN layer in one call; for K calls, each field has a leading dimension K."""
 
     means: Tensor  # (K, C)
     variances: Tensor  # (K, C), unbiased
@@ -59,7 +59,7 @@ class Inputs(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, layer: Any, sample: int) -> Inputs:
-        """Return those of one call, without the dimension K; `sample` is the number S."""
+        """Return the inputs of one call, without the dimension K, with a sample of S values."""
         values = by_channel(x)  # (n, C)
         mean, variance = moments(values, layer.running_mean)
         images = values.reshape(len(x), -1)  # a row each: 25 times as fast as over the rows of few channels
@@ -70,7 +70,7 @@ class Inputs(NamedTuple):
 
     @classmethod
     def stack(cls, calls: Sequence[Inputs]) -> Inputs:
-        """Return those of K calls."""
+        """Return the inputs of K calls."""
         return cls(*map(torch.stack, zip(*calls, strict=True)))
 
 
@@ -93,7 +93,7 @@ def eval_pass(subject: Subject) -> Calls[Inputs]:
 
 
 def training_pass(subject: Subject) -> tuple[Calls[Tensor], DropoutWatch]:
-    """Return the batch variances `(C,)` of each BN layer that training updates, and what Dropout passed on to them."""
+    """Return the batch variances `(C,)` of each BN layer that training updates, and the Dropout before it."""
     seen: list[dict[nn.Module, list[Tensor]]] = []
     watch = DropoutWatch()
 
@@ -119,7 +119,7 @@ def training_pass(subject: Subject) -> tuple[Calls[Tensor], DropoutWatch]:
 def recalibrate(subject: Subject) -> None:
     """Give the BN layers of `subject` the running statistics of training with Dropout off.
 
-    They become the plain means over the batches of the pass, of a batch's mean and of its unbiased variance. As in
+    These are the plain means, over the batches of the pass, of a batch's mean and of its unbiased variance. As in
     training, a layer normalises a batch by the batch's own statistics. The network stays in training mode.
     """
     subject.enter_training()
@@ -141,10 +141,10 @@ def _by_layer(seen: Sequence[dict[nn.Module, list[T]]]) -> Calls[T]:
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Put back the modes, the buffers and the momenta of `model` after the block, which works on copies of the buffers.
+    """Restore the modes, buffers and momenta of `model` after the block, which works on copies of the buffers.
 
-    The passes do not copy the whole model: one that holds activations cannot be copied, and a forward method that was
-    replaced may belong to the original.
+    The model itself is not copied: one that holds activations cannot be, and a replaced forward method may be bound to
+    the original.
     """
     modules = tuple(model.modules())
     modes = [module.training for module in modules]

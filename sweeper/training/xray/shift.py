@@ -59,7 +59,7 @@ def moments(values: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
 def dropped_variance(
     mean: Tensor, square: Tensor, image_square: Tensor, keep: float, images: int, values: int
 ) -> Tensor:
-    """Return the batch variance to expect of x, `(C,)`, after Dropout zeroed some of it and divided the rest by p.
+    """Return the expected batch variance of x, `(C,)`, after Dropout zeroed some of it and divided the rest by p.
 
     With c and v the mean and variance of x, the variance over all images is (c² + v)/p - c², for a mask a value and
     for a mask a channel. A batch of N images does not see the part of it that moves its own mean. With a mask a
@@ -81,7 +81,7 @@ def dropped_variance(
 def variation(variances: Tensor) -> Tensor:
     """Return the coefficient of variation over batches, `(C,)`, of `variances` `(K, C)`; NaN for one batch.
 
-    The deviation of few values is too small on average; dividing by c4 corrects it for normal ones.
+    The standard deviation of few values is too small on average. Division by c4 corrects it for normal values.
     """
     count = len(variances)
     if count < 2:
@@ -91,7 +91,7 @@ def variation(variances: Tensor) -> Tensor:
 
 
 def noise_floor(training: Tensor, evaluation: Tensor, momentum: float, batches: int) -> Tensor:
-    """Return the max(r/m, m/r) to expect, `(C,)`, if only the noise of batches separates r from m.
+    """Return the expected max(r/m, m/r), `(C,)`, if r and m differ by the noise of batches alone.
 
     m is a running average that forgets with `momentum` a: its variance is a/(2 - a) of a batch's. r is a mean of
     `batches`. With s the deviation of log(r/m), the mean of exp|log(r/m)| is 2 exp(s²/2) Φ(s).
@@ -132,6 +132,6 @@ def joined(variances: Sequence[Tensor], momentum: float | None) -> Tensor:
 
 
 def mean_of(values: Tensor, which: Tensor) -> float:
-    """Return the mean of the finite ones of `values[which]`, both `(C,)`; NaN if there is none."""
+    """Return the mean of the finite `values[which]`, both `(C,)`; NaN if there are none."""
     kept = values[which & values.isfinite()]
     return kept.mean().item() if len(kept) else math.nan
