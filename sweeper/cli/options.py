@@ -60,7 +60,7 @@ def fields_of(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _usual(name: str) -> str:
-    return str(USUAL[name])
+    return "none" if name == "model" else str(USUAL[name])
 
 
 def network_options(own: Callable[[str], str] = _usual) -> tuple[Decorator, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from sweeper.core.config import PLACES, RunConfig, check_rates
+from sweeper.core.config import PLACES, Placement, RunConfig, check_rates
 from sweeper.core.errors import ConfigError
 
 _PLAIN: Final = {"epochs": 20, "lr": 1e-3, "schedule": "constant", "split": "test"}
@@ -81,6 +81,8 @@ def train_options(config: RunConfig) -> list[str]:
         value, differs = getattr(config, name), getattr(config, name) != getattr(usual, name)
         if name in PLACES:  # an experiment without Dropout has no rate, yet a placement with Dropout has a default one
             differs = config.placement.uses(name) and (differs or config.placement != usual.placement)
+        if value is Placement.OWN:  # which the network has without being told
+            continue
         if name not in LEFT_OUT and (differs or name == "dataset"):
             words += [f"--{name.replace('_', '-')}", str(value)]
     for key, value in config.model_args:

@@ -71,6 +71,12 @@ def test_the_options_of_a_configuration_train_it_again(
     assert parsed(train_options(config)) == config
 
 
+def test_the_placement_of_a_network_without_layers_is_its_own_and_not_given():
+    words = train_options(RunConfig(model="package.module:build", placement="own", dataset="sample"))
+    assert parsed(words).model == "package.module:build"
+    assert "--placement" not in words
+
+
 def test_a_configuration_of_no_experiment_is_trained_as_a_variant_of_the_default_one():
     config = RunConfig(placement="none", dataset="sample")
     assert parsed(train_options(config)).derive(experiment=0) == config
