@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from sweeper.core.config import Placement, RunConfig
 from sweeper.core.environment import Environment
@@ -19,6 +19,9 @@ from sweeper.study.known import Known, checked, known_experiments, known_in_file
 from sweeper.study.space import Space, cells, default_space
 from sweeper.study.space_file import parse_varied, read_space
 from sweeper.sweep.driver import RETRIES
+
+# Fields that may be both given and varied, as in 0.1.0: a --dropout-switch, say, needs a schedule that switches.
+BASE: Final = ("model", "augmentation", "dropout_schedule")
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def search_space(
     own = read_space(file).dimensions if file else {}
     if twice := [name for name in added if name in own]:
         raise SpaceError(f"--vary {twice[0]}: {file} varies it too. Leave one of them out.")
-    if clash := [name for name in (*own, *added) if name in fixed]:
+    if clash := [name for name in (*own, *added) if name in fixed and name not in BASE]:
         option = f"--{clash[0].replace('_', '-')}"
         raise SpaceError(f"{option} gives a value that {file if clash[0] in own else '--vary'} varies. Leave one out.")
     if not file:

@@ -25,6 +25,11 @@ LR = Range(1e-4, 1e-2, log=True)
         ({"batch_size": 64, "conv_dropout": 0.2}, [], ["placement", "head_dropout"]),
         ({}, [("placement", "none,bn")], ["placement", "batch_size"]),
         ({"placement": "bn", "batch_size": 64}, [("lr", "1e-4..1e-2:log")], ["lr"]),
+        (
+            {"placement": "bn-dropout", "dropout_schedule": "early", "dropout_switch": 1},
+            [("dropout_schedule", "early,late")],
+            ["conv_dropout", "head_dropout", "batch_size", "dropout_schedule"],
+        ),
     ],
 )
 def test_a_given_field_leaves_the_default_space_and_vary_adds_to_it(
