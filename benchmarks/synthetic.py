@@ -20,7 +20,7 @@ import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.core.config import RunConfig
-from sweeper.core.environment import storage_url, tracking_url
+from sweeper.core.environment import EXPERIMENT, storage_url, tracking_url
 from sweeper.core.experiments import experiment
 from sweeper.data.fashion import SAMPLE
 from sweeper.study.opening import open_study
@@ -31,7 +31,6 @@ from sweeper.tracking.connection import Connection
 from sweeper.tracking.fetching import KEY_TAG, UPLOAD
 from sweeper.tracking.mlflow import behind
 from sweeper.tracking.reading import EVENTS
-from sweeper.tracking.store import EXPERIMENT
 
 NAME: Final = "synthetic"
 OPTIONS: Final = ("--study", NAME, "--exp", "6", "--model", "small", "--epochs", "10", "--dataset", "sample",

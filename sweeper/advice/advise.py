@@ -48,7 +48,7 @@ def resolve(env: Environment, asked: Asked) -> Question:
     if found == (Placement.OWN,):
         raise UsageError(
             f"{chosen.config.model_name} places its layers itself, so there is nothing to compare. Give it an argument "
-            "`layers`, as docs/own-network.md shows."
+            "`layers`, as docs/how-to/own-network.md shows."
         )
     if unfit := [each.value for each in asked.placements if each not in found]:
         raise UsageError(f"--placements {unfit[0]}: the network has room for {', '.join(found)}")

@@ -50,7 +50,7 @@ def cell_words(placement: Placement, cell: Cell | None) -> str:
 def snippet(cell: Cell) -> str:
     """Return the lines of code that build a block and the head; for residual networks, the placement's name."""
     if cell.placement not in BLOCKS:
-        return f"# placement {cell.placement.value}: docs/placements.md draws it"
+        return f"# placement {cell.placement.value}: docs/reference/placements.md draws it"
     block, head = (
         "\n".join(f"    {CODE[part].format(conv=cell.conv_dropout, head=cell.head_dropout)}," for part in parts)
         for parts in BLOCKS[cell.placement]

@@ -8,22 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sweeper.cli.command import command, group
 from sweeper.cli.environment import make_environment, print_json
 from sweeper.cli.options import (
     MAX_SEEDS,
     MAX_WORKERS,
-    Duration,
-    Experiments,
+    PATH,
     article_dataset_option,
+    data_dir_option,
+    device_option,
     ends_unread,
     engine_options,
-    json_option,
-    machine,
+    experiment_option,
     or_auto,
+    output_options,
+    precision_option,
+    ray_options,
     refuse,
-    tracked,
+    store_options,
     tracking_option,
 )
+from sweeper.cli.values import Count, Duration, Experiments
 
 if TYPE_CHECKING:
     from sweeper.core.environment import Environment
@@ -31,20 +36,40 @@ if TYPE_CHECKING:
     from sweeper.replication.claims.ledger import Ledger
 
 
-@click.command()
-@or_auto("--exp", Experiments(), "Experiments of the article, by number; auto: all.")
-@or_auto("--seeds", click.IntRange(1, MAX_SEEDS), "Number of seeds of each arm; auto: the protocol's.")
-@click.option("--protocol", type=click.Choice(["full", "quick"]), default="full",
-              help="full: all training images; quick: 12,000 of them and 6 epochs.")  # fmt: skip
-@or_auto("--arms", click.Choice(["all", "experiments"]),
-         "experiments: the article's eight; all: also the variants that the claims compare; auto: experiments with "
-         "--exp, else all.")  # fmt: skip
-@engine_options
-@click.option("--dry-run", is_flag=True, help="Show what would be trained and for how long; train nothing.")
-@click.option("--offline", is_flag=True, help="The same as --tracking-uri offline.")
-@article_dataset_option
-@machine
-@tracked
+@command(
+    "results/reproduction.md",
+    "sweeper reproduce --protocol quick --dry-run",
+    "sweeper reproduce --protocol quick --workers 2",
+    "sweeper reproduce --exp 4-6 --seeds 5",
+)
+@group(
+    "Training",
+    or_auto("--exp", Experiments(), "Experiments of the article, by number.", "all"),
+    or_auto("--seeds", Count(1, MAX_SEEDS), "Seeds of each arm.", "5"),
+    click.option(
+        "--protocol",
+        type=click.Choice(["full", "quick"]),
+        default="full",
+        help="full: all training images; quick: 12,000 of them and 6 epochs.",
+    ),
+    or_auto(
+        "--arms",
+        click.Choice(["all", "experiments"]),
+        "experiments: the article's eight; all: also the variants that the claims compare.",
+        "experiments with --exp, else all",
+    ),
+    click.option("--dry-run", is_flag=True, help="Show what would be trained and for how long; train nothing."),
+)
+@group("Execution", *engine_options, device_option, precision_option)
+@ray_options
+@group("Data", article_dataset_option, data_dir_option)
+@group(
+    "Tracking",
+    tracking_option,
+    experiment_option,
+    click.option("--offline", is_flag=True, help="The same as --tracking-uri offline."),
+)
+@output_options
 @ends_unread
 def reproduce(**options: Any) -> None:
     """Train the article's experiments with several seeds.
@@ -62,7 +87,7 @@ def reproduce(**options: Any) -> None:
         start_workers(engine, options["device"])
     from sweeper.replication.plan import Options
     from sweeper.replication.reproduce import check_failed, choose_machine, dry_run, reproduce
-    from sweeper.sweep.records import say_where
+    from sweeper.sweep.links import say_where
 
     only = options["arms"] == "experiments" or (options["arms"] is None and options["exp"] is not None)
     asked = Options(options["protocol"], options["exp"] or (), only, options["seeds"], engine)
@@ -77,36 +102,44 @@ def reproduce(**options: Any) -> None:
     check_failed(result)
 
 
-@click.command()
+@command(
+    "explanation/claims.md", "sweeper verify", "sweeper verify --protocol quick", "sweeper verify --train --budget 30m"
+)
 @click.option("--protocol", type=click.Choice(["full", "quick"]), default="full", help="Protocol of the runs to judge.")
-@or_auto("--journal", click.Path(path_type=Path), "Folder of the recorded runs; auto: SWEEPER_HOME/journal.",
-         metavar="auto|DIR")  # fmt: skip
-@click.option("--plan", is_flag=True,
+@or_auto("--journal", PATH, "Folder of the recorded runs.", "SWEEPER_HOME/journal", "DIR")
+@click.option("--train", is_flag=True,
               help="Train the runs that decide open claims at the lowest cost, then judge again.")  # fmt: skip
+@click.option("--plan", is_flag=True, help="Show what --train would train, and train nothing.")
 @click.option("--budget", type=Duration(), default="30m",
-              help="Time for --plan, such as 90s, 30m or 2h; 0: only show what it would train.")  # fmt: skip
-@or_auto("--data-dir", click.Path(path_type=Path), "Folder of the FashionMNIST files, for --plan.", metavar="auto|DIR")
-@click.option("--workers", type=click.IntRange(1, MAX_WORKERS), default=1,
-              help="Number of worker processes for --plan; use that of the recorded runs.")  # fmt: skip
-@tracking_option
-@json_option
+              help="Time for the runs of --train and --plan, such as 90s, 30m or 2h.")  # fmt: skip
+@data_dir_option
+@click.option("--workers", type=Count(1, MAX_WORKERS), default=1,
+              help="Worker processes for --train; use the number of the recorded runs.")  # fmt: skip
+@store_options
+@output_options
 def verify(
-    protocol: ProtocolName, journal: Path | None, plan: bool, budget: float, workers: int, **options: Any
+    protocol: ProtocolName, journal: Path | None, train: bool, plan: bool, budget: float, workers: int, **options: Any
 ) -> None:
     """Judge the article's 28 claims from recorded runs.
 
     The runs are those of sweeper reproduce. The ledger of verdicts is written to report/PROTOCOL in SWEEPER_HOME, as
     ledger.html, .md, .png and .json.
     """
-    if not plan:
-        refuse("is for --plan, which trains. Add --plan, or leave it out.", "budget", "workers", "data_dir")
-    if journal is not None and plan:
-        raise click.UsageError("--plan trains into SWEEPER_HOME/journal. Set SWEEPER_HOME in place of --journal.")
-    env = make_environment(options, check_tracking=plan)
+    if train and plan:
+        raise click.UsageError("--plan trains nothing. Leave out --plan or --train.")
+    if not train:
+        refuse("is for --train. Add --train, or leave it out.", "data_dir", *(() if plan else ("budget", "workers")))
+    if journal is not None and train:
+        raise click.UsageError("--train trains into SWEEPER_HOME/journal. Set SWEEPER_HOME in place of --journal.")
+    env = make_environment(options, check_tracking=train)
     from sweeper.replication import verify
 
     found = verify.verify(journal or env.journal, protocol)
     if plan:
+        from sweeper.replication.next_runs import show_next_runs
+
+        show_next_runs(env, found, budget, workers)
+    if train:
         from sweeper.replication.next_runs import train_next_runs
 
         found = train_next_runs(env, found, budget, workers)

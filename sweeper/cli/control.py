@@ -6,14 +6,19 @@ from typing import Any
 
 import click
 
+from sweeper.cli.command import Command, command
 from sweeper.cli.environment import make_environment, print_json
-from sweeper.cli.options import MAX_WORKERS, json_option, storage_option, together
+from sweeper.cli.options import MAX_WORKERS, output_options, storage_option
+from sweeper.cli.values import Count, StudyName
 
-database = together(storage_option, json_option)
+
+def database(function: Command) -> Command:
+    """Add the options of a command that gives orders through the study's database."""
+    return storage_option(output_options(function))
 
 
-@click.command()
-@click.argument("study")
+@command("how-to/resume-and-control.md", "sweeper pause sweep", "sweeper resume sweep")
+@click.argument("study", type=StudyName())
 @database
 def pause(study: str, **options: Any) -> None:
     """Let a running sweep wait.
@@ -24,16 +29,16 @@ def pause(study: str, **options: Any) -> None:
     _order(study, "pause", options)
 
 
-@click.command()
-@click.argument("study")
+@command("how-to/resume-and-control.md", "sweeper resume sweep", "sweeper status sweep")
+@click.argument("study", type=StudyName())
 @database
 def resume(study: str, **options: Any) -> None:
     """Let a paused sweep go on."""
     _order(study, "run", options)
 
 
-@click.command()
-@click.argument("study")
+@command("how-to/resume-and-control.md", "sweeper stop sweep", "sweeper status sweep")
+@click.argument("study", type=StudyName())
 @database
 def stop(study: str, **options: Any) -> None:
     """End a running sweep, to be continued later.
@@ -43,9 +48,9 @@ def stop(study: str, **options: Any) -> None:
     _order(study, "stop", options)
 
 
-@click.command()
-@click.argument("study")
-@click.argument("trial", type=click.IntRange(0))
+@command("how-to/resume-and-control.md", "sweeper status sweep", "sweeper skip sweep 12")
+@click.argument("study", type=StudyName())
+@click.argument("trial", type=Count(0))
 @database
 def skip(study: str, trial: int, **options: Any) -> None:
     """End a running trial, and train another instead."""
@@ -55,9 +60,9 @@ def skip(study: str, trial: int, **options: Any) -> None:
     print_json(skip(env, study, trial), env.json_output)
 
 
-@click.command()
-@click.argument("study")
-@click.argument("number", type=click.IntRange(1, MAX_WORKERS))
+@command("how-to/resume-and-control.md", "sweeper workers sweep 4", "sweeper workers sweep 1")
+@click.argument("study", type=StudyName())
+@click.argument("number", type=Count(1, MAX_WORKERS))
 @database
 def workers(study: str, number: int, **options: Any) -> None:
     """Set how many trainings a running sweep runs."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sweeper.core.text import in_one_line, printable
+from sweeper.cli.speak import QUIET, VERBOSE, is_set, speaker, warn
 
 if TYPE_CHECKING:
     from sweeper.core.environment import Environment
@@ -18,9 +18,9 @@ def make_environment(options: dict[str, Any], *, check_tracking: bool = True) ->
     from sweeper.sweep.environment import resolve_environment
 
     return resolve_environment(
-        options,
-        warn=lambda text: click.echo(f"warning: {in_one_line(text)}", err=True),
-        say=lambda text: click.echo(printable(text), err=options["json_output"]),
+        options | {"progress": not is_set(QUIET), "verbose": is_set(VERBOSE)},
+        warn=warn,
+        say=speaker(options["json_output"]),
         check_tracking=check_tracking,
     )
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import difflib
 import gc
 import os
 import sys
 from typing import Final
 
 import click
+import cloup
 
 from sweeper import __version__
-from sweeper.cli import advise, claims, control, records, search, server, surroundings
+from sweeper.cli import advise, claims, completion, control, records, search, server, surroundings
+from sweeper.cli.command import FORMAT, WIDTH, Commands, general, sections
+from sweeper.cli.speak import colours, complain
 from sweeper.core.errors import Interrupted, SweeperError
-from sweeper.core.text import in_one_line
 
-SHOWS: Final = {"-h", "--help", "--version", "status"}  # may end early when nobody reads any more
+SHOWS: Final = {"-h", "--help", "-V", "--version", "status"}  # may end early when nobody reads any more
 # How long torch's threads spin at a barrier. The default spins for milliseconds, and a second
 # process on the same cores then makes training up to ten times slower (docs/development/log.md).
 SPIN_COUNT: Final = "10000"
@@ -26,77 +27,50 @@ SPIN_COUNT: Final = "10000"
 COLLECT_AFTER: Final = 50_000, 10, 20
 
 
-class Commands(click.Group):
-    """A group that suggests a similar command for an unknown one."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Resolve a command, or fail with a suggestion."""
-        known = self.list_commands(ctx)
-        if args and args[0] not in known and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], known, n=1, cutoff=0.7)
-            hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(known)}"
-            raise click.UsageError(f"there is no command {args[0]!r}; {hint}")
-        return super().resolve_command(ctx, args)
-
-
 def _with_hyphens(name: str) -> str:
     """Accept `--conv_dropout` for `--conv-dropout`: `mlflow run` passes parameters on by the names it knows."""
     return name.replace("_", "-")
 
 
-@click.group(
+@cloup.group(
     cls=Commands,
+    formatter_settings=FORMAT,
     context_settings={
         "help_option_names": ["-h", "--help"],
-        "max_content_width": 100,
+        "max_content_width": WIDTH,
         "show_default": True,
         "token_normalize_func": _with_hyphens,
     },
+    sections=sections(
+        Ask=(advise.advise,),
+        Train=(search.train, search.optimize, search.confirm),
+        Look=(records.status, records.report, server.ui, records.xray, records.replay, records.sync),
+        Control=(control.pause, control.resume, control.stop, control.skip, control.workers),
+        Article=(claims.reproduce, claims.verify),
+        Server=(server.serve, server.backup, server.restore),
+        Shell=(completion.completion,),
+    ),
+    epilog="\b\nExamples:\n  sweeper train --exp 6\n  sweeper optimize --trials 50\n"
+    "  sweeper advise --exp 6 --budget 1h\n\nMore: docs/reference/cli.md",
 )
-@click.version_option(__version__, message="%(version)s")
-@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
-def cli(debug: bool) -> None:
+@click.version_option(__version__, "-V", "--version", message="%(version)s")
+@general
+def cli() -> None:
     """Find out how Batch Normalization and Dropout should be combined in a network. Every run is tracked in MLflow.
 
     State is kept in SWEEPER_HOME, by default the working directory: mlflow.db, mlartifacts, sweeper.db and journal.
     """
 
 
-for _command in (
-    search.train,
-    search.optimize,
-    search.confirm,
-    advise.advise,
-    control.pause,
-    control.resume,
-    control.stop,
-    control.skip,
-    control.workers,
-    records.status,
-    records.report,
-    records.sync,
-    records.replay,
-    records.xray,
-    claims.reproduce,
-    claims.verify,
-    server.serve,
-    server.backup,
-    server.restore,
-):
-    cli.add_command(_command)
-
-
 def main() -> None:
     """Run the command line. Every error is one line on stderr and an exit code."""
     surroundings.prepare()
-    debug = "--debug" in sys.argv[1:2]
+    debug = "--debug" in sys.argv[1:]
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     gc.set_threshold(*COLLECT_AFTER)
     atexit.register(_leave_uncollected)
     try:
-        code = cli(standalone_mode=False)
+        code = cli(standalone_mode=False, color=colours())
     except click.exceptions.NoArgsIsHelpError as error:  # no command
         click.echo(error.format_message(), err=True)
         code = error.exit_code
@@ -155,5 +129,5 @@ def _explain(error: Exception) -> str:
 
 def _complain(text: str, code: int) -> int:
     with contextlib.suppress(OSError):  # stderr may be the stdout that takes no more
-        click.echo(f"error: {in_one_line(text)}", err=True)
+        complain(text)
     return code

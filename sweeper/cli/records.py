@@ -7,33 +7,37 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from sweeper.cli.command import command, group
 from sweeper.cli.environment import make_environment, print_json
 from sweeper.cli.options import (
-    batch_options,
+    PATH,
     data_dir_option,
-    dataset_options,
     device_option,
-    given,
-    json_option,
+    experiment_option,
+    fields_of,
+    image_options,
     moved_option,
-    network_fields,
     network_options,
     or_auto,
+    output_options,
     refuse,
     storage_option,
+    store_options,
     tracking_option,
 )
+from sweeper.cli.speak import warn
+from sweeper.cli.values import StudyName
 
 if TYPE_CHECKING:
     from sweeper.replication.arms import ProtocolName
 
-OF_A_RUN: Final = {"data_dir", "tracking_uri", "json_output"}  # options of xray
+OF_A_RUN: Final = {"data_dir", "tracking_uri", "experiment_name", "json_output"}  # options of xray
 
 
-@click.command()
-@click.argument("study", required=False)
+@command("how-to/resume-and-control.md", "sweeper status", "sweeper status sweep --json")
+@click.argument("study", required=False, type=StudyName())
 @storage_option
-@json_option
+@output_options
 def status(study: str | None, **options: Any) -> None:
     """Show the progress of a sweep, by default the newest."""
     from sweeper.sweep.records import show_status
@@ -42,32 +46,44 @@ def status(study: str | None, **options: Any) -> None:
     print_json(show_status(env, study), env.json_output)
 
 
-@click.command()
-@click.argument("study", required=False)
+@command(
+    "reference/cli.md#sweeper-report",
+    "sweeper report",
+    "sweeper report sweep --output sweep.html",
+    "sweeper report --replication",
+)
+@click.argument("study", required=False, type=StudyName())
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Output file. [default: report/STUDY.html in SWEEPER_HOME]")  # fmt: skip
+@click.option("--replication", is_flag=True, help="Report the runs of sweeper reproduce.")
 @or_auto("--protocol", click.Choice(["full", "quick"]),
-         "Protocol of the reproduction; auto: the one with runs, or full.")  # fmt: skip
-@tracking_option
+         "Protocol of --replication.", "the one with runs, or full")  # fmt: skip
+@store_options
 @storage_option
-@json_option
-def report(study: str | None, output: Path | None, protocol: ProtocolName | None, **options: Any) -> None:
+@output_options
+def report(
+    study: str | None, output: Path | None, replication: bool, protocol: ProtocolName | None, **options: Any
+) -> None:  # fmt: skip
     """Write the report of a sweep as one HTML file.
 
     The default is the newest sweep. The file needs no network.
 
-    STUDY is a sweep, or the word reproduce for the runs of sweeper reproduce. Beside that report the article's eight
-    figures are written as a PNG image for print. --storage is for a sweep. --protocol and --tracking-uri are for the
-    reproduction, whose report links its runs in MLflow.
+    With --replication it is the report of sweeper reproduce, which links its runs in MLflow. Beside it, the article's
+    eight figures are written as a PNG image for print.
     """
     if study == "reproduce":
+        warn("sweeper report reproduce is now sweeper report --replication. Use the new form.")
+        study, replication = None, True
+    if replication:
+        if study is not None:
+            raise click.UsageError(f"--replication is no report of the sweep {study!r}. Leave one of them out.")
         refuse("is for the report of a sweep. Leave it out: the reproduction is read from the journal.", "storage")
         from sweeper.replication.report import write_reproduction_report
 
         env = make_environment(options, check_tracking=False)
         result = write_reproduction_report(env, protocol, output)
     else:
-        refuse("is for sweeper report reproduce. Leave it out.", "protocol", "tracking_uri")
+        refuse("is for sweeper report --replication. Leave it out.", "protocol", "tracking_uri", "experiment_name")
         from sweeper.sweep.records import write_sweep_report
 
         env = make_environment(options, check_tracking=False)
@@ -75,12 +91,17 @@ def report(study: str | None, output: Path | None, protocol: ProtocolName | None
     print_json(result, env.json_output)
 
 
-@click.command()
+@command(
+    "explanation/architecture.md#journal",
+    "sweeper sync",
+    "sweeper sync --tracking-uri http://127.0.0.1:5000",
+    "sweeper sync --free",
+)
 @click.argument("journal", required=False, type=click.Path(path_type=Path))
 @click.option("--all", "again", is_flag=True, help="Upload every run again, from its first event.")
 @click.option("--free", is_flag=True, help="Then delete from the journal the files that MLflow is seen to hold.")
-@tracking_option
-@json_option
+@store_options
+@output_options
 def sync(journal: Path | None, again: bool, free: bool, **options: Any) -> None:
     """Upload journaled runs to MLflow.
 
@@ -92,12 +113,16 @@ def sync(journal: Path | None, again: bool, free: bool, **options: Any) -> None:
     print_json(upload(env, journal, again=again, free=free), env.json_output)
 
 
-@click.command()
+@command(
+    "how-to/replay.md",
+    "sweeper replay 0a1b2c3d4e5f60718293a4b5c6d7e8f9",
+    "sweeper replay journal/sweep/0007",
+)
 @click.argument("run", metavar="RUN_ID|FOLDER")
 @moved_option
 @data_dir_option
-@tracking_option
-@json_option
+@store_options
+@output_options
 def replay(run: str, dataset: str | None, **options: Any) -> None:
     """Train a recorded run again and compare bit by bit.
 
@@ -112,25 +137,34 @@ def replay(run: str, dataset: str | None, **options: Any) -> None:
         raise click.exceptions.Exit(1)
 
 
-@click.command()
+@command(
+    "how-to/xray-your-model.md",
+    "sweeper xray 0a1b2c3d4e5f60718293a4b5c6d7e8f9",
+    "sweeper xray journal/sweep/0007",
+    "sweeper xray --model resnet20 --weights model.safetensors --dataset sample",
+)
 @click.argument("run", metavar="[RUN_ID|FOLDER]", required=False)
-@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE",
-              help="Weights of --model: FILE.safetensors, or a state_dict written by torch.save.")  # fmt: skip
-@network_options
-@batch_options
-@dataset_options
-@data_dir_option
-@device_option
-@tracking_option
-@json_option
+@group(
+    "Network",
+    click.option(
+        "--weights",
+        type=PATH,
+        metavar="FILE",
+        help="Weights of --model: FILE.safetensors, or a state_dict written by torch.save.",
+    ),
+    *network_options(),
+)
+@group("Execution", device_option)
+@group("Data", *image_options)
+@group("Tracking", tracking_option, experiment_option)
+@output_options
 def xray(run: str | None, weights: Path | None, **options: Any) -> None:
     """Measure the variance shift of BatchNorm layers.
 
     Prints a row a BatchNorm layer and one sentence of advice. Nothing is trained or recorded.
 
     Examines a run, RUN_ID in MLflow or FOLDER of a journal, or a network with weights from a file: --model and
-    --weights. The options of that network and its images are those of sweeper train; auto takes the value of
-    experiment 6. In Python, sweeper.xray(model, batches) examines any network.
+    --weights. In Python, sweeper.xray(model, batches) examines any network.
     """
     if run is not None and weights is None:
         refuse("is for --weights. Leave it out: a run has its own.", *options.keys() - OF_A_RUN)
@@ -139,12 +173,11 @@ def xray(run: str | None, weights: Path | None, **options: Any) -> None:
         env = make_environment(options, check_tracking=False)
         result = xray_of_run(env, run)
     elif run is None and weights is not None and options["model"] is not None:
-        refuse("is for a run. Leave it out.", "tracking_uri")
+        refuse("is for a run. Leave it out.", "tracking_uri", "experiment_name")
         from sweeper.core.experiments import experiment
         from sweeper.sweep.examine import xray_of_file
 
-        fields = given(options, "batch_size", "placement", "conv_dropout", "head_dropout", "augmentation", "dataset",
-                       "image_size", "device") | network_fields(options)  # fmt: skip
+        fields = fields_of(options)
         config = experiment(6, split="holdout", **fields)
         env = make_environment(options, check_tracking=False)
         result = xray_of_file(env, config, weights, options["dataset"], options["device"], fields)

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from sweeper.cli.command import command, group
 from sweeper.cli.environment import make_environment, print_json
 from sweeper.cli.options import (
-    EXP_HELP,
     MAX_TRIALS,
-    Experiment,
-    Number,
-    Split,
-    augmentation_option,
+    PATH,
     data_dir_option,
+    data_options,
     device_option,
     ends_unread,
     engine_options,
+    experiment_option,
+    field_options,
+    fields_of,
+    folds_option,
     given,
     moved_option,
-    network_fields,
-    network_options,
     or_auto,
-    overrides,
+    output_options,
+    precision_option,
+    ray_options,
     refuse,
-    shared,
     storage_option,
     system_metrics_option,
-    tracked,
+    tracking_option,
 )
+from sweeper.cli.values import Count, Duration, Split, StudyName, Varied
 from sweeper.core.metric import METRICS
 
 if TYPE_CHECKING:
@@ -40,29 +41,39 @@ if TYPE_CHECKING:
 DEFAULT_EXPERIMENT: Final = "0"  # MLflow's id of its experiment `Default`
 
 
-@click.command()
-@click.option("--exp", type=Experiment(), default=6, help=EXP_HELP)
-@network_options
-@overrides
-@or_auto("--split", Split(["test", "holdout"]),
-         "test: validate on the test images, as the article does; holdout: on held-out training images.")  # fmt: skip
-@system_metrics_option
-@shared
+@command(
+    "reference/cli.md#sweeper-train",
+    "sweeper train --exp 6",
+    "sweeper train --exp 1 --dataset sample --epochs 1",
+    "sweeper train --model resnet20 --placement bn-pool-dropout --split holdout",
+)
+@group(
+    "Training",
+    *field_options(),
+    or_auto(
+        "--split",
+        Split(["test", "holdout"]),
+        "test: validate on the test images, as the article does; holdout: on held-out training images.",
+        "test; with --folds, the folds",
+    ),
+    folds_option,
+)
+@group("Execution", device_option, precision_option)
+@group("Data", *data_options)
+@group("Tracking", tracking_option, experiment_option, system_metrics_option)
+@output_options
 @ends_unread
 def train(exp: int, **options: Any) -> None:
-    """Train one experiment and record its curves.
-
-    auto takes the experiment's own value.
-    """
+    """Train one experiment and record its curves."""
     from sweeper.core.experiments import experiment
 
-    fields = given(options, "epochs", "batch_size", "placement", "conv_dropout", "head_dropout", "augmentation", "lr",
-                   "seed", "split", "device", "dataset", "image_size")  # fmt: skip
-    fields |= network_fields(options)
+    if options["folds"]:
+        refuse("is what --folds decides. Leave one of them out.", "split")
+    fields = given(options, "split") | fields_of(options)
     config = experiment(exp, **fields)
     env = make_environment(options)
+    from sweeper.sweep.links import say_where
     from sweeper.sweep.networks import find_network
-    from sweeper.sweep.records import say_where
     from sweeper.sweep.train import train_one
 
     network = find_network(env, config, options["dataset"], fields)
@@ -80,63 +91,133 @@ def train(exp: int, **options: Any) -> None:
     print_json(result, env.json_output)
 
 
-@click.command()
-@click.option("--trials", type=click.IntRange(1, MAX_TRIALS), default=50,
-              help="Number of finished trials (complete or pruned) to reach.")  # fmt: skip
-@click.option("--study", default="sweep", help="Name of the study; an existing one is continued.")
-@click.option("--exp", type=Experiment(), default=6, help="Experiment whose configuration the search varies.")
-@network_options
-@augmentation_option
-@or_auto("--epochs", click.IntRange(1), "Epochs of a trial.")
-@engine_options
-@click.option("--folds", type=click.IntRange(0, 100), default=0,
-              help="Number of stratified cross-validation folds; 0: one held-out set.")  # fmt: skip
-@or_auto("--space", click.Path(path_type=Path), "Search space in YAML.", metavar="auto|FILE")
-@click.option(
-    "--enqueue",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Known configurations to train first, in YAML or CSV; the sampler proposes what a row leaves out.",
+@command(
+    "explanation/search.md",
+    "sweeper optimize --trials 50 --dataset sample --model small --epochs 6",
+    "sweeper optimize --study rates --placement bn-dropout --lr 1e-3",
+    "sweeper optimize --study lr --vary lr=1e-4..1e-2:log --timeout 2h",
 )
-@click.option(
-    "--from",
-    "from_study",
-    metavar="STUDY[@URL]",
-    help="Study whose best configurations are trained first; URL: of its database. [default: --storage]",
+@group(
+    "Search",
+    click.option(
+        "--trials",
+        "--n-trials",
+        "trials",
+        type=Count(1, MAX_TRIALS),
+        default=50,
+        help="Finished trials (complete or pruned) to reach.",
+    ),
+    click.option(
+        "--study",
+        "--study-name",
+        "study",
+        type=StudyName(),
+        default="sweep",
+        help="Name of the study; an existing one is continued.",
+    ),
+    or_auto(
+        "--space",
+        PATH,
+        "Search space in YAML.",
+        "placement, rates and batch size, without those that are given",
+        "FILE",
+    ),
+    click.option(
+        "--vary",
+        type=Varied(),
+        multiple=True,
+        help="Dimension to add to the search space: lr=1e-4..1e-2:log, a range (with :log a logarithmic one), "
+        "or placement=bn,bn-dropout, a list. May be repeated.",
+    ),
+    click.option(
+        "--metric",
+        type=click.Choice(["auto", *METRICS]),
+        default="auto",
+        metavar="METRIC",
+        show_default=False,
+        help=f"Metric of the validation images to search for: {', '.join(METRICS)}, where "
+        "ece is the expected calibration error. [default: val/accuracy, or the study's own]",
+    ),
+    click.option(
+        "--sampler",
+        type=click.Choice(["auto", "gp", "tpe", "qmc", "random", "grid"]),
+        default="auto",
+        metavar="[gp|tpe|qmc|random|grid]",
+        show_default=False,
+        help="Rule that proposes the next trial: a Gaussian process, Optuna's TPE, a quasi-random sequence, "
+        "random points, or every cell of a space of lists. [default: gp, or the study's own]",
+    ),
+    click.option(
+        "--pruner",
+        type=click.Choice(["auto", "none", "percentile", "median"]),
+        default="auto",
+        metavar="[none|percentile|median]",
+        show_default=False,
+        help="Rule for stopping trials early, from epoch 3 on, once 5 trials are complete: percentile stops a "
+        "trial whose best value so far is among the worst quarter of the complete trials at that epoch, "
+        "median among the worst half. Both stop good trials that start slowly. [default: none, or the "
+        "study's own]",
+    ),
+    folds_option,
+    or_auto(
+        "--seeds-per-cell", Count(1, 100), "With --sampler grid: seeds of every cell, in place of --trials.", "none"
+    ),
+    click.option(
+        "--one-seed",
+        is_flag=True,
+        help="Train each configuration once: if the sampler proposes one again, ask it for another. Without "
+        "this option, a repeat is trained with the next seed.",
+    ),
+    click.option(
+        "--enqueue",
+        type=PATH,
+        metavar="FILE",
+        help="Known configurations to train first, in YAML or CSV; the sampler proposes what a row leaves out.",
+    ),
+    click.option(
+        "--from",
+        "from_study",
+        metavar="STUDY[@URL]",
+        help="Study whose best configurations are trained first; URL: of its database. [default: --storage]",
+    ),
+    click.option("--top", type=Count(1, 100), default=5, help="Configurations to take of --from."),
+    click.option(
+        "--include-experiments",
+        is_flag=True,
+        help="Train the article's experiments first, as far as they lie in the search space.",
+    ),
+    or_auto(
+        "--finalists",
+        Count(0, 100),
+        "Best configurations that are trained again with fresh seeds, to choose the champion by their means; 0: none.",
+        "5 in a sweep of 20 trials or more, else 0",
+    ),
+    click.option("--finalist-seeds", type=Count(1, 100), default=3, help="Fresh seeds of each finalist."),
+    click.option(
+        "--final/--no-final",
+        "--retrain-best/--no-retrain-best",
+        "final",
+        default=True,
+        help="Retrain the best configuration on train and validation images, and evaluate it once on the "
+        "test images. [default: yes]",
+        show_default=False,
+    ),
 )
-@click.option("--top", type=click.IntRange(1, 100), default=5, help="Number of configurations of --from.")
-@click.option("--include-experiments", is_flag=True,
-              help="Train the article's experiments first, as far as they lie in the search space.")  # fmt: skip
-@click.option("--metric", type=click.Choice(["auto", *METRICS]), default="auto",
-              help="Metric of the validation images to search for: the highest accuracy, the lowest loss or the lowest "
-              "expected calibration error (ECE). auto: the study's own, val/accuracy for a new one.")  # fmt: skip
-@click.option("--sampler", type=click.Choice(["auto", "gp", "tpe", "qmc", "random", "grid"]), default="auto",
-              help="Rule that proposes the next trial: a Gaussian process, Optuna's TPE, a quasi-random sequence, "
-              "random points, or every cell of a space of lists. auto: the study's own, gp for a new one.")  # fmt: skip
-@click.option("--pruner", type=click.Choice(["auto", "none", "percentile", "median"]), default="auto",
-              help="Rule for stopping trials early, from epoch 3 on, once 5 trials are complete: percentile stops a "
-              "trial whose best value so far is among the worst quarter of the complete trials at that epoch, median "
-              "among the worst half. Both stop good trials that start slowly. auto: the study's own, none for a new "
-              "one.")  # fmt: skip
-@or_auto("--timeout", Number(0, min_open=True), "Start no trial after this time; auto: no limit.",
-         metavar="auto|SECONDS")  # fmt: skip
-@click.option("--retries", type=click.IntRange(0, 100), default=2,
-              help="Number of retries after a worker died or memory ran out.")  # fmt: skip
-@or_auto("--seeds-per-cell", click.IntRange(1, 100), "With --sampler grid: number of seeds of every cell, in place of "
-         "--trials.")  # fmt: skip
-@click.option("--one-seed", is_flag=True,
-              help="Train each configuration once: if the sampler proposes one again, ask it for another. Without "
-              "this option, a repeat is trained with the next seed.")  # fmt: skip
-@or_auto("--finalists", click.IntRange(0, 100), "Number of the best configurations that are trained again with fresh "
-         "seeds, to choose the champion by their means; 0: none; auto: 5 in a sweep of 20 trials or more.")  # fmt: skip
-@click.option("--finalist-seeds", type=click.IntRange(1, 100), default=3,
-              help="Number of fresh seeds of each finalist.")  # fmt: skip
-@click.option("--final/--no-final", default=True,
-              help="Retrain the best configuration on train and validation images, and evaluate it once on the test "
-              "images.")  # fmt: skip
-@system_metrics_option
-@storage_option
-@shared
+@group("Training", *field_options(searched=True))
+@group(
+    "Execution",
+    *engine_options,
+    or_auto(
+        "--timeout", Duration(positive=True), "Start no trial after this time, such as 90s, 30m or 2h.", "no limit"
+    ),
+    click.option("--retries", type=Count(0, 100), default=2, help="Retries after a worker died or memory ran out."),
+    device_option,
+    precision_option,
+)
+@ray_options
+@group("Data", *data_options)
+@group("Tracking", tracking_option, experiment_option, storage_option, system_metrics_option)
+@output_options
 @ends_unread
 def optimize(exp: int, **options: Any) -> None:
     """Search placement, dropout rates and batch size.
@@ -155,9 +236,7 @@ def optimize(exp: int, **options: Any) -> None:
         start_workers,
     )
 
-    fields = given(options, "epochs", "augmentation", "seed", "device", "dataset", "image_size")
-    fields |= network_fields(options)
-    fields |= {"split": "folds", "folds": options["folds"]} if options["folds"] else {"split": "holdout"}
+    fields = {"split": "holdout"} | fields_of(options)
     names = ("trials", "study", "metric", "sampler", "pruner", "timeout", "retries", "one_seed", "finalists",
              "finalist_seeds", "final", "dataset", "device", "precision", "system_metrics")  # fmt: skip
     config, engine = experiment(exp, **fields), engine_choice(options)
@@ -165,7 +244,8 @@ def optimize(exp: int, **options: Any) -> None:
         start_workers(engine, options["device"])  # one of them calls the function that builds the network
     env = make_environment(options)
     network = find_network(env, config, options["dataset"], fields)
-    config, space = network.config, search_space(options["space"], network.placements)
+    config = network.config
+    space = search_space(options["space"], network.placements, options["vary"], fields)
     if options["seeds_per_cell"]:
         refuse("is what --seeds-per-cell decides. Leave one of them out.", "trials")
         options["trials"] = grid_trials(options["sampler"], space, config, options["seeds_per_cell"])
@@ -176,29 +256,41 @@ def optimize(exp: int, **options: Any) -> None:
     known = known_configurations(env, asked, file=options["enqueue"], study=options["from_study"], top=options["top"],
                                  experiments=options["include_experiments"])  # fmt: skip
     start_workers(asked.engine, asked.device)
+    from sweeper.sweep.links import say_where
     from sweeper.sweep.optimize import check_finished, optimize
-    from sweeper.sweep.records import say_where
 
     result = optimize(env, asked, known)
     _say_best(env, result)
     env.say(f"report: {result['report']}")
-    say_where(env)
+    say_where(env, study=result["study"], metric=METRICS[result["metric"]])
     print_json(result, env.json_output)
     check_finished(result, asked.trials)
 
 
-@click.command()
-@click.argument("study")
-@click.option("--top", type=click.IntRange(1, 100), default=5, help="Number of configurations, the best of the search.")
-@click.option("--trial", "trials", type=click.IntRange(0), multiple=True,
-              help="A trial whose configuration is trained, in place of the best; may be repeated.")  # fmt: skip
-@click.option("--seeds", type=click.IntRange(1, 100), default=3, help="Number of fresh seeds of each configuration.")
-@engine_options
-@moved_option
-@data_dir_option
-@device_option
-@storage_option
-@tracked
+@command(
+    "how-to/resume-and-control.md",
+    "sweeper confirm sweep",
+    "sweeper confirm sweep --top 3 --seeds 10",
+    "sweeper confirm sweep --trial 7",
+)
+@click.argument("study", type=StudyName())
+@group(
+    "Search",
+    click.option("--top", type=Count(1, 100), default=5, help="Configurations to train, the best of the search."),
+    click.option(
+        "--trial",
+        "trials",
+        type=Count(0),
+        multiple=True,
+        help="A trial whose configuration is trained, in place of the best; may be repeated.",
+    ),
+    click.option("--seeds", type=Count(1, 100), default=3, help="Fresh seeds of each configuration."),
+)
+@group("Execution", *engine_options, device_option)
+@ray_options
+@group("Data", moved_option, data_dir_option)
+@group("Tracking", tracking_option, experiment_option, storage_option)
+@output_options
 @ends_unread
 def confirm(study: str, **options: Any) -> None:
     """Train the best again with fresh seeds, and compare.
@@ -221,7 +313,6 @@ def confirm(study: str, **options: Any) -> None:
 def _say_best(env: Environment, result: dict[str, Any]) -> None:
     from sweeper.core.intervals import accuracy_words, limits
     from sweeper.core.text import counted
-    from sweeper.sweep.progress import in_words
 
     parts = [f"{result[state]} {state}" for state in ("complete", "pruned", "duplicate") if state in result]
     counts = f"{counted(result['finished'], 'trial')} finished: {', '.join(parts)}"
@@ -234,7 +325,7 @@ def _say_best(env: Environment, result: dict[str, Any]) -> None:
             f"best: trial {best['trial']}, {metric.label} {best[metric.key]:.4f}{interval}, "
             f"{counted(best['seeds'], 'seed')}, {beside}"
         )
-        env.say(f"      {in_words(best['params'])}")
+        env.say(f"train it again: {result['command']}")
     for remark in result["remarks"]:
         env.say(remark)
     if test := result.get("test"):

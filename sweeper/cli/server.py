@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import click
 from click.core import ParameterSource
 
-from sweeper.cli.environment import print_json
-from sweeper.cli.options import Command, json_option, together
-from sweeper.core.text import printable
+from sweeper.cli.command import Command, command, group
+from sweeper.cli.environment import make_environment, print_json
+from sweeper.cli.options import PATH, experiment_option, output_options, storage_option, tracking_option
+from sweeper.cli.speak import speaker
+from sweeper.cli.values import Count
+from sweeper.core.errors import Interrupted
 
-PORT: Final = click.IntRange(1, 65535)
+home_option = click.option(
+    "--home", type=PATH, envvar="SWEEPER_HOME", default=".", metavar="DIR", show_default=False,
+    help="Folder of databases, artifacts, secrets and logs; serve and restore create it. "
+    "[env: SWEEPER_HOME; default: the working directory]",
+)  # fmt: skip
+PORT: Final = Count(1, 65535)
 
 
-def at_home(command: Command) -> Command:
+def at_home(function: Command) -> Command:
     """Add the options that say where the data is."""
-    return together(
-        click.option("--home", type=click.Path(path_type=Path), envvar="SWEEPER_HOME", default=".", metavar="DIR",
-                     show_default=False,
-                     help="Folder of databases, artifacts, secrets and logs; serve and restore create it. "
-                     "[env: SWEEPER_HOME; default: the working directory]"),
+    return group(
+        "Home",
+        home_option,
         click.option("--database-url", envvar="SWEEPER_DATABASE_URL", metavar="URL",
                      help="Existing PostgreSQL, such as postgresql://USER@HOST/postgres. Pass a password in "
                      "the variable or in PGPASSFILE: other users can read a command line. "
                      "[env: SWEEPER_DATABASE_URL; default: one of its own in postgres/ below the home]"),
-        json_option,
-    )(command)  # fmt: skip
+    )(output_options(function))  # fmt: skip
 
 
-@click.command()
+@command("how-to/server.md", "sweeper serve --home DIR", "sweeper serve --home DIR --check")
 @click.option("--host", default="127.0.0.1",
               help="Address to listen on. Any but loopback needs --auth and --allowed-hosts.")  # fmt: skip
 @click.option("--port", type=PORT, default=5000, help="Port of the MLflow server.")
@@ -56,7 +60,7 @@ def serve(home: Path, database_url: str | None, json_output: bool, check: bool, 
     from sweeper.server import serve
     from sweeper.server.serve import ServeOptions
 
-    say = _say(json_output)
+    say = speaker(json_output)
     if check:
         result = serve.check(check_home(home, _named()), database_url)
         for part, healthy in result["parts"].items():
@@ -74,7 +78,39 @@ def serve(home: Path, database_url: str | None, json_output: bool, check: bool, 
         serve.serve(home, asked, say, lambda result: print_json(result, json_output))
 
 
-@click.command()
+@command("reference/cli.md#sweeper-ui", "sweeper ui", "sweeper ui --home demo", "sweeper ui --no-browser --port 5001")
+@group(
+    "Home",
+    home_option,
+    tracking_option,
+    experiment_option,
+    storage_option,
+)
+@click.option("--port", type=PORT, help="Port of MLflow. [default: 5000, or a free one]")
+@click.option("--dashboard-port", type=PORT, help="Port of the Optuna dashboard. [default: 8080, or a free one]")
+@click.option("--browser/--no-browser", default=True, show_default=False,
+              help="Open the page in a browser. [default: yes, where there is one with windows]")  # fmt: skip
+@output_options
+def ui(port: int | None, dashboard_port: int | None, browser: bool, **options: Any) -> None:
+    """Show runs and studies in MLflow and Optuna.
+
+    Serves MLflow on the runs of this home and the Optuna dashboard, which is optional, on its studies. Both listen on
+    loopback only. Ctrl-C stops them.
+    """
+    from sweeper.core.environment import check_home
+    from sweeper.server.ui import ui
+    from sweeper.sweep.links import pages, ui_options
+
+    env = make_environment(options | {"home": check_home(options["home"], _named())})
+    asked = ui_options(env, port, dashboard_port, browser=browser)
+    try:
+        ui(asked, lambda base: pages(env, base), env.say, lambda links: print_json(links, env.json_output))
+    except Interrupted as stopped:
+        env.say("stopped")
+        raise click.exceptions.Exit(stopped.exit_code) from None
+
+
+@command("how-to/backup.md", "sweeper backup all.tar --home DIR", "sweeper backup all.tar")
 @click.argument("file", type=click.Path(path_type=Path))
 @at_home
 def backup(file: Path, home: Path, database_url: str | None, json_output: bool) -> None:
@@ -85,13 +121,13 @@ def backup(file: Path, home: Path, database_url: str | None, json_output: bool) 
     from sweeper.server import backup
 
     result = backup.backup(check_home(home, _named()), file, database_url)
-    _say(json_output)(
+    speaker(json_output)(
         f"{result['file']}: {result['bytes']:,} bytes, {result['artifacts']} artifacts and both databases"
     )
     print_json(result, json_output)
 
 
-@click.command()
+@command("how-to/backup.md", "sweeper restore all.tar --home NEW", "sweeper serve --home NEW")
 @click.argument("file", type=click.Path(path_type=Path))
 @at_home
 def restore(file: Path, home: Path, database_url: str | None, json_output: bool) -> None:
@@ -101,7 +137,7 @@ def restore(file: Path, home: Path, database_url: str | None, json_output: bool)
 
     with new_home(home, _named()):
         result = backup.restore(home, file, database_url)
-    _say(json_output)(
+    speaker(json_output)(
         f"{result['home']}: both databases and {result['artifacts']} artifacts; start it with: "
         f"sweeper serve --home {shlex.quote(result['home'])}"
     )
@@ -112,7 +148,3 @@ def _named() -> str:
     """The name of what gave the home: the option or the variable."""
     given = click.get_current_context().get_parameter_source("home") is ParameterSource.COMMANDLINE
     return "--home" if given else "SWEEPER_HOME"
-
-
-def _say(json_output: bool) -> Callable[[str], None]:
-    return lambda text: click.echo(printable(text), err=json_output)

@@ -19,7 +19,22 @@ OFFLINE, NONE = "offline", "none"
 JOURNAL: Final = "journal"
 ENCODED: Final = re.compile("%(?=[0-9a-fA-F]{2})")
 
+EXPERIMENT: Final = "bn-dropout"
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class MlflowExperiment:
+    """The MLflow experiment that holds the runs: the one with an id, or else the one with a name, which may be new."""
+
+    name: str = EXPERIMENT
+    id: str = ""
+
+    def __str__(self) -> str:
+        return f"with the id {self.id}" if self.id else repr(self.name)
+
+
+OURS: Final = MlflowExperiment()
 
 
 @dataclass(frozen=True)
@@ -37,6 +52,8 @@ class Environment:
     warn: Say
     say: Say
     progress: bool = True  # show the progress of trainings
+    verbose: bool = False  # print each epoch of each training
+    experiment: MlflowExperiment = OURS
 
     @property
     def journal(self) -> Path:
@@ -61,11 +78,16 @@ def tracking_url(home: Path) -> str:
 
 def mlflow_command() -> str:
     """Return the mlflow command of this environment for a shell, as a path unless it is the one on PATH."""
-    ours = Path(sys.executable).parent / "mlflow"
-    found = shutil.which("mlflow")
+    return program("mlflow")
+
+
+def program(name: str) -> str:
+    """Return a program of this environment for a shell, as a path unless it is the one on PATH."""
+    ours = Path(sys.executable).parent / name
+    found = shutil.which(name)
     active = "VIRTUAL_ENV" in os.environ or "CONDA_PREFIX" in os.environ
     if not ours.exists() or (active and found and Path(found).resolve() == ours.resolve()):
-        return "mlflow"
+        return name
     return shlex.quote(str(ours.absolute()))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
-from sweeper.core.config import RunConfig, check_rates
+from sweeper.core.config import PLACES, Placement, RunConfig, check_rates
 from sweeper.core.errors import ConfigError
 
 _PLAIN: Final = {"epochs": 20, "lr": 1e-3, "schedule": "constant", "split": "test"}
@@ -47,6 +48,13 @@ EXPERIMENT_TITLES: Final = {
 }
 
 
+DEFAULT: Final = 6  # of the command line
+LEFT_OUT: Final = (
+    "experiment", "model_args", "model_sha256", "dataset_sha256", "split", "folds", "device",
+    "precision",
+)  # fmt: skip
+
+
 def experiment(number: int, **fields: Any) -> RunConfig:
     """Return the article's experiment `number` (1-8), with `fields` in place of its own.
 
@@ -59,3 +67,24 @@ def experiment(number: int, **fields: Any) -> RunConfig:
     config = RunConfig.create(**(EXPERIMENTS[number] | {"experiment": number} | fields))
     check_rates(config, fields)
     return config
+
+
+def train_options(config: RunConfig) -> list[str]:
+    """Return the options with which `sweeper train` trains `config`: its experiment, and each field that differs.
+
+    Those of the machine, device and precision, are left out.
+    """
+    number = config.experiment or DEFAULT
+    usual = experiment(number)
+    words = ["--exp", str(number)]
+    for name in RunConfig.model_fields:
+        value, differs = getattr(config, name), getattr(config, name) != getattr(usual, name)
+        if name in PLACES:  # an experiment without Dropout has no rate, yet a placement with Dropout has a default one
+            differs = config.placement.uses(name) and (differs or config.placement != usual.placement)
+        if value is Placement.OWN:  # which the network has without being told
+            continue
+        if name not in LEFT_OUT and (differs or name == "dataset"):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    for key, value in config.model_args:
+        words += ["--model-arg", f"{key}={json.dumps(value)}"]
+    return [*words, "--folds", str(config.folds)] if config.folds else [*words, "--split", config.split]

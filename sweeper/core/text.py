@@ -21,7 +21,7 @@ def parse_duration(text: str) -> float:
     Raises:
         ValueError: it is none.
     """
-    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smh]?)", text)
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smh]?)", text)
     if match is None:
         raise ValueError(f"{text!r} is not a time such as 90s, 30m or 2h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]

@@ -1,4 +1,4 @@
-"""`sweeper verify --plan`: choose the runs that decide open claims at the lowest cost, train them, and judge again.
+"""`sweeper verify --train`: choose the runs that decide open claims at the lowest cost, train them, and judge again.
 
 Each inconclusive claim is taken to the interim analysis that would decide it, if the current estimates are the truth
 (`Judged.seeds_needed`). Its cost is the time of the missing runs, at the pace of the recorded ones. The cheapest claim
@@ -100,6 +100,28 @@ def seconds(run: ArmRun) -> float:
 # --- training -------------------------------------------------------------------------------------------
 
 
+def _chosen(env: Environment, ledger: Ledger, budget: float, workers: int) -> tuple[list[Step], list[Step]]:
+    """Print the next steps, and return all of them and those that fit into the budget."""
+    plan = steps(ledger.judged, ledger.runs)
+    chosen = affordable(plan, budget * workers)
+    for line in lines(plan, len(chosen)):
+        env.say(line)
+    return plan, chosen
+
+
+def show_next_runs(env: Environment, ledger: Ledger, budget: float, workers: int) -> None:
+    """Print the runs that `train_next_runs` would train, and how to train them."""
+    plan, chosen = _chosen(env, ledger, budget, workers)
+    if chosen:
+        env.say(f"nothing was trained; to train them: sweeper verify --protocol {ledger.protocol} --train")
+    else:
+        env.say(_nothing(plan))
+
+
+def _nothing(plan: list[Step]) -> str:
+    return "nothing to train" + (f": the first would take {duration(plan[0].seconds)}" if plan else "")
+
+
 def train_next_runs(env: Environment, ledger: Ledger, budget: float, workers: int) -> Ledger:
     """Train the next runs that fit into the budget, record the report, and judge again.
 
@@ -116,15 +138,12 @@ def train_next_runs(env: Environment, ledger: Ledger, budget: float, workers: in
     Raises:
         SweeperError: the recorded runs are of more than one data set, device or precision.
     """
-    plan = steps(ledger.judged, ledger.runs)
-    chosen = affordable(plan, budget * workers)
-    for line in lines(plan, len(chosen)):
-        env.say(line)
+    plan, chosen = _chosen(env, ledger, budget, workers)
     if runs := tuple(run for step in chosen for run in step.runs):
         engine = EngineChoice(workers=workers)
         incomplete = _train(env, ledger, Options(ledger.protocol, engine=engine, runs=runs, seconds=budget))
         return replace(verify(ledger.journal, ledger.protocol), incomplete=incomplete)
-    env.say("nothing to train" + (f": the first would take {duration(plan[0].seconds)}" if plan else ""))
+    env.say(_nothing(plan))
     if budget and env.tracking_uri != NONE and not is_recorded(env, ledger.protocol, ledger.runs):
         with contextlib.suppress(StudyConflict):  # another command is training; it records the report at its end
             record_only(env, ledger.protocol)
@@ -153,7 +172,7 @@ def _machine(env: Environment, ledger: Ledger) -> Chosen:
     if len(kinds) != 1:
         shown = "; ".join(" ".join(names) for names in sorted(kinds)) or "none"
         raise SweeperError(
-            f"{ledger.journal} holds runs of several kinds ({shown}), and --plan continues runs of one kind. "
-            "Run sweeper verify without --plan, or set another SWEEPER_HOME."
+            f"{ledger.journal} holds runs of several kinds ({shown}), and --train continues runs of one kind. "
+            "Run sweeper verify without --train, or set another SWEEPER_HOME."
         )
     return choose_machine(env, *kinds.pop())

@@ -1,4 +1,4 @@
-"""`sweeper report reproduce`: write the report of the reproduction, and its figures for print."""
+"""`sweeper report --replication`: write the report of the reproduction, and its figures for print."""
 
 from __future__ import annotations
 

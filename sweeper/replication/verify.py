@@ -112,9 +112,14 @@ def _links(env: Environment, ids: list[str]) -> dict[str, str]:
     if uri in (NONE, OFFLINE) or (uri.startswith("sqlite") and not sqlite_file(uri).exists()):
         return {}
     try:
-        preflight(uri)
+        preflight(uri, env.experiment)
     except SweeperError as error:
         env.warn(f"the ledger has no links to MLflow: {error}")
         return {}
-    first = ui_link(hide_password(uri) if uri.startswith("http") else "http://127.0.0.1:5000", uri, ids[0])
+    first = ui_link(
+        hide_password(uri) if uri.startswith("http") else "http://127.0.0.1:5000",
+        uri,
+        ids[0],
+        experiment=env.experiment,
+    )
     return {run_id: first.replace(ids[0], run_id) for run_id in ids} if ids[0] in first else {}

@@ -46,6 +46,7 @@ PROBE_SECONDS: Final = 5.0
 STATE, LOCK, SECRETS, ARTIFACTS, DATA = "serve.json", "serve.lock", "secrets", "artifacts", "postgres"
 ADMIN: Final = "admin"
 SECRET_BYTES: Final = 24  # 32 characters
+MLFLOW_VARIABLES: Final = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 WILDCARDS: Final = ("0.0.0.0", "::")  # noqa: S104 -- names of addresses, nothing is bound
 # Each runs once, in a process of its own. The URL is in a variable, as a command line would show its password.
 MAKE_TABLES: Final = "import os, optuna; optuna.storages.RDBStorage(os.environ['DATABASE_URL'])"
@@ -234,17 +235,25 @@ def _check_ports(options: ServeOptions) -> None:
         ("port", options.host, options.port),
         ("dashboard-port", "127.0.0.1", options.dashboard_port),
     ):
-        if port is None:
-            continue
-        try:
-            family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            with socket.socket(family, kind) as free:
-                free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                free.bind(address)
-        except OSError as error:
-            raise SweeperError(
-                f"{host}:{port}: {error.strerror}. Choose another --{name}, or stop the program that listens there."
-            ) from None
+        if port is not None:
+            check_port(host, port, name)
+
+
+def check_port(host: str, port: int, name: str) -> None:
+    """Refuse a port that another program uses; `name` is its option.
+
+    Raises:
+        SweeperError: one line.
+    """
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as free:
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            free.bind(address)
+    except OSError as error:
+        raise SweeperError(
+            f"{host}:{port}: {error.strerror}. Choose another --{name}, or stop the program that listens there."
+        ) from None
 
 
 def bring_schemas_up(databases: Databases, upgrade: bool) -> None:
@@ -270,16 +279,8 @@ def _python(code: str, url: str, task: str) -> None:
 def _start_mlflow(group: Group, home: Path, options: ServeOptions, databases: Databases) -> None:
     artifacts = (home / ARTIFACTS).resolve()
     artifacts.mkdir(mode=0o700, exist_ok=True)
-    command = [
-        sys.executable, "-m", "sweeper.server.mlflow", "--host", options.host, "--port", str(options.port),
-        "--workers", "1", "--artifacts-destination", str(artifacts), "--allowed-hosts", options.hosts,
-        "--uvicorn-opts", "--log-level warning",
-    ]  # fmt: skip
-    variables = libpq_variables() | {
-        "MLFLOW_BACKEND_STORE_URI": databases.url(MLFLOW),
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
+    command = mlflow_server(options, artifacts)
+    variables = MLFLOW_VARIABLES | libpq_variables() | {"MLFLOW_BACKEND_STORE_URI": databases.url(MLFLOW)}
     if options.auth:
         command += ["--app-name", "basic-auth"]
         variables |= {
@@ -288,6 +289,15 @@ def _start_mlflow(group: Group, home: Path, options: ServeOptions, databases: Da
             "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",
         }
     group.start("mlflow", command, variables)
+
+
+def mlflow_server(options: ServeOptions, artifacts: Path) -> list[str]:
+    """Return the command of an MLflow server, which takes artifacts into the folder `artifacts`."""
+    return [
+        sys.executable, "-m", "sweeper.server.mlflow", "--host", options.host, "--port", str(options.port),
+        "--workers", "1", "--artifacts-destination", str(artifacts), "--allowed-hosts", options.hosts,
+        "--uvicorn-opts", "--log-level warning",
+    ]  # fmt: skip
 
 
 def secret(home: Path, name: str) -> str:

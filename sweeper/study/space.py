@@ -259,5 +259,8 @@ def _default_rates(base: RunConfig, space: Space) -> dict[str, float]:
     """Return rates for the placements that have them, where the space varies the placement but not the rates."""
     if "placement" not in space.dimensions:
         return {}
-    names = ("conv_dropout", "head_dropout")
-    return {n: getattr(base, n) or RunConfig.model_fields[n].default for n in names if n not in space.dimensions}
+    return {
+        name: getattr(base, name) if base.placement.uses(name) else RunConfig.model_fields[name].default
+        for name in PLACES
+        if name not in space.dimensions
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -95,6 +95,22 @@ def parse_space(given: Mapping[str, Any]) -> Space:
         SpaceError: it is not a space; one line.
     """
     return _space({name: _plain(value) for name, value in given.items()}, "space")
+
+
+def parse_varied(given: Sequence[tuple[str, str]]) -> Space:
+    """Return the space of command-line words: a field, and `LOW..HIGH`, `LOW..HIGH:log` or `A,B,C`.
+
+    Raises:
+        SpaceError: they are not a space; one line.
+    """
+    if twice := [name for name, times in Counter(name for name, _ in given).items() if times > 1]:
+        raise SpaceError(f"--vary {twice[0][:60]}: given twice. Leave one of them out.")
+    found = {}
+    for name, text in given:
+        low, dots, high = text.removesuffix(":log").partition("..")
+        yaml_text = f"{{low: {low}, high: {high}, log: {str(text.endswith(':log')).lower()}}}" if dots else f"[{text}]"
+        found[name] = parse_yaml(Path(f"--vary {name[:60]}"), yaml_text.encode())
+    return _space(found, "--vary")
 
 
 def _plain(value: Any) -> Any:

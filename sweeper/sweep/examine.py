@@ -127,4 +127,4 @@ def _read_file(env: Environment, run: str) -> bytes:
             run_id = read_state(folder, env.tracking_uri)["run_id"]
     if run_id is None:
         raise FileNotFoundError(WEIGHTS)
-    return fetch_file(env.tracking_uri, run_id, WEIGHTS)
+    return fetch_file(env.tracking_uri, run_id, WEIGHTS, env.experiment)

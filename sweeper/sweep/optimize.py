@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,10 +12,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from sweeper.core.config import finite
+from sweeper.core.config import RunConfig, finite
 from sweeper.core.cores import cores
 from sweeper.core.environment import Environment
 from sweeper.core.errors import Interrupted, OutOfTime, SpaceError, StudyIncomplete
+from sweeper.core.experiments import train_options
 from sweeper.core.text import counted
 from sweeper.core.trial import Trial
 from sweeper.data.shared import SharedSplits
@@ -94,12 +96,21 @@ def optimize(env: Environment, options: SweepOptions, known: Sequence[Known] = (
             best = finalists[0] if finalists else best_of_search(study)
             final = options.final and finalists is not None
             result = _conclude(env, final, chosen, images, study, best, tracker, signals)
+            if best is not None:
+                result["command"] = _train_command(options, study.settings.configuration(best.params))
             return result | {"added": study.finished() - before, "in_time": finalists is not None}
     except Interrupted:
         env.warn(f"study {study.name!r} was interrupted; the same command continues it")
         raise
     finally:
         study.close()
+
+
+def _train_command(options: SweepOptions, best: RunConfig) -> str:
+    """Return the command that trains a configuration of the study again."""
+    machine = {"--device": options.device, "--precision": options.precision}
+    given = [word for name, value in machine.items() if value != "auto" for word in (name, value)]
+    return shlex.join(["sweeper", "train", *train_options(best), *given])
 
 
 def _say_known(env: Environment, study: Study, trials: int) -> None:

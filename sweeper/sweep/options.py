@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from sweeper.core.config import Placement, RunConfig
 from sweeper.core.environment import Environment
-from sweeper.core.errors import UsageError
+from sweeper.core.errors import SpaceError, UsageError
 from sweeper.core.names import check_name
 from sweeper.data.images import ImageSource
 from sweeper.engine.choice import ONE_WORKER, EngineChoice, likely_here
 from sweeper.engine.forkserver import FORKING, start_server
 from sweeper.study.known import Known, checked, known_experiments, known_in_file
 from sweeper.study.space import Space, cells, default_space
-from sweeper.study.space_file import read_space
+from sweeper.study.space_file import parse_varied, read_space
 from sweeper.sweep.driver import RETRIES
+
+# Fields that may be both given and varied, as in 0.1.0: a --dropout-switch, say, needs a schedule that switches.
+BASE: Final = ("model", "augmentation", "dropout_schedule")
 
 
 @dataclass(frozen=True)
@@ -74,13 +78,37 @@ def grid_trials(sampler: str, space: Space, config: RunConfig, seeds: int) -> in
     return seeds * len(cells(space, config.placement))
 
 
-def search_space(file: Path | None, placements: Sequence[Placement]) -> Space:
-    """Read the search space from a file, or return the default one, of the placements that the network has room for.
+def search_space(
+    file: Path | None, placements: Sequence[Placement], varied: Sequence[tuple[str, str]] = (),
+    fixed: Mapping[str, Any] = MappingProxyType({}),
+) -> Space:  # fmt: skip
+    """Return the search space: that of a file or the default one, with the dimensions that `--vary` adds.
+
+    Args:
+        file: in YAML, or None for the default space.
+        placements: those that the network has room for.
+        varied: the fields and values of `--vary`.
+        fixed: the fields that were given, and their values. They leave the default space, with the rates that no
+            placement then uses.
 
     Raises:
-        SpaceError: the file is missing or holds no search space.
+        SpaceError: the file is missing, a dimension is wrong, or a field is both given and varied; or nothing is left.
     """
-    return read_space(file) if file else default_space(placements)
+    added = parse_varied(varied).dimensions if varied else {}
+    own = read_space(file).dimensions if file else {}
+    if twice := [name for name in added if name in own]:
+        raise SpaceError(f"--vary {twice[0]}: {file} varies it too. Leave one of them out.")
+    if clash := [name for name in (*own, *added) if name in fixed and name not in BASE]:
+        option = f"--{clash[0].replace('_', '-')}"
+        raise SpaceError(f"{option} gives a value that {file if clash[0] in own else '--vary'} varies. Leave one out.")
+    if not file:
+        named = [fixed["placement"]] if "placement" in fixed else placements
+        named = added["placement"].extremes() if "placement" in added else named
+        kept = [placement for placement in Placement if placement in named]
+        own = {name: span for name, span in default_space(kept).dimensions.items() if name not in fixed}
+    if not own and not added:
+        raise SpaceError("nothing is left to vary. Add --vary, such as --vary lr=1e-4..1e-2:log, or give fewer fields.")
+    return Space({**own, **added})
 
 
 def known_configurations(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 KERNEL: Final = "JPY_PARENT_PID"  # set where a cell starts a command, whose output cannot be redrawn
 REFRESH_SECONDS: Final = 0.25
+NARROW: Final = 110  # columns, below which the live table leaves out what is not needed
 
 
 @dataclass
@@ -36,12 +37,16 @@ class Line:
     last: EpochResult | None = None
 
     def cells(self, metrics: Sequence[Metric]) -> list[str]:
-        """The epoch, the values of its metrics, and its pace."""
+        """The epoch, and the values of its metrics."""
         epochs, last = self.trial.config.epochs, self.last
         if last is None:
-            return [f"0/{epochs}", *["" for _ in metrics], ""]
-        values = [f"{metric.of(last):.4f}" for metric in metrics]
-        return [f"{last.epoch}/{epochs}", *values, f"{last.images_per_s:,.0f}"]
+            return [f"0/{epochs}", *["" for _ in metrics]]
+        return [f"{last.epoch}/{epochs}", *[f"{metric.of(last):.4f}" for metric in metrics]]
+
+    def pace(self) -> list[str]:
+        """The images that it trains on in a second, and the time since its start."""
+        images = f"{self.last.images_per_s:,.0f}" if self.last else ""
+        return [images, duration(time.monotonic() - self.since)]
 
 
 @dataclass
@@ -117,23 +122,24 @@ def _result(value: float | None, reason: str) -> str:
 
 
 class PlainView:
-    """A line for each trial that ends, or for each epoch of a single run."""
+    """A line for each trial that ends; with `epochs`, and for a single run, also for each epoch."""
 
-    def __init__(self, progress: Progress, stream: TextIO) -> None:
+    def __init__(self, progress: Progress, stream: TextIO, *, epochs: bool = False) -> None:
         self._progress, self._stream = progress, stream
+        self._epochs = epochs or progress.target == 1
 
     def started(self, trial: Trial) -> None:
-        """Print the configuration of a single run."""
+        """Print its configuration, if its epochs follow."""
         self._progress.started(trial)
-        if self._progress.target == 1:
-            self._print(self._progress.label(trial))
+        if self._epochs:
+            self._print(f"{self._named(trial)}{self._progress.label(trial)}")
 
     def epoch(self, trial: Trial, result: EpochResult) -> None:
-        """Print an epoch of a single run."""
+        """Print an epoch."""
         self._progress.epoch(trial, result)
-        if self._progress.target == 1:
+        if self._epochs:
             self._print(
-                f"epoch {result.epoch}/{trial.config.epochs}  "
+                f"{self._named(trial)}epoch {result.epoch}/{trial.config.epochs}  "
                 f"val accuracy {result.val_accuracy:.4f}, loss {result.val_loss:.4f}; "
                 f"train accuracy {result.train_accuracy:.4f}, loss {result.train_loss:.4f}; "
                 f"{result.images_per_s:,.0f} images/s"
@@ -157,6 +163,9 @@ class PlainView:
     def close(self) -> None:
         """No-op: nothing is open."""
 
+    def _named(self, trial: Trial) -> str:
+        return "" if self._progress.target == 1 else f"{self._progress.unit} {trial.number}: "
+
     def _print(self, text: str) -> None:
         try:
             print(text, file=self._stream, flush=True)
@@ -170,7 +179,7 @@ class LiveView:
     def __init__(self, progress: Progress, console: Console) -> None:
         from rich.live import Live
 
-        self._progress = progress
+        self._progress, self._console = progress, console
         self._live = Live(console=console, auto_refresh=False, get_renderable=self._table)
         self._live.start()
         self._drawn = 0.0
@@ -194,12 +203,13 @@ class LiveView:
             style = {"complete": "green", "pruned": "yellow"}.get(outcome, "red")
             shown = escape(_result(value, reason))
             what = f"{self._progress.unit} {trial.number:>3} [{style}]{self._progress.word(outcome):<8}[/]{shown}"
-            self._live.console.print(f"{what}  {self._progress.label(trial)}")
+            line = f"{what}  {self._progress.label(trial)}"
+            self._console.print(line, no_wrap=not reason, overflow=None if reason else "ellipsis")
         self._draw()
 
     def say(self, words: str) -> None:
         """Print a line above the table."""
-        self._live.console.print(words, highlight=False, markup=False)
+        self._console.print(words, highlight=False, markup=False)
 
     def tick(self) -> None:
         """Redraw, but not too often."""
@@ -216,21 +226,29 @@ class LiveView:
         self._live.refresh()
 
     def _table(self) -> RenderableType:
+        """A line for each running trial, and the summary."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
+        from rich.text import Text
 
-        progress = self._progress
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-        metrics = progress.metric.with_others
-        labels = [metric.label for metric in metrics]
-        for column in (progress.unit, "configuration", "epoch", *labels, "images/s", "running"):
-            table.add_column(column, justify="left" if column == "configuration" else "right")
-        for number, line in sorted(progress.running.items()):
-            seconds = time.monotonic() - line.since
-            table.add_row(str(number), progress.label(line.trial), *line.cells(metrics), duration(seconds))
+        progress, narrow = self._progress, self._console.width < NARROW
         foot = Table.grid(padding=(0, 2))
-        foot.add_row(ProgressBar(total=progress.target, completed=progress.finished, width=30), progress.summary())
+        bar = ProgressBar(total=progress.target, completed=progress.finished, width=10 if narrow else 30)
+        foot.add_row(bar, progress.summary())
+        if not progress.running:
+            return foot
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        metrics = progress.metric.with_others[: 2 if narrow else None]
+        labels = [metric.label for metric in metrics] + ([] if narrow else ["images/s", "running"])
+        for column in (progress.unit, "configuration", "epoch", *labels):
+            flexible = column == "configuration"  # and cut, where there is no room
+            table.add_column(column, justify="left" if flexible else "right", no_wrap=not flexible)
+        models = {line.trial.config.model_name for line in progress.running.values()}
+        known = f"{models.pop()} " if narrow and len(models) == 1 else ""
+        for number, line in sorted(progress.running.items()):
+            label = Text(progress.label(line.trial).removeprefix(known), no_wrap=True, overflow="ellipsis")
+            table.add_row(str(number), label, *line.cells(metrics), *([] if narrow else line.pace()))
         return Group(table, foot)
 
 
@@ -242,7 +260,7 @@ def make_view(progress: Progress, env: Environment) -> PlainView | LiveView:
     if not env.progress:
         return PlainView(progress, io.StringIO())
     if env.json_output:
-        return PlainView(progress, sys.stderr)
+        return PlainView(progress, sys.stderr, epochs=env.verbose)
     from rich.console import Console
 
     console = Console()
@@ -250,7 +268,9 @@ def make_view(progress: Progress, env: Environment) -> PlainView | LiveView:
         live = importlib.util.find_spec("ipywidgets") is not None
     else:
         live = sys.stdout.isatty() and KERNEL not in os.environ
-    return LiveView(progress, console) if live else PlainView(progress, sys.stdout)
+    if live and not env.verbose:
+        return LiveView(progress, console)
+    return PlainView(progress, sys.stdout, epochs=env.verbose)
 
 
 def in_short(best: Standing) -> str:

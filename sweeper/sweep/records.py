@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.core.environment import NONE, OFFLINE, Environment, mlflow_command
+from sweeper.core.environment import NONE, OFFLINE, Environment
 from sweeper.core.errors import SweeperError, UsageError
 from sweeper.core.intervals import TEST, accuracy_words
 from sweeper.core.text import counted, duration
@@ -141,32 +141,12 @@ def upload(env: Environment, journal: Path | None, *, again: bool = False, free:
     if env.tracking_uri in (OFFLINE, NONE):
         raise UsageError(f"--tracking-uri {env.tracking_uri}: not an MLflow store. Name a server or a database.")
     store = hide_password(absolute(env.tracking_uri))
-    uploaded = sync(root, env.tracking_uri, env.home, FIGURES, env.warn, again=again)
+    uploaded = sync(root, env.tracking_uri, env.home, FIGURES, env.warn, again=again, experiment=env.experiment)
     env.say(f"uploaded {counted(uploaded, 'run')} from {root} to {store}")
     if not free:
         return {"carried": uploaded}
-    freed = free_disk(root, env.tracking_uri, env.home, env.warn)
+    freed = free_disk(root, env.tracking_uri, env.home, env.warn, env.experiment)
     env.say(f"freed {freed.bytes / 1e6:.1f} MB: deleted {counted(freed.files, 'file')} that {store} holds")
     if freed.kept:
         env.warn(f"kept {counted(freed.kept, 'file')} that it does not list. To upload again, run: sweeper sync --all")
     return {"carried": uploaded, "freed": freed.bytes}
-
-
-def say_where(env: Environment, run_id: str | None = None) -> None:
-    """Print where the runs are recorded, and how to open them."""
-    from sweeper.tracking.fetching import ui_link
-    from sweeper.tracking.store import absolute, hide_password, sqlite_file
-
-    if env.tracking_uri in (NONE, OFFLINE):
-        env.say(f"journal: {env.journal}" if env.tracking_uri == OFFLINE else "nothing was recorded")
-        return
-    base = "http://127.0.0.1:5000"
-    if env.tracking_uri.startswith("sqlite"):
-        uri = absolute(env.tracking_uri)
-        env.say(f"MLflow database: {sqlite_file(uri)}")
-        server = f"{mlflow_command()} server --port 5000 --workers 1 --backend-store-uri {shlex.quote(uri)}"
-        env.say(f"open it with:    {server}")
-        env.say(f"then look at:    {ui_link(base, env.tracking_uri, run_id)}")
-    else:
-        base = hide_password(env.tracking_uri) if env.tracking_uri.startswith("http") else base
-        env.say(f"look at:         {ui_link(base, env.tracking_uri, run_id)}")

@@ -110,7 +110,7 @@ def find_record(env: Environment, run: str) -> Record:
         return read_record(folder)
     if env.tracking_uri in (OFFLINE, NONE):
         raise UsageError(f"run {run[:60]!r}: no folder of a journal. Name an MLflow store with --tracking-uri.")
-    return fetch(env.tracking_uri, run)
+    return fetch(env.tracking_uri, run, env.experiment)
 
 
 def threads_of(run: str, record: Record) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-from sweeper.core.environment import NONE, OFFLINE, Environment
+from sweeper.core.environment import EXPERIMENT, NONE, OFFLINE, Environment
 from sweeper.core.errors import SweeperError
 from sweeper.core.text import counted
 from sweeper.sweep.describe import commit_unknown
@@ -43,7 +43,7 @@ def tracking(env: Environment, signals: Signals, *, system_metrics: bool = False
     elif env.tracking_uri == OFFLINE:
         tracker = JournalTracker(env.journal, env.warn, measure)
     else:
-        tracker = MlflowTracker(env.journal, env.tracking_uri, FIGURES, env.warn, measure)
+        tracker = MlflowTracker(env.journal, env.tracking_uri, FIGURES, env.warn, measure, env.experiment)
     waiting = None
     try:
         yield tracker
@@ -70,7 +70,8 @@ def _say_size(env: Environment, tracker: Tracker) -> None:
 def _sync(env: Environment) -> str:
     """The command that uploads the journal to the same store, for a shell."""
     store = hide_password(absolute(env.tracking_uri))
-    return f"sweeper sync {shlex.quote(str(env.journal))} --tracking-uri {shlex.quote(store)}"
+    named = "" if env.experiment.name == EXPERIMENT else f" --experiment-name {shlex.quote(env.experiment.name)}"
+    return f"sweeper sync {shlex.quote(str(env.journal))} --tracking-uri {shlex.quote(store)}{named}"
 
 
 def _curves(epochs: list[dict[str, float]], title: str) -> bytes:

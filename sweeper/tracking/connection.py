@@ -16,13 +16,13 @@ from urllib.request import url2pathname
 
 import filelock
 
-from sweeper.core.environment import sqlite_url
+from sweeper.core.environment import OURS, MlflowExperiment, sqlite_url
 from sweeper.core.errors import SweeperError
 from sweeper.tracking.client import open_client, silence
 from sweeper.tracking.patience import Wait, retrying
 from sweeper.tracking.store import (
-    EXPERIMENT,
     check_stage,
+    find_experiment,
     hide_password,
     is_sqlite,
     reason_of,
@@ -52,9 +52,9 @@ class Connection:
     client: MlflowClient  # from `connect` on
     experiment_id: str  # from `connect` on
 
-    def __init__(self, uri: str, home: Path, warn: Warn) -> None:
+    def __init__(self, uri: str, home: Path, warn: Warn, experiment: MlflowExperiment = OURS) -> None:
         self.uri = store_uri(uri)
-        self._home = home
+        self._home, self._experiment = home, experiment
         self.warn = warn
         self._said: set[str] = set()
         self._failures = 0
@@ -103,16 +103,16 @@ class Connection:
     def _find_experiment(self) -> str:
         from mlflow.exceptions import MlflowException
 
-        found = self.client.get_experiment_by_name(EXPERIMENT)
+        found = find_experiment(self.client, self._experiment)
         if found is None:
             location = (self._home / ARTIFACTS).resolve().as_uri() if is_sqlite(self.uri) else None
             try:
-                return str(self.client.create_experiment(EXPERIMENT, artifact_location=location))
+                return str(self.client.create_experiment(self._experiment.name, artifact_location=location))
             except MlflowException:  # another process was faster
-                found = self.client.get_experiment_by_name(EXPERIMENT)
+                found = find_experiment(self.client, self._experiment)
                 if found is None:
                     raise
-        check_stage(self.uri, found.experiment_id, found.lifecycle_stage)
+        check_stage(self.uri, found)
         self._follow_move(found.artifact_location)
         return str(found.experiment_id)
 

@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any, Final, cast
+from urllib.parse import quote, urlencode
 
 from pydantic import ValidationError
 
+from sweeper.core.environment import OURS, MlflowExperiment
 from sweeper.core.errors import RecordError, UsageError
 from sweeper.core.inside import WAY_OUT, lock_inside, read_inside, write_inside
+from sweeper.core.metric import Metric
 from sweeper.tracking.base import Record
 from sweeper.tracking.client import open_client
 from sweeper.tracking.epochs import STACKED, read_epoch
 from sweeper.tracking.schema import MOST_STATE, STATE
 from sweeper.tracking.schema import reason_of as why
-from sweeper.tracking.store import EXPERIMENT, hide_password, is_sqlite, preflight, reason_of, sqlite_file, store_uri
+from sweeper.tracking.store import (
+    find_experiment,
+    hide_password,
+    is_sqlite,
+    preflight,
+    reason_of,
+    sqlite_file,
+    store_uri,
+)
 
 KEY_TAG: Final = "sweeper.key"
 UPLOAD: Final = "upload.json"
+WORKFLOW: Final = {"workflowType": "machine_learning"}  # of MLflow's two interfaces, the one for trainings
+CURVES: Final = {"compareRunsMode": "CHART"}  # the curves of all runs in common charts, in place of the table
 UPLOADER: Final = ".uploader"  # locked while a process uploads the run, or changes its `UPLOAD`
 
 
@@ -58,14 +73,14 @@ def run_id_of(root: Path, folder: str, uri: str) -> str | None:
     return run_id
 
 
-def fetch(uri: str, run_id: str) -> Record:
+def fetch(uri: str, run_id: str, experiment: MlflowExperiment = OURS) -> Record:
     """Return the run `run_id` of the store `uri`, to train it again.
 
     Raises:
         UsageError: the store has no such run, or sweeper did not record it.
         ServiceUnreachable: the server does not answer.
     """
-    preflight(uri)
+    preflight(uri, experiment)
     if is_sqlite(uri) and not sqlite_file(uri).exists():
         raise UsageError(f"run {run_id[:60]!r}: no folder of a journal, and there is no {sqlite_file(uri)} to look in.")
     client = open_client(store_uri(uri))
@@ -88,14 +103,14 @@ def fetch(uri: str, run_id: str) -> Record:
     return Record(params, tags, {} if again else epochs, epochs if again else {}, STACKED in run.data.metrics)
 
 
-def fetch_file(uri: str, run_id: str, name: str) -> bytes:
+def fetch_file(uri: str, run_id: str, name: str, experiment: MlflowExperiment = OURS) -> bytes:
     """Return a file of the run `run_id` of the store `uri`.
 
     Raises:
         FileNotFoundError: the store has no such file, or cannot send it.
         ServiceUnreachable: the server does not answer.
     """
-    preflight(uri)
+    preflight(uri, experiment)
     client = open_client(store_uri(uri))
     from mlflow.exceptions import MlflowException
 
@@ -106,20 +121,34 @@ def fetch_file(uri: str, run_id: str, name: str) -> bytes:
             raise FileNotFoundError(f"{name}: {reason_of(error)}") from None
 
 
-def ui_link(base: str, uri: str, run_id: str | None) -> str:
-    """Return the address of the run in MLflow's UI, or of the table of all runs."""
+def ui_link(
+    base: str, uri: str, run_id: str | None = None, query: Mapping[str, str] = MappingProxyType({}),
+    experiment: MlflowExperiment = OURS,
+) -> str:  # fmt: skip
+    """Return the address of the run in MLflow's UI, or of the table of runs, with `query` in it."""
     import requests
 
     client = open_client(uri)
     from mlflow.exceptions import MlflowException
 
     try:
-        found = client.get_experiment_by_name(EXPERIMENT)
+        found = find_experiment(client, experiment)
     except (MlflowException, requests.RequestException):
         return base  # the server is away: link to its front page
     number = found.experiment_id if found else "1"
     if run_id is not None:  # `mlflow run` may have put it into another MLflow experiment
         with contextlib.suppress(MlflowException, requests.RequestException):
             number = client.get_run(run_id).info.experiment_id
-    path = f"runs/{run_id}" if run_id else "runs?workflowType=machine_learning"
-    return f"{base.rstrip('/')}/#/experiments/{number}/{path}"
+    path = f"runs/{run_id}" if run_id else "runs"
+    return f"{base.rstrip('/')}/#/experiments/{number}/{path}?{urlencode({**WORKFLOW, **query}, quote_via=quote)}"
+
+
+def sweep_query(study: str, metric: Metric) -> dict[str, str]:
+    """Return the query with which MLflow's table of runs shows the trials of a study, the best first."""
+    return {
+        "searchFilter": f"tags.`sweeper.study` = '{study}' and tags.`sweeper.kind` = 'trial'",
+        "orderByKey": f"metrics.`{metric.final}`",
+        "orderByAsc": str(not metric.maximized).lower(),
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+    }

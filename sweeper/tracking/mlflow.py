@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from sweeper.core.environment import OURS, MlflowExperiment
 from sweeper.core.errors import RecordError, ServiceUnreachable, SweeperError
 from sweeper.core.text import counted
 from sweeper.tracking.connection import Connection, Warn
@@ -26,9 +27,12 @@ SYNC_PATIENCE: Final = 120.0  # seconds
 class MlflowTracker(JournalTracker):
     """The journal, and a thread that uploads it to MLflow as it grows."""
 
-    def __init__(self, root: Path, uri: str, draw: Figures, warn: Warn, measure: Measure = dict) -> None:
+    def __init__(
+        self, root: Path, uri: str, draw: Figures, warn: Warn, measure: Measure = dict,
+        experiment: MlflowExperiment = OURS,
+    ) -> None:  # fmt: skip
         super().__init__(root, warn, measure)
-        self.connection = Connection(uri, root.parent, warn)
+        self.connection = Connection(uri, root.parent, warn, experiment)
         self.registry = Registry(self.connection)
         self.store = hide_password(self.connection.uri)
         self._draw = draw
@@ -137,7 +141,10 @@ def _refused_run(folder: Path, error: Exception) -> str:
     return f"{folder}: MLflow refuses this run ({reason_of(error)}). It stays in the journal."
 
 
-def sync(root: Path, uri: str, home: Path, draw: Figures, warn: Warn, *, again: bool = False) -> int:
+def sync(
+    root: Path, uri: str, home: Path, draw: Figures, warn: Warn, *, again: bool = False,
+    experiment: MlflowExperiment = OURS,
+) -> int:  # fmt: skip
     """Upload every run of the journal at `root` that MLflow does not have whole, and return the number of runs.
 
     End runs whose process is gone, as killed. Upload a run that is being written as far as it is. Artifacts of a new
@@ -147,8 +154,8 @@ def sync(root: Path, uri: str, home: Path, draw: Figures, warn: Warn, *, again: 
         ServiceUnreachable: the server does not answer.
         SweeperError: MLflow refused some of the runs.
     """
-    preflight(uri)
-    connection = Connection(uri, home, warn)
+    preflight(uri, experiment)
+    connection = Connection(uri, home, warn, experiment)
     deadline = time.monotonic() + SYNC_PATIENCE
 
     def wait(seconds: float) -> None:
@@ -190,9 +197,9 @@ def sync(root: Path, uri: str, home: Path, draw: Figures, warn: Warn, *, again: 
     return uploaded
 
 
-def free_disk(root: Path, uri: str, home: Path, warn: Warn) -> Freed:
+def free_disk(root: Path, uri: str, home: Path, warn: Warn, experiment: MlflowExperiment = OURS) -> Freed:
     """Delete from the journal at `root`, which was just uploaded, the files that MLflow is seen to hold."""
-    connection = Connection(uri, home, warn)
+    connection = Connection(uri, home, warn, experiment)
     connection.connect()
     return free(connection, root)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
-from sweeper.core.environment import ENCODED, mlflow_command, sqlite_url
+from sweeper.core.environment import ENCODED, OURS, MlflowExperiment, mlflow_command, sqlite_url
 from sweeper.core.errors import ServiceUnreachable, SweeperError, UsageError, one_line
 from sweeper.core.migrations import mlflow_revisions
 from sweeper.core.urls import hide_query_password, refuse_query_password
@@ -22,9 +22,9 @@ from sweeper.tracking.patience import NOT_SERVED, passing
 
 if TYPE_CHECKING:
     import sqlalchemy
+    from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
-EXPERIMENT: Final = "bn-dropout"
 SQLITE_URI: Final = re.compile(r"sqlite:///(?!:memory:).")  # one in memory would be lost
 HOST: Final = re.compile(r"[A-Za-z0-9_.:%-]+")
 SECONDS: Final = 10.0  # in which a server that fails is asked again, unless MLFLOW_HTTP_REQUEST_TIMEOUT is less
@@ -38,23 +38,25 @@ ANSWER: Final = re.compile(r"API request to endpoint \S+ failed with error code 
 TOO_MANY_REQUESTS: Final = "too many 429 error responses"  # in what urllib3 raises
 
 
-def preflight(uri: str) -> None:
+def preflight(uri: str, experiment: MlflowExperiment = OURS) -> None:
     """Check that the store `uri` takes our runs, or can be created.
 
     Raises:
         UsageError: the URI is malformed, has another scheme, or a password in its query part; the database is another
-            program's; or MLflow's variables for TLS are wrong.
+            program's; MLflow's variables for TLS are wrong; or there is no MLflow experiment with this id.
         ServiceUnreachable: the server does not answer in time, or does not accept our credentials.
         SweeperError: the MLflow experiment was deleted, or a sqlite file cannot be read or written.
     """
     scheme = uri.partition(":")[0]
     if SQLITE_URI.match(uri):
-        _preflight_sqlite(uri)
+        _preflight_sqlite(uri, experiment)
     elif scheme in ("http", "https"):
-        _preflight_http(uri)
+        _preflight_http(uri, experiment)
     elif scheme in ("postgresql", "postgres") or scheme.startswith("postgresql+"):
         refuse_query_password(uri)
-        _preflight_database(uri, re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", uri), ServiceUnreachable)
+        _preflight_database(
+            uri, re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", uri), ServiceUnreachable, experiment
+        )
     else:
         raise UsageError(
             f"tracking URI {hide_password(uri)[:80]!r}: expected http://HOST:PORT, sqlite:///FILE, postgresql://…, "
@@ -62,7 +64,7 @@ def preflight(uri: str) -> None:
         )
 
 
-def _preflight_sqlite(uri: str) -> None:
+def _preflight_sqlite(uri: str, experiment: MlflowExperiment) -> None:
     file = sqlite_file(uri)
     if ENCODED.search(str(file)) or "?" in str(file):
         raise UsageError(
@@ -76,23 +78,25 @@ def _preflight_sqlite(uri: str) -> None:
         )
     if present:  # rw: reading it may roll back a transaction that a killed writer left half done
         url = sqlite_url(Path(f"file:{quote(str(file.resolve()))}"))
-        _preflight_database(uri, f"{url}?mode=rw&uri=true", SweeperError)
+        _preflight_database(uri, f"{url}?mode=rw&uri=true", SweeperError, experiment)
+    elif experiment.id:
+        raise _unknown(uri, experiment)
 
 
-def _preflight_http(uri: str) -> None:
+def _preflight_http(uri: str, experiment: MlflowExperiment) -> None:
     if not _names_a_host(uri):
         raise UsageError(f"tracking URI {hide_password(uri)[:80]!r}: expected http://HOST:PORT.")
     try:
         with warnings.catch_warnings(action="ignore"):  # of TLS without verification
-            found = _patiently(lambda: _find(uri))
+            found = _patiently(lambda: _find(uri, experiment))
     except SweeperError:
         raise
     except Exception as error:  # noqa: BLE001 - MLflow passes on those of requests, protobuf, and plugins
         if TOO_MANY_REQUESTS in str(error):
             return  # the server is busy: the uploader asks again
-        raise _refusal(uri, error) from None
+        raise _refusal(uri, error, experiment) from None
     if found is not None:
-        check_stage(uri, found.experiment_id, found.lifecycle_stage)
+        check_stage(uri, found)
 
 
 def _patiently(ask: Callable[[], Experiment | None]) -> Experiment | None:
@@ -109,15 +113,27 @@ def _patiently(ask: Callable[[], Experiment | None]) -> Experiment | None:
             time.sleep(PAUSE)
 
 
-def _find(uri: str) -> Experiment | None:
+def _find(uri: str, experiment: MlflowExperiment) -> Experiment | None:
     """Return the MLflow experiment on a server, or None if it is to be created there, in a workspace that exists."""
     client = open_client(uri)
-    found = client.get_experiment_by_name(EXPERIMENT)
+    found = find_experiment(client, experiment)
     if found is not None and found.artifact_location.startswith("mlflow-artifacts:"):
         _check_artifacts(uri)
     if found is None and (workspace := _workspace()) not in ("", DEFAULT_WORKSPACE):
         client.get_workspace(workspace)
     return found
+
+
+def find_experiment(client: MlflowClient, experiment: MlflowExperiment) -> Experiment | None:
+    """Return the MLflow experiment; None if there is none of this name. MLflow raises its error for an unknown id."""
+    return client.get_experiment(experiment.id) if experiment.id else client.get_experiment_by_name(experiment.name)
+
+
+def _unknown(uri: str, experiment: MlflowExperiment) -> UsageError:
+    return UsageError(
+        f"{hide_password(uri)} has no MLflow experiment {experiment}. Correct MLFLOW_EXPERIMENT_ID, or use "
+        "--experiment-name."
+    )
 
 
 def _check_artifacts(uri: str) -> None:
@@ -149,14 +165,16 @@ def _names_a_host(uri: str) -> bool:
         return False
 
 
-def _refusal(uri: str, error: Exception) -> SweeperError:
+def _refusal(uri: str, error: Exception, experiment: MlflowExperiment) -> SweeperError:
     """Return the error to raise when MLflow's client fails with `error` at its first request."""
     server = f"tracking server {hide_password(uri)}"
     root = root_of(error)
     reason, code = reason_of(root), getattr(error, "error_code", "")
+    if code == "RESOURCE_DOES_NOT_EXIST" and experiment.id:
+        return _unknown(uri, experiment)
     if code == "PERMISSION_DENIED":
         return ServiceUnreachable(
-            f"{server}: {_user(uri)} may not use the MLflow experiment {EXPERIMENT!r} (PERMISSION_DENIED: {reason}). "
+            f"{server}: {_user(uri)} may not use the MLflow experiment {experiment} (PERMISSION_DENIED: {reason}). "
             "Ask its owner for the permission EDIT, or log in as another user."
         )
     if code == "UNAUTHENTICATED":
@@ -192,7 +210,9 @@ def root_of(error: BaseException) -> BaseException:
     return root_of(inner) if inner else error
 
 
-def _preflight_database(uri: str, url: str, unusable: type[SweeperError]) -> None:
+def _preflight_database(
+    uri: str, url: str, unusable: type[SweeperError], experiment: MlflowExperiment
+) -> None:  # fmt: skip
     """Look for the MLflow experiment in the database `url`, which may be empty yet."""
     import sqlalchemy
 
@@ -216,15 +236,31 @@ def _preflight_database(uri: str, url: str, unusable: type[SweeperError]) -> Non
         )
     _check_schema(uri, held.schema)
     workspace = _check_workspace(uri, held)
-    for number, stage, where in held.experiments:
-        if where == workspace:
-            check_stage(uri, number, stage)
+    ours = [each for each in held.experiments if each.is_(experiment, workspace)]
+    if experiment.id and not ours:
+        raise _unknown(uri, experiment)
+    for found in ours:
+        check_stage(uri, found)
+
+
+class Row(NamedTuple):
+    """An MLflow experiment in a database, with the names of MLflow's own entity."""
+
+    experiment_id: str
+    lifecycle_stage: str
+    workspace: str
+    name: str
+
+    def is_(self, experiment: MlflowExperiment, workspace: str) -> bool:
+        """Return True if it is the one that is meant."""
+        same = self.experiment_id == experiment.id if experiment.id else self.name == experiment.name
+        return same and self.workspace == workspace
 
 
 class Held(NamedTuple):
-    """What an MLflow database holds: experiments of our name as (id, stage, workspace), workspaces, its schema."""
+    """What an MLflow database holds: experiments, workspaces, its schema."""
 
-    experiments: list[tuple[object, str, str]]
+    experiments: list[Row]
     workspaces: set[str]
     used: set[str]  # workspaces of experiments
     schema: str | None
@@ -242,8 +278,8 @@ def _read(connection: sqlalchemy.Connection) -> Held:
     made = connection.execute(sqlalchemy.text("SELECT name FROM workspaces")).all() if "workspaces" in tables else []
     version = sqlalchemy.text("SELECT version_num FROM alembic_version")
     schema = connection.execute(version).scalar() if "alembic_version" in tables else None
-    ours = [(number, stage, where) for number, stage, where, name in rows if name == EXPERIMENT]
-    return Held(ours, {name for (name,) in made}, {where for _, _, where, _ in rows}, schema)
+    found = [Row(str(number), stage, where, name) for number, stage, where, name in rows]
+    return Held(found, {name for (name,) in made}, {where for _, _, where, _ in rows}, schema)
 
 
 def _check_schema(uri: str, schema: str | None) -> None:
@@ -284,12 +320,12 @@ def _check_workspace(uri: str, held: Held) -> str:
     return named
 
 
-def check_stage(uri: str, number: object, stage: str) -> None:
-    """Raise a SweeperError that says how to restore the MLflow experiment `number` if it was deleted."""
-    if stage == "deleted":
+def check_stage(uri: str, found: Experiment | Row) -> None:
+    """Raise a SweeperError that says how to restore the MLflow experiment if it was deleted."""
+    if found.lifecycle_stage == "deleted":
         raise SweeperError(
-            f"MLflow experiment {EXPERIMENT!r} was deleted. Restore it with: "
-            f"{mlflow_line(uri, f'experiments restore --experiment-id {number}')}"
+            f"MLflow experiment {found.name!r} was deleted. Restore it with: "
+            f"{mlflow_line(uri, f'experiments restore --experiment-id {found.experiment_id}')}"
         )
 
 

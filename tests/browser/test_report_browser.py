@@ -63,16 +63,28 @@ def column(page: Any, number: int) -> list[str]:
 
 def test_a_table_sorts_by_a_click(browser: Any, report: Path) -> None:
     with opened(browser, report) as (page, _, _):
-        header = page.locator("#leaderboard thead th").nth(2)
+        header = page.locator("#leaderboard thead th").nth(3)
         assert header.inner_text().startswith("Val accuracy")
         assert header.get_attribute("aria-sort") is None
-        best_first = column(page, 3)
+        best_first = column(page, 4)
         header.locator("button").click()
         assert header.get_attribute("aria-sort") == "ascending"
-        assert column(page, 3) == best_first[::-1]
+        assert column(page, 4) == best_first[::-1]
         header.locator("button").click()
         assert header.get_attribute("aria-sort") == "descending"
-        assert column(page, 3) == best_first
+        assert column(page, 4) == best_first
+
+
+def test_a_phone_shows_the_placement_and_the_value_of_each_configuration_without_scrolling(
+    browser: Any, report: Path
+) -> None:
+    with opened(browser, report, 390, "light") as (page, _, _):
+        headers = page.locator("#leaderboard thead th")
+        names = [name.strip() for name in headers.all_inner_texts()]
+        assert names[2] == "placement"
+        assert names[3].startswith("Val accuracy")
+        box = headers.nth(3).bounding_box()
+        assert box["x"] + box["width"] <= 390
 
 
 def test_a_table_sorts_by_the_keyboard_and_what_is_missing_comes_last(browser: Any, report: Path) -> None:

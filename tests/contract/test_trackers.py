@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
+from sweeper.core.environment import EXPERIMENT
 from sweeper.core.results import EpochResult
 from sweeper.sweep.tracker import FIGURES
 from sweeper.tracking.base import FAILED, FINISHED, KILLED, NullTracker, Recorded, RunInfo, RunLog, Tracker
@@ -22,7 +23,6 @@ from sweeper.tracking.fetching import KEY_TAG, UPLOAD, run_id_of
 from sweeper.tracking.journal import JournalTracker
 from sweeper.tracking.mlflow import MlflowTracker, sync
 from sweeper.tracking.reading import ARTIFACTS, read_events
-from sweeper.tracking.store import EXPERIMENT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

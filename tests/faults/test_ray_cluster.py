@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from sweeper.core.config import RunConfig
+from sweeper.core.environment import EXPERIMENT
 from sweeper.core.results import EpochResult
 from sweeper.core.trial import Trial
 from sweeper.engine.base import Engine
@@ -28,7 +29,6 @@ from sweeper.sweep.driver import Driver
 from sweeper.tracking.base import RunInfo, Tracker
 from sweeper.tracking.mlflow import MlflowTracker
 from sweeper.tracking.reading import read_events
-from sweeper.tracking.store import EXPERIMENT
 from sweeper.tracking.upload import Figures
 from sweeper.training.images import Data
 from tests.faults.conftest import Tally

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from sweeper.core.environment import EXPERIMENT
 from sweeper.tracking.reading import read_all_events, read_events
-from sweeper.tracking.store import EXPERIMENT
 from tests.faults.conftest import Tally
 from tests.faults.tools.place import SWEEP, Place
 

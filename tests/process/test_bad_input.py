@@ -23,9 +23,9 @@ from typing import Any
 import pytest
 import torch
 
+from sweeper.core.environment import EXPERIMENT
 from sweeper.core.experiments import EXPERIMENT_TITLES
 from sweeper.data.fashion import FULL, SYSTEM_DIR
-from sweeper.tracking.store import EXPERIMENT
 from tests.faults.tools.tally import note
 from tests.faults.tools.tmpfs import mounted
 from tests.process.conftest import Answer, listing

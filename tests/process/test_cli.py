@@ -243,6 +243,7 @@ def test_json_of_a_whole_sweep_is_one_line_and_the_words_go_to_stderr(finished_s
         "pruned",
         "failed",
         "best",
+        "command",
         "journal",
         "test",
         "report",
@@ -273,7 +274,15 @@ def test_a_sweep_whose_time_is_over_is_reported_and_ends_with_exit_code_3(
 ):
     (copied / "report/sweep.html").unlink()
     argv = (*finished_sweep.argv[:-2], "--engine", "serial")  # in place of worker processes
-    more = ("--trials", "8", "--timeout", "1e-9", "--tracking-uri", "offline", *(["--json"] if json_output else []))
+    more = (
+        "--trials",
+        "8",
+        "--timeout",
+        "0.001",
+        "--tracking-uri",
+        "offline",
+        *(["--json"] if json_output else []),
+    )
     answer = sweeper(copied, *argv, *more)
     assert answer.code == 3
     assert answer.err.splitlines()[-1] == "error: 6 of 8 trials finished before --timeout"
@@ -283,6 +292,24 @@ def test_a_sweep_whose_time_is_over_is_reported_and_ends_with_exit_code_3(
         result = json.loads(answer.out)
         assert (result["finished"], result["added"], "test" in result) == (6, 0, False)
         assert result["best"] == finished_sweep.result["best"]
+
+
+def test_the_line_of_the_best_configuration_trains_it_again(sweeper: Callable[..., Answer], finished_sweep: Any):
+    command = finished_sweep.result["command"]
+    assert f"train it again: {command}\n" in finished_sweep.stderr
+    answer = sweeper(finished_sweep.home, *shlex.split(command)[1:], "--tracking-uri", "none", "--json")
+    assert answer.code == 0, answer.err
+    trained, best = json.loads(answer.out), finished_sweep.result["best"]
+    assert {name: trained["config"][name] for name in best["params"]} == best["params"]
+    assert trained["config"]["split"] == "holdout"
+
+
+def test_a_cross_validation_can_be_trained_alone(sweeper: Callable[..., Answer], tmp_path: Path):
+    argv = (*ONE_EPOCH, "--folds", "2", "--train-images", "200", "--tracking-uri", "none", "--json")
+    answer = sweeper(tmp_path, *argv)
+    assert answer.code == 0, answer.err
+    config = json.loads(answer.out)["config"]
+    assert (config["split"], config["folds"], config["train_images"]) == ("folds", 2, 200)
 
 
 def test_status_shows_a_sweep_from_another_terminal(sweeper: Callable[..., Answer], finished_sweep: Any):
@@ -306,9 +333,9 @@ def test_every_printed_path_is_absolute_and_every_command_can_be_pasted(
     said = dict(line.split(":", 1) for line in answer.out.splitlines() if ":" in line)
     assert said["report"].strip() == str(home / "report/sweep.html")
     assert said["MLflow database"].strip() == str(home / "mlflow.db")
-    program, *words = shlex.split(said["open it with"])
+    program, *words = shlex.split(said["see them"])
     assert Path(program).is_absolute()
-    assert words[-1] == f"sqlite:///{home}/mlflow.db"
+    assert words == ["ui"]
 
 
 def test_report_writes_one_file_and_says_where_and_how_large(sweeper: Callable[..., Answer], copied: Path):

@@ -137,7 +137,7 @@ def test_what_cannot_be_trained_is_refused_in_one_line_and_nothing_is_created(
      ("a=[1]", "[1]"), ("a=null", "null"), ("a=b=c", "b=c")],
 )  # fmt: skip
 def test_an_argument_is_a_number_a_truth_value_or_text(given: str, value: object):
-    from sweeper.cli.options import ModelArgument
+    from sweeper.cli.values import ModelArgument
 
     name, found = ModelArgument().convert(given, None, None)
     assert (name, found, type(found)) == ("a", value, type(value))

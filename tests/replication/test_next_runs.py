@@ -1,4 +1,4 @@
-"""The runs that `sweeper verify --plan` chooses, trains and judges."""
+"""The runs that `sweeper verify --train` chooses, trains and judges."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.replication.drawn import NAMES, WORLD, environment, verified, written
 from tests.support.worlds import EPOCHS
 
 TINY = Protocol("quick", "for tests", seeds=2, train_images=512, epochs=EPOCHS)  # as long as the runs of a world
-PLAN = ("verify", "--protocol", "quick", "--plan", "--tracking-uri", "offline")
+TRAIN = ("verify", "--protocol", "quick", "--train", "--tracking-uri", "offline")
 
 
 def test_the_cheapest_claim_comes_first_and_pays_for_the_next(ledger: Ledger) -> None:
@@ -63,10 +63,23 @@ def test_a_plan_without_a_budget_only_says_what_it_would_train(
     tmp_path: Path, ledger: Ledger, sweeper: Command
 ) -> None:
     written(tmp_path, ledger.runs, NAMES)
-    code, out, _ = sweeper(*PLAN, "--budget", "0")
+    code, out, _ = sweeper(*TRAIN, "--budget", "0")
     assert code == 0
     assert re.search(r"^claim +\d+ to \d+ seeds: \d+ runs more, \w+  \(beyond the budget\)", out, re.M)
     assert "nothing to train: the first would take" in out
+
+
+def test_plan_shows_what_train_would_train_and_trains_nothing(
+    tmp_path: Path, ledger: Ledger, sweeper: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, ledger.runs, NAMES)
+    before = sorted((tmp_path / "journal").rglob("events.jsonl"))
+    monkeypatch.setattr("sweeper.replication.next_runs.reproduce", lambda *_: pytest.fail("trained"))
+    code, out, _ = sweeper("verify", "--protocol", "quick", "--plan", "--budget", "1000h")
+    assert code == 0
+    assert re.search(r"^claim +\d+ to \d+ seeds: \d+ runs more, \w+  (?!\(beyond)", out, re.M)
+    assert "nothing was trained; to train them: sweeper verify --protocol quick --train" in out.splitlines()
+    assert sorted((tmp_path / "journal").rglob("events.jsonl")) == before
 
 
 # --- training -------------------------------------------------------------------------------------------------
@@ -106,7 +119,7 @@ def test_a_plan_whose_time_is_over_is_judged_all_the_same(
     two_seeds: Path, monkeypatch: pytest.MonkeyPatch, sweeper: Command
 ) -> None:
     monkeypatch.setattr("sweeper.replication.next_runs.affordable", lambda plan, budget: plan)  # a forecast too good
-    code, _, err = sweeper(*PLAN, "--budget", "0.001")
+    code, _, err = sweeper(*TRAIN, "--budget", "0.001")
     assert code == 0, err
     assert re.search(r"^warning: the budget was enough for [01] of 2 planned runs$", err, re.M), err
     assert (two_seeds / "report/quick/ledger.json").exists()
@@ -137,7 +150,7 @@ def test_a_plan_that_fails_is_judged_too_and_the_exit_code_is_3(
     monkeypatch.setattr("sweeper.engine.serial.start", failing)
     monkeypatch.setattr("sweeper.replication.next_runs.EngineChoice", lambda **_: EngineChoice("serial"))
     monkeypatch.setattr("sweeper.sweep.driver.SAME_ERROR_FROM_THE_START", 2)
-    code, _, err = sweeper(*PLAN)
+    code, _, err = sweeper(*TRAIN)
     assert code == 3
     if broken == "exp1":
         assert "warning: exp1 seed 2 failed: no luck" in err.splitlines()

@@ -229,7 +229,7 @@ def test_the_command_writes_the_report_of_the_journals_and_the_print_beside_it(
     tmp_path: Path, sweeper: Command
 ) -> None:
     written(tmp_path, {"exp6": [run("exp6", 3, 0.875)]}, ["exp6"])
-    code, out, err = sweeper("report", "reproduce", "--output", "mine.html", "--json")
+    code, out, err = sweeper("report", "--replication", "--output", "mine.html", "--json")
     assert code == 0, err
     result = json.loads(out)
     assert result["figures"] == str(tmp_path / "mine.png")

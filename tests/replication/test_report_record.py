@@ -13,13 +13,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from sweeper.core.config import RunConfig
+from sweeper.core.environment import EXPERIMENT
 from sweeper.core.errors import Interrupted
 from sweeper.replication import report_record
 from sweeper.replication.arms import PROTOCOLS
 from sweeper.replication.claims.looks import fingerprint
 from sweeper.replication.verify import report
 from sweeper.tracking.base import FINISHED
-from sweeper.tracking.store import EXPERIMENT
 from tests.replication.place import TINY, Place
 
 pytest_plugins = ["tests.support.mlflow_store"]

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sweeper.core.environment import EXPERIMENT
 from sweeper.core.errors import SweeperError, UsageError
 from sweeper.replication.claims.ledger import Ledger
 from sweeper.replication.claims.looks import fingerprint, looks_file, read_looks, record_look
 from sweeper.replication.pages.page import finished_runs
 from sweeper.replication.verify import judge_runs, publish
-from sweeper.tracking.store import EXPERIMENT
 from tests.replication.conftest import Command
 from tests.replication.drawn import NAMES, WORLD, environment, verified, written
 
@@ -77,7 +77,12 @@ def test_the_ledger_and_the_report_link_what_the_journal_says_was_carried(
         state = {"store": store, "run_id": run_id if seed == 0 else "f" * 32, "events": 8}
         (root / f"exp1/seed-{seed}/upload.json").write_text(json.dumps(state))
     assert sweeper("verify", "--protocol", "quick")[0] == 0
-    assert sweeper("report", "reproduce")[0] == 0
+    assert sweeper("report", "--replication")[0] == 0
+    code, _, err = sweeper("report", "reproduce")
+    assert (code, err) == (
+        0,
+        "warning: sweeper report reproduce is now sweeper report --replication. Use the new form.\n",
+    )
     for page in ("report/quick/ledger.html", "report/quick/ledger.md", "report/reproduce-quick.html"):
         text = (tmp_path / page).read_text()
         assert f"/runs/{run_id}" in text, page
@@ -141,11 +146,11 @@ def test_the_report_is_of_the_protocol_that_has_runs(tmp_path: Path, ledger: Led
         ((), 1, r"holds no finished run of protocol full\. Run sweeper reproduce --protocol full\."),
         (("--protocol", "quick", "--journal", "nowhere"), 1, "nowhere holds no finished run of protocol quick"),
         (("--protocol", "half"), 2, "'half' is not one of 'full', 'quick'"),
-        (("--plan", "--budget", "soon"), 2, "'soon' is not a time such as 90s, 30m or 2h"),
-        (("--plan", "--journal", "x"), 2, "Set SWEEPER_HOME in place of --journal"),
-        (("--budget", "30m"), 2, "--budget is for --plan, which trains. Add --plan"),
-        (("--workers", "1"), 2, "--workers is for --plan"),
-        (("--data-dir", "auto"), 2, "--data-dir is for --plan"),
+        (("--train", "--budget", "soon"), 2, "'soon' is not a time such as 90s, 30m or 2h"),
+        (("--train", "--journal", "x"), 2, "Set SWEEPER_HOME in place of --journal"),
+        (("--budget", "30m"), 2, "--budget is for --train. Add --train"),
+        (("--workers", "1"), 2, "--workers is for --train"),
+        (("--data-dir", "auto"), 2, "--data-dir is for --train"),
     ],
 )
 def test_what_is_refused(argv: tuple[str, ...], code: int, says: str, tmp_path: Path, sweeper: Command) -> None:

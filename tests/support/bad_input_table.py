@@ -83,6 +83,10 @@ TRAIN: Final = (
             "bn-dropout-add", "bn-pool-dropout", says=("model medium has no residual blocks",)),
     *values("train", "--placement", "placement", "own", says=("bn-head-dropout",)),
     *values("train", "--split", "split", "folds", says=("holdout",)),
+    Row("split beside folds", on_sample("train --folds 3 --split holdout"), 2, ("--split is what --folds decides",)),
+    *values("train", "--schedule", "schedule", "linear", says=("cosine",)),
+    *values("train", "--weight-decay", "weight decay", "-1", "nan", "x"),
+    *values("train", "--train-images", "training images", "0", "x"),
     Row("network: no such file or module", on_sample("train --model none.py:build"), 2, ("none.py: no such file",)),
     *values("train", "--model", "network: no such file or module", "nowhere:build", says=("no module 'nowhere'",)),
     *values("train", "--model-arg", "network: argument", "width", "2=3", "=3", says=("NAME=VALUE",)),
@@ -116,6 +120,15 @@ OPTIMIZE: Final = (
     *values("optimize", "--augmentation", "augmentation", "mixup", says=("crop-flip",)),
     Row("system metrics of another machine", on_sample("optimize --engine ray --system-metrics"), 2,
         ("--system-metrics measures this machine",)),
+    *values("optimize", "--vary", "dimension of the search space", "lr", "lr=", says=("NAME=VALUES",)),
+    *(
+        Row("dimension of the search space", on_sample(f"optimize --vary {given}"), 2, (says,))
+        for given, says in {
+            "epochs=1,2": "unknown field 'epochs'", "placement=bn,nowhere": "nowhere", "lr=2..1": "low is above high",
+            "lr=1e-4..1e-2 --lr 1e-3": "--lr gives a value that --vary varies", "lr=1 --vary lr=2": "given twice",
+        }.items()
+    ),
+    Row("nothing left to vary", on_sample("optimize --placement bn --batch-size 64"), 2, ("nothing is left to vary",)),
     *values("optimize", "--timeout", "timeout", "0", "-1", "x"),
 )  # fmt: skip
 
@@ -131,22 +144,24 @@ REPRODUCE: Final = (
 )  # fmt: skip
 
 VERIFY: Final = (
-    *(Row("budget", ("verify", "--plan", "--budget", value), 2, (value, "30m")) for value in ("soon", "-1")),
-    *(Row("an option of --plan without it", ("verify", option, value), 2, (option, "--plan"))
+    *(Row("budget", ("verify", "--train", "--budget", value), 2, (value, "30m")) for value in ("soon", "-1")),
+    Row("both --train and --plan", ("verify", "--train", "--plan"), 2, ("Leave out --plan or --train",)),
+    *(Row("an option of --train without it", ("verify", option, value), 2, (option, "--train"))
       for option, value in (("--budget", "30m"), ("--workers", "2"), ("--data-dir", "."))),
 )  # fmt: skip
 
 REPORT: Final = (
     *(Row("an option for the reproduction, with a sweep", words(f"report {named} {option} {value}"), 2,
-          (option, "report reproduce"), given="study")
+          (option, "report --replication"), given="study")
       for named, option, value in (("", "--protocol", "quick"), ("sweep", "--protocol", "full"),
-                                   ("sweep", "--tracking-uri", "offline"))),
-    Row("an option for a sweep, with the reproduction", words("report reproduce --storage sqlite:///sweeper.db"), 2,
+                                   ("sweep", "--tracking-uri", "offline"), ("sweep", "--experiment-name", "a"))),
+    Row("an option for a sweep, with the reproduction", words("report --replication --storage sqlite:///sweeper.db"), 2,
         ("--storage", "the report of a sweep")),
+    Row("a sweep, with the reproduction", words("report sweep --replication"), 2, ("'sweep'",), given="study"),
     Row("no such study", words("report nope"), 2, ("holds: sweep",), given="study"),
     Row("a report that cannot be written", words("report --output journal"), 2, ("journal",), given="journal"),
     Row("a report that cannot be written", words("report --output sweeper.db/a.html"), 1, ("a.html",), given="study"),
-    Row("nothing there yet", words("report reproduce --protocol full"), 2, ("sweeper reproduce --protocol full",)),
+    Row("nothing there yet", words("report --replication --protocol full"), 2, ("sweeper reproduce --protocol full",)),
 )  # fmt: skip
 
 WORDS: Final = (
@@ -252,6 +267,9 @@ PLACES: Final = (
         Row("home is no folder", words(f"{command} --home nowhere/new"), 1, ("--home nowhere/new",))
         for command in ("serve", "serve --check", "backup all.tar", "restore all.tar")
     ),
+    Row("home is no folder", words("ui --home nowhere/new"), 1, ("--home nowhere/new",)),
+    Row("nothing to show", words("ui"), 2, ("mlflow.db", "sweeper train or optimize")),
+    Row("nothing to show", words("ui --tracking-uri offline"), 2, ("offline",)),
     Row("no backup", words("restore all.tar --home new"), 1, ("all.tar: no such file",)),
     Row("an open server without passwords", words("serve --home new --host 0.0.0.0"), 2, ("--auth",)),
     Row("read-only home", on_sample("train"), 1, ("cannot be written",), given="read_only"),
@@ -279,6 +297,12 @@ AT_SILENT: Final = f"user:{CANARY}@{{silent}}"
 WRONG_PASSWORD: Final = ("password authentication failed",)
 RESTORE: Final = ("was deleted", "experiments restore --experiment-id 0")
 STORES: Final = (
+    *(
+        Row("no such MLflow experiment", words(command), 2, ("with the id 77", "MLFLOW_EXPERIMENT_ID"),
+            given="variable", kind="MLFLOW_EXPERIMENT_ID=77")
+        for command in ("train --dataset sample", "optimize --dataset sample")
+    ),
+    Row("name of the MLflow experiment", on_sample("train --experiment-name", ""), 2, ("Name an MLflow experiment",)),
     *(
         Row("a deleted MLflow experiment", on_sample(command), 1, RESTORE, given="deleted_experiment")
         for command in ("train", "optimize", "reproduce")

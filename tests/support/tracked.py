@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
+from sweeper.core.environment import EXPERIMENT
 from sweeper.sweep.tracker import FIGURES
 from sweeper.tracking.base import FINISHED, RunInfo, RunLog
 from sweeper.tracking.connection import Connection
 from sweeper.tracking.fetching import KEY_TAG
 from sweeper.tracking.mlflow import MlflowTracker, sync
-from sweeper.tracking.store import EXPERIMENT
 
 LONG = 120.0  # seconds, for what takes a few
 EPOCHS = (1, 2, 3, 4)

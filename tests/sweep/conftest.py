@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sweeper.core.environment import EXPERIMENT
 from sweeper.core.experiments import experiment
 from sweeper.data.fashion import SAMPLE, SAMPLE_DIR
 from sweeper.engine.choice import EngineChoice
@@ -20,7 +21,6 @@ from sweeper.study.study import Study, StudySettings
 from sweeper.sweep.optimize import optimize
 from sweeper.sweep.options import SweepOptions
 from sweeper.sweep.train import train_one
-from sweeper.tracking.store import EXPERIMENT
 from tests.support.recorder import BASE
 from tests.support.spoken import Spoken
 

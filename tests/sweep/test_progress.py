@@ -229,6 +229,36 @@ def test_the_live_table_shows_the_metric_that_is_searched_for_first(
     live.close()
 
 
+LONG = CONFIG.derive(placement="bn-head-dropout", batch_size=512, model="medium", seed=7)
+
+
+def test_at_80_columns_each_trial_is_one_line_and_nothing_stays_when_all_have_ended(
+    stream: io.StringIO, clock: Callable[[float], None]
+):
+    console = Console(file=stream, force_terminal=True, width=80, height=24, color_system=None)
+    live = LiveView(Progress(target=50, finished=9, leader=lambda: LEADER), console)
+    trials = [TRIALS[1], Trial(10, LONG, repetition=2)]
+    for trial in trials:
+        live.started(trial)
+    stream.seek(0)
+    stream.truncate()
+    live.epoch(trials[1], epoch(3, 0.8125))
+    lines = [line for line in frames(stream) if line]
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines[:3]] == ["trial", "1", "10"]
+    assert lines[1].split()[1:3] == ["small", "bn-dropout"]  # two models run
+    assert lines[2].split()[-3:] == ["3/4", "0.8125", "1.1000"]
+    live.ended(trials[1], "complete", 0.8125)
+    stream.seek(0)
+    stream.truncate()
+    live.ended(trials[0], "killed", None)
+    assert any(line.startswith("trial   1 killed    small bn-dropout") for line in frames(stream))
+    stream.seek(0)
+    stream.truncate()
+    live.close()
+    assert all("finished" in line or "left" in line for line in frames(stream) if line)
+
+
 def test_trials_that_ended_scroll_by_above_the_live_table_which_gives_back_the_cursor(
     live: LiveView, stream: io.StringIO
 ):
@@ -265,8 +295,8 @@ class Stream(io.StringIO):
         return self._tty
 
 
-def environment(json_output: bool = False, progress: bool = True) -> Environment:
-    return Environment(Path(), "none", "", None, json_output, print, print, progress)
+def environment(json_output: bool = False, progress: bool = True, verbose: bool = False) -> Environment:
+    return Environment(Path(), "none", "", None, json_output, print, print, progress, verbose)
 
 
 def test_without_progress_nothing_is_shown(monkeypatch: pytest.MonkeyPatch):
@@ -294,6 +324,14 @@ def test_the_view_suits_the_terminal_and_leaves_stdout_to_json(
     assert isinstance(view, kind)
     play(view)
     assert {name for name, stream in streams.items() if stream.getvalue()} == {shown_on}
+
+
+def test_verbose_prints_each_epoch_of_each_trial_on_a_terminal_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stdout", Stream(True))
+    play(make_view(Progress(target=3), environment(verbose=True)))
+    lines = sys.stdout.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines[0] == f"trial 0: {LABEL}"
+    assert lines[1].startswith("trial 0: epoch 1/4  val accuracy ")
 
 
 def test_a_command_in_a_cell_of_a_notebook_gets_plain_lines(monkeypatch: pytest.MonkeyPatch):

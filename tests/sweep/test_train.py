@@ -16,13 +16,13 @@ import safetensors.torch
 import torch
 
 from sweeper.core.config import RunConfig
+from sweeper.core.environment import EXPERIMENT
 from sweeper.core.errors import DataError, SweeperError, TrainingError
 from sweeper.data.fashion import SAMPLE
 from sweeper.sweep.signals import Signals
 from sweeper.sweep.tracker import tracking
 from sweeper.tracking.base import FAILED, FINISHED, RunInfo
 from sweeper.tracking.reading import read_events
-from sweeper.tracking.store import EXPERIMENT
 from sweeper.training.folds import finish
 from sweeper.training.images import Data
 from sweeper.training.loop import train

@@ -14,10 +14,10 @@ from urllib.parse import quote
 import filelock
 import pytest
 
-from sweeper.core.environment import mlflow_command, tracking_url
+from sweeper.core.environment import EXPERIMENT, mlflow_command, tracking_url
 from sweeper.core.errors import SweeperError
 from sweeper.tracking.fetching import ui_link
-from sweeper.tracking.store import EXPERIMENT, preflight, sqlite_file
+from sweeper.tracking.store import preflight, sqlite_file
 from tests.support.refusals import refusal
 from tests.support.tracked import LONG, Home, answering, info, listening, write
 
@@ -130,7 +130,7 @@ def test_files_go_beside_the_store_and_a_link_leads_to_the_run_or_to_the_table_o
     experiment = connection.client.get_experiment_by_name(EXPERIMENT)
     assert experiment.artifact_location == (home.folder / "mlartifacts").as_uri()
     with_id = ui_link("http://h:5000/", home.uri, "abc")
-    assert with_id == "http://h:5000/#/experiments/1/runs/abc"
+    assert with_id == "http://h:5000/#/experiments/1/runs/abc?workflowType=machine_learning"
     assert ui_link("http://h:5000", home.uri, None) == (
         "http://h:5000/#/experiments/1/runs?workflowType=machine_learning"
     )

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from sweeper.core.environment import EXPERIMENT
 from sweeper.tracking.base import FINISHED, KILLED
 from sweeper.tracking.fetching import run_id_of
 from sweeper.tracking.journal import JournalTracker
-from sweeper.tracking.store import EXPERIMENT
 from tests.support.tracked import LONG, Home, info, write
 
 pytest_plugins = ["tests.support.mlflow_store", "tests.support.tracked"]

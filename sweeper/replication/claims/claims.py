@@ -362,6 +362,6 @@ GAIN_NOTE: Final = (
 )
 TIME_NOTE: Final = (
     "Runs are paired by seed; a pair that differs in threads or hardware is left out. sweeper reproduce trains the "
-    "runs of one seed in one pass and rotates their order from seed to seed; verify --plan trains in the order of its "
+    "runs of one seed in one pass and rotates their order from seed to seed; verify --train trains in the order of its "
     "plan. The verdict holds for the hardware that is named."
 )

@@ -152,13 +152,13 @@ def dimension(described: Any) -> str:
 
 def leaderboard(sweep: Sweep) -> Markup:
     """Tabulate the best configurations, of which there is at least one, and say which differences mean something."""
-    names, leaders = sweep.parameters, sweep.configurations()
+    (leading, names), leaders = _split(sweep.parameters), sweep.configurations()
     metric, *others = sweep.metric.with_others
-    headers = ["Rank", "Trial", _header(metric), "Seeds", *map(_header, others), "Gap", *names, "Seconds"]
+    headers = ["Rank", "Trial", *leading, _header(metric), "Seeds", *map(_header, others), "Gap", *names, "Seconds"]
     rows: list[list[Value]] = []
     for rank, each in enumerate(leaders[:LEADERS], 1):
         first, standing = each.trials[0], each.standing
-        rows.append([rank, first.number, score(standing.shrunken, metric), standing.n,
+        rows.append([rank, first.number, *_params(first, leading), score(standing.shrunken, metric), standing.n,
                      *(score(each.mean(other), other) for other in others),
                      share(mean(map(_gap, each.trials))), *_params(first, names), fixed(each.seconds, 1)])  # fmt: skip
     means = ", ".join([*(other.noun for other in others), "gap and seconds"]).capitalize()
@@ -180,8 +180,9 @@ def _edges(sweep: Sweep, leaders: Sequence[Configuration]) -> Markup:
 
 def front_table(found: Sequence[Configuration], names: Sequence[str]) -> Markup:
     """Tabulate the configurations on the front of accuracy, loss and time."""
+    leading, names = _split(names)
     rows: list[list[Value]] = [
-        [c.trials[0].number, share(c.standing.shrunken),
+        [c.trials[0].number, *_params(c.trials[0], leading), share(c.standing.shrunken),
          limits(c.standing.low, c.standing.high, ACCURACY).strip() or NOTHING, c.standing.n, fixed(c.loss, 4),
          fixed(c.seconds, 1), *_params(c.trials[0], names)]
         for c in found
@@ -190,7 +191,7 @@ def front_table(found: Sequence[Configuration], names: Sequence[str]) -> Markup:
         "The front: no other configuration is at least as good in all three, and better in one. Means over the seeds "
         "of the search, with the 95% interval of the accuracy where the seeds allow one."
     )
-    headers = ["Trial", "Val accuracy", "95% interval", "Seeds", "Val loss", "Seconds", *names]
+    headers = ["Trial", *leading, "Val accuracy", "95% interval", "Seeds", "Val loss", "Seconds", *names]
     return table(headers, rows, caption=caption)
 
 
@@ -208,11 +209,13 @@ def front_csv(sweep: Sweep) -> bytes:
 
 def finalists(sweep: Sweep) -> Markup:
     """Tabulate the finalists, of which there is at least one."""
-    names, trials = sweep.parameters, {str(trial.number): trial for trial in sweep.trials}
+    (leading, names), trials = _split(sweep.parameters), {str(trial.number): trial for trial in sweep.trials}
     metric, beside = sweep.metric, [ACCURACY] if sweep.metric != ACCURACY else []
     rows: list[list[Value]] = [
-        [rank, trials[key].number, score(found, metric), limits(low, high, metric).strip() or NOTHING, n,
-         *(score(sweep.finalist_accuracies.get(key), each) for each in beside), *_params(trials[key], names)]
+        [rank, trials[key].number, *_params(trials[key], leading), score(found, metric),
+         limits(low, high, metric).strip() or NOTHING, n,
+         *(score(sweep.finalist_accuracies.get(key), each) for each in beside),
+         *_params(trials[key], names)]
         for rank, (key, n, _, found, low, high) in enumerate(sweep.finalists, 1)
         if key in trials
     ]  # fmt: skip
@@ -221,7 +224,7 @@ def finalists(sweep: Sweep) -> Markup:
         "is partly luck, and these means are not. The best mean is the champion."
     )
     caption = f"Mean {metric.words} over fresh seeds, shrunken towards that of all, with its 95% interval."
-    headers = ["Rank", "Trial", _header(metric), "95% interval", "Seeds", *map(_header, beside), *names]
+    headers = ["Rank", "Trial", *leading, _header(metric), "95% interval", "Seeds", *map(_header, beside), *names]
     return text(words) + table(headers, rows, caption=caption)
 
 
@@ -246,14 +249,15 @@ def _noise(sweep: Sweep, ranked: Sequence[SweptTrial]) -> str:
 
 def all_trials(sweep: Sweep) -> Markup:
     """Tabulate every trial, folded, with a CSV file to download."""
-    names, metrics, cost = sweep.parameters, sweep.metric.with_others, sweep.metric.cost
-    headers = ["Trial", "State", *map(_header, metrics), "Epochs", *names, "Seconds", "Note"]
+    (leading, names), metrics, cost = _split(sweep.parameters), sweep.metric.with_others, sweep.metric.cost
+    headers = ["Trial", *leading, "State", *map(_header, metrics), "Epochs", *names, "Seconds", "Note"]
     best_first = sorted(
         sweep.trials, key=lambda t: (t.state != "complete", math.inf if t.value is None else cost(t.value))
     )
     kept = sorted(best_first[:MOST_ROWS], key=lambda t: t.number)
     rows: list[list[Value]] = [
-        [t.number, t.state, *(score(t.of(metric), metric) for metric in metrics), len(t.epochs), *_params(t, names),
+        [t.number, *_params(t, leading), t.state, *(score(t.of(metric), metric) for metric in metrics),
+         len(t.epochs), *_params(t, names),
          fixed(t.seconds, 1), t.reason] for t in kept
     ]  # fmt: skip
     left_out = f" The best {MOST_ROWS:,} of {len(sweep.trials):,} are shown." if len(kept) < len(sweep.trials) else ""
@@ -309,6 +313,11 @@ def _header(metric: Metric) -> str:
 def fixed(value: float | None, digits: int) -> Cell:
     """Show a number with `digits` decimals."""
     return Cell(NOTHING, None) if value is None else Cell(f"{value:,.{digits}f}", value)
+
+
+def _split(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the parameters to show before the values, where a phone shows them too, and the others."""
+    return [name for name in names if name == "placement"], [name for name in names if name != "placement"]
 
 
 def _params(trial: SweptTrial, names: Sequence[str]) -> list[Value]:

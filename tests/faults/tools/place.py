@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeper.core.environment import EXPERIMENT
 from sweeper.study.reading import read_study
 from sweeper.study.rows import TrialRow
 from sweeper.tracking.reading import read_events, run_folders
-from sweeper.tracking.store import EXPERIMENT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
