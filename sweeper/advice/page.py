@@ -10,7 +10,7 @@ from typing import Final
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from sweeper.advice.placed import WORDS, cell_words, snippet
+from sweeper.advice.placed import WORDS, cell_words, drawing, snippet
 from sweeper.advice.result import Advice, Row
 from sweeper.advice.words import NOT_EXAMINED, recipe, why
 from sweeper.core.intervals import TEST, accuracy_words
@@ -30,7 +30,22 @@ from sweeper.report.figure import (
     round_ticks,
     row_size,
 )
-from sweeper.report.page import GREEN, PINK, SKY, Cell, Section, Value, chart, facts, figures, page, png, table, text
+from sweeper.report.page import (
+    GREEN,
+    PINK,
+    SKY,
+    Cell,
+    Section,
+    Value,
+    chart,
+    facts,
+    figures,
+    folded,
+    page,
+    png,
+    table,
+    text,
+)
 
 COLORS: Final = (VERMILLION, BLUE, ORANGE, GREEN, PINK, SKY, INK, GREY, SOFT_INK, "#5E4FA2")
 LEGEND: Final = (
@@ -106,7 +121,9 @@ def _recommendation(advice: Advice) -> Markup:
     words = f"{cell_words(best.placement, best.cell)}, learning rate {advice.configuration.lr:g}."
     if TEST in advice.test:
         words += f" Retrained on train + validation, test accuracy {accuracy_words(advice.test, ACCURACY)}."
-    return text(words) + figures(numbers) + Markup("<pre>{}</pre>").format(snippet(best.cell))
+    code = Markup("<pre>{}</pre>")
+    drawn = code.format(drawing(best.cell)) if drawing(best.cell) else Markup("")
+    return text(words) + figures(numbers) + drawn + folded("The same in PyTorch", code.format(snippet(best.cell)))
 
 
 def _table(rows: Sequence[Row]) -> Markup:

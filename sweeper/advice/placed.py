@@ -47,6 +47,23 @@ def cell_words(placement: Placement, cell: Cell | None) -> str:
     return f"{WORDS[placement]} ({', '.join(rates)})" if rates else WORDS[placement]
 
 
+NAMES: Final = {
+    "conv": "Conv", "bn": "BatchNorm", "bn1d": "BatchNorm", "relu": "ReLU", "drop2d": "Dropout2d {conv:g}",
+    "drop": "Dropout {head:g}", "linear": "Linear",
+}  # fmt: skip
+
+
+def drawing(cell: Cell) -> str:
+    """Return a convolution and the head in one line each, from left to right; nothing for residual networks."""
+    if cell.placement not in BLOCKS:
+        return ""
+    block, head = (
+        " → ".join(NAMES[part].format(conv=cell.conv_dropout, head=cell.head_dropout) for part in parts)
+        for parts in BLOCKS[cell.placement]
+    )
+    return f"each convolution: {block}\nhead: {head}"
+
+
 def snippet(cell: Cell) -> str:
     """Return the lines of code that build a block and the head; for residual networks, the placement's name."""
     if cell.placement not in BLOCKS:
