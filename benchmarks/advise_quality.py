@@ -64,7 +64,7 @@ def advise(world: World, trainings: int, repetition: int) -> Advised:
     wrong = any(each.told and (each.estimate > 0) != (truth[one] > truth[other]) for (one, other), each in differences)
     chosen = truth[found.comparison.best]
     return Advised(
-        world.optimum - chosen, max(truth.values()) - chosen, wrong, sum(each.told for _, each in differences),
+        world.optimum - chosen, max(truth.values()) - chosen, bool(wrong), sum(bool(each.told) for _, each in differences),
         sum(each.accuracy is None for each in outcomes.values()), len(outcomes),
     )  # fmt: skip
 
