@@ -63,8 +63,9 @@ def advise(world: World, trainings: int, repetition: int) -> Advised:
     differences = found.comparison.found.items()
     wrong = any(each.told and (each.estimate > 0) != (truth[one] > truth[other]) for (one, other), each in differences)
     chosen = truth[found.comparison.best]
+    told = sum(bool(each.told) for _, each in differences)
     return Advised(
-        world.optimum - chosen, max(truth.values()) - chosen, bool(wrong), sum(bool(each.told) for _, each in differences),
+        world.optimum - chosen, max(truth.values()) - chosen, bool(wrong), told,
         sum(each.accuracy is None for each in outcomes.values()), len(outcomes),
     )  # fmt: skip
 
@@ -112,7 +113,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     return {
         "world": name, "n": len(found), "regret": regrets, "arms": [each.of_arms for each in found],
         "wrong": sum(each.wrong for each in found), "told": statistics.fmean(each.told for each in found),
-        "near": sum(each.regret <= NEAR for each in found), "trainings": max(each.trainings for each in found),
+        "near": sum(bool(each.regret <= NEAR) for each in found), "trainings": max(each.trainings for each in found),
     }  # fmt: skip
 
 
