@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sweeper.cli.main import cli
@@ -58,6 +58,7 @@ SPLITS = st.sampled_from([{}, {"split": "holdout"}, {"split": "folds", "folds": 
 ARGUMENTS = st.dictionaries(st.sampled_from(["a", "width"]), st.one_of(st.integers(), st.booleans(), st.text()))
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 @given(st.sampled_from(list(EXPERIMENTS)), FIELDS, SPLITS, ARGUMENTS)
 def test_the_options_of_a_configuration_train_it_again(
     number: int, fields: dict[str, Any], split: dict[str, Any], arguments: dict[str, Any]
