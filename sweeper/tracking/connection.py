@@ -21,6 +21,7 @@ from sweeper.core.errors import SweeperError
 from sweeper.tracking.client import open_client, silence
 from sweeper.tracking.patience import Wait, retrying
 from sweeper.tracking.store import (
+    absolute,
     check_stage,
     find_experiment,
     hide_password,
@@ -71,7 +72,7 @@ class Connection:
         with _alone(self.uri):
             try:
                 _create_sqlite(self.uri)
-                self.client = open_client(self.uri)
+                self.client = open_client(absolute(self.uri))
                 self.experiment_id = retrying(self._find_experiment, self.report, wait)
             except SweeperError:
                 raise

@@ -23,6 +23,7 @@ from sweeper.tracking.epochs import STACKED, read_epoch
 from sweeper.tracking.schema import MOST_STATE, STATE
 from sweeper.tracking.schema import reason_of as why
 from sweeper.tracking.store import (
+    absolute,
     find_experiment,
     hide_password,
     is_sqlite,
@@ -83,7 +84,7 @@ def fetch(uri: str, run_id: str, experiment: MlflowExperiment = OURS) -> Record:
     preflight(uri, experiment)
     if is_sqlite(uri) and not sqlite_file(uri).exists():
         raise UsageError(f"run {run_id[:60]!r}: no folder of a journal, and there is no {sqlite_file(uri)} to look in.")
-    client = open_client(store_uri(uri))
+    client = open_client(absolute(store_uri(uri)))
     from mlflow.exceptions import MlflowException
 
     try:
@@ -111,7 +112,7 @@ def fetch_file(uri: str, run_id: str, name: str, experiment: MlflowExperiment = 
         ServiceUnreachable: the server does not answer.
     """
     preflight(uri, experiment)
-    client = open_client(store_uri(uri))
+    client = open_client(absolute(store_uri(uri)))
     from mlflow.exceptions import MlflowException
 
     with TemporaryDirectory() as aside:
@@ -128,7 +129,7 @@ def ui_link(
     """Return the address of the run in MLflow's UI, or of the table of runs, with `query` in it."""
     import requests
 
-    client = open_client(uri)
+    client = open_client(absolute(uri))
     from mlflow.exceptions import MlflowException
 
     try:

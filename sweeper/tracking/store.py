@@ -115,7 +115,7 @@ def _patiently(ask: Callable[[], Experiment | None]) -> Experiment | None:
 
 def _find(uri: str, experiment: MlflowExperiment) -> Experiment | None:
     """Return the MLflow experiment on a server, or None if it is to be created there, in a workspace that exists."""
-    client = open_client(uri)
+    client = open_client(absolute(uri))
     found = find_experiment(client, experiment)
     if found is not None and found.artifact_location.startswith("mlflow-artifacts:"):
         _check_artifacts(uri)
@@ -356,7 +356,10 @@ def sqlite_file(uri: str) -> Path:
 
 
 def absolute(uri: str) -> str:
-    """Return a store's URI for messages: that of a sqlite file with its absolute path."""
+    """Return a store's URI: that of a sqlite file with its absolute path.
+
+    MLflow keeps a store by its URI: by a relative one it would write into the database of an earlier working directory.
+    """
     return sqlite_url(sqlite_file(uri).absolute()) if is_sqlite(uri) and "?" not in uri else uri
 
 

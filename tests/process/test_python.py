@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from mlflow import MlflowClient
 
 import sweeper
 from sweeper.core.config import RunConfig
@@ -143,6 +144,21 @@ def test_what_does_not_exist_is_refused(tmp_path: Path, tiny_run: RunConfig):
         sweeper.experiment(9)
     with pytest.raises(UsageError, match="was not recorded"):
         sweeper.replay(sweeper.train(tiny_run, home=tmp_path, tracking_uri="none", progress=False), home=tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")  # MLflow's own
+def test_each_home_has_its_own_run_though_both_name_their_database_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_run: RunConfig
+):
+    for name in ("one", "other"):
+        home = tmp_path / name
+        home.mkdir()
+        monkeypatch.chdir(home)
+        sweeper.train(tiny_run, tracking_uri="sqlite:///mlflow.db", progress=False)
+        client = MlflowClient(tracking_uri=f"sqlite:///{home}/mlflow.db")
+        experiment = client.get_experiment_by_name("bn-dropout")
+        assert experiment is not None, name
+        assert len(client.search_runs([experiment.experiment_id])) == 1
 
 
 @pytest.mark.parametrize("name", ["own_images.py", "own_network.py"])
