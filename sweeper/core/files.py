@@ -20,6 +20,11 @@ def write_whole(path: Path, content: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
+def is_part(name: str) -> bool:
+    """Return True for the name of a file that is being written aside."""
+    return name.startswith(".") and name.endswith(".part")
+
+
 def remove_parts(folder: Path) -> None:
     """Remove the unfinished files of other processes, which were killed."""
     for part in folder.glob("**/.*.part"):

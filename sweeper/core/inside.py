@@ -16,6 +16,7 @@ from typing import Any, Final
 import filelock
 
 from sweeper.core.errors import RecordError
+from sweeper.core.files import is_part
 
 MOST_DEPTH: Final = 16  # folders in each other
 MOST_FILES: Final = 10_000  # in a folder and those below it
@@ -109,6 +110,8 @@ def lock_inside(folder: Path, name: str, **options: Any) -> filelock.FileLock:
 def files_inside(folder: Path, name: str, most: int) -> list[str]:
     """Return the paths below `folder` of all files in its folder `name`, sorted; none where there is no such folder.
 
+    Files that are being written aside are left out.
+
     Raises:
         RecordError: one is no regular file, or has more than `most` bytes; there are too many; or one is a link.
     """
@@ -120,6 +123,8 @@ def files_inside(folder: Path, name: str, most: int) -> list[str]:
             raise RecordError(f"{folder / name} holds too many files, or folders in each other. {WAY_OUT}")
         for entry, status in _entries(folder, at):
             path = f"{at}/{entry}"
+            if is_part(entry):
+                continue
             if stat.S_ISDIR(status.st_mode):
                 waiting.append(path)
             elif not stat.S_ISREG(status.st_mode):
@@ -136,7 +141,11 @@ def _entries(folder: Path, name: str) -> list[tuple[str, os.stat_result]]:
     """Return the names in a folder, with what each is, and no link followed."""
     try:
         with _parent(folder, f"{name}/.") as (opened, _), os.scandir(opened) as entries:
-            return [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+            found = []
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # it was written aside, and renamed since
+                    found.append((entry.name, entry.stat(follow_symlinks=False)))
+            return found
     except FileNotFoundError:
         return []
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 180.0) -> Any:
     """Return the result of `condition` once it is true."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
