@@ -139,7 +139,7 @@ def _plan(work: Work, pilot: Sequence[Ended]) -> Plan:
     curves = [
         Curve([each["val/accuracy"] for each in run.epochs], [each["val/loss"] for each in run.epochs]) for run in pilot
     ]
-    measured = Measured(curves, busy_seconds(pilot))
+    measured = Measured(curves, busy_seconds(pilot), len(work.images[0].val))
     plan, remarks = make_plan(placements, work.question.limits, measured, work.question.base.seed)
     for remark in remarks:
         work.env.warn(remark)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from sweeper.advice.design import LEVELS, Cell, Plan, Run, fewest_trainings
 from sweeper.core.errors import UsageError
+from sweeper.core.intervals import difference_margin
 from sweeper.core.placements import Placement
 from sweeper.core.text import counted
 
@@ -35,10 +36,14 @@ class Curve(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What the pilot has measured: the curves of its runs, in their order, and its seconds from first to last."""
+    """What the pilot has measured: the curves of its runs, in their order, and the seconds that they took.
+
+    `images` is the number of validation images.
+    """
 
     curves: Sequence[Curve]
     seconds: float
+    images: int
 
     @property
     def pace(self) -> float:
@@ -82,18 +87,20 @@ def overfits(plain: Curve) -> bool:
     return int(np.argmin(_smooth(plain.loss))) < len(plain.loss) - SMOOTH
 
 
-def fair_rung(fast: Curve, slow: Curve, epochs: int) -> tuple[int, float]:
+def fair_rung(fast: Curve, slow: Curve, epochs: int, images: int) -> tuple[int, float]:
     """Return the epoch after which a run may be stopped, and the margin below the best that it needs.
 
     The rung is in the second half, and from it on two networks of very different pace keep their distance to within a
-    point: stopping earlier would hold a slow start against the slow one. The margin is at least two points, and twice
-    what their distance still changes. (0, 1.0) if there is no such epoch before the last fifth: none is stopped.
+    point: stopping earlier would hold a slow start against the slow one. The margin is at least two points, twice what
+    their distance still changes, and twice the 95 % interval of a difference of two accuracies on so many images.
+    (0, 1.0) if there is no such epoch before the last fifth: none is stopped.
     """
+    luck = 2 * difference_margin(max(fast.accuracy[:epochs]), images)
     gap = np.asarray(slow.accuracy[:epochs]) - np.asarray(fast.accuracy[:epochs])
     change = np.abs(gap - gap[-1])
     for rung in range(math.ceil(epochs / 2), math.floor(LATEST * epochs) + 1):
         if (left := float(change[rung - 1 :].max())) <= STEADY:
-            return rung, max(2 * STEADY, 2 * left)
+            return rung, max(2 * STEADY, 2 * left, luck)
     return 0, 1.0
 
 
@@ -131,7 +138,7 @@ def make_plan(
         )
     if limits.epochs is None and not overfits(plain):
         remarks.append(f"the plain network still learns after {len(plain.loss)} epochs: this compares short trainings")
-    rung = fair_rung(plain, slow, epochs)
+    rung = fair_rung(plain, slow, epochs, measured.images)
     return Plan(tuple(placements), trainings, epochs, measured.pace, measured.seconds, seed, *rung), remarks
 
 
