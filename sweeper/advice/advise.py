@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sweeper.advice.design import LEVELS, Plan, fewest_trainings
-from sweeper.advice.pilot import SEEDS, Curve, Measured, extended, make_plan, pilot_runs
+from sweeper.advice.pilot import MOST_EPOCHS, SEEDS, Curve, Measured, extended, make_plan, pilot_epochs, pilot_runs
 from sweeper.advice.record import Ended, busy_seconds, open_record, save
 from sweeper.advice.result import Advice, advice_of
 from sweeper.advice.rounds import State, state
@@ -108,12 +108,11 @@ def _stages(work: Work) -> State:
     work.progress.finished = work.progress.at_start = len(work.ended)
     if work.record.plan is None:
         runs = pilot_runs(work.question.placements)
-        if missing := [run for run in runs if run not in work.ended]:
-            work.train(missing, None)
+        work.train(runs, _pilot_epochs(work))
         work.record.plan = _plan(work, [work.ended[run] for run in runs])
         save(work.folder, work.record)
     plan = work.record.plan = extended(work.record.plan, work.question.limits)
-    pilots = sum(run.stage == "pilot" for run in work.ended)
+    before = len(work.ended) - len(work.outcomes())
     while True:
         found = state(plan, work.record.rounds, work.outcomes(), work.record.cells)
         record, cells = work.record, dict(found.cells) or None
@@ -122,8 +121,21 @@ def _stages(work: Work) -> State:
             save(work.folder, record)
         if not found.missing:
             return found
-        work.progress.target = max(work.progress.target, plan.trainings + pilots)
-        work.train(found.missing, plan)
+        work.progress.target = max(work.progress.target, plan.trainings + before)
+        work.train(found.missing, plan.epochs, plan)
+
+
+def _pilot_epochs(work: Work) -> int:
+    """Return the epochs of the pilot; train the probe that they depend on, where time is what limits the advice."""
+    asked, record = work.question.asked, work.record
+    if record.pilot is None:
+        record.pilot = asked.epochs or MOST_EPOCHS
+        if asked.epochs is None and asked.trainings is None:
+            runs = pilot_runs(work.question.placements, "probe")
+            work.train(runs, 1)
+            record.pilot = pilot_epochs(asked.budget, busy_seconds(work.ended[run] for run in runs))
+        save(work.folder, record)
+    return record.pilot
 
 
 def _plan(work: Work, pilot: Sequence[Ended]) -> Plan:
@@ -160,7 +172,7 @@ def dry_run(env: Environment, question: Question) -> dict[str, Any]:
     images = f"{spec.name} ({spec.train_images:,} training images, {len(spec.classes)} classes)"
     env.say(f"{question.base.model_name} on {images}")
     env.say(f"placements: {', '.join(placements)}")
-    env.say(f"pilot: {counted(len(pilot_runs(placements)), 'training')} of {counted(question.base.epochs, 'epoch')}, "
+    env.say(f"pilot: {counted(len(pilot_runs(placements)), 'training')} of {counted(question.base.epochs, 'epoch')} or less, "
             "which measure the pace" + ("" if asked.epochs else " and choose the epochs"))  # fmt: skip
     env.say(
         f"screening: rates of convolutions / head {rates}, learning rates around {question.base.lr:g}; then proposals"

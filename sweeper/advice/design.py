@@ -16,7 +16,7 @@ LEVELS: Final = ((0.05, 0.2), (0.1, 0.35), (0.2, 0.5))  # rates of convolutions 
 LR_STEP: Final = 3.0  # the ratio of the learning rates that are tried first
 FRESH: Final = 1_000_000  # seeds above the base seed, of the comparison: none of the screening is among them
 
-Stage = Literal["pilot", "screening", "comparison"]
+Stage = Literal["probe", "pilot", "screening", "comparison"]
 
 
 class Cell(NamedTuple):

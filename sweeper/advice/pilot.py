@@ -1,5 +1,7 @@
 """The pilot: a few runs that measure the pace, and choose how long the others train.
 
+Where the time is limited, a probe of one epoch of each comes first, so that the pilot does not take it all.
+
 It trains the plain network, the one that is slowest to learn (Dropout at high rates without BatchNorm, where it can be
 had), and one with both layers.
 """
@@ -13,7 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sweeper.advice.design import LEVELS, Cell, Plan, Run, fewest_trainings
+from sweeper.advice.design import LEVELS, Cell, Plan, Run, Stage, fewest_trainings
 from sweeper.core.errors import UsageError
 from sweeper.core.intervals import difference_margin
 from sweeper.core.placements import Placement
@@ -25,6 +27,7 @@ RESERVE: Final = 0.9  # share of the time that is planned for; networks differ i
 STEADY: Final = 0.01  # of accuracy: two curves keep their distance if it changes by less
 SMOOTH: Final = 3  # epochs of a moving mean
 SEEDS: Final = 3  # of each placement, before anything can be said
+PILOT_SHARE: Final = 1 / 6  # of the budget
 LATEST: Final = 0.8  # share of the epochs after which stopping a run saves too little
 
 
@@ -59,14 +62,22 @@ class Limits(NamedTuple):
     epochs: int | None = None
 
 
-def pilot_runs(placements: Sequence[Placement]) -> list[Run]:
+def pilot_runs(placements: Sequence[Placement], stage: Stage = "pilot") -> list[Run]:
     """Return the runs of the pilot: plain, slow, and with both layers; fewer where the placements have fewer kinds."""
     _, middle, high = LEVELS
     plain = min(placements, key=lambda each: (each.has_batch_norm, each.has_head_dropout))
     slow = min(placements, key=lambda each: (not each.has_head_dropout, each.has_batch_norm, not each.has_conv_dropout))
     both = max(placements, key=lambda each: each.has_batch_norm + each.has_head_dropout)
     cells = (Cell.of(plain, *middle), Cell.of(slow, *high), Cell.of(both, *middle))
-    return [Run("pilot", cell) for cell in dict.fromkeys(cells)]
+    return [Run(stage, cell) for cell in dict.fromkeys(cells)]
+
+
+def pilot_epochs(budget: float, seconds: float) -> int:
+    """Return the epochs of the pilot, so that it takes a sixth of the budget: 5 at the least, 30 at the most.
+
+    The probe took so many seconds for one epoch of each run.
+    """
+    return min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.floor(PILOT_SHARE * budget / max(seconds, 1e-3))))
 
 
 def enough_epochs(plain: Curve, slow: Curve) -> int:

@@ -49,6 +49,7 @@ class Record:
 
     uid: str
     settings: dict[str, Any]
+    pilot: int | None = None  # epochs of the pilot
     plan: Plan | None = None
     rounds: list[list[Run]] = pydantic.Field(default_factory=list)
     cells: dict[Placement, Cell | None] | None = None  # that are compared, once the screening is over

@@ -158,16 +158,18 @@ class Work:
         self.ended = {each.run: each for each in ended_runs(self.folder, self.record)}
 
     def outcomes(self) -> dict[Run, Outcome]:
-        """The outcomes of all stages but the pilot."""
-        return {run: each.outcome for run, each in self.ended.items() if run.stage != "pilot"}
+        """The outcomes of screening and comparison."""
+        return {run: each.outcome for run, each in self.ended.items() if run.stage in ("screening", "comparison")}
 
-    def train(self, runs: Sequence[Run], plan: Plan | None) -> None:
-        """Train these runs.
+    def train(self, wanted: Sequence[Run], epochs: int, plan: Plan | None = None) -> None:
+        """Train those of the runs that have not ended.
 
         Raises:
             StudyIncomplete: one could not be trained.
         """
-        base = self.question.base if plan is None else self.question.base.derive(epochs=plan.epochs)
+        base = self.question.base.derive(epochs=epochs)
+        if not (runs := [run for run in wanted if run not in self.ended]):
+            return
         done = len(self.ended)
         source = Screened(runs, range(done, done + len(runs)), plan, self.outcomes(), base)
         self.progress.names |= {number: run_words(run) for number, run in source.runs.items()}

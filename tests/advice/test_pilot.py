@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from sweeper.advice.design import Cell, Outcome, Plan, Run, fewest_trainings
-from sweeper.advice.pilot import Curve, Limits, Measured, enough_epochs, extended, fair_rung, make_plan, pilot_runs
+from sweeper.advice.pilot import (
+    Curve,
+    Limits,
+    Measured,
+    enough_epochs,
+    extended,
+    fair_rung,
+    make_plan,
+    pilot_epochs,
+    pilot_runs,
+)
 from sweeper.advice.screening import is_hopeless
 from sweeper.core.errors import UsageError
 from sweeper.core.placements import LAYERED, PLAIN, Placement
@@ -62,6 +72,12 @@ def test_only_a_run_far_below_the_best_of_its_placement_is_stopped() -> None:
     assert not is_hopeless(plan, other, 3, 0.5, best)
     assert not is_hopeless(plan, Run("screening", Cell(Placement.DROPOUT)), 2, 0.3, best)
     assert not is_hopeless(plan, Run("comparison", Cell(Placement.BN)), 2, 0.3, best)
+
+
+def test_the_pilot_takes_a_sixth_of_the_budget() -> None:
+    assert pilot_epochs(3600, 60) == 10
+    assert pilot_epochs(3600, 2) == 30
+    assert pilot_epochs(60, 60) == 5
 
 
 def _measured(seconds: float) -> Measured:
