@@ -172,8 +172,8 @@ def dry_run(env: Environment, question: Question) -> dict[str, Any]:
     images = f"{spec.name} ({spec.train_images:,} training images, {len(spec.classes)} classes)"
     env.say(f"{question.base.model_name} on {images}")
     env.say(f"placements: {', '.join(placements)}")
-    env.say(f"pilot: {counted(len(pilot_runs(placements)), 'training')} of {counted(question.base.epochs, 'epoch')} or less, "
-            "which measure the pace" + ("" if asked.epochs else " and choose the epochs"))  # fmt: skip
+    pilot = f"{counted(len(pilot_runs(placements)), 'training')} of {counted(question.base.epochs, 'epoch')}"
+    env.say(f"pilot: {pilot}" + ("" if asked.epochs else " at the most; they choose the epochs of the others"))
     env.say(
         f"screening: rates of convolutions / head {rates}, learning rates around {question.base.lr:g}; then proposals"
     )
