@@ -180,8 +180,8 @@ class Comparison:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % interval of one mean by Student's t; NaN for fewer than two values."""
+    """Return the 95 % interval of the mean of some accuracies, by Student's t; NaN for fewer than two values."""
     if len(values) < 2:
         return math.nan, math.nan
     half = float(stats.t.isf(0.025, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return fmean(values) - half, fmean(values) + half
+    return max(0.0, fmean(values) - half), min(1.0, fmean(values) + half)

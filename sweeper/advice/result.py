@@ -136,7 +136,7 @@ def advice_of(
     base, spec = question.base, question.chosen.source.spec
     counted_runs = list(ended.values())
     return Advice(
-        name=question.asked.name, network=base.model_name, images=spec.name,
+        name=question.asked.name, network=base.model_name, images=spec.name.rpartition("/")[2],
         counts=(len(images[0].train), len(images[0].val), len(spec.classes)), rows=rows,
         answers=answers(comparison, {row.placement.value: row.measures for row in rows}),
         configuration=cell.configuration(base.derive(epochs=record.plan.epochs)), epochs=record.plan.epochs,

@@ -95,3 +95,4 @@ def test_the_interval_of_a_mean_is_students() -> None:
     expected = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
     assert mean_interval(values) == pytest.approx(expected)
     assert all(map(math.isnan, mean_interval([0.5])))
+    assert mean_interval([0.99, 0.97])[1] == 1.0
