@@ -53,7 +53,7 @@ class Difference(NamedTuple):
 
     @property
     def settled(self) -> bool:
-        """True if more seeds would not change what is said."""
+        """True once the interval leaves out 0 or holds small differences only."""
         return self.told or self.small
 
     def turned(self) -> Difference:
@@ -169,7 +169,7 @@ class Comparison:
     def more_seeds(self, one: Arm, other: Arm) -> int | None:
         """Return how many more seeds of each would tell two arms apart, if the estimates are the truth.
 
-        None if more than 40 of each would be needed, or if they are told apart.
+        None if they are told apart already, or if 40 seeds of each would not be enough.
         """
         known = self.between(one, other)
         look = next((look for look in reversed(self.looks) if look.values.keys() >= {one, other}), None)

@@ -73,7 +73,7 @@ Outcomes = Mapping[Run, Outcome]
 
 
 class Plan(NamedTuple):
-    """What is decided before the screening, and stays: the same plan and outcomes give the same next runs.
+    """The decisions made before the screening. The same plan and outcomes always give the same next runs.
 
     Attributes:
         placements: those that are compared.

@@ -39,10 +39,7 @@ class Curve(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What the pilot has measured: the curves of its runs, in their order, and the seconds that they took.
-
-    `images` is the number of validation images.
-    """
+    """The results of the pilot: the curves of its runs, the seconds it took, and the number of validation images."""
 
     curves: Sequence[Curve]
     seconds: float
@@ -55,7 +52,7 @@ class Measured(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What the user allows: seconds, and instead of them or beside them numbers of trainings and of epochs."""
+    """The limits that the user sets: a budget in seconds and, optionally, the number of trainings or of epochs."""
 
     budget: float
     trainings: int | None = None

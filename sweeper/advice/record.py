@@ -38,7 +38,7 @@ class Ended(NamedTuple):
 
     @property
     def outcome(self) -> Outcome:
-        """What the design goes by."""
+        """The part of the result that the next runs depend on."""
         curve = [epoch["val/accuracy"] for epoch in self.epochs]
         return Outcome(self.final["final/val_accuracy"] if self.complete else None, curve)
 

@@ -1,4 +1,4 @@
-"""What an advice says: the ranking, the answers, and the recommendation, as values."""
+"""The result of an advice as values: ranking, answers and recommendation."""
 
 from __future__ import annotations
 
@@ -89,7 +89,6 @@ class Advice:
     complete: bool
     test: Mapping[str, float]
     report: str = ""
-    run_id: str | None = None
 
     @property
     def best(self) -> Row:

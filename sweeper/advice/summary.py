@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sweeper.advice.page import html, ranking_picture
 from sweeper.advice.result import Advice
+from sweeper.advice.work import FOLDER
 from sweeper.core.cores import cores
 from sweeper.core.environment import Environment
 from sweeper.core.intervals import with_interval
@@ -30,7 +31,7 @@ def record_summary(
     env: Environment, question: Question, record: Record, advice: Advice, tracker: Tracker, signals: Signals
 ) -> Advice:  # fmt: skip
     """Evaluate the recommendation once on the test images, write the page, and record both. Return the whole advice."""
-    folder = f"advise-{advice.name}"
+    folder = FOLDER + advice.name
     if question.asked.test and advice.complete:
         advice = replace(advice, test=_tested(env, question, record, advice, tracker, signals))
     path = report_path(env, folder).absolute()
@@ -72,7 +73,7 @@ def _tested(
     config = advice.configuration.derive(split="test", folds=0, train_images=0)
     everything = SharedSplits([load_test(question.chosen.source)])
     info = describe_run(question.chosen, config, everything, kind="champion", threads=cores())
-    study = f"advise-{advice.name}"
+    study = FOLDER + advice.name
     info = replace(
         info, key=f"{record.uid}/recommendation/{config.key}", name="recommendation", folder=f"{study}/recommendation",
         tags={**info.tags, "sweeper.study": study, "sweeper.test": "once", "mlflow.source.name": "sweeper advise"},

@@ -79,7 +79,7 @@ class Question(NamedTuple):
 
     @property
     def limits(self) -> Limits:
-        """What the user allows."""
+        """The limits that the user sets."""
         return Limits(self.asked.budget, self.asked.trainings, self.asked.epochs)
 
     def settings(self) -> dict[str, Any]:

@@ -96,5 +96,5 @@ def advise(exp: int, **options: Any) -> None:
     advice = advise(env, question)
     from sweeper.sweep.links import say_where
 
-    say_where(env, advice.run_id)
+    say_where(env)
     print_json(advice.plain(), env.json_output)
