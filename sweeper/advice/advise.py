@@ -25,8 +25,8 @@ from sweeper.core.text import counted, duration
 from sweeper.data.shared import SharedSplits
 from sweeper.data.splits import load
 from sweeper.engine.choice import Built, build, check, prepare
-from sweeper.replication.reproduce import held
 from sweeper.sweep.choose import choose
+from sweeper.sweep.folder import held
 from sweeper.sweep.networks import check_networks, find_network
 from sweeper.sweep.progress import make_view
 from sweeper.sweep.signals import Signals

@@ -71,18 +71,26 @@ def _redundancy(found: Difference) -> str:
 
 
 def _cost(measures: Mapping[Arm, Measures]) -> str:
-    plain, normed = (measures.get(arm, {}).get("epoch_s") for arm in ("none", "bn"))
-    if not plain or not normed:
+    """Return what BatchNorm alone costs: time an epoch, and memory for the activations of a batch."""
+    plain, normed = (measures.get(arm, {}) for arm in ("none", "bn"))
+    if not {"epoch_s"} <= plain.keys() & normed.keys():
         return ""
-    change = 100 * (normed / plain - 1)
-    more = "more" if change >= 0 else "less"
-    return f"An epoch takes {abs(change):.0f} % {more} time with BatchNorm than the {plain:.2g} s without."
+    time = f"{_more(normed, plain, 'epoch_s')} time than the {plain['epoch_s']:.2g} s without"
+    if "activations_mb" not in plain.keys() & normed.keys():
+        return f"With BatchNorm an epoch takes {time}."
+    memory = f"{_more(normed, plain, 'activations_mb')} memory than the {plain['activations_mb']:.3g} MB"
+    return f"With BatchNorm an epoch takes {time}; the activations of a batch take {memory}."
+
+
+def _more(one: Measures, other: Measures, name: str) -> str:
+    change = 100 * (one[name] / other[name] - 1)
+    return f"{abs(change):.0f} % {'more' if change >= 0 else 'less'}"
 
 
 def reasons(found: Measures, plain: Measures) -> list[str]:
     """Return what the X-ray and the losses say of a placement, beside those of the plain network.
 
-    Losses are in nats, of the last epoch.
+    Losses are in nats, of the last epoch. The calibration error is the ECE (Guo et al. 2017, arXiv 1706.04599).
     """
     sentences = []
     if "signed" in found:
@@ -96,4 +104,7 @@ def reasons(found: Measures, plain: Measures) -> list[str]:
         sentences.append(
             f"Its train loss is {found['train_loss']:.2f}, its validation loss {found['loss']:.2f}{beside}."
         )
+    if "ece" in found:
+        beside = f" (plain: {100 * plain['ece']:.1f} %)" if "ece" in plain else ""
+        sentences.append(f"Its calibration error on the validation images is {100 * found['ece']:.1f} %{beside}.")
     return sentences

@@ -10,7 +10,7 @@ from typing import Final
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from sweeper.advice.placed import WORDS, cell_words, drawing, snippet
+from sweeper.advice.placed import WORDS, cell_words
 from sweeper.advice.result import Advice, Row
 from sweeper.advice.words import NOT_EXAMINED, recipe, why
 from sweeper.core.intervals import TEST, accuracy_words
@@ -122,13 +122,13 @@ def _recommendation(advice: Advice) -> Markup:
     if TEST in advice.test:
         words += f" Retrained on train + validation, test accuracy {accuracy_words(advice.test, ACCURACY)}."
     code = Markup("<pre>{}</pre>")
-    drawn = code.format(drawing(best.cell)) if drawing(best.cell) else Markup("")
-    return text(words) + figures(numbers) + drawn + folded("The same in PyTorch", code.format(snippet(best.cell)))
+    drawn = code.format(advice.drawing) + folded("The same in PyTorch", code.format(advice.code))
+    return text(words) + figures(numbers) + drawn
 
 
 def _table(rows: Sequence[Row]) -> Markup:
     headers = ("placement", "val accuracy", "95 % interval", "seeds", "verdict", "conv", "head", "lr, times the base's",
-               "val loss", "train loss", "s/epoch")  # fmt: skip
+               "val loss", "train loss", "val ECE", "s/epoch", "activations MB")  # fmt: skip
     return table(headers, [_cells(row) for row in rows], sortable=True)
 
 
@@ -140,7 +140,7 @@ def _cells(row: Row) -> Sequence[str | int | float | Cell | None]:
         Cell(f"{100 * row.low:.1f} to {100 * row.high:.1f} %", row.low) if not math.isnan(row.low) else None,
         row.seeds, row.verdict, _rate(cell and cell.conv_dropout), _rate(cell and cell.head_dropout),
         cell.lr if cell else None, _number(measures.get("loss")), _number(measures.get("train_loss")),
-        _number(measures.get("epoch_s")),
+        _number(measures.get("ece")), _number(measures.get("epoch_s")), _number(measures.get("activations_mb"), 1),
     )  # fmt: skip
 
 
@@ -148,8 +148,8 @@ def _rate(rate: float | None) -> float | None:
     return rate or None
 
 
-def _number(value: float | None) -> Cell | None:
-    return None if value is None else Cell(f"{value:.3f}", value)
+def _number(value: float | None, digits: int = 3) -> Cell | None:
+    return None if value is None else Cell(f"{value:.{digits}f}", value)
 
 
 def _curves(rows: Sequence[Row]) -> go.Figure:

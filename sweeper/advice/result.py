@@ -15,8 +15,10 @@ from sweeper.advice.record import Ended, Record, busy_seconds
 from sweeper.advice.rounds import State
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import StudyIncomplete
+from sweeper.core.images import ImageSpec
 from sweeper.core.placements import Placement
 from sweeper.core.text import counted
+from sweeper.engine.aside import call
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +43,7 @@ class Row(NamedTuple):
     seeds: int
     behind: Difference | None  # the best less this one; None for the best, and where it was not compared
     more_seeds: int | None  # of each, that would tell it from the best
-    measures: Mapping[str, float]  # means over the seeds: loss, ece, train_loss, seconds an epoch, of the X-ray
+    measures: Mapping[str, float]  # means over the seeds: loss, ece, train_loss, epoch_s, of the X-ray; activations_mb
     curves: Sequence[Sequence[float]]  # accuracy after each epoch, of each seed
     diverged: int  # the look at which a seed had diverged; 0: none
 
@@ -72,6 +74,7 @@ class Advice:
         answers: to the questions that are asked of every network.
         configuration: the recommended one.
         trainings, seconds: of all runs; the time in which at least one of them was trained.
+        drawing, code: the blocks of the recommended network: a line each, and the code that builds them.
         test: metrics of the recommendation on the test images; empty if it was not evaluated.
         report: the page; empty until it is written.
     """
@@ -87,6 +90,8 @@ class Advice:
     trainings: int
     seconds: float
     complete: bool
+    drawing: str
+    code: str
     test: Mapping[str, float]
     report: str = ""
 
@@ -111,7 +116,8 @@ class Advice:
         return {
             "advice": self.name, "network": self.network, "images": self.images, "epochs": self.epochs,
             "trainings": self.trainings, "seconds": self.seconds, "complete": self.complete,
-            "recommendation": self.configuration.to_params(), "test": dict(self.test), "report": self.report,
+            "recommendation": self.configuration.to_params(), "drawing": self.drawing, "code": self.code,
+            "test": dict(self.test), "report": self.report,
             "ranking": [{name: value for name, value in row.items() if value == value} for row in ranking],
             "answers": [answer._replace(difference=None)._asdict() | (answer.difference._asdict() if answer.difference
                         else {}) for answer in self.answers],
@@ -129,23 +135,34 @@ def advice_of(
     comparison = found.comparison
     if not comparison.looks or record.plan is None:
         raise StudyIncomplete("fewer than two placements could be trained to their end. Try a smaller --lr.")
-    rows = _ranking(found, ended)
-    cell = rows[0].cell
-    assert cell is not None
-    base, spec = question.base, question.chosen.source.spec
+    base, spec = question.base.derive(epochs=record.plan.epochs), question.chosen.source.spec
+    trained = {placement: cell.configuration(base) for placement, cell in found.cells.items() if cell}
+    best = trained[Placement(comparison.best)]
+    activations, drawing, code = call(_shown, trained, best, spec)
+    rows = _ranking(found, ended, activations)
     counted_runs = list(ended.values())
     return Advice(
         name=question.asked.name, network=base.model_name, images=spec.name.rpartition("/")[2],
         counts=(len(images[0].train), len(images[0].val), len(spec.classes)), rows=rows,
         answers=answers(comparison, {row.placement.value: row.measures for row in rows}),
-        configuration=cell.configuration(base.derive(epochs=record.plan.epochs)), epochs=record.plan.epochs,
+        configuration=best, epochs=record.plan.epochs,
         trainings=len(counted_runs),
         seconds=busy_seconds(counted_runs),
-        complete=not found.missing, test={},
+        complete=not found.missing, drawing=drawing, code=code, test={},
     )  # fmt: skip
 
 
-def _ranking(found: State, ended: Mapping[Run, Ended]) -> list[Row]:
+def _shown(
+    trained: Mapping[Placement, RunConfig], best: RunConfig, images: ImageSpec
+) -> tuple[dict[Placement, float], str, str]:  # fmt: skip
+    """In the helper process: MB of activations of each network, drawing and code of the best."""
+    from sweeper.training.activations import activation_bytes
+    from sweeper.training.networks.drawn import drawing
+
+    return {each: activation_bytes(config, images) / 1e6 for each, config in trained.items()}, *drawing(best, images)
+
+
+def _ranking(found: State, ended: Mapping[Run, Ended], activations: Mapping[Placement, float]) -> list[Row]:
     comparison, best = found.comparison, found.comparison.best
     rows = []
     for placement, cell in found.cells.items():
@@ -156,7 +173,7 @@ def _ranking(found: State, ended: Mapping[Run, Ended]) -> list[Row]:
         behind = comparison.between(best, arm) if arm != best else None
         rows.append(
             Row(placement, cell, fmean(values) if values else math.nan, *mean_interval(values), len(values), behind,
-                comparison.more_seeds(best, arm) if behind else None, _measures(complete),
+                comparison.more_seeds(best, arm) if behind else None, _measures(complete, activations.get(placement)),
                 [[epoch["val/accuracy"] for epoch in each.epochs] for each in complete], found.diverged.get(arm, 0))
         )  # fmt: skip
     return sorted(rows, key=lambda row: _rank(row, best))
@@ -167,10 +184,11 @@ def _rank(row: Row, best: Arm) -> tuple[bool, bool, float]:
     return row.placement.value != best, lost, row.behind.estimate if row.behind else 0.0
 
 
-def _measures(runs: Sequence[Ended]) -> dict[str, float]:
+def _measures(runs: Sequence[Ended], activations: float | None) -> dict[str, float]:
     if not runs:
         return {}
     values = {name: [run.final[key] for run in runs if key in run.final] for name, key in MEASURES.items()}
     values["train_loss"] = [run.epochs[-1]["train/loss"] for run in runs]
     values["epoch_s"] = [median(epoch["time/epoch_s"] for epoch in run.epochs) for run in runs]
+    values["activations_mb"] = [] if activations is None else [activations]
     return {name: fmean(each) for name, each in values.items() if each}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -44,9 +45,10 @@ def record_summary(
         params=advice.configuration.to_params(), tags={"sweeper.kind": "advice", "sweeper.study": folder},
         description=f"The answer of `sweeper advise`: {advice.best.placement.value} is recommended. Its runs have the "
                     f"tag `sweeper.study` = {folder}.",
+        run_id=os.environ.get("MLFLOW_RUN_ID"),  # of `mlflow run -e advise`
     )  # fmt: skip
     content = json.dumps(advice.plain(), indent=1).encode()
-    if _shows(env, info, content):
+    if info.run_id is None and _shows(env, info, content):
         return advice
     log = tracker.start(info)
     log.artifact("report.html", page)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -24,6 +25,7 @@ from sweeper.engine.choice import ONE_WORKER, Built, EngineChoice
 from sweeper.sweep.choose import Chosen
 from sweeper.sweep.describe import describe_run
 from sweeper.sweep.driver import Driver
+from sweeper.sweep.folder import orders
 from sweeper.sweep.progress import Progress
 from sweeper.sweep.signals import Signals
 from sweeper.sweep.source import Listed, View
@@ -179,7 +181,8 @@ class Work:
         def describe(trial: Trial) -> RunInfo:
             return self._info(source.runs[trial.number], trial.config, built)
 
-        Driver(source, built.engine, self.tracker, describe, self.view, signals=self.signals).run(done + len(runs))
+        Driver(source, built.engine, self.tracker, describe, self.view, signals=self.signals,
+               orders=partial(orders, self.folder)).run(done + len(runs))  # fmt: skip
         self.read()
         if missing := [run for run in runs if run not in self.ended]:
             reason = next(iter(source.failed.values()), "it was skipped")

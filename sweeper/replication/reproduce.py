@@ -10,13 +10,11 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from functools import partial
 from typing import Any, Final
 
-import filelock
-
 from sweeper.core.environment import NONE, Environment
-from sweeper.core.errors import Interrupted, OutOfTime, StudyConflict, StudyIncomplete, SweeperError, UsageError
+from sweeper.core.errors import Interrupted, OutOfTime, StudyIncomplete, UsageError
 from sweeper.core.experiments import experiment
 from sweeper.core.text import counted, duration
 from sweeper.core.trial import Trial
@@ -30,6 +28,7 @@ from sweeper.replication.runs import DIVERGED, read_runs, summarise
 from sweeper.sweep.choose import Chosen, choose
 from sweeper.sweep.describe import describe_run
 from sweeper.sweep.driver import Driver
+from sweeper.sweep.folder import held, orders
 from sweeper.sweep.progress import Progress, make_view
 from sweeper.sweep.signals import Signals
 from sweeper.sweep.source import Listed
@@ -37,7 +36,6 @@ from sweeper.sweep.tracker import tracking
 from sweeper.tracking.base import RunInfo, Tracker
 
 NAME_LENGTH: Final = 18  # MLflow shows no more of a run's name
-LOCK: Final = ".lock"
 
 
 @dataclass
@@ -155,25 +153,6 @@ def _announce(env: Environment, runs: Sequence[Planned]) -> None:
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keep other commands from training into the folder; the operating system releases the lock of a dead process."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / LOCK)
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise StudyConflict(f"another process is writing to {folder}. Wait for it or stop it.") from None
-    except OSError as error:
-        raise SweeperError(
-            f"could not write to {folder} ({error.strerror}). Set SWEEPER_HOME to a writable folder."
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextlib.contextmanager
 def _engine(
     env: Environment, options: Options, runs: Sequence[Planned], images: SharedSplits
 ) -> Iterator[Built | None]:
@@ -212,7 +191,8 @@ def _train(
     deadline = None if options.seconds is None else time.monotonic() + options.seconds
     try:
         with contextlib.suppress(OutOfTime):
-            Driver(source, built.engine, tracker, describe, view, deadline=deadline, signals=signals).run(len(runs))
+            Driver(source, built.engine, tracker, describe, view, deadline=deadline, signals=signals,
+                   orders=partial(orders, env.journal / PROTOCOLS[options.protocol].folder)).run(len(runs))  # fmt: skip
     finally:
         view.close()
 

@@ -1,4 +1,7 @@
-"""Give the driver of a running sweep an order, from another terminal or machine."""
+"""Give a running sweep, advice or reproduction an order, from another terminal.
+
+A study is reached through its database, from any machine; the others through their folder in the journal.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ DONE: Final = {
 
 
 def order(env: Environment, study: str, wanted: str) -> dict[str, Any]:
-    """Tell the driver of a study to pause, run or stop, and return the JSON that `--json` prints.
+    """Tell the driver of a study, an advice or a reproduction to pause, run or stop. Return the JSON of `--json`.
 
     Raises:
         UsageError: there is no such study, or no driver runs it.
@@ -53,6 +56,18 @@ def skip(env: Environment, study: str, trial: int) -> dict[str, Any]:
 
 
 def _give(env: Environment, study: str, name: str, value: str | int, means: str) -> dict[str, Any]:
+    from sweeper.sweep import folder
+
+    if folder.is_held(env.journal, study):
+        folder.give(env.journal, study, name, value)
+        env.say(f"{study}: {means}")
+    else:
+        _give_study(env, study, name, value)
+        env.say(f"study {study!r}: {means}")
+    return {"study": study, name: value}
+
+
+def _give_study(env: Environment, study: str, name: str, value: str | int) -> None:
     from sweeper.core.urls import database_url
     from sweeper.study.lock import is_driven
     from sweeper.study.reading import open_existing
@@ -61,5 +76,3 @@ def _give(env: Environment, study: str, name: str, value: str | int, means: str)
         if not is_driven(database_url(env.storage), study):
             raise UsageError(f"study {study!r}: no driver runs it. Start one with sweeper optimize.")
         storage.set_study_user_attr(storage.get_study_id_from_name(study), name, value)
-    env.say(f"study {study!r}: {means}")
-    return {"study": study, name: value}

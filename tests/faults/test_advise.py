@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import Tally
-from tests.faults.tools.place import OFFLINE, Place
+from tests.faults.tools.place import OFFLINE, PATIENCE, Place
+from tests.support.waiting import until
 
 pytest_plugins = ["tests.support.mlflow_store"]
 
@@ -73,3 +74,30 @@ def test_an_advice_with_other_settings_is_refused(place: Place):
     assert done.returncode == 2
     assert "lr" in done.stderr
     assert "Continue with them" in done.stderr
+
+
+def test_an_advice_that_was_paused_and_stopped_gives_the_answer_of_an_unbroken_one(
+    place: Place, tally: Tally, unbroken: dict[str, Any]
+):
+    gate = place.home / "go on"
+    place.faults = {"gate": {"at": "training", "file": str(gate), "beyond": 2}}
+    other = Place(place.home, place.env, {}, name="other")
+    command = (*COMMAND, "--workers", "2", "--json")  # with one worker, the driver itself would wait at the gate
+    with place.begin(*command) as driver:
+        until(lambda: place.count("training") > 2, "two epochs", PATIENCE)
+        assert other.run("pause", "advise-asked").stdout.startswith("advise-asked: its trainings stop")
+        until(lambda: "paused; sweeper resume goes on" in place.said, "the pause", PATIENCE)
+        assert other.run("resume", "advise-asked").returncode == 0
+        until(lambda: "resumed" in place.said, "the advice to go on", PATIENCE)
+        assert other.run("stop", "advise-asked").returncode == 0
+        assert driver.wait(PATIENCE) == 3
+    assert "stopped by sweeper stop; the same command continues" in place.said
+    assert other.run("pause", "advise-asked").returncode == 2
+    place.faults = {}
+    done = place.run(*COMMAND)
+    assert done.returncode == 0, done.stderr
+    tally(
+        "G4",
+        {"pause and stop of one advice": 1},
+        {"advices with other runs or verdicts": int(answer(place) != unbroken)},
+    )

@@ -24,7 +24,7 @@ pytest_plugins = ["tests.support.mlflow_store"]
 FILE = Path(__file__).parents[2] / "MLproject"
 PROJECT: dict[str, Any] = yaml.safe_load(FILE.read_text())
 ENTRY_POINTS: dict[str, dict[str, Any]] = PROJECT["entry_points"]
-COMMANDS = {"main": "train", "optimize": "optimize"}  # of sweeper
+COMMANDS = {"main": "train", "optimize": "optimize", "advise": "advise"}  # of sweeper
 PARAMETERS = [(entry, name) for entry, point in ENTRY_POINTS.items() for name in point["parameters"]]
 
 

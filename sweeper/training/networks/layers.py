@@ -21,12 +21,14 @@ class Layers:
 
     Attributes:
         dropout: the Dropout layers built so far, by the name of their rate.
+        blocks: what each method returned last, by its name, in the order of their first calls.
     """
 
     def __init__(self, config: RunConfig) -> None:
         self._placement = config.network_placement
         self._rates = {"conv_dropout": config.conv_dropout, "head_dropout": config.head_dropout}
         self.dropout: dict[str, list[nn.Module]] = {name: [] for name in self._rates}
+        self.blocks: dict[str, nn.Sequential] = {}
         self._last = ""  # the method that was called last
 
     def conv(self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1, *, pool: bool = False) -> nn.Sequential:
@@ -71,9 +73,9 @@ class Layers:
     # --- the layers, one by one -------------------------------------------------------------------
 
     def _given(self, method: str, layers: Iterator[nn.Module] | list[nn.Module]) -> nn.Sequential:
-        given = nn.Sequential(*layers)
+        self.blocks[method] = nn.Sequential(*layers)
         self._last = method
-        return given
+        return self.blocks[method]
 
     def _drop(self, rate: str, kind: type[nn.Dropout] | type[nn.Dropout2d] = nn.Dropout) -> nn.Module:
         self.dropout[rate].append(kind(self._rates[rate]))
