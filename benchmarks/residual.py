@@ -2,7 +2,7 @@
 
     python -m benchmarks.residual [--placements bn bn-dropout-last] [--epochs 10] [--seeds 1] [--save]
 
-Each run is `sweeper.train` on all 60,000 training images, with the augmentation, optimizer and schedule of experiment 8.
+Each run is `sweeper.train` on all 60,000 training images with the augmentation, optimizer and schedule of experiment 8.
 It is judged on the 10,000 test images after its last epoch; nothing is chosen by them. One seed decides nothing between
 placements.
 """
