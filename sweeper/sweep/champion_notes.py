@@ -18,11 +18,10 @@ from sweeper.tracking.notes import Note
 def model_note(name: str, study: Study, images: ImageSpec) -> Note:
     """Return the note of the registered model `name`, whose versions are the champions of a study."""
     words = (
-        f"The champions of study **{study.name}**: its best configuration by {study.metric.words}, retrained on all "
+        f"The champions of study **{study.name}**: the best configuration by {study.metric.words}, retrained on all "
         "training images and evaluated once on the test images. The study is a search of **sweeper**, which finds out "
         f"how Batch Normalization and Dropout should be combined in a network. {_data(images)} Each version names its "
-        "network, placement and accuracies; the alias `champion` is that of the newest."
-        + _how_to_load(f"{name}@champion")
+        "network, placement and accuracies; the newest has the alias `champion`." + _how_to_load(f"{name}@champion")
     )
     return Note(words, {"sweeper.study": study.name, "sweeper.metric": study.metric.name, **_data_tags(images)})
 
@@ -31,15 +30,13 @@ def version_note(
     name: str, study: Study, chosen: Chosen, best: Best, config: RunConfig, tested: Mapping[str, float], version: str
 ) -> Note:
     """Return the note of a version of the model `name`: the configuration `best`, with its test metrics."""
-    images, seeds = chosen.source.spec, counted(best.seeds, "seed")
-    found = {
-        METRICS[each].words: best.scores[METRICS[each].key] for each in METRICS if METRICS[each].key in best.scores
-    }
+    images = chosen.source.spec
+    scores = [f"{each.noun} {best.scores[each.key]:.4f}" for each in METRICS.values() if each.key in best.scores]
     words = (
         f"The best configuration of study **{study.name}** (trial {best.trial}) by {study.metric.words}, retrained on "
         "all training images, validation included. Test accuracy, evaluated once: "
-        f"{accuracy_words(tested, study.metric)}. Before, over {seeds}: "
-        f"{', '.join(f'{noun} {value:.4f}' for noun, value in found.items())}.\n\n"
+        f"{accuracy_words(tested, study.metric)}. On the validation images before, over "
+        f"{counted(best.seeds, 'seed')}: {', '.join(scores)}.\n\n"
         f"**{config.model_name}** network, placement **{config.placement.value}**, Dropout rate "
         f"{config.conv_dropout:.3g} in the convolutional part, {config.head_dropout:.3g} in the head. {_data(images)}"
         + _of_code(chosen)

@@ -16,6 +16,7 @@ from sweeper import __version__
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import Interrupted
 from sweeper.core.intervals import accuracy_interval
+from sweeper.core.text import counted
 from sweeper.data.fashion import SAMPLE
 from sweeper.engine.choice import ONE_WORKER
 from sweeper.study.space import default_space
@@ -73,7 +74,7 @@ def test_the_registered_model_and_its_version_are_described(finished: Place, fin
         assert "Data set **sample**: 10 classes, uint8 images `(N, 28, 28)`." in words
     assert 'mlflow.pyfunc.load_model("models:/sweeper-sweep@champion")' in model.description
     assert 'mlflow.pyfunc.load_model("models:/sweeper-sweep/1")' in version.description
-    assert f"validation accuracy {best['val_accuracy']:.4f}" in version.description
+    assert f"over {counted(best['seeds'], 'seed')}: accuracy {best['val_accuracy']:.4f}, loss" in version.description
     assert f"**{params['model']}** network, placement **{params['placement']}**" in version.description
 
 
