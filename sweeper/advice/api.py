@@ -24,6 +24,7 @@ def advise(
     placements: Sequence[str] = (),
     home: str | Path | None = None,
     tracking_uri: str | None = None,
+    experiment_name: str | None = None,
     data_dir: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -44,14 +45,15 @@ def advise(
         trainings: their number, in place of `budget`.
         epochs: of a training; by default until the plain network overfits, at most 30.
         placements: to compare; by default all that the network has room for.
-        home: folder of the state; by default SWEEPER_HOME, or the current folder.
-        tracking_uri: an MLflow server or database, or `offline` for the journal alone.
-        data_dir: folder of FashionMNIST's four files.
-        device: cpu, cuda, cuda:N or auto.
-        precision: fp32, bf16 or auto.
-        progress: show progress.
-        engine: processes, serial, gpu, ray or auto.
-        workers: trainings at a time; None leaves it to the engine.
+        home: as for `sweeper.train`.
+        tracking_uri: as for `sweeper.train`; an advice needs recorded runs, so not `none`.
+        experiment_name: as for `sweeper.train`.
+        data_dir: as for `sweeper.train`.
+        device: as for `sweeper.train`.
+        precision: as for `sweeper.train`.
+        progress: as for `sweeper.train`.
+        engine: as for `sweeper.optimize`.
+        workers: as for `sweeper.optimize`.
         test: retrain the recommendation, and evaluate it once on the test images.
 
     Returns:
@@ -73,7 +75,7 @@ def advise(
         dataset=base.dataset, device=device, precision=precision,
         engine=EngineChoice(engine, workers), test=test,
     )  # fmt: skip
-    env = environment(home, tracking_uri, None, data_dir, progress, check_tracking=True)
+    env = environment(home, tracking_uri, experiment_name, data_dir=data_dir, progress=progress)
     start_workers(asked.engine, device)
     with interruptible():
         return advise(env, resolve(env, asked))

@@ -11,10 +11,10 @@ from typing import Any, Final, Literal, NamedTuple
 
 from sweeper.core.config import RunConfig
 from sweeper.core.placements import Placement
+from sweeper.core.trial import FRESH, repeat
 
 LEVELS: Final = ((0.05, 0.2), (0.1, 0.35), (0.2, 0.5))  # rates of convolutions and head, low, middle and high
 LR_STEP: Final = 3.0  # the ratio of the learning rates that are tried first
-FRESH: Final = 1_000_000  # seeds above the base seed, of the comparison: none of the screening is among them
 
 Stage = Literal["probe", "pilot", "screening", "comparison"]
 
@@ -58,8 +58,8 @@ class Run(NamedTuple):
 
     def configuration(self, base: RunConfig) -> RunConfig:
         """Return the configuration that it trains."""
-        fresh = FRESH if self.stage == "comparison" else 0
-        return self.cell.configuration(base).derive(seed=(base.seed + fresh + self.seed) % 2**31)
+        fresh = FRESH if self.stage == "comparison" else 0  # none of the screening is among them
+        return repeat(self.cell.configuration(base), fresh + self.seed)
 
 
 class Outcome(NamedTuple):

@@ -69,11 +69,14 @@ class Advice:
 
     Attributes:
         name: of the advice.
-        network, images: as they were named; `counts` has the numbers of training images, validation images, classes.
+        network: as it was named.
+        images: as they were named.
+        counts: numbers of training images, validation images and classes.
         rows: the placements, the best first.
         answers: to the questions that are asked of every network.
         configuration: the recommended one.
-        trainings, seconds: of all runs; the time in which at least one of them was trained.
+        trainings: number of all runs.
+        seconds: in which at least one of them was trained.
         drawing, code: the blocks of the recommended network: a line each, and the code that builds them.
         test: metrics of the recommendation on the test images; empty if it was not evaluated.
         report: the page; empty until it is written.

@@ -103,19 +103,12 @@ def usual_name(config: RunConfig, dataset: str) -> str:
 class Pace(Progress):
     """Progress over the runs of an advice."""
 
+    pruned_as: str = "stopped"
     names: dict[int, str] = field(default_factory=dict)
 
     def label(self, trial: Trial) -> str:
         """Stage, placement, rates, learning rate and seed."""
         return self.names[trial.number]
-
-    def word(self, outcome: str) -> str:
-        """Stopped instead of pruned."""
-        return "stopped" if outcome == "pruned" else outcome
-
-    def summary(self) -> str:
-        """One line: progress, failures, time left."""
-        return super().summary().replace(" pruned", " stopped")
 
 
 class Screened(Listed):

@@ -44,6 +44,7 @@ class ArmProgress(Progress):
 
     costs: Mapping[int, float] = field(default_factory=dict)  # of the runs that were missing at the start
     names: Mapping[int, str] = field(default_factory=dict)
+    pruned_as: str = DIVERGED  # a reproduction prunes nothing
 
     def __post_init__(self) -> None:
         self._left = dict(self.costs)
@@ -51,10 +52,6 @@ class ArmProgress(Progress):
     def label(self, trial: Trial) -> str:
         """Arm and seed."""
         return self.names[trial.number]
-
-    def word(self, outcome: str) -> str:
-        """Diverged instead of pruned: a reproduction prunes nothing."""
-        return DIVERGED if outcome == "pruned" else outcome
 
     def ended(self, trial: Trial, outcome: str, value: float | None) -> None:
         """Drop the cost of a finished run."""
@@ -72,10 +69,6 @@ class ArmProgress(Progress):
         left = sum(self._left.values()) - sum(parts)
         done = sum(self.costs.values()) - left
         return None if done <= 0 else max(0.0, left * self.elapsed() / done)
-
-    def summary(self) -> str:
-        """One line: progress, failures, time left."""
-        return super().summary().replace(" pruned", f" {DIVERGED}")
 
 
 # --- running it --------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from sweeper.core.config import RunConfig, finite
 from sweeper.core.dataset import FASHION
 from sweeper.core.errors import ServiceUnreachable, SweeperError
 from sweeper.core.metric import ACCURACY, LOSS, METRICS, Metric, metric_of
-from sweeper.core.trial import Trial
+from sweeper.core.trial import Trial, repeat
 from sweeper.study.control import RUN, WANTED, WORKERS, Orders, read_orders
 from sweeper.study.evidence import Standing, standings
 from sweeper.study.lock import Lock
@@ -32,15 +32,9 @@ from sweeper.study.space import Space, cells
 
 ASKED_AGAIN: Final = 100  # proposals in a row
 REPETITION: Final = "repetition"  # a user attribute of a trial
-SEEDS: Final = 2**31  # below which a seed lies
 Params = frozenset[tuple[str, Any]]  # the parameters of a trial, by name
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-def repeat(config: RunConfig, times: int) -> RunConfig:
-    """Return the configuration with the seed that lies `times` above its own, beyond the last one with the first."""
-    return config.derive(seed=(config.seed + times) % SEEDS) if times else config
 
 
 @dataclass(frozen=True)

@@ -177,6 +177,7 @@ def train(
     *,
     home: str | Path | None = None,
     tracking_uri: str | None = None,
+    experiment_name: str | None = None,
     data_dir: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -188,6 +189,8 @@ def train(
         config: the configuration, for example `sweeper.experiment(6)`; its device and precision are ignored.
         home: folder of the state; by default SWEEPER_HOME, or the current folder.
         tracking_uri: an MLflow server or database, `offline` for the journal alone, `none` for no record.
+        experiment_name: MLflow experiment of the run; by default MLFLOW_EXPERIMENT_NAME, that of MLFLOW_EXPERIMENT_ID,
+            or `bn-dropout`. It is created if there is none.
         data_dir: folder of FashionMNIST's four files, or torchvision's root.
         device: cpu, cuda, cuda:N or auto.
         precision: fp32, bf16 or auto.
@@ -197,7 +200,7 @@ def train(
         ConfigError, DataError: a value is wrong, or the images are missing; nothing was created.
         TrainingError: the training did not finish.
     """
-    env = environment(home, tracking_uri, None, data_dir, progress, check_tracking=True)
+    env = environment(home, tracking_uri, experiment_name, data_dir=data_dir, progress=progress)
     from sweeper.sweep.train import train_one
 
     with interruptible():
@@ -215,6 +218,7 @@ def optimize(
     n_trials: int = 50,
     home: str | Path | None = None,
     tracking_uri: str | None = None,
+    experiment_name: str | None = None,
     storage: str | None = None,
     data_dir: str | Path | None = None,
     device: str = "auto",
@@ -235,6 +239,7 @@ def optimize(
         n_trials: finished trials to reach, complete or pruned.
         home: as for `train`.
         tracking_uri: as for `train`.
+        experiment_name: as for `train`.
         data_dir: as for `train`.
         device: as for `train`.
         precision: as for `train`.
@@ -259,7 +264,7 @@ def optimize(
     config, choice = base.derive(split="holdout") if base.split == "test" else base, EngineChoice(engine, workers)
     if config.model not in MODELS:
         start_workers(choice, device)  # one of them calls the function that builds the network
-    env = environment(home, tracking_uri, storage, data_dir, progress, check_tracking=True)
+    env = environment(home, tracking_uri, experiment_name, storage=storage, data_dir=data_dir, progress=progress)
     network = find_network(env, config, base.dataset, {})
     asked = SweepOptions(
         network.config, search_space(None, network.placements) if space is None else parse_space(space), n_trials,
@@ -285,7 +290,7 @@ def load_study(
     """
     from sweeper.study.reading import read_study
 
-    env = environment(home, None, storage, None, progress=False, check_tracking=False)
+    env = environment(home, storage=storage, progress=False, check_tracking=False)
     return Study(read_study(study_name, env.storage).name, env)
 
 
@@ -294,6 +299,7 @@ def replay(
     *,
     home: str | Path | None = None,
     tracking_uri: str | None = None,
+    experiment_name: str | None = None,
     data_dir: str | Path | None = None,
     progress: bool = True,
 ) -> Replay:
@@ -303,6 +309,7 @@ def replay(
         run: a `Run`, a run in MLflow, or a folder of a journal.
         home: as for `train`.
         tracking_uri: as for `train`.
+        experiment_name: as for `train`.
         data_dir: as for `train`.
         progress: as for `train`.
 
@@ -310,7 +317,7 @@ def replay(
         UsageError: there is no such run, or nothing to compare.
         DataError: its images are missing or have changed.
     """
-    env = environment(home, tracking_uri, None, data_dir, progress, check_tracking=False)
+    env = environment(home, tracking_uri, experiment_name, data_dir=data_dir, progress=progress, check_tracking=False)
     from sweeper.sweep.replay import replay as train_again
 
     where = (run.folder or run.run_id) if isinstance(run, Run) else run
@@ -331,14 +338,22 @@ def interruptible() -> Iterator[None]:
 
 
 def environment(
-    home: str | Path | None, tracking_uri: str | None, storage: str | None, data_dir: str | Path | None,
-    progress: bool, *, check_tracking: bool,
-) -> Environment:  # fmt: skip
+    home: str | Path | None,
+    tracking_uri: str | None = None,
+    experiment_name: str | None = None,
+    *,
+    storage: str | None = None,
+    data_dir: str | Path | None = None,
+    progress: bool = True,
+    check_tracking: bool = True,
+) -> Environment:
+    """Resolve the arguments that name the places of a call's state, as `train` describes them."""
     from sweeper.sweep.environment import resolve_environment
 
     options = {
-        "tracking_uri": tracking_uri, "storage": storage, "data_dir": None if data_dir is None else Path(data_dir),
-        "json_output": False, "home": None if home is None else Path(home), "progress": progress,
+        "tracking_uri": tracking_uri, "experiment_name": experiment_name, "storage": storage, "progress": progress,
+        "data_dir": None if data_dir is None else Path(data_dir), "json_output": False,
+        "home": None if home is None else Path(home),
     }  # fmt: skip
     return resolve_environment(options, warn=log.warning, say=log.info, check_tracking=check_tracking)
 

@@ -5,81 +5,74 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from sweeper.core.config import RunConfig
 from sweeper.core.cores import cores
 from sweeper.core.environment import Environment, Say
 from sweeper.core.images import ImageSpec
-from sweeper.core.intervals import accuracy_words, with_interval
+from sweeper.core.intervals import with_interval
 from sweeper.core.results import EpochResult
-from sweeper.core.trial import Trial
 from sweeper.data.images import Labelled
 from sweeper.data.shared import SharedSplits
 from sweeper.data.splits import load_test
 from sweeper.engine.aside import call, stream
 from sweeper.report.run.errors import errors_picture
 from sweeper.study.study import Study
+from sweeper.sweep.champion_notes import model_note, version_note
 from sweeper.sweep.champion_record import recorded_champions
 from sweeper.sweep.choose import Chosen
 from sweeper.sweep.describe import describe_run
+from sweeper.sweep.finalists import Best
 from sweeper.sweep.retrain import Champion, export, retrain
 from sweeper.sweep.signals import Signals
 from sweeper.sweep.tracker import FLUSH_SECONDS
 from sweeper.tracking.base import FINISHED, KILLED, RunInfo, Tracker
 from sweeper.tracking.epochs import epoch_metrics
 from sweeper.tracking.mlflow import MlflowTracker
+from sweeper.tracking.notes import Note
 from sweeper.tracking.reading import WEIGHTS
 from sweeper.tracking.store import reason_of
 
 
 def evaluate_champion(
-    env: Environment, chosen: Chosen, study: Study, best: Trial, example: Labelled, tracker: Tracker, signals: Signals
+    env: Environment, chosen: Chosen, study: Study, best: Best, example: Labelled, tracker: Tracker, signals: Signals
 ) -> dict[str, Any]:
-    """Retrain the best trial on all training images, and evaluate it on the test images, unless that is recorded.
+    """Retrain the best configuration on all training images, and evaluate it on the test images, where nobody has yet.
 
     The test images are used for that one evaluation only. `example` is two images for the registered model.
     """
-    config = best.config.derive(split="test", folds=0, train_images=0)
-    folder = f"{study.name}/champion-{best.number:04d}"
-    metrics = recorded_champions(env, study.name, study.uid).get(best.number)
+    config = study.settings.configuration(best.params).derive(split="test", folds=0, train_images=0)
+    folder = f"{study.name}/champion-{best.trial:04d}"
+    metrics = recorded_champions(env, study.name, study.uid).get(best.trial)
     if metrics is None:
         everything = SharedSplits([load_test(chosen.source)])
         info = _describe(chosen, study, best, config, everything, folder)
         metrics = retrain_and_test(env, info, config, everything, tracker, signals)
     if isinstance(tracker, MlflowTracker) and not tracker.registry.registered(env.journal / folder):
         with signals.raised():  # the next command can do it again
-            words = (
-                f"The best configuration of study **{study.name}** (trial {best.number}) by {study.metric.words}, "
-                "retrained on all training images, validation included. Test accuracy, evaluated once: "
-                f"{accuracy_words(metrics, study.metric)}." + _of_code(chosen)
+            name, images = f"sweeper-{study.name}", chosen.source.spec
+            notes = (
+                model_note(name, study, images),
+                partial(version_note, name, study, chosen, best, config, metrics),
             )
-            _register(env, f"sweeper-{study.name}", words, tracker, config, chosen.source.spec, folder, example)
-    return {"trial": best.number, **metrics}
-
-
-def _of_code(chosen: Chosen) -> str:
-    """Return a sentence on the network's file for the description of the model; empty for our own networks."""
-    if not chosen.code:
-        return ""
-    return (
-        f" Its network was built by `{chosen.config.model_name}`, which its run logs as `{next(iter(chosen.code))}`. "
-        "Modules that must be installed to load it are under `needs` in its metadata."
-    )
+            _register(env, name, notes, tracker, config, images, folder, example)
+    return {"trial": best.trial, **metrics}
 
 
 def _describe(
-    chosen: Chosen, study: Study, best: Trial, config: RunConfig, everything: SharedSplits, folder: str
+    chosen: Chosen, study: Study, best: Best, config: RunConfig, everything: SharedSplits, folder: str
 ) -> RunInfo:
     info = describe_run(chosen, config, everything, kind="champion", threads=cores())
-    tags = {**info.tags, "sweeper.study": study.name, "sweeper.trial": str(best.number), "sweeper.test": "once"}
+    tags = {**info.tags, "sweeper.study": study.name, "sweeper.trial": str(best.trial), "sweeper.test": "once"}
     words = (
-        f"The best configuration of study **{study.name}** (trial {best.number}) by {study.metric.words}, retrained on "
+        f"The best configuration of study **{study.name}** (trial {best.trial}) by {study.metric.words}, retrained on "
         f"all {len(everything[0].train):,} training images, validation included, and evaluated once on the "
         f"{len(everything[0].val):,} test images. The 95 % interval from `test/accuracy_low` to "
         "`test/accuracy_high` allows for other test images, not for another seed."
     )
-    return replace(info, key=f"{study.uid}/champion/{best.number}", name=f"champion {best.number:03d}",
+    return replace(info, key=f"{study.uid}/champion/{best.trial}", name=f"champion {best.trial:03d}",
                    folder=folder, tags=tags, description=words)  # fmt: skip
 
 
@@ -131,7 +124,7 @@ def _advance(
 def _register(
     env: Environment,
     name: str,
-    words: str,
+    notes: tuple[Note, Callable[[str], Note]],
     tracker: MlflowTracker,
     config: RunConfig,
     images: ImageSpec,
@@ -149,7 +142,7 @@ def _register(
         def save(path: str, described: Any) -> Any:
             return call(export, config, images, weights, example, path, described)
 
-        number = tracker.registry.register(env.journal / folder, save, name, "champion", words)
+        number = tracker.registry.register(env.journal / folder, save, name, "champion", *notes)
     except Exception as error:  # noqa: BLE001 - of MLflow, or of torch if it cannot export the network
         env.warn(f"the champion is not registered yet ({reason_of(error)}); the same command tries again")
         return

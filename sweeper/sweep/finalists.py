@@ -14,12 +14,12 @@ from typing import Any, Final, NamedTuple
 from sweeper.core.config import RunConfig, finite
 from sweeper.core.environment import Environment
 from sweeper.core.metric import ACCURACY, LOSS, Metric
-from sweeper.core.trial import Trial
+from sweeper.core.trial import FRESH, Trial, repeat
 from sweeper.engine.choice import Built
 from sweeper.study.control import Orders
 from sweeper.study.evidence import standings
 from sweeper.study.rows import Ranked, ranking
-from sweeper.study.study import Study, repeat
+from sweeper.study.study import Study
 from sweeper.sweep.driver import Driver
 from sweeper.sweep.progress import Progress, make_view
 from sweeper.sweep.signals import Signals
@@ -27,7 +27,6 @@ from sweeper.sweep.source import Listed
 from sweeper.tracking.base import RunInfo, Tracker
 from sweeper.tracking.reading import Ended, finished_of
 
-FIRST_FRESH: Final = 1_000_000  # seeds above the base seed: beyond those of all repetitions in a search
 FINALISTS: Final = 5  # of a sweep that has as many trials as this, or more:
 FEWEST_TRIALS: Final = 20
 
@@ -73,7 +72,7 @@ def plan(study: Study, ranked: Sequence[Ranked], seeds: int) -> Plan:
     return Plan(
         ranked,
         [
-            FinalistRun(of, seed, repeat(config, FIRST_FRESH + seed), f"{study.uid}/finalist/{of}/{seed}")
+            FinalistRun(of, seed, repeat(config, FRESH + seed), f"{study.uid}/finalist/{of}/{seed}")
             for seed in range(1, seeds + 1)
             for of, config in firsts
         ],

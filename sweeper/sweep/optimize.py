@@ -278,8 +278,7 @@ def _conclude(
     summary = _summarise(study, best, tracker, info, files)
     summary["journal"] = str(env.journal / study.name)
     if best is not None and final:
-        trial = Trial(best.trial, study.settings.configuration(best.params))
-        summary["test"] = evaluate_champion(env, chosen, study, trial, images[0].train[:2], tracker, signals)
+        summary["test"] = evaluate_champion(env, chosen, study, best, images[0].train[:2], tracker, signals)
     with signals.raised():
         page = sweep_report(env, record, files)
     path = report_path(env, study.name)

@@ -63,6 +63,7 @@ class Progress:
     running: dict[int, Line] = field(default_factory=dict)
     at_start: int = 0
     metric: Metric = ACCURACY  # that trials are judged by
+    pruned_as: str = "pruned"  # the word for a trial that was pruned
 
     def started(self, trial: Trial) -> None:
         """Add a running trial."""
@@ -90,7 +91,7 @@ class Progress:
 
     def word(self, outcome: str) -> str:
         """Return the word for an outcome."""
-        return outcome
+        return self.pruned_as if outcome == "pruned" else outcome
 
     def seconds_left(self) -> float | None:
         """Estimate the time to the last trial from the pace so far; None before there is one."""
@@ -107,7 +108,7 @@ class Progress:
     def summary(self) -> str:
         """Summarise counts, the best value and time left in one line."""
         parts = [f"{self.finished}/{counted(self.target, self.unit)} finished"]
-        parts += [f"{self.pruned} pruned"] if self.pruned else []
+        parts += [f"{self.pruned} {self.pruned_as}"] if self.pruned else []
         parts += [f"{self.failed} failed"] if self.failed else []
         name = "best" if self.metric == ACCURACY else f"best {self.metric.label}"
         parts += [f"{name} {in_short(best)}"] if (best := self.leader()) else []

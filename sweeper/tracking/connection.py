@@ -19,6 +19,7 @@ import filelock
 from sweeper.core.environment import OURS, MlflowExperiment, sqlite_url
 from sweeper.core.errors import SweeperError
 from sweeper.tracking.client import open_client, silence
+from sweeper.tracking.notes import describe_experiment, experiment_tags
 from sweeper.tracking.patience import Wait, retrying
 from sweeper.tracking.store import (
     absolute,
@@ -108,13 +109,18 @@ class Connection:
         if found is None:
             location = (self._home / ARTIFACTS).resolve().as_uri() if is_sqlite(self.uri) else None
             try:
-                return str(self.client.create_experiment(self._experiment.name, artifact_location=location))
+                return str(
+                    self.client.create_experiment(
+                        self._experiment.name, artifact_location=location, tags=experiment_tags()
+                    )
+                )
             except MlflowException:  # another process was faster
                 found = find_experiment(self.client, self._experiment)
                 if found is None:
                     raise
         check_stage(self.uri, found)
         self._follow_move(found.artifact_location)
+        describe_experiment(self.client, found)
         return str(found.experiment_id)
 
     def _follow_move(self, location: str) -> None:

@@ -18,6 +18,7 @@ from sweeper.core.inside import read_inside
 from sweeper.core.results import hash_weights
 from sweeper.tracking.connection import Connection
 from sweeper.tracking.fetching import read_state, update_state
+from sweeper.tracking.notes import Note, describe_model, describe_version
 from sweeper.tracking.reading import ARTIFACTS, WEIGHTS, read_events
 from sweeper.tracking.schema import MOST_ARTIFACT
 
@@ -67,15 +68,19 @@ class Registry:
             )
         return content
 
-    def register(self, folder: Path, save: Save, name: str, alias: str, description: str) -> str:
+    def register(
+        self, folder: Path, save: Save, name: str, alias: str, model: Note, version_note: Callable[[str], Note]
+    ) -> str:
         """Register the model that `save` writes as a version of `name` with `alias`, and return the version.
 
+        `model` is the note of `name`; `version_note` returns that of a version.
         The version is noted in the run's folder. Calling this again after a crash registers nothing twice.
         """
         run_id, client = self._run_id(folder), self._connection.client
         made = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
         version = str(made[0].version) if made else self._log_model(run_id, save, name)
-        client.update_model_version(name, version, description)
+        describe_model(client, name, model)
+        describe_version(client, name, version, version_note(version))
         client.set_registered_model_alias(name, alias, version)
         update_state(folder, self._connection.uri, registered=version)
         return version

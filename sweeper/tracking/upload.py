@@ -20,6 +20,7 @@ from sweeper.core.inside import WAY_OUT, files_inside, lock_inside, read_inside,
 from sweeper.tracking.connection import Connection
 from sweeper.tracking.fetching import KEY_TAG, UPLOAD, UPLOADER, read_state, write_state
 from sweeper.tracking.finding import MISSING, Events, find_run
+from sweeper.tracking.notes import NOTE_TAG
 from sweeper.tracking.patience import Patient, Wait, passing, retrying
 from sweeper.tracking.reading import ARTIFACTS, history, read_all_events, read_events, run_folders
 from sweeper.tracking.schema import MOST_ARTIFACT
@@ -191,7 +192,7 @@ class _Upload:
         run_id = run.info.run_id
         for outdated in OUTCOME_TAGS & run.data.tags.keys():  # of an earlier attempt
             self._connection.client.delete_tag(run_id, outdated)
-        tags = {**start["tags"], KEY_TAG: start["key"], "mlflow.note.content": start["description"]}
+        tags = {**start["tags"], KEY_TAG: start["key"], NOTE_TAG: start["description"]}
         self._calls.log_batch(
             run_id,
             params=[Param(k, v) for k, v in _new_params(run, start["params"]).items()],

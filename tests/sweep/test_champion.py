@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 
+from sweeper import __version__
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import Interrupted
 from sweeper.core.intervals import accuracy_interval
+from sweeper.core.text import counted
 from sweeper.data.fashion import SAMPLE
 from sweeper.engine.choice import ONE_WORKER
 from sweeper.study.space import default_space
@@ -52,6 +54,28 @@ def test_the_champion_is_a_registered_model(finished: Place):
     metrics = champion.data.metrics
     interval = f"[{metrics['test/accuracy_low']:.4f}, {metrics['test/accuracy_high']:.4f}]"
     assert f"evaluated once: {metrics['test/accuracy']:.4f}, 95 % interval {interval}." in version.description
+
+
+def test_the_registered_model_and_its_version_are_described(finished: Place, finished_sweep: Any):
+    model = finished.client.get_registered_model("sweeper-sweep")
+    version = finished.client.get_model_version("sweeper-sweep", "1")
+    (run,) = finished.runs("champion")
+    params, best = run.data.params, finished_sweep.result["best"]
+    same = {"sweeper.study": "sweep", "sweeper.version": __version__, "sweeper.dataset": "sample",
+            "sweeper.dataset_sha256": run.data.tags["sweeper.dataset_sha256"]}  # fmt: skip
+    assert model.tags == same | {"sweeper.metric": "val/accuracy", "sweeper.project": "bn-dropout-sweeper"}
+    assert version.tags == same | {
+        "sweeper.trial": run.data.tags["sweeper.trial"], "sweeper.model": params["model"],
+        "sweeper.placement": params["placement"], "sweeper.conv_dropout": f"{float(params['conv_dropout']):.3g}",
+        "sweeper.head_dropout": f"{float(params['head_dropout']):.3g}",
+        **{name: f"{value:.4f}" for name, value in run.data.metrics.items() if name.startswith("test/")},
+    }  # fmt: skip
+    for words in (model.description, version.description):
+        assert "Data set **sample**: 10 classes, uint8 images `(N, 28, 28)`." in words
+    assert 'mlflow.pyfunc.load_model("models:/sweeper-sweep@champion")' in model.description
+    assert 'mlflow.pyfunc.load_model("models:/sweeper-sweep/1")' in version.description
+    assert f"over {counted(best['seeds'], 'seed')}: accuracy {best['val_accuracy']:.4f}, loss" in version.description
+    assert f"**{params['model']}** network, placement **{params['placement']}**" in version.description
 
 
 def test_the_model_of_the_champion_has_its_test_metrics_and_data_set(finished: Place):
