@@ -39,7 +39,7 @@ def version_note(
         f"{counted(best.seeds, 'seed')}: {', '.join(scores)}.\n\n"
         f"**{config.model_name}** network, placement **{config.placement.value}**, Dropout rate "
         f"{config.conv_dropout:.3g} in the convolutional part, {config.head_dropout:.3g} in the head. {_data(images)}"
-        + _of_code(chosen)
+        + of_code(chosen)
         + _how_to_load(f"{name}/{version}")
     )
     tags = {
@@ -62,7 +62,7 @@ def _data_tags(images: ImageSpec) -> dict[str, str]:
     return {"sweeper.dataset": images.name, "sweeper.dataset_sha256": images.sha256}
 
 
-def _of_code(chosen: Chosen) -> str:
+def of_code(chosen: Chosen) -> str:
     """Return a sentence on the network's file; empty for our own networks."""
     if not chosen.code:
         return ""

@@ -278,7 +278,7 @@ def test_a_sweep_whose_time_is_over_is_reported_and_ends_with_exit_code_3(
         "--trials",
         "8",
         "--timeout",
-        "0.001",
+        "0.000000001",
         "--tracking-uri",
         "offline",
         *(["--json"] if json_output else []),

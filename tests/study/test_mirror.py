@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -23,13 +24,12 @@ SMALL = replace(SETTINGS, base=SETTINGS.base.derive(epochs=4), seed=3)
 def test_a_driver_may_die_at_any_transaction(tmp_path: Path, killed_at: Callable[[int], None]):
     """The next one ends with what an unbroken sweep does, also of a trial that was enqueued, and of a sampler that
     counts."""
-    settings = replace(SMALL, sampler="qmc")
+    settings, begun = replace(SMALL, sampler="qmc"), tmp_path / "begun.db"
+    open_study("demo", settings, f"sqlite:///{begun}").close()
+    enqueue(f"sqlite:///{begun}", placement="bn-dropout")
 
     def prepared(name: str) -> str:
-        url = f"sqlite:///{tmp_path / name}.db"
-        open_study("demo", settings, url).close()
-        enqueue(url, placement="bn-dropout")
-        return url
+        return f"sqlite:///{shutil.copy(begun, tmp_path / name)}"
 
     _, unbroken = sweep(settings, prepared("unbroken"), 3)
     for nth in range(1, 1_000):

@@ -21,6 +21,8 @@ from sweeper.core.experiments import experiment
 from sweeper.data.fashion import SAMPLE, SAMPLE_DIR, FashionSource
 from sweeper.engine.choice import EngineChoice
 from sweeper.study.space import Choice, Space
+from sweeper.sweep.champion_notes import of_code
+from sweeper.sweep.choose import choose
 from sweeper.sweep.networks import find_network, with_source
 from sweeper.sweep.optimize import optimize
 from sweeper.sweep.options import SweepOptions, search_space
@@ -240,11 +242,8 @@ def test_a_champion_is_loaded_where_neither_sweeper_nor_its_file_is(
     assert described.metadata["needs"] == []
 
 
-def test_the_description_of_a_model_names_the_file(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from sweeper.sweep.champion import _of_code
-    from sweeper.sweep.choose import choose
-
+def test_the_description_of_a_model_names_the_file(place: Place, tmp_path: Path):
     base = config(write(tmp_path, PLAIN))
     chosen = choose(place.environment, base, "sample", "cpu", "fp32")
-    assert "`net.py:build`, which its run logs as `code/net.py`" in _of_code(chosen)
-    assert _of_code(replace(chosen, code={})) == ""
+    assert "`net.py:build`, which its run logs as `code/net.py`" in of_code(chosen)
+    assert of_code(replace(chosen, code={})) == ""
