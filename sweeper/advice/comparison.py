@@ -6,11 +6,11 @@ screening did not use, so that no luck of the screening is in the estimates. Pla
 article's ledger), so that by Bonferroni's inequality all intervals of all looks hold the true differences with a
 probability of at least 95 %, and every sentence of the advice that rests on them is true.
 
-Within a look the intervals are Tukey's (Tukey 1953, The Problem of Multiple Comparisons): the difference ± q √(s²/n),
-with the quantile q of the studentized range of all placements, and the pooled variance s². Placements need not vary
-alike. So an interval is at least as wide as with the variance of its own two placements, with twice Welch's degrees of
-freedom: with Welch's alone, as Games and Howell (1976, Journal of Educational Statistics 1) have it, three seeds would
-tell nothing. benchmarks/advise_quality.py measures how often a sentence is false, in worlds of unequal noise as well.
+Within a look the intervals are those of Games and Howell (1976, Journal of Educational Statistics 1): the difference
+± q √(s²/n), with the mean variance s² of its own two placements, Welch's degrees of freedom, and the quantile q of the
+studentized range of all placements. So one placement that varies much widens no interval but its own. As few seeds may
+vary little by chance, an interval is at least as wide as Tukey's with the median variance of all placements.
+benchmarks/advise_quality.py measures how often a sentence is false, in worlds of unequal noise as well.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from statistics import fmean, stdev, variance
+from statistics import fmean, median, stdev, variance
 from typing import Final, NamedTuple
 
 from scipy import stats
@@ -104,16 +104,11 @@ class Look:
 
         At other numbers than this look's it is what is to be expected, if the variances are the truth.
         """
-        pooled, own = fmean(self.variances.values()), fmean(self.variances[arm] for arm in arms)
-        if not pooled:
-            return 0.0
-        all_freedom = len(self.values) * (seeds - 1)
+        own = fmean(self.variances[arm] for arm in arms)
         squares = math.fsum(self.variances[arm] ** 2 for arm in arms)
-        freedom = (
-            min(all_freedom, round(2 * (len(arms) * own) ** 2 / squares * (seeds - 1))) if squares else all_freedom
-        )
+        welch = (len(arms) * own) ** 2 / squares * (seeds - 1) if squares else 1
+        widths = ((own, welch), (median(self.variances.values()), len(self.values) * (seeds - 1)))
         level = ALPHA * spent(seeds)
-        widths = ((pooled, all_freedom), (own, freedom))
         return max(quantile(level, self.family, df) * math.sqrt(value / seeds) for value, df in widths)
 
     def seeds_to_tell(self, one: Arm, other: Arm) -> int | None:
@@ -123,7 +118,7 @@ class Look:
         return next((seeds for seeds in later if self.half_width((one, other), seeds) < distance), None)
 
 
-def quantile(level: float, family: int, freedom: int) -> float:
+def quantile(level: float, family: int, freedom: float) -> float:
     """Return the quantile of the studentized range of `family` means, exceeded with the probability `level`.
 
     By Gleason's approximation (1998, Computational Statistics & Data Analysis 28), which is right to four digits.

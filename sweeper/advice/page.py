@@ -10,6 +10,7 @@ from typing import Final
 import plotly.graph_objects as go
 from markupsafe import Markup
 
+from sweeper import __version__
 from sweeper.advice.placed import WORDS, cell_words
 from sweeper.advice.result import Advice, Row
 from sweeper.advice.words import NOT_EXAMINED, recipe, why
@@ -75,11 +76,12 @@ def html(advice: Advice, picture: bytes, command: str) -> bytes:
         Section("Ranking", png(picture, _pictured(advice)) + _table(advice.rows) + text(LEGEND)),
         Section("Answers", table(("question", "answer"), names, sortable=False)),
         Section("Why", Markup("").join(map(text, why(advice)))),
+        Section("What each placement was given, and what it measured", _details(advice.rows)),
         Section("Curves", chart(_curves(advice.rows), "Validation accuracy by epoch: mean over the seeds of the "
                                 "comparison, with their range.")),
         Section("What was varied, and what was not", _varied(advice)),
         Section("How to reproduce it", Markup("<pre>{}</pre>").format(command)
-                + facts(advice.configuration.to_params().items())),
+                + facts({"sweeper": __version__, **advice.provenance, **advice.configuration.to_params()}.items())),
     ]  # fmt: skip
     return page(f"Advice: {cell_words(best.placement, best.cell)}", lead, sections)
 
@@ -127,28 +129,36 @@ def _recommendation(advice: Advice) -> Markup:
 
 
 def _table(rows: Sequence[Row]) -> Markup:
-    headers = ("placement", "val accuracy", "95 % interval", "seeds", "verdict", "conv", "head", "lr, times the base's",
-               "val loss", "train loss", "val ECE", "s/epoch", "activations MB")  # fmt: skip
+    headers = ("placement", "val accuracy", "95 % interval", "seeds", "verdict")
     return table(headers, [_cells(row) for row in rows], sortable=True)
 
 
-def _cells(row: Row) -> Sequence[str | int | float | Cell | None]:
+def _cells(row: Row) -> Sequence[str | int | Cell | None]:
     known = not math.isnan(row.accuracy)
-    cell, measures = row.cell, row.measures
     return (
         WORDS[row.placement], Cell(f"{100 * row.accuracy:.2f} %", row.accuracy) if known else None,
         Cell(f"{100 * row.low:.1f} to {100 * row.high:.1f} %", row.low) if not math.isnan(row.low) else None,
-        row.seeds, row.verdict, _rate(cell and cell.conv_dropout), _rate(cell and cell.head_dropout),
-        cell.lr if cell else None, _number(measures.get("loss")), _number(measures.get("train_loss")),
-        _number(measures.get("ece")), _number(measures.get("epoch_s")), _number(measures.get("activations_mb"), 1),
+        row.seeds, row.verdict,
     )  # fmt: skip
 
 
-def _rate(rate: float | None) -> float | None:
-    return rate or None
+def _details(rows: Sequence[Row]) -> Markup:
+    """The rates and learning rate that the screening found for each placement, and what its runs measured."""
+    headers = ("placement", "conv rate", "head rate", "lr factor", "val loss", "train loss", "val ECE", "s/epoch", "MB")
+    return table(headers, [_detail(row) for row in rows], sortable=True) + text(
+        "Means over the seeds; losses in nats. The lr factor multiplies the learning rate of the configuration. MB are "
+        "those of the activations of a batch."
+    )
 
 
-def _number(value: float | None, digits: int = 3) -> Cell | None:
+def _detail(row: Row) -> Sequence[str | float | Cell | None]:
+    cell, measures = row.cell, row.measures
+    digits = {"loss": 3, "train_loss": 3, "ece": 3, "epoch_s": 2, "activations_mb": 1}
+    numbers = [_number(measures.get(name), places) for name, places in digits.items()]
+    return row.placement.value, *(each or None for each in (cell or (None,) * 4)[1:]), *numbers
+
+
+def _number(value: float | None, digits: int) -> Cell | None:
     return None if value is None else Cell(f"{value:.{digits}f}", value)
 
 

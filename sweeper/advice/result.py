@@ -19,6 +19,7 @@ from sweeper.core.images import ImageSpec
 from sweeper.core.placements import Placement
 from sweeper.core.text import counted
 from sweeper.engine.aside import call
+from sweeper.sweep.describe import git_tags
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,6 +79,7 @@ class Advice:
         trainings: number of all runs.
         seconds: in which at least one of them was trained.
         drawing, code: the blocks of the recommended network: a line each, and the code that builds them.
+        provenance: SHA-256 of the images, and the commit of sweeper if it is in a checkout.
         test: metrics of the recommendation on the test images; empty if it was not evaluated.
         report: the page; empty until it is written.
     """
@@ -95,6 +97,7 @@ class Advice:
     complete: bool
     drawing: str
     code: str
+    provenance: Mapping[str, str]
     test: Mapping[str, float]
     report: str = ""
 
@@ -120,6 +123,7 @@ class Advice:
             "advice": self.name, "network": self.network, "images": self.images, "epochs": self.epochs,
             "trainings": self.trainings, "seconds": self.seconds, "complete": self.complete,
             "recommendation": self.configuration.to_params(), "drawing": self.drawing, "code": self.code,
+            "provenance": dict(self.provenance),
             "test": dict(self.test), "report": self.report,
             "ranking": [{name: value for name, value in row.items() if value == value} for row in ranking],
             "answers": [answer._replace(difference=None)._asdict() | (answer.difference._asdict() if answer.difference
@@ -151,7 +155,9 @@ def advice_of(
         configuration=best, epochs=record.plan.epochs,
         trainings=len(counted_runs),
         seconds=busy_seconds(counted_runs),
-        complete=not found.missing, drawing=drawing, code=code, test={},
+        complete=not found.missing, drawing=drawing, code=code,
+        provenance={name.rpartition(".")[2]: value for name, value in git_tags().items()}
+                   | {"dataset_sha256": spec.sha256}, test={},
     )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ def advice() -> Advice:
         "asked", "net.py:build", "<photos>", (4_200, 741, 12), rows,
         answers(comparison, {row.placement.value: row.measures for row in rows}),
         experiment(6, split="holdout", epochs=2), 2, 61, 3_480.0, True, "each convolution: Conv → ReLU",
-        "conv = nn.Sequential()", {"test/accuracy": 0.9},
+        "conv = nn.Sequential()", {"dataset_sha256": "c0ffee"}, {"test/accuracy": 0.9},
     )  # fmt: skip
 
 
@@ -59,10 +59,19 @@ def test_the_page_is_whole_and_escapes_what_others_named(advice: Advice):
     page = html(advice, ranking_picture(advice), "sweeper advise --exp 6").decode()
     assert "<photos>" not in page
     assert "&lt;photos&gt;" in page
-    for title in ("Recommendation", "Ranking", "Answers", "Why", "Curves", "How to reproduce it"):
+    for title in (
+        "Recommendation",
+        "Ranking",
+        "Answers",
+        "Why",
+        "Curves",
+        "What each placement was given, and what it measured",
+        "How to reproduce it",
+    ):
         assert f">{title}<" in page
     assert "each convolution: Conv → ReLU" in page
     assert "sweeper advise --exp 6" in page
+    assert "c0ffee" in page
 
 
 def test_the_json_has_the_ranking_and_no_number_that_is_none(advice: Advice):
@@ -91,7 +100,7 @@ def test_an_answer_says_what_the_interval_allows(better: list[float], worse: lis
 
 def test_dropout_in_the_head_is_safe_if_it_costs_less_than_what_matters():
     comparison = Comparison(2)
-    comparison.look({"bn-head-dropout": [0.91, 0.9101, 0.9099], "bn": [0.909, 0.9091, 0.9089]}, 3)
+    comparison.look({"bn-head-dropout": [0.92, 0.9201, 0.9199], "bn": [0.909, 0.9091, 0.9089]}, 3)
     sentences = {answer.asks: answer.sentence for answer in answers(comparison, {})}
     assert "gains" in sentences["Is Dropout in the head alone safe?"]
 
