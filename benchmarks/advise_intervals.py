@@ -35,6 +35,7 @@ def normal(*deviations: float) -> Callable[[np.random.Generator], Values]:
 WORLDS: Final[dict[str, Callable[[np.random.Generator], Values]]] = {
     "all vary alike": normal(),
     "one varies ten times as much": normal(10),
+    "two vary three times as much": normal(3, 3),
     "two vary six times as much": normal(6, 6),
     "three vary a tenth as much": normal(0.1, 0.1, 0.1),
     "heavy tails (Student's t, 3 degrees of freedom)":

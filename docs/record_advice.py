@@ -24,10 +24,10 @@ DOCS = Path(__file__).parent
 def provenance(events: list[Mapping[str, Any]]) -> Iterator[str]:
     """What a run of the advice was trained on."""
     start = events[0]
-    for name in ("hardware", "threads", "versions", "engine"):
+    for name in ("hardware", "threads", "versions", "engine", "dataset_sha256"):
         yield f"- {name}: {start['tags'][f'sweeper.{name}']}"
     yield f"- commit: {start['tags'].get('mlflow.source.git.commit', 'none')}"
-    for name in ("device", "precision", "dataset_sha256"):
+    for name in ("device", "precision"):
         yield f"- {name}: {start['params'][name]}"
 
 

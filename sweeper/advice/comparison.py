@@ -7,10 +7,11 @@ article's ledger), so that by Bonferroni's inequality all intervals of all looks
 probability of at least 95 %, and every sentence of the advice that rests on them is true.
 
 Within a look the intervals are those of Games and Howell (1976, Journal of Educational Statistics 1): the difference
-± q √(s²/n), with the mean variance s² of its own two placements, Welch's degrees of freedom, and the quantile q of the
-studentized range of all placements. So one placement that varies much widens no interval but its own. As few seeds may
-vary little by chance, an interval is at least as wide as Tukey's with the median variance of all placements.
-benchmarks/advise_quality.py measures how often a sentence is false, in worlds of unequal noise as well.
+± q √(s²/n), with the mean variance s² of its own two placements and the quantile q of the studentized range of all
+placements. So one placement that varies much widens no interval but its own. With Welch's degrees of freedom three
+seeds would tell nothing, so there are one and a half times as many; in return, an interval is at least as wide as with
+the median variance of all placements and half the degrees of freedom of their pool. benchmarks/advise_intervals.py
+measures how often that is false, and benchmarks/advise_quality.py how often an advice is.
 """
 
 from __future__ import annotations
@@ -107,7 +108,8 @@ class Look:
         own = fmean(self.variances[arm] for arm in arms)
         squares = math.fsum(self.variances[arm] ** 2 for arm in arms)
         welch = (len(arms) * own) ** 2 / squares * (seeds - 1) if squares else 1
-        widths = ((own, welch), (median(self.variances.values()), len(self.values) * (seeds - 1)))
+        pool = len(self.values) * (seeds - 1)
+        widths = ((own, min(1.5 * welch, pool)), (median(self.variances.values()), pool / 2))
         level = ALPHA * spent(seeds)
         return max(quantile(level, self.family, df) * math.sqrt(value / seeds) for value, df in widths)
 
