@@ -1,10 +1,13 @@
 """Write the results of a finished reproduction into the documentation.
 
     python docs/record_reproduction.py HOME PROTOCOL
+    python docs/record_reproduction.py
 
-HOME is the SWEEPER_HOME in which `sweeper reproduce --protocol PROTOCOL` ran. Writes docs/results/PROTOCOL.md (the arms
-with n, mean and spread, and the ledger), PROTOCOL.json (the ledger), PROTOCOL.sha256 (of each run's journal), and,
-with Debian's chromium (another one by CHROMIUM=/path), the pictures docs/images/study-PROTOCOL-*.png.
+HOME is the SWEEPER_HOME in which `sweeper reproduce --protocol PROTOCOL` ran. Its runs are packed into
+docs/results/PROTOCOL.tar.gz. From this recording come docs/results/PROTOCOL.md (the arms with n, mean and spread, and
+the ledger), PROTOCOL.json (the ledger), PROTOCOL.sha256 (of each run's journal), and, with Debian's chromium (another
+one by CHROMIUM=/path), the pictures docs/images/study-PROTOCOL-*.png. Without arguments, the pages of all recordings
+are written again.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,8 +23,9 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 from report_screenshots import CHROMIUM, FLAGS, IMAGES, open_report
 
-from sweeper.core.environment import Environment
+from sweeper.core.environment import JOURNAL, Environment
 from sweeper.replication.arms import PROTOCOLS
+from sweeper.replication.recording import export_runs, journal_of
 from sweeper.replication.runs import ArmRun, each, images, read_runs, starts
 from sweeper.replication.verify import publish, report, verify
 from sweeper.tracking.reading import EVENTS, read_events
@@ -79,27 +84,46 @@ def photograph(page_file: Path, image: Path) -> None:
         browser.close()
 
 
-def main(home: Path, protocol: str) -> None:
-    env = environment(home)
-    runs = read_runs(env.journal, protocol)
-    _, result = publish(env, verify(env.journal, protocol))
-    folder = Path(result["report"])
+def record(home: Path, protocol: str) -> None:
+    """Pack the runs of a home, and write their pages."""
     RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"{protocol}.tar.gz"
+    file.unlink(missing_ok=True)
+    export_runs(environment(home), protocol, file)
+    write_pages(file, protocol)
+
+
+def write_pages(file: Path, protocol: str) -> None:
+    """Write the pages of a recording."""
     IMAGES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as made, journal_of(file, protocol) as journal:
+        env = environment(Path(made))
+        (env.home / JOURNAL).symlink_to(journal)
+        runs = read_runs(journal, protocol)
+        _, result = publish(env, verify(journal, protocol))
+        folder = Path(result.pop("report"))
+        (RESULTS / f"{protocol}.md").write_text("\n".join(page(folder, protocol, runs)))
+        (RESULTS / f"{protocol}.json").write_bytes((folder / "ledger.json").read_bytes())
+        (RESULTS / f"{protocol}.sha256").write_text("\n".join(hashes(journal, protocol)) + "\n")
+        (IMAGES / f"study-{protocol}-forest.png").write_bytes((folder / "ledger.png").read_bytes())
+        page_file = env.home / "report.html"
+        page_file.write_bytes(report(env, protocol, runs)[0])
+        photograph(page_file, IMAGES / f"study-{protocol}-figures-4-to-11.png")
+
+
+def page(folder: Path, protocol: str, runs: Mapping[str, list[ArmRun]]) -> Iterator[str]:
+    """The page of a protocol: where it comes from, its arms, and the ledger in `folder`."""
     ledger = (folder / "ledger.md").read_text().replace("](ledger.png)", f"](../images/study-{protocol}-forest.png)")
     said = f"Written by `docs/record_reproduction.py`: {PROTOCOLS[protocol].title}."
-    text = [f"# Results, protocol {protocol}", "", said, "",
-            "## Provenance", "", *provenance(runs), f"- journals: [{protocol}.sha256]({protocol}.sha256)", "",
-            "## Arms", "", f"At the last epoch; {each(starts(runs), images)}.", "", *arms(runs), "",
-            ledger.replace("\n# ", "\n## ").replace("# ", "## ", 1)]  # fmt: skip
-    (RESULTS / f"{protocol}.md").write_text("\n".join(text))
-    (RESULTS / f"{protocol}.json").write_bytes((folder / "ledger.json").read_bytes())
-    (RESULTS / f"{protocol}.sha256").write_text("\n".join(hashes(env.journal, protocol)) + "\n")
-    (IMAGES / f"study-{protocol}-forest.png").write_bytes((folder / "ledger.png").read_bytes())
-    page_file = folder.parent / f"{PROTOCOLS[protocol].folder}.html"
-    page_file.write_bytes(report(env, protocol, runs)[0])
-    photograph(page_file, IMAGES / f"study-{protocol}-figures-4-to-11.png")
+    yield from (f"# Results, protocol {protocol}", "", said, "", "## Provenance", "", *provenance(runs))
+    yield f"- journals: [{protocol}.sha256]({protocol}.sha256), packed in [{protocol}.tar.gz]({protocol}.tar.gz)"
+    yield from ("", "## Arms", "", f"At the last epoch; {each(starts(runs), images)}.", "", *arms(runs), "")
+    yield ledger.replace("\n# ", "\n## ").replace("# ", "## ", 1)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    if len(sys.argv) == 3:
+        record(Path(sys.argv[1]), sys.argv[2])
+    else:
+        for recording in sorted(RESULTS.glob("*.tar.gz")):
+            write_pages(recording, recording.name.removesuffix(".tar.gz"))

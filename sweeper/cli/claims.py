@@ -30,6 +30,8 @@ from sweeper.cli.options import (
 )
 from sweeper.cli.values import Count, Duration, Experiments
 
+FILE = click.Path(path_type=Path, dir_okay=False)
+
 if TYPE_CHECKING:
     from sweeper.core.environment import Environment
     from sweeper.replication.arms import ProtocolName
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     "sweeper reproduce --protocol quick --dry-run",
     "sweeper reproduce --protocol quick --workers 2",
     "sweeper reproduce --exp 4-6 --seeds 5",
+    "sweeper reproduce --protocol quick --export quick.tar.gz",
 )
 @group(
     "Training",
@@ -62,6 +65,17 @@ if TYPE_CHECKING:
 )
 @group("Execution", *engine_options, device_option, precision_option)
 @ray_options
+@group(
+    "Recording",
+    click.option("--export", type=FILE, metavar="FILE", help="Write the recorded runs into a new file; train nothing."),
+    click.option(
+        "--import",
+        "import_",
+        type=FILE,
+        metavar="FILE",
+        help="Take up the runs of such a file, of its protocol; train nothing.",
+    ),
+)
 @group("Data", article_dataset_option, data_dir_option)
 @group(
     "Tracking",
@@ -76,6 +90,9 @@ def reproduce(**options: Any) -> None:
 
     Recorded runs are not trained again. Run the same command again to continue.
     """
+    if options["export"] or options["import_"]:
+        _move_runs(options)
+        return
     from sweeper.core.environment import OFFLINE
     from sweeper.sweep.options import engine_choice, start_workers
 
@@ -102,11 +119,34 @@ def reproduce(**options: Any) -> None:
     check_failed(result)
 
 
+def _move_runs(options: dict[str, Any]) -> None:
+    """Write the recorded runs into a file, or take up those of one."""
+    if options["export"] and options["import_"]:
+        raise click.UsageError("--export and --import are two commands. Leave one of them out.")
+    name = "--export" if options["export"] else "--import"
+    kept = {"export", "import_", "json_output"} | ({"protocol"} if options["export"] else set())
+    refuse(f"has no part in {name}. Leave it out.", *options.keys() - kept)
+    from sweeper.replication.recording import export_runs, import_runs
+
+    env = make_environment(options, check_tracking=False)
+    if options["export"]:
+        result = export_runs(env, options["protocol"], options["export"])
+    else:
+        result = import_runs(env, options["import_"])
+    print_json(result, env.json_output)
+
+
 @command(
     "explanation/claims.md", "sweeper verify", "sweeper verify --protocol quick", "sweeper verify --train --budget 30m"
 )
 @click.option("--protocol", type=click.Choice(["full", "quick"]), default="full", help="Protocol of the runs to judge.")
-@or_auto("--journal", PATH, "Folder of the recorded runs.", "SWEEPER_HOME/journal", "DIR")
+@or_auto(
+    "--journal",
+    PATH,
+    "Folder of the recorded runs, or a file of reproduce --export.",
+    "SWEEPER_HOME/journal",
+    "DIR|FILE",
+)
 @click.option("--train", is_flag=True,
               help="Train the runs that decide open claims at the lowest cost, then judge again.")  # fmt: skip
 @click.option("--plan", is_flag=True, help="Show what --train would train, and train nothing.")
@@ -133,17 +173,19 @@ def verify(
         raise click.UsageError("--train trains into SWEEPER_HOME/journal. Set SWEEPER_HOME in place of --journal.")
     env = make_environment(options, check_tracking=train)
     from sweeper.replication import verify
+    from sweeper.replication.recording import journal_of
 
-    found = verify.verify(journal or env.journal, protocol)
-    if plan:
-        from sweeper.replication.next_runs import show_next_runs
+    with journal_of(journal or env.journal, protocol) as folder:
+        found = verify.verify(folder, protocol)
+        if plan:
+            from sweeper.replication.next_runs import show_next_runs
 
-        show_next_runs(env, found, budget, workers)
-    if train:
-        from sweeper.replication.next_runs import train_next_runs
+            show_next_runs(env, found, budget, workers)
+        if train:
+            from sweeper.replication.next_runs import train_next_runs
 
-        found = train_next_runs(env, found, budget, workers)
-    ledger, result = verify.publish(env, found)
+            found = train_next_runs(env, found, budget, workers)
+        ledger, result = verify.publish(env, found)
     _say_ledger(env, ledger, result)
     print_json(result, env.json_output)
     if found.incomplete:

@@ -19,7 +19,7 @@ from sweeper.core.errors import StudyConflict, StudyIncomplete, SweeperError
 from sweeper.core.text import counted, duration
 from sweeper.engine.choice import EngineChoice
 from sweeper.replication.claims.ledger import FIRST_LOOK, Judged, Ledger, Runs
-from sweeper.replication.plan import Options, kind
+from sweeper.replication.plan import Options, kind_of
 from sweeper.replication.report_record import is_recorded
 from sweeper.replication.reproduce import check_failed, choose_machine, record_only, reproduce
 from sweeper.replication.runs import ArmRun, starts
@@ -167,12 +167,12 @@ def _train(env: Environment, ledger: Ledger, options: Options) -> StudyIncomplet
 
 def _machine(env: Environment, ledger: Ledger) -> Chosen:
     """The data set, device and precision of the recorded runs."""
-    params = [start["params"] for start in starts(ledger.runs)]
-    kinds = {(p["dataset"], kind(p["device"]), p["precision"]) for p in params}
+    kinds = {kind_of(start["params"]) for start in starts(ledger.runs)}
     if len(kinds) != 1:
-        shown = "; ".join(" ".join(names) for names in sorted(kinds)) or "none"
+        shown = "; ".join(map(" ".join, sorted(kinds))) or "none"
         raise SweeperError(
             f"{ledger.journal} holds runs of several kinds ({shown}), and --train continues runs of one kind. "
             "Run sweeper verify without --train, or set another SWEEPER_HOME."
         )
-    return choose_machine(env, *kinds.pop())
+    (found,) = kinds
+    return choose_machine(env, found.dataset, found.device, found.precision)

@@ -22,7 +22,7 @@ from sweeper.replication.arms import ARMS, PROTOCOLS, Protocol, ProtocolName, ar
 from sweeper.replication.runs import COMPLETE, outcome
 from sweeper.sweep.choose import Chosen
 from sweeper.tracking.base import THREADS_TAG
-from sweeper.tracking.reading import read_events
+from sweeper.tracking.reading import EVENTS, read_events
 
 # Seconds of an image's training are (OVERHEAD + multiply-adds) / SPEED. This fits the times of the medium and the large
 # network on 2 cores in fp32 in docs/development/log.md. Its evaluation costs a third.
@@ -83,7 +83,7 @@ def make_plan(env: Environment, chosen: Chosen, options: Options) -> list[Planne
     # The machine and the data set decide these. A data set smaller than the protocol asks for is used whole.
     machine = chosen.config.model_dump(include={"dataset", "device", "precision"})
     machine["train_images"] = protocol.train_images if chosen.source.spec.train_images > protocol.train_images else 0
-    _check_same(env.journal, protocol, machine)
+    check_same(env.journal, protocol, kind_of(machine))
     return [
         _planned(env.journal, protocol, arm, arm_config(arm, protocol, seed, **machine))
         for arm, seed in options.runs or _asked(protocol, options)
@@ -116,18 +116,34 @@ def kind(device: str) -> str:
     return device.partition(":")[0]
 
 
-def _check_same(journal: Path, protocol: Protocol, machine: Mapping[str, Any]) -> None:
-    """Refuse to mix runs that cannot be compared, or to set aside hours of training for a mistyped option."""
+class Kind(NamedTuple):
+    """What runs must have in common to be compared."""
+
+    dataset: str
+    precision: str
+    device: str
+
+
+def kind_of(params: Mapping[str, Any]) -> Kind:
+    """The kind of a run with these parameters; empty where they are not recorded."""
+    return Kind(params.get("dataset", ""), params.get("precision", ""), kind(params.get("device", "")))
+
+
+def check_same(journal: Path, protocol: Protocol, wanted: Kind) -> None:
+    """Refuse to mix runs that cannot be compared, or to set aside hours of training for a mistyped option.
+
+    Raises:
+        StudyConflict: the journal holds finished runs of another kind.
+    """
     folder = journal / protocol.folder
-    wanted = {"dataset": machine["dataset"], "precision": machine["precision"], "device": kind(machine["device"])}
-    for path in sorted(folder.glob("*/seed-*/events.jsonl")):
+    for path in sorted(folder.glob(f"*/seed-*/{EVENTS}")):
         events = read_events(path.parent)
         if outcome(events) is None or "." in path.parent.name:  # unfinished, or set aside
             continue
-        params = events[0]["params"]
-        found = {name: kind(params.get(name, "")) for name in wanted}
+        found = kind_of(events[0]["params"])
         if found != wanted:
-            changes = "; ".join(f"{k} was {found[k]!r}, is {v!r}" for k, v in wanted.items() if found[k] != v)
+            pairs = zip(Kind._fields, found, wanted, strict=True)
+            changes = "; ".join(f"{name} was {was!r}, is {now!r}" for name, was, now in pairs if was != now)
             raise StudyConflict(
                 f"{folder} holds runs of another kind ({changes}). Continue with the old options, or set another "
                 "SWEEPER_HOME."

@@ -141,6 +141,11 @@ REPRODUCE: Final = (
     *values("reproduce", "--arms", "arms", "some", says=("experiments",)),
     *values("reproduce", "--tracking-uri", "nothing recorded", "none", says=("offline",)),
     *engines("reproduce"),
+    Row("no recording", words("reproduce --import nowhere.tar.gz"), 1, ("nowhere.tar.gz", "No such file")),
+    Row("a file that is no recording", words("reproduce --import {file}"), 1, ("{file}", "not a whole recording"),
+        given="file"),
+    Row("nothing to export", words("reproduce --export all.tar.gz"), 1, ("holds no finished run",)),
+    Row("two commands in one", words("reproduce --export a --import b"), 2, ("two commands",)),
 )  # fmt: skip
 
 VERIFY: Final = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 from sweeper.replication.claims.claims import CONTRADICTIONS
@@ -24,13 +25,18 @@ def as_json(ledger: Ledger) -> dict[str, Any]:
         "links": dict(ledger.links),
         "runs": {
             arm: [
-                {"seed": run.seed, "state": run.state, "journal": str(run.folder),
+                {"seed": run.seed, "state": run.state, "journal": _below(ledger.journal, run.folder),
                  "history_sha256": run.history_sha256, "run_id": run.run_id}
                 for run in runs
             ]
             for arm, runs in ledger.runs.items()
         },
     }  # fmt: skip
+
+
+def _below(journal: Path, folder: Path) -> str:
+    """The folder of a run, by its path in the journal."""
+    return str(folder.relative_to(journal) if folder.is_relative_to(journal) else folder)
 
 
 def _claim_json(judged: Judged) -> dict[str, Any]:
