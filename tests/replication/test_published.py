@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sweeper.replication.articles import reproduction
 from sweeper.replication.claims.ledger import ALPHA, holm, spent
 from sweeper.replication.pages.ledger_json import as_json
 from sweeper.replication.recording import journal_of
@@ -39,8 +40,9 @@ def p_values(claim: dict[str, Any]) -> list[float]:
 @pytest.mark.parametrize("file", RECORDINGS, ids=lambda file: file.name)
 def test_the_recording_gives_the_published_verdicts(file: Path) -> None:
     ledger = published(file.with_name(file.name.replace(".tar.gz", ".json")))
-    with journal_of(file, ledger["protocol"]) as journal:
-        found = json.loads(json.dumps(as_json(verify(journal, ledger["protocol"]))))
+    of = reproduction(ledger["article"], ledger["protocol"])
+    with journal_of(file, of) as journal:
+        found = json.loads(json.dumps(as_json(verify(journal, of))))
     for now, then in zip(found["claims"], ledger["claims"], strict=True):
         assert decided(now) == decided(then)
         assert p_values(now) == pytest.approx(p_values(then), rel=DIGITS)

@@ -22,7 +22,7 @@ from sweeper.replication.claims.ledger import Ledger
 from sweeper.replication.recording import export_runs, import_runs
 from sweeper.replication.verify import verify
 from tests.replication.conftest import Command
-from tests.replication.drawn import NAMES, environment, written
+from tests.replication.drawn import NAMES, QUICK, environment, written
 from tests.replication.place import Place
 
 ARMS = ["exp1", "exp2"]
@@ -39,7 +39,7 @@ def home(tmp_path: Path, ledger: Ledger) -> Path:
 @pytest.fixture
 def file(tmp_path: Path, home: Path) -> Path:
     """The recording of `home`."""
-    export_runs(environment(home, []), "quick", tmp_path / "quick.tar.gz")
+    export_runs(environment(home, []), QUICK, tmp_path / "quick.tar.gz")
     return tmp_path / "quick.tar.gz"
 
 
@@ -68,19 +68,19 @@ def test_runs_arrive_byte_for_byte_and_are_judged_alike(tmp_path: Path, ledger: 
     written(tmp_path, ledger.runs, NAMES)
     said: list[str] = []
     before, after = environment(tmp_path, said), environment(new, said)
-    result = export_runs(before, "quick", tmp_path / "all.tar.gz")
+    result = export_runs(before, QUICK, tmp_path / "all.tar.gz")
     assert result["runs"] == 5 * len(NAMES)
     assert result["bytes"] == (tmp_path / "all.tar.gz").stat().st_size < 2_000 * result["runs"]
-    assert import_runs(after, tmp_path / "all.tar.gz")["added"] == result["runs"]
+    assert import_runs(after, QUICK.article, tmp_path / "all.tar.gz")["added"] == result["runs"]
     assert events(new) == events(tmp_path)
     assert said[-2:] == [
         f"imported {result['runs']} runs of protocol quick",
-        "to judge the claims of the article: sweeper verify --protocol quick",
+        "to judge the claims: sweeper verify --protocol quick",
     ]
-    verdicts = [[(e.verdict, e.p, e.p_holm) for e in verify(env.journal, "quick").judged] for env in (before, after)]
+    verdicts = [[(e.verdict, e.p, e.p_holm) for e in verify(env.journal, QUICK).judged] for env in (before, after)]
     assert verdicts[0] == verdicts[1]
     assert {verdict for verdict, *_ in verdicts[0]} == {"supported", "contradicted", "inconclusive", "untestable"}
-    export_runs(after, "quick", new / "again.tar.gz")
+    export_runs(after, QUICK, new / "again.tar.gz")
     assert (new / "again.tar.gz").read_bytes() == (tmp_path / "all.tar.gz").read_bytes()
 
 
@@ -94,23 +94,23 @@ def test_weights_pictures_and_unfinished_runs_are_left_out(home: Path, file: Pat
     (folder / "seed-7/events.jsonl").write_bytes(b"".join(lines[:-1]))
     with (folder / "seed-0/events.jsonl").open("ab") as stream:
         stream.write(b'{"event": "sta')  # as a crash leaves it
-    export_runs(environment(home, []), "quick", tmp_path / "again.tar.gz")
+    export_runs(environment(home, []), QUICK, tmp_path / "again.tar.gz")
     assert (tmp_path / "again.tar.gz").read_bytes() == file.read_bytes()
 
 
 def test_a_recorded_run_is_never_trained_again(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place.reproduce(1, seeds=2)
-    export_runs(place.environment, "quick", tmp_path / "quick.tar.gz")
+    export_runs(place.environment, QUICK, tmp_path / "quick.tar.gz")
     other = Place(tmp_path)
-    assert import_runs(other.environment, tmp_path / "quick.tar.gz")["added"] == 2
+    assert import_runs(other.environment, QUICK.article, tmp_path / "quick.tar.gz")["added"] == 2
     with monkeypatch.context() as patch:
         patch.setattr(engine_choice, "build", lambda *_, **__: pytest.fail("there is nothing to train"))
         assert other.reproduce(1, seeds=2)["added"] == 0
     assert other.said[-1] == "2 of 2 runs are recorded already"
     result = other.reproduce(1, seeds=3)
     assert (result["recorded"], result["added"]) == (3, 1)
-    assert import_runs(other.environment, tmp_path / "quick.tar.gz") | {"journal": ""} == {
-        "protocol": "quick", "runs": 2, "added": 0, "journal": "",
+    assert import_runs(other.environment, QUICK.article, tmp_path / "quick.tar.gz") | {"journal": ""} == {
+        "article": "learnopencv", "protocol": "quick", "runs": 2, "added": 0, "journal": "",
     }  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def test_what_is_there_already_is_no_conflict_and_what_lacks_is_added(home: Path
     before = events(home)
     shutil.rmtree(home / "journal/reproduce-quick/exp2/seed-3")
     said: list[str] = []
-    assert import_runs(environment(home, said), file)["added"] == 1
+    assert import_runs(environment(home, said), QUICK.article, file)["added"] == 1
     assert events(home) == before
     assert said[0] == "imported 1 run of protocol quick; 9 were there"
 
@@ -128,7 +128,7 @@ def test_an_unfinished_run_in_the_place_of_another_is_set_aside(home: Path, file
     path = home / "journal" / RUN
     path.write_bytes(b"".join(before[RUN].splitlines(keepends=True)[:3]))
     unfinished = path.read_bytes()
-    assert import_runs(environment(home, []), file)["added"] == 1
+    assert import_runs(environment(home, []), QUICK.article, file)["added"] == 1
     after = events(home)
     (aside,) = after.keys() - before.keys()
     assert re.fullmatch(r"reproduce-quick/exp1/seed-0\.\d+/events\.jsonl", aside)
@@ -146,7 +146,7 @@ def test_another_run_of_the_same_arm_and_seed_is_refused(home: Path, file: Path)
     shutil.rmtree(home / "journal/reproduce-quick/exp1")
     before = events(home)
     with pytest.raises(StudyConflict, match=r"exp2/seed-0/events\.jsonl is another run than .*, and so for 1 more\. "):
-        import_runs(environment(home, []), file)
+        import_runs(environment(home, []), QUICK.article, file)
     assert events(home) == before  # nor was exp1 taken up
 
 
@@ -155,7 +155,7 @@ def test_runs_of_another_kind_are_refused(home: Path, file: Path) -> None:
     for path in (home / "journal").rglob("events.jsonl"):
         path.write_bytes(path.read_bytes().replace(b'"precision": "fp32"', b'"precision": "bf16"'))
     with pytest.raises(StudyConflict, match=r"of another kind \(precision was 'bf16', is 'fp32'\)"):
-        import_runs(environment(home, []), file)
+        import_runs(environment(home, []), QUICK.article, file)
 
 
 def test_runs_of_another_configuration_are_refused(home: Path, tmp_path: Path, new: Path) -> None:
@@ -163,7 +163,7 @@ def test_runs_of_another_configuration_are_refused(home: Path, tmp_path: Path, n
     content = {RUN: events(home)[RUN].replace(b'"lr": "0.001"', b'"lr": "0.002"')}
     file.write_bytes(tarred(content))
     with pytest.raises(StudyConflict, match=r"exp1/seed-0 is no finished run of an arm .* \(1 of 1 runs\)\. Use the"):
-        import_runs(environment(new, []), file)
+        import_runs(environment(new, []), QUICK.article, file)
     assert everything(new) == set()
 
 
@@ -204,7 +204,7 @@ BAD: dict[str, tuple[Callable[[dict[str, bytes]], bytes], str]] = {
     "weights": (lambda files: tarred({"reproduce-quick/exp1/seed-0/artifacts/w": b""}), "is not of a recording"),
     "another protocol": (
         lambda files: tarred({name.replace("quick", "full"): content for name, content in files.items()}),
-        "is not of protocol quick",
+        "is not of reproduce-quick/",
     ),
     "a member more": (
         lambda files: tarred(files, add=lambda tar: add_bytes(tar, RUN.replace("seed-0", "seed-9"), b"x")),
@@ -229,7 +229,7 @@ def test_what_is_no_recording_is_refused_in_one_line_and_nothing_is_written(
     file = tmp_path / "bad.tar.gz"
     file.write_bytes(make({RUN: events(home)[RUN]}))
     with pytest.raises(SweeperError) as caught:
-        import_runs(environment(new, []), file)
+        import_runs(environment(new, []), QUICK.article, file)
     message = str(caught.value)
     assert says in message
     assert message.startswith(str(file))
@@ -242,7 +242,7 @@ def test_a_file_that_unpacks_to_more_than_is_allowed_is_not_unpacked(
 ) -> None:
     monkeypatch.setattr(recording, "MOST_CONTENT", 1_000)
     with pytest.raises(SweeperError, match="it has more than 1,000 bytes"):
-        import_runs(environment(new, []), file)
+        import_runs(environment(new, []), QUICK.article, file)
 
 
 def test_a_link_in_the_journal_is_not_followed(file: Path, new: Path, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_a_link_in_the_journal_is_not_followed(file: Path, new: Path, tmp_path: 
     (new / "journal/reproduce-quick").mkdir(parents=True)
     (new / "journal/reproduce-quick/exp1").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(SweeperError, match="is a link"):
-        import_runs(environment(new, []), file)
+        import_runs(environment(new, []), QUICK.article, file)
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
@@ -285,7 +285,7 @@ def test_the_commands_move_runs_and_judge_them_in_the_file(home: Path, sweeper: 
         (("reproduce", "--export", "a"), 1, "holds no finished run of protocol full. Run sweeper reproduce --protocol"),
         (("reproduce", "--import", "nowhere"), 1, "nowhere cannot be read (No such file or directory)"),
         (("reproduce", "--import", "."), 2, "is a directory"),
-        (("verify", "--journal", "quick.tar.gz"), 2, "is a recording of protocol quick. Add --protocol quick."),
+        (("verify", "--journal", "quick.tar.gz"), 2, "is a recording of protocol quick. Add --protocol quick"),
     ],
 )  # fmt: skip
 def test_what_the_commands_refuse(

@@ -6,22 +6,24 @@ import math
 from pathlib import Path
 from typing import Any
 
-from sweeper.replication.claims.claims import CONTRADICTIONS
-from sweeper.replication.claims.ledger import ALPHA, METHOD, POWER, Judged, Ledger, spent
+from sweeper.replication.claims.ledger import ALPHA, POWER, Judged, Ledger, spent
 from sweeper.replication.statistics.base import Shown, Test
 
 
 def as_json(ledger: Ledger) -> dict[str, Any]:
     """The ledger and its runs; values that cannot be computed are null."""
     return {
-        "protocol": ledger.protocol,
-        "declared": "under our declared instantiation of the article, docs/results/reproduction.md",
+        "article": ledger.of.article.name,
+        "source": ledger.of.article.source,
+        "protocol": ledger.of.name,
+        "declared": ledger.of.article.declared,
+        "choices": list(ledger.of.article.choices),
         "provenance": ledger.provenance,
         "alpha": ALPHA,
         "power": POWER,
-        "method": METHOD,
+        "method": ledger.method,
         "claims": [_claim_json(judged) for judged in ledger.judged],
-        "contradictions": list(CONTRADICTIONS),
+        "contradictions": list(ledger.of.article.contradictions),
         "links": dict(ledger.links),
         "runs": {
             arm: [
@@ -44,6 +46,7 @@ def _claim_json(judged: Judged) -> dict[str, Any]:
     return {
         "claim": claim.number,
         "says": claim.says,
+        "section": claim.section,
         "supported_if": claim.question.words,
         "verdict": judged.verdict,
         "reason": judged.reason,
