@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --constraint constraints.txt
 DEMO := demo
 GENERATED := $(addprefix docs/,development/modules.md explanation/claims.md explanation/reliability.md explanation/search.md \
-	reference/cli.md reference/configuration.md reference/errors.md reference/experiments.md results/reproduction.md)
+	reference/cli.md reference/configuration.md reference/errors.md reference/experiments.md results/articles.md results/reproduction.md)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test unit faults docker-test check docs docs-serve dist bench clean

@@ -1,10 +1,13 @@
 """Write the results of a finished reproduction into the documentation.
 
-    python docs/record_reproduction.py HOME PROTOCOL
+    python docs/record_reproduction.py HOME PROTOCOL [ARTICLE]
+    python docs/record_reproduction.py
 
-HOME is the SWEEPER_HOME in which `sweeper reproduce --protocol PROTOCOL` ran. Writes docs/results/PROTOCOL.md (the arms
-with n, mean and spread, and the ledger), PROTOCOL.json (the ledger), PROTOCOL.sha256 (of each run's journal), and,
-with Debian's chromium (another one by CHROMIUM=/path), the pictures docs/images/study-PROTOCOL-*.png.
+HOME is the SWEEPER_HOME in which `sweeper reproduce --protocol PROTOCOL --article ARTICLE` ran. Its runs are packed
+into docs/results/LABEL.tar.gz; LABEL is PROTOCOL, of other articles than learnopencv ARTICLE-PROTOCOL. From this
+recording come docs/results/LABEL.md (the arms with n, mean and spread, and the ledger), LABEL.json (the ledger),
+LABEL.sha256 (of each run's journal), and, with Debian's chromium (another one by CHROMIUM=/path), the pictures
+docs/images/study-LABEL-*.png. Without arguments, the pages of all recordings are written again.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,8 +23,10 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 from report_screenshots import CHROMIUM, FLAGS, IMAGES, open_report
 
-from sweeper.core.environment import Environment
-from sweeper.replication.arms import PROTOCOLS
+from sweeper.core.environment import JOURNAL, Environment
+from sweeper.replication.article import DEFAULT, Reproduction
+from sweeper.replication.articles import reproduction
+from sweeper.replication.recording import export_runs, journal_of
 from sweeper.replication.runs import ArmRun, each, images, read_runs, starts
 from sweeper.replication.verify import publish, report, verify
 from sweeper.tracking.reading import EVENTS, read_events
@@ -63,43 +69,68 @@ def arms(runs: Mapping[str, list[ArmRun]]) -> Iterator[str]:
         yield f"| {arm} | {len(complete)} | {spread[0]} | {spread[1]} | {gap:+.4f} | {seconds:.1f} |"
 
 
-def hashes(journal: Path, protocol: str) -> Iterator[str]:
+def hashes(journal: Path, of: Reproduction) -> Iterator[str]:
     """SHA-256 of each run's record, as sha256sum prints it."""
-    root = journal / PROTOCOLS[protocol].folder
-    for path in sorted(root.glob(f"*/seed-*/{EVENTS}")):
+    for path in sorted((journal / of.folder).glob(f"*/seed-*/{EVENTS}")):
         yield f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(journal)}"
 
 
-def photograph(page_file: Path, image: Path) -> None:
-    """Take a picture of the article's figures on the page."""
+def photograph(page_file: Path, section: str, image: Path) -> None:
+    """Take a picture of a section of the page."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = open_report(browser, page_file, 1280, 860, "light")
-        page.locator("#figures-4-to-11").screenshot(path=image)
+        page.locator(section).screenshot(path=image)
         browser.close()
 
 
-def main(home: Path, protocol: str) -> None:
-    env = environment(home)
-    runs = read_runs(env.journal, protocol)
-    _, result = publish(env, verify(env.journal, protocol))
-    folder = Path(result["report"])
+def record(home: Path, of: Reproduction) -> None:
+    """Pack the runs of a home, and write their pages."""
     RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"{of.label}.tar.gz"
+    file.unlink(missing_ok=True)
+    export_runs(environment(home), of, file)
+    write_pages(file, of)
+
+
+def write_pages(file: Path, of: Reproduction) -> None:
+    """Write the pages of a recording."""
     IMAGES.mkdir(exist_ok=True)
-    ledger = (folder / "ledger.md").read_text().replace("](ledger.png)", f"](../images/study-{protocol}-forest.png)")
-    said = f"Written by `docs/record_reproduction.py`: {PROTOCOLS[protocol].title}."
-    text = [f"# Results, protocol {protocol}", "", said, "",
-            "## Provenance", "", *provenance(runs), f"- journals: [{protocol}.sha256]({protocol}.sha256)", "",
-            "## Arms", "", f"At the last epoch; {each(starts(runs), images)}.", "", *arms(runs), "",
-            ledger.replace("\n# ", "\n## ").replace("# ", "## ", 1)]  # fmt: skip
-    (RESULTS / f"{protocol}.md").write_text("\n".join(text))
-    (RESULTS / f"{protocol}.json").write_bytes((folder / "ledger.json").read_bytes())
-    (RESULTS / f"{protocol}.sha256").write_text("\n".join(hashes(env.journal, protocol)) + "\n")
-    (IMAGES / f"study-{protocol}-forest.png").write_bytes((folder / "ledger.png").read_bytes())
-    page_file = folder.parent / f"{PROTOCOLS[protocol].folder}.html"
-    page_file.write_bytes(report(env, protocol, runs)[0])
-    photograph(page_file, IMAGES / f"study-{protocol}-figures-4-to-11.png")
+    section = "figures-4-to-11" if of.article.name == DEFAULT else "curves"
+    with tempfile.TemporaryDirectory() as made, journal_of(file, of) as journal:
+        env = environment(Path(made))
+        (env.home / JOURNAL).symlink_to(journal)
+        runs = read_runs(journal, of)
+        _, result = publish(env, verify(journal, of))
+        folder = Path(result["report"])
+        (RESULTS / f"{of.label}.md").write_text("\n".join(page(folder, of, runs)))
+        (RESULTS / f"{of.label}.json").write_bytes((folder / "ledger.json").read_bytes())
+        (RESULTS / f"{of.label}.sha256").write_text("\n".join(hashes(journal, of)) + "\n")
+        (IMAGES / f"study-{of.label}-forest.png").write_bytes((folder / "ledger.png").read_bytes())
+        page_file = env.home / "report.html"
+        page_file.write_bytes(report(env, of, runs)[0])
+        photograph(page_file, f"#{section}", IMAGES / f"study-{of.label}-{section}.png")
+
+
+def page(folder: Path, of: Reproduction, runs: Mapping[str, list[ArmRun]]) -> Iterator[str]:
+    """The page of a reproduction: where it comes from, its arms, and the ledger in `folder`."""
+    ledger = (folder / "ledger.md").read_text().replace("](ledger.png)", f"](../images/study-{of.label}-forest.png)")
+    yield from (f"# Results: {of.words}", "", f"Written by `docs/record_reproduction.py`: {of.protocol.title}.", "")
+    yield from ("## Provenance", "", *provenance(runs))
+    yield f"- journals: [{of.label}.sha256]({of.label}.sha256), packed in [{of.label}.tar.gz]({of.label}.tar.gz)"
+    yield from ("", "## Arms", "", f"At the last epoch; {each(starts(runs), images)}.", "", *arms(runs), "")
+    yield ledger.replace("\n# ", "\n## ").replace("# ", "## ", 1)
+
+
+def labelled(label: str) -> Reproduction:
+    """The article and the protocol of a file in docs/results."""
+    name, _, protocol = label.rpartition("-")
+    return reproduction(name or DEFAULT, protocol)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    if len(sys.argv) > 2:
+        record(Path(sys.argv[1]), reproduction(*sys.argv[3:] or [DEFAULT], sys.argv[2]))
+    else:
+        for recording in sorted(RESULTS.glob("*.tar.gz")):
+            write_pages(recording, labelled(recording.name.removesuffix(".tar.gz")))

@@ -6,7 +6,7 @@ import functools
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from click.core import ParameterSource
@@ -15,16 +15,22 @@ from sweeper.cli.command import Command, Decorator, general, group
 from sweeper.cli.values import Count, Dataset, EngineName, Experiment, ModelArgument, Number, OrAuto
 from sweeper.core.errors import Interrupted
 
+if TYPE_CHECKING:
+    from sweeper.replication.article import Article
+
 PLACEMENTS: Final = (
     "none", "bn", "dropout", "bn-dropout", "dropout-bn", "bn-head-dropout", "ic", "bn-dropout-last", "bn-dropout-add",
     "bn-pool-dropout",
 )  # fmt: skip
 ENGINES: Final = ("auto", "serial", "processes", "gpu", "ray")
+ARTICLES: Final = ("learnopencv", "chen2019", "kim2023", "liu2023", "wu2021")
+PROTOCOLS: Final = ("full", "quick")
 AUGMENTATIONS: Final = ("none", "crop", "crop-flip", "crop-flip-erase")
 MAX_WORKERS: Final = 1_024
 MAX_TRIALS: Final = 1_000_000
 MAX_SEEDS: Final = 1_000
 PATH: Final[click.Path] = click.Path(path_type=Path)
+FILE: Final[click.Path] = click.Path(path_type=Path, dir_okay=False)
 FIELDS: Final = (
     "model", "placement", "conv_dropout", "head_dropout", "dropout_schedule", "dropout_switch", "epochs", "batch_size",
     "lr", "schedule", "weight_decay", "augmentation", "train_images", "seed", "device",
@@ -153,6 +159,12 @@ data_options: Final = (
     *image_options,
     or_auto("--train-images", Count(1), "Images to train on, of those that the split leaves.", "all"),
 )
+article_options: Final = (
+    click.option("--article", type=click.Choice(ARTICLES), default=ARTICLES[0], metavar="NAME",
+                 help=f"Article: {', '.join(ARTICLES)}."),
+    click.option("--claims", "claims_file", type=FILE, metavar="FILE",
+                 help="A claims file of your own, in place of an article."),
+)  # fmt: skip
 article_dataset_option = click.option(
     "--dataset", type=click.Choice(["auto", "fashion-mnist", "sample"]), default="auto", show_default=False,
     metavar="[fashion-mnist|sample]", help="Images. [default: fashion-mnist, found or downloaded, else sample]",
@@ -179,6 +191,15 @@ system_metrics_option = click.option(
     "--system-metrics", is_flag=True,
     help="Record the load of this machine's processor and memory at each epoch, for MLflow's System metrics tab.",
 )  # fmt: skip
+
+
+def chosen_article(name: str, file: Path | None) -> Article:
+    """Return the article that the options name, of which only one may be given."""
+    if file is not None:
+        refuse("names an article, and --claims another. Leave one of them out.", "article")
+    from sweeper.replication.articles import choose_article
+
+    return choose_article(name, file)
 
 
 def store_options(command: Command) -> Command:

@@ -11,6 +11,9 @@ from sweeper.cli.command import command, group
 from sweeper.cli.environment import make_environment, print_json
 from sweeper.cli.options import (
     PATH,
+    PROTOCOLS,
+    article_options,
+    chosen_article,
     data_dir_option,
     device_option,
     experiment_option,
@@ -29,8 +32,9 @@ from sweeper.cli.speak import warn
 from sweeper.cli.values import StudyName
 
 if TYPE_CHECKING:
-    from sweeper.replication.arms import ProtocolName
+    from sweeper.replication.article import ProtocolName
 
+OF_A_REPLICATION: Final = ("article", "claims_file", "protocol", "tracking_uri", "experiment_name")
 OF_A_RUN: Final = {"data_dir", "tracking_uri", "experiment_name", "json_output"}  # options of xray
 
 
@@ -56,20 +60,29 @@ def status(study: str | None, **options: Any) -> None:
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Output file. [default: report/STUDY.html in SWEEPER_HOME]")  # fmt: skip
 @click.option("--replication", is_flag=True, help="Report the runs of sweeper reproduce.")
-@or_auto("--protocol", click.Choice(["full", "quick"]),
-         "Protocol of --replication.", "the one with runs, or full")  # fmt: skip
+@group(
+    "Replication",
+    *article_options,
+    or_auto("--protocol", click.Choice(PROTOCOLS), "Protocol of --replication.", "the one with runs, or full"),
+)
 @store_options
 @storage_option
 @output_options
 def report(
-    study: str | None, output: Path | None, replication: bool, protocol: ProtocolName | None, **options: Any
-) -> None:  # fmt: skip
+    study: str | None,
+    output: Path | None,
+    replication: bool,
+    article: str,
+    claims_file: Path | None,
+    protocol: ProtocolName | None,
+    **options: Any,
+) -> None:
     """Write the report of a sweep as one HTML file.
 
     The default is the newest sweep. The file needs no network.
 
-    With --replication it is the report of sweeper reproduce, which links its runs in MLflow. Beside it, the article's
-    eight figures are written as a PNG image for print.
+    With --replication it is the report of sweeper reproduce, which links its runs in MLflow. Beside it, its figures
+    are written as a PNG image for print.
     """
     if study == "reproduce":
         warn("sweeper report reproduce is now sweeper report --replication. Use the new form.")
@@ -78,12 +91,13 @@ def report(
         if study is not None:
             raise click.UsageError(f"--replication is no report of the sweep {study!r}. Leave one of them out.")
         refuse("is for the report of a sweep. Leave it out: the reproduction is read from the journal.", "storage")
+        named = chosen_article(article, claims_file)
         from sweeper.replication.report import write_reproduction_report
 
         env = make_environment(options, check_tracking=False)
-        result = write_reproduction_report(env, protocol, output)
+        result = write_reproduction_report(env, named, protocol, output)
     else:
-        refuse("is for sweeper report --replication. Leave it out.", "protocol", "tracking_uri", "experiment_name")
+        refuse("is for sweeper report --replication. Leave it out.", *OF_A_REPLICATION)
         from sweeper.sweep.records import write_sweep_report
 
         env = make_environment(options, check_tracking=False)

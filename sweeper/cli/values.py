@@ -131,7 +131,7 @@ class Experiments(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         """Return the numbers in ascending order, or fail with a list of the eight."""
-        from sweeper.replication.arms import parse_experiments
+        from sweeper.replication.articles.learnopencv import parse_experiments
 
         try:
             return parse_experiments(str(value))

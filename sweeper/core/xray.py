@@ -77,6 +77,7 @@ class XRay:
     recalibration_gain_accuracy: float  # validation accuracy after BN recalibration minus before
     recalibration_gain_loss: float  # validation NLL before minus after, nats; above 0 is a gain
     skipped: tuple[Skipped, ...] = field(default=(), kw_only=True)
+    mask_variance: float = field(default=math.nan, kw_only=True)  # of a logit over Dropout masks; of runs only
 
     def __str__(self) -> str:
         return describe(self)
@@ -94,6 +95,7 @@ class XRay:
             "xray/batch_noise": _mean([layer.batch_noise for layer in self.layers]),
             "xray/recalibration_gain_accuracy": self.recalibration_gain_accuracy,
             "xray/recalibration_gain_loss": self.recalibration_gain_loss,
+            "xray/mask_variance": self.mask_variance,
         }
         return _finite(values)
 

@@ -18,11 +18,11 @@ from sweeper.core.images import ImageSpec
 from sweeper.core.networks import multiply_adds
 from sweeper.core.text import counted
 from sweeper.engine.choice import ONE_WORKER, EngineChoice
-from sweeper.replication.arms import ARMS, PROTOCOLS, Protocol, ProtocolName, arm_config, select
-from sweeper.replication.runs import COMPLETE, outcome
+from sweeper.replication.article import Reproduction
+from sweeper.replication.runs import COMPLETE, MACHINE, outcome
 from sweeper.sweep.choose import Chosen
 from sweeper.tracking.base import THREADS_TAG
-from sweeper.tracking.reading import read_events
+from sweeper.tracking.reading import EVENTS, read_events
 
 # Seconds of an image's training are (OVERHEAD + multiply-adds) / SPEED. This fits the times of the medium and the large
 # network on 2 cores in fp32 in docs/development/log.md. Its evaluation costs a third.
@@ -34,7 +34,7 @@ SPEED: Final = 2.05e10  # multiply-adds a second on one core
 class Options:
     """The options of `sweeper reproduce`."""
 
-    protocol: ProtocolName
+    of: Reproduction
     experiments: tuple[int, ...] = ()  # none: all
     only_experiments: bool = False
     seeds: int | None = None  # of every arm; None: as the protocol says
@@ -59,13 +59,13 @@ class Planned(NamedTuple):
         return f"{self.arm} seed {self.config.seed}"
 
 
-def order(arms: Sequence[str], seeds: int) -> Iterator[tuple[str, int]]:
+def order(of: Reproduction, arms: Sequence[str], seeds: int) -> Iterator[tuple[str, int]]:
     """Arms and seeds as they are trained: all arms with one seed, then with the next.
 
     The large networks come first, so that no worker is left alone with one at the end. The others follow in
-    the order of `ARMS`, each seed beginning elsewhere, so that no arm always runs beside the same others.
+    the order of the article, each seed beginning elsewhere, so that no arm always runs beside the same others.
     """
-    large = [arm for arm in arms if ARMS[arm].base == 8 or ARMS[arm].fields.get("model") == "large"]
+    large = [arm for arm in arms if of.config(arm, seed=0).model == "large"]
     others = [arm for arm in arms if arm not in large]
     step = next(step for step in itertools.count(7) if math.gcd(step, len(others)) == 1) if others else 0
     for seed in range(seeds):
@@ -79,27 +79,31 @@ def make_plan(env: Environment, chosen: Chosen, options: Options) -> list[Planne
     Raises:
         StudyConflict: the journal holds runs of another data set, precision or kind of device.
     """
-    protocol = PROTOCOLS[options.protocol]
-    # The machine and the data set decide these. A data set smaller than the protocol asks for is used whole.
-    machine = chosen.config.model_dump(include={"dataset", "device", "precision"})
-    machine["train_images"] = protocol.train_images if chosen.source.spec.train_images > protocol.train_images else 0
-    _check_same(env.journal, protocol, machine)
+    machine = chosen.config.model_dump(include=set(MACHINE))
+    check_same(env.journal, options.of, kind_of(machine))
     return [
-        _planned(env.journal, protocol, arm, arm_config(arm, protocol, seed, **machine))
-        for arm, seed in options.runs or _asked(protocol, options)
+        _planned(env.journal, options.of, arm, _config(chosen, options.of, arm, seed, machine))
+        for arm, seed in options.runs or _asked(options)
     ]
 
 
-def _asked(protocol: Protocol, options: Options) -> Iterator[tuple[str, int]]:
+def _config(chosen: Chosen, of: Reproduction, arm: str, seed: int, machine: Mapping[str, Any]) -> RunConfig:
+    """The configuration of a run. A data set smaller than the protocol asks for is used whole."""
+    enough = chosen.source.spec.train_images > of.train_images(arm)
+    return of.config(arm, seed, **machine, **({} if enough else {"train_images": 0}))
+
+
+def _asked(options: Options) -> Iterator[tuple[str, int]]:
     """The arms that the options select and their seeds; a number of seeds that was asked for holds for all arms."""
-    arms = select(protocol, options.experiments, options.only_experiments)
-    seeds = options.seeds or protocol.seeds
-    most = {} if options.seeds else protocol.at_most
-    return ((arm, seed) for arm, seed in order(arms, seeds) if seed < most.get(arm, seeds))
+    of = options.of
+    seeds = options.seeds or of.protocol.seeds
+    most = {} if options.seeds else of.protocol.at_most
+    planned = order(of, of.select(options.experiments, options.only_experiments), seeds)
+    return ((arm, seed) for arm, seed in planned if seed < most.get(arm, seeds))
 
 
-def _planned(journal: Path, protocol: Protocol, arm: str, config: RunConfig) -> Planned:
-    folder = f"{protocol.folder}/{arm}/seed-{config.seed}"
+def _planned(journal: Path, of: Reproduction, arm: str, config: RunConfig) -> Planned:
+    folder = f"{of.folder}/{arm}/seed-{config.seed}"
     config_key = config.derive(device=kind(config.device)).key
     events = read_events(journal / folder)
     known = events[0]["key"] if events else ""
@@ -116,18 +120,36 @@ def kind(device: str) -> str:
     return device.partition(":")[0]
 
 
-def _check_same(journal: Path, protocol: Protocol, machine: Mapping[str, Any]) -> None:
-    """Refuse to mix runs that cannot be compared, or to set aside hours of training for a mistyped option."""
-    folder = journal / protocol.folder
-    wanted = {"dataset": machine["dataset"], "precision": machine["precision"], "device": kind(machine["device"])}
-    for path in sorted(folder.glob("*/seed-*/events.jsonl")):
+class Kind(NamedTuple):
+    """What runs must have in common to be compared."""
+
+    dataset: str
+    dataset_sha256: str  # empty for FashionMNIST and its sample
+    precision: str
+    device: str
+
+
+def kind_of(params: Mapping[str, Any]) -> Kind:
+    """The kind of a run with these parameters; empty where they are not recorded."""
+    dataset, sha256, precision, device = (params.get(name, "") for name in Kind._fields)
+    return Kind(dataset, sha256, precision, kind(device))
+
+
+def check_same(journal: Path, of: Reproduction, wanted: Kind) -> None:
+    """Refuse to mix runs that cannot be compared, or to set aside hours of training for a mistyped option.
+
+    Raises:
+        StudyConflict: the journal holds finished runs of another kind.
+    """
+    folder = journal / of.folder
+    for path in sorted(folder.glob(f"*/seed-*/{EVENTS}")):
         events = read_events(path.parent)
         if outcome(events) is None or "." in path.parent.name:  # unfinished, or set aside
             continue
-        params = events[0]["params"]
-        found = {name: kind(params.get(name, "")) for name in wanted}
+        found = kind_of(events[0]["params"])
         if found != wanted:
-            changes = "; ".join(f"{k} was {found[k]!r}, is {v!r}" for k, v in wanted.items() if found[k] != v)
+            pairs = zip(Kind._fields, found, wanted, strict=True)
+            changes = "; ".join(f"{name} was {was!r}, is {now!r}" for name, was, now in pairs if was != now)
             raise StudyConflict(
                 f"{folder} holds runs of another kind ({changes}). Continue with the old options, or set another "
                 "SWEEPER_HOME."

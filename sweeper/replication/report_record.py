@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from sweeper.core.environment import Environment
-from sweeper.replication.arms import PROTOCOLS, ProtocolName
+from sweeper.replication.article import Reproduction
 from sweeper.replication.claims.ledger import Runs
 from sweeper.replication.claims.looks import fingerprint
 from sweeper.replication.runs import DIVERGED, read_runs
@@ -18,24 +18,25 @@ from sweeper.tracking.reading import read_events
 FINGERPRINT_TAG: Final = "sweeper.fingerprint"  # identifies the runs that the report shows
 
 
-def record_report(env: Environment, protocol: ProtocolName, tracker: Tracker) -> None:
+def record_report(env: Environment, of: Reproduction, tracker: Tracker) -> None:
     """Record the report of the reproduction, with its figures for print, in a run of its own.
 
     Later reports go to the same run. No-op if that run has ended and shows the current runs.
     """
-    runs = read_runs(env.journal, protocol)
-    folder = _folder(protocol)
+    runs = read_runs(env.journal, of)
+    folder = _folder(of)
     events = read_events(env.journal / folder)
     if not runs or _shows(events, runs):
         return
-    page, figures = report(env, protocol, runs)
-    tags = {"sweeper.kind": "study", "sweeper.study": PROTOCOLS[protocol].folder, "sweeper.protocol": protocol}
+    page, figures = report(env, of, runs)
+    tags = {"sweeper.kind": "study", "sweeper.study": of.folder, "sweeper.article": of.article.name,
+            "sweeper.protocol": of.name}  # fmt: skip
     info = RunInfo(
-        key=events[0]["key"] if events else f"{uuid.uuid4().hex}/{folder}", name=PROTOCOLS[protocol].folder,
-        folder=folder, params={"protocol": protocol}, tags=tags,
-        description=f"The article's figures, numbers and claims beside ours, protocol {protocol}: "
-                    f"{PROTOCOLS[protocol].title}. The runs are those with the tag `sweeper.protocol` = {protocol} and "
-                    "`sweeper.kind` = run.",
+        key=events[0]["key"] if events else f"{uuid.uuid4().hex}/{folder}", name=of.folder,
+        folder=folder, params={"protocol": of.name}, tags=tags,
+        description=f"The claims of {of.article.name} beside our runs, protocol {of.name}: {of.protocol.title}. The "
+                    f"runs are those with the tags `sweeper.article` = {of.article.name}, `sweeper.protocol` = "
+                    f"{of.name} and `sweeper.kind` = run.",
     )  # fmt: skip
     log = tracker.start(info)
     log.artifact("report.html", page)
@@ -45,14 +46,14 @@ def record_report(env: Environment, protocol: ProtocolName, tracker: Tracker) ->
             {"sweeper.state": "complete", FINGERPRINT_TAG: fingerprint(runs)})  # fmt: skip
 
 
-def is_recorded(env: Environment, protocol: ProtocolName, runs: Runs) -> bool:
+def is_recorded(env: Environment, of: Reproduction, runs: Runs) -> bool:
     """Return True if the report of `runs` is recorded."""
-    return _shows(read_events(env.journal / _folder(protocol)), runs)
+    return _shows(read_events(env.journal / _folder(of)), runs)
 
 
-def _folder(protocol: ProtocolName) -> str:
+def _folder(of: Reproduction) -> str:
     """The folder of the run that holds the report, beside those of the arms; `study` is a stored name."""
-    return f"{PROTOCOLS[protocol].folder}/study"
+    return f"{of.folder}/study"
 
 
 def _shows(events: Sequence[Mapping[str, Any]], runs: Runs) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
+from sweeper.core.config import RunConfig
 from sweeper.core.environment import NONE, Environment
 from sweeper.core.errors import Interrupted, OutOfTime, StudyIncomplete, UsageError
 from sweeper.core.experiments import experiment
@@ -21,7 +22,7 @@ from sweeper.core.trial import Trial
 from sweeper.data.shared import SharedSplits
 from sweeper.data.splits import check_batch, load
 from sweeper.engine.choice import Built, build, check, prepare
-from sweeper.replication.arms import ARMS, PROTOCOLS, Protocol, ProtocolName
+from sweeper.replication.article import Reproduction
 from sweeper.replication.plan import Options, Planned, cost, forecast, make_plan
 from sweeper.replication.report_record import record_report
 from sweeper.replication.runs import DIVERGED, read_runs, summarise
@@ -29,12 +30,14 @@ from sweeper.sweep.choose import Chosen, choose
 from sweeper.sweep.describe import describe_run
 from sweeper.sweep.driver import Driver
 from sweeper.sweep.folder import held, orders
+from sweeper.sweep.networks import check_networks, code_of
 from sweeper.sweep.progress import Progress, make_view
 from sweeper.sweep.signals import Signals
-from sweeper.sweep.source import Listed
+from sweeper.sweep.source import Listed, View
 from sweeper.sweep.tracker import tracking
 from sweeper.tracking.base import RunInfo, Tracker
 
+Part = tuple[str, int]  # split and number of training images
 NAME_LENGTH: Final = 18  # MLflow shows no more of a run's name
 
 
@@ -90,42 +93,65 @@ def reproduce(env: Environment, chosen: Chosen, options: Options) -> dict[str, A
     if env.tracking_uri == NONE:
         raise UsageError("--tracking-uri none: a reproduction needs recorded runs. Use --tracking-uri offline.")
     runs = make_plan(env, chosen, options)
-    images = SharedSplits(load(runs[0].config, chosen.source))
+    check_networks([*{run.arm: run.config for run in runs}.values()], chosen.source.spec)
+    images = _images(chosen, runs)
     for run in runs:
-        check_batch(run.config, images[0])
+        check_batch(run.config, images[_part(run.config)][0])
     check(options.engine, runs[0].config)
     prepare(options.engine)
-    with held(env.journal / PROTOCOLS[options.protocol].folder):
+    folder = options.of.folder
+    with held(env.journal / folder):
         runs = make_plan(env, chosen, options)
         _announce(env, runs)
-        missing = [Trial(number, run.config) for number, run in enumerate(runs) if run.state is None]
-        source = Listed(missing, finished=len(runs) - len(missing))
         try:
-            with Signals() as signals, _engine(env, options, runs, images) as built, tracking(env, signals) as tracker:
-                tracker.reconcile(PROTOCOLS[options.protocol].folder)
-                tracker.catch_up(PROTOCOLS[options.protocol].folder)
-                if built:
-                    _train(env, chosen, options, runs, source, tracker, images, signals, built)
+            with Signals() as signals, tracking(env, signals) as tracker:
+                tracker.reconcile(folder)
+                tracker.catch_up(folder)
+                sources = _train(Work(env, chosen, options, runs, images, tracker, signals))
                 with signals.raised():
-                    record_report(env, options.protocol, tracker)
+                    record_report(env, options.of, tracker)
         except Interrupted:
             env.warn("the reproduction was interrupted. Run the same command again to continue it.")
             raise
-    return _result(env, options, runs, source)
+    return _result(env, options, runs, sources)
 
 
-def record_only(env: Environment, protocol: ProtocolName) -> None:
+@dataclass(frozen=True)
+class Work:
+    """What the training of a plan needs."""
+
+    env: Environment
+    chosen: Chosen
+    options: Options
+    runs: Sequence[Planned]
+    images: Mapping[Part, SharedSplits]
+    tracker: Tracker
+    signals: Signals
+
+
+def _part(config: RunConfig) -> Part:
+    """The images of a run: of which split, and how many to train on."""
+    return config.split, config.train_images
+
+
+def _images(chosen: Chosen, runs: Sequence[Planned]) -> dict[Part, SharedSplits]:
+    """The images that the runs are trained and judged on."""
+    configs = {_part(run.config): run.config for run in runs}
+    return {part: SharedSplits(load(config, chosen.source)) for part, config in configs.items()}
+
+
+def record_only(env: Environment, of: Reproduction) -> None:
     """Record the report of the recorded runs, without training.
 
     Raises:
         StudyConflict: another command is training; it records the report at its end.
     """
-    folder = PROTOCOLS[protocol].folder
+    folder = of.folder
     with held(env.journal / folder), Signals() as signals, tracking(env, signals) as tracker:
         tracker.reconcile(folder)
         tracker.catch_up(folder)
         with signals.raised():
-            record_report(env, protocol, tracker)
+            record_report(env, of, tracker)
 
 
 def choose_machine(env: Environment, dataset: str, device: str, precision: str) -> Chosen:
@@ -145,49 +171,65 @@ def _announce(env: Environment, runs: Sequence[Planned]) -> None:
         env.warn(f"{counted(aside, 'recorded run')} of another configuration set aside in the journal; training again")
 
 
-@contextlib.contextmanager
-def _engine(
-    env: Environment, options: Options, runs: Sequence[Planned], images: SharedSplits
-) -> Iterator[Built | None]:
-    """The engine for the missing runs, closed at the end of the block; None if no run is missing."""
-    missing = [run.config for run in runs if run.state is None]
-    if not missing:
-        yield None
-        return
-    built = build(options.engine, missing[0], images, len(missing), few=len(missing), warn=env.warn)
-    try:
-        yield built
-    finally:
-        built.engine.close()
+def _train(work: Work) -> list[Listed]:
+    """Train the missing runs, those with the same images together, and return what became of them.
 
-
-def _train(
-    env: Environment, chosen: Chosen, options: Options, runs: Sequence[Planned], source: Listed, tracker: Tracker,
-    images: SharedSplits, signals: Signals, built: Built,
-) -> None:  # fmt: skip
+    Raises:
+        StudyIncomplete: too many runs failed.
+    """
+    runs, seconds = work.runs, work.options.seconds
     missing = [number for number, run in enumerate(runs) if run.state is None]
     progress = ArmProgress(
         target=len(runs),
         unit="run",
-        finished=source.finished(),
-        at_start=source.finished(),
+        finished=len(runs) - len(missing),
+        at_start=len(runs) - len(missing),
         pruned=sum(run.state == DIVERGED for run in runs),
-        costs={number: cost(runs[number].config, chosen.source.spec) for number in missing},
+        costs={number: cost(runs[number].config, work.chosen.source.spec) for number in missing},
         names={number: run.name for number, run in enumerate(runs)},
     )
-    view = make_view(progress, env)
-
-    def describe(trial: Trial) -> RunInfo:
-        info = describe_run(chosen, trial.config, images, kind="run", threads=built.threads, engine=built.name)
-        return _arm_info(runs[trial.number], PROTOCOLS[options.protocol], info)
-
-    deadline = None if options.seconds is None else time.monotonic() + options.seconds
+    view = make_view(progress, work.env)
+    deadline = None if seconds is None else time.monotonic() + seconds
+    sources: list[Listed] = []
     try:
         with contextlib.suppress(OutOfTime):
-            Driver(source, built.engine, tracker, describe, view, deadline=deadline, signals=signals,
-                   orders=partial(orders, env.journal / PROTOCOLS[options.protocol].folder)).run(len(runs))  # fmt: skip
+            for part in dict.fromkeys(_part(runs[number].config) for number in missing):
+                alike = [number for number in missing if _part(runs[number].config) == part]
+                sources.append(Listed(Trial(number, runs[number].config) for number in alike))
+                with _engine(work, part, alike) as built:
+                    driver = _driver(work, part, sources[-1], built, view, deadline)
+                    driver.run(len(alike))
     finally:
         view.close()
+    return sources
+
+
+def _driver(
+    work: Work, part: Part, source: Listed, built: Built, view: View, deadline: float | None
+) -> Driver:  # fmt: skip
+    """The driver of the runs of `source`, which have the same images."""
+
+    def describe(trial: Trial) -> RunInfo:
+        chosen = replace(work.chosen, code=code_of(trial.config))
+        info = describe_run(
+            chosen, trial.config, work.images[part], kind="run", threads=built.threads, engine=built.name
+        )
+        return _arm_info(work.runs[trial.number], work.options.of, info)
+
+    given = partial(orders, work.env.journal / work.options.of.folder)
+    return Driver(source, built.engine, work.tracker, describe, view, deadline=deadline, signals=work.signals,
+                  orders=given)  # fmt: skip
+
+
+@contextlib.contextmanager
+def _engine(work: Work, part: Part, numbers: Sequence[int]) -> Iterator[Built]:
+    """The engine for some runs with the same images, closed at the end of the block."""
+    config, count = work.runs[numbers[0]].config, len(numbers)
+    built = build(work.options.engine, config, work.images[part], count, few=count, warn=work.env.warn)
+    try:
+        yield built
+    finally:
+        built.engine.close()
 
 
 def run_name(arm: str, seed: int) -> str:
@@ -196,32 +238,35 @@ def run_name(arm: str, seed: int) -> str:
     return arm[: NAME_LENGTH - len(end)] + end
 
 
-def _arm_info(run: Planned, protocol: Protocol, info: RunInfo) -> RunInfo:
+def _arm_info(run: Planned, of: Reproduction, info: RunInfo) -> RunInfo:
     tags = {
-        "sweeper.protocol": protocol.name,
+        "sweeper.article": of.article.name,
+        "sweeper.protocol": of.name,
         "sweeper.arm": run.arm,
         "sweeper.seed": str(run.config.seed),
         "mlflow.source.name": "sweeper reproduce",
     }
-    words = f"Arm **{run.arm}** ({ARMS[run.arm].title}) of the reproduction, protocol {protocol.name}. "
+    words = f"Arm **{run.arm}** ({of.article.arms[run.arm].title}) of {of.article.name}, protocol {of.name}. "
     return replace(
         info, key=run.key, name=run_name(run.arm, run.config.seed), folder=run.folder,
         tags={**info.tags, **tags}, description=words + info.description,
     )  # fmt: skip
 
 
-def _result(env: Environment, options: Options, runs: Sequence[Planned], source: Listed) -> dict[str, Any]:
+def _result(env: Environment, options: Options, runs: Sequence[Planned], sources: Sequence[Listed]) -> dict[str, Any]:
     arms = {run.arm for run in runs}
-    found = {arm: of_arm for arm, of_arm in read_runs(env.journal, options.protocol).items() if arm in arms}
+    found = {arm: of_arm for arm, of_arm in read_runs(env.journal, options.of).items() if arm in arms}
     recorded = sum(run.state is not None for run in runs)
+    added = sum(source.finished() for source in sources)
     return {
-        "protocol": options.protocol,
+        "article": options.of.article.name,
+        "protocol": options.of.name,
         "runs": len(runs),
-        "recorded": source.finished(),
-        "added": source.finished() - recorded,
-        "failed": {runs[number].name: reason for number, reason in source.failed.items()},
+        "recorded": recorded + added,
+        "added": added,
+        "failed": {runs[number].name: reason for source in sources for number, reason in source.failed.items()},
         "arms": [summarise(arm, of_arm)._asdict() for arm, of_arm in found.items()],
-        "journal": str(env.journal / PROTOCOLS[options.protocol].folder),
+        "journal": str(env.journal / options.of.folder),
     }
 
 
@@ -249,7 +294,7 @@ def dry_run(env: Environment, chosen: Chosen, options: Options) -> dict[str, Any
         UsageError, StudyConflict: `reproduce` would raise it.
     """
     runs = make_plan(env, chosen, options)
-    protocol = PROTOCOLS[options.protocol]
+    arms, protocol = options.of.article.arms, options.of.protocol
     seconds, source = forecast(env, runs, chosen.source.spec)
     by_arm = {arm: [run for run in runs if run.arm == arm] for arm in dict.fromkeys(run.arm for run in runs)}
     recorded = sum(run.state is not None for run in runs)
@@ -257,16 +302,18 @@ def dry_run(env: Environment, chosen: Chosen, options: Options) -> dict[str, Any
     for arm, of_arm in by_arm.items():
         done = sum(run.state is not None for run in of_arm)
         env.say(
-            f"{arm:<17}  {done}/{len(of_arm)} seeds recorded  {of_arm[0].config.epochs:>2} epochs  {ARMS[arm].title}"
+            f"{arm:<17}  {done}/{len(of_arm)} seeds recorded  {of_arm[0].config.epochs:>2} epochs  {arms[arm].title}"
         )
     _announce(env, runs)
     left = "" if seconds is None else f"about {duration(seconds)} "
     env.say(f"{len(by_arm)} arms, {counted(len(runs), 'run')}, {len(runs) - recorded} to train: {left}({source})")
     return {
+        "article": options.of.article.name,
         "protocol": protocol.name,
         "runs": len(runs),
         "recorded": recorded,
         "seconds": seconds,
         "plan": [{"arm": run.arm, "seed": run.config.seed, "state": run.state} for run in runs],
-        "options": asdict(options),
+        "options": {name: value for name, value in vars(options).items() if name != "of"}
+        | {"engine": asdict(options.engine)},
     }

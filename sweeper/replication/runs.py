@@ -12,16 +12,18 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median, stdev
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import ConfigError, SweeperError
-from sweeper.replication.arms import PROTOCOLS, Protocol, ProtocolName, arm_config, select
+from sweeper.replication.article import Reproduction
 from sweeper.tracking.base import FINISHED, THREADS_TAG
 from sweeper.tracking.reading import history, read_events
 
 SEED: Final = re.compile(r"seed-(\d{1,9})")
 COMPLETE, DIVERGED = "complete", "diverged"
+MACHINE: Final = ("dataset", "dataset_sha256", "image_size", "device", "precision")  # fields that no arm decides
+TEN: Final = 10  # classes of FashionMNIST
 
 
 class Machine(NamedTuple):
@@ -45,6 +47,7 @@ class ArmRun(NamedTuple):
     store: str = ""  # the MLflow store of `run_id`, as the uploader names it
     all_images: bool = True  # trained on all of FashionMNIST's 60,000; the embedded sample has fewer
     machines: frozenset[Machine] = frozenset()  # of its epochs; several if it was continued on another machine
+    classes: int = TEN
 
 
 class ArmSummary(NamedTuple):
@@ -59,25 +62,29 @@ class ArmSummary(NamedTuple):
     epoch_s: float | None = None  # median over the epochs of a run, mean over runs
 
 
-def read_runs(root: Path, protocol: str) -> dict[str, list[ArmRun]]:
-    """The finished runs of each arm of `protocol` in the journal at `root`, by seed; arms without one are absent."""
-    chosen = PROTOCOLS[cast("ProtocolName", protocol)]
+def read_runs(root: Path, of: Reproduction) -> dict[str, list[ArmRun]]:
+    """The finished runs of each arm in the journal at `root`, by seed; arms without one are absent."""
     found = {}
-    for arm in select(chosen):
-        folders = (root / chosen.folder / arm).glob("seed-*")
-        runs = [run for folder in folders if (run := read_run(folder, chosen, arm)) is not None]
+    for arm in of.select():
+        folders = (root / of.folder / arm).glob("seed-*")
+        runs = [run for folder in folders if (run := read_run(folder, of, arm)) is not None]
         if runs:
             found[arm] = sorted(runs, key=lambda run: run.seed)
     return found
 
 
-def read_run(folder: Path, protocol: Protocol, arm: str) -> ArmRun | None:
+def no_runs(journal: Path, of: Reproduction) -> str:
+    """Say that a journal has no finished run of a reproduction, and how to train them."""
+    return f"{journal} holds no finished run of {of.words}. Run sweeper reproduce {of.options}."
+
+
+def read_run(folder: Path, of: Reproduction, arm: str) -> ArmRun | None:
     """The run of `arm` in `folder`; None if there is none, or it has not finished, or has another configuration."""
     match = SEED.fullmatch(folder.name)
     events = _events(folder) if match else []
     if not match or (state := outcome(events)) is None:
         return None
-    config = _config(events, protocol, arm, int(match[1]))
+    config = _config(events, of, arm, int(match[1]))
     if config is None:
         return None
     end = events[-1]
@@ -86,6 +93,7 @@ def read_run(folder: Path, protocol: Protocol, arm: str) -> ArmRun | None:
         arm, int(match[1]), state, history(events), end["metrics"], folder,
         history_sha256=end["tags"].get("sweeper.history_sha256", ""), run_id=run_id, store=store,
         all_images=config.dataset == "fashion-mnist" and config.train_images == 0, machines=_machines(events),
+        classes=len(_profile(events[0]).get("classes", ())) or TEN,
     )  # fmt: skip
 
 
@@ -106,14 +114,28 @@ def outcome(events: Sequence[Mapping[str, Any]]) -> str | None:
     return {"complete": COMPLETE, "pruned": DIVERGED}.get(events[-1]["tags"].get("sweeper.state", ""))
 
 
-def _config(events: Sequence[Mapping[str, Any]], protocol: Protocol, arm: str, seed: int) -> RunConfig | None:
+def _config(events: Sequence[Mapping[str, Any]], of: Reproduction, arm: str, seed: int) -> RunConfig | None:
     """The trained configuration; None if it differs from the arm's today in more than data set and machine."""
     try:
         trained = RunConfig.from_params(events[0]["params"])
-        given = trained.model_dump(include={"dataset", "train_images", "device", "precision"})
-        return trained if trained.key == arm_config(arm, protocol, seed, **given).key else None
     except ConfigError:  # written by a version with other fields
         return None
+    given = trained.model_dump(include=set(MACHINE))
+    if _has_fewer_images(events[0], of.train_images(arm)):
+        given["train_images"] = 0
+    return trained if trained.key == of.config(arm, seed, **given).key else None
+
+
+def _has_fewer_images(start: Mapping[str, Any], wanted: int) -> bool:
+    """Return True if a run was trained on all of a data set that has no more images than `wanted`, if that is known."""
+    count = _profile(start).get("train_images", wanted)
+    return bool(start["params"].get("train_images", "0") == "0" and count <= wanted)
+
+
+def _profile(start: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The numbers of a run's images, and its classes, as far as they are recorded."""
+    profile: Mapping[str, Any] = (start.get("dataset") or {}).get("profile", {})
+    return profile
 
 
 def _events(folder: Path) -> list[dict[str, Any]]:
@@ -181,7 +203,7 @@ def circumstances(runs: Mapping[str, Sequence[ArmRun]]) -> dict[str, str]:
 
 def images(start: Mapping[str, Any]) -> str:
     """The number of images that a run was trained and judged on; empty if not recorded."""
-    counts = (start.get("dataset") or {}).get("profile", {})
+    counts = _profile(start)
     if not {"train_images", "val_images"} <= counts.keys():
         return ""
     return f"trained on {counts['train_images']:,}, judged on {counts['val_images']:,}"

@@ -10,35 +10,32 @@ from typing import Any
 from sweeper.core.environment import NONE, OFFLINE, Environment
 from sweeper.core.errors import SweeperError
 from sweeper.core.files import write_whole
-from sweeper.replication.arms import ProtocolName
-from sweeper.replication.claims.claims import claims
+from sweeper.replication.article import DEFAULT, Reproduction
 from sweeper.replication.claims.ledger import Ledger, Runs, judge
 from sweeper.replication.claims.looks import looks_file, record_look
-from sweeper.replication.runs import read_runs
+from sweeper.replication.runs import no_runs, read_runs
 from sweeper.report.files import FOLDER
 
 
-def verify(journal: Path, protocol: ProtocolName) -> Ledger:
+def verify(journal: Path, of: Reproduction, *, empty: bool = False) -> Ledger:
     """Judge the claims by the runs in `journal`.
 
     Raises:
-        SweeperError: there is no run.
+        SweeperError: there is no run, and the ledger may not be `empty`.
     """
-    runs = read_runs(journal, protocol)
-    if not runs:
-        raise SweeperError(
-            f"{journal} holds no finished run of protocol {protocol}. Run sweeper reproduce --protocol {protocol}."
-        )
-    return judge_runs(journal, protocol, runs)
+    runs = read_runs(journal, of)
+    if not runs and not empty:
+        raise SweeperError(no_runs(journal, of))
+    return judge_runs(journal, of, runs)
 
 
-def judge_runs(journal: Path, protocol: ProtocolName, runs: Runs) -> Ledger:
+def judge_runs(journal: Path, of: Reproduction, runs: Runs) -> Ledger:
     """Judge the claims by `runs` of `journal`."""
-    return Ledger(journal, protocol, runs, judge(claims(protocol), runs, protocol))
+    return Ledger(journal, of, runs, judge(of.claims(), runs, of))
 
 
 def publish(env: Environment, ledger: Ledger) -> tuple[Ledger, dict[str, Any]]:
-    """Write the ledger to SWEEPER_HOME/report/PROTOCOL, and record the interim analysis.
+    """Write the ledger to SWEEPER_HOME/report/LABEL, and record the interim analysis.
 
     Returns:
         The ledger with links to MLflow, and the JSON that `--json` prints.
@@ -52,7 +49,7 @@ def publish(env: Environment, ledger: Ledger) -> tuple[Ledger, dict[str, Any]]:
 
     ledger = linked(env, ledger)
     result, picture = as_json(ledger), forest(ledger)
-    folder = env.home / FOLDER / ledger.protocol
+    folder = env.home / FOLDER / ledger.of.label
     files = {
         "ledger.json": (json.dumps(result, indent=2, allow_nan=False) + "\n").encode(),
         "ledger.md": markdown(ledger),
@@ -74,17 +71,19 @@ def publish(env: Environment, ledger: Ledger) -> tuple[Ledger, dict[str, Any]]:
     return ledger, result | {"report": str(folder)}
 
 
-def report(env: Environment, protocol: ProtocolName, runs: Runs) -> tuple[bytes, bytes]:
-    """Return the report of the reproduction, with the ledger of `runs`, and the article's figures for print.
+def report(env: Environment, of: Reproduction, runs: Runs) -> tuple[bytes, bytes]:
+    """Return the report of a reproduction, with the ledger of `runs`, and its figures for print.
 
     Judging the claims here does not count as an interim analysis.
     """
+    from sweeper.replication.pages.ledger import forest
     from sweeper.replication.pages.ledger_page import ledger_sections
     from sweeper.replication.pages.page import article_page
     from sweeper.replication.pages.print import article_print
 
-    ledger = linked(env, judge_runs(env.journal, protocol, runs))
-    return article_page(runs, protocol, ledger_sections(ledger)), article_print(runs, protocol)
+    ledger = linked(env, judge_runs(env.journal, of, runs))
+    print_figures = article_print(runs, of.name) if of.article.name == DEFAULT else forest(ledger)
+    return article_page(runs, of, ledger_sections(ledger)), print_figures
 
 
 def linked(env: Environment, ledger: Ledger) -> Ledger:

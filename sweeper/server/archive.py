@@ -1,7 +1,6 @@
 """The tar of a backup: written with a manifest, and unpacked only if it is what `sweeper backup` writes.
 
-Anyone may have made a tar. It is read without decompression. Its members are checked before anything is written:
-regular files, under the names of a backup, not twice, no larger than the file, and as the manifest says.
+Anyone may have made a tar: `core/archive.py` reads it without trust.
 """
 
 from __future__ import annotations
@@ -9,72 +8,26 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import shutil
 import tarfile
-from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
-from typing import IO, Annotated, Any, Final, NotRequired, cast
+from typing import Final
 
-from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, with_config
-from typing_extensions import TypedDict
+from pydantic import TypeAdapter
 
-from sweeper.core.errors import SweeperError, one_line
+from sweeper.core.archive import FORMAT, MANIFEST, Archive, Hashing, Manifest, add_manifest, open_archive, reason
+from sweeper.core.errors import SweeperError
 from sweeper.core.inside import open_inside
 from sweeper.server.postgres import MLFLOW, OPTUNA
 from sweeper.server.serve import ARTIFACTS, SECRETS
 
-FORMAT: Final = 1
-MANIFEST: Final = "manifest.json"
 KEPT_SECRETS: Final = ("admin-password", "flask-secret-key")
 DUMPS: Final = tuple(f"{name}.dump" for name in (MLFLOW, OPTUNA))
 FIXED: Final = {MANIFEST, *DUMPS, *(f"{SECRETS}/{name}" for name in KEPT_SECRETS)}
-MOST_MEMBERS: Final = 1_000_000
-MOST_ENTRY: Final = 2_000  # bytes of the manifest for each
-BLOCK: Final = 16_384  # bytes that are read at a time
 NOT_A_PLACE: Final = (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)  # a member has such a name
 SPARE: Final = 100_000_000  # bytes of the disk that stay free
-
-
-@with_config(ConfigDict(strict=True, extra="ignore"))
-class Manifest(TypedDict):
-    """The last member: the format, and the SHA-256 and the size of every other member."""
-
-    format: int
-    sha256: dict[str, Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]]
-    bytes: NotRequired[dict[str, Annotated[int, Field(ge=0)]]]  # since 0.2.0
-
-
 MANIFESTS: Final[TypeAdapter[Manifest]] = TypeAdapter(Manifest)
-
-
-class _Hashing:
-    """A file that hashes what is read from it."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self.sha256 = stream, hashlib.sha256()
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Read up to `size` bytes."""
-        block = self._stream.read(size)
-        self.sha256.update(block)
-        return block
-
-
-class _Bounded:
-    """A file of which no more than a block is read at a time: tarfile believes the size that a header names."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self.seek, self.tell = stream.seek, stream.tell
-
-    def read(self, size: int) -> bytes:
-        """Read `size` bytes, or raise a ValueError if they are too many or negative."""
-        if not 0 <= size <= BLOCK:
-            raise ValueError("a header is too large")
-        return self._stream.read(size)
 
 
 def write_archive(partial: Path, dumps: Path, home: Path) -> dict[str, str]:
@@ -92,14 +45,11 @@ def write_archive(partial: Path, dumps: Path, home: Path) -> dict[str, str]:
         with tarfile.open(fileobj=stream, mode="w", dereference=True) as tar:
             for folder, path, name in files:
                 with contextlib.suppress(FileNotFoundError), os.fdopen(open_inside(folder, path), "rb") as content:
-                    reader = _Hashing(content)  # or deleted meanwhile
+                    reader = Hashing(content)  # or deleted meanwhile
                     member = tar.gettarinfo(arcname=name, fileobj=content)
                     tar.addfile(member, reader)
                     digests[name], sizes[name] = reader.sha256.hexdigest(), member.size
-            text = json.dumps({"format": FORMAT, "sha256": digests, "bytes": sizes}).encode()
-            info = tarfile.TarInfo(MANIFEST)
-            info.size = len(text)
-            tar.addfile(info, BytesIO(text))
+            add_manifest(tar, {"format": FORMAT, "sha256": digests, "bytes": sizes})
         stream.flush()
         os.fsync(stream.fileno())
     return digests
@@ -112,89 +62,43 @@ def unpack(file: Path, folder: Path) -> dict[str, str]:
         SweeperError: it is no whole backup, of another format, or larger than the disk has room for.
     """
     try:
-        with file.open("rb") as stream, tarfile.open(fileobj=cast("Any", _Bounded(stream)), mode="r:") as tar:
-            members = _members(tar, file.stat().st_size)
-            manifest = _manifest(file, tar, members)
-            _check(members, manifest, folder)
+        with file.open("rb") as stream, open_archive(stream, file.stat().st_size, _permitted, "a backup") as archive:
+            manifest = archive.manifest(MANIFESTS, f"{file} is a backup")
+            _check_room(archive.compare(manifest, needed=DUMPS), folder)
             for name in (ARTIFACTS, SECRETS):
                 (folder / name).mkdir(mode=0o700)
             for name, digest in manifest["sha256"].items():
-                _extract(tar, members[name], folder, digest)
+                _extract(archive, name, folder, digest)
     except (tarfile.TarError, OSError, EOFError, ValueError, RecursionError) as error:
         if isinstance(error, OSError) and error.errno not in NOT_A_PLACE:
             raise SweeperError(
                 f"{file} could not be unpacked ({error.strerror}). Check the disk of {folder.parent}."
             ) from None
-        reason = _reason(error) if isinstance(error, ValidationError) else one_line(error, 120)
-        raise SweeperError(f"{file}: not a whole backup of sweeper ({reason}). Restore another.") from None
+        raise SweeperError(f"{file}: not a whole backup of sweeper ({reason(error)}). Restore another.") from None
     return manifest["sha256"]
 
 
-def _reason(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return one_line(ValueError(f"{MANIFEST}: {first['msg']}"), 120)
+def _permitted(name: str) -> bool:
+    """Return True for the names that a backup may hold."""
+    return name in FIXED or name.startswith(f"{ARTIFACTS}/")
 
 
-def _members(tar: tarfile.TarFile, size: int) -> dict[str, tarfile.TarInfo]:
-    """Return the members by name, all of them regular files that are whole and that a backup may hold."""
-    members: dict[str, tarfile.TarInfo] = {}
-    for member in tar:
-        name = member.name
-        parts = name.split("/")
-        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
-            raise ValueError(f"{name} is not a regular file")
-        if name not in FIXED and not (parts[0] == ARTIFACTS and len(parts) > 1):
-            raise ValueError(f"{name} is not of a backup")
-        if any(part in ("", ".", "..") for part in parts) or "\0" in name or name in members:
-            raise ValueError(f"{name} is there twice, or not a path inside the home")
-        if member.size < 0 or member.offset_data + member.size > size:
-            raise ValueError(f"{name} is not whole")
-        members[name] = member
-        if len(members) > MOST_MEMBERS:
-            raise ValueError(f"it has more than {MOST_MEMBERS:,} members")
-    return members
-
-
-def _manifest(file: Path, tar: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo]) -> Manifest:
-    if MANIFEST not in members:
-        raise ValueError(f"it has no {MANIFEST}")
-    if members[MANIFEST].size > MOST_ENTRY * (len(members) + 1):
-        raise ValueError(f"{MANIFEST} is too large")
-    stream = tar.extractfile(members[MANIFEST])
-    content = b"" if stream is None else b"".join(iter(lambda: stream.read(BLOCK), b""))
-    found = json.loads(content)
-    if isinstance(found, dict) and found.get("format", FORMAT) != FORMAT:
-        raise SweeperError(
-            f"{file} is a backup of format {str(found['format'])[:20]}, and this release reads format {FORMAT}. "
-            "Restore it with the release that made it."
-        )
-    return MANIFESTS.validate_json(content)
-
-
-def _check(members: Mapping[str, tarfile.TarInfo], manifest: Manifest, folder: Path) -> None:
-    """Compare the members with the manifest, and their sizes with it and with the free disk."""
-    if unknown := members.keys() - {MANIFEST, *manifest["sha256"]}:
-        raise ValueError(f"{min(unknown)} is not in its manifest")
-    if missing := {*manifest["sha256"], *DUMPS} - members.keys():
-        raise ValueError(f"{min(missing)} is missing")
-    sizes = {name: members[name].size for name in manifest["sha256"]}
-    if sizes != manifest.get("bytes", sizes):
-        raise ValueError("its sizes are not those of its manifest")
-    needed, free = sum(sizes.values()) + SPARE, shutil.disk_usage(folder).free
+def _check_room(size: int, folder: Path) -> None:
+    """Compare the size of all files with the free disk."""
+    needed, free = size + SPARE, shutil.disk_usage(folder).free
     if needed > free:
         raise SweeperError(f"{folder.parent} has {free:,} bytes free, and the backup needs {needed:,}. Make room.")
 
 
-def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, digest: str) -> None:
+def _extract(archive: Archive, name: str, folder: Path, digest: str) -> None:
     """Write a member to its place below a folder."""
-    place = folder / member.name
+    place, found = folder / name, hashlib.sha256()
     place.parent.mkdir(parents=True, exist_ok=True)
-    mode = 0o600 if place.parent == folder / SECRETS else 0o600 | member.mode & 0o644
-    stream, found = tar.extractfile(member), hashlib.sha256()
+    mode = 0o600 if place.parent == folder / SECRETS else 0o600 | archive.members[name].mode & 0o644
     opened = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     with os.fdopen(opened, "wb") as written:
-        while stream and (block := stream.read(BLOCK)):
+        for block in archive.blocks(name):
             found.update(block)
             written.write(block)
     if found.hexdigest() != digest:
-        raise ValueError(f"{member.name} is damaged")
+        raise ValueError(f"{name} is damaged")

@@ -77,12 +77,22 @@ def _find(config: RunConfig, images: ImageSpec, placed: bool) -> Found:
     from sweeper.training.networks.check import fitting
 
     config = with_source(config)
-    source = source_of(config.model)
-    code = {f"code/{source.name}": source.read_bytes()}
     placements = fitting(config, images) if takes_layers(factory_of(config)) else (Placement.OWN,)
     if not placed and config.placement not in placements:
         config = config.derive(placement=placements[0])
-    return Found(config, placements, code)
+    return Found(config, placements, code_of(config))
+
+
+def code_of(config: RunConfig) -> dict[str, bytes]:
+    """Return the file of a network's factory, under the name that a run logs it as; nothing for our own networks.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    if config.model in MODELS:
+        return {}
+    source = source_of(config.model)
+    return {f"code/{source.name}": source.read_bytes()}
 
 
 def with_source(config: RunConfig) -> RunConfig:

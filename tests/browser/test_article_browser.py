@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sweeper.replication.claims.claims import claims
 from sweeper.replication.claims.ledger import Ledger
 from sweeper.replication.pages.ledger_page import html, ledger_sections
 from sweeper.replication.pages.page import article_page
 from sweeper.replication.verify import judge_runs
 from tests.browser.screen import NEEDS_CHROMIUM, assert_undisturbed, opened
+from tests.replication.drawn import QUICK
 from tests.support.worlds import World
 
 pytestmark = NEEDS_CHROMIUM
@@ -26,22 +26,22 @@ WORLD = World().but("exp1", accuracy=0.895, nll=0.3).but("exp5", nll=0.255).but(
 SCREENS = pytest.mark.parametrize(
     ("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
 )  # fmt: skip
-CLAIMS = len(claims("quick"))
+CLAIMS = len(QUICK.claims())
 
 
 @pytest.fixture(scope="module")
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
-    names = sorted({arm for claim in claims("quick") for arm in claim.question.arms})
+    names = sorted({arm for claim in QUICK.claims() for arm in claim.question.arms})
     drawn = WORLD.draw(names, 5, np.random.default_rng(0))
     runs = {arm: [run._replace(run_id=f"{arm}-{run.seed}") for run in of_arm] for arm, of_arm in drawn.items()}
     links = {f"{arm}-{seed}": f"http://127.0.0.1:5000/#/runs/{arm}-{seed}" for arm in runs for seed in range(5)}
-    return replace(judge_runs(tmp_path_factory.mktemp("home") / "journal", "quick", runs), links=links)
+    return replace(judge_runs(tmp_path_factory.mktemp("home") / "journal", QUICK, runs), links=links)
 
 
 @pytest.fixture(scope="module")
 def study_file(tmp_path_factory: pytest.TempPathFactory, ledger: Ledger) -> Path:
     path = tmp_path_factory.mktemp("study") / "reproduce-quick.html"
-    path.write_bytes(article_page(ledger.runs, "quick", ledger_sections(ledger)))
+    path.write_bytes(article_page(ledger.runs, QUICK, ledger_sections(ledger)))
     return path
 
 

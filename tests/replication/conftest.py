@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.cli.main import main
-from sweeper.replication.arms import ARMS, PROTOCOLS
+from sweeper.replication.articles.learnopencv import ARMS, PROTOCOLS
 from sweeper.replication.claims.ledger import Ledger
 from tests.replication.drawn import verified
 from tests.replication.place import SMALL, TINY, Place

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from sweeper.core.environment import Environment
-from sweeper.replication.arms import PROTOCOLS, ProtocolName, arm_config
-from sweeper.replication.claims.claims import claims
+from sweeper.replication.article import Reproduction
+from sweeper.replication.articles import reproduction
 from sweeper.replication.claims.ledger import Ledger, Runs
 from sweeper.replication.verify import judge_runs
 from tests.support.worlds import World
 
-NAMES = sorted({arm for claim in claims("quick") for arm in claim.question.arms})
+QUICK, FULL = (reproduction(protocol=name) for name in ("quick", "full"))
+NAMES = sorted({arm for claim in QUICK.claims() for arm in claim.question.arms})
 WORLD = (
     World()
     .but("exp2", accuracy=0.97, nll=0.18)
@@ -29,7 +30,7 @@ TAGS = {"sweeper.hardware": "a machine", "sweeper.versions": "sweeper 0", "sweep
 
 def verified(home: Path, seeds: int = 5) -> Ledger:
     """The ledger of WORLD, judged as from the journal of `home`."""
-    return judge_runs(home / "journal", "quick", WORLD.draw(NAMES, seeds, np.random.default_rng(0)))
+    return judge_runs(home / "journal", QUICK, WORLD.draw(NAMES, seeds, np.random.default_rng(0)))
 
 
 def environment(home: Path, said: list[str]) -> Environment:
@@ -37,12 +38,12 @@ def environment(home: Path, said: list[str]) -> Environment:
     return Environment(home, "offline", "", None, json_output=False, warn=said.append, say=said.append)
 
 
-def written(home: Path, runs: Runs, arms: list[str], protocol: ProtocolName = "quick", **fields: Any) -> Path:
+def written(home: Path, runs: Runs, arms: list[str], of: Reproduction = QUICK, **fields: Any) -> Path:
     """The journals of `runs`, as `sweeper reproduce` would have left them."""
-    root = home / "journal" / f"reproduce-{protocol}"
+    root = home / "journal" / of.folder
     for arm in arms:
         for run in runs[arm]:
-            params = arm_config(arm, PROTOCOLS[protocol], run.seed, **fields).to_params()
+            params = of.config(arm, run.seed, **fields).to_params()
             epochs = [{k: v for k, v in epoch.items() if k != "epoch"} for epoch in run.epochs]
             events = [
                 {"event": "start", "time": 0, "key": "k", "name": "run", "params": params, "description": "",

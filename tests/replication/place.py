@@ -12,12 +12,13 @@ from sweeper.core.errors import TrainingError
 from sweeper.core.results import Training
 from sweeper.engine.choice import EngineChoice
 from sweeper.replication import reproduce
-from sweeper.replication.arms import Arm, Protocol
+from sweeper.replication.article import Arm, Protocol
 from sweeper.replication.plan import Options
 from sweeper.replication.reproduce import choose_machine
 from sweeper.replication.runs import ArmRun, read_runs
 from sweeper.tracking.reading import read_events
 from sweeper.training.start import training
+from tests.replication.drawn import QUICK
 from tests.support.spoken import Spoken
 
 TINY = Protocol("quick", "for tests", seeds=2, train_images=600, epochs=1)  # batch-512 takes 512
@@ -36,11 +37,11 @@ class Place(Spoken):
         chosen = choose_machine(self.environment, "sample", "cpu", options.pop("precision", "fp32"))
         workers = options.pop("workers", 1)
         engine = EngineChoice("serial") if workers == 1 else EngineChoice(workers=workers)
-        asked = Options("quick", experiments or (1,), **({"only_experiments": True, "engine": engine} | options))
+        asked = Options(QUICK, experiments or (1,), **({"only_experiments": True, "engine": engine} | options))
         return command(self.environment, chosen, asked)
 
     def runs(self) -> dict[str, list[ArmRun]]:
-        return read_runs(self.home / "journal", "quick")
+        return read_runs(self.home / "journal", QUICK)
 
     def events(self, run: str) -> list[dict[str, Any]]:
         return read_events(self.root / run)

@@ -8,9 +8,8 @@ import pytest
 
 from sweeper.core.errors import ConfigError
 from sweeper.core.experiments import EXPERIMENT_TITLES, experiment
-from sweeper.replication.arms import ARMS, PROTOCOLS, arm_config, parse_experiments, select
-
-FULL, QUICK = PROTOCOLS["full"], PROTOCOLS["quick"]
+from sweeper.replication.articles.learnopencv import ARMS, PROTOCOLS, parse_experiments
+from tests.replication.drawn import FULL, QUICK
 
 # arm: the experiment it is compared with, and how it differs from it
 VARIANTS: dict[str, tuple[int, dict[str, Any]]] = {
@@ -44,49 +43,49 @@ def test_the_arms_are_the_eight_experiments_and_the_variants_of_these_tests():
 
 @pytest.mark.parametrize("number", EXPERIMENT_TITLES)
 def test_in_full_an_experiment_is_trained_as_in_the_article(number: int):
-    assert arm_config(f"exp{number}", FULL, seed=3) == experiment(number, seed=3)
+    assert FULL.config(f"exp{number}", seed=3) == experiment(number, seed=3)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_differs_from_its_experiment_in_what_its_name_says_and_nothing_else(name: str):
     number, changes = VARIANTS[name]
-    assert arm_config(name, FULL, seed=1) == experiment(number, seed=1, **changes)
+    assert FULL.config(name, seed=1) == experiment(number, seed=1, **changes)
 
 
-@pytest.mark.parametrize("name", select(QUICK))
+@pytest.mark.parametrize("name", QUICK.select())
 def test_the_quick_protocol_changes_the_number_of_images_and_epochs_alone(name: str):
-    full, quick = arm_config(name, FULL, 2), arm_config(name, QUICK, 2)
+    full, quick = FULL.config(name, 2), QUICK.config(name, 2)
     assert (quick.train_images, quick.epochs) == (12_000, 12 if name == "exp1-long" else 6)
     assert quick.derive(train_images=0, epochs=full.epochs) == full
-    assert arm_config(name, QUICK, 2, dataset="sample", train_images=0, precision="bf16") == quick.derive(
+    assert QUICK.config(name, 2, dataset="sample", train_images=0, precision="bf16") == quick.derive(
         dataset="sample", train_images=0, precision="bf16"
     )
 
 
 def test_the_quick_protocol_has_every_arm_but_the_variants_of_the_large_network():
-    assert set(ARMS) - set(select(QUICK)) == {"large-none", "large-both"}
-    assert set(select(FULL)) == set(ARMS)
-    assert (QUICK.seeds, QUICK.at_most) == (5, {"exp8": 2})
+    assert set(ARMS) - set(QUICK.select()) == {"large-none", "large-both"}
+    assert set(FULL.select()) == set(ARMS)
+    assert (QUICK.protocol.seeds, QUICK.protocol.at_most) == (5, {"exp8": 2})
 
 
 def test_every_arm_is_trained_on_the_split_of_the_article():
-    assert {arm_config(name, FULL, 0).split for name in ARMS} == {"test"}
+    assert {FULL.config(name, 0).split for name in ARMS} == {"test"}
 
 
 # --- which of them -----------------------------------------------------------------------------------------
 
 
 def test_experiments_are_selected_with_or_without_their_variants():
-    assert select(FULL, (1, 2)) == [
+    assert FULL.select((1, 2)) == [
         "exp2", "none-cosine", "none-lr-3e-3", "none-lr-1e-2", "none-lr-3e-2", "exp1", "exp1-long",
     ]  # fmt: skip
-    assert select(FULL, (2, 1), only_experiments=True) == ["exp2", "exp1"]
-    assert sorted(select(QUICK, only_experiments=True)) == [f"exp{n}" for n in range(1, 9)]
+    assert FULL.select((2, 1), only_experiments=True) == ["exp2", "exp1"]
+    assert sorted(QUICK.select(only_experiments=True)) == [f"exp{n}" for n in range(1, 9)]
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+@pytest.mark.parametrize("protocol", [FULL, QUICK], ids=PROTOCOLS)
 def test_no_two_arms_are_the_same_run(protocol: Any):
-    assert len({arm_config(name, protocol, 0).key for name in select(protocol)}) == len(select(protocol))
+    assert len({protocol.config(name, 0).key for name in protocol.select()}) == len(protocol.select())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sweeper.replication.claims.claims import Claim, claims
+from sweeper.replication.claims.claim import Claim
 from sweeper.replication.claims.ledger import ALPHA, Judged, Runs, first_seeds, judge, look_times, seeds_needed, spent
 from sweeper.replication.claims.measures import ACCURACY
 from sweeper.replication.claims.questions import Table, above
@@ -19,15 +19,16 @@ from sweeper.replication.next_runs import steps
 from sweeper.replication.runs import ArmRun, Machine
 from sweeper.replication.statistics.base import Sample
 from sweeper.replication.statistics.means import Contrast
+from tests.replication.drawn import FULL, QUICK
 from tests.support.worlds import ALMOST, NOTHING, World
 
-QUICK = claims("quick")
-ARMS = sorted({arm for claim in QUICK for arm in claim.question.arms})
-LEVEL = ALPHA * spent(5) / (2 * len(QUICK))  # of the ledger, at five seeds
+CLAIMS = QUICK.claims()
+ARMS = sorted({arm for claim in CLAIMS for arm in claim.question.arms})
+LEVEL = ALPHA * spent(5) / (2 * len(CLAIMS))  # of the ledger, at five seeds
 
 
 def verdicts(runs: Runs) -> list[Judged]:
-    return judge(QUICK, runs, "quick")
+    return judge(CLAIMS, runs, QUICK)
 
 
 class Found(NamedTuple):
@@ -80,7 +81,7 @@ def test_whole_ledgers_without_an_effect_are_seldom_wrong_however_often_one_look
     found = many(name, 80, LOOKS, seed=5)
     assert found.wrong <= 4, found.verdicts
     untestable = {number for number, verdict in found.verdicts if verdict == "untestable"}
-    assert untestable == {claim.number for claim in QUICK if claim.needs_full}
+    assert untestable == {claim.number for claim in CLAIMS if claim.needs_full}
 
 
 @pytest.mark.slow
@@ -179,7 +180,7 @@ def plant(claim: Claim, world: World, alpha: float, random: np.random.Generator)
 
 def share_found(number: int, world: World, random: np.random.Generator) -> float:
     """The share of 40 draws of five seeds in which a claim is supported at the level of the ledger."""
-    question = QUICK[number - 1].question
+    question = CLAIMS[number - 1].question
     draws = [Table(world.draw(question.arms, 5, random)) for _ in range(40)]
     return float(np.mean([question.ask(draw).p.support <= LEVEL for draw in draws]))
 
@@ -188,7 +189,7 @@ def share_found(number: int, world: World, random: np.random.Generator) -> float
 def test_planted_effects_are_found(number: int) -> None:
     """Each part of a claim, in its own direction."""
     random = np.random.default_rng(number)
-    world = plant(QUICK[number - 1], BASES.get(number, NOTHING), LEVEL, random)
+    world = plant(CLAIMS[number - 1], BASES.get(number, NOTHING), LEVEL, random)
     assert share_found(number, world, random) >= 0.8
 
 
@@ -231,7 +232,7 @@ def test_without_an_arm_a_claim_is_untestable_and_says_which() -> None:
 def test_a_measure_of_one_run_only_has_no_spread() -> None:
     runs = World().draw(["both-low", "exp6", "both-high"], 5, np.random.default_rng(0))
     runs["exp6"][1:] = [run._replace(final={}) for run in runs["exp6"][1:]]
-    (judged,) = judge(QUICK[24:25], runs, "quick")
+    (judged,) = judge(CLAIMS[24:25], runs, QUICK)
     assert judged.verdict == "inconclusive"
     assert judged.reason == "fewer than two runs of exp6 have variance shift"
 
@@ -239,14 +240,14 @@ def test_a_measure_of_one_run_only_has_no_spread() -> None:
 def test_what_only_the_full_protocol_can_judge_says_so() -> None:
     runs = World().but("exp8", accuracy=0.949).draw(ARMS, 5, np.random.default_rng(0))
     assert "60,000" in one(17, runs).why_not
-    full = judge(claims("full")[16:17], runs, "full")[0]
+    full = judge(FULL.claims()[16:17], runs, FULL)[0]
     assert full.verdict == "supported"
     part = {"exp8": [runs["exp8"][0], runs["exp8"][1]._replace(all_images=False), *runs["exp8"][2:]]}
-    sample = judge(claims("full")[16:17], part, "full")[0]  # as `--dataset auto` may have it
+    sample = judge(FULL.claims()[16:17], part, FULL)[0]  # as `--dataset auto` may have it
     assert sample.verdict == "untestable"
     assert "--dataset fashion-mnist" in sample.why_not
     low = World().but("exp8", accuracy=0.93).draw(ARMS, 5, np.random.default_rng(0))
-    assert judge(claims("full")[16:17], low, "full")[0].verdict == "contradicted"
+    assert judge(FULL.claims()[16:17], low, FULL)[0].verdict == "contradicted"
 
 
 def test_without_equal_accuracy_claim_7_has_no_verdict() -> None:
@@ -275,7 +276,7 @@ def test_a_claim_whose_premise_is_refuted_asks_for_no_seeds() -> None:
         world.draw(["exp4", "exp5"], 5, np.random.default_rng(0)) for world in (calm, calm.but("exp5", accuracy=0.90))
     )
     for runs, seeds in ((open_, True), (closed, False)):
-        (judged,) = judge(QUICK[6:7], runs, "quick")
+        (judged,) = judge(CLAIMS[6:7], runs, QUICK)
         assert judged.verdict == "inconclusive"
         assert (judged.seeds_needed is not None) == seeds
         assert bool(steps([judged], runs)) == seeds
@@ -342,7 +343,7 @@ def test_times_are_compared_on_one_machine_with_as_many_threads() -> None:
         arm: [run._replace(machines=frozenset(on)) for run, on in zip(drawn[arm], machines, strict=True)]
         for arm, machines in arms.items()
     }
-    (ratio,) = QUICK[18].question.ask(Table(runs)).tests()
+    (ratio,) = CLAIMS[18].question.ask(Table(runs)).tests()
     assert dict(ratio.counts) == {"exp4": 2, "none-cosine": 2}
     seconds = [[run.epochs[-1]["time/epoch_s"] for run in (of_arm[0], of_arm[3])] for of_arm in runs.values()]
     assert ratio.estimate == pytest.approx(np.mean(np.log(seconds[0]) - np.log(seconds[1])))

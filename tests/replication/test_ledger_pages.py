@@ -25,7 +25,7 @@ from sweeper.replication.pages.ledger import (
 from sweeper.replication.pages.ledger_json import as_json
 from sweeper.replication.pages.ledger_page import html
 from sweeper.replication.verify import judge_runs
-from tests.replication.drawn import WORLD, verified
+from tests.replication.drawn import QUICK, WORLD, verified
 
 LINK = "http://127.0.0.1:5000/#/x/abc"
 
@@ -142,7 +142,7 @@ def test_p_values() -> None:
 def test_n_is_that_of_the_test_that_decides(tmp_path: Path) -> None:
     runs = WORLD.draw(["exp4", "exp5", "exp8", "exp1", "exp2"], 5, np.random.default_rng(0))
     runs["exp4"] = runs["exp4"][:1] + runs["exp4"][2:]  # without seed 1: four runs, one in a row
-    ledger = judge_runs(tmp_path, "quick", runs)
+    ledger = judge_runs(tmp_path, QUICK, runs)
     ninth = ledger.judged[8]
     assert (ninth.shown.counts, n_runs(ninth.shown), looks(ninth)) == ({"exp5": 5, "exp4": 4}, "4-5", "-")
     assert (n_runs(ledger.judged[2].shown), looks(ledger.judged[2])) == ("5", "3, 5")

@@ -15,7 +15,6 @@ from sweeper.replication.claims.measures import (
     LOG_SECONDS,
     NLL,
     TRAIN_GAIN,
-    UNIFORM,
     VAL_SLOPE,
     VARIANCE_SHIFT,
     crossing,
@@ -48,7 +47,9 @@ def test_the_last_epoch_counts_not_the_best() -> None:
 
 def test_a_run_that_diverged_is_a_guess_where_that_has_a_value() -> None:
     lost = run("diverged", val=[9.0], acc=[0.3], gap=[1.0])
-    assert (ACCURACY(lost), NLL(lost)) == (0.1, UNIFORM)
+    assert (ACCURACY(lost), NLL(lost)) == (0.1, math.log(10))
+    few = lost._replace(classes=4)
+    assert (ACCURACY(few), NLL(few)) == (0.25, math.log(4))
     assert math.isnan(GAP(lost))
     assert math.isnan(ACCURACY_COMPLETE(lost))
     assert ACCURACY_COMPLETE(run(acc=[0.5, 0.8])) == 0.8
@@ -79,7 +80,7 @@ def test_last_parts(count: int, part: int, kept: int) -> None:
     [([0.5, 0.9], 1.75), ([0.9], 0.875), ([0.7, 0.79, 0.7], 4), ([0.5, 0.8], 2), ([0.7, 0.9, 0.6], 1.5)],
 )
 def test_epochs_to_an_accuracy_are_linear_between_epochs(values: list[float], epochs: float) -> None:
-    assert crossing(values, 0.8) == pytest.approx(epochs)
+    assert crossing(values, 0.8, before=0.1) == pytest.approx(epochs)
     assert epochs_to(0.8)(run(acc=values)) == pytest.approx(epochs)
 
 
@@ -102,7 +103,7 @@ def test_the_first_epoch_takes_no_part_in_its_time() -> None:
 
 @pytest.mark.parametrize(
     ("last", "state", "stable"),
-    [(0.4, "complete", True), (UNIFORM, "complete", False), (0.4, "diverged", False)],
+    [(0.4, "complete", True), (math.log(10), "complete", False), (0.4, "diverged", False)],
 )
 def test_what_is_stable(last: float, state: str, stable: bool) -> None:
     assert is_stable(run(state, val=[0.3, last])) is stable

@@ -16,15 +16,16 @@ from sweeper.core.config import RunConfig
 from sweeper.core.errors import SweeperError, TrainingError
 from sweeper.core.results import Training
 from sweeper.engine.choice import EngineChoice
-from sweeper.replication.arms import ARMS, PROTOCOLS, Arm, Protocol
+from sweeper.replication.article import Arm, Protocol
+from sweeper.replication.articles.learnopencv import ARMS, PROTOCOLS
 from sweeper.replication.claims.ledger import Ledger
 from sweeper.replication.claims.looks import fingerprint, read_looks
-from sweeper.replication.next_runs import affordable, seconds, steps, train_next_runs
+from sweeper.replication.next_runs import affordable, seconds_of, steps, train_next_runs
 from sweeper.replication.verify import verify
 from sweeper.tracking.reading import read_events
 from sweeper.training.start import training
 from tests.replication.conftest import Command
-from tests.replication.drawn import NAMES, WORLD, environment, verified, written
+from tests.replication.drawn import NAMES, QUICK, WORLD, environment, verified, written
 from tests.support.worlds import EPOCHS
 
 TINY = Protocol("quick", "for tests", seeds=2, train_images=512, epochs=EPOCHS)  # as long as the runs of a world
@@ -42,7 +43,7 @@ def test_the_cheapest_claim_comes_first_and_pays_for_the_next(ledger: Ledger) ->
     needed = {entry.claim.number: entry.seeds_needed for entry in ledger.judged if entry.verdict == "inconclusive"}
     assert all(step.seeds == needed[step.claim] for step in plan)
     first = plan[0]
-    assert first.seconds == pytest.approx(sum(seconds(ledger.runs[arm][0]) for arm, _ in first.runs), rel=0.1)
+    assert first.seconds == pytest.approx(sum(seconds_of(ledger.runs[arm][0]) for arm, _ in first.runs), rel=0.1)
 
 
 def test_a_plan_spends_no_more_than_its_budget(ledger: Ledger) -> None:
@@ -103,7 +104,7 @@ def two_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_drawing: None)
 def test_a_plan_is_trained_and_judged_again(two_seeds: Path) -> None:
     said: list[str] = []
     env = environment(two_seeds, said)
-    before = verify(env.journal, "quick")
+    before = verify(env.journal, QUICK)
     assert train_next_runs(env, before, budget=0, workers=1) is before
     after = train_next_runs(env, before, budget=600, workers=1)
     seeds = {arm: [run.seed for run in runs] for arm, runs in after.runs.items()}
@@ -128,7 +129,7 @@ def test_a_plan_whose_time_is_over_is_judged_all_the_same(
 
 def test_a_plan_that_trains_nothing_records_a_report_that_is_missing(two_seeds: Path) -> None:
     env = environment(two_seeds, [])
-    found = replace(verify(env.journal, "quick"), judged=[])  # so that no claim asks for runs
+    found = replace(verify(env.journal, QUICK), judged=[])  # so that no claim asks for runs
     train_next_runs(env, found, budget=0, workers=1)
     train_next_runs(replace(env, tracking_uri="none"), found, budget=600, workers=1)
     with FileLock(two_seeds / "journal/reproduce-quick/.lock"):
@@ -167,4 +168,82 @@ def test_runs_of_two_kinds_are_not_continued(tmp_path: Path, ledger: Ledger) -> 
     path.write_text(path.read_text().replace('"precision": "fp32"', '"precision": "bf16"', 1))
     env = environment(tmp_path, [])
     with pytest.raises(SweeperError, match="several kinds"):
-        train_next_runs(env, verify(env.journal, "quick"), budget=1e6, workers=1)
+        train_next_runs(env, verify(env.journal, QUICK), budget=1e6, workers=1)
+
+
+# --- claims files ----------------------------------------------------------------------------------------------
+
+CLAIMS = """\
+name: mine
+title: Mine
+dataset: sample
+seeds: 3
+base: {model: small, epochs: 1, train_images: 512}
+arms:
+  plain: {placement: none}
+  bn: {placement: bn}
+claims:
+  - says: BatchNorm helps at once
+    if: accuracy, bn - plain > 0
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_drawing: None) -> Path:
+    """A claims file whose runs take tenths of seconds."""
+    monkeypatch.setattr("sweeper.replication.next_runs.EngineChoice", lambda **_: EngineChoice("serial"))
+    (tmp_path / "claims.yaml").write_text(CLAIMS)
+    return tmp_path / "claims.yaml"
+
+
+def test_claims_without_a_run_are_planned_to_the_seeds_of_their_file_and_trained(
+    file: Path, tmp_path: Path, sweeper: Command
+) -> None:
+    verify_it = ("verify", "--claims", "claims.yaml")
+    code, _, err = sweeper(*verify_it)
+    assert (code, err.splitlines()[-1].partition("holds")[2]) == (
+        1, " no finished run of mine, protocol full. Run sweeper reproduce --claims claims.yaml.",
+    )  # fmt: skip
+    code, out, _ = sweeper(*verify_it, "--plan")
+    assert code == 0
+    assert re.search(r"^claim  1 to 3 seeds: 6 runs more, \d+s  BatchNorm helps at once$", out, re.M)
+    assert "to train them: sweeper verify --claims claims.yaml --train" in out
+    code, out, _ = sweeper(*verify_it, "--train", "--budget", "0")
+    assert (code, "nothing to train: the first would take" in out) == (0, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["claims.yaml"]
+    code, out, err = sweeper(*verify_it, "--train", "--tracking-uri", "offline", "--json")
+    assert code == 0, err
+    result = json.loads(out.splitlines()[-1])
+    assert {arm: [run["seed"] for run in runs] for arm, runs in result["runs"].items()} == {
+        "plain": [0, 1, 2], "bn": [0, 1, 2],
+    }  # fmt: skip
+    (claim,) = result["claims"]
+    assert (claim["says"], [look["seeds"] for look in claim["looks"]]) == ("BatchNorm helps at once", [3])
+    assert result["report"].endswith("report/mine-full")
+    code, out, _ = sweeper(*verify_it)
+    assert code == 0
+
+
+def test_an_arm_whose_fields_change_is_trained_again_and_the_others_are_not(
+    file: Path, tmp_path: Path, sweeper: Command
+) -> None:
+    train = ("verify", "--claims", "claims.yaml", "--train", "--tracking-uri", "offline")
+    assert sweeper(*train)[0] == 0
+    kept = (tmp_path / "journal/reproduce-mine-full/plain/seed-0/events.jsonl").read_bytes()
+    file.write_text(CLAIMS.replace("placement: bn}", "placement: bn, lr: 0.002}"))
+    code, out, _ = sweeper(*train)
+    assert code == 0
+    assert re.search(r"^claim  1 to 3 seeds: 3 runs more", out, re.M)
+    assert (tmp_path / "journal/reproduce-mine-full/plain/seed-0/events.jsonl").read_bytes() == kept
+    assert len(list((tmp_path / "journal/reproduce-mine-full/bn").glob("seed-?.*"))) == 3  # set aside
+
+
+def test_arms_of_unequal_numbers_of_images_are_trained_by_one_command(
+    file: Path, tmp_path: Path, sweeper: Command
+) -> None:
+    file.write_text(CLAIMS.replace("placement: bn}", "placement: bn, train_images: 600}"))
+    code, out, err = sweeper("reproduce", "--claims", "claims.yaml", "--seeds", "1", "--engine", "serial", "--offline")
+    assert code == 0, err
+    starts = [read_events(tmp_path / f"journal/reproduce-mine-full/{arm}/seed-0")[0] for arm in ("plain", "bn")]
+    assert [start["dataset"]["profile"]["train_images"] for start in starts] == [512, 600]
+    assert "2/2 runs finished" in out

@@ -20,7 +20,7 @@ from sweeper.report.page import Section, text
 from sweeper.tracking.base import RunInfo
 from sweeper.tracking.journal import JournalTracker
 from tests.replication.conftest import Command
-from tests.replication.drawn import written
+from tests.replication.drawn import FULL, QUICK, written
 
 NOWHERE = Path("nowhere")
 
@@ -45,7 +45,7 @@ def eight(**accuracies: float) -> dict[str, list[ArmRun]]:
 
 
 def body(runs: dict[str, list[ArmRun]], *ledger: Section) -> str:
-    whole = article_page(runs, "quick", ledger).decode()
+    whole = article_page(runs, QUICK, ledger).decode()
     return whole[: whole.rindex("</main>")]
 
 
@@ -189,7 +189,7 @@ def test_the_xray_is_shown_where_the_runs_have_one() -> None:
 
 def test_the_page_claims_no_images_that_were_not_seen() -> None:
     part = run("exp8")._replace(all_images=False)
-    pages = [article_page({"exp8": [each]}, "full").decode() for each in (part, run("exp8"))]
+    pages = [article_page({"exp8": [each]}, FULL).decode() for each in (part, run("exp8"))]
     assert ["these runs on a part" in page for page in pages] == [True, False]
     assert not any("all 60,000 training images" in page or "10,000 test images" in page for page in pages)
 

@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 
 from sweeper.core.config import RunConfig
-from sweeper.data.fashion import FULL, SAMPLE
-from sweeper.replication.arms import ARMS, PROTOCOLS, Protocol, arm_config, select
+from sweeper.data import fashion
+from sweeper.data.fashion import SAMPLE
+from sweeper.replication.article import Reproduction
+from sweeper.replication.articles.learnopencv import ARMS, PROTOCOLS
 from sweeper.replication.plan import Options, cost, make_plan, order
 from sweeper.replication.reproduce import choose_machine, dry_run, run_name
+from tests.replication.drawn import FULL, QUICK
 from tests.replication.place import TINY, Place
 
 
 def test_all_of_a_protocol_is_planned_with_its_seeds_and_names_fit_into_mlflow(place: Place):
     chosen = choose_machine(place.environment, "sample", "cpu", "fp32")
-    everything = make_plan(place.environment, chosen, Options("quick"))
+    everything = make_plan(place.environment, chosen, Options(QUICK))
     assert sorted((run.arm, run.config.seed) for run in everything) == sorted((arm, s) for arm in ARMS for s in (0, 1))
     names = {run_name(run.arm, run.config.seed) for run in everything}
     assert (len(names), max(map(len, names))) == (len(everything), 18)
@@ -31,31 +34,31 @@ def test_an_arm_may_have_fewer_seeds_but_not_than_are_asked_for(place: Place, mo
         assert [sum(run["arm"] == arm for run in plan) for arm in ("exp1", "exp2")] == [of_the_first, 3]
 
 
-@pytest.mark.parametrize(("manifest", "images"), [(SAMPLE, 0), (FULL, 12_000)], ids=["sample", "full"])
+@pytest.mark.parametrize(("manifest", "images"), [(SAMPLE, 0), (fashion.FULL, 12_000)], ids=["sample", "full"])
 def test_a_data_set_with_fewer_images_than_the_protocol_wants_is_used_whole(
     place: Place, monkeypatch: pytest.MonkeyPatch, manifest: Any, images: int
 ):
     monkeypatch.undo()
     chosen = SimpleNamespace(source=SimpleNamespace(spec=manifest.spec), config=RunConfig())
-    planned = make_plan(place.environment, chosen, Options("quick"))
+    planned = make_plan(place.environment, chosen, Options(QUICK))
     assert {run.config.train_images for run in planned} == {images}
 
 
 # --- order ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
-def test_each_seed_has_every_arm_once_before_the_next_begins(protocol: Protocol):
-    arms = select(protocol)
-    planned = list(order(arms, 5))
+@pytest.mark.parametrize("protocol", [FULL, QUICK], ids=PROTOCOLS)
+def test_each_seed_has_every_arm_once_before_the_next_begins(protocol: Reproduction):
+    arms = protocol.select()
+    planned = list(order(protocol, arms, 5))
     assert [seed for _, seed in planned] == [seed for seed in range(5) for _ in arms]
     for seed in range(5):
         assert sorted(arm for arm, s in planned if s == seed) == sorted(arms)
 
 
 def test_the_large_networks_come_first_and_the_others_begin_elsewhere_with_each_seed():
-    arms = select(PROTOCOLS["full"])
-    of_seed = [[arm for arm, s in order(arms, 5) if s == seed] for seed in range(5)]
+    arms = FULL.select()
+    of_seed = [[arm for arm, s in order(FULL, arms, 5) if s == seed] for seed in range(5)]
     assert {tuple(sorted(names[:3])) for names in of_seed} == {("exp8", "large-both", "large-none")}
     assert len({names[3] for names in of_seed}) == 5
     following = {names[names.index("exp4") + 1] for names in of_seed if names[-1] != "exp4"}
@@ -64,8 +67,8 @@ def test_the_large_networks_come_first_and_the_others_begin_elsewhere_with_each_
 
 @pytest.mark.parametrize("number", range(9))
 def test_any_number_of_arms_is_rotated(number: int):
-    arms = [name for name in select(PROTOCOLS["full"]) if not name.startswith(("exp8", "large"))][:number]
-    firsts = [next(arm for arm, s in order(arms, number) if s == seed) for seed in range(number)]
+    arms = [name for name in FULL.select() if not name.startswith(("exp8", "large"))][:number]
+    firsts = [next(arm for arm, s in order(FULL, arms, number) if s == seed) for seed in range(number)]
     assert sorted(firsts) == sorted(arms)
 
 
@@ -73,11 +76,10 @@ def test_any_number_of_arms_is_rotated(number: int):
 
 
 def test_a_run_costs_by_its_network_images_and_epochs():
-    quick, full = PROTOCOLS["quick"], PROTOCOLS["full"]
-    one = cost(arm_config("exp6", quick, 0), FULL.spec)
-    assert cost(arm_config("exp6", quick, 0, epochs=12), FULL.spec) == 2 * one
-    assert cost(arm_config("exp8", quick, 0), FULL.spec) > 9 * one
-    assert cost(arm_config("exp1", quick, 0), FULL.spec) < one < cost(arm_config("exp6", full, 0), FULL.spec)
+    one = cost(QUICK.config("exp6", 0), fashion.FULL.spec)
+    assert cost(QUICK.config("exp6", 0, epochs=12), fashion.FULL.spec) == 2 * one
+    assert cost(QUICK.config("exp8", 0), fashion.FULL.spec) > 9 * one
+    assert cost(QUICK.config("exp1", 0), fashion.FULL.spec) < one < cost(FULL.config("exp6", 0), fashion.FULL.spec)
 
 
 def test_a_dry_run_says_how_much_is_recorded_and_creates_nothing(place: Place):

@@ -16,7 +16,7 @@ from sweeper.core.config import RunConfig
 from sweeper.core.environment import EXPERIMENT
 from sweeper.core.errors import Interrupted
 from sweeper.replication import report_record
-from sweeper.replication.arms import PROTOCOLS
+from sweeper.replication.articles.learnopencv import PROTOCOLS
 from sweeper.replication.claims.looks import fingerprint
 from sweeper.replication.verify import report
 from sweeper.tracking.base import FINISHED

@@ -24,7 +24,8 @@ from sweeper.core.trial import Trial
 from sweeper.data.sources import find
 from sweeper.engine import choice as engine_choice
 from sweeper.replication import reproduce
-from sweeper.replication.arms import ARMS, PROTOCOLS, Arm, Protocol, arm_config
+from sweeper.replication.article import Arm, Protocol
+from sweeper.replication.articles.learnopencv import ARMS, PROTOCOLS
 from sweeper.replication.plan import order
 from sweeper.replication.reproduce import ArmProgress, dry_run
 from sweeper.tracking.base import FAILED, FINISHED, KILLED
@@ -33,7 +34,8 @@ from sweeper.training.folds import finish
 from sweeper.training.images import load
 from sweeper.training.start import training
 from tests.replication.conftest import Command
-from tests.replication.place import TINY, Place, breaks
+from tests.replication.drawn import QUICK
+from tests.replication.place import Place, breaks
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def test_every_arm_and_seed_is_a_finished_run_in_its_folder(place: Place):
     folders = sorted(str(path.parent.relative_to(place.root)) for path in place.root.glob("*/*/events.jsonl"))
     assert folders == ["exp1/seed-0", "exp1/seed-1", "exp2/seed-0", "exp2/seed-1"]
     first, *_, last = place.events("exp2/seed-1")
-    config = arm_config("exp2", TINY, 1, dataset="sample")
+    config = QUICK.config("exp2", 1, dataset="sample")
     assert RunConfig.from_params(first["params"]) == config
     assert first["key"].endswith(f"/{config.key}")
     assert first["name"] == "exp2 s1"
@@ -76,12 +78,12 @@ def test_every_arm_and_seed_is_a_finished_run_in_its_folder(place: Place):
 def test_runs_are_trained_in_that_order(place: Place, trained: list[RunConfig]):
     place.reproduce(1, 2, 4, seeds=2)
     names = {config.key: f"exp{config.experiment}" for config in trained}
-    assert [(names[config.key], config.seed) for config in trained] == list(order(["exp2", "exp4", "exp1"], 2))
+    assert [(names[config.key], config.seed) for config in trained] == list(order(QUICK, ["exp2", "exp4", "exp1"], 2))
 
 
 def test_workers_train_the_same_runs(place: Place):
     assert place.reproduce(1, 2, seeds=1, workers=2)["added"] == 2
-    config = arm_config("exp2", TINY, 0, dataset="sample")
+    config = QUICK.config("exp2", 0, dataset="sample")
     (run,) = place.runs()["exp2"]
     assert run.history_sha256 == finish(training(config, load(config, find("sample")))).history_sha256
 
@@ -277,7 +279,8 @@ import atexit, os, sys
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 atexit.register(lambda: print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr))
-from sweeper.replication.arms import PROTOCOLS, Protocol
+from sweeper.replication.article import Protocol
+from sweeper.replication.articles.learnopencv import PROTOCOLS
 PROTOCOLS["quick"] = Protocol("quick", "", seeds=2, train_images=1_000, epochs=6)
 from sweeper.cli.main import main
 main()
@@ -286,8 +289,9 @@ COMMAND = ("reproduce", "--exp", "1", "--seeds", "2", "--protocol", "quick", "--
 
 
 def test_a_reproduction_that_is_killed_trains_no_finished_run_again_and_imports_no_mlflow(
-    tmp_path: Path, alone: dict[str, str], until: Callable[..., Any]
+    tmp_path: Path, alone: dict[str, str], until: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setitem(PROTOCOLS, "quick", Protocol("quick", "", seeds=2, train_images=1_000, epochs=6))
     home = Place(tmp_path / "home")
     home.home.mkdir()
     with subprocess.Popen(

@@ -18,7 +18,7 @@ from sweeper.replication.claims.looks import fingerprint, looks_file, read_looks
 from sweeper.replication.pages.page import finished_runs
 from sweeper.replication.verify import judge_runs, publish
 from tests.replication.conftest import Command
-from tests.replication.drawn import NAMES, WORLD, environment, verified, written
+from tests.replication.drawn import FULL, NAMES, QUICK, WORLD, environment, verified, written
 
 pytest_plugins = ["tests.support.mlflow_store"]
 
@@ -103,7 +103,7 @@ def test_a_store_that_is_away_costs_the_links_alone(
     run = WORLD.draw(["exp1"], 1, np.random.default_rng(0))["exp1"][0]._replace(run_id="abc", store=store)
     said: list[str] = []
     _, result = publish(
-        replace(environment(tmp_path, said), tracking_uri=uri), judge_runs(tmp_path, "quick", {"exp1": [run]})
+        replace(environment(tmp_path, said), tracking_uri=uri), judge_runs(tmp_path, QUICK, {"exp1": [run]})
     )
     assert (result["links"], result["runs"]["exp1"][0]["run_id"]) == ({}, "abc")
     assert [line.startswith("the ledger has no links to MLflow: ") for line in said] == [True] * uri.startswith("http")
@@ -133,11 +133,11 @@ def test_the_command_prints_the_table_and_writes_the_ledger(tmp_path: Path, ledg
 def test_the_report_is_of_the_protocol_that_has_runs(tmp_path: Path, ledger: Ledger) -> None:
     env = environment(tmp_path, [])
     with pytest.raises(UsageError, match=r"holds no finished run of protocol full\. Run sweeper reproduce"):
-        finished_runs(env)
-    for protocol in ("quick", "full"):  # full comes first if both have runs
-        written(tmp_path, ledger.runs, ["exp1"], protocol=protocol)
-        found, runs = finished_runs(env)
-        assert (found, list(runs), len(runs["exp1"])) == (protocol, ["exp1"], 5)
+        finished_runs(env, QUICK.article)
+    for of in (QUICK, FULL):  # full comes first if both have runs
+        written(tmp_path, ledger.runs, ["exp1"], of)
+        found, runs = finished_runs(env, QUICK.article)
+        assert (found, list(runs), len(runs["exp1"])) == (of, ["exp1"], 5)
 
 
 @pytest.mark.parametrize(

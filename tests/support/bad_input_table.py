@@ -141,6 +141,17 @@ REPRODUCE: Final = (
     *values("reproduce", "--arms", "arms", "some", says=("experiments",)),
     *values("reproduce", "--tracking-uri", "nothing recorded", "none", says=("offline",)),
     *engines("reproduce"),
+    *values("reproduce", "--article", "article", "kim", says=("kim2023",)),
+    Row("experiments of another article", on_sample("reproduce --article kim2023 --exp 1"), 2,
+        ("--exp", "learnopencv")),
+    Row("no claims file", on_sample("reproduce --claims nowhere.yaml"), 2, ("nowhere.yaml", "No such file")),
+    Row("a file that is no claims file", on_sample("reproduce --claims {space}"), 2,
+        ("{space}", "name: field required"), given="space", kind="placement: [none, bn]"),
+    Row("no recording", words("reproduce --import nowhere.tar.gz"), 1, ("nowhere.tar.gz", "No such file")),
+    Row("a file that is no recording", words("reproduce --import {file}"), 1, ("{file}", "not a whole recording"),
+        given="file"),
+    Row("nothing to export", words("reproduce --export all.tar.gz"), 1, ("holds no finished run",)),
+    Row("two commands in one", words("reproduce --export a --import b"), 2, ("two commands",)),
 )  # fmt: skip
 
 VERIFY: Final = (
@@ -148,6 +159,10 @@ VERIFY: Final = (
     Row("both --train and --plan", ("verify", "--train", "--plan"), 2, ("Leave out --plan or --train",)),
     *(Row("an option of --train without it", ("verify", option, value), 2, (option, "--train"))
       for option, value in (("--budget", "30m"), ("--workers", "2"), ("--data-dir", "."))),
+    Row("no claims file", words("verify --claims nowhere.yaml"), 2, ("nowhere.yaml", "No such file")),
+    Row("a file that is no claims file", words("verify --claims {space}"), 2, ("{space}", "name: field required"),
+        given="space", kind="placement: [none, bn]"),
+    Row("two articles", words("verify --article kim2023 --claims nowhere.yaml"), 2, ("--article", "--claims")),
 )  # fmt: skip
 
 REPORT: Final = (

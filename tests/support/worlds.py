@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -36,27 +36,39 @@ TRUTH: Final = {
 }
 
 
+# The same of the measures of other articles than learnopencv. They are drawn by a generator of their own.
+MORE: Final = {
+    "recalibration_accuracy": (0.0, 0.0005),
+    "recalibration_nll": (0.0, 0.0030),
+    "mask_variance": (1.0, 0.0500),
+}
+
+
 @dataclass(frozen=True)
 class World:
     """What is true of each arm where it differs from `TRUTH`; `noise` scales all standard deviations."""
 
     truth: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     noise: float = 1.0
+    epochs: int = EPOCHS
 
     def but(self, arm: str, **values: float) -> World:
         """The same, with other values of one arm."""
-        return World({**self.truth, arm: {**self.truth.get(arm, {}), **values}}, self.noise)
+        return replace(self, truth={**self.truth, arm: {**self.truth.get(arm, {}), **values}})
 
     def value(self, arm: str, name: str) -> float:
         """What is true of an arm."""
-        return self.truth.get(arm, {}).get(name, TRUTH[name][0])
+        return self.truth.get(arm, {}).get(name, (TRUTH | MORE)[name][0])
 
     def draw(self, arms: Iterable[str], seeds: int, random: np.random.Generator) -> dict[str, list[ArmRun]]:
         """The runs of some arms."""
         return {arm: self._runs(arm, seeds, random) for arm in arms}
 
     def _runs(self, arm: str, seeds: int, random: np.random.Generator) -> list[ArmRun]:
-        epochs = 2 * EPOCHS if arm.endswith("-long") else EPOCHS
+        (apart,) = random.spawn(1)
+        more = {name: self.value(arm, name) + self.noise * sd * apart.standard_normal(seeds)
+                for name, (_, sd) in MORE.items()}  # fmt: skip
+        epochs = 2 * self.epochs if arm.endswith("-long") else self.epochs
         x = {name: self.value(arm, name) + self.noise * sd * random.standard_normal(seeds)
              for name, (_, sd) in TRUTH.items()}  # fmt: skip
         e = np.arange(1 - epochs, 1)  # 0 at the last epoch
@@ -91,7 +103,9 @@ class World:
                 [{"epoch": i + 1, **{name: values[seed][i] for name, values in lists.items()}} for i in range(epochs)],
                 {"final/val_accuracy": lists["val/accuracy"][seed][-1], "final/val_loss": lists["val/loss"][seed][-1],
                  "xray/error_confidence": float(x["confidence"][seed]), "xray/variance_shift": float(x["shift"][seed]),
-                 "xray/spikes": float(spikes[seed])},
+                 "xray/spikes": float(spikes[seed]), "xray/mask_variance": float(more["mask_variance"][seed]),
+                 "xray/recalibration_gain_accuracy": float(more["recalibration_accuracy"][seed]),
+                 "xray/recalibration_gain_loss": float(more["recalibration_nll"][seed])},
                 Path(f"{arm}/seed-{seed}"), f"{arm}{seed}", None,
             )
             for seed in range(seeds)

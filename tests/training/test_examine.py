@@ -252,7 +252,8 @@ def test_every_network_can_be_examined(model: str, placement: Placement, tiny: D
     assert [layer.position for layer in found.layers] == positions
     assert [f"{layer.name}.running_var" for layer in found.layers] == norms
     assert [layer.channels for layer in found.layers] == [len(result.weights[name]) for name in norms]
-    assert found.metrics().keys() == (ALWAYS | OF_BATCH_NORM if norms else ALWAYS)
+    of_dropout = {"xray/mask_variance"} if placement.has_head_dropout else set()
+    assert found.metrics().keys() == ALWAYS | of_dropout | (OF_BATCH_NORM if norms else set())
     has_closed_form = [math.isfinite(layer.closed_form) for layer in found.layers]
     assert has_closed_form == [placement is Placement.DROPOUT_BN] * len(norms)
     assert len(pickle.dumps(found)) < 100_000

@@ -1,7 +1,7 @@
 """The ledger: a verdict for each claim. False verdicts are rare, however often the runs are analysed.
 
-Two null hypotheses are tested for each claim: that it is false (support), and that it is true (against). The ledger
-holds 56 p-values. With two corrections, at most 5 % of ledgers contain a false verdict:
+Two null hypotheses are tested for each claim: that it is false (support), and that it is true (against). With two
+corrections, at most 5 % of ledgers contain a false verdict:
 
 Interim analyses. A claim is judged at 3, 5, 10, 20, 40, ... seeds of each of its arms, always the first ones, and at
 no number between. A look, in this package, is one such analysis. The look at n seeds spends the share w(n) of alpha:
@@ -11,8 +11,8 @@ JASA 77; an alpha-spending function in the sense of Lan and DeMets 1983, Biometr
 p(n) / w(n) so far is a p-value itself (the sequential p-value of Liu and Anderson 2008, JASA 103). It depends on the
 runs alone: analysing the same runs again spends nothing.
 
-Claims. These p-values are corrected by Holm's method (Holm 1979, Scandinavian Journal of Statistics 6) over all 56,
-untestable claims included with p = 1. The method assumes nothing about their dependence.
+Claims. These p-values are corrected by Holm's method (Holm 1979, Scandinavian Journal of Statistics 6) over both
+of all claims, untestable ones included with p = 1. The method assumes nothing about their dependence.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 
 from sweeper.core.errors import StudyIncomplete
-from sweeper.replication.arms import ProtocolName
-from sweeper.replication.claims.claims import Claim
+from sweeper.replication.article import Reproduction
+from sweeper.replication.claims.claim import Claim
 from sweeper.replication.claims.questions import Table
 from sweeper.replication.runs import ArmRun, circumstances
 from sweeper.replication.statistics.base import Evidence, PValues, Shown
@@ -37,7 +37,7 @@ POWER: Final = 0.8
 FIRST_LOOK: Final = 3
 MOST_SEEDS: Final = 1_280
 METHOD: Final = (
-    "A claim is supported or contradicted if its p-value is at most 0.05 after Holm's correction over the 56 p-values "
+    "A claim is supported or contradicted if its p-value is at most 0.05 after Holm's correction over the {} p-values "
     "of the ledger and the correction for interim analyses at 3, 5, 10, 20, ... seeds (see "
     "docs/explanation/claims.md). The interval is the 95 % interval without these corrections. An inconclusive claim "
     "names the seeds of each arm that would decide it with a power of 80 %, if the current estimates are the truth."
@@ -146,11 +146,16 @@ class Ledger:
     """The runs of a protocol, and the verdicts on all claims."""
 
     journal: Path
-    protocol: ProtocolName
+    of: Reproduction
     runs: Runs
     judged: Sequence[Judged]
     links: Mapping[str, str] = field(default_factory=dict)  # MLflow run to its address
     incomplete: StudyIncomplete | None = None  # the error if next runs failed; too short a budget is no failure
+
+    @property
+    def method(self) -> str:
+        """The statistics in short."""
+        return METHOD.format(2 * len(self.judged))
 
     @cached_property
     def provenance(self) -> dict[str, str]:
@@ -164,11 +169,11 @@ class Ledger:
         }
 
 
-def judge(claims: Sequence[Claim], runs: Runs, protocol: str) -> list[Judged]:
+def judge(claims: Sequence[Claim], runs: Runs, of: Reproduction) -> list[Judged]:
     """Return a verdict for each claim, after Holm's correction over both p-values of all claims."""
     everything = Table(runs)
     tables = {seeds: Table(runs, seeds) for seeds in look_times(max(map(first_seeds, runs.values()), default=0))}
-    looked = [_look_at(claim, runs, everything, tables, protocol) for claim in claims]
+    looked = [_look_at(claim, runs, everything, tables, of) for claim in claims]
     adjusted = holm([p for entry in looked for p in entry.p])
     not_rejected = sum(p > ALPHA for p in adjusted)
     pairs = map(PValues, adjusted[::2], adjusted[1::2])
@@ -178,25 +183,25 @@ def judge(claims: Sequence[Claim], runs: Runs, protocol: str) -> list[Judged]:
     ]
 
 
-def _look_at(claim: Claim, runs: Runs, everything: Table, tables: Mapping[int, Table], protocol: str) -> Judged:
+def _look_at(claim: Claim, runs: Runs, everything: Table, tables: Mapping[int, Table], of: Reproduction) -> Judged:
     """The looks that the recorded runs allow, without a verdict yet."""
     arms = claim.question.arms
     evidence = claim.question.ask(everything)
-    why_not = _why_not(claim, evidence, runs, protocol)
+    why_not = _why_not(claim, evidence, runs, of)
     seeds = min(first_seeds(runs.get(arm, ())) for arm in arms)
     times = () if why_not else look_times(seeds)
     looks = tuple(Look(time, *claim.question.ask(tables[time]).p) for time in times)
     return Judged(claim, why_not, {arm: len(runs.get(arm, ())) for arm in arms}, seeds, looks, evidence)
 
 
-def _why_not(claim: Claim, evidence: Evidence, runs: Runs, protocol: str) -> str:
+def _why_not(claim: Claim, evidence: Evidence, runs: Runs, of: Reproduction) -> str:
     """The reason why a claim cannot be tested; empty if it can."""
     arms = claim.question.arms
-    if claim.needs_full and not (protocol == "full" and all(r.all_images for arm in arms for r in runs.get(arm, ()))):
+    if claim.needs_full and not (of.name == "full" and all(r.all_images for arm in arms for r in runs.get(arm, ()))):
         return claim.needs_full  # the embedded sample, which has fewer images, can be trained by any protocol
     if missing := [arm for arm in arms if not runs.get(arm)]:
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        return f"no run of {shown}; run sweeper reproduce --protocol {protocol}"
+        return f"no run of {shown}; run sweeper reproduce {of.options}"
     lacking = evidence.lacking(1)
     return f"the runs of {lacking.arm} have no {lacking.quantity}" if lacking else ""
 

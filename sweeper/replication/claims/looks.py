@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.core.files import write_whole
-from sweeper.replication.arms import PROTOCOLS
 from sweeper.replication.claims.ledger import Ledger, Runs, spent
 
 
 def looks_file(ledger: Ledger) -> Path:
     """The file beside the protocol's runs."""
-    return ledger.journal / f"{PROTOCOLS[ledger.protocol].folder}.looks.jsonl"
+    return ledger.journal / f"{ledger.of.folder}.looks.jsonl"
 
 
 def record_look(ledger: Ledger) -> bool:

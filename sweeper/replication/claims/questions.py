@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from sweeper.replication.claims.measures import LOG_SECONDS, Measure, is_stable
+from sweeper.replication.claims.measures import LOG_SECONDS, OVERFITTING, Measure, is_stable, since
 from sweeper.replication.runs import ArmRun
 from sweeper.replication.statistics.base import Array, Evidence, Sample
 from sweeper.replication.statistics.combine import Combined
@@ -236,6 +236,16 @@ def _arms(questions: Sequence[Question]) -> tuple[str, ...]:
 
 def _joined(joint: str, questions: Sequence[Question]) -> str:
     return joint.join(dict.fromkeys(f"({q.words})" if "; " in q.words else q.words for q in questions))
+
+
+def overfits(arm: str, epochs: int) -> Question:
+    """Ask if some epoch before the last of `epochs` has a lower expected validation NLL.
+
+    The lowest NLL of a run is below its last by chance alone, so `last - lowest` cannot be tested against 0. Instead,
+    each epoch is compared with the last, within runs, with Bonferroni's correction for their number.
+    """
+    each = any_of(*(above(since(epoch), arm) for epoch in range(1, epochs)))
+    return replace(each, words=f"{OVERFITTING}, {arm} > 0 nats")
 
 
 def given(premise: Question, question: Question) -> Question:

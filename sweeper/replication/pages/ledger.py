@@ -9,8 +9,8 @@ from typing import Final
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from sweeper.replication.claims.claims import CONTRADICTIONS
-from sweeper.replication.claims.ledger import METHOD, Judged, Ledger
+from sweeper.core.text import counted
+from sweeper.replication.claims.ledger import Judged, Ledger
 from sweeper.replication.runs import ArmRun, aligned, diverged
 from sweeper.replication.statistics.base import Shown
 from sweeper.report.figure import (
@@ -30,7 +30,6 @@ from sweeper.report.figure import (
     shorten,
 )
 
-DECLARED: Final = "Under our declared instantiation of the article (docs/results/reproduction.md)."
 VERDICTS: Final = ("supported", "contradicted", "inconclusive", "untestable")
 COLORS: Final = {"supported": BLUE, "contradicted": VERMILLION, "inconclusive": GREY}
 PANELS: Final = (("points", "points of accuracy or confidence"), ("nats", "nats"))
@@ -145,8 +144,13 @@ def counts(ledger: Ledger) -> str:
 
 def provenance_line(ledger: Ledger) -> str:
     """One line for every table: the protocol, data, hardware and versions that it holds for."""
-    told = {"Protocol": ledger.protocol, **ledger.provenance}
-    return f"{DECLARED} " + "; ".join(f"{name}: {value}" for name, value in told.items()) + "."
+    told = {"Protocol": ledger.of.name, **ledger.provenance}
+    return f"{ledger.of.article.declared} " + "; ".join(f"{name}: {value}" for name, value in told.items()) + "."
+
+
+def heading(ledger: Ledger) -> str:
+    """The title of a page on the ledger."""
+    return f"{ledger.of.article.short}: {counted(len(ledger.judged), 'claim')}, protocol {ledger.of.name}"
 
 
 def markdown(ledger: Ledger) -> bytes:
@@ -155,7 +159,7 @@ def markdown(ledger: Ledger) -> bytes:
 
 
 def _markdown(ledger: Ledger) -> Iterator[str]:
-    yield f"# The article's 28 claims, protocol {ledger.protocol}\n"
+    yield f"# {heading(ledger)}\n"
     yield f"{counts(ledger).capitalize()}.\n"
     yield from _markdown_table(
         ledger,
@@ -172,12 +176,17 @@ def _markdown(ledger: Ledger) -> Iterator[str]:
         ledger,
         ("#", "supported if", "notes"),
         [(str(e.claim.number), e.claim.question.words,
-          "".join(f"{name}: {value:.3f}. " for name, value in e.facts.items()) + " ".join(e.claim.notes))
+          (f"Section: {e.claim.section}. " if e.claim.section else "")
+          + "".join(f"{name}: {value:.3f}. " for name, value in e.facts.items()) + " ".join(e.claim.notes))
          for e in ledger.judged],
     )  # fmt: skip
-    yield f"\n{METHOD}\n"
-    yield "## Where the article contradicts itself\n"
-    yield from (f"- {text}" for text in CONTRADICTIONS)
+    yield f"\n{ledger.method}\n"
+    article = ledger.of.article
+    yield "## What we chose\n"
+    yield from (f"- {text}" for text in article.choices)
+    if article.contradictions:
+        yield "\n## Where the article contradicts itself\n"
+        yield from (f"- {text}" for text in article.contradictions)
     yield "\n## Runs\n"
     yield from _markdown_table(
         ledger,
@@ -214,16 +223,17 @@ def forest(ledger: Ledger) -> bytes:
     Returns:
         A PNG image.
     """
-    title = f"Claims of the article, protocol {ledger.protocol}"
+    title = heading(ledger)
     panels = [
         (label, [e for e in ledger.judged if e.shown.unit == unit and math.isfinite(e.shown.low)])
         for unit, label in PANELS
     ]
-    if not any(entries for _, entries in panels):
+    panels = [(label, entries) for label, entries in panels if entries]
+    if not panels:
         return notice(title, "No claim has an interval yet: that needs two seeds of each arm.")
     figure = new_figure(title, "Distance from the claim's bound, with its 95 % interval; right favours the claim.")
     figure.set_size_inches(10, 7)
-    for axes, (label, entries) in zip(figure.subplots(1, 2), panels, strict=True):
+    for axes, (label, entries) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _draw_panel(axes, label, entries)
     marks = [(Line2D([], [], color=color, marker="o", markersize=5, linewidth=1.8), name,
               any(e.verdict == name for _, entries in panels for e in entries))

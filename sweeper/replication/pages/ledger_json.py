@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
-from sweeper.replication.claims.claims import CONTRADICTIONS
-from sweeper.replication.claims.ledger import ALPHA, METHOD, POWER, Judged, Ledger, spent
+from sweeper.replication.claims.ledger import ALPHA, POWER, Judged, Ledger, spent
 from sweeper.replication.statistics.base import Shown, Test
 
 
 def as_json(ledger: Ledger) -> dict[str, Any]:
     """The ledger and its runs; values that cannot be computed are null."""
     return {
-        "protocol": ledger.protocol,
-        "declared": "under our declared instantiation of the article, docs/results/reproduction.md",
+        "article": ledger.of.article.name,
+        "source": ledger.of.article.source,
+        "protocol": ledger.of.name,
+        "declared": ledger.of.article.declared,
+        "choices": list(ledger.of.article.choices),
         "provenance": ledger.provenance,
         "alpha": ALPHA,
         "power": POWER,
-        "method": METHOD,
+        "method": ledger.method,
         "claims": [_claim_json(judged) for judged in ledger.judged],
-        "contradictions": list(CONTRADICTIONS),
+        "contradictions": list(ledger.of.article.contradictions),
         "links": dict(ledger.links),
         "runs": {
             arm: [
-                {"seed": run.seed, "state": run.state, "journal": str(run.folder),
+                {"seed": run.seed, "state": run.state, "journal": _below(ledger.journal, run.folder),
                  "history_sha256": run.history_sha256, "run_id": run.run_id}
                 for run in runs
             ]
@@ -33,11 +36,17 @@ def as_json(ledger: Ledger) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _below(journal: Path, folder: Path) -> str:
+    """The folder of a run, by its path in the journal."""
+    return str(folder.relative_to(journal) if folder.is_relative_to(journal) else folder)
+
+
 def _claim_json(judged: Judged) -> dict[str, Any]:
     claim, shown = judged.claim, judged.shown
     return {
         "claim": claim.number,
         "says": claim.says,
+        "section": claim.section,
         "supported_if": claim.question.words,
         "verdict": judged.verdict,
         "reason": judged.reason,

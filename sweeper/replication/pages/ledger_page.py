@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from markupsafe import Markup
 
 from sweeper.core.text import counted
-from sweeper.replication.claims.claims import CONTRADICTIONS
-from sweeper.replication.claims.ledger import METHOD, Judged, Ledger
+from sweeper.replication.claims.ledger import Judged, Ledger
 from sweeper.replication.pages.ledger import (
     PICTURED,
     VERDICTS,
     counts,
     forest,
+    heading,
     interval,
     link_of,
     linked_runs,
@@ -46,19 +46,24 @@ def html(ledger: Ledger, picture: bytes | None = None) -> bytes:
         Section("Runs", table(("arm", "seeds", "diverged", "MLflow runs"), runs, caption=where)),
     ]
     lead = f"{counted(len(ledger.judged), 'claim')}: {counts(ledger)}."
-    return page(f"The article's claims, protocol {ledger.protocol}", lead, parts)
+    return page(heading(ledger), lead, parts)
 
 
 def ledger_sections(ledger: Ledger, picture: bytes | None = None) -> list[Section]:
     """The sections that judge the claims, also of another page."""
     where = provenance_line(ledger)
     verdicts = table(HEADERS, (_verdict(ledger, entry) for entry in ledger.judged), caption=where)
-    return [
-        Section("Verdicts", verdicts + text(METHOD)),
+    article = ledger.of.article
+    sections = [
+        Section("Verdicts", verdicts + text(ledger.method)),
         Section("Differences", png(picture or forest(ledger), f"{PICTURED}. Of all claims: {counts(ledger)}.")),
         Section("What counts as supported", Markup("").join([text(where), *_questions(ledger)])),
-        Section("Where the article contradicts itself", Markup("").join(map(text, CONTRADICTIONS))),
+        Section("What we chose", Markup("").join(map(text, article.choices))),
     ]
+    if article.contradictions:
+        words = Markup("").join(map(text, article.contradictions))
+        sections.append(Section("Where the article contradicts itself", words))
+    return sections
 
 
 def _verdict(ledger: Ledger, judged: Judged) -> Sequence[Value]:
@@ -83,7 +88,8 @@ def _questions(ledger: Ledger) -> Iterator[Markup]:
     for judged in ledger.judged:
         claim = judged.claim
         arms = _arms(ledger, claim.question.arms)
-        told = facts([("test", judged.shown.method), ("arms", arms), *judged.facts.items()])
+        named = [("section", claim.section)] if claim.section else []
+        told = facts([*named, ("test", judged.shown.method), ("arms", arms), *judged.facts.items()])
         words = [text(f"Supported if: {claim.question.words}."), told, *map(text, claim.notes)]
         yield folded(f"{claim.number} \N{MIDDLE DOT} {claim.says}", Markup("").join(words))
 

@@ -1,4 +1,4 @@
-"""The report of the reproduction: the article's eight figures, its numbers beside ours, all arms and the X-ray."""
+"""The report of a reproduction: the ledger, all arms with their curves, the X-ray, and what an article publishes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from markupsafe import Markup
 from sweeper.core.environment import Environment
 from sweeper.core.errors import UsageError
 from sweeper.core.experiments import EXPERIMENT_TITLES
-from sweeper.replication.arms import ARMS, PROTOCOLS, Protocol, ProtocolName
+from sweeper.replication.article import DEFAULT, Article, ProtocolName, Reproduction
+from sweeper.replication.articles import under
 from sweeper.replication.claims.ledger import Runs
 from sweeper.replication.pages.charts import (
     PUBLISHED,
@@ -22,20 +23,21 @@ from sweeper.replication.pages.charts import (
     mark,
     seed_values,
 )
-from sweeper.replication.runs import ArmRun, circumstances, complete, diverged, read_runs
+from sweeper.replication.runs import ArmRun, circumstances, complete, diverged, no_runs, read_runs
 from sweeper.report.figure import counted, percent
 from sweeper.report.page import NOTHING, Cell, Section, Value, beside, chart, facts, figures, heading, page, table, text
 
 ACCURACY: Final = "final/val_accuracy"
-DECLARED: Final = (
-    "The article gives no architectures, rates, epochs, optimizer, schedule, batch size or augmentations. All of these "
-    "are our declared instantiation of it, and the results hold for that."
+CURVES: Final = (
+    "Each line is the mean over the seeds, each band their range. Train values are measured in eval mode, without "
+    "augmentation. All figures have the same axes, which leave out outliers of the first epochs."
 )
 XRAY: Final = {
     "xray/variance_shift": ("Variance shift", 4),
     "xray/recalibration_gain_accuracy": ("Recalibration, accuracy", 5),
     "xray/recalibration_gain_loss": ("Recalibration, nats", 5),
     "xray/batch_noise": ("Batch noise", 4),
+    "xray/mask_variance": ("Variance over masks", 4),
     "xray/brier": ("Brier", 4),
     "xray/error_confidence": ("Confidence on errors", 4),
     "xray/grad_norm_cv": ("Gradient norm, CV", 3),
@@ -44,53 +46,56 @@ XRAY: Final = {
 }
 
 
-def article_page(runs: Runs, name: ProtocolName, ledger: Sequence[Section] = ()) -> bytes:
+def article_page(runs: Runs, of: Reproduction, ledger: Sequence[Section] = ()) -> bytes:
     """The report, as one HTML file in UTF-8.
 
     Args:
         runs: the finished runs of each arm, of at least one, by `runs.read_runs`.
-        name: of the protocol that they were trained by.
+        of: the article and the protocol that they were trained by.
         ledger: the sections that judge the article's claims, which follow its numbers.
     """
-    protocol = PROTOCOLS[name]
-    sections = [Section("Summary", _summary(runs, protocol))]
-    experiments = complete_experiments(runs)
+    sections = [Section("Summary", _summary(runs, of))]
+    experiments = complete_experiments(runs) if of.article.name == DEFAULT else {}
     if experiments:
         sections.append(Section("Against the article's numbers", _numbers(runs)))
     sections += ledger
     if experiments:
         sections.append(Section("Figures 4 to 11", _figures(experiments)))
-    sections.append(Section("All arms", _arms(runs)))
+    sections.append(Section("All arms", _arms(runs, of)))
+    if of.article.name != DEFAULT and any(map(complete, runs.values())):
+        sections.append(Section("Curves", _curves(runs, of)))
     if any(name in run.final for of_arm in runs.values() for run in of_arm for name in XRAY):
         sections.append(Section("X-ray", _xray(runs)))
-    return page("The article, reproduced", _lead(runs, protocol), sections)
+    return page(f"{of.article.short}, reproduced", _lead(runs, of), sections)
 
 
-def _lead(runs: Runs, protocol: Protocol) -> str:
+def _lead(runs: Runs, of: Reproduction) -> str:
     total = sum(map(len, runs.values()))
     return (
-        f"Batch Normalization and Dropout in eight experiments on FashionMNIST, protocol {protocol.name}: "
-        f"{protocol.title}. {counted(total, 'run')} of {counted(len(runs), 'arm')}."
+        f"{of.article.source}. Protocol {of.name}: {of.protocol.title}. "
+        f"{counted(total, 'run')} of {counted(len(runs), 'arm')}."
     )
 
 
-def _summary(runs: Runs, protocol: Protocol) -> Markup:
-    experiments = complete_experiments(runs)
+def _summary(runs: Runs, of: Reproduction) -> Markup:
+    ours = of.article.name == DEFAULT
+    experiments = complete_experiments(runs) if ours else {}
     numbers: list[tuple[str, Value]] = [
         (f"experiment {number}, {counted(len(experiments[number]), 'seed')}", _mean(experiments[number]))
         for number in (4, 5, 6, 7, 8)
         if number in experiments
     ]
-    words = [DECLARED, "Accuracies are those of the last epoch on the test images, as the article reads them."]
-    if protocol.train_images:
+    images = "test images, as the article reads them" if ours else "validation images"
+    words = [*(of.article.choices if ours else ()), f"Accuracies are those of the last epoch on the {images}."]
+    if ours and of.protocol.train_images:
         words.append("The article trained on all 60,000 images.")
-    elif not all(run.all_images for of_arm in runs.values() for run in of_arm):
+    elif ours and not all(run.all_images for of_arm in runs.values() for run in of_arm):
         words.append("The article trained on all 60,000 images, these runs on a part of them.")
     return (
         (figures(numbers) if numbers else Markup())
         + text(" ".join(words))
         + facts([
-            ("Protocol", protocol.name), ("Arms", len(runs)), ("Diverged runs", sum(map(diverged, runs.values()))),
+            ("Protocol", of.name), ("Arms", len(runs)), ("Diverged runs", sum(map(diverged, runs.values()))),
             *((name.capitalize(), value) for name, value in circumstances(runs).items() if value and name != "device"),
         ])
     )  # fmt: skip
@@ -161,11 +166,7 @@ def _figures(experiments: dict[int, list[ArmRun]]) -> Markup:
         + chart(figure(of_arm, ranges), _caption(number, of_arm))
         for number, of_arm in experiments.items()
     ]
-    words = (
-        "Each line is the mean over the seeds, each band their range. Train values are measured in eval mode, without "
-        "augmentation. All figures have the same axes, which leave out outliers of the first epochs."
-    )
-    return text(words) + beside(*cards)
+    return text(CURVES) + beside(*cards)
 
 
 def _caption(number: int, runs: Sequence[ArmRun]) -> str:
@@ -173,13 +174,24 @@ def _caption(number: int, runs: Sequence[ArmRun]) -> str:
     return f"{title[0].upper()}{title[1:]}; {counted(len(runs), 'seed')}. The article says: {PUBLISHED[number].words}."
 
 
-def _arms(runs: Runs) -> Markup:
+def _curves(runs: Runs, of: Reproduction) -> Markup:
+    """The curves of each arm, on common axes."""
+    finished = {name: complete(of_arm) for name, of_arm in runs.items() if complete(of_arm)}
+    ranges = common_ranges(list(finished.values()))
+    cards = [
+        heading(name) + chart(figure(of_arm, ranges), f"{of.article.arms[name].title}; {counted(len(of_arm), 'seed')}.")
+        for name, of_arm in finished.items()
+    ]
+    return text(CURVES) + beside(*cards)
+
+
+def _arms(runs: Runs, of: Reproduction) -> Markup:
     values = {name: seed_values(of_arm, ACCURACY) for name, of_arm in runs.items()}
     drawn = arms(runs, values, "validation accuracy", shares=True)
-    if (best := PUBLISHED[8].accuracy) is not None and runs.get("exp8"):
+    if (best := PUBLISHED[8].accuracy) is not None and of.article.name == DEFAULT and runs.get("exp8"):
         mark(drawn, best, "the article's experiment 8")
     rows: list[list[Value]] = [
-        [name, ARMS[name].title, len(complete(of_arm)), diverged(of_arm), _mean(of_arm),
+        [name, of.article.arms[name].title, len(complete(of_arm)), diverged(of_arm), _mean(of_arm),
          _spread(of_arm), _final(complete(of_arm), "val/loss")]
         for name, of_arm in runs.items()
     ]  # fmt: skip
@@ -209,20 +221,18 @@ def _xray(runs: Runs) -> Markup:
 
 
 def finished_runs(
-    env: Environment, protocol: ProtocolName | None = None
-) -> tuple[ProtocolName, Mapping[str, list[ArmRun]]]:
-    """Return the runs that the report of the reproduction shows, by arm, and their protocol.
+    env: Environment, article: Article, protocol: ProtocolName | None = None
+) -> tuple[Reproduction, Mapping[str, list[ArmRun]]]:
+    """Return the runs that the report of an article shows, by arm, and their protocol.
 
     Without a `protocol`, it is the one with finished runs, and full if both have some.
 
     Raises:
-        UsageError: no run of the protocol has finished.
+        UsageError: no run of the protocol has finished, or there is no such protocol.
     """
-    found = {name: read_runs(env.journal, name) for name in ([protocol] if protocol else PROTOCOLS)}
-    name = next((name for name, runs in found.items() if runs), None)
-    if name is None:
-        wanted = protocol or "full"
-        raise UsageError(
-            f"{env.journal} holds no finished run of protocol {wanted}. Run sweeper reproduce --protocol {wanted}."
-        )
-    return name, found[name]
+    candidates = [under(article, name) for name in ([protocol] if protocol else article.protocols)]
+    found = ((of, runs) for of in candidates if (runs := read_runs(env.journal, of)))
+    first = next(found, None)
+    if first is None:
+        raise UsageError(no_runs(env.journal, candidates[0]))
+    return first

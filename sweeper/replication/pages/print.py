@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from sweeper.core.experiments import EXPERIMENT_TITLES
-from sweeper.replication.arms import ProtocolName
+from sweeper.replication.article import ProtocolName
 from sweeper.replication.claims.ledger import Runs
 from sweeper.replication.pages.charts import (
     METRICS,

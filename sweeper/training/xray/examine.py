@@ -25,6 +25,7 @@ from sweeper.training.images import Data, Images, to_input
 from sweeper.training.networks import build_model, load_weights
 from sweeper.training.seeds import seeded
 from sweeper.training.xray.layers import Score, examine_layers, recalibration_gain
+from sweeper.training.xray.masks import mask_variance
 from sweeper.training.xray.passes import Subject
 
 TRAINED_PER_IMAGE: Final = 120  # images × epochs of the run for one image in a pass
@@ -67,7 +68,8 @@ def examine_weights(
         layers, skipped = examine_layers(subject, positions(config, subject.model))
         if layers:
             gain = _gain(config, subject, data, evaluation)
-    return XRay(layers, size if layers else 0, *gain, skipped=skipped)
+        spread = mask_variance(subject)
+    return XRay(layers, size if layers else 0, *gain, skipped=skipped, mask_variance=spread)
 
 
 def rebuild(config: RunConfig, weights: Mapping[str, Any], images: Images, generator: torch.Generator) -> Subject:

@@ -1,50 +1,16 @@
-"""The arms of the reproduction: every configuration that a claim of the article compares, and its length.
-
-An arm is one of the eight experiments, or a variant of one with some fields changed. A protocol sets the number of
-images, epochs and seeds of the arms. Every arm and seed is trained once, however many claims use it.
-"""
+"""The LearnOpenCV article: its eight experiments, and the variants of them that its claims compare."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Final
 
-from sweeper.core.config import RunConfig
 from sweeper.core.errors import ConfigError
-from sweeper.core.experiments import EXPERIMENT_TITLES, EXPERIMENTS, experiment
+from sweeper.core.experiments import EXPERIMENT_TITLES
+from sweeper.replication.article import DEFAULT, Arm, Article, Protocol, ProtocolName, Reproduction
 
-ProtocolName = Literal["full", "quick"]
-
-
-@dataclass(frozen=True)
-class Arm:
-    """An experiment of the article, or a variant of one: `fields` replace those of experiment `base`."""
-
-    title: str
-    base: int
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    length: int = 1  # multiplies the epochs of the protocol
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """The length of a reproduction; all else is as in the experiments."""
-
-    name: ProtocolName
-    title: str
-    seeds: int  # 0, 1, …
-    train_images: int = 0  # 0: all
-    epochs: int | None = None  # None: those of the arm's experiment
-    without: frozenset[str] = frozenset()
-    at_most: Mapping[str, int] = field(default_factory=dict)  # seeds of costly arms, unless a number is asked for
-
-    @property
-    def folder(self) -> str:
-        """Its folder below the journal's root."""
-        return f"reproduce-{self.name}"
-
+if TYPE_CHECKING:
+    from sweeper.replication.claims.claim import Claim
 
 PROTOCOLS: Final[dict[ProtocolName, Protocol]] = {
     "full": Protocol("full", "all training images, the epochs of the experiments", seeds=5),
@@ -58,6 +24,12 @@ PROTOCOLS: Final[dict[ProtocolName, Protocol]] = {
         at_most={"exp8": 2},
     ),
 }
+
+CONTRADICTIONS: Final = (
+    "'Training configurations the same', yet experiment 4 has a scheduler that 1 to 3 lack (claim 5 separates them).",
+    "Experiment 4: 'accuracy does not improve', yet 'significant improvement in accuracy' (claim 5).",
+    "BatchNorm has a 'small penalty for training time', yet 'significantly increases training time' (claims 19, 20).",
+)
 
 # In training order: the longest first, then arms that are compared next to each other.
 ARMS: Final[dict[str, Arm]] = {
@@ -119,27 +91,27 @@ ARMS: Final[dict[str, Arm]] = {
 }
 
 
-def arm_config(name: str, protocol: Protocol, seed: int, **fields: Any) -> RunConfig:
-    """The configuration of arm `name` with `seed` under `protocol`; `fields` are those that the machine decides.
+def _claims(of: Reproduction) -> tuple[Claim, ...]:
+    """Its 28 claims. Their tests load scipy, which training does without."""
+    from sweeper.replication.articles.learnopencv_claims import claims
 
-    Raises:
-        ConfigError: a field is wrong.
-    """
-    arm = ARMS[name]
-    epochs = (protocol.epochs or EXPERIMENTS[arm.base]["epochs"]) * arm.length
-    length = {"epochs": epochs, "train_images": protocol.train_images}
-    return experiment(arm.base, **(dict(arm.fields) | length | {"seed": seed} | fields))
+    return claims(of)
 
 
-def select(protocol: Protocol, experiments: Sequence[int] = (), only_experiments: bool = False) -> list[str]:
-    """Return the arms to train, in order: those of these experiments (none: all), with or without variants."""
-    return [
-        name
-        for name, arm in ARMS.items()
-        if name not in protocol.without
-        and (not experiments or arm.base in experiments)
-        and not (only_experiments and name != f"exp{arm.base}")
-    ]
+ARTICLE: Final = Article(
+    name=DEFAULT,
+    short="The article",
+    source="LearnOpenCV, Batch Normalization and Dropout: A Combined Regularization Approach",
+    arms=ARMS,
+    protocols=PROTOCOLS,
+    ask=_claims,
+    declared="Under our declared instantiation of the article (docs/results/reproduction.md).",
+    choices=(
+        "The article gives no architectures, rates, epochs, optimizer, schedule, batch size or augmentations. All of "
+        "these are our declared instantiation of it, and the results hold for that.",
+    ),
+    contradictions=CONTRADICTIONS,
+)
 
 
 def parse_experiments(text: str) -> tuple[int, ...]:

@@ -1,16 +1,18 @@
 """The article's 28 claims as data, each with the question that our runs have to answer.
 
 All claims are about our declared instantiation of the article (docs/results/reproduction.md). A question names arms
-(arms.py) and measures of a run (measures.py). Where the article claims an improvement but not in which measure, both
-accuracy and NLL have to improve.
+(learnopencv.py) and measures of a run (measures.py). Where the article claims an improvement but not in which measure,
+both accuracy and NLL have to improve.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
-from sweeper.replication.arms import PROTOCOLS, ProtocolName, arm_config
+from sweeper.replication.article import ProtocolName, Reproduction
+from sweeper.replication.articles.learnopencv import CONTRADICTIONS
+from sweeper.replication.claims.claim import Claim
 from sweeper.replication.claims.measures import (
     ACCURACY,
     ACCURACY_COMPLETE,
@@ -27,10 +29,8 @@ from sweeper.replication.claims.measures import (
     VARIANCE_SHIFT,
     epochs_to,
     onset,
-    since,
 )
 from sweeper.replication.claims.questions import (
-    Question,
     above,
     all_of,
     any_of,
@@ -41,6 +41,7 @@ from sweeper.replication.claims.questions import (
     higher_stable_rate,
     matters,
     more_often,
+    overfits,
     ranks_first,
     reaches,
     share,
@@ -64,51 +65,23 @@ CELLS: Final = {
     "small, augmented": ("small-none-aug", "small-bn-aug", "small-dropout-aug", "small-both-aug"),
 }
 
-CONTRADICTIONS: Final = (
-    "'Training configurations the same', yet experiment 4 has a scheduler that 1 to 3 lack (claim 5 separates them).",
-    "Experiment 4: 'accuracy does not improve', yet 'significant improvement in accuracy' (claim 5).",
-    "BatchNorm has a 'small penalty for training time', yet 'significantly increases training time' (claims 19, 20).",
-)
 
-
-@dataclass(frozen=True)
-class Claim:
-    """One claim of the article, and the question that judges it."""
-
-    number: int
-    says: str
-    question: Question
-    notes: tuple[str, ...] = ()
-    needs_full: str = ""  # the reason why only protocol full on all of FashionMNIST can test it
-
-
-def claims(protocol: ProtocolName) -> tuple[Claim, ...]:
-    """The 28 claims, as `protocol` can judge them."""
+def claims(of: Reproduction) -> tuple[Claim, ...]:
+    """The 28 claims, as a protocol can judge them."""
     return (
         *_plain(),
-        *_batch_norm_and_dropout(protocol),
-        *_both(protocol),
+        *_batch_norm_and_dropout(of),
+        *_both(of),
         *_augmented_and_large(),
-        *_speed(protocol),
+        *_speed(of.name),
         *_dropout_and_placement(),
         *_side_effects(),
-        *_dependence(protocol),
+        *_dependence(of.name),
     )
 
 
 def _onset_is_early(run: ArmRun) -> bool | None:
     return onset(run) < 0.5 if run.epochs and run.state == "complete" else None
-
-
-def _overfits(arm: str, protocol: ProtocolName) -> Question:
-    """Ask if some epoch before the last has a lower expected validation NLL.
-
-    The lowest NLL of a run is below its last by chance alone, so `last - lowest` cannot be tested against 0. Instead,
-    each epoch is compared with the last, within runs, with Bonferroni's correction for their number.
-    """
-    epochs = arm_config(arm, PROTOCOLS[protocol], seed=0).epochs
-    each = any_of(*(above(since(epoch), arm) for epoch in range(1, epochs)))
-    return replace(each, words=f"NLL, last epoch - some earlier epoch, {arm} > 0 nats")
 
 
 def _plain() -> tuple[Claim, ...]:
@@ -137,7 +110,7 @@ def _plain() -> tuple[Claim, ...]:
     )  # fmt: skip
 
 
-def _batch_norm_and_dropout(protocol: ProtocolName) -> tuple[Claim, ...]:
+def _batch_norm_and_dropout(of: Reproduction) -> tuple[Claim, ...]:
     """Experiments 4 and 5."""
     batch_norm = {"exp4": 0.5, "bn-constant": 0.5, "none-cosine": -0.5, "exp2": -0.5}
     main = "main effect of BatchNorm"
@@ -150,7 +123,7 @@ def _batch_norm_and_dropout(protocol: ProtocolName) -> tuple[Claim, ...]:
              "The article says of 4 both 'accuracy does not improve' and 'significant improvement in accuracy'. "
              "The latter is tested."),
         ),
-        Claim(6, "Experiment 4 still overfits", _overfits("exp4", protocol), (OVERFIT_NOTE,)),
+        Claim(6, "Experiment 4 still overfits", overfits("exp4", of.config("exp4", seed=0).epochs), (OVERFIT_NOTE,)),
         Claim(
             7, "A lower loss at equal accuracy (5 against 4) is a more robust model",
             given(
@@ -174,7 +147,7 @@ def _batch_norm_and_dropout(protocol: ProtocolName) -> tuple[Claim, ...]:
     )  # fmt: skip
 
 
-def _both(protocol: ProtocolName) -> tuple[Claim, ...]:
+def _both(of: Reproduction) -> tuple[Claim, ...]:
     """Experiment 6."""
     return (
         Claim(
@@ -188,7 +161,7 @@ def _both(protocol: ProtocolName) -> tuple[Claim, ...]:
             11, "Experiment 6 has a significantly lower loss than 4 and 5",
             all_of(below(NLL, "exp6", "exp4"), below(NLL, "exp6", "exp5")),
         ),
-        Claim(12, "Experiment 6 overfits again", _overfits("exp6", protocol), (OVERFIT_NOTE,)),
+        Claim(12, "Experiment 6 overfits again", overfits("exp6", of.config("exp6", seed=0).epochs), (OVERFIT_NOTE,)),
     )  # fmt: skip
 
 
