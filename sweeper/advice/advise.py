@@ -41,24 +41,24 @@ def resolve(env: Environment, asked: Asked) -> Question:
         DataError: the images are missing.
     """
     if env.tracking_uri == NONE:
-        raise UsageError("--tracking-uri none: an advice needs recorded runs. Use --tracking-uri offline.")
+        raise UsageError("--tracking-uri none: sweeper advise needs recorded runs. Use --tracking-uri offline.")
     network = find_network(env, asked.config, asked.dataset, {})
     chosen = choose(env, network.config, asked.dataset, asked.device, asked.precision, network.source)
     found = network.placements
     if found == (Placement.OWN,):
         raise UsageError(
-            f"{chosen.config.model_name} places its layers itself, so there is nothing to compare. Give it an argument "
+            f"{chosen.config.model_name} places its own layers, so there is nothing to compare. Give it a parameter "
             "`layers`, as docs/how-to/own-network.md shows."
         )
     if unfit := [each.value for each in asked.placements if each not in found]:
-        raise UsageError(f"--placements {unfit[0]}: the network has room for {', '.join(found)}")
+        raise UsageError(f"--placements {unfit[0]}: the network does not support it. Use {', '.join(found)}.")
     placements = tuple(each for each in found if each in asked.placements) if asked.placements else found
     if len(placements) < 2:
-        raise UsageError("--placements: name two or more, or leave it out to compare all")
+        raise UsageError("--placements: name two or more, or leave it out to compare all.")
     fewest = fewest_trainings(placements, SEEDS)
     if asked.trainings is not None and asked.trainings < fewest:
         raise UsageError(
-            f"--trainings {asked.trainings}: comparing {counted(len(placements), 'placement')} takes {fewest} or more"
+            f"--trainings {asked.trainings}: comparing {counted(len(placements), 'placement')} takes at least {fewest}."
         )
     return Question(asked, chosen, placements)
 
@@ -95,7 +95,7 @@ def advise(env: Environment, question: Question) -> Advice:
                 with signals.raised():
                     advice = record_summary(env, question, record, advice, tracker, signals)
         except Interrupted:
-            env.warn("the advice was interrupted. Run the same command again to continue it.")
+            env.warn("sweeper advise was interrupted. Run the same command again to continue it.")
             raise
     for line in lines(advice, shutil.get_terminal_size().columns):
         env.say(line)
@@ -146,7 +146,7 @@ def _plan(work: Work, pilot: Sequence[Ended]) -> Plan:
         StudyIncomplete: a training of the pilot diverged.
     """
     if not all(run.complete for run in pilot):
-        raise StudyIncomplete("a training of the pilot diverged. Try a smaller --lr.")
+        raise StudyIncomplete("a pilot run diverged. Try a smaller --lr.")
     placements = work.question.placements
     curves = [
         Curve([each["val/accuracy"] for each in run.epochs], [each["val/loss"] for each in run.epochs]) for run in pilot
@@ -156,7 +156,7 @@ def _plan(work: Work, pilot: Sequence[Ended]) -> Plan:
     for remark in remarks:
         work.env.warn(remark)
     work.view.say(
-        f"{counted(len(placements), 'placement')}, at most {counted(plan.trainings, 'training')} of "
+        f"{counted(len(placements), 'placement')}, at most {counted(plan.trainings, 'run')} of "
         f"{counted(plan.epochs, 'epoch')}: about {duration(plan.trainings * plan.epochs / measured.pace)}"
     )
     return plan
@@ -167,17 +167,17 @@ def dry_run(env: Environment, question: Question) -> dict[str, Any]:
     asked, placements = question.asked, question.placements
     fewest = fewest_trainings(placements, SEEDS)
     rates = ", ".join(f"{conv:g} / {head:g}" for conv, head in LEVELS)
-    limit = f"{asked.trainings} trainings" if asked.trainings else duration(asked.budget)
+    limit = f"{asked.trainings} runs" if asked.trainings else duration(asked.budget)
     spec = question.chosen.source.spec
     images = f"{spec.name} ({spec.train_images:,} training images, {len(spec.classes)} classes)"
     env.say(f"{question.base.model_name} on {images}")
     env.say(f"placements: {', '.join(placements)}")
-    pilot = f"{counted(len(pilot_runs(placements)), 'training')} of {counted(question.base.epochs, 'epoch')}"
-    env.say(f"pilot: {pilot}" + ("" if asked.epochs else " at the most; they choose the epochs of the others"))
+    pilot = f"{counted(len(pilot_runs(placements)), 'run')} of {counted(question.base.epochs, 'epoch')}"
+    env.say(f"pilot: {pilot}" + ("" if asked.epochs else " at most; they decide how long the other runs are"))
     env.say(
-        f"screening: rates of convolutions / head {rates}, learning rates around {question.base.lr:g}; then proposals"
+        f"screening: conv / head rates {rates}, learning rates around {question.base.lr:g}; then proposals of a model"
     )
-    env.say(f"comparison: fresh seeds, 3 to 40 of each placement; {fewest} trainings at the least, {limit} at the most")
+    env.say(f"comparison: 3 to 40 fresh seeds per placement; at least {fewest} runs, at most {limit}")
     return {
         "placements": [each.value for each in placements], "fewest_trainings": fewest, "budget": asked.budget,
         "trainings": asked.trainings, "epochs": asked.epochs,

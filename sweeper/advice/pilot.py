@@ -136,16 +136,18 @@ def make_plan(
     if trainings < fewest and limits.epochs is None and limits.trainings is None:
         epochs = max(1, epochs * trainings // fewest)
         trainings = affordable(left, measured.pace, epochs)
-        remarks.append(f"the time is short: {counted(epochs, 'epoch')} a training, before the networks have learnt all")
+        remarks.append(
+            f"the budget is short: only {counted(epochs, 'epoch')} per run, so networks will not finish learning"
+        )
     if trainings < fewest:
         needed = measured.seconds + (fewest + 1) * epochs / measured.pace / RESERVE
         raise UsageError(
-            f"{counted(trainings, 'training')} of {counted(epochs, 'epoch')} cannot compare "
-            f"{counted(len(placements), 'placement')}, which takes {fewest}. Give --budget {math.ceil(needed / 60)}m, "
+            f"{counted(trainings, 'run')} of {counted(epochs, 'epoch')} cannot compare "
+            f"{counted(len(placements), 'placement')}, which takes {fewest}. Use --budget {math.ceil(needed / 60)}m, "
             "fewer --epochs, or fewer --placements."
         )
     if limits.epochs is None and not overfits(plain):
-        remarks.append(f"the plain network still learns after {len(plain.loss)} epochs: this compares short trainings")
+        remarks.append(f"the plain network still learns after {len(plain.loss)} epochs: this compares short runs")
     rung = fair_rung(plain, slow, epochs, measured.images)
     return Plan(tuple(placements), trainings, epochs, measured.pace, measured.seconds, seed, *rung), remarks
 

@@ -92,7 +92,7 @@ def open_record(folder: Path, settings: Mapping[str, Any]) -> Record:
     if changed := [name for name in plain | record.settings if plain.get(name) != record.settings.get(name)]:
         was = "; ".join(f"{name} was {record.settings.get(name)!r}, is {plain.get(name)!r}" for name in changed)
         raise StudyConflict(
-            f"advice {folder.name!r} has other settings: {was}. Continue with them, or give another --name."
+            f"advice {folder.name!r} exists with other settings: {was}. Use the old ones, or choose another --name."
         )
     return record
 
@@ -131,4 +131,4 @@ def _read(path: Path) -> Record:
         return pydantic.TypeAdapter(Record).validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise SweeperError(f"could not read {path} ({reason}). Restore it, or give another --name.") from None
+        raise SweeperError(f"could not read {path} ({reason}). Restore it, or choose another --name.") from None

@@ -137,7 +137,7 @@ def advice_of(
     """
     comparison = found.comparison
     if not comparison.looks or record.plan is None:
-        raise StudyIncomplete("fewer than two placements could be trained to their end. Try a smaller --lr.")
+        raise StudyIncomplete("fewer than two placements finished training. Try a smaller --lr.")
     base, spec = question.base.derive(epochs=record.plan.epochs), question.chosen.source.spec
     trained = {placement: cell.configuration(base) for placement, cell in found.cells.items() if cell}
     best = trained[Placement(comparison.best)]

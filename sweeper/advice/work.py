@@ -64,7 +64,7 @@ class Asked:
     def __post_init__(self) -> None:
         check_name(FOLDER + self.name)
         if not self.budget > 0:
-            raise UsageError(f"--budget {self.budget:g}: use a time above 0, such as 15m")
+            raise UsageError(f"--budget {self.budget:g}: use a time above 0, such as 15m.")
 
 
 class Question(NamedTuple):
@@ -179,7 +179,7 @@ class Work:
         self.read()
         if missing := [run for run in runs if run not in self.ended]:
             reason = next(iter(source.failed.values()), "it was skipped")
-            failed = f"{counted(len(missing), 'training')} failed: {run_words(missing[0])} ({reason[:200]})"
+            failed = f"{counted(len(missing), 'run')} failed: {run_words(missing[0])} ({reason[:200]})"
             raise StudyIncomplete(f"{failed}. Run the same command again to retry.")
 
     def _info(self, run: Run, config: RunConfig, built: Built) -> RunInfo:
@@ -188,7 +188,7 @@ class Work:
         name = self.question.asked.name
         tags = {"sweeper.study": FOLDER + name, "sweeper.arm": run.cell.placement.value, "sweeper.stage": run.stage,
                 "sweeper.seed": str(config.seed), "mlflow.source.name": "sweeper advise"}  # fmt: skip
-        words = f"One training of the advice **{name}**, {run.stage}. "
+        words = f"One run of the advice **{name}**, {run.stage}. "
         return replace(
             info, key=self.record.key(run), name=f"{run.cell.placement.value} {run.stage[0]}{run.seed}",
             folder=f"{self.folder.name}/{run.stage}/{slug(run)}", tags={**info.tags, **tags},

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @group(
     "Training",
     or_auto("--exp", Experiments(), "Experiments of the article, by number.", "all"),
-    or_auto("--seeds", Count(1, MAX_SEEDS), "Seeds of each arm.", "5"),
+    or_auto("--seeds", Count(1, MAX_SEEDS), "Seeds per arm.", "5"),
     click.option(
         "--protocol",
         type=click.Choice(["full", "quick"]),
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
         "experiments: the article's eight; all: also the variants that the claims compare.",
         "experiments with --exp, else all",
     ),
-    click.option("--dry-run", is_flag=True, help="Show what would be trained and for how long; train nothing."),
+    click.option("--dry-run", is_flag=True, help="Show what would be trained and how long it would take."),
 )
 @group("Execution", *engine_options, device_option, precision_option)
 @ray_options
@@ -109,12 +109,12 @@ def reproduce(**options: Any) -> None:
 @or_auto("--journal", PATH, "Folder of the recorded runs.", "SWEEPER_HOME/journal", "DIR")
 @click.option("--train", is_flag=True,
               help="Train the runs that decide open claims at the lowest cost, then judge again.")  # fmt: skip
-@click.option("--plan", is_flag=True, help="Show what --train would train, and train nothing.")
+@click.option("--plan", is_flag=True, help="Show what --train would train.")
 @click.option("--budget", type=Duration(), default="30m",
               help="Time for the runs of --train and --plan, such as 90s, 30m or 2h.")  # fmt: skip
 @data_dir_option
 @click.option("--workers", type=Count(1, MAX_WORKERS), default=1,
-              help="Worker processes for --train; use the number of the recorded runs.")  # fmt: skip
+              help="Worker processes for --train. Use as many as the recorded runs did.")  # fmt: skip
 @store_options
 @output_options
 def verify(
@@ -122,15 +122,19 @@ def verify(
 ) -> None:
     """Judge the article's 28 claims from recorded runs.
 
-    The runs are those of sweeper reproduce. The ledger of verdicts is written to report/PROTOCOL in SWEEPER_HOME, as
+    Uses the runs of sweeper reproduce. Writes the ledger of verdicts to report/PROTOCOL in SWEEPER_HOME, as
     ledger.html, .md, .png and .json.
     """
     if train and plan:
-        raise click.UsageError("--plan trains nothing. Leave out --plan or --train.")
+        raise click.UsageError("--plan and --train cannot be combined. Leave one of them out.")
     if not train:
-        refuse("is for --train. Add --train, or leave it out.", "data_dir", *(() if plan else ("budget", "workers")))
+        refuse(
+            "only works with --train. Add --train, or leave the option out.",
+            "data_dir",
+            *(() if plan else ("budget", "workers")),
+        )
     if journal is not None and train:
-        raise click.UsageError("--train trains into SWEEPER_HOME/journal. Set SWEEPER_HOME in place of --journal.")
+        raise click.UsageError("--train writes to SWEEPER_HOME/journal. Set SWEEPER_HOME instead of --journal.")
     env = make_environment(options, check_tracking=train)
     from sweeper.replication import verify
 
@@ -153,7 +157,7 @@ def verify(
 def _say_arms(env: Environment, result: dict[str, Any]) -> None:
     from sweeper.replication.runs import ArmSummary, table
 
-    env.say(f"{result['recorded']} of {result['runs']} runs are recorded; {result['added']} added now")
+    env.say(f"{result['recorded']} of {result['runs']} runs are recorded; {result['added']} new")
     for line in table([ArmSummary(**row) for row in result["arms"]]):
         env.say(line)
     env.say(f"to judge the claims of the article: sweeper verify --protocol {result['protocol']}")

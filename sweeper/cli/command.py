@@ -31,7 +31,7 @@ def _flag(*names: str, key: str, help_text: str) -> Decorator:
 
 GENERAL: Final = (
     _flag("-q", "--quiet", key=QUIET, help_text="Print warnings, errors and JSON only."),
-    _flag("-v", "--verbose", key=VERBOSE, help_text="Print each epoch of each training, in place of a live table."),
+    _flag("-v", "--verbose", key=VERBOSE, help_text="Print every epoch instead of a live table."),
     _flag("--debug", key="sweeper.debug", help_text="Show tracebacks of errors."),
 )
 

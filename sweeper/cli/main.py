@@ -44,7 +44,7 @@ def _with_hyphens(name: str) -> str:
     sections=sections(
         Ask=(advise.advise,),
         Train=(search.train, search.optimize, search.confirm),
-        Look=(records.status, records.report, server.ui, records.xray, records.replay, records.sync),
+        Inspect=(records.status, records.report, server.ui, records.xray, records.replay, records.sync),
         Control=(control.pause, control.resume, control.stop, control.skip, control.workers),
         Article=(claims.reproduce, claims.verify),
         Server=(server.serve, server.backup, server.restore),

@@ -74,13 +74,13 @@ def network_options(own: Callable[[str], str] = _usual, *, placed: bool = True) 
         or_auto("--model", click.STRING, "Network: small, medium, large, resnet20, or a function that builds one, "
                 "package.module:function or file.py:function.", own("model"), "NAME|FUNCTION"),
         click.option("--model-arg", "model_args", type=ModelArgument(), multiple=True,
-                     help="Argument of that function; may be repeated."),
+                     help="Argument for that function. May be repeated."),
         *(_placement_options(own) if placed else ()),
-        or_auto("--batch-size", Count(1), "Images in an optimizer step.", own("batch_size")),
-        or_auto("--augmentation", click.Choice(AUGMENTATIONS), "Augmentation of the training images. none; crop: shift "
-                "by up to 2 pixels of 28, an eighth of the side from 32 on; crop-flip: also mirror half; "
-                "crop-flip-erase: also set a rectangle of 1.5 to 35 % of half of them to black.", own("augmentation"),
-                "KIND"),
+        or_auto("--batch-size", Count(1), "Images per optimizer step.", own("batch_size")),
+        or_auto("--augmentation", click.Choice(AUGMENTATIONS), "Augmentation of the training images. none; crop: "
+                "random shift by up to 2 pixels for sides of 28, else an eighth of the side; crop-flip: also mirror "
+                "half of them; crop-flip-erase: also black out a rectangle of 1.5 to 35 % in half of them.",
+                own("augmentation"), "KIND"),
     )  # fmt: skip
 
 
@@ -91,8 +91,8 @@ def _placement_options(own: Callable[[str], str]) -> tuple[Decorator, ...]:
                 f"{', '.join(PLACEMENTS)}. The last three need residual blocks.", own("placement"), "PLACEMENT"),
         or_auto("--conv-dropout", rate, "Dropout rate in the convolutional part.", own("conv_dropout")),
         or_auto("--head-dropout", rate, "Dropout rate in the head.", own("head_dropout")),
-        or_auto("--dropout-schedule", click.Choice(["constant", "early", "late"]), "Epochs in which Dropout acts: all, "
-                "the first --dropout-switch, or those after them.", "constant"),
+        or_auto("--dropout-schedule", click.Choice(["constant", "early", "late"]), "Epochs with Dropout: all, the "
+                "first --dropout-switch, or all later ones.", "constant"),
         or_auto("--dropout-switch", Count(1), "Epochs after which Dropout starts or stops.", "none"),
     )  # fmt: skip
 
@@ -111,18 +111,18 @@ def field_options(*, searched: bool = False, asked: bool = False) -> tuple[Decor
 
     return (
         click.option("--exp", type=Experiment(), default=6,
-                     help="The article's experiment, which the other options vary: 1 small plain, 2 medium plain, "
-                     "3 medium augmented, 4 BatchNorm, 5 Dropout, 6 both, 7 both augmented, 8 large, both, "
-                     "augmented."),
+                     help="Article experiment to start from: 1 small plain, 2 medium plain, 3 medium augmented, "
+                     "4 BatchNorm, 5 Dropout, 6 both, 7 both augmented, 8 large, both, augmented. Other options "
+                     "override it."),
         *network_options(own, placed=not asked),
         or_auto("--epochs", Count(1), "Passes over the training images.", own("epochs")),
         or_auto("--lr", Number(0, min_open=True), "Peak learning rate.", own("lr")),
-        or_auto("--schedule", click.Choice(["constant", "cosine", "onecycle"]), "Learning rate over the run.",
+        or_auto("--schedule", click.Choice(["constant", "cosine", "onecycle"]), "Learning-rate schedule.",
                 own("schedule")),
         or_auto("--weight-decay", Number(0), "AdamW's decoupled decay of weight matrices and kernels.",
                 own("weight_decay")),
         click.option("--seed", type=Count(0, 2**31 - 1), default=0,
-                     help="Seed of weights, data order, augmentation, Dropout and search."),
+                     help="Seed for weights, data order, augmentation, Dropout and search."),
     )  # fmt: skip
 
 
@@ -130,36 +130,37 @@ folds_option = click.option(
     "--folds", type=Count(0, 100), default=0, help="Stratified cross-validation folds; 0: one validation set.",
 )  # fmt: skip
 device_option = click.option("--device", default="auto", metavar="cpu|cuda[:N]", show_default=False,
-                             help="Device to train on. [default: cuda if there is one, else cpu]")  # fmt: skip
+                             help="Device to run on. [default: cuda if there is one, else cpu]")  # fmt: skip
 precision_option = click.option(
     "--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", metavar="[fp32|bf16]",
-    show_default=False, help="Arithmetic of convolutions and products. [default: bf16 where it is faster than fp32]",
+    show_default=False,
+    help="Precision of convolutions and matrix products. [default: bf16 where it is faster than fp32]",
 )  # fmt: skip
 data_dir_option = or_auto(
-    "--data-dir", PATH, "Folder of the four FashionMNIST files, or torchvision's root, as for mnist to svhn.",
+    "--data-dir", PATH, "Folder with FashionMNIST's four files, or torchvision's root; mnist to svhn need the latter.",
     "SWEEPER_DATA_DIR, the cache, then Debian's package", "DIR",
 )  # fmt: skip
 image_options: Final = (
     click.option("--dataset", type=Dataset(), default="auto", metavar="NAME|FILE|FUNCTION", show_default=False,
                  help="Images: fashion-mnist, sample, mnist, kmnist, cifar10, cifar100, svhn; folder:DIR of pictures, "
-                 "a folder a class; FILE.npz of x_train, y_train, x_test and y_test; or a function that returns these, "
-                 "package.module:function or file.py:function. [default: fashion-mnist, found or downloaded, else "
-                 "sample]"),
+                 "one folder per class; FILE.npz with x_train, y_train, x_test and y_test; or a function that returns "
+                 "these, package.module:function or file.py:function. [default: fashion-mnist if found or "
+                 "downloaded, else sample]"),
     click.option("--image-size", type=Count(8, 256), metavar="N",
                  help="Side to which the pictures of folder:DIR are resized. [default: their most frequent size]"),
     data_dir_option,
 )  # fmt: skip
 data_options: Final = (
     *image_options,
-    or_auto("--train-images", Count(1), "Images to train on, of those that the split leaves.", "all"),
+    or_auto("--train-images", Count(1), "Number of training images to use, after the split.", "all"),
 )
 article_dataset_option = click.option(
     "--dataset", type=click.Choice(["auto", "fashion-mnist", "sample"]), default="auto", show_default=False,
-    metavar="[fashion-mnist|sample]", help="Images. [default: fashion-mnist, found or downloaded, else sample]",
+    metavar="[fashion-mnist|sample]", help="Images. [default: fashion-mnist if found or downloaded, else sample]",
 )  # fmt: skip
 moved_option = click.option(
     "--dataset", type=Dataset(), metavar="NAME|FILE|FUNCTION",
-    help="The images, if they have moved; they must have the recorded SHA-256. [default: those that are recorded]",
+    help="Where the images are now; their SHA-256 must match the run's. [default: as recorded]",
 )  # fmt: skip
 
 tracking_option = click.option(
@@ -168,7 +169,7 @@ tracking_option = click.option(
     "[env: MLFLOW_TRACKING_URI; default: mlflow.db in SWEEPER_HOME]",
 )  # fmt: skip
 experiment_option = click.option(
-    "--experiment-name", metavar="NAME", help="MLflow experiment of the runs; a new one is created. "
+    "--experiment-name", metavar="NAME", help="MLflow experiment for the runs; created if missing. "
     "[env: MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID; default: bn-dropout]",
 )  # fmt: skip
 storage_option = click.option(
@@ -177,7 +178,7 @@ storage_option = click.option(
 )  # fmt: skip
 system_metrics_option = click.option(
     "--system-metrics", is_flag=True,
-    help="Record the load of this machine's processor and memory at each epoch, for MLflow's System metrics tab.",
+    help="Record CPU and memory use of this machine at each epoch, for MLflow's System metrics tab.",
 )  # fmt: skip
 
 
@@ -193,20 +194,20 @@ def output_options(command: Command) -> Command:
 
 
 engine_options: Final = (
-    or_auto("--workers", Count(1, MAX_WORKERS), "Trainings at a time. One makes a sweep repeatable.",
+    or_auto("--workers", Count(1, MAX_WORKERS), "Training runs at a time. With 1, a sweep is repeatable.",
             "1; on a GPU or on Ray, as many as fit"),
     click.option("--engine", "engine", type=EngineName(ENGINES), metavar="ENGINE", default="auto", show_default=False,
-                 help="serial: in this process; processes: in worker processes; gpu: side by side on one GPU; "
-                 "ray: on a Ray cluster. [default: gpu on a GPU, else processes]"),
+                 help="Where to train. serial: in this process; processes: in worker processes; gpu: side by side on "
+                 "one GPU; ray: on a Ray cluster. [default: gpu on a GPU, else processes]"),
 )  # fmt: skip
 ray_options: Final = group(
     "Ray",
     click.option("--address", "--ray-address", "address", metavar="auto|HOST:PORT",
-                 help="Ray cluster that this machine belongs to, for --engine ray. [default: one is started here]"),
+                 help="Ray cluster that this machine belongs to, for --engine ray. [default: start one here]"),
     click.option("--cpus-per-trial", type=Number(0, MAX_WORKERS, min_open=True), default=1,
-                 help="CPUs that Ray reserves for a training."),
+                 help="CPUs that Ray reserves per training run."),
     click.option("--gpus-per-trial", type=Number(0, MAX_WORKERS), default=0,
-                 help="GPUs, or a part of one, that Ray reserves for a training."),
+                 help="GPUs, or a fraction of one, that Ray reserves per training run."),
 )  # fmt: skip
 
 

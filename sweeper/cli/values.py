@@ -197,5 +197,5 @@ class Duration(click.ParamType[Any]):
         except ValueError as error:
             self.fail(str(error), param, ctx)
         if self.positive and not seconds:
-            self.fail(f"{value!r} is no time. Use more than 0, such as 90s, 30m or 2h.", param, ctx)
+            self.fail(f"{value!r} is not above 0. Use a time such as 90s, 30m or 2h.", param, ctx)
         return seconds

@@ -98,7 +98,7 @@ def check_home(home: Path, named: str = "SWEEPER_HOME") -> Path:
         SweeperError: it is not a folder.
     """
     if not home.is_dir():
-        raise SweeperError(f"{named} {home}: not a folder. Create it, or do without {named}.")
+        raise SweeperError(f"{named} {home} is not a directory. Create it, or leave {named} out.")
     return home
 
 

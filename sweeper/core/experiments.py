@@ -63,7 +63,7 @@ def experiment(number: int, **fields: Any) -> RunConfig:
     """
     if number not in EXPERIMENTS:
         listing = "; ".join(f"{n} {title}" for n, title in EXPERIMENT_TITLES.items())
-        raise ConfigError(f"experiment {number} does not exist; the eight are: {listing}")
+        raise ConfigError(f"experiment {number} does not exist. The eight are: {listing}.")
     config = RunConfig.create(**(EXPERIMENTS[number] | {"experiment": number} | fields))
     check_rates(config, fields)
     return config

@@ -120,7 +120,7 @@ def files_inside(folder: Path, name: str, most: int) -> list[str]:
     while waiting:
         at = waiting.pop()
         if at.count("/") > MOST_DEPTH or len(found) + len(waiting) > MOST_FILES:
-            raise RecordError(f"{folder / name} holds too many files, or folders in each other. {WAY_OUT}")
+            raise RecordError(f"{folder / name} holds too many files, or is nested too deep. {WAY_OUT}")
         for entry, status in _entries(folder, at):
             path = f"{at}/{entry}"
             if is_part(entry):

@@ -63,7 +63,7 @@ def source_of(name: str) -> Path:
     if _is_file(module):
         path = Path(absolute_path(module))
         if not path.is_file():
-            raise UsageError(f"{path}: no such file. Name a Python file and a function in it, file.py:function.")
+            raise UsageError(f"{path}: no such file. Name a function as file.py:function.")
         return path
     with explained(name):
         try:
@@ -71,7 +71,9 @@ def source_of(name: str) -> Path:
         except ModuleNotFoundError:  # of a package above it
             spec = None
     if spec is None or not spec.has_location or spec.origin is None:
-        raise UsageError(f"{name[:200]}: no module {module!r} is installed. Install it, or name a file.py:function.")
+        raise UsageError(
+            f"{name[:200]}: no module {module!r} is installed. Install it, or name a function as file.py:function."
+        )
     return Path(spec.origin)
 
 

@@ -82,8 +82,8 @@ def _limited(config: RunConfig, split: Split) -> Split:
         return split
     if config.train_images > len(split.train):
         raise ConfigError(
-            f"train_images={config.train_images}: split={config.split} of {config.dataset} leaves {len(split.train)} "
-            "to train on. Use fewer, or 0 for all."
+            f"train_images={config.train_images}: split={config.split} of {config.dataset} leaves only "
+            f"{len(split.train)} training images. Use fewer, or 0 for all."
         )
     return replace(split, train=subset(split.train, config.train_images))
 

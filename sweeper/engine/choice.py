@@ -69,28 +69,29 @@ def check(choice: EngineChoice, config: RunConfig) -> None:
         if value != default:
             raise ConfigError(f"{name}={value!r}: only Ray uses it. Add --engine ray.")
     if choice.name == "serial" and (choice.workers or 1) > 1:
-        raise ConfigError(f"workers={choice.workers}: the engine serial trains one at a time. Use --engine processes.")
+        raise ConfigError(f"workers={choice.workers}: engine serial trains one run at a time. Use --engine processes.")
     if choice.name == "gpu" and config.device == "cpu":
         raise ConfigError(
-            "engine='gpu': the device is cpu, and this engine needs a GPU. Use --engine processes --workers N, or run "
-            "it where there is a GPU."
+            "engine='gpu': the device is cpu, but this engine needs a GPU. Use --engine processes --workers N, or run "
+            "on a machine with a GPU."
         )
     if choice.name == "gpu" and config.split == "folds":
-        raise ConfigError("engine='gpu': cross-validation cannot share a GPU. Use --engine processes.")
+        raise ConfigError("engine='gpu': this engine does not support cross-validation. Use --engine processes.")
 
 
 def _check_ray(choice: EngineChoice, config: RunConfig) -> None:
     if config.device == "cpu":
         if choice.gpus:
             raise ConfigError(
-                f"gpus_per_trial={choice.gpus:g}: the device is cpu, so they would be idle. Start the driver where "
-                "there is a GPU, as --device auto looks here, or leave --gpus-per-trial out."
+                f"gpus_per_trial={choice.gpus:g}: the device is cpu, so GPUs would be idle. Start the command on a "
+                "machine with a GPU, or leave --gpus-per-trial out."
             )
     elif ":" in config.device:
-        raise ConfigError(f"device={config.device!r}: Ray assigns each training its GPU. Use --device cuda.")
+        raise ConfigError(f"device={config.device!r}: Ray assigns GPUs itself. Use --device cuda.")
     elif not choice.gpus:
         raise ConfigError(
-            f"gpus_per_trial=0: training on {config.device} in Ray needs a share of a GPU. Add --gpus-per-trial 0.25."
+            f"gpus_per_trial=0: training on {config.device} in Ray needs at least a fraction of a GPU. Add "
+            "--gpus-per-trial 0.25."
         )
 
 
@@ -164,7 +165,7 @@ def build(choice: EngineChoice, config: RunConfig, splits: SharedSplits, most: i
             from sweeper.training.start import has_captured_step
 
             if not has_captured_step(config, data[0].spec):
-                warn(f"the fast step on a GPU does not support model {config.model_name}: training by the plain loop")
+                warn(f"the fast GPU step does not support model {config.model_name}: using the slower plain loop")
             slots = min(choice.workers or SIDE_BY_SIDE, few)
             return Built(ConcurrentEngine(data, config.device, cores(), slots), choice.name, cores())
         case _:

@@ -211,18 +211,20 @@ def _explain(error: failures.RayError, node: str) -> TrainingError | UsageError:
     """Say in one line why Ray gave up a task on `node`."""
     reason = one_line(error)
     if missing := _missing(error):
-        return UsageError(f"a node of the Ray cluster: {missing}. Install the driver's sweeper on every node.")
+        return UsageError(
+            f"a node of the Ray cluster lacks a module: {missing}. Install the same sweeper on every node."
+        )
     match error:
         case failures.RuntimeEnvSetupError() | failures.TaskUnschedulableError():
-            return UsageError(f"the Ray cluster cannot run a training: {reason}")
+            return UsageError(f"the Ray cluster cannot run the task: {reason}")
         case failures.OutOfMemoryError():
-            return OutOfMemory(f"{node} of the Ray cluster had no memory left: {reason}")
+            return OutOfMemory(f"Ray node {node} ran out of memory: {reason}")
         case failures.WorkerCrashedError():
             return WorkerLost(f"the Ray worker process on {node} died; the node may be out of memory")
         case failures.NodeDiedError():
-            return WorkerLost(f"the node of the Ray cluster that trained it is gone: {node}")
+            return WorkerLost(f"Ray node {node} died during the run")
         case failures.ObjectLostError():
-            return WorkerLost("a result was lost with the node of the Ray cluster that held it")
+            return WorkerLost("a result was lost with the Ray node that held it")
     return WorkerLost(f"Ray gave up the task: {type(error).__name__}: {reason}")
 
 

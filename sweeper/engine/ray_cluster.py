@@ -76,7 +76,7 @@ def local(cpus: int, gpus: float, store_bytes: int) -> Iterator[None]:
             start.result()
         if gpus > (found := resources().get("GPU", 0)):
             raise UsageError(
-                f"gpus_per_trial={gpus:g}: Ray finds {found:g} GPUs on this machine. Lower --gpus-per-trial, or name "
+                f"gpus_per_trial={gpus:g}: Ray finds only {found:g} on this machine. Lower --gpus-per-trial, or name "
                 "a cluster with --address."
             )
         yield
@@ -165,12 +165,12 @@ def _connect(address: str) -> None:
     """
     if address.startswith("ray://"):  # https://github.com/ray-project/ray/issues/43357: it will not be done
         raise UsageError(
-            f"Ray address {_shown(address)!r}: Ray's client cannot stream results. Run the driver in the cluster: "
+            f"Ray address {_shown(address)!r}: Ray Client cannot stream results. Run sweeper in the cluster: "
             "ray job submit --address http://HOST:8265 -- sweeper optimize … --engine ray --address auto"
         )
     found = re.fullmatch(r"\[?([\w.:-]+?)\]?:(\d+)", address)
     if found is None:
-        raise UsageError(f"Ray address {_shown(address)!r}: not an address. Use auto or HOST:PORT.")
+        raise UsageError(f"Ray address {_shown(address)!r} is not valid. Use auto or HOST:PORT.")
     try:
         socket.create_connection((found[1], int(found[2])), REACH_SECONDS).close()
     except (OSError, OverflowError, UnicodeError) as error:  # the last two: such a port or host cannot be
@@ -186,8 +186,8 @@ def _not_joined(address: str, said: str, reason: str) -> ServiceUnreachable:
     """The error of a cluster that answers; `said` is what Ray wrote to stderr."""
     if any(word in said for word in NO_TOKEN):
         return ServiceUnreachable(
-            f"Ray cluster {_shown(address)} cannot be joined: it asks for a token, and this process has none or "
-            "another. Set RAY_AUTH_MODE=token, and copy ~/.ray/auth_token from the head."
+            f"Ray cluster {_shown(address)} cannot be joined: this process has no token, or the wrong one. "
+            "Set RAY_AUTH_MODE=token, and copy ~/.ray/auth_token from the head."
         )
     return _unreachable(address, reason)
 

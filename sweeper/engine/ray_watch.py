@@ -43,15 +43,17 @@ class Watch:
         with contextlib.suppress(OSError):
             socket.create_connection((self._host.strip("[]"), int(self._port)), REACH_SECONDS).close()
             if self._gone_since is not None:
-                self._warn("the head of the Ray cluster is back")
+                self._warn("the Ray head node is back")
             self._gone_since = None
             return True
-        head = f"the head of the Ray cluster, {self._host}:{self._port},"
+        head = f"the Ray head node {self._host}:{self._port}"
         if self._gone_since is None:
             self._gone_since = time.monotonic()
-            self._warn(f"{head} does not answer: waiting {HEAD_SECONDS:g} s for it")
+            self._warn(f"{head} does not answer: waiting up to {HEAD_SECONDS:g} s")
         elif time.monotonic() - self._gone_since > HEAD_SECONDS:
-            raise ServiceUnreachable(f"{head} is gone. Start the cluster again; the same command then continues.")
+            raise ServiceUnreachable(
+                f"{head} does not answer. Start the cluster again, then run the same command again to continue."
+            )
         return False
 
     def see(self, in_flight: int, begun: int) -> None:
@@ -62,7 +64,7 @@ class Watch:
         elif not self._said and now - self._waiting_since > ROOM_SECONDS:
             self._said = True
             self._warn(
-                f"{counted(in_flight, 'training')} waiting: no node of the Ray cluster has begun one for "
+                f"{counted(in_flight, 'run')} waiting: no Ray node has started one for "
                 f"{now - self._waiting_since:.0f} s. Each needs {self._needed()}."
             )
 

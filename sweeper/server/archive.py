@@ -126,7 +126,7 @@ def unpack(file: Path, folder: Path) -> dict[str, str]:
                 f"{file} could not be unpacked ({error.strerror}). Check the disk of {folder.parent}."
             ) from None
         reason = _reason(error) if isinstance(error, ValidationError) else one_line(error, 120)
-        raise SweeperError(f"{file}: not a whole backup of sweeper ({reason}). Restore another.") from None
+        raise SweeperError(f"{file} is not a complete sweeper backup ({reason}). Use another one.") from None
     return manifest["sha256"]
 
 
@@ -144,11 +144,11 @@ def _members(tar: tarfile.TarFile, size: int) -> dict[str, tarfile.TarInfo]:
         if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
             raise ValueError(f"{name} is not a regular file")
         if name not in FIXED and not (parts[0] == ARTIFACTS and len(parts) > 1):
-            raise ValueError(f"{name} is not of a backup")
+            raise ValueError(f"{name} does not belong to a backup")
         if any(part in ("", ".", "..") for part in parts) or "\0" in name or name in members:
-            raise ValueError(f"{name} is there twice, or not a path inside the home")
+            raise ValueError(f"{name} appears twice, or is not a path inside the home")
         if member.size < 0 or member.offset_data + member.size > size:
-            raise ValueError(f"{name} is not whole")
+            raise ValueError(f"{name} is incomplete")
         members[name] = member
         if len(members) > MOST_MEMBERS:
             raise ValueError(f"it has more than {MOST_MEMBERS:,} members")
@@ -165,8 +165,8 @@ def _manifest(file: Path, tar: tarfile.TarFile, members: Mapping[str, tarfile.Ta
     found = json.loads(content)
     if isinstance(found, dict) and found.get("format", FORMAT) != FORMAT:
         raise SweeperError(
-            f"{file} is a backup of format {str(found['format'])[:20]}, and this release reads format {FORMAT}. "
-            "Restore it with the release that made it."
+            f"{file} is a backup of format {str(found['format'])[:20]}, but this release reads format {FORMAT}. "
+            "Restore it with the release that created it."
         )
     return MANIFESTS.validate_json(content)
 
@@ -179,10 +179,12 @@ def _check(members: Mapping[str, tarfile.TarInfo], manifest: Manifest, folder: P
         raise ValueError(f"{min(missing)} is missing")
     sizes = {name: members[name].size for name in manifest["sha256"]}
     if sizes != manifest.get("bytes", sizes):
-        raise ValueError("its sizes are not those of its manifest")
+        raise ValueError("its sizes differ from its manifest")
     needed, free = sum(sizes.values()) + SPARE, shutil.disk_usage(folder).free
     if needed > free:
-        raise SweeperError(f"{folder.parent} has {free:,} bytes free, and the backup needs {needed:,}. Make room.")
+        raise SweeperError(
+            f"{folder.parent} has {free:,} bytes free, but the backup needs {needed:,}. Free some space."
+        )
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, digest: str) -> None:

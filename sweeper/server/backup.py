@@ -39,7 +39,7 @@ def backup(home: Path, file: Path, database_url: str | None = None) -> dict[str,
     if file.exists():
         raise SweeperError(f"{file} exists. Name another file.")
     if database_url is None and not (home / DATA).exists():
-        raise SweeperError(f"{home}: nothing was served from here. Name the home with --home or SWEEPER_HOME.")
+        raise SweeperError(f"{home}: sweeper serve has not run here. Name the home with --home or SWEEPER_HOME.")
     partial = file.with_name(f".{file.name}.partial")
     dumps = file.with_name(f".{file.name}.dumps")
     try:
@@ -120,7 +120,9 @@ def restore(home: Path, file: Path, database_url: str | None = None) -> dict[str
 def _load(databases: Databases, folder: Path) -> None:
     """Fill new databases from the dumps; where that fails, remove them."""
     if present := {MLFLOW, OPTUNA} & databases.present():
-        raise SweeperError(f"that server already has {' and '.join(sorted(present))}. Restore onto one without them.")
+        raise SweeperError(
+            f"that server already has {' and '.join(sorted(present))}. Restore to a server without them."
+        )
     try:
         databases.create()
         for name in (MLFLOW, OPTUNA):

@@ -202,7 +202,7 @@ class Group:
             code = event.process.returncode
             how = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
             raise SweeperError(
-                f"{event.name} stopped ({how}), so all parts were stopped. {self._end_of_log(event.name)}"
+                f"{event.name} stopped ({how}), so everything was stopped. {self._end_of_log(event.name)}"
             )
         raise Interrupted(event)
 

@@ -79,7 +79,7 @@ def ui(
             found["studies"] = f"{parts['dashboard']}/dashboard/"
         for name, url in found.items():
             say(f"{name + ':':<9} {url}")
-        say("Ctrl-C stops it" if parts else "nothing to serve here")
+        say("press Ctrl-C to stop" if parts else "nothing to serve here")
         started(found)
         if options.browser and _has_windows():
             webbrowser.open(next(iter(found.values())))

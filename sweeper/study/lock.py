@@ -122,11 +122,13 @@ def _ask(url: sqlalchemy.URL, connection: psycopg.Connection[Any], query: Litera
 
 def _unreachable(url: sqlalchemy.URL, error: psycopg.Error) -> ServiceUnreachable:
     reason = one_line(error).replace(url.password or "\0", "***")
-    return ServiceUnreachable(f"storage {url.render_as_string(hide_password=True)}: {reason}")
+    return ServiceUnreachable(
+        f"storage {url.render_as_string(hide_password=True)} cannot be opened ({reason}). Check --storage."
+    )
 
 
 def _refusal(name: str, holder: str) -> StudyConflict:
-    return StudyConflict(f"study {name!r} is being driven by {holder}; wait for it, or stop it")
+    return StudyConflict(f"study {name!r} is in use by {holder}. Wait for it, or stop it.")
 
 
 class FileLock(Lock):
@@ -135,7 +137,9 @@ class FileLock(Lock):
     def __init__(self, database: Path, name: str) -> None:
         database = database.absolute()
         if not database.parent.is_dir():
-            raise SweeperError(f"storage {database}: the folder {database.parent} does not exist")
+            raise SweeperError(
+                f"storage {database}: the folder {database.parent} does not exist. Create it, or change --storage."
+            )
         path = database.with_name(f"{database.name}.{name}.lock")
         self._holder = holder = path.with_suffix(".holder")
         self._lock = filelock.FileLock(path)
@@ -147,7 +151,9 @@ class FileLock(Lock):
                 who = holder.read_text()[:120] or who
             raise _refusal(name, who) from None
         except OSError as error:
-            raise SweeperError(f"storage {database}: {error.strerror}: the folder must exist and be writable") from None
+            raise SweeperError(
+                f"storage {database}: {error.strerror}. Its folder must exist and be writable."
+            ) from None
         now = dt.datetime.now().astimezone().isoformat(timespec="seconds")
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}")
 
@@ -193,8 +199,8 @@ class AdvisoryLock(Lock):
             self._connection.execute("SELECT 1")
         except psycopg.Error:
             raise ServiceUnreachable(
-                f"storage {self._shown}: the connection that holds study {self._name!r} is lost; "
-                "the same command continues it once the database is back"
+                f"storage {self._shown}: lost the connection that locks study {self._name!r}. When the database is "
+                "back, run the same command again to continue."
             ) from None
 
     def release(self) -> None:

@@ -121,7 +121,7 @@ class Mirror:
     def _create(self, trial: FrozenTrial) -> None:
         with contextlib.suppress(KeyError):
             self._stored_id(trial.number)
-            raise self._conflict(f"there is a trial {trial.number} already")
+            raise self._conflict(f"it added trial {trial.number}")
         self._ids[trial.number] = self._storage.create_new_trial(self._study_id, template_trial=trial)
 
     def _complete(self, left: FrozenTrial, trial: FrozenTrial) -> None:
@@ -130,7 +130,7 @@ class Mirror:
         stored = self._ids[trial.number] = self._stored_id(trial.number)
         taken = left.state != TrialState.WAITING or self._storage.set_trial_state_values(stored, TrialState.RUNNING)
         if not taken:
-            raise self._conflict(f"it has taken trial {trial.number}")
+            raise self._conflict(f"it started trial {trial.number}")
         for key, value in trial.system_attrs.items():
             if key not in left.system_attrs:
                 self._storage.set_trial_system_attr(stored, key, value)
@@ -187,12 +187,12 @@ class Mirror:
         try:
             yield
         except UpdateFinishedTrialError:
-            raise self._conflict("it has ended a trial that runs") from None
+            raise self._conflict("it ended a running trial") from None
         except KeyError:
-            raise self._conflict("it has deleted a trial that runs") from None
+            raise self._conflict("it deleted a running trial") from None
 
     def _conflict(self, what: str) -> StudyConflict:
         return StudyConflict(
-            f"study {self.study.study_name!r}: another process has written to it: {what}. Stop that process and run "
+            f"study {self.study.study_name!r}: another process has changed it: {what}. Stop that process, and run "
             "the same command again."
         )

@@ -159,9 +159,9 @@ class Space:
             dimension = self.dimensions.get(name)
             shown = f"{str(name)[:60]}={value!r:.60}"
             if dimension is None:
-                return f"{shown!r}, which the search space does not have; it has {', '.join(self.dimensions)}"
+                return f"{shown!r}, which is not in the search space; its dimensions are {', '.join(self.dimensions)}"
             if not dimension.holds(value):
-                return f"{shown!r}, outside the search space: {dimension.allowed()}"
+                return f"{shown!r}, which is not in the search space; use {dimension.allowed()}"
         return ""
 
     def validate(self, base: RunConfig) -> Space:
@@ -189,13 +189,13 @@ class Space:
         for rate, place in PLACES.items():
             if rate in self.dimensions and not any(each.uses(rate) for each in placements):
                 raise SpaceError(
-                    f"search space: {rate}: placement {', '.join(placements)} has no Dropout in its {place}; add one "
-                    f"that has, or leave {rate} out"
+                    f"search space: {rate}: placement {', '.join(placements)} has no Dropout in its {place}. Add one "
+                    f"that has, or leave {rate} out."
                 )
         if "dropout_schedule" in self.dimensions and not any(each.uses("dropout_schedule") for each in placements):
             raise SpaceError(
-                f"search space: dropout_schedule: placement {', '.join(placements)} has no Dropout; add one that has, "
-                "or leave dropout_schedule out"
+                f"search space: dropout_schedule: placement {', '.join(placements)} has no Dropout. Add one that has, "
+                "or leave dropout_schedule out."
             )
 
     def networks(self, base: RunConfig) -> list[RunConfig]:
@@ -232,7 +232,7 @@ def cells(space: Space, placement: Placement) -> list[dict[str, Any]]:
     for name, dimension in ((name, space.dimensions[name]) for name in space.describe()):
         if isinstance(dimension, Range):
             raise SpaceError(
-                f"search space: {name} is a range, of which a grid cannot take every value. Give a list, for example "
+                f"search space: {name} is a range, but a grid needs a list. Give one, for example "
                 f"{name}: [{dimension.low:g}, {dimension.high:g}], or choose another --sampler."
             )
         asked = [Placement(cell.get("placement", placement)).uses(name) for cell in found]

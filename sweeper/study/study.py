@@ -309,10 +309,11 @@ class Study:
             reason = " ".join(str(origin).split())[:300]
             if isinstance(origin, sqlite3.Error):  # a file, no service
                 raise SweeperError(
-                    f"study {self.name!r} cannot be written ({reason}); the same command continues it once it can"
+                    f"study {self.name!r} cannot be written ({reason}). Repair that, then run the same command again "
+                    "to continue."
                 ) from None
             raise ServiceUnreachable(
-                f"the database of study {self.name!r} went away ({reason}); the same command continues it"
+                f"lost the database of study {self.name!r} ({reason}). Run the same command again to continue."
             ) from None
 
     def record(self) -> StudyRecord:

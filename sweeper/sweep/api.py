@@ -70,7 +70,7 @@ class Run:
 
         weights = self._weights()
         if not weights:
-            raise UsageError("a cross-validation keeps no weights. Train with split=holdout or split=test.")
+            raise UsageError("cross-validation keeps no weights. Train with split=holdout or split=test.")
         return load_weights(build_model(self.config, self._source.spec), weights).eval()
 
     def batches(self, batch_size: int = 128) -> Iterator[tuple[Tensor, Tensor]]:
@@ -148,7 +148,7 @@ class Study:
 
         ended = list(finished_of(self._env.journal / self.name, self._view().uid, "champion", self._env.warn))
         if not ended:
-            raise UsageError(f"study {self.name!r} has no champion yet. optimize trains it, unless final=False.")
+            raise UsageError(f"study {self.name!r} has no champion yet. Run optimize without final=False.")
         return _recorded(self._env, max(ended, key=lambda run: run.time))
 
     def report(self, path: str | Path | None = None) -> Path:
@@ -168,7 +168,7 @@ class Study:
         view = self._view()
         best = ranking(view.rows, view.metric)
         if not best:
-            raise UsageError(f"study {self.name!r}: no trial is complete yet")
+            raise UsageError(f"study {self.name!r}: no trial is complete yet. Run optimize for more trials.")
         return best[0]
 
 
@@ -322,7 +322,7 @@ def replay(
 
     where = (run.folder or run.run_id) if isinstance(run, Run) else run
     if where is None:
-        raise UsageError("the run was not recorded, so there is nothing to compare it with")
+        raise UsageError("the run was not recorded, so it cannot be compared. Train it with another tracking_uri.")
     with interruptible():
         found = train_again(env, str(where))
     return Replay(found["identical"], found["epochs"], found["difference"], tuple(found["environment"]))

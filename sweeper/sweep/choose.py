@@ -47,7 +47,7 @@ def choose(
     if substituted:
         env.warn(
             "FashionMNIST was not found and cannot be downloaded: using the embedded sample of 8,000 of its images. "
-            "Name the full set with --data-dir, or use --dataset sample to choose the sample."
+            "Name the full data set with --data-dir, or silence this warning with --dataset sample."
         )
     spec = source.spec
     config = config.derive(device=device, precision=precision, dataset=spec.name, dataset_sha256=spec.sha256)

@@ -164,7 +164,7 @@ class Driver:
         self._looked = time.monotonic()
         orders = self.orders()
         if orders.wanted == STOP:
-            raise Stopped("stopped by sweeper stop; the same command continues")
+            raise Stopped("stopped by sweeper stop. Run the same command again to continue.")
         if orders.workers and orders.workers != self.engine.slots:
             self.engine.resize(orders.workers)
             self.view.say(f"workers: {self.engine.slots} at a time")
@@ -183,12 +183,12 @@ class Driver:
         elif self._paused is None:
             self.engine.hold()
             self._paused = time.monotonic()
-            self.view.say("paused; sweeper resume goes on")
+            self.view.say("paused; continue with sweeper resume")
         elif self._running and time.monotonic() > self._paused + PAUSE_SECONDS:
             waiting[:0] = [run.trial for run in self._running.values()]
             self.engine.release()
             self._kill_runs(f"paused for more than {PAUSE_SECONDS / 60:.0f} minutes")
-            self.view.say("paused for long: the trainings begin again when it goes on, and their memory is free")
+            self.view.say("paused for long: freed the memory of the running trials, which will start over on resume")
 
     def _skip(self, run: _Running) -> None:
         self.engine.cancel(run.trial.number)
@@ -353,9 +353,9 @@ class Driver:
         self._errors.append(str(error))
         alike = len({re.sub(r"\d+", "#", text) for text in self._errors}) == 1 and not self.source.finished()
         if alike and len(self._errors) >= SAME_ERROR_FROM_THE_START:
-            raise StudyIncomplete(f"the first {len(self._errors)} trials failed alike: {error}")
+            raise StudyIncomplete(f"the first {len(self._errors)} trials failed with the same error: {error}")
         if len(self._errors) > max(3, self._target // 10):
-            raise StudyIncomplete(f"{len(self._errors)} trials failed, which is too many. The last error: {error}")
+            raise StudyIncomplete(f"{len(self._errors)} trials failed, which is too many. Last error: {error}")
 
     def _end_failed(self, run: _Running, error: TrainingError | UsageError) -> None:
         run.log.end(FAILED, {}, {"sweeper.state": "failed", **reason_tags(error)})

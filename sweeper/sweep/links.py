@@ -32,10 +32,11 @@ def say_where(env: Environment, run_id: str | None = None, study: str | None = N
 
         query = sweep_query(study, metric) if study else {}
         env.say(
-            f"see them: {ui_link(hide_password(env.tracking_uri), env.tracking_uri, run_id, query, env.experiment)}"
+            "view in MLflow: "
+            f"{ui_link(hide_password(env.tracking_uri), env.tracking_uri, run_id, query, env.experiment)}"
         )
     else:
-        env.say(f"see them: {ui_command(env)}")
+        env.say(f"view in MLflow: {ui_command(env)}")
 
 
 def ui_command(env: Environment) -> str:
@@ -81,7 +82,9 @@ def ui_options(env: Environment, port: int | None, dashboard_port: int | None, *
         raise UsageError(f"--tracking-uri {env.tracking_uri}: not an MLflow store. Name a server or a database.")
     uri = absolute(env.tracking_uri)
     if is_sqlite(uri) and not sqlite_file(uri).is_file():
-        raise UsageError(f"{sqlite_file(uri)}: no such file. Run sweeper train or optimize first, or name a --home.")
+        raise UsageError(
+            f"{sqlite_file(uri)}: no such file. Run sweeper train or optimize first, or name another --home."
+        )
     url = database_url(env.storage)
     if url.get_backend_name() == "sqlite":
         file = Path(url.database or "").absolute()

@@ -61,7 +61,7 @@ class SweepOptions:
         check_name(self.study)
         if self.system_metrics and self.engine.name == "ray":
             raise UsageError(
-                "--system-metrics measures this machine, and --engine ray trains on others. Leave --system-metrics out."
+                "--system-metrics measures this machine, but --engine ray trains on others. Leave --system-metrics out."
             )
         self.space.validate(self.config)
 
@@ -74,7 +74,9 @@ def grid_trials(sampler: str, space: Space, config: RunConfig, seeds: int) -> in
         SpaceError: a dimension of the space is a range.
     """
     if sampler != "grid":
-        raise UsageError(f"--seeds-per-cell {seeds}: only --sampler grid has cells. Add it, or use --trials.")
+        raise UsageError(
+            f"--seeds-per-cell {seeds}: only --sampler grid has cells. Add --sampler grid, or use --trials."
+        )
     return seeds * len(cells(space, config.placement))
 
 
@@ -100,14 +102,14 @@ def search_space(
         raise SpaceError(f"--vary {twice[0]}: {file} varies it too. Leave one of them out.")
     if clash := [name for name in (*own, *added) if name in fixed and name not in BASE]:
         option = f"--{clash[0].replace('_', '-')}"
-        raise SpaceError(f"{option} gives a value that {file if clash[0] in own else '--vary'} varies. Leave one out.")
+        raise SpaceError(f"{option} fixes a value that {file if clash[0] in own else '--vary'} varies. Leave one out.")
     if not file:
         named = [fixed["placement"]] if "placement" in fixed else placements
         named = added["placement"].extremes() if "placement" in added else named
         kept = [placement for placement in Placement if placement in named]
         own = {name: span for name, span in default_space(kept).dimensions.items() if name not in fixed}
     if not own and not added:
-        raise SpaceError("nothing is left to vary. Add --vary, such as --vary lr=1e-4..1e-2:log, or give fewer fields.")
+        raise SpaceError("nothing is left to vary. Add --vary, such as --vary lr=1e-4..1e-2:log, or fix fewer fields.")
     return Space({**own, **added})
 
 

@@ -14,7 +14,9 @@ TRACEBACK_CHARACTERS: Final = 4_000  # MLflow takes 8,000 in a tag
 
 def out_of_time(finished: int, target: int) -> OutOfTime:
     """The error of a command whose trials are not all finished at its deadline."""
-    return OutOfTime(f"{finished} of {target} trials finished before --timeout")
+    return OutOfTime(
+        f"{finished} of {target} trials finished before --timeout. Run the same command again to continue."
+    )
 
 
 def too_bad(metric: Metric, epoch: int) -> str:

@@ -137,7 +137,7 @@ def upload(env: Environment, journal: Path | None, *, again: bool = False, free:
 
     root = (journal or env.journal).absolute()
     if not root.is_dir():
-        raise SweeperError(f"{root} is not a directory. Name a journal; runs are recorded in SWEEPER_HOME/journal.")
+        raise SweeperError(f"{root} is not a directory. Name a journal, such as SWEEPER_HOME/journal.")
     if env.tracking_uri in (OFFLINE, NONE):
         raise UsageError(f"--tracking-uri {env.tracking_uri}: not an MLflow store. Name a server or a database.")
     store = hide_password(absolute(env.tracking_uri))
@@ -148,5 +148,7 @@ def upload(env: Environment, journal: Path | None, *, again: bool = False, free:
     freed = free_disk(root, env.tracking_uri, env.home, env.warn, env.experiment)
     env.say(f"freed {freed.bytes / 1e6:.1f} MB: deleted {counted(freed.files, 'file')} that {store} holds")
     if freed.kept:
-        env.warn(f"kept {counted(freed.kept, 'file')} that it does not list. To upload again, run: sweeper sync --all")
+        env.warn(
+            f"kept {counted(freed.kept, 'file')} that MLflow does not list. To upload again, run: sweeper sync --all"
+        )
     return {"carried": uploaded, "freed": freed.bytes}

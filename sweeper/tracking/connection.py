@@ -79,7 +79,8 @@ class Connection:
                 raise
             except Exception as error:  # noqa: BLE001 - MLflow's own, or SQLAlchemy's for a file that is no database
                 raise SweeperError(
-                    f"tracking store {hide_password(self.uri)} cannot be opened ({reason_of(error)})"
+                    f"tracking store {hide_password(self.uri)} cannot be opened ({reason_of(error)}). Check "
+                    "--tracking-uri."
                 ) from None
 
     def warn_once(self, text: str) -> None:
@@ -131,7 +132,7 @@ class Connection:
             return
         moved = url2pathname(urlsplit(before).path)
         relocate(sqlite_file(self.uri), {f"{before}/": f"{home.as_uri()}/", f"{moved}/": f"{home}/"})
-        self.warn(f"this home was at {moved} before. MLflow now looks for its files in {home}.")
+        self.warn(f"this home was moved from {moved}. MLflow now looks for its files in {home}.")
 
 
 def relocate(file: Path, moved: Mapping[str, str]) -> None:

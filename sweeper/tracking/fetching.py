@@ -83,7 +83,10 @@ def fetch(uri: str, run_id: str, experiment: MlflowExperiment = OURS) -> Record:
     """
     preflight(uri, experiment)
     if is_sqlite(uri) and not sqlite_file(uri).exists():
-        raise UsageError(f"run {run_id[:60]!r}: no folder of a journal, and there is no {sqlite_file(uri)} to look in.")
+        raise UsageError(
+            f"run {run_id[:60]!r} is not a journal folder, and there is no {sqlite_file(uri)}. Check the "
+            "name, or name an MLflow store with --tracking-uri."
+        )
     client = open_client(absolute(store_uri(uri)))
     from mlflow.exceptions import MlflowException
 
@@ -96,7 +99,9 @@ def fetch(uri: str, run_id: str, experiment: MlflowExperiment = OURS) -> Record:
             for point in client.get_metric_history(run_id, name):
                 metrics.setdefault(point.step, {})[name] = point.value
     except MlflowException as error:
-        raise UsageError(f"run {run_id[:60]!r}: {reason_of(error)[:120]} in {hide_password(uri)}.") from None
+        raise UsageError(
+            f"run {run_id[:60]!r}: {reason_of(error)[:120]} in {hide_password(uri)}. Check the ID."
+        ) from None
     metrics.pop(0, None)  # the values of the run's end
     epochs = {number: read_epoch(number, stored) for number, stored in metrics.items()}
     params, tags = dict(run.data.params), dict(run.data.tags)

@@ -89,7 +89,8 @@ def _held(connection: Connection, run_id: str) -> dict[str, int]:
             connection.warn_once(f"the files of run {run_id} cannot be listed ({reason_of(error)}).")
             return {}
         raise ServiceUnreachable(
-            f"tracking server {hide_password(connection.uri)} went away ({reason_of(error)}). Run the same command "
+            f"tracking server {hide_password(connection.uri)} stopped answering ({reason_of(error)}). Run the same "
+            "command "
             "again to continue."
         ) from None
 

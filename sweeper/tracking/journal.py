@@ -255,6 +255,6 @@ def _hold(folder: Path) -> filelock.FileLock:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise SweeperError(
-            f"{folder}: another process writes this run. Give the two commands different studies or SWEEPER_HOMEs."
+            f"{folder}: another process is writing this run. Use another study or SWEEPER_HOME for one of them."
         ) from None
     return lock

@@ -63,7 +63,7 @@ class Registry:
             found = f"damaged: {error}"
         if recorded and found != recorded[-1]:
             raise DataError(
-                f"{folder / ARTIFACTS / WEIGHTS}: not the weights that the run recorded as {WEIGHTS_TAG}. Restore the "
+                f"{folder / ARTIFACTS / WEIGHTS} does not match the run's {WEIGHTS_TAG}. Restore the "
                 "file from a backup, or delete the run's folder to train it again."
             )
         return content

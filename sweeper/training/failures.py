@@ -24,7 +24,7 @@ def check_converging(config: RunConfig, classes: int, epoch: int, lr: float, *lo
     if not math.isfinite(worst) or worst > most:
         raise Diverged(
             f"loss {worst:.4g} after epoch {epoch}, above {most:.0f} or not finite, "
-            f"at lr={lr:.4g}, placement={config.placement.value}: lower lr"
+            f"at lr={lr:.4g}, placement={config.placement.value}. Try a lower lr."
         )
 
 

@@ -92,7 +92,7 @@ def operations(device: torch.device) -> Plain:
             step = Step(torch.zeros((), dtype=torch.int64, device=device), 1)
             kernels.patches(torch.zeros(1, 28, 28, dtype=torch.uint8, device=device), 1, step, 1.0, 0.0, torch.float32)
     except Exception as error:  # noqa: BLE001 - no Triton, no C compiler, or a GPU that it does not know
-        warnings.warn(f"slower steps, by torch's own operations: {one_line(error, 200)}", stacklevel=2)
+        warnings.warn(f"Triton kernels cannot be used, so steps are slower: {one_line(error, 200)}", stacklevel=2)
         return Plain()
     return kernels
 
