@@ -148,7 +148,7 @@ def test_a_network_that_the_space_cannot_train_is_refused_before_a_study_is_made
 def test_one_training_is_refused_before_a_run_is_made(place: Place, tmp_path: Path):
     file = write(tmp_path, OWN.replace("len(images.classes)", "3"))
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ConfigError, match="needed are logits"):
+    with pytest.raises(ConfigError, match="it must return logits"):
         train_one(place.environment, config(file, placement="own"), dataset="sample", device="cpu", precision="fp32")
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -241,7 +241,7 @@ def test_a_champion_is_loaded_where_neither_sweeper_nor_its_file_is(
 
 
 def test_the_description_of_a_model_names_the_file(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from sweeper.sweep.champion import _of_code
+    from sweeper.sweep.champion_notes import _of_code
     from sweeper.sweep.choose import choose
 
     base = config(write(tmp_path, PLAIN))
