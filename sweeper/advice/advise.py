@@ -1,4 +1,4 @@
-"""`sweeper advise`: pilot, screening and comparison of a network's placements, and what they tell.
+"""`sweeper advise`: run the pilot, screening and comparison of placements.
 
 The journal and `advice.json` are the only state. After an interruption, the same command trains the missing runs.
 """
@@ -34,10 +34,10 @@ from sweeper.sweep.tracker import tracking
 
 
 def resolve(env: Environment, asked: Asked) -> Question:
-    """Resolve what an advice is asked about, before anything is created.
+    """Resolve the question of `sweeper advise`, before anything is created.
 
     Raises:
-        UsageError: the network has no placements to compare, or not those that were named.
+        UsageError: the network has no placements to compare, or lacks a named one.
         DataError: the images are missing.
     """
     if env.tracking_uri == NONE:
@@ -64,12 +64,12 @@ def resolve(env: Environment, asked: Asked) -> Question:
 
 
 def advise(env: Environment, question: Question) -> Advice:
-    """Train what the question needs, apart from what is recorded, and return the answer.
+    """Train the runs that the question needs and that are not recorded yet, and return the answer.
 
     Raises:
-        StudyConflict: the advice was begun with other settings, or another command trains it; nothing was created.
+        StudyConflict: it was started with other settings, or another command is training it; nothing was created.
         UsageError: the budget is too short.
-        StudyIncomplete: trainings failed.
+        StudyIncomplete: runs failed.
     """
     asked, chosen = question.asked, question.chosen
     images = SharedSplits(load(question.base, chosen.source))
@@ -84,7 +84,7 @@ def advise(env: Environment, question: Question) -> Advice:
             with Signals() as signals, _engine(env, question, images) as engine, tracking(env, signals) as tracker:
                 tracker.reconcile(folder.name)
                 tracker.catch_up(folder.name)
-                progress = Pace(target=len(configs), unit="training")
+                progress = Pace(target=len(configs), unit="run")
                 view = make_view(progress, env)
                 try:
                     work = Work(env, question, folder, record, images, tracker, signals, engine, view, progress)
@@ -126,7 +126,7 @@ def _stages(work: Work) -> State:
 
 
 def _pilot_epochs(work: Work) -> int:
-    """Return the epochs of the pilot; train the probe that they depend on, where time is what limits the advice."""
+    """Return the epochs of the pilot. If time is the limit, first train the probe that they depend on."""
     asked, record = work.question.asked, work.record
     if record.pilot is None:
         record.pilot = asked.epochs or MOST_EPOCHS
@@ -139,11 +139,11 @@ def _pilot_epochs(work: Work) -> int:
 
 
 def _plan(work: Work, pilot: Sequence[Ended]) -> Plan:
-    """Return the plan that the pilot leads to, and say it.
+    """Return the plan that follows from the pilot, and print it.
 
     Raises:
         UsageError: there is too little time.
-        StudyIncomplete: a training of the pilot diverged.
+        StudyIncomplete: a pilot run diverged.
     """
     if not all(run.complete for run in pilot):
         raise StudyIncomplete("a pilot run diverged. Try a smaller --lr.")
@@ -163,7 +163,7 @@ def _plan(work: Work, pilot: Sequence[Ended]) -> Plan:
 
 
 def dry_run(env: Environment, question: Question) -> dict[str, Any]:
-    """Say what an advice would train, and return the JSON that `--json` prints."""
+    """Print what would be trained, and return the JSON that `--json` prints."""
     asked, placements = question.asked, question.placements
     fewest = fewest_trainings(placements, SEEDS)
     rates = ", ".join(f"{conv:g} / {head:g}" for conv, head in LEVELS)
@@ -186,7 +186,7 @@ def dry_run(env: Environment, question: Question) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _engine(env: Environment, question: Question, images: SharedSplits) -> Iterator[Callable[[], Built]]:
-    """A function that builds the engine when it is first needed; closed at the end of the block."""
+    """Yield a function that builds the engine when it is first needed; it is closed at the end of the block."""
     built: list[Built] = []
 
     def engine() -> Built:

@@ -1,4 +1,4 @@
-"""The form of every command: options in groups, examples, a link to its page, and the options that all have."""
+"""The layout of every command: options in groups, examples, a link to its page, and shared options."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ GENERAL: Final = (
 
 
 def general(function: Command) -> Command:
-    """Add the options that the group of commands has too."""
+    """Add the options that the top-level command also has."""
     return functools.reduce(lambda made, option: option(made), reversed(GENERAL), function)
 
 
 def command(page: str, *examples: str) -> Callable[[Command], click.Command]:
-    """Make a command of a function.
+    """Turn a function into a command.
 
     Args:
         page: its page in docs/.
-        examples: lines that show how it is used.
+        examples: command lines for its help.
     """
     shown = "".join(f"\n  {line}" for line in examples)
 

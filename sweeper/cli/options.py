@@ -41,18 +41,18 @@ SEARCHED: Final = ("placement", "conv_dropout", "head_dropout", "batch_size")
 def or_auto(
     name: str, kind: click.ParamType[Any], help_text: str, default: str, metavar: str | None = None
 ) -> Callable[..., Any]:
-    """An option that takes a value of `kind`, or auto, which becomes None; `default` says what auto stands for."""
+    """Return an option that takes a value of `kind`, or auto, which becomes None; `default` describes auto."""
     return click.option(name, type=OrAuto(kind), default="auto", metavar=metavar, show_default=False,
                         help=f"{help_text} [default: {default}]")  # fmt: skip
 
 
 def given(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Return the options that have a value, as fields of a configuration. A device that is `auto` has none."""
+    """Return the options that have a value, as configuration fields; `auto` is no value."""
     return {name: options[name] for name in names if options[name] not in (None, "auto")}
 
 
 def fields_of(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a configuration that a command line gives."""
+    """Return the configuration fields that are given on the command line."""
     fields = given(options, *(name for name in FIELDS if name in options))
     if options.get("folds"):
         fields |= {"split": "folds", "folds": options["folds"]}
@@ -67,8 +67,8 @@ def network_options(own: Callable[[str], str] = _usual, *, placed: bool = True) 
     """Return the options of a network and its batches.
 
     Args:
-        own: gives the default of a field in words.
-        placed: the placement and its rates, too.
+        own: returns the default of a field in words.
+        placed: include the placement and its rates.
     """
     return (
         or_auto("--model", click.STRING, "Network: small, medium, large, resnet20, or a function that builds one, "
@@ -100,8 +100,8 @@ def _placement_options(own: Callable[[str], str]) -> tuple[Decorator, ...]:
 def field_options(*, searched: bool = False, asked: bool = False) -> tuple[Decorator, ...]:
     """Return an option for each field of the configuration that an experiment sets, except its split.
 
-    With `searched`, `--help` says which of them the default search space varies. With `asked`, what an advice decides
-    is left out.
+    With `searched`, `--help` says which of them the default search space varies. With `asked`, fields that `sweeper
+    advise` decides are left out.
     """
 
     def own(name: str) -> str:
@@ -188,7 +188,7 @@ def store_options(command: Command) -> Command:
 
 
 def output_options(command: Command) -> Command:
-    """Add the options of every command: what it prints."""
+    """Add the output options that every command has."""
     shown = "Print one JSON object as the last line."
     return click.option("--json", "json_output", is_flag=True, help=shown)(general(command))
 
@@ -212,7 +212,7 @@ ray_options: Final = group(
 
 
 def ends_unread(command: Command) -> Command:
-    """End a command as SIGPIPE would when nobody reads its output any more: it has not finished its work."""
+    """End a command as SIGPIPE would once nobody reads its output: it has not finished its work."""
 
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> None:
@@ -225,7 +225,7 @@ def ends_unread(command: Command) -> Command:
 
 
 def refuse(why: str, *names: str) -> None:
-    """Refuse those of the options `names` that are on the command line, which would otherwise be ignored."""
+    """Refuse the options `names` if they are on the command line, where they would be ignored."""
     context = click.get_current_context()
     for option in context.command.params:
         if option.name in names and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:

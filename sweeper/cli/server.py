@@ -25,7 +25,7 @@ PORT: Final = Count(1, 65535)
 
 
 def at_home(function: Command) -> Command:
-    """Add the options that say where the data is."""
+    """Add the options for the location of the data."""
     return group(
         "Home",
         home_option,
@@ -145,6 +145,6 @@ def restore(file: Path, home: Path, database_url: str | None, json_output: bool)
 
 
 def _named() -> str:
-    """The name of what gave the home: the option or the variable."""
+    """Return the source of the home: the option or the variable."""
     given = click.get_current_context().get_parameter_source("home") is ParameterSource.COMMANDLINE
     return "--home" if given else "SWEEPER_HOME"

@@ -277,7 +277,7 @@ class RunConfig(BaseModel):
     def from_params(cls, params: Mapping[str, str]) -> RunConfig:
         """Rebuild a configuration from MLflow's parameters and ignore those that are not its fields.
 
-        A run that `mlflow run` started has parameters of its own; ours are then called `config.NAME`.
+        A run that `mlflow run` started has its own parameters; ours are then called `config.NAME`.
         """
         names = cls.model_fields.keys() - {"model_args"}
         found = {name: params.get(f"config.{name}", params.get(name)) for name in names}

@@ -51,8 +51,8 @@ class Environment:
     json_output: bool
     warn: Say
     say: Say
-    progress: bool = True  # show the progress of trainings
-    verbose: bool = False  # print each epoch of each training
+    progress: bool = True  # show the progress of runs
+    verbose: bool = False  # print each epoch of each run
     experiment: MlflowExperiment = OURS
 
     @property

@@ -56,7 +56,7 @@ LEFT_OUT: Final = (
 
 
 def experiment(number: int, **fields: Any) -> RunConfig:
-    """Return the article's experiment `number` (1-8), with `fields` in place of its own.
+    """Return the article's experiment `number` (1-8), with `fields` overriding its own.
 
     Raises:
         ConfigError: there is no such experiment, a field is wrong, or the placement does not use a given rate.

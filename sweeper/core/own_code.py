@@ -32,8 +32,8 @@ def absolute_path(path: str) -> str:
 def load_function(name: str) -> Callable[..., Any]:
     """Run the file, or import the module, and return the function.
 
-    The code of a file runs anew at each call, under a name that no module has. So nothing outside imports it, and it
-    does not find the files beside it.
+    The code of a file runs again at each call, under a name that no module has. So nothing else imports it, and it
+    does not find the files next to it.
 
     Raises:
         UsageError: there is no such file, module or function.

@@ -41,12 +41,12 @@ class IdxFile:
 
     @property
     def header(self) -> bytes:
-        """The magic number, then one 32-bit integer a dimension."""
+        """The magic number, then one 32-bit integer per dimension."""
         return struct.pack(f">HBB{len(self.shape)}I", 0, 8, len(self.shape), *self.shape)
 
     @property
     def size(self) -> int:
-        """Bytes of the decompressed file: the header, then one byte a value."""
+        """Bytes of the decompressed file: the header, then one byte per value."""
         return len(self.header) + math.prod(self.shape)
 
 

@@ -128,7 +128,7 @@ def _decode(root: Path, paths: Sequence[Path], side: int) -> tuple[Array, list[s
 
 
 def _usual_size(root: Path, headers: Sequence[Header]) -> tuple[int, int]:
-    """Return the most frequent width and height; of a tie, the largest."""
+    """Return the most frequent width and height; in a tie, the largest."""
     counts = Counter(header.size for header in headers)
     width, height = max(counts, key=lambda size: (counts[size], size))
     if not (MIN_SIDE <= width <= MAX_SIDE and MIN_SIDE <= height <= MAX_SIDE):

@@ -1,4 +1,4 @@
-"""A data set of the user's own: decoded images, and the source that decodes them where they are needed."""
+"""A user's own data set: decoded images, and the source that decodes them where they are needed."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def check_room(name: str, needed: int, free: int | None = None) -> None:
 
 
 def share_of(labels: Array, share: float) -> int:
-    """Return the number of images in a share of all of them, at least one for each class."""
+    """Return the number of images in a share of all images, at least one per class."""
     return max(round(len(labels) * share), len(np.unique(labels)))
 
 
@@ -166,7 +166,7 @@ def _moments(name: str, pixels: Array) -> tuple[tuple[float, ...], tuple[float, 
     """Return mean and standard deviation of each channel, pixels in [0, 1], from counts of the 256 values.
 
     Sums of integers are exact, so the result is the same on every machine. A constant channel gets a standard deviation
-    of 1, so that it can be divided by it.
+    of 1, to avoid a division by 0.
 
     Raises:
         DataError: every channel is constant.

@@ -1,7 +1,7 @@
 """The tar of a backup: written with a manifest, and unpacked only if it is what `sweeper backup` writes.
 
-Anyone may have made a tar. It is read without decompression. Its members are checked before anything is written:
-regular files, under the names of a backup, not twice, no larger than the file, and as the manifest says.
+A tar is untrusted. It is read without decompression. Its members are checked before anything is written:
+regular files, with the names of a backup, no duplicates, no larger than the file, and matching the manifest.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class _Hashing:
 
 
 class _Bounded:
-    """A file of which no more than a block is read at a time: tarfile believes the size that a header names."""
+    """A file that is read in blocks at most: tarfile trusts the size in a header."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -109,7 +109,7 @@ def unpack(file: Path, folder: Path) -> dict[str, str]:
     """Unpack a backup into a new folder and check each file; return the SHA-256 of its members.
 
     Raises:
-        SweeperError: it is no whole backup, of another format, or larger than the disk has room for.
+        SweeperError: it is not a complete backup, has another format, or does not fit on the disk.
     """
     try:
         with file.open("rb") as stream, tarfile.open(fileobj=cast("Any", _Bounded(stream)), mode="r:") as tar:

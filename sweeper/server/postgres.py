@@ -144,10 +144,10 @@ class Databases:
             return str(row[0]) if row else None
 
     def outdated(self, name: str) -> bool:
-        """Whether the schema of a database is of an older release than the one installed.
+        """Return True if the schema of a database is older than the installed release.
 
         Raises:
-            SweeperError: it is of a newer one, or of something else.
+            SweeperError: it is newer, or belongs to something else.
         """
         revision = self.revision(name)
         known, newest = _optuna_revisions() if name == OPTUNA else mlflow_revisions()
@@ -211,7 +211,7 @@ class Embedded:
     def start(self, group: Group) -> Databases:
         """Start it as a part of `group`, on new data if there is none yet, and wait until it answers.
 
-        One that a killed `sweeper serve` left running is stopped first.
+        A server that a killed `sweeper serve` left running is stopped first.
 
         Raises:
             SweeperError: it cannot start; the message has the end of its log.
@@ -252,7 +252,7 @@ class Embedded:
         partial.replace(self._data)
 
     def _open_way(self) -> None:
-        """Let the database's user, if it is another, pass through the folders above its data and its programs."""
+        """Let the database's user, if it is another one, access the folders above its data and its programs."""
         for parent in (*self._data.parents, *binaries().parents) if self._user is not None else ():
             if not parent.stat().st_mode & 0o001:
                 parent.chmod(parent.stat().st_mode | 0o011)
@@ -269,7 +269,7 @@ class Embedded:
             raise SweeperError(f"{self._socket} belongs to another user, or others can access it. Remove it.")
 
     def _let_in_owner_only(self) -> None:
-        """Let only this process's user connect, as any role, through the socket."""
+        """Allow only this process's user to connect, as any role, through the socket."""
         name = pwd.getpwuid(os.geteuid()).pw_name
         rules = {"pg_hba.conf": "local all all peer map=owner\n", "pg_ident.conf": f'owner "{name}" all\n'}
         for file, text in rules.items():
@@ -343,7 +343,7 @@ def _socket_folder(data: Path) -> Path:
 
 
 def _runs_on(pid: int, data: Path) -> bool:
-    """Check that the process is a PostgreSQL on `data`, and not one that got its number later."""
+    """Check that the process is a PostgreSQL on `data`, and not one that reused its ID."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:

@@ -48,7 +48,7 @@ ADMIN: Final = "admin"
 SECRET_BYTES: Final = 24  # 32 characters
 MLFLOW_VARIABLES: Final = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 WILDCARDS: Final = ("0.0.0.0", "::")  # noqa: S104 -- names of addresses, nothing is bound
-# Each runs once, in a process of its own. The URL is in a variable, as a command line would show its password.
+# Each runs once, in its own process. The URL is in a variable, as a command line would show its password.
 MAKE_TABLES: Final = "import os, optuna; optuna.storages.RDBStorage(os.environ['DATABASE_URL'])"
 UPGRADE: Final = {
     MLFLOW: "import os; from mlflow.cli import cli; cli(['db', 'upgrade', os.environ['DATABASE_URL']])",
@@ -70,7 +70,7 @@ class ServeOptions:
     upgrade: bool = False
 
     def check(self) -> None:
-        """Refuse options that would let strangers in or cannot work.
+        """Refuse options that are insecure or cannot work.
 
         Raises:
             UsageError: one line.
@@ -145,7 +145,7 @@ def write_state(home: Path, state: dict[str, Any]) -> None:
 
 
 def read_state(home: Path) -> dict[str, Any] | None:
-    """Return what the process that holds this home recorded with `write_state`; None if nobody holds it."""
+    """Return the record that the holder of this home wrote with `write_state`; None if nobody holds it."""
     try:
         with filelock.FileLock(home / LOCK, timeout=0):
             return None

@@ -22,7 +22,7 @@ def open_database(url: sqlalchemy.URL, *, create: bool) -> Iterator[optuna.stora
     With `create`, an empty one gets the tables of studies.
 
     Raises:
-        UsageError: the database belongs to another program, or is empty and to be read.
+        UsageError: the database belongs to another program, or is empty without `create`.
     """
     sqlite = url.get_backend_name() == "sqlite"
     options = {"timeout": 60} if sqlite else {"connect_timeout": CONNECT_SECONDS}

@@ -39,9 +39,9 @@ def known_in_file(path: Path, space: Space, base: RunConfig) -> list[Known]:
 
 
 def known_experiments(space: Space) -> tuple[list[Known], dict[int, str]]:
-    """Return those of the article's experiments that lie in the space, and why each of the others does not.
+    """Return the article's experiments that lie in the space, and the reason for each that does not.
 
-    Only the dimensions of the space count: in everything else, a trial is as its study.
+    Only the dimensions of the space count: everything else is set by the study.
     """
     inside, left_out = [], {}
     for number in EXPERIMENTS:

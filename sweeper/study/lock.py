@@ -1,6 +1,6 @@
-"""One driver a study: a lock that the operating system or PostgreSQL drops when its holder dies.
+"""One driver per study: a lock that the operating system or PostgreSQL drops when its holder dies.
 
-It is a file lock beside a sqlite file, and in PostgreSQL an advisory lock on a connection of its own.
+It is a file lock next to a sqlite file, or an advisory lock on a separate PostgreSQL connection.
 A second driver is refused, in a message that names the holder.
 """
 
@@ -35,10 +35,10 @@ class Lock:
     """A study held by this process. This one is for a database in memory, which no other process sees."""
 
     def check(self) -> None:
-        """Raise if the lock was lost."""
+        """Raise an error if the lock was lost."""
 
     def release(self) -> None:
-        """Let another driver hold the study."""
+        """Release the study for another driver."""
 
 
 def acquire(url: sqlalchemy.URL, name: str) -> Lock:
@@ -132,7 +132,7 @@ def _refusal(name: str, holder: str) -> StudyConflict:
 
 
 class FileLock(Lock):
-    """A lock file beside a sqlite file, `FILE.STUDY.lock`, and who holds it in `FILE.STUDY.holder`."""
+    """A lock file next to a sqlite file, `FILE.STUDY.lock`; its holder is named in `FILE.STUDY.holder`."""
 
     def __init__(self, database: Path, name: str) -> None:
         database = database.absolute()
@@ -158,7 +158,7 @@ class FileLock(Lock):
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}")
 
     def release(self) -> None:
-        """Let another driver hold the study."""
+        """Release the study for another driver."""
         with contextlib.suppress(OSError):
             self._holder.unlink(missing_ok=True)
         self._lock.release()
@@ -190,7 +190,7 @@ class AdvisoryLock(Lock):
         return f"process {pid} on {host} since {row[1].isoformat(timespec='seconds')}"
 
     def check(self) -> None:
-        """Ask the server for a sign of life on the lock's own connection.
+        """Check that the lock's connection is alive.
 
         Raises:
             ServiceUnreachable: the connection is lost, and the lock with it.
@@ -204,7 +204,7 @@ class AdvisoryLock(Lock):
             ) from None
 
     def release(self) -> None:
-        """Let another driver hold the study, at once: the server sees only later that the connection is closed."""
+        """Release the study right away: the server notices a closed connection only later."""
         with contextlib.suppress(psycopg.Error):  # the connection is lost, and the lock with it
             self._connection.execute("SELECT pg_advisory_unlock_all()")
         self._connection.close()

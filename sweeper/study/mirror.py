@@ -1,6 +1,6 @@
 """A study in memory, and behind it the database that outlives this process.
 
-One process at a time writes a study (lock.py), so that it need not read again what it has written. Sampler and pruner
+One process at a time writes a study (lock.py), so it does not need to read back what it has written. Sampler and pruner
 see the memory. The database is written by the calls of Optuna's storage: a trial begins in one transaction, and each
 value, each attribute and each end is one more. Within `together`, `begin` writes the trials that began since the last
 call, and `settle` what has happened to them. A driver may die between any two transactions: the next one finds the
@@ -22,7 +22,7 @@ from sweeper.core.errors import StudyConflict
 from sweeper.study.database import read_trials
 from sweeper.study.memory import Memory
 
-# A trial's system attribute: what a driver needs that goes on after one which died while it wrote the trial.
+# A trial's system attribute: what the next driver needs if one died while it wrote the trial.
 PROPOSED: Final = "proposed"
 
 
@@ -57,11 +57,11 @@ class Mirror:
         self._ended: list[tuple[int, dict[str, Any]]] = []
 
     def id_in_memory(self, number: int) -> int:
-        """Return what the storage in memory calls a trial."""
+        """Return a trial's ID in the memory storage."""
         return self.memory.get_trial_id_from_study_id_trial_number(self._memory_id, number)
 
     def trial(self, number: int) -> FrozenTrial:
-        """Return a trial as it is in memory, which must not be changed."""
+        """Return a trial from memory; do not modify it."""
         return self.memory.get_trial(self.id_in_memory(number))
 
     @contextlib.contextmanager
@@ -183,7 +183,7 @@ class Mirror:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Refuse to write to trials that another process has ended, or deleted with their study."""
+        """Raise an error on writing to trials that another process has ended, or deleted with their study."""
         try:
             yield
         except UpdateFinishedTrialError:

@@ -33,8 +33,8 @@ def open_study(
 
     Args:
         name: of the study.
-        settings: it is continued only with equal ones. A metric, sampler or pruner `auto` is the one that it was made
-            with.
+        settings: must equal the recorded ones. A metric, sampler or pruner `auto` takes the recorded
+            one.
         storage_url: of its database.
         is_another: returns True for the identity of a study, empty for a new one, that did not make the recorded runs.
         known: configurations to train first, which lie in the space. Those that the study has are not enqueued again.

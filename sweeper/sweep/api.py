@@ -87,7 +87,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Replay:
-    """A run that was trained again and compared bit by bit.
+    """A run that was trained again and compared bit for bit.
 
     Attributes:
         identical: True if every recorded value is the same.
@@ -246,15 +246,15 @@ def optimize(
         progress: as for `train`.
         storage: database of the study; by default sweeper.db in the home.
         engine: processes, serial, gpu, ray or auto.
-        workers: number of trainings at a time; None lets the engine choose.
+        workers: number of runs at a time; None lets the engine choose.
         options: further fields of `sweeper.sweep.options.SweepOptions`: metric, sampler, pruner, timeout, retries,
             one_seed, finalists, finalist_seeds, final.
 
     Raises:
         UsageError, DataError: a value is wrong, or the images are missing; nothing was created.
-        StudyConflict: the study has other settings, or another driver holds it.
+        StudyConflict: the study has other settings, or another process uses it.
         StudyIncomplete: too many trials failed.
-        OutOfTime: the timeout came before any trial was finished.
+        OutOfTime: the timeout passed before any trial finished.
     """
     from sweeper.engine.choice import EngineChoice
     from sweeper.study.space_file import parse_space
@@ -303,10 +303,10 @@ def replay(
     data_dir: str | Path | None = None,
     progress: bool = True,
 ) -> Replay:
-    """Train a recorded run again, and compare it bit by bit.
+    """Train a recorded run again, and compare it bit for bit.
 
     Args:
-        run: a `Run`, a run in MLflow, or a folder of a journal.
+        run: a `Run`, the ID of a run in MLflow, or a journal folder.
         home: as for `train`.
         tracking_uri: as for `train`.
         experiment_name: as for `train`.

@@ -39,7 +39,7 @@ from sweeper.tracking.store import reason_of
 def evaluate_champion(
     env: Environment, chosen: Chosen, study: Study, best: Best, example: Labelled, tracker: Tracker, signals: Signals
 ) -> dict[str, Any]:
-    """Retrain the best configuration on all training images, and evaluate it on the test images, where nobody has yet.
+    """Retrain the best configuration on all training images, and evaluate it on the test images for the first time.
 
     The test images are used for that one evaluation only. `example` is two images for the registered model.
     """
@@ -131,7 +131,7 @@ def _register(
     folder: str,
     example: Labelled,
 ) -> None:
-    """Register the champion as an MLflow model. If the server is away or refuses it, warn: the sweep goes on."""
+    """Register the champion as an MLflow model. If the server is down or refuses it, warn: the sweep continues."""
     if not tracker.flush(FLUSH_SECONDS):
         env.warn("the champion is not registered yet: MLflow does not answer. Run the same command again to retry.")
         return

@@ -33,7 +33,7 @@ from sweeper.tracking.reading import is_another
 
 @dataclass(frozen=True)
 class Confirmation:
-    """Which configurations of a study are trained again, and how: the `top` best, or those of `trials`."""
+    """The configurations of a study to train again, and how: the `top` best, or those of `trials`."""
 
     study: str
     top: int
@@ -55,7 +55,7 @@ def confirm(env: Environment, asked: Confirmation) -> dict[str, Any]:
     Raises:
         UsageError: there is no such study, or a trial of it is not complete.
         StudyConflict: a driver holds the study.
-        StudyIncomplete: too many trainings failed.
+        StudyIncomplete: too many runs failed.
     """
     settings = read_settings(asked.study, env.storage)
     base = settings.base

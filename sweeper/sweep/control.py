@@ -1,6 +1,6 @@
-"""Give a running sweep, advice or reproduction an order, from another terminal.
+"""Control a running sweep, advice or reproduction from another terminal.
 
-A study is reached through its database, from any machine; the others through their folder in the journal.
+Orders reach a study through its database, from any machine; the others through their folder in the journal.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def order(env: Environment, study: str, wanted: str) -> dict[str, Any]:
 
 
 def set_workers(env: Environment, study: str, workers: int) -> dict[str, Any]:
-    """Tell the driver of a study how many trainings to run at a time, and return the JSON that `--json` prints.
+    """Tell the driver of a study how many runs to train at a time, and return the JSON that `--json` prints.
 
     Raises:
         UsageError: there is no such study, or no driver runs it.

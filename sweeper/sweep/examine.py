@@ -1,4 +1,4 @@
-"""Take the X-ray of a recorded run again, or of any network with weights from a file."""
+"""Repeat the X-ray of a recorded run, or take that of any network with weights from a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where people see what was recorded: lines at the end of a command, and the pages of `sweeper ui`."""
+"""Show where to see the results: lines at the end of a command, and the pages of `sweeper ui`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXPERIMENT_NAME: Final = "MLFLOW_EXPERIMENT_NAME"
 
 
 def say_where(env: Environment, run_id: str | None = None, study: str | None = None, metric: Metric = ACCURACY) -> None:
-    """Print where the runs are recorded, and how to see a run, or the trials of a study."""
+    """Print where the runs are recorded, and how to view a run, or the trials of a study."""
     from sweeper.tracking.store import absolute, hide_password, is_sqlite, sqlite_file
 
     if env.tracking_uri in (NONE, OFFLINE):

@@ -55,13 +55,13 @@ def optimize(env: Environment, options: SweepOptions, known: Sequence[Known] = (
     The configurations `known`, which lie in the space, are trained first and count among the trials.
 
     Returns:
-        The JSON that `--json` prints. If the time of the options is over, fewer trials are finished than were asked
-        for, and there is no champion.
+        The JSON that `--json` prints. After the timeout, fewer trials are finished than requested, and there is no
+        champion.
 
     Raises:
         UsageError, StudyConflict: something is wrong, or another driver holds the study; nothing was created.
         StudyIncomplete: too many trials failed.
-        OutOfTime: the time was over before any trial was finished.
+        OutOfTime: the timeout passed before any trial finished.
     """
     chosen = choose(env, options.config, options.dataset, options.device, options.precision, options.source)
     check(options.engine, chosen.config)
@@ -114,7 +114,7 @@ def _train_command(options: SweepOptions, best: RunConfig) -> str:
 
 
 def _say_known(env: Environment, study: Study, trials: int) -> None:
-    """Print how many enqueued configurations go first, and how many of them `trials` leaves no room for."""
+    """Print how many enqueued configurations are trained first, and how many do not fit into `trials`."""
     waiting = study.waiting()
     first = min(waiting, max(0, trials - study.finished() - study.running()))
     if first:
@@ -124,7 +124,7 @@ def _say_known(env: Environment, study: Study, trials: int) -> None:
 
 
 def check_finished(result: Mapping[str, Any], trials: int) -> None:
-    """Fail if a sweep has fewer finished trials than were asked for, or finalists that are not trained.
+    """Raise an error if a sweep has fewer finished trials than requested, or untrained finalists.
 
     Raises:
         OutOfTime: one line that says how many.
@@ -198,10 +198,10 @@ def _train(
     env: Environment, options: SweepOptions, chosen: Chosen, images: SharedSplits, study: Study, built: Built | None,
     tracker: Tracker, signals: Signals, deadline: float | None,
 ) -> list[Best] | None:  # fmt: skip
-    """Train the missing trials, then the finalists; return those, the best first, or None if the deadline came first.
+    """Train the missing trials, then the finalists; return these, best first, or None if the deadline passed first.
 
     Raises:
-        OutOfTime: the deadline came, and no trial is finished.
+        OutOfTime: the deadline passed, and no trial is finished.
     """
 
     def describe(trial: Trial, kind: str = "trial") -> RunInfo:

@@ -1,4 +1,4 @@
-"""The options of `sweeper optimize`. Nothing large is imported here, so that a wrong option is refused at once."""
+"""The options of `sweeper optimize`. No large import here, so that a wrong option is refused immediately."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BASE: Final = ("model", "augmentation", "dropout_schedule")
 @dataclass(frozen=True)
 class SweepOptions:
     """The options of `sweeper optimize`. Creating them checks the name of the study, the search space, and
-    that `system_metrics` are measured where the trainings are.
+    that `system_metrics` are measured on the machine that trains.
 
     `space` varies fields of `config`. The data set, device and precision may be `auto`.
 
@@ -88,7 +88,7 @@ def search_space(
 
     Args:
         file: in YAML, or None for the default space.
-        placements: those that the network has room for.
+        placements: those that the network supports.
         varied: the fields and values of `--vary`.
         fixed: the fields that were given, and their values. They leave the default space, with the rates that no
             placement then uses.
@@ -122,9 +122,9 @@ def known_configurations(
         env: whose storage holds `study`, unless it is STUDY@URL.
         asked: the sweep, in whose space they lie.
         file: in YAML or CSV.
-        study: whose best are taken.
-        top: how many.
-        experiments: take those of the article's that lie in the space; a line names the others.
+        study: take its best configurations.
+        top: number of these.
+        experiments: take the article's experiments that lie in the space; a line names the others.
 
     Raises:
         SpaceError: a configuration of the file or the study is outside the space.
@@ -161,7 +161,7 @@ def engine_choice(options: Mapping[str, Any]) -> EngineChoice:
 
 
 def start_workers(choice: EngineChoice, device: str) -> None:
-    """Start importing torch where the trainings will be, while this process goes on.
+    """Start importing torch in the process that will train, while this process continues.
 
     Call it once all options are checked, and before the other modules of a sweep are imported.
     """

@@ -1,4 +1,4 @@
-"""Read or upload what earlier commands recorded: the work of `sweeper status`, `report` and `sync`.
+"""Read or upload the records of earlier commands: `sweeper status`, `report` and `sync`.
 
 Each function imports what it needs, so that `status` does not wait for MLflow or the drawing libraries.
 """
@@ -125,7 +125,7 @@ def write_sweep_report(env: Environment, study: str | None, output: Path | None)
 def upload(env: Environment, journal: Path | None, *, again: bool = False, free: bool = False) -> dict[str, Any]:
     """Upload the runs of a journal, by default that of `env`, and return the JSON that `--json` prints.
 
-    With `again`, upload all of them again. With `free`, then delete the files that the store is seen to hold.
+    With `again`, upload all of them again. With `free`, then delete the files that the store lists.
 
     Raises:
         UsageError: there is no tracking store to upload to.

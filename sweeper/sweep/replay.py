@@ -1,7 +1,7 @@
-"""Exact replay: train a recorded run again and compare it bit by bit.
+"""Exact replay: train a recorded run again and compare it bit for bit.
 
-Compared are every metric of every recorded epoch except times, and the SHA-256 of the history and of the weights if the
-run recorded them. With the same code, packages, processor and threads a replay is always identical.
+This compares every metric of every recorded epoch except times, and the SHA-256 of the history and of the weights if
+the run recorded them. With the same code, packages, processor and threads a replay is always identical.
 
 If a run was continued, its last attempt is trained again. Epochs of an earlier attempt that may have other bits, for
 example from other threads, are not compared.

@@ -35,16 +35,16 @@ from sweeper.tracking.store import (
 
 KEY_TAG: Final = "sweeper.key"
 UPLOAD: Final = "upload.json"
-WORKFLOW: Final = {"workflowType": "machine_learning"}  # of MLflow's two interfaces, the one for trainings
+WORKFLOW: Final = {"workflowType": "machine_learning"}  # of MLflow's two interfaces, the one for model training
 CURVES: Final = {"compareRunsMode": "CHART"}  # the curves of all runs in common charts, in place of the table
 UPLOADER: Final = ".uploader"  # locked while a process uploads the run, or changes its `UPLOAD`
 
 
 def read_state(folder: Path, uri: str) -> dict[str, Any]:
-    """Return the run in the store `uri` of a run folder, and the number of events uploaded to it.
+    """Return the ID of a run folder's run in the store `uri`, and the number of events uploaded to it.
 
     Raises:
-        RecordError: the file is no regular one, or damaged.
+        RecordError: the file is not a regular file, or is damaged.
     """
     store = hide_password(uri)
     nothing = {"store": store, "run_id": None, "events": 0}
@@ -69,7 +69,7 @@ def update_state(folder: Path, uri: str, **fields: Any) -> None:
 
 
 def run_id_of(root: Path, folder: str, uri: str) -> str | None:
-    """Return the run in the store `uri` that a run folder was uploaded to, or None."""
+    """Return the ID of the run in the store `uri` that a run folder was uploaded to, or None."""
     run_id: str | None = read_state(root / folder, uri)["run_id"]
     return run_id
 

@@ -1,4 +1,4 @@
-"""Free the disk: delete files from the journal that the MLflow store is seen to hold."""
+"""Free disk space: delete journal files that the MLflow store lists."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def free(connection: Connection, journal: Path) -> Freed:
     """Delete the files of runs that have ended, where MLflow lists a file of that name and size for the run.
 
     Raises:
-        ServiceUnreachable: the server went away.
+        ServiceUnreachable: the server stopped answering.
     """
     freed = Freed()
     for folder, events in read_all_events(journal, lambda _: None):  # `sync` has warned of the others

@@ -31,7 +31,7 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
     """Return the events of a run, oldest first, without a last line that is not whole.
 
     Raises:
-        RecordError: the file is no regular one, or too large, or a line of it is no event.
+        RecordError: the file is not a regular file, is too large, or has a line that is not an event.
     """
     try:
         content = read_inside(folder, EVENTS, MOST_EVENTS)
@@ -113,7 +113,7 @@ def read_epochs(events: list[dict[str, Any]]) -> dict[int, EpochResult]:
 
 
 def history(events: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """Return a row an epoch, by its number: the metrics under their stored names, and the number under `epoch`."""
+    """Return one row per epoch, by its number: the metrics under their stored names, and the number under `epoch`."""
     epochs = [
         {"epoch": e["step"], **{sys.intern(name): value for name, value in e["metrics"].items()}}  # to save memory
         for e in events

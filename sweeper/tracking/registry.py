@@ -117,7 +117,7 @@ class Registry:
         return str(info.registered_model_version)
 
     def _log_to_run(self, run: Run, save: Save, name: str) -> str:
-        """Register the model from the run's files: a server before MLflow 3 has no models beside runs."""
+        """Register the model from the run's files: a server before MLflow 3 has no models apart from runs."""
         from mlflow.exceptions import MlflowException
         from mlflow.models import Model
 

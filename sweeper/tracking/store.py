@@ -39,7 +39,7 @@ TOO_MANY_REQUESTS: Final = "too many 429 error responses"  # in what urllib3 rai
 
 
 def preflight(uri: str, experiment: MlflowExperiment = OURS) -> None:
-    """Check that the store `uri` takes our runs, or can be created.
+    """Check that the store `uri` accepts our runs, or can be created.
 
     Raises:
         UsageError: the URI is malformed, has another scheme, or a password in its query part; the database is another
@@ -100,7 +100,7 @@ def _preflight_http(uri: str, experiment: MlflowExperiment) -> None:
 
 
 def _patiently(ask: Callable[[], Experiment | None]) -> Experiment | None:
-    """Ask a server; one that fails may only just have started, and is asked again."""
+    """Ask a server; retry on failure, as it may have just started."""
     start = time.monotonic()
     while True:
         try:
@@ -252,7 +252,7 @@ class Row(NamedTuple):
     name: str
 
     def is_(self, experiment: MlflowExperiment, workspace: str) -> bool:
-        """Return True if it is the one that is meant."""
+        """Return True if this is the experiment with that name or ID."""
         same = self.experiment_id == experiment.id if experiment.id else self.name == experiment.name
         return same and self.workspace == workspace
 

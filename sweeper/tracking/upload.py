@@ -46,7 +46,7 @@ class Figures(NamedTuple):
 
 
 def upload(connection: Connection, draw: Figures, folder: Path, wait: Wait) -> bool:
-    """Upload what is new in the run of `folder`, and try again for as long as the server is away.
+    """Upload the new events and files of the run in `folder`, and retry as long as the server does not answer.
 
     Returns False, with a warning the first time, if the run was deleted in MLflow.
     """
@@ -63,7 +63,7 @@ def check_count(folder: Path, events: list[dict[str, Any]], state: Mapping[str, 
 
 
 def forget_lost(connection: Connection, root: Path) -> list[Path]:
-    """Forget the uploads that the store has lost, as after its database was deleted or an older one restored.
+    """Forget uploads that the store has lost, for example after its database was deleted or restored.
 
     The runs were uploaded one after the other, so the last one stands for the others.
 

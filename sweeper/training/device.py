@@ -20,7 +20,7 @@ def keep_freed() -> None:
     """Let this process reuse the memory that it frees; without glibc, do nothing.
 
     A step allocates and frees some megabytes for each activation. By default glibc hands such blocks back to the
-    system, which clears each page anew: a fifth of the time of a short training (docs/development/log.md).
+    system, which clears each page again: a fifth of the time of a short training (docs/development/log.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

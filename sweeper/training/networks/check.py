@@ -20,7 +20,7 @@ from sweeper.training.networks.build import BATCH_NORM, build, build_model
 
 
 def fitting(config: RunConfig, images: ImageSpec) -> tuple[Placement, ...]:
-    """Return the placements that the network of `config`, whose factory takes `layers`, has room for.
+    """Return the placements that the network of `config`, whose factory takes `layers`, supports.
 
     Raises:
         UsageError: there is no such factory.

@@ -1,4 +1,4 @@
-"""Read the weights of a network from a file of the user's."""
+"""Read the weights of a network from a user's file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMED: Final = 3  # names that a message holds
 def read_weights(file: Path) -> dict[str, Tensor]:
     """Read the tensors of `FILE.safetensors`, or of a state_dict that `torch.save` wrote to any other file, by name.
 
-    No code of the file is run.
+    No code in the file is executed.
 
     Raises:
         UsageError: the file is missing or damaged, or does not hold weights alone.
