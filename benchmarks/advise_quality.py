@@ -1,8 +1,8 @@
-"""Is an advice right? Simulated networks with known truths, beside searches of as many trainings.
+"""Is the advice right? Simulated networks with known truths, beside searches of as many trainings.
 
     python -m benchmarks.advise_quality [--worlds additive …] [--trainings 100] [--repetitions 40] [--save]
 
-advise_worlds.py has the worlds. An advice is wrong if it says of any two placements that one is better than the other,
+advise_worlds.py has the worlds. The advice is wrong if it says of any two placements that one is better than the other,
 and it is not. Regret is the true accuracy of the best cell of the world less that of what is recommended; of the arms,
 less that of the best of the cells that were compared. The searches are plain Optuna (its default sampler, the highest
 value) and `sweeper optimize` (`gp`, five finalists of three seeds), over the same placements, rates and learning rates.
@@ -39,7 +39,7 @@ SPACE: Final = Space({"placement": Choice(tuple(each.value for each in PLAIN)), 
 
 
 class Advised(NamedTuple):
-    """One advice, judged by the truth; points."""
+    """One recommendation, judged by the truth; in points."""
 
     regret: float
     of_arms: float
@@ -50,7 +50,7 @@ class Advised(NamedTuple):
 
 
 def advise(world: World, trainings: int, repetition: int) -> Advised:
-    """Give one advice."""
+    """Give advice once."""
     plan = Plan(PLAIN, trainings, EPOCHS, seed=repetition, rung=RUNG, margin=MARGIN)
     outcomes: dict[Run, Outcome] = {}
     rounds: Any = []
@@ -130,7 +130,7 @@ def page(rows: list[dict[str, Any]], args: argparse.Namespace, hardware: dict[st
     ratios = {name: means["advise"] / mean for name, mean in means.items() if name != "advise"}
     others = ", ".join(f"{ratio:.2f} of that of {name}" for name, ratio in ratios.items())
     summary = (
-        f"Of {n} advices {near} ({near / n:.1%}) recommend what is within {NEAR} points of the best there is, and "
+        f"Of {n} recommendations {near} ({near / n:.1%}) are within {NEAR} points of the best there is, and "
         f"{wrong} ({wrong / n:.1%}) call a placement better that is not. The mean regret is {means['advise']:.3f} "
         f"points: {others}."
     )
@@ -138,7 +138,7 @@ def page(rows: list[dict[str, Any]], args: argparse.Namespace, hardware: dict[st
                "a wrong sentence", "pairs told apart")  # fmt: skip
     what = f"At most {args.trainings} trainings, seed noise {NOISE} points unless the world says otherwise."
     return [
-        *head("Is an advice right?", hardware, what, command("advise_quality", args)),
+        *head("Is the advice right?", hardware, what, command("advise_quality", args)),
         summary,
         table(columns, cells),
     ]

@@ -1,4 +1,4 @@
-"""Simulated networks with known truths: what `advise_quality` judges an advice by.
+"""Simulated networks with known truths: the ground truth of `advise_quality`.
 
 A world has a surface, the true accuracy of each cell in points; the noise of each placement, the standard deviation
 between its seeds; and how fast each placement learns. The surfaces of `search_quality` serve, with the learning rate in

@@ -1,4 +1,4 @@
-"""Check that seeded trainings give the same numbers, bit by bit, after the code was changed.
+"""Check that seeded trainings give the same numbers, bit for bit, after the code was changed.
 
     python -m benchmarks.unchanged record FILE [--tree DIR] [--quick]
     python -m benchmarks.unchanged compare FILE [--tree DIR] [--quick]

@@ -35,11 +35,11 @@ def main(home: Path, name: str, *arguments: str) -> None:
     command = ["sweeper", "advise", *arguments]
     env = os.environ | {"SWEEPER_HOME": str(home), "COLUMNS": "120"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, cwd=home)
-    said = "\n".join(line for line in done.stdout.splitlines() if not line.startswith(("report: ", "see them: ")))
+    said = "\n".join(line for line in done.stdout.splitlines() if not line.startswith(("report: ", "view in MLflow: ")))
     folder = home / "journal" / f"advise-{name}"
     events = [read_events(path.parent) for path in sorted(folder.glob("comparison/*/events.jsonl"))]
     text = [
-        f"# An advice: {name}", "", "Written by `docs/record_advice.py` from the runs of one command.", "",
+        f"# Advice: {name}", "", "Written by `docs/record_advice.py` from the runs of one command.", "",
         "```console", f"$ {shlex.join(command)}", said, "```", "", f"![The ranking](../images/advice-{name}.png)", "",
         "The tick marks are the seeds of the comparison. [How to read it](../how-to/advise.md#how-to-read-it).", "",
         "## Provenance", "", *provenance(events[0]), "",

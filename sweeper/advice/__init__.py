@@ -1,5 +1,5 @@
-"""`sweeper advise`: how BatchNorm and Dropout should be combined in a network, answered by a designed experiment.
+"""`sweeper advise`: find how BatchNorm and Dropout should be combined in a network, by a designed experiment.
 
-Owns the design (pilot, screening, comparison), its statistics, the answer and its page. A question enters: a
-configuration, images, a budget. An `Advice` leaves: ranking, answers, recommendation.
+Owns the design (pilot, screening, comparison), its statistics, the answer and its page. In: a configuration,
+images and a budget. Out: an `Advice`, with ranking, answers and recommendation.
 """

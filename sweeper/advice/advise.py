@@ -1,4 +1,4 @@
-"""`sweeper advise`: pilot, screening and comparison of a network's placements, and what they tell.
+"""`sweeper advise`: run the pilot, screening and comparison of placements.
 
 The journal and `advice.json` are the only state. After an interruption, the same command trains the missing runs.
 """
@@ -34,42 +34,42 @@ from sweeper.sweep.tracker import tracking
 
 
 def resolve(env: Environment, asked: Asked) -> Question:
-    """Resolve what an advice is asked about, before anything is created.
+    """Resolve the question of `sweeper advise`, before anything is created.
 
     Raises:
-        UsageError: the network has no placements to compare, or not those that were named.
+        UsageError: the network has no placements to compare, or lacks a named one.
         DataError: the images are missing.
     """
     if env.tracking_uri == NONE:
-        raise UsageError("--tracking-uri none: an advice needs recorded runs. Use --tracking-uri offline.")
+        raise UsageError("--tracking-uri none: sweeper advise needs recorded runs. Use --tracking-uri offline.")
     network = find_network(env, asked.config, asked.dataset, {})
     chosen = choose(env, network.config, asked.dataset, asked.device, asked.precision, network.source)
     found = network.placements
     if found == (Placement.OWN,):
         raise UsageError(
-            f"{chosen.config.model_name} places its layers itself, so there is nothing to compare. Give it an argument "
+            f"{chosen.config.model_name} places its own layers, so there is nothing to compare. Give it a parameter "
             "`layers`, as docs/how-to/own-network.md shows."
         )
     if unfit := [each.value for each in asked.placements if each not in found]:
-        raise UsageError(f"--placements {unfit[0]}: the network has room for {', '.join(found)}")
+        raise UsageError(f"--placements {unfit[0]}: the network does not support it. Use {', '.join(found)}.")
     placements = tuple(each for each in found if each in asked.placements) if asked.placements else found
     if len(placements) < 2:
-        raise UsageError("--placements: name two or more, or leave it out to compare all")
+        raise UsageError("--placements: name two or more, or leave it out to compare all.")
     fewest = fewest_trainings(placements, SEEDS)
     if asked.trainings is not None and asked.trainings < fewest:
         raise UsageError(
-            f"--trainings {asked.trainings}: comparing {counted(len(placements), 'placement')} takes {fewest} or more"
+            f"--trainings {asked.trainings}: comparing {counted(len(placements), 'placement')} takes at least {fewest}."
         )
     return Question(asked, chosen, placements)
 
 
 def advise(env: Environment, question: Question) -> Advice:
-    """Train what the question needs, apart from what is recorded, and return the answer.
+    """Train the runs that the question needs and that are not recorded yet, and return the answer.
 
     Raises:
-        StudyConflict: the advice was begun with other settings, or another command trains it; nothing was created.
+        StudyConflict: it was started with other settings, or another command is training it; nothing was created.
         UsageError: the budget is too short.
-        StudyIncomplete: trainings failed.
+        StudyIncomplete: runs failed.
     """
     asked, chosen = question.asked, question.chosen
     images = SharedSplits(load(question.base, chosen.source))
@@ -84,7 +84,7 @@ def advise(env: Environment, question: Question) -> Advice:
             with Signals() as signals, _engine(env, question, images) as engine, tracking(env, signals) as tracker:
                 tracker.reconcile(folder.name)
                 tracker.catch_up(folder.name)
-                progress = Pace(target=len(configs), unit="training")
+                progress = Pace(target=len(configs), unit="run")
                 view = make_view(progress, env)
                 try:
                     work = Work(env, question, folder, record, images, tracker, signals, engine, view, progress)
@@ -95,7 +95,7 @@ def advise(env: Environment, question: Question) -> Advice:
                 with signals.raised():
                     advice = record_summary(env, question, record, advice, tracker, signals)
         except Interrupted:
-            env.warn("the advice was interrupted. Run the same command again to continue it.")
+            env.warn("sweeper advise was interrupted. Run the same command again to continue it.")
             raise
     for line in lines(advice, shutil.get_terminal_size().columns):
         env.say(line)
@@ -126,7 +126,7 @@ def _stages(work: Work) -> State:
 
 
 def _pilot_epochs(work: Work) -> int:
-    """Return the epochs of the pilot; train the probe that they depend on, where time is what limits the advice."""
+    """Return the epochs of the pilot. If time is the limit, first train the probe that they depend on."""
     asked, record = work.question.asked, work.record
     if record.pilot is None:
         record.pilot = asked.epochs or MOST_EPOCHS
@@ -139,14 +139,14 @@ def _pilot_epochs(work: Work) -> int:
 
 
 def _plan(work: Work, pilot: Sequence[Ended]) -> Plan:
-    """Return the plan that the pilot leads to, and say it.
+    """Return the plan that follows from the pilot, and print it.
 
     Raises:
         UsageError: there is too little time.
-        StudyIncomplete: a training of the pilot diverged.
+        StudyIncomplete: a pilot run diverged.
     """
     if not all(run.complete for run in pilot):
-        raise StudyIncomplete("a training of the pilot diverged. Try a smaller --lr.")
+        raise StudyIncomplete("a pilot run diverged. Try a smaller --lr.")
     placements = work.question.placements
     curves = [
         Curve([each["val/accuracy"] for each in run.epochs], [each["val/loss"] for each in run.epochs]) for run in pilot
@@ -156,28 +156,28 @@ def _plan(work: Work, pilot: Sequence[Ended]) -> Plan:
     for remark in remarks:
         work.env.warn(remark)
     work.view.say(
-        f"{counted(len(placements), 'placement')}, at most {counted(plan.trainings, 'training')} of "
+        f"{counted(len(placements), 'placement')}, at most {counted(plan.trainings, 'run')} of "
         f"{counted(plan.epochs, 'epoch')}: about {duration(plan.trainings * plan.epochs / measured.pace)}"
     )
     return plan
 
 
 def dry_run(env: Environment, question: Question) -> dict[str, Any]:
-    """Say what an advice would train, and return the JSON that `--json` prints."""
+    """Print what would be trained, and return the JSON that `--json` prints."""
     asked, placements = question.asked, question.placements
     fewest = fewest_trainings(placements, SEEDS)
     rates = ", ".join(f"{conv:g} / {head:g}" for conv, head in LEVELS)
-    limit = f"{asked.trainings} trainings" if asked.trainings else duration(asked.budget)
+    limit = f"{asked.trainings} runs" if asked.trainings else duration(asked.budget)
     spec = question.chosen.source.spec
     images = f"{spec.name} ({spec.train_images:,} training images, {len(spec.classes)} classes)"
     env.say(f"{question.base.model_name} on {images}")
     env.say(f"placements: {', '.join(placements)}")
-    pilot = f"{counted(len(pilot_runs(placements)), 'training')} of {counted(question.base.epochs, 'epoch')}"
-    env.say(f"pilot: {pilot}" + ("" if asked.epochs else " at the most; they choose the epochs of the others"))
+    pilot = f"{counted(len(pilot_runs(placements)), 'run')} of {counted(question.base.epochs, 'epoch')}"
+    env.say(f"pilot: {pilot}" + ("" if asked.epochs else " at most; they decide how long the other runs are"))
     env.say(
-        f"screening: rates of convolutions / head {rates}, learning rates around {question.base.lr:g}; then proposals"
+        f"screening: conv / head rates {rates}, learning rates around {question.base.lr:g}; then proposals of a model"
     )
-    env.say(f"comparison: fresh seeds, 3 to 40 of each placement; {fewest} trainings at the least, {limit} at the most")
+    env.say(f"comparison: 3 to 40 fresh seeds per placement; at least {fewest} runs, at most {limit}")
     return {
         "placements": [each.value for each in placements], "fewest_trainings": fewest, "budget": asked.budget,
         "trainings": asked.trainings, "epochs": asked.epochs,
@@ -186,7 +186,7 @@ def dry_run(env: Environment, question: Question) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _engine(env: Environment, question: Question, images: SharedSplits) -> Iterator[Callable[[], Built]]:
-    """A function that builds the engine when it is first needed; closed at the end of the block."""
+    """Yield a function that builds the engine when it is first needed; it is closed at the end of the block."""
     built: list[Built] = []
 
     def engine() -> Built:

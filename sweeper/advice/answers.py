@@ -1,6 +1,6 @@
-"""The answers to the questions that are asked of every network, and the reasons, in sentences.
+"""The answers to the standard questions about a network, and the reasons, in sentences.
 
-Differences are of the comparison, so that all sentences that rest on them are true together with 95 %.
+Differences come from the comparison, so all sentences based on them are true simultaneously with probability 95 %.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _redundancy(found: Difference) -> str:
 
 
 def _cost(measures: Mapping[Arm, Measures]) -> str:
-    """Return what BatchNorm alone costs: time an epoch, and memory for the activations of a batch."""
+    """Return the cost of BatchNorm alone: time per epoch, and memory for the activations of a batch."""
     plain, normed = (measures.get(arm, {}) for arm in ("none", "bn"))
     if not {"epoch_s"} <= plain.keys() & normed.keys():
         return ""
@@ -88,7 +88,7 @@ def _more(one: Measures, other: Measures, name: str) -> str:
 
 
 def reasons(found: Measures, plain: Measures) -> list[str]:
-    """Return what the X-ray and the losses say of a placement, beside those of the plain network.
+    """Return what the X-ray and the losses show for a placement, next to those of the plain network.
 
     Losses are in nats, of the last epoch. The calibration error is the ECE (Guo et al. 2017, arXiv 1706.04599).
     """

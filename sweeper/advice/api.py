@@ -35,18 +35,18 @@ def advise(
 ) -> Advice:
     """Compare the placements of BatchNorm and Dropout in the network of `base`, on its images.
 
-    Each placement is given rates and a learning rate of its own, and is compared with fresh seeds. An advice that was
-    begun before is continued, with more time where `budget` or `trainings` is larger.
+    Each placement gets its own rates and learning rate, and is compared on fresh seeds. An earlier call with the same
+    settings is continued, with more time if `budget` or `trainings` is larger.
 
     Args:
         base: network, images and recipe, for example `sweeper.experiment(6)`.
-        name: of the advice; by default of network and images.
-        budget: time for all trainings: seconds, or a text such as "15m".
-        trainings: their number, in place of `budget`.
-        epochs: of a training; by default until the plain network overfits, at most 30.
-        placements: to compare; by default all that the network has room for.
+        name: of the advice; by default made from network and images.
+        budget: time for all runs: seconds, or a string such as "15m".
+        trainings: number of runs, instead of `budget`.
+        epochs: per run; by default until the plain network overfits, at most 30.
+        placements: to compare; by default all that the network supports.
         home: as for `sweeper.train`.
-        tracking_uri: as for `sweeper.train`; an advice needs recorded runs, so not `none`.
+        tracking_uri: as for `sweeper.train`; but not `none`, as it needs recorded runs.
         experiment_name: as for `sweeper.train`.
         data_dir: as for `sweeper.train`.
         device: as for `sweeper.train`.
@@ -54,14 +54,14 @@ def advise(
         progress: as for `sweeper.train`.
         engine: as for `sweeper.optimize`.
         workers: as for `sweeper.optimize`.
-        test: retrain the recommendation, and evaluate it once on the test images.
+        test: retrain the recommended configuration, and evaluate it once on the test images.
 
     Returns:
         The answer: `ranking()` is a DataFrame, `answers` are sentences, `configuration` is the recommended one.
 
     Raises:
-        UsageError, DataError: something is wrong, or there is too little time.
-        StudyIncomplete: trainings failed.
+        UsageError, DataError: an argument is wrong, or there is too little time.
+        StudyIncomplete: runs failed.
     """
     from sweeper.advice.advise import advise, resolve
     from sweeper.advice.work import Asked, usual_name

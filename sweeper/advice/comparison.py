@@ -1,10 +1,10 @@
-"""The comparison: intervals of all differences between placements that hold at once, however often one looks.
+"""The comparison: simultaneous intervals of all differences between placements, however often one looks.
 
 Each placement, with the rates and the learning rate that the screening chose for it, is trained with seeds that the
-screening did not use, so that no luck of the screening is in the estimates. Placements are compared at 3, 5, 10, 20 and
-40 seeds of each, always the first ones. The look at n seeds spends the share w(n) of the error rate (`spent` of the
-article's ledger), so that by Bonferroni's inequality all intervals of all looks hold the true differences with a
-probability of at least 95 %, and every sentence of the advice that rests on them is true.
+screening did not use, so that the screening's luck does not bias the estimates. Placements are compared at 3, 5, 10,
+20 and 40 seeds each, always the first ones. The look at n seeds spends the share w(n) of the error rate (`spent` of the
+article's ledger), so that by Bonferroni's inequality all intervals of all looks contain the true differences with a
+probability of at least 95 %, and every sentence based on them is true.
 
 Within a look the intervals are those of Games and Howell (1976, Journal of Educational Statistics 1): the difference
 ± q √(s²/n), with the mean variance s² of its own two placements and the quantile q of the studentized range of all
@@ -35,7 +35,7 @@ Arm = str
 
 
 class Difference(NamedTuple):
-    """A difference of means, with its interval of the look at `seeds` seeds of each placement."""
+    """A difference of means, with its interval from the look at `seeds` seeds per placement."""
 
     seeds: int
     estimate: float
@@ -44,21 +44,21 @@ class Difference(NamedTuple):
 
     @property
     def told(self) -> bool:
-        """True if the interval leaves out 0."""
+        """True if the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
     @property
     def small(self) -> bool:
-        """True if the interval holds small differences only."""
+        """True if the interval contains only small differences."""
         return self.low > -SMALL and self.high < SMALL
 
     @property
     def settled(self) -> bool:
-        """True once the interval leaves out 0 or holds small differences only."""
+        """True once the interval excludes 0 or contains only small differences."""
         return self.told or self.small
 
     def turned(self) -> Difference:
-        """Return the difference the other way round."""
+        """Return the opposite difference."""
         return Difference(self.seeds, -self.estimate, -self.high, -self.low)
 
 
@@ -69,7 +69,7 @@ class Look:
     Attributes:
         values: of each placement, its first `seeds` accuracies.
         seeds: of each placement.
-        family: the number of placements that the advice compares, those that have left the comparison included.
+        family: the number of placements that are compared, including those that left the comparison.
     """
 
     values: Mapping[Arm, Sequence[float]]
@@ -101,9 +101,9 @@ class Look:
         return self.contrast({one: 1.0, other: -1.0})
 
     def half_width(self, arms: Sequence[Arm], seeds: int) -> float:
-        """Return half the width of the interval of a difference between these arms at `seeds` seeds of each.
+        """Return half the width of the interval of a difference between these arms at `seeds` seeds each.
 
-        At other numbers than this look's it is what is to be expected, if the variances are the truth.
+        For numbers of seeds other than this look's, it is the expected one, assuming these variances.
         """
         own = fmean(self.variances[arm] for arm in arms)
         squares = math.fsum(self.variances[arm] ** 2 for arm in arms)
@@ -114,7 +114,7 @@ class Look:
         return max(quantile(level, self.family, df) * math.sqrt(value / seeds) for value, df in widths)
 
     def seeds_to_tell(self, one: Arm, other: Arm) -> int | None:
-        """Return the look at which two placements would be told apart, if means and variances are the truth."""
+        """Return the look that would find a difference between two placements, assuming these means and variances."""
         distance = abs(self.means[one] - self.means[other])
         later = (seeds for seeds in look_times(MOST_SEEDS) if seeds > self.seeds)
         return next((seeds for seeds in later if self.half_width((one, other), seeds) < distance), None)
@@ -130,14 +130,14 @@ def quantile(level: float, family: int, freedom: float) -> float:
 
 @dataclass
 class Comparison:
-    """The looks so far, and what they tell."""
+    """The looks so far, and their conclusions."""
 
     family: int
     looks: list[Look] = field(default_factory=list)
     found: dict[tuple[Arm, Arm], Difference] = field(default_factory=dict)  # by two arms, in the order of their names
 
     def look(self, values: Mapping[Arm, Sequence[float]], seeds: int) -> None:
-        """Compare these arms. What an earlier look has told apart stays as it was told."""
+        """Compare these arms. Differences that an earlier look found stay as they were."""
         look = Look(values, seeds, self.family)
         self.looks.append(look)
         for one, other in itertools.combinations(sorted(values), 2):
@@ -145,14 +145,14 @@ class Comparison:
                 self.found[one, other] = look.difference(one, other)
 
     def between(self, one: Arm, other: Arm) -> Difference | None:
-        """Return the difference of two arms: of the look that told them apart, else of their last common one."""
+        """Return the difference of two arms: from the look that found one, else from their last common one."""
         if one < other:
             return self.found.get((one, other))
         known = self.found.get((other, one))
         return known and known.turned()
 
     def contrast(self, weights: Mapping[Arm, float]) -> Difference | None:
-        """Return a weighted sum of means: of the first look that tells it from 0, else of the last common one."""
+        """Return a weighted sum of means: from the first look that finds it not to be 0, else the last one."""
         looks = [look for look in self.looks if look.values.keys() >= weights.keys()]
         found = [look.contrast(weights) for look in looks]
         return next((each for each in found if each.told), found[-1] if found else None)
@@ -164,9 +164,9 @@ class Comparison:
         return max(means, key=means.__getitem__)
 
     def more_seeds(self, one: Arm, other: Arm) -> int | None:
-        """Return how many more seeds of each would tell two arms apart, if the estimates are the truth.
+        """Return how many more seeds each would find a difference between two arms, assuming these estimates.
 
-        None if they are told apart already, or if 40 seeds of each would not be enough.
+        None if one was found already, or if 40 seeds each would not be enough.
         """
         known = self.between(one, other)
         look = next((look for look in reversed(self.looks) if look.values.keys() >= {one, other}), None)

@@ -1,7 +1,7 @@
-"""The design of an advice: what is varied, the runs that vary it, and their outcomes.
+"""The design of the experiment: what is varied, the runs that vary it, and their outcomes.
 
-A cell is a placement with its Dropout rates and its learning rate. The learning rate is a nuisance: each placement may
-have the one that suits it best, as BatchNorm allows higher ones.
+A cell is a placement with its Dropout rates and learning rate. The learning rate is a nuisance parameter: each
+placement gets the one that suits it best, as BatchNorm allows higher ones.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Cell(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One training of an advice."""
+    """One run of the experiment."""
 
     stage: Stage
     cell: Cell
@@ -77,13 +77,13 @@ class Plan(NamedTuple):
 
     Attributes:
         placements: those that are compared.
-        trainings: the most runs of screening and comparison together.
+        trainings: the maximum number of runs of screening and comparison together.
         epochs: of each run.
-        pace: epochs a second that the pilot measured, of all workers together.
-        pilot: seconds that it took.
+        pace: epochs per second that the pilot measured, of all workers together.
+        pilot: seconds that the pilot took.
         seed: of the proposals.
-        rung: the epoch after which a run of the screening may be stopped; 0: none is.
-        margin: a run is stopped only if it lies further than this below the best of its placement, at that epoch.
+        rung: the epoch after which a screening run may be stopped; 0: never.
+        margin: a run is stopped only if it is more than this below the best of its placement, at that epoch.
     """
 
     placements: tuple[Placement, ...]
@@ -97,7 +97,7 @@ class Plan(NamedTuple):
 
 
 def first_cells(placement: Placement) -> list[Cell]:
-    """Return the cells of a placement that are tried first: its rates, and learning rates at the middle ones."""
+    """Return the first cells of a placement: all rate levels, and other learning rates at the middle level."""
     rates = LEVELS if placement.has_head_dropout else LEVELS[1:2]
     middle = LEVELS[1]
     cells = [Cell.of(placement, *each) for each in rates]
@@ -105,5 +105,5 @@ def first_cells(placement: Placement) -> list[Cell]:
 
 
 def fewest_trainings(placements: Sequence[Placement], seeds: int) -> int:
-    """Return the trainings that an advice takes at the least, with so many seeds of each placement."""
+    """Return the minimum number of runs, with so many seeds per placement."""
     return sum(len(first_cells(placement)) for placement in placements) + seeds * len(placements)

@@ -1,4 +1,4 @@
-"""The page of an advice: the recommendation, the ranking, the answers and what they rest on. One file, no network."""
+"""The HTML page: recommendation, ranking, answers and their evidence. One file that works offline."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ from sweeper.report.page import (
 COLORS: Final = (VERMILLION, BLUE, ORANGE, GREEN, PINK, SKY, INK, GREY, SOFT_INK, "#5E4FA2")
 LEGEND: Final = (
     "The interval of an accuracy is the 95 % interval of that mean alone, by Student's t. Those of differences hold "
-    "together, at all looks: in 95 of 100 advices, every placement that is called worse is worse. Both are about seeds "
-    "of the training, on these validation images."
+    "simultaneously, at all looks: in 95 of 100 runs of this command, every placement that is called worse is worse. "
+    "Both cover only the variation between seeds, on these validation images."
 )
 
 
@@ -62,13 +62,13 @@ def html(advice: Advice, picture: bytes, command: str) -> bytes:
     Args:
         advice: what it shows.
         picture: the ranking, from `ranking_picture`.
-        command: that reproduces it.
+        command: reproduces the advice.
     """
     best = advice.best
     train, val, classes = advice.counts
     lead = (
         f"{advice.network} on {advice.images}: {train:,} training and {val:,} validation images, {classes} classes; "
-        f"{counted(advice.trainings, 'training')} of {counted(advice.epochs, 'epoch')} in {duration(advice.seconds)}."
+        f"{counted(advice.trainings, 'run')} of {counted(advice.epochs, 'epoch')} in {duration(advice.seconds)}."
     )
     names = [(answer.asks, answer.sentence) for answer in advice.answers]
     sections = [
@@ -87,7 +87,7 @@ def html(advice: Advice, picture: bytes, command: str) -> bytes:
 
 
 def ranking_picture(advice: Advice) -> bytes:
-    """Return the ranking as a PNG: the mean of each placement with its interval, over those of its seeds."""
+    """Return the ranking as a PNG: the mean of each placement with its interval, over the values of its seeds."""
     figure = new_figure(f"{advice.network} on {advice.images}", _pictured(advice), height=1.6 + 0.42 * len(advice.rows))
     axes = figure.subplots()
     decorate(axes, "", "x")
@@ -109,7 +109,7 @@ def ranking_picture(advice: Advice) -> bytes:
 def _pictured(advice: Advice) -> str:
     behind = [row for row in advice.rows[1:] if row.behind is None or row.behind.low <= 0]
     rest = "no other is as good" if not behind else f"{len(behind)} not told apart from the best"
-    return f"Validation accuracy, 95 % intervals, one tick a seed; {rest}"
+    return f"Validation accuracy, 95 % intervals, one tick per seed; {rest}"
 
 
 def _recommendation(advice: Advice) -> Markup:

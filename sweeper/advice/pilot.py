@@ -1,9 +1,9 @@
-"""The pilot: a few runs that measure the pace, and choose how long the others train.
+"""The pilot: a few runs that measure the pace, and determine how long the others train.
 
-Where the time is limited, a probe of one epoch of each comes first, so that the pilot does not take it all.
+If time is limited, a probe of one epoch each comes first, so that the pilot does not use it all up.
 
-It trains the plain network, the one that is slowest to learn (Dropout at high rates without BatchNorm, where it can be
-had), and one with both layers.
+The pilot trains the plain network, the slowest learner (Dropout at high rates without BatchNorm, if supported), and one
+with both layers.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class Measured(NamedTuple):
 
     @property
     def pace(self) -> float:
-        """Epochs a second, of all workers together."""
+        """Epochs per second, of all workers together."""
         return sum(len(curve.loss) for curve in self.curves) / max(self.seconds, 1e-3)
 
 
 class Limits(NamedTuple):
-    """The limits that the user sets: a budget in seconds and, optionally, the number of trainings or of epochs."""
+    """The user's limits: a budget in seconds and, optionally, a number of runs or epochs."""
 
     budget: float
     trainings: int | None = None
@@ -60,7 +60,7 @@ class Limits(NamedTuple):
 
 
 def pilot_runs(placements: Sequence[Placement], stage: Stage = "pilot") -> list[Run]:
-    """Return the runs of the pilot: plain, slow, and with both layers; fewer where the placements have fewer kinds."""
+    """Return the runs of the pilot: plain, slow, and with both layers; fewer if the placements lack one of these."""
     _, middle, high = LEVELS
     plain = min(placements, key=lambda each: (each.has_batch_norm, each.has_head_dropout))
     slow = min(placements, key=lambda each: (not each.has_head_dropout, each.has_batch_norm, not each.has_conv_dropout))
@@ -70,7 +70,7 @@ def pilot_runs(placements: Sequence[Placement], stage: Stage = "pilot") -> list[
 
 
 def pilot_epochs(budget: float, seconds: float) -> int:
-    """Return the epochs of the pilot, so that it takes a sixth of the budget: 5 at the least, 30 at the most.
+    """Return the epochs of the pilot, so that it takes a sixth of the budget: at least 5, at most 30.
 
     The probe took so many seconds for one epoch of each run.
     """
@@ -78,10 +78,10 @@ def pilot_epochs(budget: float, seconds: float) -> int:
 
 
 def enough_epochs(plain: Curve, slow: Curve) -> int:
-    """Return how many epochs show what the layers do: twice those after which the plain network overfits.
+    """Return how many epochs show what the layers do: twice as many as the plain network needs to overfit.
 
-    It overfits from the lowest validation loss on. The slow network must have learnt as well: its accuracy is within a
-    point of its best. At most the epochs of the pilot, at least 5.
+    It overfits after its lowest validation loss. The slow network must have learnt too: its accuracy is within a point
+    of its best. At most the epochs of the pilot, at least 5.
     """
     most = len(plain.loss)
     lowest = 1 + int(np.argmin(_smooth(plain.loss)))
@@ -98,10 +98,10 @@ def overfits(plain: Curve) -> bool:
 def fair_rung(fast: Curve, slow: Curve, epochs: int, images: int) -> tuple[int, float]:
     """Return the epoch after which a run may be stopped, and the margin below the best that it needs.
 
-    The rung is in the second half, and from it on two networks of very different pace keep their distance to within a
-    point: stopping earlier would hold a slow start against the slow one. The margin is at least two points, twice what
-    their distance still changes, and twice the 95 % interval of a difference of two accuracies on so many images.
-    (0, 1.0) if there is no such epoch before the last fifth: none is stopped.
+    The rung is in the second half. From there on, the gap between a slow and a fast network changes by at most a point:
+    stopping earlier would penalize slow starters. The margin is at least two points, twice the remaining change of the
+    gap, and twice the 95 % interval of a difference of two accuracies on so many images. (0, 1.0) if there is no such
+    epoch before the last fifth: no run is stopped.
     """
     luck = 2 * difference_margin(max(fast.accuracy[:epochs]), images)
     gap = np.asarray(slow.accuracy[:epochs]) - np.asarray(fast.accuracy[:epochs])
@@ -113,9 +113,9 @@ def fair_rung(fast: Curve, slow: Curve, epochs: int, images: int) -> tuple[int, 
 
 
 def affordable(seconds: float, pace: float, epochs: int) -> int:
-    """Return how many runs of so many epochs fit into the time, one of it kept for the recommendation's own training.
+    """Return how many runs of so many epochs fit into the time, reserving one to retrain the recommendation.
 
-    `pace` is in epochs a second, of all workers together.
+    `pace` is in epochs per second, of all workers together.
     """
     return max(0, math.floor(RESERVE * seconds * pace / epochs) - 1)
 
@@ -123,7 +123,7 @@ def affordable(seconds: float, pace: float, epochs: int) -> int:
 def make_plan(
     placements: Sequence[Placement], limits: Limits, measured: Measured, seed: int
 ) -> tuple[Plan, list[str]]:  # fmt: skip
-    """Return the plan that the pilot leads to, and remarks on it.
+    """Return the plan that follows from the pilot, and remarks on it.
 
     Raises:
         UsageError: there is too little time.
@@ -136,22 +136,24 @@ def make_plan(
     if trainings < fewest and limits.epochs is None and limits.trainings is None:
         epochs = max(1, epochs * trainings // fewest)
         trainings = affordable(left, measured.pace, epochs)
-        remarks.append(f"the time is short: {counted(epochs, 'epoch')} a training, before the networks have learnt all")
+        remarks.append(
+            f"the budget is short: only {counted(epochs, 'epoch')} per run, so networks will not finish learning"
+        )
     if trainings < fewest:
         needed = measured.seconds + (fewest + 1) * epochs / measured.pace / RESERVE
         raise UsageError(
-            f"{counted(trainings, 'training')} of {counted(epochs, 'epoch')} cannot compare "
-            f"{counted(len(placements), 'placement')}, which takes {fewest}. Give --budget {math.ceil(needed / 60)}m, "
+            f"{counted(trainings, 'run')} of {counted(epochs, 'epoch')} cannot compare "
+            f"{counted(len(placements), 'placement')}, which takes {fewest}. Use --budget {math.ceil(needed / 60)}m, "
             "fewer --epochs, or fewer --placements."
         )
     if limits.epochs is None and not overfits(plain):
-        remarks.append(f"the plain network still learns after {len(plain.loss)} epochs: this compares short trainings")
+        remarks.append(f"the plain network still learns after {len(plain.loss)} epochs: this compares short runs")
     rung = fair_rung(plain, slow, epochs, measured.images)
     return Plan(tuple(placements), trainings, epochs, measured.pace, measured.seconds, seed, *rung), remarks
 
 
 def extended(plan: Plan, limits: Limits) -> Plan:
-    """Return the plan with more trainings, where the limits are wider than those it was made for."""
+    """Return the plan with more runs, if the limits are wider than those it was made for."""
     trainings = limits.trainings or affordable(limits.budget - plan.pilot, plan.pace, plan.epochs)
     return plan._replace(trainings=max(plan.trainings, trainings))
 

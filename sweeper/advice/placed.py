@@ -1,4 +1,4 @@
-"""Placements, cells and runs in words."""
+"""Describe placements, cells and runs in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The questions that an advice answers for any network, as data."""
+"""The standard questions about a network, as data."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ class Question(NamedTuple):
     """A question about differences between placements.
 
     Attributes:
-        asks: for people.
-        pairs: it is answered by the largest of the differences, the first of a pair less the second.
+        asks: the question in words.
+        pairs: pairs of placements; the largest difference, first minus second, gives the answer.
         subject: of the sentence that answers it.
-        safe: the question is whether the difference is not below 0 by more than what matters.
+        safe: True if the question is whether the difference is at worst negligibly below 0.
     """
 
     asks: str

@@ -1,6 +1,6 @@
-"""The record of an advice: its settings, its plan and the rounds of its screening, in `advice.json` beside its runs.
+"""The record of `sweeper advise`: settings, plan and screening rounds, in `advice.json` next to the runs.
 
-A round is recorded before its first run, so that a continued advice trains what an unbroken one would have.
+A round is recorded before its first run, so that a resumed command trains what an uninterrupted one would have.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MOST: Final = 10_000_000  # bytes
 
 
 class Ended(NamedTuple):
-    """A run of an advice that has ended: what it measured, as its journal has it."""
+    """A run that has ended, with its measurements from the journal."""
 
     run: Run
     folder: Path
@@ -45,7 +45,7 @@ class Ended(NamedTuple):
 
 @pydantic.dataclasses.dataclass
 class Record:
-    """An advice as it is on disk."""
+    """The content of `advice.json`."""
 
     uid: str
     settings: dict[str, Any]
@@ -59,7 +59,7 @@ class Record:
         return f"{self.uid}/{run.stage}/{slug(run)}"
 
     def run(self, key: str) -> Run | None:
-        """Return the run with this key; None if it is none of this advice."""
+        """Return the run with this key; None if it belongs to something else."""
         uid, _, rest = key.partition("/")
         try:
             stage, placement, conv, head, lr, seed = rest.replace("/", "_").split("_")
@@ -76,10 +76,10 @@ def slug(run: Run) -> str:
 
 
 def open_record(folder: Path, settings: Mapping[str, Any]) -> Record:
-    """Read the record of an advice, or write a new one.
+    """Read the record, or write a new one.
 
     Raises:
-        StudyConflict: it was begun with other settings.
+        StudyConflict: it exists with other settings.
         SweeperError: the file is damaged.
     """
     path = folder / FILE
@@ -92,7 +92,7 @@ def open_record(folder: Path, settings: Mapping[str, Any]) -> Record:
     if changed := [name for name in plain | record.settings if plain.get(name) != record.settings.get(name)]:
         was = "; ".join(f"{name} was {record.settings.get(name)!r}, is {plain.get(name)!r}" for name in changed)
         raise StudyConflict(
-            f"advice {folder.name!r} has other settings: {was}. Continue with them, or give another --name."
+            f"advice {folder.name!r} exists with other settings: {was}. Use the old ones, or choose another --name."
         )
     return record
 
@@ -104,7 +104,7 @@ def save(folder: Path, record: Record) -> None:
 
 
 def ended_runs(folder: Path, record: Record) -> Iterator[Ended]:
-    """Yield the runs of an advice that have ended, complete, stopped or diverged."""
+    """Yield the runs that have ended: complete, stopped or diverged."""
     for path, events in read_all_events(folder, lambda _: None):
         run = record.run(events[0]["key"]) if events else None
         if run is None or events[-1]["event"] != "end" or events[-1]["status"] != FINISHED:
@@ -116,7 +116,7 @@ def ended_runs(folder: Path, record: Record) -> Iterator[Ended]:
 
 
 def busy_seconds(runs: Iterable[Ended]) -> float:
-    """Return the time in which at least one of the runs was trained: pauses between commands do not count."""
+    """Return the time during which at least one run was training: pauses between commands do not count."""
     total, until = 0.0, -math.inf
     for begun, ended in sorted((run.begun, run.ended) for run in runs):
         total += max(0.0, ended - max(begun, until))
@@ -131,4 +131,4 @@ def _read(path: Path) -> Record:
         return pydantic.TypeAdapter(Record).validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise SweeperError(f"could not read {path} ({reason}). Restore it, or give another --name.") from None
+        raise SweeperError(f"could not read {path} ({reason}). Restore it, or choose another --name.") from None

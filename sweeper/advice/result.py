@@ -1,4 +1,4 @@
-"""The result of an advice as values: ranking, answers and recommendation."""
+"""The result as values: ranking, answers and recommendation."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Row(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """What is known of it, in words."""
+        """The conclusion about it, in words."""
         if self.cell is None or self.diverged:
             return "it diverged"
         if self.behind is None:
@@ -74,11 +74,11 @@ class Advice:
         images: as they were named.
         counts: numbers of training images, validation images and classes.
         rows: the placements, the best first.
-        answers: to the questions that are asked of every network.
+        answers: to the standard questions.
         configuration: the recommended one.
         trainings: number of all runs.
-        seconds: in which at least one of them was trained.
-        drawing, code: the blocks of the recommended network: a line each, and the code that builds them.
+        seconds: during which at least one of them was training.
+        drawing, code: the blocks of the recommended network: one line each, and the code that builds them.
         provenance: SHA-256 of the images, and the commit of sweeper if it is in a checkout.
         test: metrics of the recommendation on the test images; empty if it was not evaluated.
         report: the page; empty until it is written.
@@ -107,13 +107,13 @@ class Advice:
         return self.rows[0]
 
     def ranking(self) -> pd.DataFrame:
-        """Return a row a placement, the best first."""
+        """Return one row per placement, best first."""
         import pandas as pd
 
         return pd.DataFrame(self.plain()["ranking"])
 
     def plain(self) -> dict[str, Any]:
-        """Return the advice as JSON; numbers that are not known are left out."""
+        """Return the advice as JSON; unknown numbers are left out."""
         ranking = [
             {"placement": row.placement.value, "accuracy": row.accuracy, "low": row.low, "high": row.high,
              "seeds": row.seeds, "verdict": row.verdict, **(row.cell.params() if row.cell else {}), **row.measures}
@@ -134,14 +134,14 @@ class Advice:
 def advice_of(
     question: Asked, record: Record, ended: Mapping[Run, Ended], found: State, images: SharedSplits
 ) -> Advice:  # fmt: skip
-    """Return what an advice says after its runs.
+    """Return the advice that follows from the runs.
 
     Raises:
         StudyIncomplete: all placements but one diverged.
     """
     comparison = found.comparison
     if not comparison.looks or record.plan is None:
-        raise StudyIncomplete("fewer than two placements could be trained to their end. Try a smaller --lr.")
+        raise StudyIncomplete("fewer than two placements finished training. Try a smaller --lr.")
     base, spec = question.base.derive(epochs=record.plan.epochs), question.chosen.source.spec
     trained = {placement: cell.configuration(base) for placement, cell in found.cells.items() if cell}
     best = trained[Placement(comparison.best)]

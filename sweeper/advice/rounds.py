@@ -1,4 +1,4 @@
-"""The next runs of an advice, and what its runs tell so far: pure functions of plan and outcomes."""
+"""The next runs, and the conclusions so far: pure functions of plan and outcomes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Cells = Mapping[Placement, Cell | None]
 
 
 class State(NamedTuple):
-    """How far an advice is.
+    """The progress of the screening and the comparison.
 
     Attributes:
-        rounds: the runs of the screening, a round at a time; the last may be new.
-        missing: the runs to train next, in order; none if the advice is complete.
-        cells: that the placements are compared with; empty during the screening. None: each cell diverged.
+        rounds: the runs of the screening, by round; the last round may be new.
+        missing: the runs to train next, in order; empty once everything is complete.
+        cells: each placement's cell for the comparison; empty during the screening. None: all its cells diverged.
         comparison: the looks so far.
-        diverged: the placements that left the comparison as a seed diverged, and at how many seeds.
+        diverged: the placements that left the comparison because a seed diverged, and at how many seeds.
     """
 
     rounds: Sequence[Sequence[Run]]
@@ -36,13 +36,13 @@ class State(NamedTuple):
 def state(
     plan: Plan, rounds: Sequence[Sequence[Run]], outcomes: Outcomes, cells: Cells | None = None
 ) -> State:  # fmt: skip
-    """Return how far an advice is after these outcomes.
+    """Return the state after these outcomes.
 
     Args:
-        plan: of the advice.
-        rounds: those of the screening that were proposed before, and are taken as they are.
+        plan: the decisions made before the screening.
+        rounds: screening rounds that were proposed before; they are kept as they are.
         outcomes: of the runs that have ended.
-        cells: that the comparison began with, if it has begun; no round follows.
+        cells: that the comparison started with, if it has started; then there are no further rounds.
     """
     comparison = Comparison(len(plan.placements))
     rounds, known = list(rounds), dict[Run, Outcome]()
@@ -62,8 +62,8 @@ def state(
 def _compare(comparison: Comparison, cells: Cells, left: int, outcomes: Outcomes) -> tuple[list[Run], dict[Arm, int]]:
     """Take the looks that the outcomes allow; return the missing runs of the next, and the arms that diverged.
 
-    A look takes the seeds of all arms that something is still to be learnt about. Where the trainings that are left are
-    not enough for them, the best ones go on.
+    A look takes the seeds of all unsettled arms. If the remaining runs are not enough for them, only the best ones
+    continue.
     """
     arms = {placement.value: cell for placement, cell in cells.items() if cell is not None}
     active, done, diverged = list(arms), 0, dict[Arm, int]()
@@ -88,7 +88,7 @@ def _compare(comparison: Comparison, cells: Cells, left: int, outcomes: Outcomes
 
 
 def unsettled(comparison: Comparison) -> list[Arm]:
-    """Return the arms of the last look that something is still to be learnt about, the best first."""
+    """Return the unsettled arms of the last look, best first."""
     look, best = comparison.looks[-1], comparison.best
     pairs = [(best, arm) for arm in look.values if arm != best]
     pairs += [pair for question in QUESTIONS for pair in question.pairs if look.values.keys() >= set(pair)]

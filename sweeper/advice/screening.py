@@ -1,7 +1,7 @@
 """Screening: find the rates and the learning rate of each placement.
 
-Placements are not compared here, so that none is held against another that starts faster. Each is given its low, middle
-and high rates, two more learning rates, and then one proposal a round. A Gaussian process over all placements, that of
+Placements are not compared here, so that slow starters are not penalized. Each gets its low, middle and high rates, two
+more learning rates, and then one proposal per round. A Gaussian process over all placements, that of
 `sweeper optimize`, learns what they share, such as the better learning rate; the proposal of a placement is the best of
 it in one random draw from the posterior. In the end each placement takes its cell with the highest posterior mean.
 """
@@ -26,7 +26,7 @@ ANYWHERE, NEAR, CENTRES, HOPEFUL = 200, 64, 3, 100  # candidates; the centres ar
 
 
 class Screening:
-    """The runs of the screening, a round at a time, as the outcomes of earlier rounds ask for them."""
+    """The runs of the screening, one round at a time, based on the outcomes of earlier rounds."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -40,7 +40,7 @@ class Screening:
         self._grid = Grid(Space(space), plan.placements[0])
 
     def round(self, known: Outcomes) -> list[Run]:
-        """Return the runs of the next round; none if the screening has had its share of the trainings.
+        """Return the runs of the next round; empty once the screening has used its share of the runs.
 
         Args:
             known: the outcomes of all earlier rounds.
@@ -97,9 +97,9 @@ class Screening:
 
 
 def is_hopeless(plan: Plan, run: Run, epoch: int, accuracy: float, outcomes: Outcomes) -> bool:
-    """Return True if a run of the screening is to be stopped after this epoch.
+    """Return True if a screening run should be stopped after this epoch.
 
-    It is stopped at the rung only, and only if it lies more than the margin below the best of its placement there.
+    It is stopped only at the rung, and only if it is more than the margin below the best of its placement there.
     """
     if run.stage != "screening" or epoch != plan.rung:
         return False

@@ -1,4 +1,4 @@
-"""What an advice leaves behind: the recommendation's one look at the test images, the page, and its run in MLflow."""
+"""Record the result: the single test of the recommendation, the page, and the run in MLflow."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def record_summary(
 
 
 def _shows(env: Environment, info: RunInfo, content: bytes) -> bool:
-    """Return True if the run has ended and shows this advice already."""
+    """Return True if the run has ended and already shows this advice."""
     events = read_events(env.journal / info.folder)
     if not events or events[-1]["event"] != "end":
         return False

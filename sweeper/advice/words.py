@@ -1,4 +1,4 @@
-"""An advice as lines for a terminal."""
+"""Show the advice as lines on a terminal."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ NOT_EXAMINED: Final = "weight decay, batch size, augmentation, optimizers other 
 
 
 def lines(advice: Advice, width: int) -> list[str]:
-    """Return the advice as lines; sentences are at most `width` characters long, 60 at the least."""
+    """Return the advice as lines; sentences are wrapped at `width` characters, but not below 60."""
     train, _, classes = advice.counts
     head = (
         f"{advice.network} on {advice.images} ({train:,} training images, {classes} classes), "
-        f"{counted(advice.trainings, 'training')} of {counted(advice.epochs, 'epoch')} in {duration(advice.seconds)}"
+        f"{counted(advice.trainings, 'run')} of {counted(advice.epochs, 'epoch')} in {duration(advice.seconds)}"
     )
     table = [_cells(rank, row) for rank, row in enumerate(advice.rows, 1)]
     widths = [max(len(row[column]) for row in table) for column in range(5)]
@@ -39,7 +39,7 @@ def lines(advice: Advice, width: int) -> list[str]:
 
 
 def why(advice: Advice) -> list[str]:
-    """Return the reasons of the best placement, and of the worst that has BatchNorm."""
+    """Return the reasons for the best placement, and for the worst one with BatchNorm."""
     plain = next((row.measures for row in advice.rows if row.placement == "none"), {})
     worst = [row for row in advice.rows[1:] if row.placement.has_batch_norm and row.measures][-1:]
     return [
@@ -57,7 +57,7 @@ def _cells(rank: int, row: Row) -> tuple[str, str, str, str, str]:
 
 
 def recipe(config: RunConfig) -> str:
-    """Return what all trainings have in common."""
+    """Return the settings that all runs share."""
     return (
         f"augmentation {config.augmentation}, batch size {config.batch_size}, weight decay {config.weight_decay:g}, "
         f"schedule {config.schedule}, AdamW"

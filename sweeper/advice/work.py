@@ -1,4 +1,4 @@
-"""The question of an advice with everything resolved, and the training of its runs."""
+"""The question with everything resolved, and the training of its runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from sweeper.sweep.signals import Signals
 from sweeper.sweep.source import Listed, View
 from sweeper.tracking.base import RunInfo, Tracker
 
-FOLDER: Final = "advise-"  # before the name of an advice, in the journal
+FOLDER: Final = "advise-"  # prefix of its name in the journal
 DEFAULT_BUDGET: Final = 3600.0  # seconds
 
 
@@ -40,13 +40,13 @@ class Asked:
     """The options of `sweeper advise`.
 
     Attributes:
-        config: whose network, images and recipe the placements are compared in.
+        config: network, images and recipe in which the placements are compared.
         name: of the advice.
-        budget: seconds that the pilot and the trainings may take.
-        trainings: number of trainings in place of what the budget is enough for.
-        epochs: of each training; None: as the pilot says.
-        placements: to compare; none: all that the network has room for.
-        test: train the recommendation on all training images, and evaluate it once on the test images.
+        budget: seconds that all runs may take.
+        trainings: number of runs; None: as many as the budget allows.
+        epochs: per run; None: the pilot decides.
+        placements: to compare; empty: all that the network supports.
+        test: retrain the recommendation on all training images, and evaluate it once on the test images.
     """
 
     config: RunConfig
@@ -64,11 +64,11 @@ class Asked:
     def __post_init__(self) -> None:
         check_name(FOLDER + self.name)
         if not self.budget > 0:
-            raise UsageError(f"--budget {self.budget:g}: use a time above 0, such as 15m")
+            raise UsageError(f"--budget {self.budget:g}: use a time above 0, such as 15m.")
 
 
 class Question(NamedTuple):
-    """What is asked, with everything resolved that was left open."""
+    """The question, with all open values resolved."""
 
     asked: Asked
     chosen: Chosen
@@ -76,16 +76,16 @@ class Question(NamedTuple):
 
     @property
     def base(self) -> RunConfig:
-        """The configuration that cells are put into; its epochs are those of the pilot."""
+        """The configuration that cells are applied to, with the epochs of the pilot."""
         return self.chosen.config.derive(epochs=self.asked.epochs or MOST_EPOCHS)
 
     @property
     def limits(self) -> Limits:
-        """The limits that the user sets."""
+        """The user's limits."""
         return Limits(self.asked.budget, self.asked.trainings, self.asked.epochs)
 
     def settings(self) -> dict[str, Any]:
-        """What must not change while an advice goes on; it may be given more time."""
+        """The settings that must stay the same when the command is continued; the budget may grow."""
         asked = self.asked
         return {
             "config": self.base.derive(device="cpu").to_params(), "dataset_sha256": self.chosen.source.spec.sha256,
@@ -94,14 +94,14 @@ class Question(NamedTuple):
 
 
 def usual_name(config: RunConfig, dataset: str) -> str:
-    """Return the name of an advice that nobody named: of its network, and of its images unless they are the usual."""
+    """Return the default name: that of the network, and of the images unless they are the default ones."""
     words = [Path(config.model_name.partition(":")[0]).stem] + ([] if dataset == "auto" else [Path(dataset).name])
     return re.sub(r"[^A-Za-z0-9]+", "-", "-".join(words)).strip("-")[:60]
 
 
 @dataclass
 class Pace(Progress):
-    """Progress over the runs of an advice."""
+    """Progress over the runs of `sweeper advise`."""
 
     pruned_as: str = "stopped"
     names: dict[int, str] = field(default_factory=dict)
@@ -112,7 +112,7 @@ class Pace(Progress):
 
 
 class Screened(Listed):
-    """The runs of one batch, stopped early where the screening says so."""
+    """The runs of one batch, stopped early if the screening says so."""
 
     def __init__(
         self, runs: Sequence[Run], numbers: range, plan: Plan | None, outcomes: Outcomes, base: RunConfig
@@ -134,7 +134,7 @@ class Screened(Listed):
 
 @dataclass
 class Work:
-    """What the stages of one command share."""
+    """The state that the stages of one command share."""
 
     env: Environment
     question: Question
@@ -179,7 +179,7 @@ class Work:
         self.read()
         if missing := [run for run in runs if run not in self.ended]:
             reason = next(iter(source.failed.values()), "it was skipped")
-            failed = f"{counted(len(missing), 'training')} failed: {run_words(missing[0])} ({reason[:200]})"
+            failed = f"{counted(len(missing), 'run')} failed: {run_words(missing[0])} ({reason[:200]})"
             raise StudyIncomplete(f"{failed}. Run the same command again to retry.")
 
     def _info(self, run: Run, config: RunConfig, built: Built) -> RunInfo:
@@ -188,7 +188,7 @@ class Work:
         name = self.question.asked.name
         tags = {"sweeper.study": FOLDER + name, "sweeper.arm": run.cell.placement.value, "sweeper.stage": run.stage,
                 "sweeper.seed": str(config.seed), "mlflow.source.name": "sweeper advise"}  # fmt: skip
-        words = f"One training of the advice **{name}**, {run.stage}. "
+        words = f"One run of the advice **{name}**, {run.stage}. "
         return replace(
             info, key=self.record.key(run), name=f"{run.cell.placement.value} {run.stage[0]}{run.seed}",
             folder=f"{self.folder.name}/{run.stage}/{slug(run)}", tags={**info.tags, **tags},

@@ -1,4 +1,4 @@
-"""The command that answers: advise."""
+"""The command that compares placements: advise."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Placements(click.ParamType[Any]):
         """Return the names, or fail with a list of all."""
         names = tuple(str(value).split(","))
         if unknown := [name for name in names if name not in PLACEMENTS]:
-            self.fail(f"{unknown[0]!r} is not a placement. They are: {', '.join(PLACEMENTS)}.", param, ctx)
+            self.fail(f"{unknown[0]!r} is not a placement. Placements are {', '.join(PLACEMENTS)}.", param, ctx)
         return names
 
 
@@ -49,16 +49,17 @@ class Placements(click.ParamType[Any]):
 @group(
     "Question",
     or_auto("--placements", Placements(), "Placements to compare, such as bn,bn-dropout.",
-            "all that the network has room for", "LIST"),
+            "all that the network supports", "LIST"),
     click.option("--budget", type=Duration(positive=True), default="1h",
-                 help="Time for all trainings, such as 15m or 2h."),
-    or_auto("--trainings", Count(1, MAX_TRIALS), "Number of trainings, in place of --budget.", "as the budget allows"),
+                 help="Total training time, such as 15m or 2h."),
+    or_auto("--trainings", Count(1, MAX_TRIALS), "Number of training runs, instead of --budget.",
+            "as many as the budget allows"),
     click.option("--name", metavar="NAME",
-                 help="Name of the advice, to continue it by. [default: of network and images]"),
+                 help="Name by which to continue the advice. [default: from network and data set]"),
     click.option("--test/--no-test", default=True,
-                 help="Retrain the recommendation on train and validation images, and evaluate it once on the test "
-                 "images."),
-    click.option("--dry-run", is_flag=True, help="Show the plan; train nothing."),
+                 help="Retrain the recommended configuration on train and validation images, and evaluate it once "
+                 "on the test images."),
+    click.option("--dry-run", is_flag=True, help="Show the plan without training."),
 )  # fmt: skip
 @group("Training", *field_options(asked=True))
 @group("Execution", *engine_options, device_option, precision_option)
@@ -68,10 +69,10 @@ class Placements(click.ParamType[Any]):
 @output_options
 @ends_unread
 def advise(exp: int, **options: Any) -> None:
-    """Answer how to combine the two layers in a network.
+    """Find how best to combine BatchNorm and Dropout.
 
-    Compares all placements of BatchNorm and Dropout in one network on one set of images, each at its own rates and
-    learning rate, with fresh seeds and intervals. Run the same command again to continue.
+    Compares all placements of the two in one network on one data set. Each gets its own rates and learning rate, and is
+    judged on fresh seeds, with confidence intervals. Run the same command again to continue.
     """
     from sweeper.core.experiments import experiment
     from sweeper.core.placements import Placement

@@ -59,14 +59,14 @@ if TYPE_CHECKING:
 )
 @group(
     "Training",
-    or_auto("--seeds", Count(1, MAX_SEEDS), "Seeds of each arm.", "5, or as the claims file says"),
+    or_auto("--seeds", Count(1, MAX_SEEDS), "Seeds per arm.", "5, or as the claims file says"),
     click.option(
         "--protocol",
         type=click.Choice(PROTOCOLS),
         default="full",
         help="full: all training images; quick: fewer, of learnopencv 12,000 and 6 epochs.",
     ),
-    click.option("--dry-run", is_flag=True, help="Show what would be trained and for how long; train nothing."),
+    click.option("--dry-run", is_flag=True, help="Show what would be trained and how long it would take."),
 )
 @group("Execution", *engine_options, device_option, precision_option)
 @ray_options
@@ -182,7 +182,7 @@ def _move_runs(article: Article, options: dict[str, Any]) -> None:
         help="Train the runs that decide open claims at the lowest cost, then judge again. Of a claims file "
         "also those that are missing.",
     ),
-    click.option("--plan", is_flag=True, help="Show what --train would train, and train nothing."),
+    click.option("--plan", is_flag=True, help="Show what --train would train."),
     click.option(
         "--budget",
         type=Duration(),
@@ -193,7 +193,7 @@ def _move_runs(article: Article, options: dict[str, Any]) -> None:
         "--workers",
         type=Count(1, MAX_WORKERS),
         default=1,
-        help="Worker processes for --train; use the number of the recorded runs.",
+        help="Worker processes for --train. Use as many as the recorded runs did.",
     ),
     data_dir_option,
 )
@@ -205,15 +205,19 @@ def verify(
 ) -> None:  # fmt: skip
     """Judge an article's claims from recorded runs.
 
-    The runs are those of sweeper reproduce. The ledger of verdicts is written to report/PROTOCOL in SWEEPER_HOME, of
-    other articles than learnopencv to report/NAME-PROTOCOL, as ledger.html, .md, .png and .json.
+    Uses the runs of sweeper reproduce. Writes the ledger of verdicts to report/PROTOCOL in SWEEPER_HOME, of other
+    articles than learnopencv to report/NAME-PROTOCOL, as ledger.html, .md, .png and .json.
     """
     if train and plan:
-        raise click.UsageError("--plan trains nothing. Leave out --plan or --train.")
+        raise click.UsageError("--plan and --train cannot be combined. Leave one of them out.")
     if not train:
-        refuse("is for --train. Add --train, or leave it out.", "data_dir", *(() if plan else ("budget", "workers")))
+        refuse(
+            "only works with --train. Add --train, or leave the option out.",
+            "data_dir",
+            *(() if plan else ("budget", "workers")),
+        )
     if journal is not None and train:
-        raise click.UsageError("--train trains into SWEEPER_HOME/journal. Set SWEEPER_HOME in place of --journal.")
+        raise click.UsageError("--train writes to SWEEPER_HOME/journal. Set SWEEPER_HOME instead of --journal.")
     named = chosen_article(article, claims_file)
     env = make_environment(options, check_tracking=train)
     from sweeper.replication import verify
@@ -244,7 +248,7 @@ def verify(
 def _say_arms(env: Environment, of: Reproduction, result: dict[str, Any]) -> None:
     from sweeper.replication.runs import ArmSummary, table
 
-    env.say(f"{result['recorded']} of {result['runs']} runs are recorded; {result['added']} added now")
+    env.say(f"{result['recorded']} of {result['runs']} runs are recorded; {result['added']} new")
     for line in table([ArmSummary(**row) for row in result["arms"]]):
         env.say(line)
     env.say(f"to judge the claims: sweeper verify {of.options}")

@@ -1,4 +1,4 @@
-"""The form of every command: options in groups, examples, a link to its page, and the options that all have."""
+"""The layout of every command: options in groups, examples, a link to its page, and shared options."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ def _flag(*names: str, key: str, help_text: str) -> Decorator:
 
 GENERAL: Final = (
     _flag("-q", "--quiet", key=QUIET, help_text="Print warnings, errors and JSON only."),
-    _flag("-v", "--verbose", key=VERBOSE, help_text="Print each epoch of each training, in place of a live table."),
+    _flag("-v", "--verbose", key=VERBOSE, help_text="Print every epoch instead of a live table."),
     _flag("--debug", key="sweeper.debug", help_text="Show tracebacks of errors."),
 )
 
 
 def general(function: Command) -> Command:
-    """Add the options that the group of commands has too."""
+    """Add the options that the top-level command also has."""
     return functools.reduce(lambda made, option: option(made), reversed(GENERAL), function)
 
 
 def command(page: str, *examples: str) -> Callable[[Command], click.Command]:
-    """Make a command of a function.
+    """Turn a function into a command.
 
     Args:
         page: its page in docs/.
-        examples: lines that show how it is used.
+        examples: command lines for its help.
     """
     shown = "".join(f"\n  {line}" for line in examples)
 

@@ -1,4 +1,4 @@
-"""The command that prints a script of shell completion: click's own."""
+"""The command that prints click's shell completion script."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ VARIABLE: Final = "_SWEEPER_COMPLETE"  # by which click knows that a shell asks
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the completion script of a shell.
+    """Print a shell completion script.
 
-    It completes commands, options and their values, among them placements, data sets and the names of studies.
+    It completes commands, options, and values such as placements, data sets and study names.
     """
     made = get_completion_class(shell)
     assert made is not None  # click has all three

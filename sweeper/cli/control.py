@@ -1,4 +1,4 @@
-"""The commands that give a running sweep orders: pause, resume, stop, skip and workers."""
+"""The commands that control a running sweep: pause, resume, stop, skip and workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sweeper.cli.values import Count, StudyName
 
 
 def database(function: Command) -> Command:
-    """Add the options of a command that gives orders through the study's database."""
+    """Add the options of a command that controls a sweep through its study's database."""
     return storage_option(output_options(function))
 
 
@@ -21,10 +21,10 @@ def database(function: Command) -> Command:
 @click.argument("study", type=StudyName())
 @database
 def pause(study: str, **options: Any) -> None:
-    """Let a running sweep wait.
+    """Pause a running sweep.
 
-    Its trainings stop at the end of their epochs, and keep their memory for ten minutes. Any machine that reaches the
-    database of the study can give the order.
+    Its trials pause after their current epoch, and keep their memory for ten minutes. Run this on any machine that can
+    reach the study's database.
     """
     _order(study, "pause", options)
 
@@ -33,7 +33,7 @@ def pause(study: str, **options: Any) -> None:
 @click.argument("study", type=StudyName())
 @database
 def resume(study: str, **options: Any) -> None:
-    """Let a paused sweep go on."""
+    """Resume a paused sweep."""
     _order(study, "run", options)
 
 
@@ -41,9 +41,9 @@ def resume(study: str, **options: Any) -> None:
 @click.argument("study", type=StudyName())
 @database
 def stop(study: str, **options: Any) -> None:
-    """End a running sweep, to be continued later.
+    """Stop a running sweep; it can be continued later.
 
-    It ends with exit code 3, and the command that started it continues it.
+    It exits with code 3. Run the command that started it again to continue it.
     """
     _order(study, "stop", options)
 
@@ -53,7 +53,7 @@ def stop(study: str, **options: Any) -> None:
 @click.argument("trial", type=Count(0))
 @database
 def skip(study: str, trial: int, **options: Any) -> None:
-    """End a running trial, and train another instead."""
+    """Stop a running trial and train another instead."""
     from sweeper.sweep.control import skip
 
     env = make_environment(options, check_tracking=False)
@@ -65,7 +65,7 @@ def skip(study: str, trial: int, **options: Any) -> None:
 @click.argument("number", type=Count(1, MAX_WORKERS))
 @database
 def workers(study: str, number: int, **options: Any) -> None:
-    """Set how many trainings a running sweep runs."""
+    """Set how many trials a running sweep trains at once."""
     from sweeper.sweep.control import set_workers
 
     env = make_environment(options, check_tracking=False)

@@ -44,7 +44,7 @@ def _with_hyphens(name: str) -> str:
     sections=sections(
         Ask=(advise.advise,),
         Train=(search.train, search.optimize, search.confirm),
-        Look=(records.status, records.report, server.ui, records.xray, records.replay, records.sync),
+        Inspect=(records.status, records.report, server.ui, records.xray, records.replay, records.sync),
         Control=(control.pause, control.resume, control.stop, control.skip, control.workers),
         Article=(claims.reproduce, claims.verify),
         Server=(server.serve, server.backup, server.restore),
@@ -95,16 +95,16 @@ def main() -> None:
 
 
 def _leave_uncollected() -> None:
-    """Keep the interpreter from searching everything imported for garbage when it exits.
+    """Skip the interpreter's final garbage collection, which searches everything imported.
 
-    Triton, which torch loads to export a champion, warns of objects it finds then, so that its garbage is collected.
+    Not with Triton, which torch loads to export a champion: it warns about objects that are left at exit.
     """
     if "triton" not in sys.modules:
         gc.freeze()
 
 
 def _drop_unwritten() -> None:
-    """Discard what stdout and stderr cannot take. Python would try again on exit, and change the exit code to 120."""
+    """Discard output that cannot be written. Python would retry on exit, and change the exit code to 120."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()

@@ -59,11 +59,11 @@ def status(study: str | None, **options: Any) -> None:
 @click.argument("study", required=False, type=StudyName())
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Output file. [default: report/STUDY.html in SWEEPER_HOME]")  # fmt: skip
-@click.option("--replication", is_flag=True, help="Report the runs of sweeper reproduce.")
+@click.option("--replication", is_flag=True, help="Report on the runs of sweeper reproduce.")
 @group(
     "Replication",
     *article_options,
-    or_auto("--protocol", click.Choice(PROTOCOLS), "Protocol of --replication.", "the one with runs, or full"),
+    or_auto("--protocol", click.Choice(PROTOCOLS), "Protocol for --replication.", "the one with runs, or full"),
 )
 @store_options
 @storage_option
@@ -79,25 +79,27 @@ def report(
 ) -> None:
     """Write the report of a sweep as one HTML file.
 
-    The default is the newest sweep. The file needs no network.
+    The default is the newest sweep. The file works offline.
 
-    With --replication it is the report of sweeper reproduce, which links its runs in MLflow. Beside it, its figures
-    are written as a PNG image for print.
+    --replication reports on sweeper reproduce instead, with links to its runs in MLflow. It also writes the article's
+    eight figures next to the report, as a PNG image for print.
     """
     if study == "reproduce":
         warn("sweeper report reproduce is now sweeper report --replication. Use the new form.")
         study, replication = None, True
     if replication:
         if study is not None:
-            raise click.UsageError(f"--replication is no report of the sweep {study!r}. Leave one of them out.")
-        refuse("is for the report of a sweep. Leave it out: the reproduction is read from the journal.", "storage")
+            raise click.UsageError(
+                f"--replication reports on sweeper reproduce, not on {study!r}. Leave one of them out."
+            )
+        refuse("is only for the report of a sweep. Leave it out: --replication reads the journal.", "storage")
         named = chosen_article(article, claims_file)
         from sweeper.replication.report import write_reproduction_report
 
         env = make_environment(options, check_tracking=False)
         result = write_reproduction_report(env, named, protocol, output)
     else:
-        refuse("is for sweeper report --replication. Leave it out.", *OF_A_REPLICATION)
+        refuse("is only for sweeper report --replication. Leave it out.", *OF_A_REPLICATION)
         from sweeper.sweep.records import write_sweep_report
 
         env = make_environment(options, check_tracking=False)
@@ -113,14 +115,14 @@ def report(
 )
 @click.argument("journal", required=False, type=click.Path(path_type=Path))
 @click.option("--all", "again", is_flag=True, help="Upload every run again, from its first event.")
-@click.option("--free", is_flag=True, help="Then delete from the journal the files that MLflow is seen to hold.")
+@click.option("--free", is_flag=True, help="Afterwards, delete journal files that MLflow has.")
 @store_options
 @output_options
 def sync(journal: Path | None, again: bool, free: bool, **options: Any) -> None:
     """Upload journaled runs to MLflow.
 
-    For runs that were recorded offline, or during an outage of the server. A run that was deleted in MLflow is named
-    once and left alone. --all tries it again. No run and no point is ever there twice."""
+    Use it for runs recorded offline or during a server outage. A run deleted in MLflow stays deleted: a warning names
+    it once, and --all tries it again. Runs and metrics are never duplicated."""
     from sweeper.sweep.records import upload
 
     env = make_environment(options, check_tracking=False)
@@ -138,9 +140,9 @@ def sync(journal: Path | None, again: bool, free: bool, **options: Any) -> None:
 @store_options
 @output_options
 def replay(run: str, dataset: str | None, **options: Any) -> None:
-    """Train a recorded run again and compare bit by bit.
+    """Train a recorded run again and compare bit for bit.
 
-    RUN_ID is a run in MLflow, FOLDER one of a journal. Exit code 1: the runs differ.
+    RUN_ID is a run in MLflow, FOLDER one in a journal. Exits with code 1 if the runs differ.
     """
     from sweeper.sweep.replay import replay
 
@@ -175,19 +177,19 @@ def replay(run: str, dataset: str | None, **options: Any) -> None:
 def xray(run: str | None, weights: Path | None, **options: Any) -> None:
     """Measure the variance shift of BatchNorm layers.
 
-    Prints a row a BatchNorm layer and one sentence of advice. Nothing is trained or recorded.
+    Prints one row per BatchNorm layer and one sentence of advice. Trains and records nothing.
 
-    Examines a run, RUN_ID in MLflow or FOLDER of a journal, or a network with weights from a file: --model and
-    --weights. In Python, sweeper.xray(model, batches) examines any network.
+    Examines a run (RUN_ID in MLflow, or FOLDER in a journal), or a network with weights from a file (--model and
+    --weights). In Python, sweeper.xray(model, batches) examines any network.
     """
     if run is not None and weights is None:
-        refuse("is for --weights. Leave it out: a run has its own.", *options.keys() - OF_A_RUN)
+        refuse("is only for --weights. Leave it out: a run has its own.", *options.keys() - OF_A_RUN)
         from sweeper.sweep.examine import xray_of_run
 
         env = make_environment(options, check_tracking=False)
         result = xray_of_run(env, run)
     elif run is None and weights is not None and options["model"] is not None:
-        refuse("is for a run. Leave it out.", "tracking_uri", "experiment_name")
+        refuse("is only for a recorded run. Leave it out.", "tracking_uri", "experiment_name")
         from sweeper.core.experiments import experiment
         from sweeper.sweep.examine import xray_of_file
 

@@ -68,7 +68,7 @@ def train(exp: int, **options: Any) -> None:
     from sweeper.core.experiments import experiment
 
     if options["folds"]:
-        refuse("is what --folds decides. Leave one of them out.", "split")
+        refuse("cannot be combined with --folds, which sets the split. Leave one of them out.", "split")
     fields = given(options, "split") | fields_of(options)
     config = experiment(exp, **fields)
     env = make_environment(options)
@@ -85,8 +85,8 @@ def train(exp: int, **options: Any) -> None:
     say_where(env, result["run_id"])
     if joined and os.environ.get("MLFLOW_EXPERIMENT_ID") == DEFAULT_EXPERIMENT:
         env.say(
-            "mlflow run put this run into the MLflow experiment Default. With --experiment-name bn-dropout it stands "
-            "beside those of sweeper train and sweeper optimize."
+            "mlflow run put this run into the MLflow experiment Default. Add --experiment-name bn-dropout to put it "
+            "next to those of sweeper train and sweeper optimize."
         )
     print_json(result, env.json_output)
 
@@ -105,7 +105,7 @@ def train(exp: int, **options: Any) -> None:
         "trials",
         type=Count(1, MAX_TRIALS),
         default=50,
-        help="Finished trials (complete or pruned) to reach.",
+        help="Number of trials to finish (complete or pruned).",
     ),
     click.option(
         "--study",
@@ -119,15 +119,15 @@ def train(exp: int, **options: Any) -> None:
         "--space",
         PATH,
         "Search space in YAML.",
-        "placement, rates and batch size, without those that are given",
+        "placement, rates and batch size, except those given",
         "FILE",
     ),
     click.option(
         "--vary",
         type=Varied(),
         multiple=True,
-        help="Dimension to add to the search space: lr=1e-4..1e-2:log, a range (with :log a logarithmic one), "
-        "or placement=bn,bn-dropout, a list. May be repeated.",
+        help="Dimension to add to the search space: a range such as lr=1e-4..1e-2 (or 1e-4..1e-2:log), or a list "
+        "such as placement=bn,bn-dropout. May be repeated.",
     ),
     click.option(
         "--metric",
@@ -135,8 +135,8 @@ def train(exp: int, **options: Any) -> None:
         default="auto",
         metavar="METRIC",
         show_default=False,
-        help=f"Metric of the validation images to search for: {', '.join(METRICS)}, where "
-        "ece is the expected calibration error. [default: val/accuracy, or the study's own]",
+        help=f"Validation metric to optimize: {', '.join(METRICS)}; ece is the expected calibration error. "
+        "[default: val/accuracy, or the study's own]",
     ),
     click.option(
         "--sampler",
@@ -144,8 +144,8 @@ def train(exp: int, **options: Any) -> None:
         default="auto",
         metavar="[gp|tpe|qmc|random|grid]",
         show_default=False,
-        help="Rule that proposes the next trial: a Gaussian process, Optuna's TPE, a quasi-random sequence, "
-        "random points, or every cell of a space of lists. [default: gp, or the study's own]",
+        help="Sampler of trials: a Gaussian process, Optuna's TPE, a quasi-random sequence, random points, or every "
+        "cell of a grid. [default: gp, or the study's own]",
     ),
     click.option(
         "--pruner",
@@ -159,9 +159,7 @@ def train(exp: int, **options: Any) -> None:
         "study's own]",
     ),
     folds_option,
-    or_auto(
-        "--seeds-per-cell", Count(1, 100), "With --sampler grid: seeds of every cell, in place of --trials.", "none"
-    ),
+    or_auto("--seeds-per-cell", Count(1, 100), "With --sampler grid: seeds per cell, instead of --trials.", "none"),
     click.option(
         "--one-seed",
         is_flag=True,
@@ -172,27 +170,27 @@ def train(exp: int, **options: Any) -> None:
         "--enqueue",
         type=PATH,
         metavar="FILE",
-        help="Known configurations to train first, in YAML or CSV; the sampler proposes what a row leaves out.",
+        help="Configurations to train first, in YAML or CSV; the sampler fills in what a row leaves out.",
     ),
     click.option(
         "--from",
         "from_study",
         metavar="STUDY[@URL]",
-        help="Study whose best configurations are trained first; URL: of its database. [default: --storage]",
+        help="Study whose best configurations are trained first, and its database. [default: --storage]",
     ),
-    click.option("--top", type=Count(1, 100), default=5, help="Configurations to take of --from."),
+    click.option("--top", type=Count(1, 100), default=5, help="Number of configurations to take from --from."),
     click.option(
         "--include-experiments",
         is_flag=True,
-        help="Train the article's experiments first, as far as they lie in the search space.",
+        help="First train the article's experiments that lie in the search space.",
     ),
     or_auto(
         "--finalists",
         Count(0, 100),
-        "Best configurations that are trained again with fresh seeds, to choose the champion by their means; 0: none.",
+        "Number of best configurations to retrain with fresh seeds; the best mean becomes the champion. 0: none.",
         "5 in a sweep of 20 trials or more, else 0",
     ),
-    click.option("--finalist-seeds", type=Count(1, 100), default=3, help="Fresh seeds of each finalist."),
+    click.option("--finalist-seeds", type=Count(1, 100), default=3, help="Fresh seeds per finalist."),
     click.option(
         "--final/--no-final",
         "--retrain-best/--no-retrain-best",
@@ -247,12 +245,12 @@ def optimize(exp: int, **options: Any) -> None:
     config = network.config
     space = search_space(options["space"], network.placements, options["vary"], fields)
     if options["seeds_per_cell"]:
-        refuse("is what --seeds-per-cell decides. Leave one of them out.", "trials")
+        refuse("cannot be combined with --seeds-per-cell. Leave one of them out.", "trials")
         options["trials"] = grid_trials(options["sampler"], space, config, options["seeds_per_cell"])
     asked = SweepOptions(config, space, engine=engine, source=network.source,
                          **{name: options[name] for name in names})  # fmt: skip
     if not options["from_study"]:
-        refuse("is for --from STUDY", "top")
+        refuse("only works with --from STUDY. Add it, or leave --top out.", "top")
     known = known_configurations(env, asked, file=options["enqueue"], study=options["from_study"], top=options["top"],
                                  experiments=options["include_experiments"])  # fmt: skip
     start_workers(asked.engine, asked.device)
@@ -276,15 +274,15 @@ def optimize(exp: int, **options: Any) -> None:
 @click.argument("study", type=StudyName())
 @group(
     "Search",
-    click.option("--top", type=Count(1, 100), default=5, help="Configurations to train, the best of the search."),
+    click.option("--top", type=Count(1, 100), default=5, help="Number of best configurations to train."),
     click.option(
         "--trial",
         "trials",
         type=Count(0),
         multiple=True,
-        help="A trial whose configuration is trained, in place of the best; may be repeated.",
+        help="Trial whose configuration to train instead of the best. May be repeated.",
     ),
-    click.option("--seeds", type=Count(1, 100), default=3, help="Fresh seeds of each configuration."),
+    click.option("--seeds", type=Count(1, 100), default=3, help="Fresh seeds per configuration."),
 )
 @group("Execution", *engine_options, device_option)
 @ray_options
@@ -293,10 +291,10 @@ def optimize(exp: int, **options: Any) -> None:
 @output_options
 @ends_unread
 def confirm(study: str, **options: Any) -> None:
-    """Train the best again with fresh seeds, and compare.
+    """Retrain the best configurations with fresh seeds.
 
-    A search chooses by its own seeds, so its best values are partly luck. Fresh seeds show how good a configuration
-    is. Recorded runs are not trained again: to continue a stopped command, run it again. The test images are not read.
+    The best values of a search are partly luck. Fresh seeds show how good a configuration really is. Recorded runs are
+    not trained again: run the same command again to continue. The test images are not read.
     """
     from sweeper.sweep.options import engine_choice, start_workers
 
@@ -315,8 +313,8 @@ def _say_best(env: Environment, result: dict[str, Any]) -> None:
     from sweeper.core.text import counted
 
     parts = [f"{result[state]} {state}" for state in ("complete", "pruned", "duplicate") if state in result]
-    counts = f"{counted(result['finished'], 'trial')} finished: {', '.join(parts)}"
-    env.say(f"study {result['study']!r}: {counts}; {result['added']} added now")
+    counts = f"{counted(result['finished'], 'trial')} finished ({', '.join(parts)}"
+    env.say(f"study {result['study']!r}: {counts}; {result['added']} new)")
     metric, *others = METRICS[result["metric"]].with_others
     if best := result["best"]:
         interval = limits(best["low"], best["high"]) if "low" in best else ""
@@ -330,4 +328,4 @@ def _say_best(env: Environment, result: dict[str, Any]) -> None:
         env.say(remark)
     if test := result.get("test"):
         words = accuracy_words(test, metric)
-        env.say(f"test accuracy of the best, retrained on train + validation: {words} (evaluated once)")
+        env.say(f"test accuracy of the champion, retrained on train + validation: {words} (evaluated once)")

@@ -1,4 +1,4 @@
-"""The commands that run a server for others: serve, backup, restore."""
+"""The commands of a server: serve, ui, backup, restore."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from sweeper.core.errors import Interrupted
 
 home_option = click.option(
     "--home", type=PATH, envvar="SWEEPER_HOME", default=".", metavar="DIR", show_default=False,
-    help="Folder of databases, artifacts, secrets and logs; serve and restore create it. "
+    help="Folder for databases, artifacts, secrets and logs; serve and restore create it. "
     "[env: SWEEPER_HOME; default: the working directory]",
 )  # fmt: skip
 PORT: Final = Count(1, 65535)
 
 
 def at_home(function: Command) -> Command:
-    """Add the options that say where the data is."""
+    """Add the options for the location of the data."""
     return group(
         "Home",
         home_option,
         click.option("--database-url", envvar="SWEEPER_DATABASE_URL", metavar="URL",
-                     help="Existing PostgreSQL, such as postgresql://USER@HOST/postgres. Pass a password in "
-                     "the variable or in PGPASSFILE: other users can read a command line. "
-                     "[env: SWEEPER_DATABASE_URL; default: one of its own in postgres/ below the home]"),
+                     help="Existing PostgreSQL, such as postgresql://USER@HOST/postgres. Put a password into "
+                     "the variable or PGPASSFILE: other users can see command lines. "
+                     "[env: SWEEPER_DATABASE_URL; default: start one in HOME/postgres]"),
     )(output_options(function))  # fmt: skip
 
 
 @command("how-to/server.md", "sweeper serve --home DIR", "sweeper serve --home DIR --check")
 @click.option("--host", default="127.0.0.1",
-              help="Address to listen on. Any but loopback needs --auth and --allowed-hosts.")  # fmt: skip
+              help="Address to listen on. Other than loopback, it needs --auth and --allowed-hosts.")  # fmt: skip
 @click.option("--port", type=PORT, default=5000, help="Port of the MLflow server.")
 @click.option("--dashboard/--no-dashboard", default=True,
               help="Serve the Optuna dashboard, read-only and on loopback.")  # fmt: skip
 @click.option("--dashboard-port", type=PORT, default=8080, help="Port of the Optuna dashboard.")
-@click.option("--auth", is_flag=True, help="Require a user and password; the admin's are generated.")
+@click.option("--auth", is_flag=True, help="Require a user name and password; those of an admin are generated.")
 @click.option("--allowed-hosts", multiple=True, metavar="HOST",
-              help="Host name that clients may use, besides loopback's. May be repeated.")  # fmt: skip
+              help="Host name that clients may use besides localhost. May be repeated.")  # fmt: skip
 @click.option("--upgrade", is_flag=True,
               help="Upgrade the databases of an older MLflow or Optuna. Take a backup first.")  # fmt: skip
 @click.option("--check", is_flag=True,
@@ -86,15 +86,15 @@ def serve(home: Path, database_url: str | None, json_output: bool, check: bool, 
     experiment_option,
     storage_option,
 )
-@click.option("--port", type=PORT, help="Port of MLflow. [default: 5000, or a free one]")
+@click.option("--port", type=PORT, help="Port of the MLflow server. [default: 5000, or a free one]")
 @click.option("--dashboard-port", type=PORT, help="Port of the Optuna dashboard. [default: 8080, or a free one]")
 @click.option("--browser/--no-browser", default=True, show_default=False,
-              help="Open the page in a browser. [default: yes, where there is one with windows]")  # fmt: skip
+              help="Open the page in a browser. [default: if a graphical one is found]")  # fmt: skip
 @output_options
 def ui(port: int | None, dashboard_port: int | None, browser: bool, **options: Any) -> None:
     """Show runs and studies in MLflow and Optuna.
 
-    Serves MLflow on the runs of this home and the Optuna dashboard, which is optional, on its studies. Both listen on
+    Serves the runs of this home in MLflow and, if it is installed, its studies in the Optuna dashboard. Both listen on
     loopback only. Ctrl-C stops them.
     """
     from sweeper.core.environment import check_home
@@ -145,6 +145,6 @@ def restore(file: Path, home: Path, database_url: str | None, json_output: bool)
 
 
 def _named() -> str:
-    """The name of what gave the home: the option or the variable."""
+    """Return the source of the home: the option or the variable."""
     given = click.get_current_context().get_parameter_source("home") is ParameterSource.COMMANDLINE
     return "--home" if given else "SWEEPER_HOME"

@@ -1,4 +1,4 @@
-"""Write lines for people on stdout, or on stderr if stdout is for JSON. A terminal shows warnings in colour."""
+"""Write lines for people on stdout, or on stderr if stdout is for JSON. Warnings are coloured on a terminal."""
 
 from __future__ import annotations
 

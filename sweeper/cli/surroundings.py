@@ -1,4 +1,4 @@
-"""Make the surroundings of a command usable: standard streams, Matplotlib, TMPDIR, HOME."""
+"""Prepare the environment of a command: standard streams, Matplotlib, TMPDIR, HOME."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LONGEST_TMPDIR: Final = 60  # characters: the path of a socket in it may have 10
 
 
 def prepare() -> None:
-    """Open what is closed, and replace what cannot be used."""
+    """Open closed streams, and replace unusable settings."""
     for number, (name, mode) in enumerate(STREAMS.items()):
         _open_stream(number, name, mode)
     os.environ["MPLBACKEND"] = "Agg"  # that of a notebook cannot be imported everywhere, and nothing is shown
@@ -31,7 +31,7 @@ def prepare() -> None:
 
 
 def _open_stream(number: int, name: str, mode: str) -> None:
-    """Open the null device where a standard stream is closed: the next file would take its number, and its output."""
+    """Open the null device for a closed stream: otherwise the next opened file would receive its output."""
     try:
         os.fstat(number)
     except OSError:

@@ -34,7 +34,7 @@ class OrAuto(click.ParamType[Any]):
         self.name = inner.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return None for auto, else the value as the inner type converts it."""
+        """Return None for auto, else the value converted by the inner type."""
         return None if value == "auto" else self.inner.convert(value, param, ctx)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
@@ -42,7 +42,7 @@ class OrAuto(click.ParamType[Any]):
         return self.inner.get_metavar(param, ctx) or self.inner.name.upper()
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Complete as the inner type does."""
+        """Complete like the inner type."""
         return self.inner.shell_complete(ctx, param, incomplete)
 
 
@@ -50,7 +50,7 @@ class EngineName(click.Choice[str]):
     """The name of an engine. `fused`, the former name of `gpu`, is accepted with a warning."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the present name."""
+        """Return the current name."""
         if value == "fused":
             warn("--engine fused is now --engine gpu. Use the new name.")
             return "gpu"
@@ -61,7 +61,7 @@ class Split(click.Choice[str]):
     """The name of a split. `blog`, the former name of `test`, is accepted."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the present name."""
+        """Return the current name."""
         return super().convert("test" if value == "blog" else value, param, ctx)
 
 
@@ -86,7 +86,7 @@ class Dataset(click.ParamType[Any]):
     name = "dataset"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the name with absolute paths; `auto` stays."""
+        """Return the name with absolute paths; `auto` is unchanged."""
         from sweeper.core.dataset import check_dataset
 
         try:
@@ -145,7 +145,7 @@ class ModelArgument(click.ParamType[Any]):
     name = "NAME=VALUE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        """Return the name, and the value as a number, a truth value or a quoted string if it is one, else as text."""
+        """Return the name and the value: a number, boolean or quoted string if it parses as one, else text."""
         name, equals, text = str(value).partition("=")
         if not equals or not name.isidentifier():
             self.fail(f"{value!r} is not NAME=VALUE, such as width=32", param, ctx)
@@ -170,7 +170,7 @@ class Varied(click.ParamType[Any]):
 
 
 class StudyName(click.ParamType[Any]):
-    """The name of a study. A shell completes those that have a journal in SWEEPER_HOME: no library is loaded for it."""
+    """The name of a study. Completion lists those with a journal in SWEEPER_HOME, without loading a library."""
 
     name = "text"
 
@@ -191,11 +191,11 @@ class Duration(click.ParamType[Any]):
         self.positive = positive
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return seconds, which is also the unit of a number alone."""
+        """Return seconds, the unit of a bare number."""
         try:
             seconds = parse_duration(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
         if self.positive and not seconds:
-            self.fail(f"{value!r} is no time. Use more than 0, such as 90s, 30m or 2h.", param, ctx)
+            self.fail(f"{value!r} is not above 0. Use a time such as 90s, 30m or 2h.", param, ctx)
         return seconds

@@ -88,7 +88,7 @@ def _points(share: float) -> str:
 
 
 def _table(layers: Sequence[BatchNormLayer]) -> list[str]:
-    """Return the heading and a line a layer; a long name keeps its end."""
+    """Return the heading and one line per layer; a long name keeps its end."""
     names = [layer.name if len(layer.name) <= NAME else f"...{layer.name[3 - NAME :]}" for layer in layers]
     width = max(len(name) for name in ("layer", *names))
     head = "".join(f"  {title:>{size}}" for title, size in COLUMNS)

@@ -113,7 +113,7 @@ class Archive:
             raise ValueError(f"{min(missing)} is missing")
         sizes = {name: self.members[name].size for name in manifest["sha256"]}
         if sizes != manifest.get("bytes", sizes):
-            raise ValueError("its sizes are not those of its manifest")
+            raise ValueError("its sizes differ from its manifest")
         return sum(sizes.values())
 
 
@@ -138,11 +138,11 @@ def _members(
         if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
             raise ValueError(f"{name} is not a regular file")
         if name != MANIFEST and not permitted(name):
-            raise ValueError(f"{name} is not of {what}")
+            raise ValueError(f"{name} does not belong to {what}")
         if any(part in ("", ".", "..") for part in name.split("/")) or "\0" in name or name in members:
-            raise ValueError(f"{name} is there twice, or not a path inside the home")
+            raise ValueError(f"{name} appears twice, or is not a path inside the home")
         if member.size < 0 or member.offset_data + member.size > size:
-            raise ValueError(f"{name} is not whole")
+            raise ValueError(f"{name} is incomplete")
         members[name] = member
         if len(members) > MOST_MEMBERS:
             raise ValueError(f"it has more than {MOST_MEMBERS:,} members")

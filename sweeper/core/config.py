@@ -46,16 +46,16 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    experiment: int = Field(0, ge=0, le=8, description="The article's experiment, 1-8; 0 for none of them.")
+    experiment: int = Field(0, ge=0, le=8, description="Experiment of the article, 1-8; 0: none of them.")
     model: str = Field(
         "medium",
-        description="Network: small, medium, large, resnet20, or the factory of your own as package.module:function or "
+        description="Network: small, medium, large, resnet20, or your own factory, package.module:function or "
         "file.py:function.",
     )
     model_args: tuple[tuple[str, Argument], ...] = Field(
-        (), description="Arguments of the network's factory: names and values."
+        (), description="Arguments for the network's factory: names and values."
     )
-    model_sha256: str = Field("", description="SHA-256 of the file of the network's factory; empty for our networks.")
+    model_sha256: str = Field("", description="SHA-256 of the factory's file; empty for built-in networks.")
     placement: Placement = Field(Placement.BN_DROPOUT, description="Placement of BatchNorm and Dropout.")
     conv_dropout: Rate = Field(
         0.1,
@@ -68,26 +68,25 @@ class RunConfig(BaseModel):
     )
     augmentation: Literal["none", "crop", "crop-flip", "crop-flip-erase"] = Field(
         "none",
-        description="Training images: each shifted by up to 2 pixels of 28, or an eighth of another side, with black "
-        "borders; with flip half of them mirrored; with erase also a rectangle of 1.5 to 35 % of half of them set to "
-        "black.",
+        description="Training images. crop: random shift by up to 2 pixels for sides of 28, else an eighth of the "
+        "side, with black borders; flip: also mirror half of them; erase: also black out a rectangle of 1.5 to 35 % in "
+        "half of them.",
     )
     epochs: int = Field(10, ge=1, le=MAX_EPOCHS, description="Passes over the training images.")
     dropout_schedule: Literal["constant", "early", "late"] = Field(
         "constant",
-        description="When Dropout acts: in all epochs, in the first dropout_switch epochs only (early), or only after "
-        "them (late).",
+        description="Epochs with Dropout: all, only the first dropout_switch (early), or only those after (late).",
     )
     dropout_switch: int = Field(
         0, ge=0, le=MAX_EPOCHS, description="Epoch after which an early or late Dropout schedule switches, else 0."
     )
-    batch_size: int = Field(128, ge=1, le=MAX_IMAGES, description="Images in an optimizer step.")
+    batch_size: int = Field(128, ge=1, le=MAX_IMAGES, description="Images per optimizer step.")
     lr: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Peak learning rate of AdamW.")
     weight_decay: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="AdamW's decoupled decay of weight matrices and kernels."
     )
     schedule: Literal["constant", "cosine", "onecycle"] = Field(
-        "constant", description="Learning rate over the run, per step."
+        "constant", description="Learning-rate schedule, per step."
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seeds the weights, data order, augmentation and Dropout masks.")
     dataset: str = Field(
@@ -107,11 +106,10 @@ class RunConfig(BaseModel):
         0,
         ge=0,
         le=MAX_IMAGES,
-        description="Number of images to train on, of those that the split leaves: stratified, the same for every "
-        "seed; 0 for all of them.",
+        description="Number of training images to use, after the split: stratified, the same for every seed; 0: all.",
     )
     device: str = Field("cpu", pattern=f"^{DEVICE}$", description="cpu, cuda, or cuda:N.")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="Arithmetic of convolutions and products.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="Precision of convolutions and matrix products.")
 
     @field_validator("split", mode="before")
     @classmethod
@@ -134,7 +132,7 @@ class RunConfig(BaseModel):
     @classmethod
     def _of_a_folder(cls, side: int, info: ValidationInfo) -> int:
         if side and not is_folder(info.data.get("dataset", "folder:refused")):
-            raise ValueError(f"image_size={side}: only the pictures of folder:DIR are resized; leave it out")
+            raise ValueError(f"image_size={side}: only pictures of folder:DIR can be resized; leave it out")
         if side in range(1, MIN_SIDE):
             raise ValueError(f"image_size={side}: use {MIN_SIDE} to {MAX_SIDE} pixels")
         return side
@@ -164,7 +162,8 @@ class RunConfig(BaseModel):
         model = info.data.get("model", "")
         if model in MODELS and arguments:
             name, value = arguments[0]
-            raise ValueError(f"{ARGUMENT}{name}={value!r:.60}: model {model} takes no arguments; a factory does")
+            why = f"model {model} takes no arguments; leave it out, or name a factory"
+            raise ValueError(f"{ARGUMENT}{name}={value!r:.60}: {why}")
         return arguments
 
     @field_validator("model_sha256")
@@ -177,7 +176,7 @@ class RunConfig(BaseModel):
     def _as_the_network_has(cls, placement: Placement, info: ValidationInfo) -> Placement:
         model = info.data.get("model", "")
         if model in MODELS and placement not in placements_of(model):
-            why = "has no residual blocks" if placement.is_residual else "is not a factory of your own"
+            why = "has no residual blocks" if placement.is_residual else "is not your own factory"
             raise ValueError(f"placement={placement.value}: model {model} {why}; use {', '.join(placements_of(model))}")
         return placement
 
@@ -230,7 +229,7 @@ class RunConfig(BaseModel):
         if split == "folds" and folds < 2:
             raise ValueError(f"folds={folds}: cross-validation needs 2 or more folds")
         if split is not None and split != "folds" and folds:
-            raise ValueError(f"folds={folds}: allowed with split=folds only")
+            raise ValueError(f"folds={folds}: only allowed with split=folds")
         return folds
 
     @field_validator("train_images")
@@ -278,7 +277,7 @@ class RunConfig(BaseModel):
     def from_params(cls, params: Mapping[str, str]) -> RunConfig:
         """Rebuild a configuration from MLflow's parameters and ignore those that are not its fields.
 
-        A run that `mlflow run` started has parameters of its own; ours are then called `config.NAME`.
+        A run that `mlflow run` started has its own parameters; ours are then called `config.NAME`.
         """
         names = cls.model_fields.keys() - {"model_args"}
         found = {name: params.get(f"config.{name}", params.get(name)) for name in names}
@@ -339,7 +338,7 @@ def _argument(name: str, value: str) -> Any:
     try:
         return json.loads(value)
     except ValueError:
-        raise ConfigError(f"{name}={value[:60]!r}: a recorded argument is JSON") from None
+        raise ConfigError(f"{name}={value[:60]!r}: not JSON. Restore the run from a backup.") from None
 
 
 def _explain(detail: ErrorDetails) -> str:
@@ -365,18 +364,18 @@ def check_rates(config: RunConfig, given: Mapping[str, Any]) -> None:
         rate = given.get(name)
         if rate is not None and float(rate) != getattr(config, name):
             raise ConfigError(
-                f"{name}={rate}: placement {config.placement.value} has no Dropout in its {place}; choose one that "
-                f"has, or leave --{name.replace('_', '-')} out"
+                f"{name}={rate}: placement {config.placement.value} has no Dropout in its {place}. Choose one that "
+                f"has, or leave --{name.replace('_', '-')} out."
             )
     if given.get("dropout_schedule", "constant") != config.dropout_schedule:
         raise ConfigError(
-            f"dropout_schedule={given['dropout_schedule']}: placement {config.placement.value} has no Dropout; choose "
-            "one that has, or leave --dropout-schedule out"
+            f"dropout_schedule={given['dropout_schedule']}: placement {config.placement.value} has no Dropout. Choose "
+            "one that has, or leave --dropout-schedule out."
         )
     if given.get("dropout_switch") and not config.dropout_switch:
         raise ConfigError(
-            f"dropout_switch={given['dropout_switch']}: only --dropout-schedule early and late switch; add one, or "
-            "leave --dropout-switch out"
+            f"dropout_switch={given['dropout_switch']}: only --dropout-schedule early and late use it. Add one of "
+            "them, or leave --dropout-switch out."
         )
 
 

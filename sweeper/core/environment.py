@@ -51,8 +51,8 @@ class Environment:
     json_output: bool
     warn: Say
     say: Say
-    progress: bool = True  # show the progress of trainings
-    verbose: bool = False  # print each epoch of each training
+    progress: bool = True  # show the progress of runs
+    verbose: bool = False  # print each epoch of each run
     experiment: MlflowExperiment = OURS
 
     @property
@@ -98,7 +98,7 @@ def check_home(home: Path, named: str = "SWEEPER_HOME") -> Path:
         SweeperError: it is not a folder.
     """
     if not home.is_dir():
-        raise SweeperError(f"{named} {home}: not a folder. Create it, or do without {named}.")
+        raise SweeperError(f"{named} {home} is not a directory. Create it, or leave {named} out.")
     return home
 
 

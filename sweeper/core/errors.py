@@ -1,20 +1,20 @@
 """The errors that sweeper raises on purpose, each with the exit code of the command line.
 
-SweeperError                 1   something failed; the message is one line
+SweeperError                 1   base class of all errors; the message is one line
 ├── UsageError               2   a value, option, or file the user gave is wrong
 │   ├── ConfigError          2   ... in a run's configuration
 │   ├── SpaceError           2   ... in a search space
-│   └── StudyConflict        2   the study exists with other settings, or another driver holds it
+│   └── StudyConflict        2   the study exists with other settings, or another process uses it
 ├── RecordError              1   a recorded file is damaged, or not one that sweeper wrote
 ├── DataError                1   a data set is missing, damaged, or not the expected one
-├── TrainingError            1   a run could not be trained to its end
-│   ├── Diverged             1   its loss is not finite, or ran away
-│   └── Transient            1   the same run may succeed if it is tried again
-│       ├── WorkerLost       1   the process that trained it died
-│       └── OutOfMemory      1   the device or the machine had no memory left
-├── StudyIncomplete          3   a sweep ended before its number of trials was reached
-│   ├── OutOfTime            3   ... because its time was over
-│   └── Stopped              3   ... because `sweeper stop` told it to
+├── TrainingError            1   a run did not finish training
+│   ├── Diverged             1   its loss is not finite, or exploded
+│   └── Transient            1   the same run may succeed on a retry
+│       ├── WorkerLost       1   its worker process died
+│       └── OutOfMemory      1   the device or the machine ran out of memory
+├── StudyIncomplete          3   a sweep ended before it reached its number of trials
+│   ├── OutOfTime            3   ... because its time ran out
+│   └── Stopped              3   ... because of `sweeper stop`
 └── ServiceUnreachable       4   a tracking server or database does not answer
 """
 
@@ -29,7 +29,7 @@ def one_line(error: BaseException | str, limit: int = 300) -> str:
 
 
 class SweeperError(Exception):
-    """Base of all. Its message is one line that names the bad value, what is allowed, and what to do."""
+    """Base class. Its message is one line that names the bad value, what is allowed, and what to do."""
 
     exit_code = 1
 
@@ -49,7 +49,7 @@ class SpaceError(UsageError):
 
 
 class StudyConflict(UsageError):
-    """The study exists with other settings, or another driver holds it."""
+    """The study exists with other settings, or another process uses it."""
 
 
 class RecordError(SweeperError):
@@ -61,39 +61,39 @@ class DataError(SweeperError):
 
 
 class TrainingError(SweeperError):
-    """A run could not be trained to its end; `details` is the traceback, where there is one."""
+    """A run did not finish training; `details` is the traceback, if there is one."""
 
     details = ""
 
 
 class Diverged(TrainingError):
-    """The loss of a run is not finite, or ran away."""
+    """The loss of a run is not finite, or exploded."""
 
 
 class Transient(TrainingError):
-    """Not the fault of the run's configuration: the same run may succeed if it is tried again."""
+    """Not the fault of the configuration: the same run may succeed on a retry."""
 
 
 class WorkerLost(Transient):
-    """The process that trained a run died."""
+    """The worker process of a run died."""
 
 
 class OutOfMemory(Transient):
-    """The device or the machine had no memory left."""
+    """The device or the machine ran out of memory."""
 
 
 class StudyIncomplete(SweeperError):
-    """A sweep ended before its number of trials was reached."""
+    """A sweep ended before it reached its number of trials."""
 
     exit_code = 3
 
 
 class OutOfTime(StudyIncomplete):
-    """A sweep ended because its time was over."""
+    """A sweep ended because its time ran out."""
 
 
 class Stopped(StudyIncomplete):
-    """A sweep ended because `sweeper stop` told it to."""
+    """A sweep ended because of `sweeper stop`."""
 
 
 class Interrupted(BaseException):

@@ -56,14 +56,14 @@ LEFT_OUT: Final = (
 
 
 def experiment(number: int, **fields: Any) -> RunConfig:
-    """Return the article's experiment `number` (1-8), with `fields` in place of its own.
+    """Return the article's experiment `number` (1-8), with `fields` overriding its own.
 
     Raises:
         ConfigError: there is no such experiment, a field is wrong, or the placement does not use a given rate.
     """
     if number not in EXPERIMENTS:
         listing = "; ".join(f"{n} {title}" for n, title in EXPERIMENT_TITLES.items())
-        raise ConfigError(f"experiment {number} does not exist; the eight are: {listing}")
+        raise ConfigError(f"experiment {number} does not exist. The eight are: {listing}.")
     config = RunConfig.create(**(EXPERIMENTS[number] | {"experiment": number} | fields))
     check_rates(config, fields)
     return config

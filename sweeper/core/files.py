@@ -1,4 +1,4 @@
-"""Write files that others read: first beside their place, then renamed."""
+"""Write files that others read: first under a temporary name, then renamed."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class ImageSpec:
         sha256: of the content; two data sets with one hash hold the same images and labels.
         classes: names of the classes; label k is `classes[k]`.
         shape: height, width and channels of an image; 1 channel is grey, 3 are red, green and blue.
-        mean: of the training images, a value a channel, pixels in [0, 1].
+        mean: of the training images, one value per channel, pixels in [0, 1].
         std: standard deviation of the same.
         train_images: number of training images, those to hold out included.
         test_images: number of test images.

@@ -1,6 +1,6 @@
-"""The files inside a folder that anyone may have filled: regular ones only, and no link below the folder is followed.
+"""Access files inside a folder with untrusted content: only regular files, and no link below the folder is followed.
 
-A path is opened component by component, each in the folder that is open already, so that nothing outside is reached.
+A path is opened component by component, each within the folder opened before, so that nothing outside is reached.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def open_inside(folder: Path, name: str, flags: int = os.O_RDONLY) -> int:
 
     Raises:
         FileNotFoundError: there is none.
-        RecordError: it is no regular file, or a component of its path is a link.
+        RecordError: it is not a regular file, or a component of its path is a link.
     """
     with _parent(folder, name) as (parent, last), _refusing(folder / name):
         opened = os.open(last, flags | FILE, 0o666, dir_fd=parent)
@@ -46,7 +46,7 @@ def read_inside(folder: Path, name: str, most: int) -> bytes:
 
     Raises:
         FileNotFoundError: there is none.
-        RecordError: it is no regular file, is larger, cannot be read, or a component of its path is a link.
+        RecordError: it is not a regular file, is larger, cannot be read, or a component of its path is a link.
     """
     try:
         with os.fdopen(open_inside(folder, name), "rb") as stream:
@@ -61,12 +61,12 @@ def read_inside(folder: Path, name: str, most: int) -> bytes:
 
 
 def write_inside(folder: Path, name: str, content: bytes) -> None:
-    """Write a file by its path below `folder`, so that no reader sees a part of it; create the folders on its way.
+    """Write a file by its path below `folder`, so that no reader sees a part of it; create missing folders.
 
     A link in its place is replaced, and what it points to stays as it is.
 
     Raises:
-        RecordError: a folder on its way is a link, or no folder.
+        RecordError: a folder on its path is a link, or not a folder.
         OSError: it cannot be written.
     """
     with _parent(folder, name, make=True) as (parent, last):
@@ -87,10 +87,10 @@ def write_inside(folder: Path, name: str, content: bytes) -> None:
 
 
 def make_inside(folder: Path, name: str) -> None:
-    """Create a folder by its path below `folder`, and the folders on its way, where they are missing.
+    """Create a folder by its path below `folder`, with any missing parent folders.
 
     Raises:
-        RecordError: one of them is a link, or no folder.
+        RecordError: one of them is a link, or not a folder.
     """
     with _parent(folder, f"{name}/.", make=True):
         pass
@@ -100,7 +100,7 @@ def lock_inside(folder: Path, name: str, **options: Any) -> filelock.FileLock:
     """Return the lock whose file has this path below `folder`.
 
     Raises:
-        RecordError: the file is there and is no regular one, or a component of its path is a link.
+        RecordError: the file exists but is not a regular file, or a component of its path is a link.
     """
     with contextlib.suppress(FileNotFoundError):
         os.close(open_inside(folder, name))
@@ -113,14 +113,14 @@ def files_inside(folder: Path, name: str, most: int) -> list[str]:
     Files that are being written aside are left out.
 
     Raises:
-        RecordError: one is no regular file, or has more than `most` bytes; there are too many; or one is a link.
+        RecordError: one is not a regular file, has more than `most` bytes, or is a link; or there are too many.
     """
     found: list[str] = []
     waiting = [name]
     while waiting:
         at = waiting.pop()
         if at.count("/") > MOST_DEPTH or len(found) + len(waiting) > MOST_FILES:
-            raise RecordError(f"{folder / name} holds too many files, or folders in each other. {WAY_OUT}")
+            raise RecordError(f"{folder / name} holds too many files, or is nested too deep. {WAY_OUT}")
         for entry, status in _entries(folder, at):
             path = f"{at}/{entry}"
             if is_part(entry):
@@ -138,7 +138,7 @@ def files_inside(folder: Path, name: str, most: int) -> list[str]:
 
 
 def _entries(folder: Path, name: str) -> list[tuple[str, os.stat_result]]:
-    """Return the names in a folder, with what each is, and no link followed."""
+    """Return the names in a folder and their types, without following links."""
     try:
         with _parent(folder, f"{name}/.") as (opened, _), os.scandir(opened) as entries:
             found = []
@@ -151,7 +151,7 @@ def _entries(folder: Path, name: str) -> list[tuple[str, os.stat_result]]:
 
 
 def remove_inside(folder: Path, name: str) -> None:
-    """Delete a file by its path below `folder`, and the folders on its way that it leaves empty.
+    """Delete a file by its path below `folder`, and the folders that this leaves empty.
 
     Raises:
         RecordError: a component of the path is a link.
@@ -198,7 +198,7 @@ def _open_folder(name: str, parent: int | None, *, make: bool) -> int:
 
 @contextlib.contextmanager
 def _refusing(path: Path) -> Iterator[None]:
-    """Refuse a path that is of another kind than it has to be."""
+    """Refuse a path of the wrong type."""
     try:
         yield
     except OSError as error:

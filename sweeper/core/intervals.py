@@ -16,8 +16,8 @@ LOW, HIGH = f"{TEST}_low", f"{TEST}_high"
 def accuracy_interval(accuracy: float, images: int) -> tuple[float, float]:
     """Return the 95 % interval of an accuracy in [0, 1] on `images` independent images.
 
-    Wilson's score interval (Wilson 1927, JASA 22): (p + z²/2n ∓ z sqrt(p(1 - p)/n + z²/4n²)) / (1 + z²/n). It is about
-    the images alone: another seed trains another network.
+    Wilson's score interval (Wilson 1927, JASA 22): (p + z²/2n ∓ z sqrt(p(1 - p)/n + z²/4n²)) / (1 + z²/n). It covers
+    only the choice of images: another seed trains another network.
     """
     middle = accuracy + Z**2 / (2 * images)
     half = Z * math.sqrt(accuracy * (1 - accuracy) / images + Z**2 / (4 * images**2))
@@ -36,9 +36,9 @@ def difference_margin(accuracy: float, images: int) -> float:
 
 
 def with_interval(metrics: Mapping[str, float], images: object) -> dict[str, float]:
-    """Return a champion's metrics with the interval of its test accuracy, if `images` is the number of test images.
+    """Add the interval of the test accuracy to a champion's metrics, if `images` is a number of test images.
 
-    Champions of version 0.1.0 were recorded without it. `images` may be anything that a journal holds.
+    Version 0.1.0 recorded champions without it. `images` may be any value from a journal.
     """
     accuracy = metrics.get(TEST, math.nan)
     if not (isinstance(images, int) and 0 < images < 10**9 and 0 <= accuracy <= 1):
@@ -47,7 +47,7 @@ def with_interval(metrics: Mapping[str, float], images: object) -> dict[str, flo
 
 
 def limits(low: float, high: float) -> str:
-    """Return an interval for the terminal, after a space; nothing where it is not known."""
+    """Return an interval for the terminal, after a space; empty if it is unknown."""
     return f" [{low:.4f}, {high:.4f}]" if low < high else ""
 
 

@@ -94,6 +94,6 @@ def metric_of(settings: Mapping[str, Any]) -> Metric:
         if metric.goal == goal:
             return metric
     raise StudyConflict(
-        f"the study searches for {goal!r:.60}, and this version of sweeper for {', '.join(METRICS)}. Use the version "
-        "that made the study."
+        f"the study optimizes {goal!r:.60}, but this version of sweeper only {', '.join(METRICS)}. Use the version "
+        "that created the study."
     )

@@ -19,11 +19,11 @@ def check_name(name: str) -> str:
     """
     if not NAME.fullmatch(name):
         raise ConfigError(
-            f"study name {name[:60]!r}: 1 to 100 letters, digits, '_', '.' or '-', beginning with a letter or digit"
+            f"study name {name[:60]!r}: use 1 to 100 letters, digits, '_', '.' or '-', starting with a letter or digit"
         )
     if TAKEN.fullmatch(name):
         raise ConfigError(
-            f"study name {name!r}: other commands use 'runs', 'reproduce' and each name that begins with 'reproduce-'; "
-            "choose another"
+            f"study name {name!r}: 'runs', 'reproduce' and names that start with 'reproduce-' are reserved. "
+            "Choose another."
         )
     return name

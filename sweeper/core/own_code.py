@@ -32,8 +32,8 @@ def absolute_path(path: str) -> str:
 def load_function(name: str) -> Callable[..., Any]:
     """Run the file, or import the module, and return the function.
 
-    The code of a file runs anew at each call, under a name that no module has. So nothing outside imports it, and it
-    does not find the files beside it.
+    The code of a file runs again at each call, under a name that no module has. So nothing else imports it, and it
+    does not find the files next to it.
 
     Raises:
         UsageError: there is no such file, module or function.
@@ -63,7 +63,7 @@ def source_of(name: str) -> Path:
     if _is_file(module):
         path = Path(absolute_path(module))
         if not path.is_file():
-            raise UsageError(f"{path}: no such file. Name a Python file and a function in it, file.py:function.")
+            raise UsageError(f"{path}: no such file. Name a function as file.py:function.")
         return path
     with explained(name):
         try:
@@ -71,7 +71,9 @@ def source_of(name: str) -> Path:
         except ModuleNotFoundError:  # of a package above it
             spec = None
     if spec is None or not spec.has_location or spec.origin is None:
-        raise UsageError(f"{name[:200]}: no module {module!r} is installed. Install it, or name a file.py:function.")
+        raise UsageError(
+            f"{name[:200]}: no module {module!r} is installed. Install it, or name a function as file.py:function."
+        )
     return Path(spec.origin)
 
 

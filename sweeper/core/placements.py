@@ -25,7 +25,7 @@ class Placement(enum.StrEnum):
     BN_DROPOUT_LAST = "bn-dropout-last"  # Dropout before a branch's last conv (Kim et al. 2023) | Dropout, pooling
     BN_DROPOUT_ADD = "bn-dropout-add"  # Dropout after the addition                              | pooling, Dropout
     BN_POOL_DROPOUT = "bn-pool-dropout"  # as bn                                                 | Dropout, pooling
-    OWN = "own"  # that of a factory without `layers`, with rates of its own
+    OWN = "own"  # that of a factory without `layers`, with its own rates
 
     @property
     def has_conv_dropout(self) -> bool:

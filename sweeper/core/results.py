@@ -1,4 +1,4 @@
-"""The results of trainings, as arrays and plain numbers: they cross a pipe to a process without torch."""
+"""The results of runs, as arrays and plain numbers: they cross a pipe to a process without torch."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from sweeper.core.xray import RunXRay
 
 @dataclass(frozen=True)
 class Stability:
-    """The steadiness of a training.
+    """The stability of a run.
 
     Attributes:
         grad_norm_cv: coefficient of variation of the sampled gradient norms within an epoch, mean over the epochs; NaN
             if no epoch has two samples.
         spikes: steps whose loss is above median + 5 MAD of the 51 steps before, across epochs; MAD is the median
-            distance from the median. A falling loss is no spike, and the first 51 steps are not judged.
+            distance from the median. A falling loss is not a spike, and the first 51 steps are not judged.
         nonfinite_steps: losses and sampled norms that are not finite.
     """
 
@@ -54,7 +54,7 @@ class EpochResult:
     grad_norm: float  # L2 over all parameters, mean over every 8th step
     epoch_s: float  # seconds of training, without evaluation
     images_per_s: float
-    beside: int = 0  # other trainings on the same GPU; `epoch_s` is the elapsed time divided by 1 + beside
+    beside: int = 0  # other runs on the same GPU; `epoch_s` is the elapsed time divided by 1 + beside
 
     @classmethod
     def of(cls, epoch: int, train: Evaluation, val: Evaluation, **others: float) -> EpochResult:
@@ -93,7 +93,7 @@ class Evaluation:
         return of_classes
 
     def confusion_csv(self) -> bytes:
-        """Return the counts as CSV: a row a true class, a column a predicted one, then the accuracy."""
+        """Return the counts as CSV: one row per true class, one column per predicted class, then the accuracy."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["true class", *self.classes, "accuracy"])
@@ -109,8 +109,8 @@ class TrainResult:
     Weights may be given as tensors on the CPU; they become arrays that share their memory.
 
     In cross-validation the history is the mean over folds, the confusion their sum, the weights are empty, and
-    `fold_accuracies` has one value a fold; there is no `stability` and no `xray`. `start.start` adds the `xray`, or in
-    `xray_failure` the reason why there is none.
+    `fold_accuracies` has one value per fold; there is no `stability` and no `xray`. `start.start` adds the `xray`, or
+    the reason for its failure in `xray_failure`.
     """
 
     history: tuple[EpochResult, ...]

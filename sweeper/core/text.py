@@ -19,7 +19,7 @@ def parse_duration(text: str) -> float:
     """Return the seconds of a time such as 90s, 30m, 2h, or a number of seconds.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a time.
     """
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smh]?)", text)
     if match is None:

@@ -13,7 +13,7 @@ FRESH: Final = 1_000_000  # seeds above the base seed: beyond those of all repet
 class Trial(NamedTuple):
     """One trial to train: its number in the study, and its configuration.
 
-    `repetition` counts the earlier trials that have the same parameters. Each is trained with a seed of its own.
+    `repetition` counts the earlier trials that have the same parameters. Each is trained with its own seed.
     """
 
     number: int

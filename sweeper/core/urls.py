@@ -29,7 +29,7 @@ def database_url(url: str) -> sqlalchemy.URL:
         parsed = None
     if parsed is None or parsed.get_backend_name() not in ("sqlite", "postgresql"):
         shown = hide_query_password(re.sub(r"//\S*@", "//***@", url))[:80]
-        raise UsageError(f"storage {shown!r}: expected sqlite:///FILE or postgresql://USER@HOST/DATABASE")
+        raise UsageError(f"storage {shown!r}: use sqlite:///FILE or postgresql://USER@HOST/DATABASE")
     refuse_query_password(url)
     return parsed
 
@@ -48,7 +48,8 @@ def refuse_query_password(url: str) -> None:
         if key in BELONGS:
             bare = parsed.set(query={}).render_as_string(hide_password=True)[:80]
             raise UsageError(
-                f"database URL '{bare}?{key}=***': others can see what follows the ?. Put the password {BELONGS[key]}."
+                f"database URL '{bare}?{key}=***': other users can see the part after the ?. Put the password "
+                f"{BELONGS[key]}."
             )
 
 

@@ -37,7 +37,7 @@ class BatchNormLayer:
     """One BN layer, and the distance of its running variance m from r, the variance of its input in eval mode."""
 
     name: str  # in the weights, such as `1` of `1.running_var`
-    position: str  # beside a weight layer, such as `after conv 2`; in a network of your own, the name
+    position: str  # next to a weight layer, such as `after conv 2`; in your own network, the name
     channels: int
     left_out: int  # channels without a ratio, because r or m is not above BN's eps
     ratio: float  # mean over channels of max(r/m, m/r), 1 or more
@@ -100,14 +100,14 @@ class XRay:
         return _finite(values)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a row a BN layer, with the columns of `csv` and the names of the Dropout layers before it."""
+        """Return one row per BN layer, with the columns of `csv` and the names of the Dropout layers before it."""
         import pandas as pd
 
         rows = [_row(layer) | {"dropout": layer.dropout, "earlier": layer.earlier} for layer in self.layers]
         return pd.DataFrame(rows)
 
     def csv(self) -> bytes:
-        """Return a row a BN layer; missing values are blank."""
+        """Return one row per BN layer; missing values are blank."""
         text = io.StringIO()
         rows = [_rounded(_row(layer)) for layer in self.layers]
         writer = csv.DictWriter(text, fieldnames=rows[0] if rows else (), lineterminator="\n")

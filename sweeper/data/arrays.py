@@ -46,7 +46,8 @@ def read_npz(path: str) -> Decoded:
     except (OSError, EOFError, ValueError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         reason = getattr(error, "strerror", None) or one_line(error, 200)
         raise DataError(
-            f"{path} cannot be read as an npz file ({reason}). Write it with numpy.savez, arrays {', '.join(FOUR)}."
+            f"{path} cannot be read as an npz file ({reason}). Write it with numpy.savez and the arrays "
+            f"{', '.join(FOUR)}."
         ) from None
     return decoded(path, found)
 
@@ -79,7 +80,7 @@ def decoded(name: str, found: Mapping[str, Any]) -> Decoded:
         DataError: an array is missing or has a wrong type or shape, or a label is out of range.
     """
     if missing := [each for each in FOUR if each not in found]:
-        raise DataError(f"{name} holds no {' and no '.join(missing)}. It must hold {', '.join(FOUR)}.")
+        raise DataError(f"{name} lacks {', '.join(missing)}. It must hold {', '.join(FOUR)}.")
     arrays = {each: _array(name, each, found[each]) for each in FOUR}
     train, test = (
         Labelled(_pixels(name, x, arrays[x]), _labels(name, y, arrays[y], len(arrays[x])))
@@ -88,15 +89,15 @@ def decoded(name: str, found: Mapping[str, Any]) -> Decoded:
     if train.pixels.shape[1:] != test.pixels.shape[1:]:
         raise DataError(
             f"{name}: the images of x_train are {_shape(train.pixels)}, those of x_test {_shape(test.pixels)}. "
-            "Bring both to one shape."
+            "Give both the same shape."
         )
     names = _array(name, CLASSES, found[CLASSES]).ravel().tolist() if CLASSES in found else None
     classes = tuple(map(str, names if names is not None else range(int(train.labels.max()) + 1)))
     for part, labels in (("y_train", train.labels), ("y_test", test.labels)):
         if labels.max() >= len(classes):
             raise DataError(
-                f"{name}: {part} has the label {labels.max()}, and there are {len(classes)} classes, by "
-                f"{'y_train' if names is None else CLASSES}. Labels go from 0 to the number of classes less 1."
+                f"{name}: {part} has the label {labels.max()}, but {'y_train' if names is None else CLASSES} has "
+                f"{len(classes)} classes. Labels must run from 0 to the number of classes - 1."
             )
     return Decoded(train, test, classes)
 
@@ -119,16 +120,16 @@ def _array(name: str, which: str, values: Any) -> Array:
     try:
         return np.asarray(values)
     except Exception as error:  # noqa: BLE001 - of any library's array
-        raise DataError(f"{name}: {which} is no array ({one_line(error, 200)}). Return NumPy arrays.") from None
+        raise DataError(f"{name}: {which} is not an array ({one_line(error, 200)}). Return NumPy arrays.") from None
 
 
 def _pixels(name: str, which: str, array: Array) -> Array:
     """Return pixels as uint8 `(N, H, W, C)`."""
     if array.ndim not in (3, 4) or not array.size:
-        raise DataError(f"{name}: {which} has the shape {array.shape}. Images are (N, H, W) or (N, H, W, C).")
+        raise DataError(f"{name}: {which} has the shape {array.shape}. Images must be (N, H, W) or (N, H, W, C).")
     if array.dtype != np.uint8:
         raise DataError(
-            f"{name}: {which} holds {array.dtype}. Images are uint8, 0 to 255. Convert them: {which} = "
+            f"{name}: {which} holds {array.dtype}. Images must be uint8, 0 to 255. Convert them: {which} = "
             f"{_to_uint8(which, array)}"
         )
     pixels = array[..., None] if array.ndim == 3 else array
@@ -136,11 +137,12 @@ def _pixels(name: str, which: str, array: Array) -> Array:
     if channels not in (1, 3):
         swap = f" Convert them: {which} = {which}.transpose(0, 2, 3, 1)" if height in (1, 3) else ""
         raise DataError(
-            f"{name}: {which} has {channels} channels, the last of {array.shape}. Images have 1 or 3.{swap}"
+            f"{name}: {which} has {channels} channels, as its shape is {array.shape}. Images must have 1 or 3.{swap}"
         )
     if not (MIN_SIDE <= height <= MAX_SIDE and MIN_SIDE <= width <= MAX_SIDE):
         raise DataError(
-            f"{name}: the images of {which} are {height}x{width}. Images have {MIN_SIDE} to {MAX_SIDE} pixels a side."
+            f"{name}: the images of {which} are {height}x{width}. Images must have {MIN_SIDE} to {MAX_SIDE} pixels per "
+            "side."
         )
     return np.ascontiguousarray(pixels)
 
@@ -160,13 +162,13 @@ def _labels(name: str, which: str, array: Array, images: int) -> Array:
         raise DataError(f"{name}: {which} has the shape {array.shape}. Convert it: {which} = {which}.argmax(1)")
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(
-            f"{name}: {which} holds {array.dtype} of the shape {array.shape}. Labels are integers, one an image."
+            f"{name}: {which} holds {array.dtype} of shape {array.shape}. Labels must be integers, one per image."
         )
     if len(labels) != images:
-        raise DataError(f"{name}: {which} has {len(labels)} labels for {images} images. Each image has one.")
+        raise DataError(f"{name}: {which} has {len(labels)} labels for {images} images. Each image must have one.")
     if labels.min() < 0:
         raise DataError(
-            f"{name}: {which} has the label {labels.min()}. Labels go from 0 to the number of classes less 1."
+            f"{name}: {which} has the label {labels.min()}. Labels must run from 0 to the number of classes - 1."
         )
     return np.ascontiguousarray(labels, np.int64)
 

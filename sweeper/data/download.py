@@ -21,7 +21,7 @@ def downloading(name: str, folder: Path, otherwise: str) -> Iterator[Path]:
     Args:
         name: of the data set.
         folder: its final folder.
-        otherwise: advice for the case that the download fails.
+        otherwise: advice if the download fails.
 
     Raises:
         DataError: torchvision cannot be imported, no server answers, or a folder cannot be written.
@@ -39,7 +39,7 @@ def downloading(name: str, folder: Path, otherwise: str) -> Iterator[Path]:
 
 @contextmanager
 def _impatient() -> Iterator[None]:
-    """Let connections that are opened in this block time out after `SILENCE`."""
+    """Make connections opened in this block time out after `SILENCE`."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE)
     try:

@@ -41,12 +41,12 @@ class IdxFile:
 
     @property
     def header(self) -> bytes:
-        """The magic number, then one 32-bit integer a dimension."""
+        """The magic number, then one 32-bit integer per dimension."""
         return struct.pack(f">HBB{len(self.shape)}I", 0, 8, len(self.shape), *self.shape)
 
     @property
     def size(self) -> int:
-        """Bytes of the decompressed file: the header, then one byte a value."""
+        """Bytes of the decompressed file: the header, then one byte per value."""
         return len(self.header) + math.prod(self.shape)
 
 
@@ -208,21 +208,21 @@ def read_idx(folder: Path, file: IdxFile) -> Array:
     """
     path = _find(folder, file)
     if path is None:
-        raise DataError(f"{folder / file.name}: no such file, raw or .gz. Get the data set again.")
+        raise DataError(f"{folder / file.name}: no such file, raw or .gz. Download the data set again.")
     try:
         content = _content(path, file.size + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({one_line(error, 200)}). Get the file again.") from None
+        raise DataError(f"{path} cannot be read ({one_line(error, 200)}). Download it again.") from None
     wrong = ""
     if not content.startswith(file.header):
-        wrong = f"the header is not that of {'x'.join(map(str, file.shape))} bytes in idx format"
+        wrong = f"its header is not that of an idx file of {'x'.join(map(str, file.shape))} bytes"
     elif len(content) != file.size:
         found = "more" if len(content) > file.size else len(content)
-        wrong = f"{found} bytes once decompressed instead of {file.size}"
+        wrong = f"{found} decompressed bytes instead of {file.size}"
     elif hashlib.sha256(content).hexdigest() != file.sha256:
-        wrong = f"the SHA-256 is not that of {file.name}"
+        wrong = "its SHA-256 is wrong"
     if wrong:
-        raise DataError(f"{path}: {wrong}. Get the file again.")
+        raise DataError(f"{path}: {wrong}. Download the file again.")
     return np.frombuffer(content, np.uint8, offset=len(file.header)).reshape(file.shape)
 
 
@@ -241,9 +241,9 @@ def _content(path: Path, most: int) -> bytes:
     gzip = zlib.decompressobj(16 + zlib.MAX_WBITS)
     content = gzip.decompress(read, most)
     if len(content) < most and not gzip.eof:
-        raise EOFError("the gzip stream has no end")
+        raise EOFError("the gzip stream is truncated")
     if gzip.unused_data:
-        raise EOFError("something follows the gzip stream")
+        raise EOFError("trailing data after the gzip stream")
     return content
 
 
@@ -268,14 +268,15 @@ def _check_complete(folder: Path) -> Path:
     try:
         is_folder, missing = folder.is_dir(), _missing(folder)
     except OSError as error:
-        raise DataError(f"{folder}: not a folder that can be read ({error.strerror}). Name another one.") from None
+        raise DataError(f"{folder} cannot be read ({error.strerror}). Name another folder.") from None
     if not is_folder:
         raise DataError(
-            f"{folder}: not a folder. Name the folder of FashionMNIST's four files, or other images with --dataset."
+            f"{folder}: not a folder. Name the folder with FashionMNIST's four files, or use other images with "
+            "--dataset."
         )
     if missing:
         raise DataError(
-            f"{folder} holds no {' and no '.join(missing)}, raw or .gz. Name a folder with FashionMNIST's four files, "
-            "or torchvision's root; other images are named with --dataset."
+            f"{folder} lacks {', '.join(missing)}, raw or .gz. Name a folder with FashionMNIST's four files or "
+            "torchvision's root, or use other images with --dataset."
         )
     return folder

@@ -56,7 +56,7 @@ def read_folder(folder: str, side: int) -> Decoded:
     classes = tuple(parts[0])
     if more := [name for name in parts[-1] if name not in classes]:
         raise DataError(
-            f"{root / PARTS[1] / more[0]}: a class without a folder in {PARTS[0]}. Both have the same classes."
+            f"{root / PARTS[1] / more[0]}: this class has no folder in {PARTS[0]}. Both must have the same classes."
         )
     paths = [path for part in parts for name in classes for path in part.get(name, ())]
     if not paths:
@@ -66,7 +66,7 @@ def read_folder(folder: str, side: int) -> Decoded:
     everything = Labelled(pixels, np.array(labels, np.int64))
     if len(parts) == 1:
         test = share_of(everything.labels, TEST_SHARE)
-        remarks.append(f"no test part: {test:,} of {counted(len(paths), 'picture')} become the test images")
+        remarks.append(f"no folder of test images: {test:,} of {counted(len(paths), 'picture')} become the test images")
         return Decoded(*holdout(everything, test), classes, tuple(remarks))
     train = sum(map(len, parts[0].values()))
     return Decoded(everything[:train], everything[train:], classes, tuple(remarks))
@@ -78,9 +78,9 @@ def _parts(root: Path) -> list[Path]:
     if not any(folder.name in PARTS and _folders(folder) for folder in folders):
         return [root]  # a folder of pictures may be a class of the name `train`
     if stranger := [folder for folder in folders if folder.name not in PARTS]:
-        raise DataError(f"{stranger[0]}: only train and test may be in {root}. Move it away, or name it test.")
+        raise DataError(f"{stranger[0]}: {root} may only hold train and test. Move it away, or rename it to test.")
     if not (root / PARTS[0]).is_dir():
-        raise DataError(f"{root / PARTS[0]}: no such folder, beside {PARTS[1]}. Put the training images into it.")
+        raise DataError(f"{root / PARTS[0]}: no such folder next to {PARTS[1]}. Put the training images into it.")
     return folders[::-1]  # train comes after test
 
 
@@ -93,14 +93,14 @@ def _folders(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
-        raise DataError(f"{folder}: not a folder that can be read ({error.strerror}). Name another one.") from None
+        raise DataError(f"{folder} cannot be read ({error.strerror}). Name another folder.") from None
 
 
 def _pictures(folder: Path) -> Iterator[Path]:
     """Yield the pictures of a class, subfolders included; other files are ignored."""
 
     def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: not a folder that can be read ({error.strerror}).") from None
+        raise DataError(f"{error.filename} cannot be read ({error.strerror}). Repair it, or move it away.") from None
 
     for where, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -128,13 +128,13 @@ def _decode(root: Path, paths: Sequence[Path], side: int) -> tuple[Array, list[s
 
 
 def _usual_size(root: Path, headers: Sequence[Header]) -> tuple[int, int]:
-    """Return the most frequent width and height; of a tie, the largest."""
+    """Return the most frequent width and height; in a tie, the largest."""
     counts = Counter(header.size for header in headers)
     width, height = max(counts, key=lambda size: (counts[size], size))
     if not (MIN_SIDE <= width <= MAX_SIDE and MIN_SIDE <= height <= MAX_SIDE):
         raise DataError(
-            f"{root}: most pictures are {width}x{height}. Images have {MIN_SIDE} to {MAX_SIDE} pixels a side. Resize "
-            "them with --image-size 64, or another number."
+            f"{root}: most pictures are {width}x{height}. Images must have {MIN_SIDE} to {MAX_SIDE} pixels per side. "
+            "Resize them, for example with --image-size 64."
         )
     return width, height
 
@@ -146,7 +146,7 @@ def _header(path: Path) -> Header:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _unreadable(path, error) from None
     if found.mode in DEEP:
-        raise DataError(f"{path}: more than 8 bits a pixel. Convert it to 8 bits.")
+        raise DataError(f"{path}: more than 8 bits per channel. Convert it to 8 bits.")
     return found
 
 

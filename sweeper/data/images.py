@@ -25,7 +25,7 @@ class Labelled:
 
 
 class ImageSource(Protocol):
-    """A data set of images. It is sent to other processes, so it is pickled without pixels."""
+    """A data set of images. It is pickled without pixels, as it is sent to other processes."""
 
     @property
     def spec(self) -> ImageSpec:

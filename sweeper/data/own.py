@@ -1,4 +1,4 @@
-"""A data set of the user's own: decoded images, and the source that decodes them where they are needed."""
+"""A user's own data set: decoded images, and the source that decodes them where they are needed."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def check_unchanged(name: str, before: str, now: str) -> None:
     """
     if before and before != now:
         raise DataError(
-            f"the images of {name} have changed since they were recorded: their SHA-256 was {before[:12]}…, and is "
-            f"{now[:12]}…. Restore them, or name their copy with --dataset."
+            f"the images of {name} have changed since they were recorded: their SHA-256 was {before[:12]}…, now "
+            f"{now[:12]}…. Restore them, or name a copy of the old ones with --dataset."
         )
 
 
@@ -121,13 +121,13 @@ def check_room(name: str, needed: int, free: int | None = None) -> None:
     left = free_memory() if free is None else free
     if needed > left:
         raise DataError(
-            f"{name}: the images need {needed / 1e9:.1f} GB of memory, and {left / 1e9:.1f} GB are free. Use fewer or "
-            "smaller images, or a machine with more memory."
+            f"{name}: the images need {needed / 1e9:.1f} GB of memory, and only {left / 1e9:.1f} GB are free. Use "
+            "fewer or smaller images, or a machine with more memory."
         )
 
 
 def share_of(labels: Array, share: float) -> int:
-    """Return the number of images in a share of all of them, at least one for each class."""
+    """Return the number of images in a share of all images, at least one per class."""
     return max(round(len(labels) * share), len(np.unique(labels)))
 
 
@@ -135,19 +135,19 @@ def _checked(name: str, found: Decoded) -> Decoded:
     """Return the images, or refuse data that cannot be trained on."""
     classes = len(found.classes)
     if not 2 <= classes <= MOST_CLASSES:
-        raise DataError(f"{name}: {classes} classes. Images must be of 2 to {MOST_CLASSES:,} classes.")
+        raise DataError(f"{name}: {classes} classes. Use 2 to {MOST_CLASSES:,} classes.")
     if len(set(found.classes)) < classes:
         twice = next(each for each in found.classes if found.classes.count(each) > 1)
-        raise DataError(f"{name}: two classes have the name {twice!r}. Give each a name of its own.")
+        raise DataError(f"{name}: two classes have the name {twice!r}. Rename one of them.")
     if not len(found.test):
-        raise DataError(f"{name}: no test image. The champion of a sweep is judged by the test images.")
+        raise DataError(f"{name}: no test images. Add some: the champion of a sweep is evaluated on them.")
     counts = np.bincount(found.train.labels, minlength=classes)
     few = int(counts.argmin())
     if counts[few] < 2:
         has = "no training image" if not counts[few] else "1 training image"
         raise DataError(
-            f"{name}: class {found.classes[few]!r} (label {few}) has {has}. Each class needs 2 or more, to train and "
-            "to validate on. Labels go from 0 to the number of classes less 1."
+            f"{name}: class {found.classes[few]!r} (label {few}) has {has}. Each class needs at least 2, one "
+            "to train and one to validate on. Labels must run from 0 to the number of classes - 1."
         )
     return found
 
@@ -166,7 +166,7 @@ def _moments(name: str, pixels: Array) -> tuple[tuple[float, ...], tuple[float, 
     """Return mean and standard deviation of each channel, pixels in [0, 1], from counts of the 256 values.
 
     Sums of integers are exact, so the result is the same on every machine. A constant channel gets a standard deviation
-    of 1, so that it can be divided by it.
+    of 1, to avoid a division by 0.
 
     Raises:
         DataError: every channel is constant.
@@ -180,6 +180,6 @@ def _moments(name: str, pixels: Array) -> tuple[tuple[float, ...], tuple[float, 
     size: int = counts[0].sum().item()
     spread = [size * square - total**2 for total, square in zip(sums, squares, strict=True)]
     if not any(spread):
-        raise DataError(f"{name}: all training images are of one even colour. There is nothing to learn.")
+        raise DataError(f"{name}: every training image is one uniform colour. Check the images.")
     means = tuple(total / (255 * size) for total in sums)
     return means, tuple(math.sqrt(each) / (255 * size) or 1.0 for each in spread)

@@ -16,7 +16,7 @@ from sweeper.data.splits import Split
 class SharedSplits(Sequence[Split]):
     """Copies of splits in shared memory.
 
-    They can be sent only as an argument of a process that is being started. That process receives a list.
+    Pass them to a process only as an argument when you start it; it receives a list.
     """
 
     def __init__(self, splits: Sequence[Split]) -> None:

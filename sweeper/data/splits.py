@@ -54,12 +54,12 @@ def load(config: RunConfig, source: ImageSource) -> list[Split]:
 
 
 def load_test(source: ImageSource) -> Split:
-    """Return all training images, and the test images as `val`, for the one evaluation that ends a sweep."""
+    """Return all training images, and the test images as `val`, for the single evaluation at the end of a sweep."""
     return Split(source.read("train"), source.read("test"), source.spec)
 
 
 def holdout(images: Labelled, size: int) -> tuple[Labelled, Labelled]:
-    """Return the remaining and the held-out images, `size` of them: stratified by class, always the same ones."""
+    """Return the remaining and the held-out images, `size` of them: stratified by class, the same for every call."""
     order = _stratified_order(images.labels)
     return images[np.sort(order[size:])], images[np.sort(order[:size])]
 
@@ -72,7 +72,7 @@ def fold(images: Labelled, k: int, folds: int) -> tuple[Labelled, Labelled]:
 
 
 def subset(images: Labelled, size: int) -> Labelled:
-    """Return `size` images, stratified by class, always the same ones. A larger subset contains a smaller one."""
+    """Return `size` images, stratified by class, the same for every call. Larger subsets contain the smaller ones."""
     order = _stratified_order(images.labels)
     return images[np.sort(order[:size])]
 
@@ -82,8 +82,8 @@ def _limited(config: RunConfig, split: Split) -> Split:
         return split
     if config.train_images > len(split.train):
         raise ConfigError(
-            f"train_images={config.train_images}: split={config.split} of {config.dataset} leaves {len(split.train)} "
-            "to train on. Use fewer, or 0 for all."
+            f"train_images={config.train_images}: split={config.split} of {config.dataset} leaves only "
+            f"{len(split.train)} training images. Use fewer, or 0 for all."
         )
     return replace(split, train=subset(split.train, config.train_images))
 

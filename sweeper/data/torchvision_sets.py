@@ -57,7 +57,7 @@ def read_set(name: str, kind: Any, root: str) -> Decoded:
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
         reason = one_line(error, 200).partition(". You can use download=True")[0]
         raise DataError(
-            f"{root} does not hold {name} as torchvision stores it ({reason}). Name torchvision's root with "
+            f"{root} does not hold {name} in torchvision's layout ({reason}). Name torchvision's root with "
             "--data-dir, or leave --data-dir and SWEEPER_DATA_DIR out to download it."
         ) from None
     arrays = (*_arrays(train), *_arrays(test))
@@ -78,7 +78,7 @@ def _verify(kind: Any, found: Any) -> None:
     for file, md5 in getattr(kind, "resources", ()):
         path = Path(found.raw_folder) / file
         if not check_integrity(str(path), md5):
-            raise RuntimeError(f"{path} is missing, or is another file")
+            raise RuntimeError(f"{path} is missing or has changed")
 
 
 def _arrays(part: Any) -> tuple[Any, Any]:
@@ -100,7 +100,7 @@ def _cached(name: str) -> Path:
     folder = user_cache_path("sweeper") / name
     if folder.is_dir():
         return folder
-    with downloading(name, folder, "Name torchvision's root that holds it with --data-dir.") as part:
+    with downloading(name, folder, "Name torchvision's root with --data-dir.") as part:
         import torchvision.datasets
 
         root = part / name

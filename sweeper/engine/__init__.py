@@ -1,1 +1,1 @@
-"""Engines: ways to run many trainings at once, all under one contract."""
+"""Engines: ways to train many runs at once, all under one contract."""

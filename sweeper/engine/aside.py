@@ -1,7 +1,7 @@
 """Call functions that need torch in a helper process, so that this process need not load torch.
 
 The helper is forked from the same server as the workers. It gets no secret, ignores Ctrl-C, and ends with its parent.
-Where this process has torch already, or has started no server, the call is made here.
+If this process has torch already, or has started no server, the call is made here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def call(function: Callable[[*Ts], T], *args: *Ts) -> T:
     """Return `function(*args)`; the function, its arguments and its result must be picklable without torch.
 
     Raises:
-        WorkerLost: the helper process died. An exception of the function is raised here as it is.
+        WorkerLost: the helper process died. An exception of the function is raised here unchanged.
     """
     steps = stream(_no_steps, function, args)
     while True:
@@ -39,7 +39,7 @@ def call(function: Callable[[*Ts], T], *args: *Ts) -> T:
 
 
 def stream(function: Callable[[*Ts], Generator[Y, None, T]], *args: *Ts) -> Generator[Y, None, T]:
-    """Yield and return what the generator `function(*args)` does, as `call` does; closing this one ends it.
+    """Like `call`, for a generator `function(*args)`; closing this one ends it.
 
     The helper process does not wait: it computes the next value while the last one is used here.
     """
@@ -85,7 +85,7 @@ def _serve(pipe: Connection, function: Callable[..., Generator[Any, None, Any]],
 
 
 def _picklable(error: Exception) -> Exception:
-    """Return the error, or one of the same words if it cannot be pickled."""
+    """Return the error, or one with the same message if it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
     except Exception:  # noqa: BLE001 - of many kinds

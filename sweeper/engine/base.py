@@ -1,4 +1,4 @@
-"""The contract of engines, which run trainings and hand out what they yield, in order for each of them.
+"""The contract of engines: they train runs and hand out what each yields, in order.
 
 An engine decides nothing: the driver submits, waits, and cancels.
 """
@@ -15,7 +15,7 @@ from sweeper.core.results import EpochResult, TrainResult
 class Event(NamedTuple):
     """A step or the end of the training submitted as `key`.
 
-    A `TrainingError` ends that training; a `UsageError` says that no training of its kind can work.
+    A `TrainingError` ends that run; a `UsageError` means that no run of its kind can work.
     """
 
     key: int
@@ -23,34 +23,34 @@ class Event(NamedTuple):
 
 
 class Engine(Protocol):
-    """Runs trainings. After a `TrainResult` or an error a key is done."""
+    """Trains runs. After a `TrainResult` or an error, a key is done."""
 
     slots: int
     interruptible: bool  # a signal handler may raise inside `wait`; if not, `wait` returns within about `timeout`
 
     def free(self) -> int:
-        """Return how many more trainings could begin at once."""
+        """Return how many more runs could start now."""
 
     def submit(self, key: int, config: RunConfig) -> None:
-        """Begin a training; `free()` must be above 0."""
+        """Start a run; `free()` must be above 0."""
 
     def wait(self, timeout: float) -> list[Event]:
         """Return the events since the last call, after waiting up to `timeout` seconds for the first of them.
 
-        The next call lets the trainings of these events go on, unless they were cancelled.
+        The next call lets the runs of these events continue, unless they were cancelled.
         """
 
     def cancel(self, key: int) -> None:
-        """Close a training; no more events of it are handed out."""
+        """Close a run; no more of its events are handed out."""
 
     def hold(self) -> None:
-        """Let no training go far beyond the epoch that it is in, until the next `wait`."""
+        """Keep every run from going far beyond its current epoch, until the next `wait`."""
 
     def release(self) -> None:
-        """End all trainings, and give back the memory of workers until the next `submit`."""
+        """End all runs, and free the memory of workers until the next `submit`."""
 
     def resize(self, slots: int) -> None:
-        """Run up to `slots` trainings at a time from now on, if the engine can run several; those that run go on."""
+        """Train up to `slots` runs at a time from now on, if the engine can; running ones continue."""
 
     def close(self) -> None:
         """End everything at once."""

@@ -1,8 +1,8 @@
 """Choose an engine, check that it can be used here, and build it.
 
     processes   worker processes; with one, a sweep is the same each time
-    serial      in this process, one training at a time: breakpoints work
-    gpu         in this process, many trainings side by side on one GPU
+    serial      in this process, one run at a time: breakpoints work
+    gpu         in this process, many runs side by side on one GPU
     ray         tasks on a Ray cluster
     auto        gpu on a GPU, processes on a CPU and for cross-validation
 
@@ -24,19 +24,19 @@ from sweeper.engine.base import Engine
 from sweeper.engine.forkserver import FORKING, start_server
 from sweeper.engine.processes import ProcessEngine
 
-MANY: Final = ("gpu", "ray")  # may hold many more trainings than there are cores
-SIDE_BY_SIDE: Final = 16  # trainings on a GPU at most, unless --workers says how many
+MANY: Final = ("gpu", "ray")  # may hold many more runs than there are cores
+SIDE_BY_SIDE: Final = 16  # runs on a GPU at most, unless --workers sets the number
 GPU_FILES: Final = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of a driver of GPUs
 
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """An engine as the command line names it. `workers` are trainings at a time; None leaves them to the engine."""
+    """An engine as the command line names it. `workers` is the number of runs at a time; None: the engine decides."""
 
     name: str = "auto"
     workers: int | None = 1
     address: str | None = None  # of a Ray cluster; None starts one here
-    cpus: float = 1.0  # that Ray reserves for a training
+    cpus: float = 1.0  # that Ray reserves per run
     gpus: float = 0.0
 
 
@@ -44,7 +44,7 @@ ONE_WORKER: Final = EngineChoice()
 
 
 class Built(NamedTuple):
-    """An engine, its name, and the threads of one of its trainings."""
+    """An engine, its name, and the threads per run."""
 
     engine: Engine
     name: str
@@ -52,10 +52,10 @@ class Built(NamedTuple):
 
 
 def check(choice: EngineChoice, config: RunConfig) -> None:
-    """Refuse a choice that cannot train `config`.
+    """Check that the choice can train `config`.
 
     Raises:
-        ConfigError: the message says what to change.
+        ConfigError: it cannot; the message says what to change.
     """
     if choice.name == "ray":
         _check_ray(choice, config)
@@ -69,28 +69,29 @@ def check(choice: EngineChoice, config: RunConfig) -> None:
         if value != default:
             raise ConfigError(f"{name}={value!r}: only Ray uses it. Add --engine ray.")
     if choice.name == "serial" and (choice.workers or 1) > 1:
-        raise ConfigError(f"workers={choice.workers}: the engine serial trains one at a time. Use --engine processes.")
+        raise ConfigError(f"workers={choice.workers}: engine serial trains one run at a time. Use --engine processes.")
     if choice.name == "gpu" and config.device == "cpu":
         raise ConfigError(
-            "engine='gpu': the device is cpu, and this engine needs a GPU. Use --engine processes --workers N, or run "
-            "it where there is a GPU."
+            "engine='gpu': the device is cpu, but this engine needs a GPU. Use --engine processes --workers N, or run "
+            "on a machine with a GPU."
         )
     if choice.name == "gpu" and config.split == "folds":
-        raise ConfigError("engine='gpu': cross-validation cannot share a GPU. Use --engine processes.")
+        raise ConfigError("engine='gpu': this engine does not support cross-validation. Use --engine processes.")
 
 
 def _check_ray(choice: EngineChoice, config: RunConfig) -> None:
     if config.device == "cpu":
         if choice.gpus:
             raise ConfigError(
-                f"gpus_per_trial={choice.gpus:g}: the device is cpu, so they would be idle. Start the driver where "
-                "there is a GPU, as --device auto looks here, or leave --gpus-per-trial out."
+                f"gpus_per_trial={choice.gpus:g}: the device is cpu, so GPUs would be idle. Start the command on a "
+                "machine with a GPU, or leave --gpus-per-trial out."
             )
     elif ":" in config.device:
-        raise ConfigError(f"device={config.device!r}: Ray assigns each training its GPU. Use --device cuda.")
+        raise ConfigError(f"device={config.device!r}: Ray assigns GPUs itself. Use --device cuda.")
     elif not choice.gpus:
         raise ConfigError(
-            f"gpus_per_trial=0: training on {config.device} in Ray needs a share of a GPU. Add --gpus-per-trial 0.25."
+            f"gpus_per_trial=0: training on {config.device} in Ray needs at least a fraction of a GPU. Add "
+            "--gpus-per-trial 0.25."
         )
 
 
@@ -106,7 +107,7 @@ def resolve(choice: EngineChoice, config: RunConfig) -> EngineChoice:
 
 
 def likely_here(name: str, device: str) -> bool:
-    """Return True if this process is likely to train, and should load torch at once.
+    """Return True if this process is likely to train, and should load torch right away.
 
     `name` is that of an `EngineChoice`; `device` may be `auto`.
     """
@@ -116,13 +117,13 @@ def likely_here(name: str, device: str) -> bool:
 
 
 def prepare(choice: EngineChoice) -> None:
-    """Check that Ray is there, and start the server that workers are forked from.
+    """Check that Ray is installed, and start the server that workers are forked from.
 
     Call this before anything is created, and before any thread needs a variable that holds a secret.
 
     Raises:
         ConfigError: Ray is not installed.
-        UsageError: no driver can join a cluster at that address.
+        UsageError: a driver cannot join a cluster at that address.
         ServiceUnreachable: the Ray cluster does not answer.
     """
     if choice.name == "ray":
@@ -137,18 +138,18 @@ def prepare(choice: EngineChoice) -> None:
 
 
 def build(choice: EngineChoice, config: RunConfig, splits: SharedSplits, most: int, *, few: int, warn: Say) -> Built:
-    """Build the engine for trainings such as `config`, soon after `prepare` has checked the Ray cluster.
+    """Build the engine for runs such as `config`, soon after `prepare` has checked the Ray cluster.
 
-    It holds at most `most` trainings at a time, and at most `few` if it is one of `MANY`. `warn` prints a
-    line for the user, such as that no node of a cluster has room.
+    It holds at most `most` runs at a time, and at most `few` if it is one of `MANY`. `warn` prints a warning, for
+    example that no node of a cluster has room.
 
     Raises:
-        UsageError: this machine has fewer GPUs than a training in Ray needs.
+        UsageError: this machine has fewer GPUs than a run in Ray needs.
     """
     choice = resolve(choice, config)
     if choice.name == "processes":
         workers = choice.workers or 1
-        threads = max(1, cores() // workers)  # however few trainings are left, so that times stay comparable
+        threads = max(1, cores() // workers)  # however few runs are left, so that times stay comparable
         return Built(ProcessEngine(splits, max(0, min(workers, most)), threads), choice.name, threads)
     from sweeper.training.images import Data  # and with it torch
 
@@ -164,7 +165,7 @@ def build(choice: EngineChoice, config: RunConfig, splits: SharedSplits, most: i
             from sweeper.training.start import has_captured_step
 
             if not has_captured_step(config, data[0].spec):
-                warn(f"the fast step on a GPU does not support model {config.model_name}: training by the plain loop")
+                warn(f"the fast GPU step does not support model {config.model_name}: using the slower plain loop")
             slots = min(choice.workers or SIDE_BY_SIDE, few)
             return Built(ConcurrentEngine(data, config.device, cores(), slots), choice.name, cores())
         case _:

@@ -1,8 +1,8 @@
-"""Many trainings side by side on one GPU, in this process: each replays its graph in a stream of its own.
+"""Many runs side by side on one GPU, in this process: each replays its graph in its own stream.
 
-A single training leaves most of a GPU idle. The trainings may differ in shape, and the driver replaces one that ends at
-once. This thread launches ahead for each in turn, and waits for none while another can go on. When memory runs out, the
-number of slots is halved.
+A single run leaves most of a GPU idle. The runs may differ in shape, and the driver replaces one as soon as it
+ends. This thread launches ahead for each in turn, and waits for none while another can continue. When memory runs out,
+the number of slots is halved.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Training:
 
 
 class ConcurrentEngine:
-    """Run up to `slots` trainings on the GPU `device`. On a CPU, where it is tested, they take turns."""
+    """Train up to `slots` runs on the GPU `device`. On a CPU, for tests, they take turns."""
 
     interruptible = True
 
@@ -46,7 +46,7 @@ class ConcurrentEngine:
         self._device = torch.device(device)
         self._data = [Data(part.train.to(self._device), part.val.to(self._device)) for part in data]
         self._held: dict[int, _Training] = {}
-        # a stream whose kernels run before those of trainings, as this thread waits for them
+        # a stream whose kernels run before those of the runs, as this thread waits for them
         self._first = torch.cuda.Stream(self._device, priority=-1) if self._device.type == "cuda" else None
 
     def free(self) -> int:
@@ -54,12 +54,12 @@ class ConcurrentEngine:
         return max(0, self.slots - len(self._held))
 
     def submit(self, key: int, config: RunConfig) -> None:
-        """Begin the training at the next `wait`."""
+        """Start the run at the next `wait`."""
         generator = in_turn(config, self._data, lambda: len(self._held) - 1)
         self._held[key] = _Training(key, config, generator)
 
     def wait(self, timeout: float) -> list[Event]:
-        """Advance each training as far as it can go, and return the epochs and ends that this led to."""
+        """Advance each run as far as possible, and return the epochs and results that it reached."""
         until = time.monotonic() + timeout
         while self._held:
             events: list[Event] = []
@@ -76,7 +76,7 @@ class ConcurrentEngine:
         return []
 
     def _advance(self, training: _Training) -> Event | None:
-        """Launch the next work of a training; return the event if it has come to an epoch or its end."""
+        """Launch the next work of a run; return the event if it has reached an epoch or its end."""
         try:
             what = next(training.generator)
         except StopIteration as stop:
@@ -96,15 +96,15 @@ class ConcurrentEngine:
         return None
 
     def cancel(self, key: int) -> None:
-        """Close the training."""
+        """Close the run."""
         if training := self._held.pop(key, None):
             training.generator.close()
 
     def hold(self) -> None:
-        """No-op: trainings go on in `wait` only."""
+        """No-op: runs only advance in `wait`."""
 
     def release(self) -> None:
-        """Close all trainings, and give the memory that torch keeps back to the device."""
+        """Close all runs, and return the memory that torch caches to the device."""
         for key in list(self._held):
             self.cancel(key)
         if self._device.type == "cuda":
@@ -115,6 +115,6 @@ class ConcurrentEngine:
         self.slots = slots
 
     def close(self) -> None:
-        """Close all trainings."""
+        """Close all runs."""
         for key in list(self._held):
             self.cancel(key)

@@ -25,9 +25,9 @@ FORKING: Final = ("auto", "processes")  # the engines that may need workers, by 
 
 @cache
 def start_server() -> None:
-    """Start the server, once in the life of this process, without waiting for it.
+    """Start the server, once per process, without waiting for it.
 
-    Call this before any thread needs a variable that holds a secret: during the start the environment has none.
+    Call this before any thread needs a variable that holds a secret: during the start, the environment has none.
     """
     mp.get_context("forkserver").set_forkserver_preload(PRELOADED)
     atexit.register(_kill_server)
@@ -44,7 +44,7 @@ def start_server() -> None:
 def _kill_server() -> None:
     """Kill the server with this process.
 
-    It would end by itself, but it may still be importing, and a reader of this process's output waits for both.
+    It would end by itself, but it may still be importing, and whoever reads this process's output waits for both.
     """
     pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
     if pid is not None:
@@ -59,7 +59,7 @@ def running() -> bool:
 
 @contextlib.contextmanager
 def _main_hidden() -> Iterator[None]:
-    """Hide the file of a script: a child would run it again, which a script without a guard does not survive.
+    """Hide the file of a script: a child would run it again, which breaks a script without a main guard.
 
     A module that was started with `python -m` is imported again in the child.
     """

@@ -1,4 +1,4 @@
-"""Import for all workers what each of them needs; only the server that they are forked from imports this module.
+"""Import everything that workers need; only the server that they are forked from imports this module.
 
 Garbage collection skips these objects: it would find nothing, and its marks would copy pages that all workers share.
 """

@@ -1,9 +1,9 @@
-"""Several trainings at once, each in a worker process; the images are shared, not copied.
+"""Many runs at once, each in a worker process; the images are shared, not copied.
 
-A worker holds no credentials, no database and no MLflow: it gets configurations and sends back what the training
+A worker holds no credentials, no database and no MLflow: it receives configurations and sends back what training
 yields. It is forked from a server that has imported torch and was started without the variables that hold secrets. It
-dies with its parent. After an epoch it waits a moment for the driver's word, so that a pruned training stops there, but
-not for long, so that a busy driver does not hold up the others.
+dies with its parent. After an epoch it briefly waits for the driver's reply, so that a pruned run stops there, but not
+for long, so that a busy driver does not delay the others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sweeper.engine.forkserver import Child, send, start_server
 if TYPE_CHECKING:
     from sweeper.training.images import Data
 
-WORD_SECONDS: Final = 0.25  # how long a worker waits after an epoch to hear whether to go on
+WORD_SECONDS: Final = 0.25  # how long a worker waits after an epoch for the reply whether to continue
 GO_ON, CLOSE, HOLD = "go on", "close", "hold"
 
 
@@ -53,11 +53,11 @@ class ProcessEngine:
         return _Worker(Child(_work, self._splits, self._threads))
 
     def free(self) -> int:
-        """Return how many more trainings could begin."""
+        """Return how many more runs could start."""
         return max(0, self.slots - sum(w.key is not None for w in self._workers))
 
     def submit(self, key: int, config: RunConfig) -> None:
-        """Give the training to an idle worker, or to a new one."""
+        """Give the run to an idle worker, or to a new one."""
         worker = next((w for w in self._workers if w.key is None), None)
         if worker is None:
             worker = self._spawn()
@@ -67,7 +67,7 @@ class ProcessEngine:
             worker.child.pipe.send(config)
 
     def wait(self, timeout: float) -> list[Event]:
-        """Let the trainings go on, then collect what the workers have sent."""
+        """Let the runs continue, then collect what the workers have sent."""
         for worker in self._workers:
             if worker.held:
                 worker.held = False
@@ -93,7 +93,7 @@ class ProcessEngine:
         return None if cancelled or key is None or what is None else Event(key, what)
 
     def cancel(self, key: int) -> None:
-        """Tell the worker to close the training, and drop what it still sends."""
+        """Tell the worker to close the run, and drop what it still sends."""
         for worker in self._workers:
             if worker.key == key:
                 worker.cancelled = True
@@ -111,14 +111,14 @@ class ProcessEngine:
             worker.child.pipe.send(word)
 
     def hold(self) -> None:
-        """Let each training wait at the end of its epoch."""
+        """Make each run wait at the end of its epoch."""
         for worker in self._workers:
             if worker.key is not None and not worker.cancelled:
                 worker.held = True
                 self._tell(worker, HOLD)
 
     def release(self) -> None:
-        """Kill the workers; `submit` starts others."""
+        """Kill the workers; `submit` starts new ones."""
         self.close()
         self._workers = []
 
@@ -172,7 +172,7 @@ def _train(pipe: Connection, config: RunConfig, data: list[Data]) -> None:
 
 
 def _told_to_close(pipe: Connection) -> bool:
-    """Wait a moment for the driver's word, and after HOLD for the next one; of several, any CLOSE counts."""
+    """Wait briefly for the driver's reply, and after HOLD for the next one; of several, any CLOSE counts."""
     words = [pipe.recv()] if pipe.poll(WORD_SECONDS) else []
     while words[-1:] == [HOLD] or pipe.poll(0):
         words.append(pipe.recv())

@@ -1,4 +1,4 @@
-"""Several trainings at once on a Ray cluster, each as one task that streams what the training yields.
+"""Many runs at once on a Ray cluster, each as one task that streams what training yields.
 
     driver                                Ray                                     worker
     submit ──▶ a streaming task, queued until a node has the processors it needs ──▶ start(config, data)
@@ -6,9 +6,9 @@
     cancel ──▶ the task is interrupted, within an epoch too
 
 A task first yields the address of its node, so that the driver knows which tasks wait for room, and where one was lost.
-If a signal handler raises inside a call of Ray, the call ends in a SystemError, so the driver lets none raise there.
+If a signal handler raises inside a call of Ray, the call ends in a SystemError, so the driver prevents that.
 
-The images are put into the object store once; the workers of a node read one copy. The file of a network of one's own
+The images are put into the object store once; the workers of a node read one copy. The file of a user's own network
 goes along with each task, so that no node needs it; a package must be installed there. Ray repeats nothing
 (`max_retries=0`): a lost worker or node is an event, and the driver decides. A worker holds no credentials, no database
 and no MLflow.
@@ -44,30 +44,30 @@ from sweeper.training.images import Data
 
 What = EpochResult | TrainResult | TrainingError | UsageError
 
-AHEAD: Final = 2  # epochs that a training yields before it waits for the driver to take one
+AHEAD: Final = 2  # epochs that a run yields before it waits for the driver to take one
 LOOK_SECONDS: Final = 5.0  # between two looks at the size of the cluster
-QUEUED: Final = 2  # trainings beyond its room: an autoscaler adds nodes for what waits
-STORE_BYTES: Final = 2**28  # of a local Ray's object store, beside the images: for weights on their way to the driver
+QUEUED: Final = 2  # runs beyond its capacity: an autoscaler adds nodes for those that wait
+STORE_BYTES: Final = 2**28  # of a local Ray's object store, besides the images: for weights on their way to the driver
 
 
 class RayEngine:
-    """Run up to `slots` trainings, as many at once as the cluster has room for.
+    """Train up to `slots` runs, as many at once as the cluster has room for.
 
     Create it before any thread needs a variable that holds a secret: while a local Ray starts, the environment has
     none.
 
     Args:
-        data: the images that the trainings may see.
-        slots: trainings in flight. None takes as many as the cluster has room for, and follows a cluster that was
+        data: the images that the runs may see.
+        slots: runs in flight. None takes as many as the cluster has room for, and follows a cluster that was
             joined as nodes come and go.
         address: `auto` or HOST:PORT of a running cluster, which `check_cluster` has joined; None starts a local Ray.
-        cpus: processors of a training, and threads of its computations; below 1 they are shared.
-        gpus: GPUs of a training; below 1 they are shared.
-        few: trainings in flight at most, however large the cluster is.
-        warn: prints a line for the user: the head is gone, or trainings wait for room.
+        cpus: CPUs per run, and threads of its computations; below 1 they are shared.
+        gpus: GPUs per run; below 1 they are shared.
+        few: runs in flight at most, however large the cluster is.
+        warn: prints a warning: the head node does not answer, or runs are waiting for room.
 
     Raises:
-        UsageError: this machine lacks the GPUs that a training needs.
+        UsageError: this machine has fewer GPUs than a run needs.
     """
 
     interruptible = False
@@ -100,7 +100,7 @@ class RayEngine:
         self._look_at = 0.0
         self.slots = self._room() if slots is None else min(slots, few)
         self._running: dict[int, ray.ObjectRefGenerator] = {}
-        self._nodes: dict[int, str] = {}  # that train, of the running trainings that have begun
+        self._nodes: dict[int, str] = {}  # that train, of the runs that have started
         self._threads = max(1, int(cpus))
         # workers of a cluster get the variables of the job that this driver may be: hide those with a secret
         hidden = {"env_vars": dict.fromkeys(secretive(), "")} if address and secretive() else None
@@ -114,12 +114,12 @@ class RayEngine:
         }
 
     def free(self) -> int:
-        """Return how many more trainings may be in flight; a cancelled task frees its processors by itself."""
+        """Return how many more runs may be in flight; a cancelled task frees its CPUs by itself."""
         most = min(self._few, self.slots + QUEUED) if self._follows else self.slots
         return max(0, most - len(self._running))
 
     def submit(self, key: int, config: RunConfig) -> None:
-        """Begin a training, or queue it until a node has room for it.
+        """Start a run, or queue it until a node has room for it.
 
         Raises:
             UsageError: the file of its network's factory is gone.
@@ -128,7 +128,7 @@ class RayEngine:
         self._running[key] = task.remote(config, read_file(config), self._data, self._threads)
 
     def wait(self, timeout: float) -> list[Event]:
-        """Return the next event of each training that has one.
+        """Return the next event of each run that has one.
 
         Raises:
             ServiceUnreachable: the head of the cluster is gone.
@@ -143,7 +143,7 @@ class RayEngine:
         return [event for stream in ready if (event := self._event(keys[stream], stream))]
 
     def _event(self, key: int, stream: ray.ObjectRefGenerator) -> Event | None:
-        """Return the next event of a stream that has something, or None where a training has just begun."""
+        """Return the next event of a stream that has one, or None if its run has just started."""
         what = _next(stream, self._nodes.get(key, "a node"))
         if isinstance(what, str):
             self._nodes[key] = what
@@ -173,7 +173,7 @@ class RayEngine:
             ray.cancel(stream)
 
     def hold(self) -> None:
-        """No-op: a training that nobody listens to waits after a few epochs."""
+        """No-op: a run whose events nobody takes waits after a few epochs."""
 
     def release(self) -> None:
         """Interrupt every task."""
@@ -181,7 +181,7 @@ class RayEngine:
             self.cancel(key)
 
     def resize(self, slots: int) -> None:
-        """Hold up to `slots` trainings in flight; the cluster decides how many have room."""
+        """Keep up to `slots` runs in flight; the cluster decides how many have room."""
         self.slots = self._few = slots
         self._follows = False
 
@@ -192,7 +192,7 @@ class RayEngine:
 
 
 def room(cluster: Mapping[str, float], needs: Mapping[str, float]) -> int:
-    """Return how many trainings a cluster with these resources holds at once, at least 1."""
+    """Return how many runs fit into a cluster with these resources at once, at least 1."""
     return max(1, min((int(cluster.get(name, 0.0) / n + 1e-9) for name, n in needs.items() if n > 0), default=1))
 
 
@@ -208,21 +208,23 @@ def _next(stream: ray.ObjectRefGenerator, node: str) -> What | str:
 
 
 def _explain(error: failures.RayError, node: str) -> TrainingError | UsageError:
-    """Say in one line why Ray gave up a task on `node`."""
+    """Explain in one line why Ray gave up a task on `node`."""
     reason = one_line(error)
     if missing := _missing(error):
-        return UsageError(f"a node of the Ray cluster: {missing}. Install the driver's sweeper on every node.")
+        return UsageError(
+            f"a node of the Ray cluster lacks a module: {missing}. Install the same sweeper on every node."
+        )
     match error:
         case failures.RuntimeEnvSetupError() | failures.TaskUnschedulableError():
-            return UsageError(f"the Ray cluster cannot run a training: {reason}")
+            return UsageError(f"the Ray cluster cannot run the task: {reason}")
         case failures.OutOfMemoryError():
-            return OutOfMemory(f"{node} of the Ray cluster had no memory left: {reason}")
+            return OutOfMemory(f"Ray node {node} ran out of memory: {reason}")
         case failures.WorkerCrashedError():
             return WorkerLost(f"the Ray worker process on {node} died; the node may be out of memory")
         case failures.NodeDiedError():
-            return WorkerLost(f"the node of the Ray cluster that trained it is gone: {node}")
+            return WorkerLost(f"Ray node {node} died during the run")
         case failures.ObjectLostError():
-            return WorkerLost("a result was lost with the node of the Ray cluster that held it")
+            return WorkerLost("a result was lost with the Ray node that held it")
     return WorkerLost(f"Ray gave up the task: {type(error).__name__}: {reason}")
 
 

@@ -1,4 +1,4 @@
-"""The Ray cluster that trainings run on: one started on this machine, or one that this machine joins."""
+"""The Ray cluster that runs are trained on: one started on this machine, or one that this machine joins."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ ray.init(address=sys.stdin.read(), log_to_driver=False, logging_level="ERROR")
 
 @contextlib.contextmanager
 def local(cpus: int, gpus: float, store_bytes: int) -> Iterator[None]:
-    """Start Ray on this machine and end it with the block.
+    """Start Ray on this machine, and stop it at the end of the block.
 
-    It listens on loopback and asks for a token. It has no dashboard, sends no usage statistics, and keeps its files in
-    a temporary folder. Nothing in it gets a secret.
+    It listens on loopback and requires a token. It has no dashboard, sends no usage statistics, and keeps its files in
+    a temporary folder. No process in it gets a secret.
 
     Args:
         cpus: processors it may use.
-        gpus: GPUs that one training needs.
+        gpus: GPUs that one run needs.
         store_bytes: size of its object store.
 
     Raises:
-        UsageError: this machine has fewer GPUs than a training needs.
+        UsageError: this machine has fewer GPUs than a run needs.
     """
     variables = public() | {"RAY_AUTH_TOKEN": secrets.token_urlsafe(32), "RAY_USAGE_STATS_ENABLED": "0"}
     variables.pop("RAY_AUTH_MODE", None)  # Ray asks for a token unless this says otherwise
@@ -76,7 +76,7 @@ def local(cpus: int, gpus: float, store_bytes: int) -> Iterator[None]:
             start.result()
         if gpus > (found := resources().get("GPU", 0)):
             raise UsageError(
-                f"gpus_per_trial={gpus:g}: Ray finds {found:g} GPUs on this machine. Lower --gpus-per-trial, or name "
+                f"gpus_per_trial={gpus:g}: Ray finds only {found:g} on this machine. Lower --gpus-per-trial, or name "
                 "a cluster with --address."
             )
         yield
@@ -90,7 +90,7 @@ def local(cpus: int, gpus: float, store_bytes: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def joined(address: str) -> Iterator[None]:
-    """Join a running cluster; with the block, only our tasks end. Call `check_cluster` first."""
+    """Join a running cluster; at the end of the block, only our tasks end. Call `check_cluster` first."""
     with _quiet(), ThreadPoolExecutor(1) as aside:  # in the main thread, Ray takes over SIGTERM
         aside.submit(
             ray.init, address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False
@@ -102,7 +102,7 @@ def joined(address: str) -> Iterator[None]:
 
 
 def resources() -> dict[str, float]:
-    """Return what the cluster has in all, such as `{"CPU": 8.0, "GPU": 1.0}`."""
+    """Return the total resources of the cluster, such as `{"CPU": 8.0, "GPU": 1.0}`."""
     found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return found
 
@@ -139,7 +139,7 @@ def check_cluster(address: str) -> None:
     """Join the cluster from a process that can be killed: Ray tries for minutes and then ends its process.
 
     Raises:
-        UsageError: `address` is none that a driver can join.
+        UsageError: a driver cannot join `address`.
         ServiceUnreachable: it cannot be joined within 10 s.
     """
     if address != "auto":
@@ -157,7 +157,7 @@ def check_cluster(address: str) -> None:
 
 
 def _connect(address: str) -> None:
-    """Connect to HOST:PORT: an address where nobody listens is then known at once.
+    """Connect to HOST:PORT, to detect an address where nobody listens right away.
 
     Raises:
         UsageError: it is not HOST:PORT.
@@ -165,12 +165,12 @@ def _connect(address: str) -> None:
     """
     if address.startswith("ray://"):  # https://github.com/ray-project/ray/issues/43357: it will not be done
         raise UsageError(
-            f"Ray address {_shown(address)!r}: Ray's client cannot stream results. Run the driver in the cluster: "
+            f"Ray address {_shown(address)!r}: Ray Client cannot stream results. Run sweeper in the cluster: "
             "ray job submit --address http://HOST:8265 -- sweeper optimize … --engine ray --address auto"
         )
     found = re.fullmatch(r"\[?([\w.:-]+?)\]?:(\d+)", address)
     if found is None:
-        raise UsageError(f"Ray address {_shown(address)!r}: not an address. Use auto or HOST:PORT.")
+        raise UsageError(f"Ray address {_shown(address)!r} is not valid. Use auto or HOST:PORT.")
     try:
         socket.create_connection((found[1], int(found[2])), REACH_SECONDS).close()
     except (OSError, OverflowError, UnicodeError) as error:  # the last two: such a port or host cannot be
@@ -178,7 +178,7 @@ def _connect(address: str) -> None:
 
 
 def _shown(address: str) -> str:
-    """Return the address without a user and password, which have no place in it."""
+    """Return the address without a user and password, which it should not have."""
     return address.rpartition("@")[2][:80]
 
 
@@ -186,8 +186,8 @@ def _not_joined(address: str, said: str, reason: str) -> ServiceUnreachable:
     """The error of a cluster that answers; `said` is what Ray wrote to stderr."""
     if any(word in said for word in NO_TOKEN):
         return ServiceUnreachable(
-            f"Ray cluster {_shown(address)} cannot be joined: it asks for a token, and this process has none or "
-            "another. Set RAY_AUTH_MODE=token, and copy ~/.ray/auth_token from the head."
+            f"Ray cluster {_shown(address)} cannot be joined: this process has no token, or the wrong one. "
+            "Set RAY_AUTH_MODE=token, and copy ~/.ray/auth_token from the head."
         )
     return _unreachable(address, reason)
 

@@ -1,4 +1,4 @@
-"""Watch a Ray cluster from the driver, and warn the user when its head is gone or when no node has room."""
+"""Watch a Ray cluster from the driver, and warn when its head does not answer or no node has room."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from sweeper.core.text import counted
 
 REACH_SECONDS: Final = 2.0  # for a connection
 HEAD_SECONDS: Final = 30.0  # for the head to come back; Ray ends a process whose head is gone for 60 s
-ROOM_SECONDS: Final = 20.0  # before we warn that trainings wait; a worker takes ten to start
+ROOM_SECONDS: Final = 20.0  # before we warn that runs are waiting; a worker takes ten to start
 
 
 class Watch:
-    """Warns when the head of the cluster is gone, and when no training in flight has begun for long.
+    """Warns when the head node does not answer, and when no run in flight has started for long.
 
     Args:
         warn: prints a line for the user.
-        needs: what a training needs, such as `{"CPU": 1.0, "GPU": 0.25}`.
+        needs: what a run needs, such as `{"CPU": 1.0, "GPU": 0.25}`.
     """
 
     def __init__(self, warn: Say, needs: Mapping[str, float]) -> None:
@@ -35,39 +35,41 @@ class Watch:
         self._said = False
 
     def head_answers(self) -> bool:
-        """Return True if the head takes connections. Without one, most calls of Ray do not return.
+        """Return True if the head accepts connections. Without it, most calls of Ray do not return.
 
         Raises:
-            ServiceUnreachable: it has been gone for too long.
+            ServiceUnreachable: it has not answered for too long.
         """
         with contextlib.suppress(OSError):
             socket.create_connection((self._host.strip("[]"), int(self._port)), REACH_SECONDS).close()
             if self._gone_since is not None:
-                self._warn("the head of the Ray cluster is back")
+                self._warn("the Ray head node is back")
             self._gone_since = None
             return True
-        head = f"the head of the Ray cluster, {self._host}:{self._port},"
+        head = f"the Ray head node {self._host}:{self._port}"
         if self._gone_since is None:
             self._gone_since = time.monotonic()
-            self._warn(f"{head} does not answer: waiting {HEAD_SECONDS:g} s for it")
+            self._warn(f"{head} does not answer: waiting up to {HEAD_SECONDS:g} s")
         elif time.monotonic() - self._gone_since > HEAD_SECONDS:
-            raise ServiceUnreachable(f"{head} is gone. Start the cluster again; the same command then continues.")
+            raise ServiceUnreachable(
+                f"{head} does not answer. Start the cluster again, then run the same command again to continue."
+            )
         return False
 
     def see(self, in_flight: int, begun: int) -> None:
-        """Warn if trainings are in flight and none of them has begun for some time."""
+        """Warn if runs are in flight and none has started for some time."""
         now = time.monotonic()
         if begun or not in_flight or self._waiting_since is None:
             self._waiting_since, self._said = now, False
         elif not self._said and now - self._waiting_since > ROOM_SECONDS:
             self._said = True
             self._warn(
-                f"{counted(in_flight, 'training')} waiting: no node of the Ray cluster has begun one for "
+                f"{counted(in_flight, 'run')} waiting: no Ray node has started one for "
                 f"{now - self._waiting_since:.0f} s. Each needs {self._needed()}."
             )
 
     def _needed(self) -> str:
-        """Return what a training needs and what is free of it: `1 CPU (0 of 4 free)`."""
+        """Return what a run needs and how much of it is free: `1 CPU (0 of 4 free)`."""
         free: Mapping[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
         in_all: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         return " and ".join(

@@ -1,4 +1,4 @@
-"""One training at a time in this process: breakpoints work, and nothing has to start."""
+"""One run at a time in this process: breakpoints work, and nothing has to start."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sweeper.training.start import start
 
 
 class SerialEngine:
-    """Advance the one training by an epoch at each `wait`."""
+    """Advance the one run by an epoch at each `wait`."""
 
     slots = 1
     interruptible = True
@@ -29,7 +29,7 @@ class SerialEngine:
         return 0 if self._running else 1
 
     def submit(self, key: int, config: RunConfig) -> None:
-        """Begin a training."""
+        """Start a run."""
         assert self._running is None, "submit() without a free slot"
         self._running = key, start(config, self._data)
 
@@ -48,13 +48,13 @@ class SerialEngine:
             return [Event(key, explain(error))]
 
     def cancel(self, key: int) -> None:
-        """Close the training's generator."""
+        """Close the run's generator."""
         if self._running and self._running[0] == key:
             self._running[1].close()
             self._running = None
 
     def hold(self) -> None:
-        """No-op: a training goes on in `wait` only."""
+        """No-op: a run only advances in `wait`."""
 
     def release(self) -> None:
         """Close what is running."""

@@ -107,7 +107,7 @@ def dot(marker: str, fill: str, edge: str, size: float = 6) -> Line2D:
 
 
 def add_legend(figure: Figure, *entries: tuple[Line2D | Patch, str, bool], at_foot: bool = False) -> None:
-    """Add a legend of the entries that are shown, beside the sentence in the heading or at the figure's foot."""
+    """Add a legend of the entries that are shown, next to the sentence in the heading or at the figure's foot."""
     handles, labels = zip(*((handle, label) for handle, label, is_shown in entries if is_shown), strict=True)
     height = 0.0 if at_foot else 1 - 0.55575 / figure.get_figheight()
     figure.legend(handles, labels, loc="lower center" if at_foot else "center right",
@@ -148,7 +148,7 @@ def axis_title(metric: Metric) -> str:
 
 
 def axis_floor(values: Sequence[float]) -> float:
-    """Return the smallest value that is no outlier, at which an axis of accuracies starts.
+    """Return the smallest value that is not an outlier, where an axis of accuracies starts.
 
     An outlier is more than 1.5 interquartile ranges below the lower quartile (Tukey 1977). One
     diverged trial at 10% would otherwise squeeze all others into a line at the top.
@@ -174,7 +174,7 @@ def percent(value: float) -> str:
 
 
 def written(value: float, metric: Metric) -> str:
-    """Format a value of a metric: as percent, or with four decimals."""
+    """Format a metric value: as percent, or with four decimals."""
     return percent(value) if metric.unit == "%" else f"{value:.4f}"
 
 

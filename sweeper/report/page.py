@@ -135,7 +135,7 @@ def png(content: bytes, alt: str, *, least_width: int = 0) -> Markup:
         least_width: in pixels; where the page is narrower, the picture scrolls.
 
     Raises:
-        ValueError: `content` is no PNG.
+        ValueError: `content` is not a PNG.
     """
     if content[:8] != b"\x89PNG\r\n\x1a\n":
         raise ValueError("not a PNG")

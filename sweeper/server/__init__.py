@@ -1,4 +1,4 @@
-"""The services behind `sweeper serve`, apart from all else: imports `core` alone.
+"""The services behind `sweeper serve`, independent of everything else: imports only `core`.
 
 Owns PostgreSQL, MLflow's server, the dashboard, their supervision and backups.
 """

@@ -59,7 +59,7 @@ def unpack(file: Path, folder: Path) -> dict[str, str]:
     """Unpack a backup into a new folder and check each file; return the SHA-256 of its members.
 
     Raises:
-        SweeperError: it is no whole backup, of another format, or larger than the disk has room for.
+        SweeperError: it is not a complete backup, has another format, or does not fit on the disk.
     """
     try:
         with file.open("rb") as stream, open_archive(stream, file.stat().st_size, _permitted, "a backup") as archive:
@@ -74,7 +74,7 @@ def unpack(file: Path, folder: Path) -> dict[str, str]:
             raise SweeperError(
                 f"{file} could not be unpacked ({error.strerror}). Check the disk of {folder.parent}."
             ) from None
-        raise SweeperError(f"{file}: not a whole backup of sweeper ({reason(error)}). Restore another.") from None
+        raise SweeperError(f"{file} is not a complete sweeper backup ({reason(error)}). Use another one.") from None
     return manifest["sha256"]
 
 
@@ -87,7 +87,9 @@ def _check_room(size: int, folder: Path) -> None:
     """Compare the size of all files with the free disk."""
     needed, free = size + SPARE, shutil.disk_usage(folder).free
     if needed > free:
-        raise SweeperError(f"{folder.parent} has {free:,} bytes free, and the backup needs {needed:,}. Make room.")
+        raise SweeperError(
+            f"{folder.parent} has {free:,} bytes free, but the backup needs {needed:,}. Free some space."
+        )
 
 
 def _extract(archive: Archive, name: str, folder: Path, digest: str) -> None:

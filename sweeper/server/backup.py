@@ -26,7 +26,7 @@ NO_OWNERS: Final = ("--no-owner", "--no-privileges")  # the databases may get ot
 
 
 def backup(home: Path, file: Path, database_url: str | None = None) -> dict[str, Any]:
-    """Write the state of a home into `file`, whole or not at all; `sweeper serve` may be running.
+    """Write the state of a home to `file`, completely or not at all; `sweeper serve` may be running.
 
     Returns:
         The result for `--json`.
@@ -39,7 +39,7 @@ def backup(home: Path, file: Path, database_url: str | None = None) -> dict[str,
     if file.exists():
         raise SweeperError(f"{file} exists. Name another file.")
     if database_url is None and not (home / DATA).exists():
-        raise SweeperError(f"{home}: nothing was served from here. Name the home with --home or SWEEPER_HOME.")
+        raise SweeperError(f"{home}: sweeper serve has not run here. Name the home with --home or SWEEPER_HOME.")
     partial = file.with_name(f".{file.name}.partial")
     dumps = file.with_name(f".{file.name}.dumps")
     try:
@@ -62,7 +62,7 @@ def _artifacts(digests: Mapping[str, str]) -> int:
 
 @contextlib.contextmanager
 def _databases(home: Path, url: str | None) -> Iterator[Databases]:
-    """Yield the databases of a home: those being served, or ones started until the block ends."""
+    """Yield the databases of a home: the running ones, or ones started until the end of the block."""
     served = (read_state(home) or {}).get("purpose") == "serve"
     if served and url is None:
         yield Embedded(home / DATA).databases
@@ -74,7 +74,7 @@ def _databases(home: Path, url: str | None) -> Iterator[Databases]:
 
 
 def _tool(program: str, databases: Databases, name: str, *arguments: str) -> None:
-    """Run one of PostgreSQL's programs on a database, with the password not on the command line."""
+    """Run one of PostgreSQL's programs on a database, without its password on the command line."""
     target = f"--dbname={databases.url(name, password=False)}"
     run_tool(program, target, *arguments, password=databases.password)
 
@@ -118,9 +118,11 @@ def restore(home: Path, file: Path, database_url: str | None = None) -> dict[str
 
 
 def _load(databases: Databases, folder: Path) -> None:
-    """Fill new databases from the dumps; where that fails, remove them."""
+    """Fill new databases from the dumps; if that fails, remove them."""
     if present := {MLFLOW, OPTUNA} & databases.present():
-        raise SweeperError(f"that server already has {' and '.join(sorted(present))}. Restore onto one without them.")
+        raise SweeperError(
+            f"that server already has {' and '.join(sorted(present))}. Restore to a server without them."
+        )
     try:
         databases.create()
         for name in (MLFLOW, OPTUNA):

@@ -1,9 +1,9 @@
-"""The Optuna dashboard of `sweeper serve`: on loopback, read-only, and for pages of its own address only.
+"""The Optuna dashboard of `sweeper serve`: on loopback, read-only, and only for pages of its own address.
 
 The dashboard has no authentication. It is protected in four ways: it listens on loopback, it refuses other Host headers
-(a web page whose name is made to point at loopback sends its own), it refuses requests that write, and its database
-role may only read. Run as `python -m sweeper.server.dashboard PORT [ADDRESS]`, with the database in DATABASE_URL. In a
-container the address is 0.0.0.0, and the engine publishes the port on the machine's loopback.
+(against DNS rebinding), it refuses requests that write, and its database role may only read.
+Run as `python -m sweeper.server.dashboard PORT [ADDRESS]`, with the database in DATABASE_URL. In a container the
+address is 0.0.0.0, and the engine publishes the port on the machine's loopback.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any
 
 
 def replace_process(command: Sequence[Any], *, extra_env: Mapping[str, str], **_: Any) -> None:
-    """Replace this program with `command`, with more variables; does not return."""
+    """Replace this program with `command`, with extra variables; does not return."""
     os.execvpe(str(command[0]), [*map(str, command)], {**os.environ, **extra_env})  # noqa: S606 - no shell is wanted
 
 

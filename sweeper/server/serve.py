@@ -48,7 +48,7 @@ ADMIN: Final = "admin"
 SECRET_BYTES: Final = 24  # 32 characters
 MLFLOW_VARIABLES: Final = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 WILDCARDS: Final = ("0.0.0.0", "::")  # noqa: S104 -- names of addresses, nothing is bound
-# Each runs once, in a process of its own. The URL is in a variable, as a command line would show its password.
+# Each runs once, in its own process. The URL is in a variable, as a command line would show its password.
 MAKE_TABLES: Final = "import os, optuna; optuna.storages.RDBStorage(os.environ['DATABASE_URL'])"
 UPGRADE: Final = {
     MLFLOW: "import os; from mlflow.cli import cli; cli(['db', 'upgrade', os.environ['DATABASE_URL']])",
@@ -70,21 +70,24 @@ class ServeOptions:
     upgrade: bool = False
 
     def check(self) -> None:
-        """Refuse options that would let strangers in or cannot work.
+        """Refuse options that are insecure or cannot work.
 
         Raises:
             UsageError: one line.
         """
         for name in self.allowed_hosts:
             if not re.fullmatch(r"[\w.-]+(:\d+)?|\[[\da-fA-F:.]+\](:\d+)?", name):
-                raise UsageError(f"--allowed-hosts {name!r}: no wildcard. Name a host as in a browser's address line.")
+                raise UsageError(
+                    f"--allowed-hosts {name!r}: wildcards are not allowed. Name each host as in a "
+                    "browser's address bar."
+                )
         if not is_loopback(self.host) and not (self.auth and self.allowed_hosts):
             raise UsageError(
-                f"--host {self.host}: other machines could reach it. Add --auth, and --allowed-hosts with the names "
-                "that they use."
+                f"--host {self.host} exposes the server to other machines. Add --auth, and --allowed-hosts with the "
+                "host names that clients use."
             )
         if self.dashboard_port == self.port:
-            raise UsageError(f"--dashboard-port {self.port}: the same as --port. Choose another.")
+            raise UsageError(f"--dashboard-port {self.port}: the same as --port. Choose another one.")
 
     @property
     def reachable_host(self) -> str:
@@ -122,10 +125,11 @@ def held(home: Path, purpose: str) -> Iterator[None]:
         found = read_state(home) or {}
         who = f"process {found['pid']} since {found['since']}" if found else "another process"
         raise SweeperError(
-            f"{home.resolve()} is in use by {who}, which runs sweeper {found.get('purpose', '?')}. Stop it, or wait."
+            f"{home.resolve()} is in use by {who}, which runs sweeper {found.get('purpose', '?')}. Stop it, or wait "
+            "for it."
         ) from None
     except OSError as error:
-        raise SweeperError(f"could not lock {home}: {error.strerror}. Name a directory that you can write.") from None
+        raise SweeperError(f"could not lock {home}: {error.strerror}. Name a writable directory.") from None
     try:
         write_state(home, {"purpose": purpose})
         yield
@@ -141,7 +145,7 @@ def write_state(home: Path, state: dict[str, Any]) -> None:
 
 
 def read_state(home: Path) -> dict[str, Any] | None:
-    """Return what the process that holds this home recorded with `write_state`; None if nobody holds it."""
+    """Return the record that the holder of this home wrote with `write_state`; None if nobody holds it."""
     try:
         with filelock.FileLock(home / LOCK, timeout=0):
             return None
@@ -252,7 +256,7 @@ def check_port(host: str, port: int, name: str) -> None:
             free.bind(address)
     except OSError as error:
         raise SweeperError(
-            f"{host}:{port}: {error.strerror}. Choose another --{name}, or stop the program that listens there."
+            f"{host}:{port}: {error.strerror}. Choose another --{name}, or stop the program that uses the port."
         ) from None
 
 
@@ -331,7 +335,7 @@ def _say_settings(home: Path, options: ServeOptions, found: dict[str, Any], data
         file = shlex.quote(str((home / SECRETS / "admin-password").resolve()))
         say(f'export MLFLOW_TRACKING_PASSWORD="$(cat {file})"')
     if databases.password:
-        say("# the password of the database is not shown; put it into ~/.pgpass or PGPASSWORD")
+        say("# the database password is not shown; put it into ~/.pgpass or PGPASSWORD")
     say(f"# runs:   {found['mlflow']}/#/experiments?workflowType=machine_learning")
     if "dashboard" in found:
         say(f"# trials: {found['dashboard']}/dashboard/")
@@ -368,8 +372,8 @@ def _check_admin(url: str, home: Path) -> None:
     except urllib.error.HTTPError as error:
         if error.code == HTTPStatus.UNAUTHORIZED:
             raise SweeperError(
-                f"{path.resolve()}: not the password of {ADMIN} in this database, which an earlier home set. Copy the "
-                f"secrets of that home into {path.parent.resolve()}."
+                f"{path.resolve()}: does not hold the password of {ADMIN} in this database, which another home set. "
+                f"Copy that home's secrets into {path.parent.resolve()}."
             ) from None
         raise SweeperError(f"{url}: MLflow answered {error.code} to {ADMIN}. See {(home / 'log').resolve()}.") from None
     except OSError as error:

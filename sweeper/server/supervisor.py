@@ -1,6 +1,6 @@
 """A group of child processes that live and die together.
 
-Each child has its own session, so that Ctrl-C reaches it only through the group, and its own log.
+Each child has its own log, and its own session, so that Ctrl-C reaches it only through the group.
 A watchdog, a few lines of shell, reads from a pipe. When this process ends, even by kill -9, the pipe closes and the
 watchdog stops the children.
 """
@@ -93,7 +93,7 @@ class Part:
     database: bool
 
     def signal(self) -> None:
-        """Ask it to end: its process group, or of a database only the postmaster."""
+        """Ask it to end: its process group, or only the postmaster of a database."""
         with contextlib.suppress(ProcessLookupError):
             if self.database:  # SIGINT: end the connections, write out, exit
                 self.process.send_signal(signal.SIGINT)
@@ -101,7 +101,7 @@ class Part:
                 os.killpg(self.process.pid, signal.SIGTERM)
 
     def end(self) -> None:
-        """Wait until it ends, but not for ever; then kill what is left of its process group."""
+        """Wait for its end for a limited time; then kill what is left of its process group."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(DATABASE_SECONDS if self.database else TERM_SECONDS)
         with contextlib.suppress(ProcessLookupError):
@@ -202,7 +202,7 @@ class Group:
             code = event.process.returncode
             how = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
             raise SweeperError(
-                f"{event.name} stopped ({how}), so all parts were stopped. {self._end_of_log(event.name)}"
+                f"{event.name} stopped ({how}), so everything was stopped. {self._end_of_log(event.name)}"
             )
         raise Interrupted(event)
 

@@ -30,7 +30,7 @@ class UiOptions:
     """What to show: an MLflow store and a study database.
 
     Attributes:
-        tracking_uri: of the store; a server is not started again, only linked.
+        tracking_uri: of the store; a running server is linked, not started again.
         storage: SQLAlchemy's URL of the database; None for no dashboard.
         port: of MLflow; None for the usual one, or a free one if that is in use.
         dashboard_port: the same for the dashboard.
@@ -79,7 +79,7 @@ def ui(
             found["studies"] = f"{parts['dashboard']}/dashboard/"
         for name, url in found.items():
             say(f"{name + ':':<9} {url}")
-        say("Ctrl-C stops it" if parts else "nothing to serve here")
+        say("press Ctrl-C to stop" if parts else "nothing to serve here")
         started(found)
         if options.browser and _has_windows():
             webbrowser.open(next(iter(found.values())))

@@ -1,4 +1,4 @@
-"""Orders to the driver of a study: attributes of the study in its database, so that any machine can give them."""
+"""Orders to the driver of a study: attributes of the study in its database, so that any machine can set them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, Final, NamedTuple
 
 WANTED: Final = "wanted"  # what the driver should do:
 RUN, PAUSE, STOP = "run", "pause", "stop"
-WORKERS: Final = "wanted_workers"  # how many trainings at a time
+WORKERS: Final = "wanted_workers"  # how many runs at a time
 SKIP: Final = "skip."  # and the number of a trial that shall end
 
 
 class Orders(NamedTuple):
-    """The orders that the driver of a study was given."""
+    """The orders to the driver of a study."""
 
     wanted: str = RUN
     workers: int | None = None

@@ -22,7 +22,7 @@ def open_database(url: sqlalchemy.URL, *, create: bool) -> Iterator[optuna.stora
     With `create`, an empty one gets the tables of studies.
 
     Raises:
-        UsageError: the database belongs to another program, or is empty and to be read.
+        UsageError: the database belongs to another program, or is empty without `create`.
     """
     sqlite = url.get_backend_name() == "sqlite"
     options = {"timeout": 60} if sqlite else {"connect_timeout": CONNECT_SECONDS}
@@ -30,8 +30,8 @@ def open_database(url: sqlalchemy.URL, *, create: bool) -> Iterator[optuna.stora
     try:
         tables = _tables(url, options)
         if "studies" not in tables and (tables or not create):
-            held = f"which is another program's, with tables such as {tables[0]!r}" if tables else "which is empty"
-            raise UsageError(f"storage {shown}: no study is in this database, {held}")
+            held = f"belongs to another program (it has a table {tables[0]!r})" if tables else "is empty"
+            raise UsageError(f"storage {shown}: this database {held}. Name another one with --storage.")
         storage = optuna.storages.RDBStorage(
             url.render_as_string(hide_password=False),
             engine_kwargs={"connect_args": options, "pool_pre_ping": not sqlite},
@@ -39,7 +39,7 @@ def open_database(url: sqlalchemy.URL, *, create: bool) -> Iterator[optuna.stora
     except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ImportError) as error:
         reason = " ".join(str(getattr(error, "orig", error)).split())[:300].replace(url.password or "\0", "***")
         kind = SweeperError if sqlite else ServiceUnreachable
-        raise kind(f"storage {shown}: {reason}") from None
+        raise kind(f"storage {shown} cannot be opened ({reason}). Check --storage.") from None
     try:
         yield storage
     finally:

@@ -1,4 +1,4 @@
-"""The edges of a search space: where the best configuration lies at one, better ones may lie beyond."""
+"""The edges of a search space: if the best configuration is at one, better ones may lie beyond."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LEAST: Final = {"batch_size": 2}  # as BatchNorm needs; no other number can lie 
 
 
 def edges(space: Space, params: Mapping[str, Any]) -> list[str]:
-    """Say in a sentence for each number among the parameters of the best configuration if it lies at an edge."""
+    """Return a sentence for each numeric parameter of the best configuration that is at an edge of its range."""
     found = []
     for name, value in params.items():
         dimension = space.dimensions.get(name)

@@ -1,7 +1,7 @@
-"""How good a configuration is, judged by all its seeds.
+"""The quality of a configuration, estimated from all its seeds.
 
-The best of many noisy values is partly luck, and a configuration of one lucky seed should not stand above one that was
-as good three times. So each mean is drawn towards the mean of all, the more the fewer its seeds.
+The best of many noisy values is partly luck, and a configuration with one lucky seed should not rank above one that was
+as good three times. So each mean is shrunk towards the overall mean: the fewer its seeds, the more.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ COVERAGE: Final = 0.95
 
 
 class Standing(NamedTuple):
-    """A configuration by the values of its seeds, in their unit. The interval is NaN where the seeds do not tell."""
+    """A configuration's values over its seeds, in their unit. The interval is NaN if there are too few seeds."""
 
     key: str
     n: int
@@ -94,7 +94,7 @@ def by_configuration(trials: Iterable[T], metric: Metric) -> list[tuple[list[T],
 
 
 def mean_loss(trials: Sequence[Tried]) -> float:
-    """Return the mean loss; one that is not known counts as 0."""
+    """Return the mean loss; unknown ones count as 0."""
     return sum(trial.loss or 0.0 for trial in trials) / len(trials)
 
 

@@ -1,4 +1,4 @@
-"""How far each parameter decides which trials are among the best of a study."""
+"""How much each parameter determines which trials are among the best of a study."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BEST: Final = 5  # trials at least that count as the best, as Optuna advises
 
 
 class Importance(NamedTuple):
-    """How far a parameter decides which trials are among the best, as a share of what all parameters decide.
+    """How much a parameter determines which trials are among the best, as a share over all parameters.
 
     It is measured among the trials that have the parameter: a rate of Dropout among those whose placement has Dropout
     there. So the shares of parameters that different trials have do not add up to 1.
@@ -34,7 +34,7 @@ class Importance(NamedTuple):
 
     @property
     def measured(self) -> bool:
-        """Tell if the trials say anything about the parameter. A share of 0 says that it decides nothing."""
+        """Return True if the trials give a share for the parameter. A share of 0 means that it has no effect."""
         return math.isfinite(self.share)
 
     @property

@@ -34,14 +34,14 @@ def known_in_file(path: Path, space: Space, base: RunConfig) -> list[Known]:
     text = read_small(path)
     rows = list(_csv_rows(path, text) if path.suffix.lower() == ".csv" else _yaml_rows(path, text))
     if not rows:
-        raise SpaceError(f"{path}: no configuration; write one a row, each value under the name of its dimension")
+        raise SpaceError(f"{path}: no configurations. Write one per row, each value under the name of its dimension.")
     return [checked(f"{path.name}, row {number}", row, space, base) for number, row in enumerate(rows, 1)]
 
 
 def known_experiments(space: Space) -> tuple[list[Known], dict[int, str]]:
-    """Return those of the article's experiments that lie in the space, and why each of the others does not.
+    """Return the article's experiments that lie in the space, and the reason for each that does not.
 
-    Only the dimensions of the space count: in everything else, a trial is as its study.
+    Only the dimensions of the space count: everything else is set by the study.
     """
     inside, left_out = [], {}
     for number in EXPERIMENTS:
@@ -75,7 +75,7 @@ def _used(source: str, params: Params, placement: Any) -> dict[str, Any]:
         if params[name] not in (0, "constant"):
             raise SpaceError(
                 f"{source}: {name}={params[name]!r:.60}: placement {placement} has no Dropout in its "
-                f"{PLACES.get(name, 'network')}; leave {name} out"
+                f"{PLACES.get(name, 'network')}. Leave {name} out."
             )
     return {name: value for name, value in params.items() if name not in unused}
 
@@ -95,7 +95,7 @@ def _as_in(space: Space, params: Params) -> dict[str, Any]:
 def _yaml_rows(path: Path, text: bytes) -> Sequence[Params]:
     rows = parse_yaml(path, text)
     if not isinstance(rows, list):
-        raise SpaceError(f"{path}: not a list of configurations; begin each with '- ', as in - {{placement: bn}}")
+        raise SpaceError(f"{path}: not a list of configurations. Start each with '- ', as in - {{placement: bn}}.")
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not row:
             raise SpaceError(f"{path.name}, row {number}: {row!r:.60}: not a mapping such as {{placement: bn}}")
@@ -109,14 +109,14 @@ def _csv_rows(path: Path, text: bytes) -> Iterator[Params]:
         raise SpaceError(f"{path}: not CSV: {str(error)[:150]}") from None
     names = [name.strip() for name in lines[0]] if lines else []
     if twice := [name for name in names if names.count(name) > 1]:
-        raise SpaceError(f"{path}: column {twice[0][:60]!r} is given twice")
+        raise SpaceError(f"{path}: column {twice[0][:60]!r} appears twice. Delete one.")
     for number, cells in enumerate(lines[1:], 1):
         if len(cells) != len(names):
             counts = f"{counted(len(cells), 'value')} for {counted(len(names), 'column')}"
             raise SpaceError(f"{path.name}, row {number}: {counts}")
         row = {name: _value(cell.strip()) for name, cell in zip(names, cells, strict=True) if cell.strip()}
         if not row:
-            raise SpaceError(f"{path.name}, row {number}: no value; delete the row")
+            raise SpaceError(f"{path.name}, row {number}: no values. Delete the row.")
         yield row
 
 

@@ -1,6 +1,6 @@
-"""One driver a study: a lock that the operating system or PostgreSQL drops when its holder dies.
+"""One driver per study: a lock that the operating system or PostgreSQL drops when its holder dies.
 
-It is a file lock beside a sqlite file, and in PostgreSQL an advisory lock on a connection of its own.
+It is a file lock next to a sqlite file, or an advisory lock on a separate PostgreSQL connection.
 A second driver is refused, in a message that names the holder.
 """
 
@@ -35,10 +35,10 @@ class Lock:
     """A study held by this process. This one is for a database in memory, which no other process sees."""
 
     def check(self) -> None:
-        """Raise if the lock was lost."""
+        """Raise an error if the lock was lost."""
 
     def release(self) -> None:
-        """Let another driver hold the study."""
+        """Release the study for another driver."""
 
 
 def acquire(url: sqlalchemy.URL, name: str) -> Lock:
@@ -122,20 +122,24 @@ def _ask(url: sqlalchemy.URL, connection: psycopg.Connection[Any], query: Litera
 
 def _unreachable(url: sqlalchemy.URL, error: psycopg.Error) -> ServiceUnreachable:
     reason = one_line(error).replace(url.password or "\0", "***")
-    return ServiceUnreachable(f"storage {url.render_as_string(hide_password=True)}: {reason}")
+    return ServiceUnreachable(
+        f"storage {url.render_as_string(hide_password=True)} cannot be opened ({reason}). Check --storage."
+    )
 
 
 def _refusal(name: str, holder: str) -> StudyConflict:
-    return StudyConflict(f"study {name!r} is being driven by {holder}; wait for it, or stop it")
+    return StudyConflict(f"study {name!r} is in use by {holder}. Wait for it, or stop it.")
 
 
 class FileLock(Lock):
-    """A lock file beside a sqlite file, `FILE.STUDY.lock`, and who holds it in `FILE.STUDY.holder`."""
+    """A lock file next to a sqlite file, `FILE.STUDY.lock`; its holder is named in `FILE.STUDY.holder`."""
 
     def __init__(self, database: Path, name: str) -> None:
         database = database.absolute()
         if not database.parent.is_dir():
-            raise SweeperError(f"storage {database}: the folder {database.parent} does not exist")
+            raise SweeperError(
+                f"storage {database}: the folder {database.parent} does not exist. Create it, or change --storage."
+            )
         path = database.with_name(f"{database.name}.{name}.lock")
         self._holder = holder = path.with_suffix(".holder")
         self._lock = filelock.FileLock(path)
@@ -147,12 +151,14 @@ class FileLock(Lock):
                 who = holder.read_text()[:120] or who
             raise _refusal(name, who) from None
         except OSError as error:
-            raise SweeperError(f"storage {database}: {error.strerror}: the folder must exist and be writable") from None
+            raise SweeperError(
+                f"storage {database}: {error.strerror}. Its folder must exist and be writable."
+            ) from None
         now = dt.datetime.now().astimezone().isoformat(timespec="seconds")
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}")
 
     def release(self) -> None:
-        """Let another driver hold the study."""
+        """Release the study for another driver."""
         with contextlib.suppress(OSError):
             self._holder.unlink(missing_ok=True)
         self._lock.release()
@@ -184,7 +190,7 @@ class AdvisoryLock(Lock):
         return f"process {pid} on {host} since {row[1].isoformat(timespec='seconds')}"
 
     def check(self) -> None:
-        """Ask the server for a sign of life on the lock's own connection.
+        """Check that the lock's connection is alive.
 
         Raises:
             ServiceUnreachable: the connection is lost, and the lock with it.
@@ -193,12 +199,12 @@ class AdvisoryLock(Lock):
             self._connection.execute("SELECT 1")
         except psycopg.Error:
             raise ServiceUnreachable(
-                f"storage {self._shown}: the connection that holds study {self._name!r} is lost; "
-                "the same command continues it once the database is back"
+                f"storage {self._shown}: lost the connection that locks study {self._name!r}. When the database is "
+                "back, run the same command again to continue."
             ) from None
 
     def release(self) -> None:
-        """Let another driver hold the study, at once: the server sees only later that the connection is closed."""
+        """Release the study right away: the server notices a closed connection only later."""
         with contextlib.suppress(psycopg.Error):  # the connection is lost, and the lock with it
             self._connection.execute("SELECT pg_advisory_unlock_all()")
         self._connection.close()

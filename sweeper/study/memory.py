@@ -1,4 +1,4 @@
-"""Optuna's storage in memory, which can show chosen trials in place of its own."""
+"""Optuna's storage in memory, which can show chosen trials instead of its own."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A study in memory, and behind it the database that outlives this process.
 
-One process at a time writes a study (lock.py), so that it need not read again what it has written. Sampler and pruner
+One process at a time writes a study (lock.py), so it does not need to read back what it has written. Sampler and pruner
 see the memory. The database is written by the calls of Optuna's storage: a trial begins in one transaction, and each
 value, each attribute and each end is one more. Within `together`, `begin` writes the trials that began since the last
 call, and `settle` what has happened to them. A driver may die between any two transactions: the next one finds the
@@ -22,7 +22,7 @@ from sweeper.core.errors import StudyConflict
 from sweeper.study.database import read_trials
 from sweeper.study.memory import Memory
 
-# A trial's system attribute: what a driver needs that goes on after one which died while it wrote the trial.
+# A trial's system attribute: what the next driver needs if one died while it wrote the trial.
 PROPOSED: Final = "proposed"
 
 
@@ -57,11 +57,11 @@ class Mirror:
         self._ended: list[tuple[int, dict[str, Any]]] = []
 
     def id_in_memory(self, number: int) -> int:
-        """Return what the storage in memory calls a trial."""
+        """Return a trial's ID in the memory storage."""
         return self.memory.get_trial_id_from_study_id_trial_number(self._memory_id, number)
 
     def trial(self, number: int) -> FrozenTrial:
-        """Return a trial as it is in memory, which must not be changed."""
+        """Return a trial from memory; do not modify it."""
         return self.memory.get_trial(self.id_in_memory(number))
 
     @contextlib.contextmanager
@@ -121,7 +121,7 @@ class Mirror:
     def _create(self, trial: FrozenTrial) -> None:
         with contextlib.suppress(KeyError):
             self._stored_id(trial.number)
-            raise self._conflict(f"there is a trial {trial.number} already")
+            raise self._conflict(f"it added trial {trial.number}")
         self._ids[trial.number] = self._storage.create_new_trial(self._study_id, template_trial=trial)
 
     def _complete(self, left: FrozenTrial, trial: FrozenTrial) -> None:
@@ -130,7 +130,7 @@ class Mirror:
         stored = self._ids[trial.number] = self._stored_id(trial.number)
         taken = left.state != TrialState.WAITING or self._storage.set_trial_state_values(stored, TrialState.RUNNING)
         if not taken:
-            raise self._conflict(f"it has taken trial {trial.number}")
+            raise self._conflict(f"it started trial {trial.number}")
         for key, value in trial.system_attrs.items():
             if key not in left.system_attrs:
                 self._storage.set_trial_system_attr(stored, key, value)
@@ -183,16 +183,16 @@ class Mirror:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Refuse to write to trials that another process has ended, or deleted with their study."""
+        """Raise an error on writing to trials that another process has ended, or deleted with their study."""
         try:
             yield
         except UpdateFinishedTrialError:
-            raise self._conflict("it has ended a trial that runs") from None
+            raise self._conflict("it ended a running trial") from None
         except KeyError:
-            raise self._conflict("it has deleted a trial that runs") from None
+            raise self._conflict("it deleted a running trial") from None
 
     def _conflict(self, what: str) -> StudyConflict:
         return StudyConflict(
-            f"study {self.study.study_name!r}: another process has written to it: {what}. Stop that process and run "
+            f"study {self.study.study_name!r}: another process has changed it: {what}. Stop that process, and run "
             "the same command again."
         )

@@ -33,8 +33,8 @@ def open_study(
 
     Args:
         name: of the study.
-        settings: it is continued only with equal ones. A metric, sampler or pruner `auto` is the one that it was made
-            with.
+        settings: must equal the recorded ones. A metric, sampler or pruner `auto` takes the recorded
+            one.
         storage_url: of its database.
         is_another: returns True for the identity of a study, empty for a new one, that did not make the recorded runs.
         known: configurations to train first, which lie in the space. Those that the study has are not enqueued again.
@@ -89,12 +89,12 @@ def _check_settings(name: str, storage: optuna.storages.BaseStorage, settings: S
     directions = [d.name.lower() for d in storage.get_study_directions(study_id)]
     made_for = metric_of(stored) if stored else METRICS[settings.metric]
     if directions != [made_for.direction] or (not stored and storage.get_n_trials(study_id)):
-        raise StudyConflict(f"study {name!r} was not made by sweeper; choose another name with --study")
+        raise StudyConflict(f"study {name!r} was not created by sweeper. Choose another name with --study.")
     wanted = json.loads(json.dumps(settings.describe()))
     if stored and (changes := _changes(stored, wanted)):
         raise StudyConflict(
-            f"study {name!r} has other settings ({'; '.join(changes)}); continue it with the old ones, or choose "
-            "another --study"
+            f"study {name!r} exists with other settings ({'; '.join(changes)}). Use the old ones to continue "
+            "it, or choose another --study."
         )
 
 
@@ -153,13 +153,13 @@ def _refuse_enqueued(name: str, storage: optuna.storages.RDBStorage, space: Spac
         shown = "; ".join(f"trial {number} was enqueued with {reason}" for number, reason in refused[:3])
         more = f"; and {len(refused) - 3} more" if len(refused) > 3 else ""
         raise StudyConflict(
-            f"study {name!r}: {shown}{more}; what was refused is recorded as failed, and the same command goes on "
-            "without it"
+            f"study {name!r}: {shown}{more}; these trials are recorded as failed. Run the same command again to go "
+            "on without them."
         )
 
 
 def _outside(space: Space, frozen: FrozenTrial) -> str:
     """Return what of an enqueued trial the space does not have, and what it has; empty if all is inside."""
     if frozen.params:  # by `add_trial`: `enqueue_trial` leaves the distributions to the space
-        return "distributions of its own; use Optuna's enqueue_trial"
+        return "its own distributions; use Optuna's enqueue_trial"
     return space.outside(frozen.system_attrs.get("fixed_params", {}))

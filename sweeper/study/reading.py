@@ -97,13 +97,13 @@ def best_configurations(name: str, storage_url: str, top: int) -> list[Ranking]:
     metric = METRICS[settings.metric]
     best = ranking(trial_rows(trials, metric), metric)[:top]
     if not best:
-        raise UsageError(f"study {found!r}: no trial is complete yet; name another one")
+        raise UsageError(f"study {found!r}: no trial is complete yet. Name another study.")
     return [Ranking(each.trials[0], each.params, settings.configuration(each.params)) for each in best]
 
 
 def _settings(name: str, attributes: Mapping[str, Any]) -> StudySettings:
     if "settings" not in attributes:
-        raise StudyConflict(f"study {name!r} was not made by sweeper; name another one")
+        raise StudyConflict(f"study {name!r} was not created by sweeper. Name another one.")
     return StudySettings.read(attributes["settings"])
 
 
@@ -125,11 +125,11 @@ def open_existing(name: str | None, storage_url: str) -> Iterator[tuple[RDBStora
     sqlite = url.get_backend_name() == "sqlite"
     where = Path(url.database or "").absolute() if sqlite else url.database
     if isinstance(where, Path) and not where.is_file():
-        raise UsageError(f"storage {where}: no such file; run `sweeper optimize` first, or name it with --storage")
+        raise UsageError(
+            f"storage {where} does not exist. Run `sweeper optimize` first, or name the database with --storage."
+        )
     with open_database(url, create=False) as storage:
         names = [study.study_name for study in storage.get_all_studies()]
         if not names or (name is not None and name not in names):
-            raise UsageError(
-                f"study {str(name)[:100]!r}: not in {where}, which holds: {', '.join(names) or 'no study'}"
-            )
+            raise UsageError(f"no study {str(name)[:100]!r} in {where}, which holds: {', '.join(names) or 'no study'}.")
         yield storage, check_name(name or names[-1])  # another program may have made it

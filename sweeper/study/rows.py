@@ -1,4 +1,4 @@
-"""A study as rows: one a trial, and the best of them."""
+"""A study as rows, one per trial, and the best of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TrialRow(NamedTuple):
     epochs: int
     seconds: float | None
     reason: str
-    copy_of: int | None = None  # the earlier trial whose result 0.1.0 copied, without a training
+    copy_of: int | None = None  # the earlier trial whose result 0.1.0 copied without training
     accuracy: float | None = None  # of the validation images, where the study knows it
 
 

@@ -1,6 +1,6 @@
 """Samplers, which propose the next trial, and pruners, which end one early.
 
-A sampler is built anew for each trial, from the study's seed and the trial's number. `gp`, `qmc` and `grid` propose
+A new sampler is built for each trial, from the study's seed and the trial's number. `gp`, `qmc` and `grid` propose
 whole configurations: a placement, and with it the rates that it has. `tpe` models the rates apart from the placement,
 which lost no more than a joint space did (docs/explanation/search.md).
 """
@@ -42,8 +42,8 @@ def make_pruner(name: str) -> BasePruner:
 
     After each epoch from `WARM_UP` on, once `STARTUP` trials are complete, it ends a trial whose best value so far is
     worse than the worst quarter (percentile) or half (median) of the complete trials' values at that epoch: below the
-    lower quartile of accuracies, above the upper one of losses. Each epoch is tested anew, and pruned trials set no
-    bar: percentile ends 26 to 64 % of the trials, as measured, not a quarter.
+    lower quartile of accuracies, above the upper one of losses. Every epoch is tested again, and pruned trials
+    do not count: percentile ends 26 to 64 % of the trials, as measured, not a quarter.
     """
     match name:
         case "percentile":
@@ -59,7 +59,7 @@ def make_sampler(
 ) -> BaseSampler:
     """Return the sampler that proposes trial `number`: tpe, gp, qmc, grid or random.
 
-    `gp` and `qmc` without a space are those of 0.1.0. `placement` is that of a space which varies none.
+    `gp` and `qmc` without a space are those of 0.1.0. `placement` is that of a space that does not vary it.
     """
     own = _own_seed(seed, number)
     with warnings.catch_warnings():
@@ -88,7 +88,7 @@ def _own_seed(seed: int, number: int) -> int:
 
 
 def drawn_at_random(sampler: str, space: Space, joint: bool = True) -> tuple[str, ...]:
-    """Return the names of the dimensions that a sampler draws at random, without regard to earlier trials.
+    """Return the names of the dimensions that a sampler draws at random, ignoring earlier trials.
 
     `gp` and `qmc` of a study that 0.1.0 made (`joint` is False) draw the rates that not every placement has.
     """
@@ -102,7 +102,7 @@ def drawn_at_random(sampler: str, space: Space, joint: bool = True) -> tuple[str
 
 
 class Whole(BaseSampler):
-    """A sampler that proposes a whole configuration. What an enqueued trial leaves open beside it is random."""
+    """A sampler that proposes a whole configuration. Values that an enqueued trial leaves open are random."""
 
     def __init__(self, space: Space, placement: Placement, seed: int, number: int) -> None:
         self._space, self._placement, self._seed, self._number = space, placement, seed, number
@@ -141,7 +141,7 @@ class QuasiRandom(Whole):
 
 
 class GaussianProcess(QuasiRandom):
-    """A Gaussian process over the whole space proposes, once there are trials that it can learn from."""
+    """Proposals of a Gaussian process over the whole space, once there are trials to learn from."""
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -171,7 +171,7 @@ class Cells(Whole):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Return the first of the cells that have fewest trials. Failed trials do not count."""
+        """Return the first of the cells with the fewest trials. Failed trials do not count."""
         del search_space
         states = (*FINISHED, TrialState.RUNNING)
         tried = [t.params for t in study.get_trials(deepcopy=False, states=states) if t.number != trial.number]
@@ -199,8 +199,8 @@ def window(trials: Sequence[FrozenTrial], direction: StudyDirection, size: int =
     """Return the trials that a sampler sees: those that are running and, of the finished ones, at most `size`.
 
     The best `BEST` complete trials are among them, ties by number; the others are the latest. TPE models the best
-    25 trials, and all others as background, whose weights fall with their age. Of thousands, the older ones change
-    little and make each proposal slower.
+    25 trials, and all others as background, whose weights fall with their age. With thousands of trials, the older ones
+    change little and make each proposal slower.
     """
     seen = [t for t in trials if t.state in (*FINISHED, TrialState.RUNNING)]
     finished = [t for t in seen if t.state != TrialState.RUNNING]

@@ -119,7 +119,7 @@ class Space:
         """Ask `trial` for every dimension that the network has, and put the answers into `base`.
 
         A rate is asked only where the placement has Dropout there, and the schedule of Dropout where it has any, so
-        that the sampler learns nothing from a value that changes nothing.
+        that the sampler does not learn from values without effect.
         """
         fields: dict[str, Any] = {}
         for name, dimension in self._in_order():
@@ -143,7 +143,7 @@ class Space:
         return cls({name: Choice(tuple(v)) if isinstance(v, list) else Range(**v) for name, v in described.items()})
 
     def smallest_batch(self, config: RunConfig) -> RunConfig:
-        """Return `config` with the smallest batch size that is searched, which is the one that must fit the images."""
+        """Return `config` with the smallest batch size of the search, which must fit the number of images."""
         sizes = self.dimensions["batch_size"].extremes() if "batch_size" in self.dimensions else (config.batch_size,)
         return config.derive(batch_size=min(sizes))
 
@@ -154,14 +154,14 @@ class Space:
         return {name: fields[name] for name in used if name in fields}
 
     def outside(self, params: Mapping[str, Any]) -> str:
-        """Return which of the values the space does not have, and what it has; empty if all are inside."""
+        """Describe the first value that is not in the space, and what is; empty if all are inside."""
         for name, value in params.items():
             dimension = self.dimensions.get(name)
             shown = f"{str(name)[:60]}={value!r:.60}"
             if dimension is None:
-                return f"{shown!r}, which the search space does not have; it has {', '.join(self.dimensions)}"
+                return f"{shown!r}, which is not in the search space; its dimensions are {', '.join(self.dimensions)}"
             if not dimension.holds(value):
-                return f"{shown!r}, outside the search space: {dimension.allowed()}"
+                return f"{shown!r}, which is not in the search space; use {dimension.allowed()}"
         return ""
 
     def validate(self, base: RunConfig) -> Space:
@@ -189,13 +189,13 @@ class Space:
         for rate, place in PLACES.items():
             if rate in self.dimensions and not any(each.uses(rate) for each in placements):
                 raise SpaceError(
-                    f"search space: {rate}: placement {', '.join(placements)} has no Dropout in its {place}; add one "
-                    f"that has, or leave {rate} out"
+                    f"search space: {rate}: placement {', '.join(placements)} has no Dropout in its {place}. Add one "
+                    f"that has, or leave {rate} out."
                 )
         if "dropout_schedule" in self.dimensions and not any(each.uses("dropout_schedule") for each in placements):
             raise SpaceError(
-                f"search space: dropout_schedule: placement {', '.join(placements)} has no Dropout; add one that has, "
-                "or leave dropout_schedule out"
+                f"search space: dropout_schedule: placement {', '.join(placements)} has no Dropout. Add one that has, "
+                "or leave dropout_schedule out."
             )
 
     def networks(self, base: RunConfig) -> list[RunConfig]:
@@ -223,7 +223,7 @@ class Space:
 def cells(space: Space, placement: Placement) -> list[dict[str, Any]]:
     """Return every combination of a space of lists, without the rates that its placement lacks.
 
-    `placement` is that of a space which varies none.
+    `placement` is that of a space that does not vary it.
 
     Raises:
         SpaceError: a dimension is a range.
@@ -232,7 +232,7 @@ def cells(space: Space, placement: Placement) -> list[dict[str, Any]]:
     for name, dimension in ((name, space.dimensions[name]) for name in space.describe()):
         if isinstance(dimension, Range):
             raise SpaceError(
-                f"search space: {name} is a range, of which a grid cannot take every value. Give a list, for example "
+                f"search space: {name} is a range, but a grid needs a list. Give one, for example "
                 f"{name}: [{dimension.low:g}, {dimension.high:g}], or choose another --sampler."
             )
         asked = [Placement(cell.get("placement", placement)).uses(name) for cell in found]
@@ -245,9 +245,9 @@ def cells(space: Space, placement: Placement) -> list[dict[str, Any]]:
 
 
 def default_space(placements: Sequence[Placement] = PLAIN) -> Space:
-    """Return what the article tells its readers to experiment with: placement, rates and batch size.
+    """Return the space that the article suggests to explore: placement, rates and batch size.
 
-    A network of its own placement alone has only the batch size.
+    A network that places its own layers has only the batch size.
     """
     rates = {"conv_dropout": Range(0.02, 0.4), "head_dropout": Range(0.05, 0.6)}
     placement = {"placement": Choice(tuple(p.value for p in placements))} if Placement.OWN not in placements else {}

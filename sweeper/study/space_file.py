@@ -152,7 +152,7 @@ def read_small(path: Path) -> bytes:
     except OSError as error:
         raise SpaceError(f"{path}: cannot be read: {error.strerror}") from None
     if len(text) > MAX_FILE_BYTES:
-        raise SpaceError(f"{path}: larger than {MAX_FILE_BYTES} bytes; such a file is a few lines")
+        raise SpaceError(f"{path}: larger than {MAX_FILE_BYTES} bytes. A search space takes only a few lines.")
     return text
 
 
@@ -209,9 +209,9 @@ def _explain(detail: ErrorDetails) -> str:
     if detail["type"] == "value_error":
         return f"{field}: {detail['ctx']['error']}"
     if detail["type"] == "bool_type" and "log" not in inside:
-        return f"{field}: true and false go with no other value"
+        return f"{field}: true and false cannot be mixed with other values"
     if detail["type"] in NO_NUMBER:
         place = next((f"{part}=" for part in inside if part in ("low", "high")), "")
-        string = " is a string to YAML" if isinstance(detail["input"], str) else ""
+        string = " is a string in YAML" if isinstance(detail["input"], str) else ""
         return f"{field}: {place}{detail['input']!r:.40}{string}; write a finite number such as 64, 0.001 or 1e-3"
     return f"{field}: {MESSAGES.get(detail['type'], 'neither a list of values nor {low: …, high: …, log: …}')}"

@@ -1,7 +1,7 @@
 """The study: Optuna, driven from one place by ask and tell.
 
-One driver holds a study at a time. Each ask uses a sampler built anew from (seed, trial number),
-so that a sweep that was killed and continued asks what an unbroken one would have asked.
+One driver holds a study at a time. Each ask builds a new sampler from (seed, trial number),
+so that a killed and resumed sweep proposes the same trials as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 @dataclass(frozen=True)
 class StudySettings:
-    """What makes a study what it is; a study is continued only with equal ones."""
+    """The settings that define a study; it is only continued with equal ones."""
 
     base: RunConfig
     space: Space
@@ -140,7 +140,7 @@ class Study:
 
     @property
     def uid(self) -> str:
-        """An identity that outlives the name: a deleted and recreated study is another one."""
+        """A unique ID: a deleted and recreated study has another one."""
         return str(self._optuna.user_attrs["uid"])
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
@@ -172,7 +172,7 @@ class Study:
         """Write to the database the trials that began since the last call, with their parameters.
 
         Raises:
-            ServiceUnreachable: the database is away, or this process does not hold the study any more.
+            ServiceUnreachable: the database does not answer, or this process no longer holds the study.
         """
         self._lock.check()
         self._mirror.begin()
@@ -188,7 +188,7 @@ class Study:
         None: the study wants one seed of each configuration, and `ASKED_AGAIN` proposals in a row were not new.
 
         Raises:
-            ServiceUnreachable: the database is away, or this process does not hold the study any more.
+            ServiceUnreachable: the database does not answer, or this process no longer holds the study.
         """
         for _ in range(ASKED_AGAIN):
             self._lock.check()
@@ -238,7 +238,7 @@ class Study:
     def complete(self, number: int, final: Mapping[str, float]) -> None:
         """End a trial that reached its last epoch, with the final metrics of its run.
 
-        Accuracy and loss are kept beside the value that is searched for; the loss breaks ties.
+        Accuracy and loss are kept along with the optimized value; the loss breaks ties.
         """
         value, beside = final[self.metric.final], {LOSS.key: final[LOSS.final]}
         if self.metric != ACCURACY:
@@ -255,28 +255,28 @@ class Study:
         self._finished += 1
 
     def skip(self, number: int, reason: str) -> None:
-        """End a trial that is not wanted; it counts neither as finished nor as failed."""
+        """End an unwanted trial; it counts neither as finished nor as failed."""
         self._mirror.end(number, TrialState.FAIL, {"reason": reason, SKIPPED: True})
 
     def fail(self, number: int, reason: str, details: str = "") -> None:
-        """End a trial that could not be trained; it does not count towards the number that was asked for."""
+        """End a trial that failed; it does not count towards the requested number."""
         attributes = {"reason": reason} | ({"traceback": details} if details else {})
         self._mirror.end(number, TrialState.FAIL, attributes)
 
     def set_target(self, trials: int, workers: int, command: str = "") -> None:
-        """Record how many trials are wanted and the command that was given, for whoever watches."""
+        """Record the requested number of trials and the command, for `sweeper status`."""
         self._mirror.set_user_attr("command", command)
         self._mirror.set_user_attr("target", trials)
         self._mirror.set_user_attr("workers", workers)
 
     def orders(self) -> Orders:
-        """Return what this driver was told through the database; the former orders while that does not answer."""
+        """Return the orders in the database; the last known ones while it does not answer."""
         with contextlib.suppress(optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError):
             self._orders = read_orders(self._mirror.stored_attributes())
         return self._orders
 
     def forget_orders(self) -> None:
-        """Drop the orders that an earlier driver was given."""
+        """Delete the orders to an earlier driver."""
         if self.orders() != Orders(skipped=self._orders.skipped):
             self._mirror.set_user_attr(WANTED, RUN)
             self._mirror.set_user_attr(WORKERS, None)
@@ -295,7 +295,7 @@ class Study:
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
-        """Within the block, a database that goes away is an error in one line.
+        """Within the block, turn the loss of the database into a one-line error.
 
         Raises:
             ServiceUnreachable: it went away; the study can be continued once it is back.
@@ -309,10 +309,11 @@ class Study:
             reason = " ".join(str(origin).split())[:300]
             if isinstance(origin, sqlite3.Error):  # a file, no service
                 raise SweeperError(
-                    f"study {self.name!r} cannot be written ({reason}); the same command continues it once it can"
+                    f"study {self.name!r} cannot be written ({reason}). Repair that, then run the same command again "
+                    "to continue."
                 ) from None
             raise ServiceUnreachable(
-                f"the database of study {self.name!r} went away ({reason}); the same command continues it"
+                f"lost the database of study {self.name!r} ({reason}). Run the same command again to continue."
             ) from None
 
     def record(self) -> StudyRecord:
@@ -320,5 +321,5 @@ class Study:
         return study_record(self.name, self._optuna.user_attrs, self.trials())
 
     def close(self) -> None:
-        """Close the database, and let another driver hold the study. What is not settled is dropped."""
+        """Close the database, and release the study. Unsettled writes are dropped."""
         self._resources.close()

@@ -1,4 +1,4 @@
-"""A Gaussian process over the whole search space: a model of the metric, and the configuration that promises most.
+"""A Gaussian process over the whole search space: a model of the metric, and the most promising configuration.
 
 A placement without a Dropout layer lacks that layer's rate. Optuna's samplers of a joint space leave such rates out of
 their model, and draw them at random. This model holds all dimensions at once:
@@ -29,7 +29,7 @@ Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 RANDOM: Final = 512  # candidates from the whole space
-BESIDE: Final = 64  # candidates beside each of the best
+BESIDE: Final = 64  # candidates near each of the best
 CENTRES: Final = 5
 HOPEFUL: Final = 250  # candidates whose joint posterior is drawn
 WINSOR: Final = 1.5  # a value lies at most this many times the distance from the median to the best below the median
@@ -200,7 +200,7 @@ class Surrogate:
 
         self._words, self.points = words, points
         middle, best = float(np.median(values)), float(values.max())
-        if best > middle:  # a few trainings that failed to learn would flatten everything else
+        if best > middle:  # a few runs that failed to learn would flatten everything else
             values = np.maximum(values, middle - WINSOR * (best - middle))
         self._mean, self._unit = float(values.mean()), max(float(values.std()), 1e-9)
         self._values = (values - self._mean) / self._unit
@@ -212,7 +212,7 @@ class Surrogate:
 
     @property
     def noise(self) -> float:
-        """The standard deviation between two trainings of one configuration, as the model sees it."""
+        """The standard deviation between runs of one configuration, as the model estimates it."""
         return math.exp(self._theta[-1] / 2) * self._unit
 
     def _fit(self, iterations: int) -> Array:
@@ -265,11 +265,11 @@ def propose(grid: Grid, points: Points, values: Array, draw: np.random.Generator
     """Return the configuration that is best in one random draw from the posterior (Thompson 1933).
 
     It explores as much as the model is unsure of the best, and several proposals made at once differ. Candidates are
-    random points of the space, points beside the best ones, and all that were tried: one of them may come again.
+    random points of the space, points near the best ones, and all that were tried: one of them may be repeated.
     """
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1):  # on small matrices several threads are slower, beside busy workers a hundred times
+    with threadpool_limits(1):  # on small matrices several threads are slower, next to busy workers a hundred times
         return _propose(grid, points, values, draw)
 
 

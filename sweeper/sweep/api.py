@@ -70,7 +70,7 @@ class Run:
 
         weights = self._weights()
         if not weights:
-            raise UsageError("a cross-validation keeps no weights. Train with split=holdout or split=test.")
+            raise UsageError("cross-validation keeps no weights. Train with split=holdout or split=test.")
         return load_weights(build_model(self.config, self._source.spec), weights).eval()
 
     def batches(self, batch_size: int = 128) -> Iterator[tuple[Tensor, Tensor]]:
@@ -87,7 +87,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Replay:
-    """A run that was trained again and compared bit by bit.
+    """A run that was trained again and compared bit for bit.
 
     Attributes:
         identical: True if every recorded value is the same.
@@ -148,7 +148,7 @@ class Study:
 
         ended = list(finished_of(self._env.journal / self.name, self._view().uid, "champion", self._env.warn))
         if not ended:
-            raise UsageError(f"study {self.name!r} has no champion yet. optimize trains it, unless final=False.")
+            raise UsageError(f"study {self.name!r} has no champion yet. Run optimize without final=False.")
         return _recorded(self._env, max(ended, key=lambda run: run.time))
 
     def report(self, path: str | Path | None = None) -> Path:
@@ -168,7 +168,7 @@ class Study:
         view = self._view()
         best = ranking(view.rows, view.metric)
         if not best:
-            raise UsageError(f"study {self.name!r}: no trial is complete yet")
+            raise UsageError(f"study {self.name!r}: no trial is complete yet. Run optimize for more trials.")
         return best[0]
 
 
@@ -246,15 +246,15 @@ def optimize(
         progress: as for `train`.
         storage: database of the study; by default sweeper.db in the home.
         engine: processes, serial, gpu, ray or auto.
-        workers: number of trainings at a time; None lets the engine choose.
+        workers: number of runs at a time; None lets the engine choose.
         options: further fields of `sweeper.sweep.options.SweepOptions`: metric, sampler, pruner, timeout, retries,
             one_seed, finalists, finalist_seeds, final.
 
     Raises:
         UsageError, DataError: a value is wrong, or the images are missing; nothing was created.
-        StudyConflict: the study has other settings, or another driver holds it.
+        StudyConflict: the study has other settings, or another process uses it.
         StudyIncomplete: too many trials failed.
-        OutOfTime: the timeout came before any trial was finished.
+        OutOfTime: the timeout passed before any trial finished.
     """
     from sweeper.engine.choice import EngineChoice
     from sweeper.study.space_file import parse_space
@@ -303,10 +303,10 @@ def replay(
     data_dir: str | Path | None = None,
     progress: bool = True,
 ) -> Replay:
-    """Train a recorded run again, and compare it bit by bit.
+    """Train a recorded run again, and compare it bit for bit.
 
     Args:
-        run: a `Run`, a run in MLflow, or a folder of a journal.
+        run: a `Run`, the ID of a run in MLflow, or a journal folder.
         home: as for `train`.
         tracking_uri: as for `train`.
         experiment_name: as for `train`.
@@ -322,7 +322,7 @@ def replay(
 
     where = (run.folder or run.run_id) if isinstance(run, Run) else run
     if where is None:
-        raise UsageError("the run was not recorded, so there is nothing to compare it with")
+        raise UsageError("the run was not recorded, so it cannot be compared. Train it with another tracking_uri.")
     with interruptible():
         found = train_again(env, str(where))
     return Replay(found["identical"], found["epochs"], found["difference"], tuple(found["environment"]))

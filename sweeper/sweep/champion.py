@@ -39,7 +39,7 @@ from sweeper.tracking.store import reason_of
 def evaluate_champion(
     env: Environment, chosen: Chosen, study: Study, best: Best, example: Labelled, tracker: Tracker, signals: Signals
 ) -> dict[str, Any]:
-    """Retrain the best configuration on all training images, and evaluate it on the test images, where nobody has yet.
+    """Retrain the best configuration on all training images, and evaluate it on the test images for the first time.
 
     The test images are used for that one evaluation only. `example` is two images for the registered model.
     """
@@ -117,7 +117,7 @@ def _advance(
         except StopIteration as stop:
             champion: Champion = stop.value
             return champion
-        say(f"retraining the best on all training images: epoch {epoch.epoch}/{config.epochs}")
+        say(f"retraining the champion on all training images: epoch {epoch.epoch}/{config.epochs}")
         record(epoch.epoch, {k: v for k, v in epoch_metrics(epoch).items() if not k.startswith(("val/", "gap/"))})
 
 
@@ -131,9 +131,9 @@ def _register(
     folder: str,
     example: Labelled,
 ) -> None:
-    """Register the champion as an MLflow model. If the server is away or refuses it, warn: the sweep goes on."""
+    """Register the champion as an MLflow model. If the server is down or refuses it, warn: the sweep continues."""
     if not tracker.flush(FLUSH_SECONDS):
-        env.warn("the champion is not registered yet: MLflow does not answer; the same command tries again")
+        env.warn("the champion is not registered yet: MLflow does not answer. Run the same command again to retry.")
         return
 
     try:
@@ -144,6 +144,6 @@ def _register(
 
         number = tracker.registry.register(env.journal / folder, save, name, "champion", *notes)
     except Exception as error:  # noqa: BLE001 - of MLflow, or of torch if it cannot export the network
-        env.warn(f"the champion is not registered yet ({reason_of(error)}); the same command tries again")
+        env.warn(f"the champion is not registered yet ({reason_of(error)}). Run the same command again to retry.")
         return
     env.say(f"registered model {name!r}, version {number}, alias champion")

@@ -1,4 +1,4 @@
-"""The descriptions and tags that a registered champion and its version have in MLflow."""
+"""The descriptions and tags of a registered champion and its version in MLflow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Choose the data set, device and precision of a command's trainings."""
+"""Choose the data set, device and precision of a command's runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sweeper.sweep.networks import network_for
 
 @dataclass(frozen=True)
 class Chosen:
-    """A configuration with everything resolved that `auto` left open, and the data set it is for."""
+    """A configuration with every `auto` resolved, and its data set."""
 
     config: RunConfig
     source: ImageSource
@@ -35,7 +35,7 @@ def choose(
 
     Raises:
         ConfigError, DataError: a value is wrong, or the data set is missing or has changed.
-        UsageError: there is no such factory of a network.
+        UsageError: there is no such factory.
     """
     config = config if dataset == "auto" else config.derive(dataset=dataset)
     device, precision, hardware = call(find_machine, device, precision)
@@ -47,7 +47,7 @@ def choose(
     if substituted:
         env.warn(
             "FashionMNIST was not found and cannot be downloaded: using the embedded sample of 8,000 of its images. "
-            "Name the full set with --data-dir, or use --dataset sample to choose the sample."
+            "Name the full data set with --data-dir, or silence this warning with --dataset sample."
         )
     spec = source.spec
     config = config.derive(device=device, precision=precision, dataset=spec.name, dataset_sha256=spec.sha256)

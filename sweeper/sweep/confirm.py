@@ -33,7 +33,7 @@ from sweeper.tracking.reading import is_another
 
 @dataclass(frozen=True)
 class Confirmation:
-    """Which configurations of a study are trained again, and how: the `top` best, or those of `trials`."""
+    """The configurations of a study to train again, and how: the `top` best, or those of `trials`."""
 
     study: str
     top: int
@@ -55,7 +55,7 @@ def confirm(env: Environment, asked: Confirmation) -> dict[str, Any]:
     Raises:
         UsageError: there is no such study, or a trial of it is not complete.
         StudyConflict: a driver holds the study.
-        StudyIncomplete: too many trainings failed.
+        StudyIncomplete: too many runs failed.
     """
     settings = read_settings(asked.study, env.storage)
     base = settings.base
@@ -98,9 +98,11 @@ def _ranked(study: Study, asked: Confirmation) -> list[Ranked]:
     everything = ranking(study.rows(), study.metric)
     known = {number: ranked for ranked in everything for number in ranked.trials}
     if unknown := [number for number in asked.trials if number not in known]:
-        raise UsageError(f"trial {unknown[0]}: not a complete trial of study {study.name!r}. See sweeper status.")
+        raise UsageError(
+            f"trial {unknown[0]} of study {study.name!r} is not complete. List trials with sweeper status --json."
+        )
     if not everything:
-        raise UsageError(f"study {study.name!r}: no trial is complete yet")
+        raise UsageError(f"study {study.name!r}: no trial is complete yet. Run sweeper optimize first.")
     chosen = [known[number] for number in asked.trials] or everything[: asked.top]
     return list({ranked.trials: ranked for ranked in chosen}.values())
 

@@ -1,6 +1,6 @@
-"""Give a running sweep, advice or reproduction an order, from another terminal.
+"""Control a running sweep, advice or reproduction from another terminal.
 
-A study is reached through its database, from any machine; the others through their folder in the journal.
+Orders reach a study through its database, from any machine; the others through their folder in the journal.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from sweeper.core.environment import Environment
 from sweeper.core.errors import UsageError
 
 DONE: Final = {
-    "pause": "its trainings stop at the end of their epochs; sweeper resume goes on",
-    "run": "it goes on",
-    "stop": "its trainings stop at the end of their epochs; the command that started it continues it",
+    "pause": "pausing at the end of the current epochs; continue with sweeper resume",
+    "run": "resumed",
+    "stop": "stopping at the end of the current epochs; run the same command again to continue",
 }
 
 
@@ -29,14 +29,14 @@ def order(env: Environment, study: str, wanted: str) -> dict[str, Any]:
 
 
 def set_workers(env: Environment, study: str, workers: int) -> dict[str, Any]:
-    """Tell the driver of a study how many trainings to run at a time, and return the JSON that `--json` prints.
+    """Tell the driver of a study how many runs to train at a time, and return the JSON that `--json` prints.
 
     Raises:
         UsageError: there is no such study, or no driver runs it.
     """
     from sweeper.study.control import WORKERS
 
-    return _give(env, study, WORKERS, workers, f"{workers} at a time from now on; trainings that run go on")
+    return _give(env, study, WORKERS, workers, f"{workers} at a time from now on; running ones continue")
 
 
 def skip(env: Environment, study: str, trial: int) -> dict[str, Any]:
@@ -51,8 +51,8 @@ def skip(env: Environment, study: str, trial: int) -> dict[str, Any]:
     running = [row.number for row in read_study(study, env.storage).rows if row.state == "running"]
     if trial not in running:
         shown = ", ".join(map(str, running)) or "none"
-        raise UsageError(f"trial {trial} of study {study!r} is not running. Those that run: {shown}.")
-    return _give(env, study, f"{SKIP}{trial}", trial, f"trial {trial} ends, and another one is trained in its place")
+        raise UsageError(f"trial {trial} of study {study!r} is not running. Running trials: {shown}.")
+    return _give(env, study, f"{SKIP}{trial}", trial, f"stopping trial {trial}; another one replaces it")
 
 
 def _give(env: Environment, study: str, name: str, value: str | int, means: str) -> dict[str, Any]:
@@ -74,5 +74,5 @@ def _give_study(env: Environment, study: str, name: str, value: str | int) -> No
 
     with open_existing(study, env.storage) as (storage, _):
         if not is_driven(database_url(env.storage), study):
-            raise UsageError(f"study {study!r}: no driver runs it. Start one with sweeper optimize.")
+            raise UsageError(f"study {study!r} is not running. Start it with sweeper optimize.")
         storage.set_study_user_attr(storage.get_study_id_from_name(study), name, value)

@@ -100,7 +100,7 @@ def git_tags() -> dict[str, str]:
 
 
 def commit_unknown() -> str:
-    """Return why git cannot tell the commit of a checkout, or an empty string."""
+    """Return the reason why git cannot determine a checkout's commit, or an empty string."""
     return read_git(Path(__file__))[1]
 
 

@@ -1,14 +1,14 @@
-"""The driver: ask for trials, submit them, record and report their epochs, prune them, and tell their outcomes.
+"""The driver: ask for trials, submit them, record and report their epochs, prune them, and report their outcomes.
 
     ask                 submit                  EpochResult              record, report, tell
     source ──▶ config ──▶ engine ══▶ training ═══════════════▶ driver ──▶ tracker, source
       ▲                                                         │
       └──────────────────── prune = close the training ─────────┘
 
-The order makes a crash harmless. A trial begins in the study, with its parameters, before anything else knows of it.
+The order makes a crash harmless. A trial starts in the study, with its parameters, before anything else knows of it.
 Its outcome is in the journal before it is in the study. The next driver takes trials that are RUNNING in the study
 from the journal if they have finished there, and trains the others again with the same parameters. So the number of
-finished trials comes out exact. Trials that begin or end in the same pass are written together.
+finished trials is exact. Trials that begin or end in the same pass are written together.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from sweeper.tracking.reading import WEIGHTS
 
 RETRIES: Final = 2  # with the same parameters, after a worker died or memory ran out
 TICK_SECONDS: Final = 0.5
-ASKING_SECONDS: Final = 2.0  # how long running trainings wait while others begin
-MOST_DROPPED: Final = 64  # trials that end together without a training; each has an open file until it is written
+ASKING_SECONDS: Final = 2.0  # how long running trials wait while others start
+MOST_DROPPED: Final = 64  # trials that end together without being trained; each has an open file until it is written
 LOOK_SECONDS: Final = 1.0  # between two looks at the orders
 PAUSE_SECONDS: Final = 600.0  # after which a pause gives the memory of workers back
 SAME_ERROR_FROM_THE_START: Final = 3
@@ -88,7 +88,7 @@ class Driver:
     deadline: float | None = None  # the value of `time.monotonic()` after which no trial is asked for
     retries: int = RETRIES  # with the same parameters, after a worker died or memory ran out
     signals: Signals = field(default_factory=Signals)  # those of the whole command, if the driver is a part of one
-    diverged: str = FINISHED  # the status of a run whose training diverged, which in a search is a result
+    diverged: str = FINISHED  # the status of a run that diverged, which in a search is a result
     orders: Callable[[], Orders] = Orders  # what people told this driver from elsewhere
 
     def __post_init__(self) -> None:
@@ -137,7 +137,7 @@ class Driver:
             trials, known = self._ask(waiting)
             if trials or known:
                 self._begin(trials, known)
-            if not self._running and not self._wants_more():  # else a worker is closing a training
+            if not self._running and not self._wants_more():  # else a worker is closing a run
                 self.signals.check()
                 break
             with self.signals.raised() if self.engine.interruptible else contextlib.nullcontext():
@@ -154,17 +154,17 @@ class Driver:
                     self._drop(trial)
 
     def _obey(self, waiting: list[Trial]) -> None:
-        """Do what people told this driver. Trials that a long pause ends are put into `waiting`.
+        """Follow the orders to this driver. Trials that a long pause ends are put into `waiting`.
 
         Raises:
-            Stopped: they told it to stop.
+            Stopped: it was ordered to stop.
         """
         if time.monotonic() < self._looked + LOOK_SECONDS:
             return
         self._looked = time.monotonic()
         orders = self.orders()
         if orders.wanted == STOP:
-            raise Stopped("stopped by sweeper stop; the same command continues")
+            raise Stopped("stopped by sweeper stop. Run the same command again to continue.")
         if orders.workers and orders.workers != self.engine.slots:
             self.engine.resize(orders.workers)
             self.view.say(f"workers: {self.engine.slots} at a time")
@@ -175,7 +175,7 @@ class Driver:
         self._pause(orders.wanted == PAUSE, waiting)
 
     def _pause(self, pause: bool, waiting: list[Trial]) -> None:
-        """Pause or go on, as it was told; end the trainings of a long pause, to train them again."""
+        """Pause or resume, as ordered; after a long pause, end the running trials, to train them again."""
         if not pause:
             if self._paused is not None:
                 self.view.say("resumed")
@@ -183,12 +183,12 @@ class Driver:
         elif self._paused is None:
             self.engine.hold()
             self._paused = time.monotonic()
-            self.view.say("paused; sweeper resume goes on")
+            self.view.say("paused; continue with sweeper resume")
         elif self._running and time.monotonic() > self._paused + PAUSE_SECONDS:
             waiting[:0] = [run.trial for run in self._running.values()]
             self.engine.release()
             self._kill_runs(f"paused for more than {PAUSE_SECONDS / 60:.0f} minutes")
-            self.view.say("paused for long: the trainings begin again when it goes on, and their memory is free")
+            self.view.say("paused for long: freed the memory of the running trials, which will start over on resume")
 
     def _skip(self, run: _Running) -> None:
         self.engine.cancel(run.trial.number)
@@ -224,7 +224,7 @@ class Driver:
         return self.engine.free() > len(begun) and self._wants_more(len(begun))
 
     def _wants_more(self, begun: int = 0) -> bool:
-        """Return True if trials are missing beside those that run and the `begun` that are about to."""
+        """Return True if more trials are needed than are running or are about to start (`begun`)."""
         if self._exhausted or (self.deadline is not None and time.monotonic() > self.deadline):
             return False
         return self.source.finished() + len(self._running) + begun < self._target
@@ -279,7 +279,7 @@ class Driver:
             raise stopped
 
     def _drop(self, trial: Trial) -> None:
-        """End a trial that an earlier driver left running and that is not wanted any more."""
+        """End a trial that an earlier driver left running and that is no longer wanted."""
         reason = f"left running by an earlier driver; the study has its {self._target} trials without it"
         log = self.tracker.start(self.describe(trial))
         log.end(KILLED, {}, {"sweeper.state": "dropped", "sweeper.reason": reason})
@@ -353,9 +353,9 @@ class Driver:
         self._errors.append(str(error))
         alike = len({re.sub(r"\d+", "#", text) for text in self._errors}) == 1 and not self.source.finished()
         if alike and len(self._errors) >= SAME_ERROR_FROM_THE_START:
-            raise StudyIncomplete(f"the first {len(self._errors)} trials failed alike: {error}")
+            raise StudyIncomplete(f"the first {len(self._errors)} trials failed with the same error: {error}")
         if len(self._errors) > max(3, self._target // 10):
-            raise StudyIncomplete(f"{len(self._errors)} trials failed, which is too many. The last error: {error}")
+            raise StudyIncomplete(f"{len(self._errors)} trials failed, which is too many. Last error: {error}")
 
     def _end_failed(self, run: _Running, error: TrainingError | UsageError) -> None:
         run.log.end(FAILED, {}, {"sweeper.state": "failed", **reason_tags(error)})

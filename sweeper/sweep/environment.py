@@ -1,4 +1,4 @@
-"""Resolve and check, once a command, where it keeps its state."""
+"""Resolve and check, once per command, where it keeps its state."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def chosen_experiment(name: str | None) -> MlflowExperiment:
 def resolve_environment(options: Mapping[str, Any], warn: Say, say: Say, *, check_tracking: bool) -> Environment:
     """Resolve the options of a command, and the process's variables, into its environment.
 
-    `check_tracking` also asks the tracking store, if there is one, whether it takes runs.
+    `check_tracking` also checks that the tracking store, if there is one, accepts runs.
 
     Raises:
         UsageError: a URI is wrong.

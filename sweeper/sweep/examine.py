@@ -1,4 +1,4 @@
-"""Take the X-ray of a recorded run again, or of any network with weights from a file."""
+"""Repeat the X-ray of a recorded run, or take that of any network with weights from a file."""
 
 from __future__ import annotations
 
@@ -108,10 +108,7 @@ def read_weights(env: Environment, run: str, tags: Mapping[str, str]) -> dict[st
         raise DataError(f"{WEIGHTS} of run {run[:60]!r} is damaged ({error}). Restore it from a backup.") from None
     recorded = tags.get(WEIGHTS_TAG)
     if recorded and hash_weights(weights) != recorded:
-        raise DataError(
-            f"{WEIGHTS} of run {run[:60]!r} does not hold the weights that the run recorded as {WEIGHTS_TAG}. Restore "
-            "it from a backup."
-        )
+        raise DataError(f"{WEIGHTS} of run {run[:60]!r} does not match its {WEIGHTS_TAG}. Restore it from a backup.")
     return weights
 
 

@@ -41,14 +41,14 @@ class FinalistRun(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The finalists, and their runs: every configuration with each of the fresh seeds, a seed at a time."""
+    """The finalists and their runs: every configuration with each fresh seed, one seed at a time."""
 
     ranked: Sequence[Ranked]
     runs: Sequence[FinalistRun]
 
 
 class Best(NamedTuple):
-    """A configuration with the evidence for it: of fresh seeds if it is a finalist, else of the search."""
+    """A configuration with its evidence: from fresh seeds if it is a finalist, else from the search."""
 
     trial: int  # the first that had it
     params: Mapping[str, Any]
@@ -62,7 +62,7 @@ class Best(NamedTuple):
         return {"trial": self.trial, **self.scores, "seeds": self.seeds, "low": self.low, "high": self.high}
 
     def plain(self) -> dict[str, Any]:
-        """Return the values for JSON; an interval that is not known is left out."""
+        """Return the values for JSON; an unknown interval is left out."""
         return {name: value for name, value in self.numbers().items() if finite(value)} | {"params": dict(self.params)}
 
 
@@ -80,9 +80,9 @@ def plan(study: Study, ranked: Sequence[Ranked], seeds: int) -> Plan:
 
 
 def usual_finalists(env: Environment, study: Study, trials: int) -> int:
-    """Return how many finalists a sweep has where nobody said.
+    """Return the default number of finalists.
 
-    None if the test images were looked at before any finalist was trained, as 0.1.0 did: that look was the only one.
+    None if the test images were used before any finalist was trained, as 0.1.0 did: they may be used only once.
     """
     looks, finals = ([run.time for run in _finished(env, study, kind)] for kind in ("champion", "finalist"))
     decided = looks and min(looks) < min(finals, default=math.inf)
@@ -106,13 +106,13 @@ def train_finalists(
     env: Environment, study: Study, wanted: Plan, built: Built | None, tracker: Tracker,
     describe: Callable[[Trial], RunInfo], signals: Signals, *, deadline: float | None, retries: int,
 ) -> list[Best]:  # fmt: skip
-    """Train the finalists, apart from the runs that are recorded, and return them, the best first.
+    """Train the missing runs of the finalists, and return the finalists, best first.
 
-    One that diverged or failed with a seed is left out. `describe` makes the record of a run without its identity. The
-    engine may be missing if no run is.
+    A finalist that diverged or failed with a seed is left out. `describe` makes the record of a run without its
+    identity. The engine may be None if no run is missing.
 
     Raises:
-        OutOfTime: the deadline came first.
+        OutOfTime: the deadline passed first.
         StudyIncomplete: too many of the runs failed.
     """
     recorded = recorded_runs(env, study)

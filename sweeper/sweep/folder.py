@@ -1,6 +1,6 @@
-"""A folder of the journal that one command trains into, and the orders that other commands give it.
+"""A journal folder that one command trains into, and the orders that other commands send to it.
 
-`reproduce` and `advise` have no study. Their orders lie in a file beside their runs.
+`reproduce` and `advise` have no study. Their orders are in a file next to their runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MOST: Final = 10_000  # bytes of orders
 def held(folder: Path) -> Iterator[None]:
     """Keep other commands from training into the folder; the operating system releases the lock of a dead process.
 
-    Orders that an earlier command was given are forgotten.
+    Orders to an earlier command are deleted.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def is_held(journal: Path, name: str) -> bool:
-    """Return True if a command is training into this folder of the journal."""
+    """Return True if a command is training into this journal folder."""
     if not (journal / name / LOCK).exists():
         return False
     try:
@@ -56,13 +56,13 @@ def is_held(journal: Path, name: str) -> bool:
 
 
 def give(journal: Path, name: str, order: str, value: Any) -> None:
-    """Give the command that trains into this folder of the journal an order, besides those that it has."""
+    """Add an order to the command that trains into this journal folder."""
     orders = json.dumps(_given(journal / name) | {order: value})
     write_inside(journal, f"{name}/{ORDERS}", orders.encode())
 
 
 def orders(folder: Path) -> Orders:
-    """Return the orders that the command training into the folder was given; those that make no sense are left out."""
+    """Return the orders to the command that trains into the folder, without invalid ones."""
     given = _given(folder)
     wanted, workers = given.get(WANTED), given.get(WORKERS)
     return Orders(

@@ -1,4 +1,4 @@
-"""Where people see what was recorded: lines at the end of a command, and the pages of `sweeper ui`."""
+"""Show where to see the results: lines at the end of a command, and the pages of `sweeper ui`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXPERIMENT_NAME: Final = "MLFLOW_EXPERIMENT_NAME"
 
 
 def say_where(env: Environment, run_id: str | None = None, study: str | None = None, metric: Metric = ACCURACY) -> None:
-    """Print where the runs are recorded, and how to see a run, or the trials of a study."""
+    """Print where the runs are recorded, and how to view a run, or the trials of a study."""
     from sweeper.tracking.store import absolute, hide_password, is_sqlite, sqlite_file
 
     if env.tracking_uri in (NONE, OFFLINE):
@@ -32,10 +32,11 @@ def say_where(env: Environment, run_id: str | None = None, study: str | None = N
 
         query = sweep_query(study, metric) if study else {}
         env.say(
-            f"see them: {ui_link(hide_password(env.tracking_uri), env.tracking_uri, run_id, query, env.experiment)}"
+            "view in MLflow: "
+            f"{ui_link(hide_password(env.tracking_uri), env.tracking_uri, run_id, query, env.experiment)}"
         )
     else:
-        env.say(f"see them: {ui_command(env)}")
+        env.say(f"view in MLflow: {ui_command(env)}")
 
 
 def ui_command(env: Environment) -> str:
@@ -81,7 +82,9 @@ def ui_options(env: Environment, port: int | None, dashboard_port: int | None, *
         raise UsageError(f"--tracking-uri {env.tracking_uri}: not an MLflow store. Name a server or a database.")
     uri = absolute(env.tracking_uri)
     if is_sqlite(uri) and not sqlite_file(uri).is_file():
-        raise UsageError(f"{sqlite_file(uri)}: no such file. Run sweeper train or optimize first, or name a --home.")
+        raise UsageError(
+            f"{sqlite_file(uri)}: no such file. Run sweeper train or optimize first, or name another --home."
+        )
     url = database_url(env.storage)
     if url.get_backend_name() == "sqlite":
         file = Path(url.database or "").absolute()

@@ -1,7 +1,7 @@
 """Find the network of a configuration, and check it before anything is created.
 
-Our own networks are known by their names. A factory of the user's own is imported and called in a helper process,
-where torch is.
+Built-in networks are identified by name. A user's factory is imported and called in a helper process that has
+torch.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from sweeper.engine.aside import call
 
 
 class Found(NamedTuple):
-    """A configuration whose network is found.
+    """A configuration with its network resolved.
 
     Attributes:
         config: with the absolute name of the factory's file, and its SHA-256.
-        placements: those that the network has room for.
+        placements: those that the network supports.
         code: the factory's file, under the name that a run logs it as; nothing for our own networks.
         source: the data set, if `find_network` has read it.
     """
@@ -59,8 +59,7 @@ def find_network(env: Environment, config: RunConfig, dataset: str, given: Mappi
 def network_for(config: RunConfig, images: ImageSpec, *, placed: bool = True) -> Found:
     """Find the network of `config` for `images`. A factory without an argument `layers` has the placement `own`.
 
-    A placement that the network has no room for becomes one that it has. With `placed` it stays: `check_networks`
-    refuses it.
+    A placement that the network does not support is replaced. With `placed` it is kept: `check_networks` refuses it.
 
     Raises:
         UsageError: there is no such factory, or its file has changed.
@@ -108,7 +107,7 @@ def with_source(config: RunConfig) -> RunConfig:
 
 
 def check_networks(configs: Sequence[RunConfig], images: ImageSpec) -> None:
-    """Build the networks of the user's own among these configurations, and run each on two images.
+    """Build the user's networks among these configurations, and run each on two images.
 
     Raises:
         UsageError: one cannot be trained; one line that says why.

@@ -55,13 +55,13 @@ def optimize(env: Environment, options: SweepOptions, known: Sequence[Known] = (
     The configurations `known`, which lie in the space, are trained first and count among the trials.
 
     Returns:
-        The JSON that `--json` prints. If the time of the options is over, fewer trials are finished than were asked
-        for, and there is no champion.
+        The JSON that `--json` prints. After the timeout, fewer trials are finished than requested, and there is no
+        champion.
 
     Raises:
         UsageError, StudyConflict: something is wrong, or another driver holds the study; nothing was created.
         StudyIncomplete: too many trials failed.
-        OutOfTime: the time was over before any trial was finished.
+        OutOfTime: the timeout passed before any trial finished.
     """
     chosen = choose(env, options.config, options.dataset, options.device, options.precision, options.source)
     check(options.engine, chosen.config)
@@ -85,7 +85,7 @@ def optimize(env: Environment, options: SweepOptions, known: Sequence[Known] = (
             tracker.catch_up(study.name)
             if study.continued:
                 done = f"{counted(before, 'trial')} finished"
-                env.say(f"study {study.name!r} exists with the same settings: continuing, {done}")
+                env.say(f"study {study.name!r} exists with the same settings: continuing it ({done})")
             study.forget_orders()
             _say_known(env, study, options.trials)
             study.set_target(options.trials, built.engine.slots if built else 1, this_command())
@@ -100,7 +100,7 @@ def optimize(env: Environment, options: SweepOptions, known: Sequence[Known] = (
                 result["command"] = _train_command(options, study.settings.configuration(best.params))
             return result | {"added": study.finished() - before, "in_time": finalists is not None}
     except Interrupted:
-        env.warn(f"study {study.name!r} was interrupted; the same command continues it")
+        env.warn(f"study {study.name!r} was interrupted. Run the same command again to continue.")
         raise
     finally:
         study.close()
@@ -114,17 +114,17 @@ def _train_command(options: SweepOptions, best: RunConfig) -> str:
 
 
 def _say_known(env: Environment, study: Study, trials: int) -> None:
-    """Print how many enqueued configurations go first, and how many of them `trials` leaves no room for."""
+    """Print how many enqueued configurations are trained first, and how many do not fit into `trials`."""
     waiting = study.waiting()
     first = min(waiting, max(0, trials - study.finished() - study.running()))
     if first:
-        env.say(f"{counted(first, 'known configuration')} {'goes' if first == 1 else 'go'} first")
+        env.say(f"{counted(first, 'known configuration')} to train first")
     if later := waiting - first:
-        env.say(f"{counted(later, 'known configuration')} left waiting: --trials {trials} leaves no room")
+        env.say(f"{counted(later, 'known configuration')} left in the queue: --trials {trials} is too small")
 
 
 def check_finished(result: Mapping[str, Any], trials: int) -> None:
-    """Fail if a sweep has fewer finished trials than were asked for, or finalists that are not trained.
+    """Raise an error if a sweep has fewer finished trials than requested, or untrained finalists.
 
     Raises:
         OutOfTime: one line that says how many.
@@ -133,11 +133,13 @@ def check_finished(result: Mapping[str, Any], trials: int) -> None:
     if not result["in_time"]:
         if result["finished"] < trials:
             raise out_of_time(result["finished"], trials)
-        raise OutOfTime("the finalists are not all trained: --timeout came first. The same command continues.")
+        raise OutOfTime(
+            "--timeout was reached before all finalists were trained. Run the same command again to continue."
+        )
     if result["finished"] < trials:
         raise StudyIncomplete(
-            f"{result['finished']} of {trials} trials finished: the last proposals all repeat earlier ones. Lower "
-            "--trials, or leave --one-seed out so that repeats are trained with other seeds."
+            f"{result['finished']} of {trials} trials finished: the last proposals all repeated earlier ones. Lower "
+            "--trials, or leave --one-seed out to train repeats with other seeds."
         )
 
 
@@ -151,7 +153,9 @@ def _check_batch_sizes(options: SweepOptions, images: SharedSplits) -> None:
     sizes = options.space.dimensions["batch_size"].extremes() if "batch_size" in options.space.dimensions else ()
     for size in sizes:
         if size > smallest:
-            raise SpaceError(f"search space: batch_size={size}: larger than the {smallest} training images")
+            raise SpaceError(
+                f"search space: batch_size={size}: larger than the {smallest} training images. Use a smaller one."
+            )
 
 
 @contextmanager
@@ -175,8 +179,8 @@ def _engine(
     if built.engine.slots == few < missing and built.name in MANY:
         env.say(
             f"{counted(few, 'trial')} at a time: sampler {study.settings.sampler} learns from finished trials, and "
-            "with more in flight it would choose blindly. Set another number with --workers, or use --sampler qmc, "
-            "which needs no results."
+            "with more in flight it would propose blindly. Set another number with --workers, or use --sampler "
+            "qmc, which needs no results."
         )
     try:
         yield built
@@ -194,10 +198,10 @@ def _train(
     env: Environment, options: SweepOptions, chosen: Chosen, images: SharedSplits, study: Study, built: Built | None,
     tracker: Tracker, signals: Signals, deadline: float | None,
 ) -> list[Best] | None:  # fmt: skip
-    """Train the missing trials, then the finalists; return those, the best first, or None if the deadline came first.
+    """Train the missing trials, then the finalists; return these, best first, or None if the deadline passed first.
 
     Raises:
-        OutOfTime: the deadline came, and no trial is finished.
+        OutOfTime: the deadline passed, and no trial is finished.
     """
 
     def describe(trial: Trial, kind: str = "trial") -> RunInfo:
@@ -214,7 +218,7 @@ def _train(
         extreme = "highest" if study.metric.maximized else "lowest"
         env.say(
             f"finalists: the best {len(wanted.ranked)} configurations, each trained with "
-            f"{counted(options.finalist_seeds, 'fresh seed')}; the {extreme} mean is the champion"
+            f"{counted(options.finalist_seeds, 'fresh seed')}; the {extreme} mean becomes the champion"
         )
         return train_finalists(env, study, wanted, built, tracker, partial(describe, kind="finalist"), signals,
                                deadline=deadline, retries=options.retries)  # fmt: skip

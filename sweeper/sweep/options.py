@@ -1,4 +1,4 @@
-"""The options of `sweeper optimize`. Nothing large is imported here, so that a wrong option is refused at once."""
+"""The options of `sweeper optimize`. No large import here, so that a wrong option is refused immediately."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BASE: Final = ("model", "augmentation", "dropout_schedule")
 @dataclass(frozen=True)
 class SweepOptions:
     """The options of `sweeper optimize`. Creating them checks the name of the study, the search space, and
-    that `system_metrics` are measured where the trainings are.
+    that `system_metrics` are measured on the machine that trains.
 
     `space` varies fields of `config`. The data set, device and precision may be `auto`.
 
@@ -61,7 +61,7 @@ class SweepOptions:
         check_name(self.study)
         if self.system_metrics and self.engine.name == "ray":
             raise UsageError(
-                "--system-metrics measures this machine, and --engine ray trains on others. Leave --system-metrics out."
+                "--system-metrics measures this machine, but --engine ray trains on others. Leave --system-metrics out."
             )
         self.space.validate(self.config)
 
@@ -74,7 +74,9 @@ def grid_trials(sampler: str, space: Space, config: RunConfig, seeds: int) -> in
         SpaceError: a dimension of the space is a range.
     """
     if sampler != "grid":
-        raise UsageError(f"--seeds-per-cell {seeds}: only --sampler grid has cells. Add it, or use --trials.")
+        raise UsageError(
+            f"--seeds-per-cell {seeds}: only --sampler grid has cells. Add --sampler grid, or use --trials."
+        )
     return seeds * len(cells(space, config.placement))
 
 
@@ -86,7 +88,7 @@ def search_space(
 
     Args:
         file: in YAML, or None for the default space.
-        placements: those that the network has room for.
+        placements: those that the network supports.
         varied: the fields and values of `--vary`.
         fixed: the fields that were given, and their values. They leave the default space, with the rates that no
             placement then uses.
@@ -100,14 +102,14 @@ def search_space(
         raise SpaceError(f"--vary {twice[0]}: {file} varies it too. Leave one of them out.")
     if clash := [name for name in (*own, *added) if name in fixed and name not in BASE]:
         option = f"--{clash[0].replace('_', '-')}"
-        raise SpaceError(f"{option} gives a value that {file if clash[0] in own else '--vary'} varies. Leave one out.")
+        raise SpaceError(f"{option} fixes a value that {file if clash[0] in own else '--vary'} varies. Leave one out.")
     if not file:
         named = [fixed["placement"]] if "placement" in fixed else placements
         named = added["placement"].extremes() if "placement" in added else named
         kept = [placement for placement in Placement if placement in named]
         own = {name: span for name, span in default_space(kept).dimensions.items() if name not in fixed}
     if not own and not added:
-        raise SpaceError("nothing is left to vary. Add --vary, such as --vary lr=1e-4..1e-2:log, or give fewer fields.")
+        raise SpaceError("nothing is left to vary. Add --vary, such as --vary lr=1e-4..1e-2:log, or fix fewer fields.")
     return Space({**own, **added})
 
 
@@ -120,9 +122,9 @@ def known_configurations(
         env: whose storage holds `study`, unless it is STUDY@URL.
         asked: the sweep, in whose space they lie.
         file: in YAML or CSV.
-        study: whose best are taken.
-        top: how many.
-        experiments: take those of the article's that lie in the space; a line names the others.
+        study: take its best configurations.
+        top: number of these.
+        experiments: take the article's experiments that lie in the space; a line names the others.
 
     Raises:
         SpaceError: a configuration of the file or the study is outside the space.
@@ -159,7 +161,7 @@ def engine_choice(options: Mapping[str, Any]) -> EngineChoice:
 
 
 def start_workers(choice: EngineChoice, device: str) -> None:
-    """Start importing torch where the trainings will be, while this process goes on.
+    """Start importing torch in the process that will train, while this process continues.
 
     Call it once all options are checked, and before the other modules of a sweep are imported.
     """

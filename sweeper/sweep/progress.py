@@ -1,4 +1,4 @@
-"""Progress of a sweep for people: a live table on a terminal, plain lines elsewhere."""
+"""Show the progress of a sweep: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Line:
         return [f"{last.epoch}/{epochs}", *[f"{metric.of(last):.4f}" for metric in metrics]]
 
     def pace(self) -> list[str]:
-        """The images that it trains on in a second, and the time since its start."""
+        """The training images per second, and the time since its start."""
         images = f"{self.last.images_per_s:,.0f}" if self.last else ""
         return [images, duration(time.monotonic() - self.since)]
 
@@ -118,7 +118,7 @@ class Progress:
 
 
 def _result(value: float | None, reason: str) -> str:
-    """Return the value of a trial, or why it was lost, behind its outcome."""
+    """Return the value of a trial, or the reason why it was lost, to print after its outcome."""
     return f" ({reason})" if reason else "" if value is None else f" {value:.4f}"
 
 

@@ -1,4 +1,4 @@
-"""Why a training ended without a result, in words and tags."""
+"""Why a run ended without a result, in words and tags."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ TRACEBACK_CHARACTERS: Final = 4_000  # MLflow takes 8,000 in a tag
 
 
 def out_of_time(finished: int, target: int) -> OutOfTime:
-    """The error of a command whose trials are not all finished at its deadline."""
-    return OutOfTime(f"{finished} of {target} trials finished before --timeout")
+    """Return the error of a command that did not finish all trials before its deadline."""
+    return OutOfTime(
+        f"{finished} of {target} trials finished before --timeout. Run the same command again to continue."
+    )
 
 
 def too_bad(metric: Metric, epoch: int) -> str:
-    """Say that the pruner ended a trial after an epoch, for its values of a metric."""
+    """Explain that the pruner ended a trial after an epoch, because of its metric values."""
     bar = "below the lower quartile" if metric.maximized else "above the upper quartile"
     return (
         f"pruned after epoch {epoch}: its best {metric.noun} so far is {bar}, or the median, of the complete trials at "
@@ -32,11 +34,11 @@ def not_finite(metrics: Mapping[str, float]) -> str:
 
 
 def details_of(error: TrainingError | UsageError) -> str:
-    """The traceback of a training; of a long one the end, where the error is."""
+    """Return the traceback of a failed run; the end of a long one, where the error is."""
     return error.details[-TRACEBACK_CHARACTERS:] if isinstance(error, TrainingError) else ""
 
 
 def reason_tags(error: TrainingError | UsageError) -> dict[str, str]:
-    """The tags that say why a training failed."""
+    """Return the tags that explain why a run failed."""
     details = details_of(error)
     return {"sweeper.reason": str(error)} | ({"sweeper.traceback": details} if details else {})

@@ -1,4 +1,4 @@
-"""Read or upload what earlier commands recorded: the work of `sweeper status`, `report` and `sync`.
+"""Read or upload the records of earlier commands: `sweeper status`, `report` and `sync`.
 
 Each function imports what it needs, so that `status` does not wait for MLflow or the drawing libraries.
 """
@@ -125,7 +125,7 @@ def write_sweep_report(env: Environment, study: str | None, output: Path | None)
 def upload(env: Environment, journal: Path | None, *, again: bool = False, free: bool = False) -> dict[str, Any]:
     """Upload the runs of a journal, by default that of `env`, and return the JSON that `--json` prints.
 
-    With `again`, upload all of them again. With `free`, then delete the files that the store is seen to hold.
+    With `again`, upload all of them again. With `free`, then delete the files that the store lists.
 
     Raises:
         UsageError: there is no tracking store to upload to.
@@ -137,7 +137,7 @@ def upload(env: Environment, journal: Path | None, *, again: bool = False, free:
 
     root = (journal or env.journal).absolute()
     if not root.is_dir():
-        raise SweeperError(f"{root} is not a directory. Name a journal; runs are recorded in SWEEPER_HOME/journal.")
+        raise SweeperError(f"{root} is not a directory. Name a journal, such as SWEEPER_HOME/journal.")
     if env.tracking_uri in (OFFLINE, NONE):
         raise UsageError(f"--tracking-uri {env.tracking_uri}: not an MLflow store. Name a server or a database.")
     store = hide_password(absolute(env.tracking_uri))
@@ -148,5 +148,7 @@ def upload(env: Environment, journal: Path | None, *, again: bool = False, free:
     freed = free_disk(root, env.tracking_uri, env.home, env.warn, env.experiment)
     env.say(f"freed {freed.bytes / 1e6:.1f} MB: deleted {counted(freed.files, 'file')} that {store} holds")
     if freed.kept:
-        env.warn(f"kept {counted(freed.kept, 'file')} that it does not list. To upload again, run: sweeper sync --all")
+        env.warn(
+            f"kept {counted(freed.kept, 'file')} that MLflow does not list. To upload again, run: sweeper sync --all"
+        )
     return {"carried": uploaded, "freed": freed.bytes}

@@ -1,7 +1,7 @@
-"""Exact replay: train a recorded run again and compare it bit by bit.
+"""Exact replay: train a recorded run again and compare it bit for bit.
 
-Compared are every metric of every recorded epoch except times, and the SHA-256 of the history and of the weights if the
-run recorded them. With the same code, packages, processor and threads a replay is always identical.
+This compares every metric of every recorded epoch except times, and the SHA-256 of the history and of the weights if
+the run recorded them. With the same code, packages, processor and threads a replay is always identical.
 
 If a run was continued, its last attempt is trained again. Epochs of an earlier attempt that may have other bits, for
 example from other threads, are not compared.
@@ -109,7 +109,9 @@ def find_record(env: Environment, run: str) -> Record:
     if folder := find_folder(env, run):
         return read_record(folder)
     if env.tracking_uri in (OFFLINE, NONE):
-        raise UsageError(f"run {run[:60]!r}: no folder of a journal. Name an MLflow store with --tracking-uri.")
+        raise UsageError(
+            f"run {run[:60]!r} is not a journal folder. To replay an MLflow run, name its store with --tracking-uri."
+        )
     return fetch(env.tracking_uri, run, env.experiment)
 
 
@@ -117,7 +119,7 @@ def threads_of(run: str, record: Record) -> int:
     """Return the number of threads that the run computed with, or refuse one that no run has."""
     threads = record.tags.get(THREADS_TAG, "1")
     if not re.fullmatch("[1-9][0-9]{0,3}", threads, re.ASCII):
-        raise UsageError(f"run {run[:60]!r}: its tag {THREADS_TAG} is {threads[:20]!r}, and must be a number.")
+        raise UsageError(f"run {run[:60]!r}: its tag {THREADS_TAG} is {threads[:20]!r}, not a number. Correct the tag.")
     return int(threads)
 
 
@@ -130,7 +132,7 @@ def _check_comparable(run: str, record: Record) -> None:
         raise UsageError(f"run {run[:60]!r}: {why}, so there is nothing to compare.{more}")
     if record.tags.get(ENGINE_TAG) == "fused" and record.stacked:
         raise UsageError(
-            f"run {run[:60]!r}: it was trained in a stack (--engine fused on a CPU), which sweeper no longer does. "
+            f"run {run[:60]!r}: it was trained in a stack (--engine fused on a CPU), which sweeper no longer supports. "
             "Replay it with the version that trained it."
         )
 

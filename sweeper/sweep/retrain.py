@@ -40,7 +40,7 @@ def retrain(config: RunConfig, splits: Sequence[Split], threads: int) -> Generat
     """Train `config` on the training images of the one split, and evaluate it on its test images after the last epoch.
 
     Yields:
-        One `EpochResult` an epoch, whose `val` values are of training images.
+        One `EpochResult` per epoch; its `val` values are measured on training images.
 
     Raises:
         Diverged: the loss is not finite, or ran away.

@@ -12,7 +12,7 @@ from sweeper.core.errors import Interrupted
 
 
 class Signals:
-    """Note SIGINT, SIGTERM and SIGHUP, and raise `Interrupted` only where nothing is half done.
+    """Note SIGINT, SIGTERM and SIGHUP, and raise `Interrupted` only where it is safe.
 
     A second signal of the same kind ends the process at once. One of another kind does not: after Ctrl-C on
     `mlflow run` this process gets SIGINT, and SIGTERM from MLflow a quarter of a second later. The first signal decides

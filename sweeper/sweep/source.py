@@ -1,4 +1,4 @@
-"""The two things a driver works with besides an engine and a tracker: a source of trials, and a view of progress."""
+"""Interfaces of a driver besides engine and tracker: a source of trials, and a view of progress."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Source(Protocol):
         """
 
     def begin(self) -> None:
-        """Make the trials that were asked for since the last call outlast this process."""
+        """Persist the trials that were asked for since the last call."""
 
     def finished(self) -> int:
         """The number of complete and pruned trials."""
@@ -41,7 +41,7 @@ class Source(Protocol):
         """Record a value of its metric after an epoch. Returns True to ask for pruning."""
 
     def settle(self) -> None:
-        """Make what was told since the last call outlast this process."""
+        """Persist everything reported since the last call."""
 
     def complete(self, number: int, final: Mapping[str, float]) -> None:
         """Record that a trial reached its end, with the final metrics of its run."""
@@ -53,7 +53,7 @@ class Source(Protocol):
         """Record that a trial could not be trained; `details` is the traceback, or empty."""
 
     def skip(self, number: int, reason: str) -> None:
-        """Record that a trial was ended because it is not wanted."""
+        """Record that an unwanted trial was ended."""
 
 
 class Listed(Source):
@@ -106,7 +106,7 @@ class Listed(Source):
         self.diverged[number] = reason
 
     def fail(self, number: int, reason: str, details: str = "") -> None:
-        """Keep the reason; the other trials go on."""
+        """Keep the reason; the other trials continue."""
         self.failed[number] = reason
 
     def skip(self, number: int, reason: str) -> None:
@@ -118,7 +118,7 @@ class View(Protocol):
     """A view of a sweep's progress."""
 
     def started(self, trial: Trial) -> None:
-        """Show a trial that begins."""
+        """Show a trial that has started."""
 
     def epoch(self, trial: Trial, result: EpochResult) -> None:
         """Show a finished epoch."""
@@ -127,7 +127,7 @@ class View(Protocol):
         """Show a trial that is complete, pruned, failed, killed, or lost for a reason."""
 
     def say(self, words: str) -> None:
-        """Show a line of its own."""
+        """Show a separate line."""
 
     def tick(self) -> None:
         """Redraw, from time to time."""

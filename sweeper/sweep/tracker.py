@@ -27,7 +27,7 @@ LARGE: Final = 1e9  # bytes of files in the journal, from which on we say how to
 
 @contextmanager
 def tracking(env: Environment, signals: Signals, *, system_metrics: bool = False) -> Iterator[Tracker]:
-    """Yield the tracker that `env` asks for, and wait at the end of the block for what is not uploaded yet.
+    """Yield the tracker that `env` specifies, and wait for pending uploads at the end of the block.
 
     After an error or a signal the wait is short. With `system_metrics`, each epoch has the load of this machine, too.
 
@@ -61,7 +61,7 @@ def tracking(env: Environment, signals: Signals, *, system_metrics: bool = False
 
 
 def _say_size(env: Environment, tracker: Tracker) -> None:
-    """Say how to free the disk, if the journal is large and MLflow has its files as well."""
+    """Print how to free disk space, if the journal is large and MLflow has its files too."""
     if isinstance(tracker, MlflowTracker) and (size := size_of(env.journal)) > LARGE:
         how = f"To delete those that MLflow holds as well, run: {_sync(env)} --free"
         env.say(f"the journal holds {size / 1e9:.1f} GB of files. {how}")

@@ -38,7 +38,7 @@ def xray(
 ) -> ModelXRay:
     """Measure what BatchNorm and Dropout do to each other in a trained network (docs/how-to/xray-your-model.md).
 
-    The weights, buffers, modes and hooks of `model` and torch's random state are afterwards as they were. If the model
+    The weights, buffers, modes and hooks of `model` and torch's random state are restored afterwards. If the model
     is in eval mode, `model.train()` puts it into the training mode of a pass. If it is in training mode, layers in eval
     mode stay so: they are frozen.
 
@@ -51,10 +51,10 @@ def xray(
         validation: (images, labels) that measure the gain of recalibration; by default `batches`.
         max_batches: number of batches read from each iterable, and kept in memory. Batches of another size than the
             first are left out.
-        seed: of Dropout, and of torch's other draws while the batches are read.
+        seed: for Dropout, and torch's other random draws while the batches are read.
 
     Raises:
-        UsageError: an argument cannot be examined. An error of the model's own is raised as it is.
+        UsageError: an argument cannot be examined. The model's own errors are raised unchanged.
     """
     from sweeper.training.xray.model import examine_model
 

@@ -1,4 +1,4 @@
-"""The contract of trackers and their logs. The base classes record nothing."""
+"""The interface of trackers and their logs. The base classes record nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sweeper.core.results import EpochResult
 
 THREADS_TAG: Final = "sweeper.threads"  # of a run: the number of threads it computed with
 ENGINE_TAG: Final = "sweeper.engine"
-# Tags of what the bits of a training depend on besides its parameters.
+# Tags of everything besides its parameters that the bits of a run depend on.
 SURROUNDINGS: Final = (
     THREADS_TAG, ENGINE_TAG, "sweeper.hardware", "sweeper.versions", "mlflow.source.git.commit", "sweeper.git.changed",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""MLflow's client, silent, without telemetry or retries of its own. It imports MLflow, for seconds, when it is made."""
+"""MLflow's client without output, telemetry or its own retries. Creating it imports MLflow, which takes seconds."""
 
 from __future__ import annotations
 

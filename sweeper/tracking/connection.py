@@ -65,7 +65,7 @@ class Connection:
     def connect(self, wait: Wait = time.sleep) -> None:
         """Import MLflow, create its database if there is none, and find or create the MLflow experiment.
 
-        Try again, after `wait`, for as long as the server is away.
+        Retry, after `wait`, as long as the server does not answer.
 
         Raises:
             SweeperError: the MLflow experiment was deleted, or the store has another schema.
@@ -79,11 +79,12 @@ class Connection:
                 raise
             except Exception as error:  # noqa: BLE001 - MLflow's own, or SQLAlchemy's for a file that is no database
                 raise SweeperError(
-                    f"tracking store {hide_password(self.uri)} cannot be opened ({reason_of(error)})"
+                    f"tracking store {hide_password(self.uri)} cannot be opened ({reason_of(error)}). Check "
+                    "--tracking-uri."
                 ) from None
 
     def warn_once(self, text: str) -> None:
-        """Warn, unless it was said before."""
+        """Warn, but only once per message."""
         if text not in self._said:
             self._said.add(text)
             self.warn(text)
@@ -124,14 +125,14 @@ class Connection:
         return str(found.experiment_id)
 
     def _follow_move(self, location: str) -> None:
-        """Let the database of a home that was moved or copied name the files of this home."""
+        """Point the database of a moved or copied home to the files of this home."""
         home, (before, _, name) = self._home.resolve(), location.rpartition("/")
         ours = is_sqlite(self.uri) and sqlite_file(self.uri).resolve().parent == home
         if not ours or name != ARTIFACTS or not before.startswith("file:") or before == home.as_uri():
             return
         moved = url2pathname(urlsplit(before).path)
         relocate(sqlite_file(self.uri), {f"{before}/": f"{home.as_uri()}/", f"{moved}/": f"{home}/"})
-        self.warn(f"this home was at {moved} before. MLflow now looks for its files in {home}.")
+        self.warn(f"this home was moved from {moved}. MLflow now looks for its files in {home}.")
 
 
 def relocate(file: Path, moved: Mapping[str, str]) -> None:
@@ -150,7 +151,7 @@ def relocate(file: Path, moved: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    """Let one process at a time create a sqlite store: MLflow fails if two do it at once."""
+    """Allow one process at a time to create a sqlite store: MLflow fails if two do so."""
     with filelock.FileLock(f"{sqlite_file(uri)}.lock") if is_sqlite(uri) else contextlib.nullcontext():
         yield
 

@@ -30,7 +30,7 @@ def save_model(
 
     Args:
         network: a PyTorch module on the CPU, in eval mode, that maps images to logits. Its attribute `needs` lists the
-            modules, beside torch's, without which it cannot be loaded.
+            modules, besides torch's, without which it cannot be loaded.
         loader: a Python file with the function `_load_pyfunc` that MLflow asks for; it is copied.
         images: uint8 `(N, H, W)` or `(N, H, W, 3)`, for the signature and the input example.
         classes: the names of the logits.

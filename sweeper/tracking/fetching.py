@@ -35,16 +35,16 @@ from sweeper.tracking.store import (
 
 KEY_TAG: Final = "sweeper.key"
 UPLOAD: Final = "upload.json"
-WORKFLOW: Final = {"workflowType": "machine_learning"}  # of MLflow's two interfaces, the one for trainings
+WORKFLOW: Final = {"workflowType": "machine_learning"}  # of MLflow's two interfaces, the one for model training
 CURVES: Final = {"compareRunsMode": "CHART"}  # the curves of all runs in common charts, in place of the table
 UPLOADER: Final = ".uploader"  # locked while a process uploads the run, or changes its `UPLOAD`
 
 
 def read_state(folder: Path, uri: str) -> dict[str, Any]:
-    """Return the run in the store `uri` of a run folder, and the number of events uploaded to it.
+    """Return the ID of a run folder's run in the store `uri`, and the number of events uploaded to it.
 
     Raises:
-        RecordError: the file is no regular one, or damaged.
+        RecordError: the file is not a regular file, or is damaged.
     """
     store = hide_password(uri)
     nothing = {"store": store, "run_id": None, "events": 0}
@@ -69,7 +69,7 @@ def update_state(folder: Path, uri: str, **fields: Any) -> None:
 
 
 def run_id_of(root: Path, folder: str, uri: str) -> str | None:
-    """Return the run in the store `uri` that a run folder was uploaded to, or None."""
+    """Return the ID of the run in the store `uri` that a run folder was uploaded to, or None."""
     run_id: str | None = read_state(root / folder, uri)["run_id"]
     return run_id
 
@@ -83,7 +83,10 @@ def fetch(uri: str, run_id: str, experiment: MlflowExperiment = OURS) -> Record:
     """
     preflight(uri, experiment)
     if is_sqlite(uri) and not sqlite_file(uri).exists():
-        raise UsageError(f"run {run_id[:60]!r}: no folder of a journal, and there is no {sqlite_file(uri)} to look in.")
+        raise UsageError(
+            f"run {run_id[:60]!r} is not a journal folder, and there is no {sqlite_file(uri)}. Check the "
+            "name, or name an MLflow store with --tracking-uri."
+        )
     client = open_client(absolute(store_uri(uri)))
     from mlflow.exceptions import MlflowException
 
@@ -96,7 +99,9 @@ def fetch(uri: str, run_id: str, experiment: MlflowExperiment = OURS) -> Record:
             for point in client.get_metric_history(run_id, name):
                 metrics.setdefault(point.step, {})[name] = point.value
     except MlflowException as error:
-        raise UsageError(f"run {run_id[:60]!r}: {reason_of(error)[:120]} in {hide_password(uri)}.") from None
+        raise UsageError(
+            f"run {run_id[:60]!r}: {reason_of(error)[:120]} in {hide_password(uri)}. Check the ID."
+        ) from None
     metrics.pop(0, None)  # the values of the run's end
     epochs = {number: read_epoch(number, stored) for number, stored in metrics.items()}
     params, tags = dict(run.data.params), dict(run.data.tags)

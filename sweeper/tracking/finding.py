@@ -1,7 +1,7 @@
-"""Find the run in MLflow that belongs to a folder of the journal, by asking the store rather than trusting our notes.
+"""Find the run in MLflow that belongs to a folder of the journal, by asking the store rather than trusting our records.
 
-A run belongs to a folder if the folder has every point of the run. We identify a point by its step and time, so two
-trainings of one trial, as in two copies of a journal, never share a run once they differ.
+A run belongs to a folder if the folder has every point of the run. We identify a point by its step and time, so a
+trial trained twice, as in two copies of a journal, never shares a run once its copies differ.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Found(NamedTuple):
 
     run: Run | None  # None if it is still to be made
     events: int
-    other: str | None = None  # a run of another training of the same trial
+    other: str | None = None  # a run with other results of the same trial
 
     @property
     def deleted(self) -> bool:
@@ -92,6 +92,6 @@ def _points(events: Events, names: list[str]) -> set[Point]:
 
 
 def _outlived(run: Run, events: Events) -> bool:
-    """Return True if the run finished after all: the folder is of an older copy, in which it was ended as killed."""
+    """Return True if the run finished after all: the folder is an older copy, in which it was ended as killed."""
     last = events[-1]
     return bool(last["event"] == "end" and last["status"] == KILLED and run.info.status == FINISHED)

@@ -1,4 +1,4 @@
-"""Free the disk: delete files from the journal that the MLflow store is seen to hold."""
+"""Free disk space: delete journal files that the MLflow store lists."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def free(connection: Connection, journal: Path) -> Freed:
     """Delete the files of runs that have ended, where MLflow lists a file of that name and size for the run.
 
     Raises:
-        ServiceUnreachable: the server went away.
+        ServiceUnreachable: the server stopped answering.
     """
     freed = Freed()
     for folder, events in read_all_events(journal, lambda _: None):  # `sync` has warned of the others
@@ -89,7 +89,8 @@ def _held(connection: Connection, run_id: str) -> dict[str, int]:
             connection.warn_once(f"the files of run {run_id} cannot be listed ({reason_of(error)}).")
             return {}
         raise ServiceUnreachable(
-            f"tracking server {hide_password(connection.uri)} went away ({reason_of(error)}). Run the same command "
+            f"tracking server {hide_password(connection.uri)} stopped answering ({reason_of(error)}). Run the same "
+            "command "
             "again to continue."
         ) from None
 

@@ -1,8 +1,8 @@
-"""The journal: every run on disk first, even if the tracking server is away.
+"""The journal: every run on disk first, even if the tracking server is down.
 
 A run is a folder of `SWEEPER_HOME/journal`:
 
-    events.jsonl    one JSON object a line, appended and fsynced: start, epoch, end
+    events.jsonl    one JSON object per line, appended and fsynced: start, epoch, end
     artifacts/      files as MLflow will show them, each written aside and renamed
     upload.json     how far the run was uploaded (fetching.py)
     .writer         locked by the process that writes the run, for as long as it lives
@@ -45,7 +45,7 @@ class JournalTracker(Tracker):
     def __init__(self, root: Path, warn: Callable[[str], None] = lambda _: None, measure: Measure = dict) -> None:
         self.root = root
         self._warn = warn
-        self._measure = measure  # what is recorded beside the metrics of each epoch
+        self._measure = measure  # what is recorded besides the metrics of each epoch
         self._late: dict[Path, JournalLog] | None = None  # by folder, the logs to settle at the end of a block
         self._settling = ThreadPoolExecutor(FSYNCS, "journal-fsync")  # starts no thread before it needs one
 
@@ -59,7 +59,7 @@ class JournalTracker(Tracker):
         return JournalLog(folder, run, self.written, self.store, self._postpone, self._measure)
 
     def written(self, folder: Path) -> None:
-        """Take notice that a run's folder has new events on disk."""
+        """Called when a run's folder has new events on disk."""
 
     def _postpone(self, log: JournalLog) -> bool:
         if self._late is None:
@@ -69,7 +69,7 @@ class JournalTracker(Tracker):
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Write at the end of the block, with one fsync a run, and many runs at a time.
+        """Write at the end of the block, with one fsync per run, and many runs at a time.
 
         Raises:
             OSError: the events of one run could not be written. Those of all others were.
@@ -160,10 +160,10 @@ class JournalLog(RunLog):
         self._add(line)
 
     def settle(self) -> None:
-        """Write what is still in memory: the files, then the events with one fsync.
+        """Write everything that is still in memory: the files, then the events with one fsync.
 
         Raises:
-            OSError: it cannot be written. All but the start of the run is then forgotten.
+            OSError: it cannot be written. Everything but the start of the run is then discarded.
         """
         ended, self._ended = self._ended, False
         try:
@@ -203,7 +203,7 @@ def _key(events: list[dict[str, Any]]) -> str:
 
 
 def _line(event: str, **fields: Any) -> bytes:
-    """Return an event of now, or raise a ValueError if a number is not finite."""
+    """Return an event with the current time, or raise a ValueError if a number is not finite."""
     fields = {"event": event, "time": time.time_ns() // 1_000_000, **fields}
     return json.dumps(fields, allow_nan=False).encode() + b"\n"
 
@@ -255,6 +255,6 @@ def _hold(folder: Path) -> filelock.FileLock:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise SweeperError(
-            f"{folder}: another process writes this run. Give the two commands different studies or SWEEPER_HOMEs."
+            f"{folder}: another process is writing this run. Use another study or SWEEPER_HOME for one of them."
         ) from None
     return lock

@@ -161,7 +161,7 @@ def sync(
     def wait(seconds: float) -> None:
         if time.monotonic() > deadline:
             raise ServiceUnreachable(
-                f"tracking server {hide_password(uri)} went away. Run `sweeper sync` again to continue."
+                f"tracking server {hide_password(uri)} stopped answering. Run `sweeper sync` again to continue."
             )
         time.sleep(seconds)
 

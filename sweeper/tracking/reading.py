@@ -31,7 +31,7 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
     """Return the events of a run, oldest first, without a last line that is not whole.
 
     Raises:
-        RecordError: the file is no regular one, or too large, or a line of it is no event.
+        RecordError: the file is not a regular file, is too large, or has a line that is not an event.
     """
     try:
         content = read_inside(folder, EVENTS, MOST_EVENTS)
@@ -42,7 +42,7 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
     events = [_event(path, number, line) for number, line in enumerate(lines, start=1)]
     for number, event in enumerate(events, start=1):
         if number == 1 and event["event"] != "start":
-            raise _damaged(path, 1, "the first event is a start")
+            raise _damaged(path, 1, "the first event is not a start")
         if event.get("key", events[0]["key"]) != events[0]["key"]:
             raise _damaged(path, number, "it starts another run")
     return events
@@ -84,7 +84,7 @@ def read_record(folder: Path) -> Record:
     """Return the run in `folder`, or raise a UsageError if there is none."""
     attempts = _attempts(read_events(folder))
     if not attempts:
-        raise UsageError(f"{folder}: holds no run. Name an MLflow run, or a folder below SWEEPER_HOME/journal.")
+        raise UsageError(f"{folder} contains no run. Name an MLflow run, or a folder in SWEEPER_HOME/journal.")
     last = attempts[-1]
     tags = {name: value for event in last for name, value in event.get("tags", {}).items()}
     epochs: dict[int, EpochResult] = {}
@@ -113,7 +113,7 @@ def read_epochs(events: list[dict[str, Any]]) -> dict[int, EpochResult]:
 
 
 def history(events: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """Return a row an epoch, by its number: the metrics under their stored names, and the number under `epoch`."""
+    """Return one row per epoch, by its number: the metrics under their stored names, and the number under `epoch`."""
     epochs = [
         {"epoch": e["step"], **{sys.intern(name): value for name, value in e["metrics"].items()}}  # to save memory
         for e in events
@@ -193,11 +193,11 @@ def run_folders(root: Path, warn: Callable[[str], None] = lambda _: None) -> lis
             continue
         if len(folder.parts) - len(root.parts) > MOST_DEPTH:
             top = root.joinpath(*folder.relative_to(root).parts[:3])
-            warn(f"{top} holds more than {MOST_DEPTH} folders in each other. {WAY_OUT}")
+            warn(f"{top} has more than {MOST_DEPTH} nested folders. {WAY_OUT}")
             continue
         for entry in entries:
             if entry.is_symlink():
-                warn(f"{entry.path} is a link, and links are not followed. {WAY_OUT}")
+                warn(f"{entry.path} is a link, which is not followed. {WAY_OUT}")
             elif entry.is_dir(follow_symlinks=False):
                 waiting.append(Path(entry.path))
     return sorted(found)

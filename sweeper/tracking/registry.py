@@ -63,7 +63,7 @@ class Registry:
             found = f"damaged: {error}"
         if recorded and found != recorded[-1]:
             raise DataError(
-                f"{folder / ARTIFACTS / WEIGHTS}: not the weights that the run recorded as {WEIGHTS_TAG}. Restore the "
+                f"{folder / ARTIFACTS / WEIGHTS} does not match the run's {WEIGHTS_TAG}. Restore the "
                 "file from a backup, or delete the run's folder to train it again."
             )
         return content
@@ -117,7 +117,7 @@ class Registry:
         return str(info.registered_model_version)
 
     def _log_to_run(self, run: Run, save: Save, name: str) -> str:
-        """Register the model from the run's files: a server before MLflow 3 has no models beside runs."""
+        """Register the model from the run's files: a server before MLflow 3 has no models apart from runs."""
         from mlflow.exceptions import MlflowException
         from mlflow.models import Model
 

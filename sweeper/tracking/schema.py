@@ -1,4 +1,4 @@
-"""The records of a journal, as they must be to be read: anyone may have written them."""
+"""The schema of journal records, which are untrusted."""
 
 from __future__ import annotations
 

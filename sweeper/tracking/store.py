@@ -39,7 +39,7 @@ TOO_MANY_REQUESTS: Final = "too many 429 error responses"  # in what urllib3 rai
 
 
 def preflight(uri: str, experiment: MlflowExperiment = OURS) -> None:
-    """Check that the store `uri` takes our runs, or can be created.
+    """Check that the store `uri` accepts our runs, or can be created.
 
     Raises:
         UsageError: the URI is malformed, has another scheme, or a password in its query part; the database is another
@@ -59,7 +59,7 @@ def preflight(uri: str, experiment: MlflowExperiment = OURS) -> None:
         )
     else:
         raise UsageError(
-            f"tracking URI {hide_password(uri)[:80]!r}: expected http://HOST:PORT, sqlite:///FILE, postgresql://…, "
+            f"tracking URI {hide_password(uri)[:80]!r}: use http://HOST:PORT, sqlite:///FILE, postgresql://…, "
             "offline or none."
         )
 
@@ -85,7 +85,7 @@ def _preflight_sqlite(uri: str, experiment: MlflowExperiment) -> None:
 
 def _preflight_http(uri: str, experiment: MlflowExperiment) -> None:
     if not _names_a_host(uri):
-        raise UsageError(f"tracking URI {hide_password(uri)[:80]!r}: expected http://HOST:PORT.")
+        raise UsageError(f"tracking URI {hide_password(uri)[:80]!r}: use http://HOST:PORT.")
     try:
         with warnings.catch_warnings(action="ignore"):  # of TLS without verification
             found = _patiently(lambda: _find(uri, experiment))
@@ -100,7 +100,7 @@ def _preflight_http(uri: str, experiment: MlflowExperiment) -> None:
 
 
 def _patiently(ask: Callable[[], Experiment | None]) -> Experiment | None:
-    """Ask a server; one that fails may only just have started, and is asked again."""
+    """Ask a server; retry on failure, as it may have just started."""
     start = time.monotonic()
     while True:
         try:
@@ -148,7 +148,7 @@ def _check_artifacts(uri: str) -> None:
         text = answer.raw.read(MOST_ANSWER, decode_content=True).decode(errors="replace")
     if NOT_SERVED in text:
         raise SweeperError(
-            f"tracking server {hide_password(uri)} takes no artifacts: {one_line(text)}. Start it again with "
+            f"tracking server {hide_password(uri)} does not accept artifacts: {one_line(text)}. Restart it with "
             "--serve-artifacts."
         )
 
@@ -231,7 +231,7 @@ def _preflight_database(
         raise unusable(f"tracking database {hide_password(uri)} {what} ({reason}). Check --tracking-uri.") from None
     if tables and "experiments" not in tables:
         raise UsageError(
-            f"tracking database {hide_password(uri)} is another program's, with tables such as {tables[0]!r}. "
+            f"tracking database {hide_password(uri)} belongs to another program (it has a table {tables[0]!r}). "
             "Name another one with --tracking-uri."
         )
     _check_schema(uri, held.schema)
@@ -252,7 +252,7 @@ class Row(NamedTuple):
     name: str
 
     def is_(self, experiment: MlflowExperiment, workspace: str) -> bool:
-        """Return True if it is the one that is meant."""
+        """Return True if this is the experiment with that name or ID."""
         same = self.experiment_id == experiment.id if experiment.id else self.name == experiment.name
         return same and self.workspace == workspace
 
@@ -294,8 +294,8 @@ def _check_schema(uri: str, schema: str | None) -> None:
             f"{mlflow_command()} db upgrade {shlex.quote(shown)}"
         )
     raise SweeperError(
-        f"tracking database {shown} has the schema {schema[:40]!r}, which the installed MLflow does not know. Install "
-        "the release that made it, or name another database with --tracking-uri."
+        f"tracking database {shown} has the schema {schema[:40]!r}, which the installed MLflow does not support. "
+        "Install the release that created it, or name another database with --tracking-uri."
     )
 
 
@@ -314,7 +314,7 @@ def _check_workspace(uri: str, held: Held) -> str:
             )
         return DEFAULT_WORKSPACE
     if not named:
-        raise UsageError("MLFLOW_ENABLE_WORKSPACES is set, and no workspace is named. Set MLFLOW_WORKSPACE.")
+        raise UsageError("MLFLOW_ENABLE_WORKSPACES is set, but no workspace is named. Set MLFLOW_WORKSPACE.")
     if named not in held.workspaces | {DEFAULT_WORKSPACE}:
         raise UsageError(f"{shown} has no workspace {named!r}. Create it, or name another with MLFLOW_WORKSPACE.")
     return named

@@ -10,7 +10,7 @@ SHORTEST: Final = 0.1  # seconds between two readings of the processor, by psuti
 
 
 class SystemMetrics:
-    """Reads the load of the machine: of its processors since the last reading, and of its memory now."""
+    """Reads the load of the machine: CPU use since the last reading, and current memory use."""
 
     def __init__(self) -> None:
         self._read(SHORTEST)

@@ -46,7 +46,7 @@ class Figures(NamedTuple):
 
 
 def upload(connection: Connection, draw: Figures, folder: Path, wait: Wait) -> bool:
-    """Upload what is new in the run of `folder`, and try again for as long as the server is away.
+    """Upload the new events and files of the run in `folder`, and retry as long as the server does not answer.
 
     Returns False, with a warning the first time, if the run was deleted in MLflow.
     """
@@ -63,7 +63,7 @@ def check_count(folder: Path, events: list[dict[str, Any]], state: Mapping[str, 
 
 
 def forget_lost(connection: Connection, root: Path) -> list[Path]:
-    """Forget the uploads that the store has lost, as after its database was deleted or an older one restored.
+    """Forget uploads that the store has lost, for example after its database was deleted or restored.
 
     The runs were uploaded one after the other, so the last one stands for the others.
 
@@ -146,9 +146,9 @@ class _Upload:
         found = find_run(self._calls, self._connection.experiment_id, events, state["run_id"], state["events"])
         if found.other:
             self._connection.warn_once(
-                f"{self._folder.parent}: {hide_password(self._connection.uri)} has another training of some of these "
-                "runs, as of a copy of this journal. They are uploaded as runs of their own. To keep two sweeps apart, "
-                "give one of them another --study."
+                f"{self._folder.parent}: {hide_password(self._connection.uri)} has other results for some of these "
+                "runs, perhaps from a copy of this journal. They are uploaded as separate runs. To keep two sweeps "
+                "apart, give one of them another --study."
             )
         run = found.run or self._create_run(events[0], found.other)
         run_id = str(run.info.run_id)
@@ -157,7 +157,7 @@ class _Upload:
         if found.deleted:
             restore = mlflow_line(self._connection.uri, f"runs restore --run-id {run_id}")
             self._connection.warn(
-                f"{self._folder}: its run was deleted in MLflow, and stays deleted. To have it back, run: {restore}; "
+                f"{self._folder}: its run was deleted in MLflow, and stays deleted. To restore it, run: {restore}; "
                 "then upload it with: sweeper sync --all"
             )
             return state | {"deleted": True}

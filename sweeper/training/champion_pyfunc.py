@@ -1,6 +1,6 @@
 """Class probabilities from a champion, through MLflow's pyfunc.
 
-MLflow keeps a copy of this file beside the model and imports it from there: it must not import `sweeper`.
+MLflow keeps a copy of this file next to the model and imports it from there: it must not import `sweeper`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def keep_freed() -> None:
     """Let this process reuse the memory that it frees; without glibc, do nothing.
 
     A step allocates and frees some megabytes for each activation. By default glibc hands such blocks back to the
-    system, which clears each page anew: a fifth of the time of a short training (docs/development/log.md).
+    system, which clears each page again: a fifth of the time of a short training (docs/development/log.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -43,12 +43,12 @@ def resolve_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(DEVICE, name):
-        raise ConfigError(f"device={name[:60]!r}: no such device; use auto, cpu, cuda or cuda:N")
+        raise ConfigError(f"device={name[:60]!r}: no such device. Use auto, cpu, cuda or cuda:N.")
     try:
         torch.empty(1, device=torch.device(name))
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0][:120]
-        raise ConfigError(f"device={name!r}: cannot be used here ({reason}); use auto, cpu, cuda or cuda:N") from None
+        raise ConfigError(f"device={name!r}: cannot be used here ({reason}). Use auto, cpu, cuda or cuda:N.") from None
     return name
 
 
@@ -71,7 +71,7 @@ def resolve_precision(name: str, device: str) -> str:
     if device != "cpu":
         supported = torch.cuda.is_bf16_supported(including_emulation=False)
         if name == "bf16" and not supported:
-            raise ConfigError(f"precision='bf16': {device} has no bf16; use fp32 or auto")
+            raise ConfigError(f"precision='bf16': {device} does not support bf16. Use fp32 or auto.")
         return ("bf16" if supported else "fp32") if name == "auto" else name
     if name != "auto":
         return name

@@ -1,4 +1,4 @@
-"""The schedule of Dropout: in which epochs it acts.
+"""The schedule of Dropout: the epochs in which it is active.
 
 Dropout in the first epochs only helps a network that underfits; in the last epochs only, one that overfits (Liu et al.
 2023, arXiv 2303.01500).
@@ -21,7 +21,7 @@ def dropout_layers(model: nn.Module) -> dict[Any, float]:
 
 
 def schedule_dropout(layers: dict[Any, float], config: RunConfig, epoch: int) -> None:
-    """Give the layers their rates in the epochs in which Dropout acts, and 0 in the others. `epoch` counts from 1."""
+    """Set the layers' rates in epochs with Dropout, and 0 in the others. `epoch` counts from 1."""
     early = epoch <= config.dropout_switch
     acts = config.dropout_schedule == "constant" or (config.dropout_schedule == "early") == early
     for layer, rate in layers.items():

@@ -74,7 +74,7 @@ def measure(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def measured_numbers(classes: Sequence[str]) -> int:
-    """Return how many numbers `measure` gives."""
+    """Return how many numbers `measure` returns."""
     return 5 + len(classes) ** 2
 
 

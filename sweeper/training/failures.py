@@ -1,4 +1,4 @@
-"""Failures of a training: divergence, lack of memory, anything else."""
+"""Training failures: divergence, out of memory, and everything else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RUNAWAY: Final = 20  # times the loss of a uniform guess
 
 
 def check_converging(config: RunConfig, classes: int, epoch: int, lr: float, *losses: float) -> None:
-    """Check that a training may go on after `epoch`.
+    """Check that training may continue after `epoch`.
 
     Raises:
         Diverged: one of `losses`, in nats, is not finite, or above `RUNAWAY` times that of a uniform guess.
@@ -24,12 +24,12 @@ def check_converging(config: RunConfig, classes: int, epoch: int, lr: float, *lo
     if not math.isfinite(worst) or worst > most:
         raise Diverged(
             f"loss {worst:.4g} after epoch {epoch}, above {most:.0f} or not finite, "
-            f"at lr={lr:.4g}, placement={config.placement.value}: lower lr"
+            f"at lr={lr:.4g}, placement={config.placement.value}. Try a lower lr."
         )
 
 
 def explain(error: Exception) -> TrainingError | UsageError:
-    """Return any error of a training as one of ours: a message of one line, the traceback in `details`."""
+    """Convert any training error to one of ours: a one-line message, with the traceback in `details`."""
     if isinstance(error, TrainingError | UsageError):
         return error
     no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

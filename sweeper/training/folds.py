@@ -1,4 +1,4 @@
-"""Cross-validation: train all folds in step, an epoch of each at a time."""
+"""Cross-validation: train all folds in step, one epoch each at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Train = Callable[[RunConfig, Data], Training]
 
 
 def cross_validate(config: RunConfig, folds: Sequence[Data], train_one: Train = train) -> Training:
-    """Train one model a fold, all in step by `train_one`, and yield the mean over folds of each epoch."""
+    """Train one model per fold, all in step by `train_one`, and yield the mean over folds of each epoch."""
     trainings = [train_one(config, data) for data in folds]
     history: list[EpochResult] = []
     for _ in range(config.epochs):
@@ -36,7 +36,7 @@ def cross_validate(config: RunConfig, folds: Sequence[Data], train_one: Train = 
 
 
 def finish(training: Training) -> TrainResult:
-    """Run a training to its end and return its result."""
+    """Exhaust a training generator and return its result."""
     while True:
         try:
             next(training)

@@ -1,7 +1,7 @@
-"""The training loop: a pure function that yields an `EpochResult` an epoch and ends in a `TrainResult`.
+"""The training loop: a pure function that yields one `EpochResult` per epoch and ends in a `TrainResult`.
 
 It knows no MLflow, Optuna or engine. The caller's `for` decides what to do with an epoch, and stops a run by closing
-the generator. All randomness of epoch e is drawn from (seed, e): several trainings may advance in turn, and a run
+the generator. All randomness of epoch e is drawn from (seed, e): several runs may advance in turn, and a run
 depends on its configuration and data alone.
 """
 
@@ -34,7 +34,7 @@ def train(config: RunConfig, data: Data) -> Training:
     """Train `config` on `data.train` and evaluate each epoch on `data.val`.
 
     Yields:
-        One `EpochResult` an epoch; the generator's value is the `TrainResult`.
+        One `EpochResult` per epoch; the generator's value is the `TrainResult`.
 
     Raises:
         Diverged: the loss is not finite, or far above that of a guess, after an epoch.

@@ -1,4 +1,4 @@
-"""The wrongly classified images that a model is surest of. Importing this does not import torch."""
+"""The misclassified images with the highest confidence. Importing this does not import torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def confident_mistakes(logits: Tensor, images: Images, most: int) -> list[Mistake]:
-    """Return at most `most` errors in `logits` `(N, classes)` for `images`, both on the CPU, the surest first."""
+    """Return at most `most` errors in `logits` `(N, classes)` for `images`, both on the CPU, most confident first."""
     classes = images.spec.classes
     confidence, predicted = logits.softmax(1).max(1)
     wrong = (predicted != images.labels).nonzero().flatten()

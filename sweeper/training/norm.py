@@ -21,7 +21,7 @@ NARROW: Final = 8  # channels; with 16 or more torch's own layer is as fast
 
 
 def batch_norm_2d(channels: int) -> nn.BatchNorm2d:
-    """Return the fastest layer for so many channels, with torch's defaults."""
+    """Return the fastest layer for this number of channels, with torch's defaults."""
     return NarrowBatchNorm2d(channels) if channels <= NARROW else nn.BatchNorm2d(channels)
 
 

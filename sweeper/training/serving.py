@@ -22,8 +22,8 @@ def served(config: RunConfig, images: ImageSpec, weights: Mapping[str, Any]) -> 
 
     It takes uint8 `(N, H, W)` of grey images and `(N, H, W, 3)` of colour ones.
 
-    It can be loaded where `sweeper` is not installed, as far as torch can trace it. `classes` are the names of the
-    logits, and `precision` the arithmetic in which it was evaluated. `needs` are the modules, beside torch's, that must
+    It can be loaded without `sweeper` if torch can trace it. `classes` are the names of the
+    logits, and `precision` that of its evaluation. `needs` are the modules, besides torch's, that must
     be importable where it is loaded.
     """
     trained = _of_torch(load_weights(build_model(config, images), weights)).eval()

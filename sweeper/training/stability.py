@@ -1,4 +1,4 @@
-"""Measure how steady a training is: the spread of its gradient norms, and the steps whose loss stands out.
+"""Measure how stable training is: the spread of its gradient norms, and the number of loss spikes.
 
 The loop writes into tensors on its device, which are read at the end of an epoch: no step waits for the device.
 """

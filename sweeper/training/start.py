@@ -50,7 +50,7 @@ def training(config: RunConfig, data: Sequence[Data]) -> Training:
 
 
 def in_turn(config: RunConfig, data: Sequence[Data], beside: Callable[[], int]) -> Cooperative:
-    """Train as `training` does, in turn with other trainings on one GPU, whose number `beside` returns.
+    """Train as `training` does, taking turns with other runs on one GPU; `beside` returns their number.
 
     Cross-validation, and a network that the captured step does not support, keep the GPU until an epoch ends.
     """

@@ -46,7 +46,7 @@ def advice() -> Advice:
 
 def test_the_lines_say_what_is_best_what_is_not_told_apart_and_what_is_worse(advice: Advice):
     said = lines(advice, 100)
-    assert said[0] == "net.py:build on <photos> (4,200 training images, 12 classes), 61 trainings of 2 epochs in 58m00s"
+    assert said[0] == "net.py:build on <photos> (4,200 training images, 12 classes), 61 runs of 2 epochs in 58m00s"
     assert said[1].split("  ")[1:3] == ["1", "BatchNorm, then Dropout (conv 0.1, head 0.35)"]
     assert said[1].endswith("the recommendation")
     assert said[2].endswith("not told apart from 1: 5 more seeds would")

@@ -96,11 +96,11 @@ def test_a_short_budget_shortens_the_trainings_and_says_so() -> None:
     plan, remarks = make_plan(PLAIN, Limits(700), _measured(90), seed=0)
     assert plan.trainings >= fewest
     assert plan.epochs < 16
-    assert "the time is short" in remarks[0]
+    assert "the budget is short" in remarks[0]
 
 
 def test_too_short_a_budget_is_refused_with_one_that_is_enough() -> None:
-    with pytest.raises(UsageError, match=r"Give --budget (\d+)m") as error:
+    with pytest.raises(UsageError, match=r"Use --budget (\d+)m") as error:
         make_plan(PLAIN, Limits(200, epochs=10), _measured(90), seed=0)
     minutes = int(str(error.value).split("--budget ")[1].split("m")[0])
     plan, _ = make_plan(PLAIN, Limits(60 * minutes, epochs=10), _measured(90), seed=0)

@@ -133,7 +133,7 @@ def test_a_network_whose_file_has_changed_ends_all_trainings_in_one_line(engine:
     write(tmp_path, PLAIN + "# changed\n")
     (end,) = train_all(engine, {1: config})
     assert isinstance(end.what, UsageError)
-    assert "net.py has changed, and is another network now" in str(end.what)
+    assert "net.py has changed since the run was recorded" in str(end.what)
 
 
 def test_a_result_carries_its_xray(engine: Engine, apart: Callable[[RunConfig], TrainResult]):
@@ -332,7 +332,7 @@ def test_a_cluster_that_asks_for_a_token_says_so(ray: Engine, monkeypatch: pytes
     from sweeper.engine.ray_cluster import check_cluster
 
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # else it does not find a cluster on loopback
-    with pytest.raises(ServiceUnreachable, match="it asks for a token, and this process has none or another"):
+    with pytest.raises(ServiceUnreachable, match="this process has no token, or the wrong one"):
         check_cluster(library.get_runtime_context().gcs_address)
 
 

@@ -99,7 +99,7 @@ def test_other_settings_are_refused_and_nothing_is_mixed(url: str):
 
 
 def test_a_second_driver_is_refused(study: Study, url: str):
-    with pytest.raises(StudyConflict, match="is being driven by process"):
+    with pytest.raises(StudyConflict, match="is in use by process"):
         open_study("demo", SETTINGS, url)
 
 
@@ -110,7 +110,7 @@ def test_a_database_that_goes_away_is_one_line(new_database: Callable[[], str], 
         name = database_url(url).database
         postgres_server.psql(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
         postgres_server.psql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
-        with pytest.raises(ServiceUnreachable, match="connection that holds study 'demo' is lost"):
+        with pytest.raises(ServiceUnreachable, match="lost the connection that locks study 'demo'"):
             study.ask()
         with pytest.raises(ServiceUnreachable, match="the database of study 'demo' went away"), study.answering():
             study.complete(trial.number, scored(0.9, 0.3))

@@ -95,7 +95,7 @@ CONFLICTS = {
     "batch_size=1 with placement=ic: BatchNorm needs 2 or more": {"batch_size": 1, "placement": "ic"},
     "folds=0: cross-validation needs 2 or more": {"split": "folds"},
     "folds=1: cross-validation needs 2 or more": {"split": "folds", "folds": 1},
-    "folds=5: allowed with split=folds only": {"split": "holdout", "folds": 5},
+    "folds=5: only allowed with split=folds": {"split": "holdout", "folds": 5},
     "batch_size=128: larger than train_images=127": {"train_images": 127},
 }
 
@@ -167,7 +167,7 @@ def test_a_study_may_not_have_a_name_that_could_harm(name: str):
     "name", ["runs", "reproduce", "reproduce-quick", "reproduce-full", "reproduce-quick.looks.jsonl"]
 )
 def test_a_study_may_not_have_the_name_of_what_others_write(name: str):
-    with pytest.raises(ConfigError, match="choose another"):
+    with pytest.raises(ConfigError, match="Choose another"):
         check_name(name)
     assert check_name(f"my-{name}") == f"my-{name}"
 

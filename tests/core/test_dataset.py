@@ -78,8 +78,8 @@ def test_fashion_mnist_has_no_hash_in_a_configuration():
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"image_size": 32}, "image_size=32: only the pictures of folder:DIR are resized; leave it out"),
-        ({"image_size": 32, "dataset": "/own.npz"}, "only the pictures of folder:DIR are resized"),
+        ({"image_size": 32}, "image_size=32: only pictures of folder:DIR can be resized; leave it out"),
+        ({"image_size": 32, "dataset": "/own.npz"}, "only pictures of folder:DIR can be resized"),
         ({"image_size": 7, "dataset": "folder:/own"}, "image_size=7: use 8 to 256 pixels"),
         ({"image_size": 257, "dataset": "folder:/own"}, "image_size='257': should be less than or equal to 256"),
     ],

@@ -33,7 +33,7 @@ def test_a_storage_url_means_what_it_says(written: str, meant: str) -> None:
 )
 def test_any_other_storage_url_is_refused_without_its_password(written: str) -> None:
     message = refusal(written)
-    assert "expected sqlite:///FILE or postgresql://" in message
+    assert "use sqlite:///FILE or postgresql://" in message
     assert "ary" not in message
 
 
@@ -53,7 +53,7 @@ def test_a_password_with_an_at_sign_is_not_shown() -> None:
 )
 def test_a_password_in_the_query_of_a_url_is_refused_and_not_shown(written: str) -> None:
     message = refusal(written)
-    assert "password=***': others can see what follows the ?. Put the password into ~/" in message
+    assert "password=***': other users can see the part after the ?. Put the password into ~/" in message
     assert "canary" not in message
 
 

@@ -134,27 +134,27 @@ FLOATS = arrays()["x_train"].astype(np.float32)
     ("change", "says"),
     [
         ({"x_train": FLOATS / 255},
-         "x_train holds float32. Images are uint8, 0 to 255. Convert them: x_train = "
+         "x_train holds float32. Images must be uint8, 0 to 255. Convert them: x_train = "
          '(x_train * 255).round().astype("uint8")'),
         ({"x_train": FLOATS}, 'Convert them: x_train = x_train.round().astype("uint8")'),
-        ({"x_test": arrays()["x_test"].astype(int)}, 'x_test holds int64. Images are uint8, 0 to 255. Convert them: '
-         'x_test = x_test.astype("uint8")'),
-        ({"x_train": np.zeros((40, 80), np.uint8)}, "x_train has the shape (40, 80). Images are (N, H, W)"),
+        ({"x_test": arrays()["x_test"].astype(int)}, 'x_test holds int64. Images must be uint8, 0 to 255. Convert '
+         'them: x_test = x_test.astype("uint8")'),
+        ({"x_train": np.zeros((40, 80), np.uint8)}, "x_train has the shape (40, 80). Images must be (N, H, W)"),
         ({"x_test": np.zeros((0, 8, 10, 3), np.uint8)}, "x_test has the shape (0, 8, 10, 3)"),
         ({"x_train": np.zeros((40, 8, 10, 4), np.uint8)},
-         "x_train has 4 channels, the last of (40, 8, 10, 4). Images have 1 or 3."),
+         "x_train has 4 channels, as its shape is (40, 8, 10, 4). Images must have 1 or 3."),
         ({"x_train": np.zeros((40, 3, 8, 10), np.uint8)}, "Convert them: x_train = x_train.transpose(0, 2, 3, 1)"),
         ({"x_train": np.zeros((40, 7, 10, 3), np.uint8)},
-         "images of x_train are 7x10. Images have 8 to 256 pixels a side."),
+         "images of x_train are 7x10. Images must have 8 to 256 pixels per side."),
         ({"x_train": np.zeros((40, 8, 257, 3), np.uint8)}, "images of x_train are 8x257"),
         ({"x_test": np.zeros((20, 10, 8, 3), np.uint8)},
-         "the images of x_train are 8x10x3, those of x_test 10x8x3. Bring both to one shape."),
+         "the images of x_train are 8x10x3, those of x_test 10x8x3. Give both the same shape."),
         ({"y_train": np.arange(39) % 4}, "y_train has 39 labels for 40 images"),
         ({"y_train": np.eye(4)[np.arange(40) % 4]}, "Convert it: y_train = y_train.argmax(1)"),
-        ({"y_train": np.arange(40) % 4 / 2}, "y_train holds float64 of the shape (40,). Labels are integers"),
-        ({"y_test": np.arange(20) % 4 - 1}, "y_test has the label -1. Labels go from 0"),
-        ({"y_test": np.arange(20) % 5}, "y_test has the label 4, and there are 4 classes, by y_train"),
-        ({"classes": ["a", "b", "c"]}, "y_train has the label 3, and there are 3 classes, by classes"),
+        ({"y_train": np.arange(40) % 4 / 2}, "y_train holds float64 of shape (40,). Labels must be integers"),
+        ({"y_test": np.arange(20) % 4 - 1}, "y_test has the label -1. Labels must run from 0"),
+        ({"y_test": np.arange(20) % 5}, "y_test has the label 4, but y_train has 4 classes"),
+        ({"classes": ["a", "b", "c"]}, "y_train has the label 3, but classes has 3 classes"),
         ({"y_train": {}}, "y_train holds object"),
     ],
 )  # fmt: skip
@@ -171,10 +171,10 @@ def test_arrays_that_are_no_images_are_refused(change: Arrays, says: str):
         ({"y_train": np.minimum(np.arange(40), 4) % 5 % 4}, "class '1' (label 1) has 1 training image"),
         (
             {"y_train": np.zeros(40, int), "y_test": np.zeros(20, int)},
-            "1 classes. Images must be of 2 to 1,000 classes",
+            "1 classes. Use 2 to 1,000 classes",
         ),
         ({"classes": ["a", "b", "c", "a"]}, "two classes have the name 'a'"),
-        ({"x_train": np.full((40, 8, 10, 3), 7, np.uint8)}, "all training images are of one even colour"),
+        ({"x_train": np.full((40, 8, 10, 3), 7, np.uint8)}, "every training image is one uniform colour"),
     ],
 )
 def test_images_that_cannot_be_trained_on_are_refused(tmp_path: Path, change: Arrays, says: str):
@@ -223,7 +223,7 @@ def test_a_damaged_and_a_pickled_array_are_refused(tmp_path: Path):
 
 def test_missing_arrays_are_named(tmp_path: Path):
     np.savez(tmp_path / "own.npz", x_train=np.zeros(1), y_test=np.zeros(1))
-    says = "holds no y_train and no x_test. It must hold x_train, y_train, x_test, y_test."
+    says = "lacks y_train, x_test. It must hold x_train, y_train, x_test, y_test."
     assert says in refusal(read_npz, str(tmp_path / "own.npz"))
 
 

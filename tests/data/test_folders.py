@@ -64,7 +64,7 @@ def test_without_a_test_part_a_stratified_share_becomes_it_always_the_same(folde
     shares = np.bincount(test.labels) / np.bincount(np.concatenate([train.labels, test.labels]))
     assert shares.min() > 0.1
     assert shares.max() < 0.2
-    assert source.remarks == ("no test part: 22 of 150 pictures become the test images",)
+    assert source.remarks == ("no folder of test images: 22 of 150 pictures become the test images",)
     assert source_of(folder).spec == source.spec
 
 
@@ -137,7 +137,9 @@ def test_a_corrupt_picture_is_named(folder: Path):
 
 def test_a_picture_of_16_bits_is_refused(folder: Path):
     Image.fromarray(np.full((32, 32), 1_000, np.uint16)).save(one(folder))
-    assert refusal(lambda: source_of(folder).spec) == f"{one(folder)}: more than 8 bits a pixel. Convert it to 8 bits."
+    assert (
+        refusal(lambda: source_of(folder).spec) == f"{one(folder)}: more than 8 bits per channel. Convert it to 8 bits."
+    )
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -152,8 +154,8 @@ def test_pictures_that_are_mostly_too_large_are_refused_with_the_option_that_hel
         Image.open(path).resize((300, 200)).save(path)
     message = refusal(lambda: source_of(folder).spec)
     assert message == (
-        f"{folder}: most pictures are 300x200. Images have 8 to 256 pixels a side. Resize them with --image-size 64, "
-        "or another number."
+        f"{folder}: most pictures are 300x200. Images must have 8 to 256 pixels per side. Resize them, for "
+        "example with --image-size 64."
     )
     assert source_of(folder, 32).spec.shape == (32, 32, 3)
 
@@ -163,7 +165,7 @@ def test_pictures_that_do_not_fit_into_memory_are_refused_with_the_figure(
 ):  # fmt: skip
     monkeypatch.setattr("sweeper.data.own.free_memory", lambda: 1_000_000)
     message = refusal(lambda: source_of(folder, 256).spec)
-    assert f"{folder}: the images need 0.1 GB of memory, and 0.0 GB are free." in message
+    assert f"{folder}: the images need 0.1 GB of memory, and only 0.0 GB are free." in message
 
 
 def test_an_empty_class_is_named(folder: Path):
@@ -174,10 +176,10 @@ def test_an_empty_class_is_named(folder: Path):
 def test_a_class_that_only_the_test_part_has_is_named(parts: Path):
     (parts / "train" / "Coat").rename(parts / "Coat")
     message = refusal(lambda: source_of(parts).spec)
-    assert message == f"{parts}/Coat: only train and test may be in {parts}. Move it away, or name it test."
+    assert message == f"{parts}/Coat: {parts} may only hold train and test. Move it away, or rename it to test."
     (parts / "Coat").rename(parts.parent / "Coat")
     message = refusal(lambda: source_of(parts).spec)
-    assert message == f"{parts}/test/Coat: a class without a folder in train. Both have the same classes."
+    assert message == f"{parts}/test/Coat: this class has no folder in train. Both must have the same classes."
 
 
 def test_a_class_may_have_no_test_pictures(parts: Path):
@@ -188,7 +190,7 @@ def test_a_class_may_have_no_test_pictures(parts: Path):
 
 def test_a_test_part_alone_and_an_empty_one_are_refused(parts: Path):
     (parts / "train").rename(parts.parent / "train")
-    assert f"{parts}/train: no such folder, beside test" in refusal(lambda: source_of(parts).spec)
+    assert f"{parts}/train: no such folder next to test" in refusal(lambda: source_of(parts).spec)
     (parts / "test").rename(parts / "train")
     (parts / "test").mkdir()
     assert "no test image" in refusal(lambda: source_of(parts).spec)
@@ -200,7 +202,7 @@ def test_a_folder_that_cannot_be_read_is_refused(tmp_path: Path):
     (tmp_path / "circle").symlink_to("circle")
     for name, reason in says.items():
         message = refusal(lambda name=name: source_of(tmp_path / name).spec)  # type: ignore[misc]
-        assert message.startswith(f"{tmp_path / name}: not a folder that can be read (")
+        assert message.startswith(f"{tmp_path / name} cannot be read (")
         assert reason in message
     (tmp_path / "empty").mkdir()
     assert f"{tmp_path}/empty holds no pictures" in refusal(lambda: source_of(tmp_path / "empty").spec)

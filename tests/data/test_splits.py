@@ -90,7 +90,7 @@ def test_load_has_one_split_a_fold(folder: Path):
     ("field", "said"),
     [
         ("batch_size", "larger than the {images} training images"),
-        ("train_images", "split={split} of fashion-mnist leaves {images}"),
+        ("train_images", "split={split} of fashion-mnist leaves only {images}"),
     ],
 )
 def test_more_images_than_there_are_to_train_on_are_refused(folder: Path, split: dict[str, Any], field: str, said: str):
@@ -139,4 +139,4 @@ def test_splits_that_do_not_fit_into_memory_are_refused(folder: Path, monkeypatc
     monkeypatch.setattr("sweeper.data.own.free_memory", lambda: 40 * 28 * 28 * 2 * 3)
     assert len(load(SMALL.derive(split="folds", folds=3), source)) == 3
     message = refusal(load, SMALL.derive(split="folds", folds=4), source)
-    assert message.startswith("fashion-mnist: the images need 0.0 GB of memory, and 0.0 GB are free.")
+    assert message.startswith("fashion-mnist: the images need 0.0 GB of memory, and only 0.0 GB are free.")

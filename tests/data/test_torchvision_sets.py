@@ -102,7 +102,7 @@ def test_a_file_with_another_sum_is_refused(tmp_path: Path, make: Any):
     changed = tmp_path / "root" / TEST_IMAGES[make]
     changed.write_bytes(changed.read_bytes() + b"more")
     message = refusal(read_set, make.__name__, kind, str(tmp_path / "root"))
-    assert message.startswith(f"{tmp_path}/root does not hold {make.__name__} as torchvision stores it (")
+    assert message.startswith(f"{tmp_path}/root does not hold {make.__name__} in torchvision's layout (")
     assert "Name torchvision's root with --data-dir" in message
 
 
@@ -110,14 +110,14 @@ def test_images_of_mnist_that_were_unpacked_in_part_are_refused(tmp_path: Path):
     kind, *_ = mnist(tmp_path / "root")
     unpacked = tmp_path / "root" / "MNIST" / "raw" / "train-images-idx3-ubyte"
     unpacked.write_bytes(unpacked.read_bytes()[:5_000])
-    assert "does not hold mnist as torchvision stores it" in refusal(read_set, "mnist", kind, str(tmp_path / "root"))
+    assert "does not hold mnist in torchvision's layout" in refusal(read_set, "mnist", kind, str(tmp_path / "root"))
 
 
 @pytest.mark.parametrize(("name", "make"), [("mnist", mnist), ("cifar10", cifar10), ("svhn", svhn)])
 def test_files_that_are_made_up_are_not_those_of_the_data_set(tmp_path: Path, name: str, make: Any):
     make(tmp_path / "root")
     message = refusal(lambda: find(name, tmp_path / "root", 0, print))
-    assert message.startswith(f"{tmp_path}/root does not hold {name} as torchvision stores it (")
+    assert message.startswith(f"{tmp_path}/root does not hold {name} in torchvision's layout (")
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -134,6 +134,6 @@ def test_a_data_set_that_cannot_be_downloaded_leaves_nothing(tmp_path: Path, mon
     monkeypatch.setattr(torchvision.datasets, "MNIST", Away)
     message = refusal(torchvision_source, "mnist", None)
     assert message.startswith("mnist was not found and cannot be downloaded (")
-    assert "Name torchvision's root that holds it with --data-dir." in message
+    assert "Name torchvision's root with --data-dir." in message
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert not (tmp_path / "sweeper" / "mnist").exists()

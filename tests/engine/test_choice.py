@@ -99,13 +99,13 @@ def test_a_ray_cluster_is_looked_at_once(make: Any, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("choice", "config", "says"),
     [
-        (EngineChoice("serial", 2), CONFIG, "one at a time"),
+        (EngineChoice("serial", 2), CONFIG, "one run at a time"),
         (EngineChoice("processes", address="auto"), CONFIG, "--engine ray"),
         (EngineChoice(gpus=0.5), CONFIG, "--engine ray"),
         (EngineChoice("gpu"), CONFIG, "needs a GPU. Use --engine processes --workers N"),
         (EngineChoice("gpu"), ON_GPU.model_copy(update={"split": "folds", "folds": 3}), "--engine processes"),
-        (EngineChoice("ray"), ON_GPU, "share of a GPU"),
-        (EngineChoice("ray", gpus=0.25), CONFIG, "gpus_per_trial=0.25: the device is cpu.* where there is a GPU"),
+        (EngineChoice("ray"), ON_GPU, "a fraction of a GPU"),
+        (EngineChoice("ray", gpus=0.25), CONFIG, "gpus_per_trial=0.25: the device is cpu.* machine with a GPU"),
         (EngineChoice("ray", gpus=1), CONFIG.model_copy(update={"device": "cuda:1"}), "'cuda:1': .* Use --device cuda"),
     ],
 )

@@ -16,10 +16,10 @@ from sweeper.core.errors import ServiceUnreachable, UsageError
         ("nohost.invalid:6379", ServiceUnreachable, "Ray cluster nohost.invalid:6379 cannot be joined ("),
         ("a..b:6379", ServiceUnreachable, "Ray cluster a..b:6379 cannot be joined ("),
         ("127.0.0.1:99999", ServiceUnreachable, "Ray cluster 127.0.0.1:99999 cannot be joined ("),
-        ("me:canary@127.0.0.1:1", UsageError, "Ray address '127.0.0.1:1': not an address. Use auto or HOST:PORT."),
+        ("me:canary@127.0.0.1:1", UsageError, "Ray address '127.0.0.1:1' is not valid. Use auto or HOST:PORT."),
         ("127.0.0.1", UsageError, "Use auto or HOST:PORT"),
         ("127.0.0.1:x", UsageError, "Use auto or HOST:PORT"),
-        ("ray://127.0.0.1:10001", UsageError, "Run the driver in the cluster: ray job submit"),
+        ("ray://127.0.0.1:10001", UsageError, "Run sweeper in the cluster: ray job submit"),
     ],
 )
 def test_a_ray_cluster_that_cannot_be_joined_is_one_line(address: str, error: type, says: str):

@@ -56,7 +56,7 @@ def test_an_advice_killed_and_continued_gives_the_answer_of_an_unbroken_one(
     done = place.run(*COMMAND)
     assert done.returncode == 0, done.stderr
     found = answer(place)
-    tally("G4", {"kill -9 of one advice": 1}, {"advices with other runs or verdicts": int(found != unbroken)})
+    tally("G4", {"kill -9 of sweeper advise": 1}, {"answers with other runs or verdicts": int(found != unbroken)})
 
 
 def test_a_finished_advice_trains_nothing_when_it_is_asked_for_again(place: Place):
@@ -85,19 +85,19 @@ def test_an_advice_that_was_paused_and_stopped_gives_the_answer_of_an_unbroken_o
     command = (*COMMAND, "--workers", "2", "--json")  # with one worker, the driver itself would wait at the gate
     with place.begin(*command) as driver:
         until(lambda: place.count("training") > 2, "two epochs", PATIENCE)
-        assert other.run("pause", "advise-asked").stdout.startswith("advise-asked: its trainings stop")
-        until(lambda: "paused; sweeper resume goes on" in place.said, "the pause", PATIENCE)
+        assert other.run("pause", "advise-asked").stdout.startswith("advise-asked: pausing")
+        until(lambda: "paused; continue with sweeper resume" in place.said, "the pause", PATIENCE)
         assert other.run("resume", "advise-asked").returncode == 0
         until(lambda: "resumed" in place.said, "the advice to go on", PATIENCE)
         assert other.run("stop", "advise-asked").returncode == 0
         assert driver.wait(PATIENCE) == 3
-    assert "stopped by sweeper stop; the same command continues" in place.said
+    assert "stopped by sweeper stop. Run the same command again to continue." in place.said
     assert other.run("pause", "advise-asked").returncode == 2
     place.faults = {}
     done = place.run(*COMMAND)
     assert done.returncode == 0, done.stderr
     tally(
         "G4",
-        {"pause and stop of one advice": 1},
-        {"advices with other runs or verdicts": int(answer(place) != unbroken)},
+        {"pause and stop of sweeper advise": 1},
+        {"answers with other runs or verdicts": int(answer(place) != unbroken)},
     )

@@ -78,7 +78,7 @@ def test_of_two_drivers_at_a_time_one_is_refused(
         codes, said = start_two(place, tmp_path, f"s{number}", *storage)
         assert sorted(codes) == [0, 2], said
         (line,) = said[codes.index(2)].splitlines()
-        assert line.startswith(f"error: study 's{number}' is being driven by ")
+        assert line.startswith(f"error: study 's{number}' is in use by ")
     tally("G5", {f"pairs of drivers started at once on {database}": times}, {"both accepted, or none": 0})
 
 

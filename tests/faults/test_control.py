@@ -23,7 +23,7 @@ def test_a_sweep_that_was_paused_skipped_and_stopped_comes_to_exactly_n(place: P
     with place.begin(*COMMAND) as driver:
         until(lambda: place.count("reporting") == 2, "two epochs", PATIENCE)
         assert other.run("pause", "sweep").returncode == 0
-        until(lambda: "paused; sweeper resume goes on" in place.said, "the pause", PATIENCE)
+        until(lambda: "paused; continue with sweeper resume" in place.said, "the pause", PATIENCE)
         shown = other.run("status", "sweep").stdout
         assert shown.startswith("study sweep: paused, 0/4 trials finished")
         assert other.run("skip", "sweep", "0").returncode == 0
@@ -37,10 +37,10 @@ def test_a_sweep_that_was_paused_skipped_and_stopped_comes_to_exactly_n(place: P
         until(lambda: place.count("reporting") == 2, "two epochs", PATIENCE)
         assert other.run("stop", "sweep").returncode == 0
         assert driver.wait(PATIENCE) == 3
-    assert "stopped by sweeper stop; the same command continues" in place.said
+    assert "stopped by sweeper stop. Run the same command again to continue." in place.said
     refused = other.run("pause", "sweep")
     assert refused.returncode == 2
-    assert refused.stderr == "error: study 'sweep': no driver runs it. Start one with sweeper optimize.\n"
+    assert refused.stderr == "error: study 'sweep' is not running. Start it with sweeper optimize.\n"
     place.faults = {}
     done = place.run(*COMMAND)
     assert done.returncode == 0, done.stderr

@@ -118,7 +118,7 @@ def test_a_foreign_tar_leaves_nothing(tmp_path: Path, made: Callable[[], bytes])
     home, file = tmp_path / "home", tmp_path / "all.tar"
     home.mkdir()
     file.write_bytes(made())
-    with pytest.raises(SweeperError, match="not a whole backup of sweeper") as caught:
+    with pytest.raises(SweeperError, match="is not a complete sweeper backup") as caught:
         restore(home, file)
     assert len(str(caught.value).splitlines()) == 1
     assert [path.name for path in home.iterdir()] == ["serve.lock"]
@@ -136,6 +136,6 @@ def test_a_tar_larger_than_the_free_disk_is_refused_before_anything_is_written(t
         stream.write(content[:at])
         stream.seek(-(-size // 512) * 512, os.SEEK_CUR)
         stream.write(content[at + 512 :])
-    with pytest.raises(SweeperError, match=r"bytes free, and the backup needs .* Make room"):
+    with pytest.raises(SweeperError, match=r"bytes free, but the backup needs .* Free some space"):
         restore(home, file)
     assert [path.name for path in home.iterdir()] == ["serve.lock"]

@@ -34,7 +34,7 @@ def test_a_sweep_killed_with_a_trial_in_hand_finds_what_an_unbroken_one_finds(re
 
     again = real.run(*command, "--json")
     assert again.returncode == 0, again.stderr
-    assert f"continuing, {counted(finished, 'trial')} finished" in again.stderr
+    assert f"continuing it ({counted(finished, 'trial')} finished)" in again.stderr
     result = json.loads(again.stdout)
     assert (result["finished"], result["failed"], result["added"]) == (6, 0, 6 - finished)
     unbroken = Place(finished_sweep.home, real.env)

@@ -87,7 +87,7 @@ def test_a_person_is_told_that_no_node_has_room(cluster: Any, tiny: Data, monkey
         assert engine.free() == 0
     cluster.remove_node(large)
     (line,) = said
-    assert line.startswith("1 training waiting: no node of the Ray cluster has begun one for ")
+    assert line.startswith("1 run waiting: no Ray node has started one for ")
     assert line.endswith(" s. Each needs 2 CPU (0 of 0 free).")
 
 
@@ -100,8 +100,8 @@ def test_a_node_without_sweeper_ends_a_sweep_at_once(cluster: Any, real: Place, 
     ended = real.run(*on(cluster, 4, 1))
     cluster.remove_node(bare)
     assert ended.returncode == 2, ended.stderr
-    assert ended.stderr.startswith("error: a node of the Ray cluster: No module named 'sweeper")
-    assert ended.stderr.endswith("Install the driver's sweeper on every node.\n")
+    assert ended.stderr.startswith("error: a node of the Ray cluster lacks a module: No module named 'sweeper")
+    assert ended.stderr.endswith("Install the same sweeper on every node.\n")
     (failed,) = (row for row in real.rows() if row.state == "failed")
     assert failed.number in (0, 1)
 
@@ -117,7 +117,7 @@ def test_a_signal_ends_a_sweep_on_ray_and_leaves_nothing_running(
         whom(process.pid, signum)
         assert process.wait(PATIENCE) == 128 + signum, real.said
     assert real.said.splitlines() == [
-        "warning: study 'sweep' was interrupted; the same command continues it",
+        "warning: study 'sweep' was interrupted. Run the same command again to continue.",
         f"error: stopped by {signum.name}",
     ]
     assert read_events(real.home / "journal/sweep/0000")[-1]["status"] == KILLED
@@ -160,4 +160,4 @@ def test_a_head_that_is_lost_is_told_and_ends_the_wait(
         with pytest.raises(ServiceUnreachable, match="is gone"):
             until(lambda: (engine.wait(SOON), False)[1], "the end of the wait")
     (line,) = said
-    assert line == f"the head of the Ray cluster, {address}, does not answer: waiting 1 s for it"
+    assert line == f"the Ray head node {address} does not answer: waiting up to 1 s"

@@ -64,7 +64,7 @@ def test_its_runs_say_what_they_are_for(sweeper: Sweeper, own: Path):
 def test_the_plan_is_shown_without_training(sweeper: Sweeper, own: Path):
     done = sweeper(own, *SMALL, "--dry-run")
     assert done.code == 0, done.err
-    assert "pilot: 2 trainings" in done.out
+    assert "pilot: 2 runs" in done.out
     assert not (own / "journal").exists()
 
 
@@ -73,10 +73,10 @@ def test_the_plan_is_shown_without_training(sweeper: Sweeper, own: Path):
     [
         (("--placements", "bn"), "name two or more"),
         (("--placements", "bn,neither"), "'neither' is not a placement"),
-        (("--placements", "bn,bn-dropout-add"), "the network has room for none, bn"),
-        (("--trainings", "11"), "--trainings 11: comparing 2 placements takes 12"),
+        (("--placements", "bn,bn-dropout-add"), "Use none, bn"),
+        (("--trainings", "11"), "--trainings 11: comparing 2 placements takes at least 12"),
         (("--budget", "0s"), "--budget"),
-        (("--tracking-uri", "none"), "an advice needs recorded runs"),
+        (("--tracking-uri", "none"), "sweeper advise needs recorded runs"),
         (("--name", "a/b"), "name"),
     ],
 )
@@ -94,7 +94,7 @@ def test_a_network_that_places_its_layers_itself_is_refused(sweeper: Sweeper, ow
     (own / "net.py").write_text("from torch import nn\n\n\ndef build(images):\n    return nn.Linear(1, 1)\n")
     done = sweeper(own, *SMALL[:3], *SMALL[5:7])
     assert done.code == 2, done.err
-    assert "places its layers itself" in done.err
+    assert "places its own layers" in done.err
 
 
 def test_the_pages_python_gives_a_ranking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):

@@ -264,7 +264,7 @@ def test_the_same_settings_with_another_number_of_workers_or_trials_are_no_confl
     changed = ("--trials", "4", "--workers", "2", "--no-final", "--tracking-uri", "offline", "--json")
     answer = sweeper(copied, *finished_sweep.argv, *changed)
     assert answer.code == 0
-    assert "continuing, 6 trials finished" in answer.err
+    assert "continuing it (6 trials finished)" in answer.err
     assert json.loads(answer.out)["added"] == 0
 
 
@@ -285,8 +285,9 @@ def test_a_sweep_whose_time_is_over_is_reported_and_ends_with_exit_code_3(
     )
     answer = sweeper(copied, *argv, *more)
     assert answer.code == 3
-    assert answer.err.splitlines()[-1] == "error: 6 of 8 trials finished before --timeout"
-    assert "0 added now" in (answer.err if json_output else answer.out)
+    says = "6 of 8 trials finished before --timeout. Run the same command again to continue."
+    assert answer.err.splitlines()[-1] == f"error: {says}"
+    assert "; 0 new)" in (answer.err if json_output else answer.out)
     assert (copied / "report/sweep.html").is_file()
     if json_output:
         result = json.loads(answer.out)
@@ -333,7 +334,7 @@ def test_every_printed_path_is_absolute_and_every_command_can_be_pasted(
     said = dict(line.split(":", 1) for line in answer.out.splitlines() if ":" in line)
     assert said["report"].strip() == str(home / "report/sweep.html")
     assert said["MLflow database"].strip() == str(home / "mlflow.db")
-    program, *words = shlex.split(said["see them"])
+    program, *words = shlex.split(said["view in MLflow"])
     assert Path(program).is_absolute()
     assert words == ["ui"]
 

@@ -107,7 +107,7 @@ def test_debug_shows_the_traceback_before_and_after_a_command(argv: tuple[str, .
     done = subprocess.run([sys.executable, "-m", "sweeper", *argv], cwd=tmp_path, capture_output=True, text=True,
                           timeout=60, check=False)  # fmt: skip
     assert done.stderr.startswith("Traceback")
-    assert "run `sweeper optimize` first" in done.stderr
+    assert "Run `sweeper optimize` first" in done.stderr
 
 
 def test_v_is_the_version(sweeper: Callable[..., Answer], tmp_path: Path):

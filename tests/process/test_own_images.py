@@ -145,7 +145,7 @@ def test_images_may_move_and_must_not_change(sweeper: Sweeper, tmp_path: Path):
 
     assert optimize("pictures").code == 0
     (tmp_path / "pictures").rename(tmp_path / "moved")
-    assert "pictures: not a folder that can be read" in sweeper(tmp_path, "replay", "sweep/0000").err
+    assert "pictures cannot be read" in sweeper(tmp_path, "replay", "sweep/0000").err
     assert [answer.code for answer in (optimize("moved"), *others("moved"))] == [0, 0, 0]
 
     next((tmp_path / "moved").rglob("*.png")).unlink()
@@ -201,29 +201,31 @@ def prepare_bad(home: Path) -> None:
 
 
 BAD: Mapping[str, str] = {
-    "folder:nowhere": "{home}/nowhere: not a folder that can be read (No such file or directory). Name another one.",
-    "folder:own.py": "{home}/own.py: not a folder that can be read (Not a directory). Name another one.",
+    "folder:nowhere": "{home}/nowhere cannot be read (No such file or directory). Name another folder.",
+    "folder:own.py": "{home}/own.py cannot be read (Not a directory). Name another folder.",
     "folder:hat": "{home}/hat holds no pictures. Put them into a folder for each class, {home}/hat/CLASS/*.png.",
     "folder:pictures": "{home}/pictures/Coat/0009.png cannot be read as a picture (cannot identify image file). "
     "Replace it, or move it away.",
-    "folder:classes": "folder:{home}/classes: class 'hat' (label 1) has no training image. Each class needs 2 or more, "
-    "to train and to validate on. Labels go from 0 to the number of classes less 1.",
+    "folder:classes": "folder:{home}/classes: class 'hat' (label 1) has no training image. Each class needs at least "
+    "2, one to train and one to validate on. Labels must run from 0 to the number of classes - 1.",
     "nowhere.npz": "{home}/nowhere.npz cannot be read as an npz file (No such file or directory). Write it with "
-    "numpy.savez, arrays x_train, y_train, x_test, y_test.",
-    "floats.npz": "{home}/floats.npz: x_train holds float64. Images are uint8, 0 to 255. Convert them: x_train = "
+    "numpy.savez and the arrays x_train, y_train, x_test, y_test.",
+    "floats.npz": "{home}/floats.npz: x_train holds float64. Images must be uint8, 0 to 255. Convert them: x_train = "
     '(x_train * 255).round().astype("uint8")',
-    "labels.npz": "{home}/labels.npz: y_test has the label 2, and there are 2 classes, by y_train. Labels go from 0 to "
-    "the number of classes less 1.",
-    "empty.npz": "{home}/empty.npz: class '1' (label 1) has no training image. Each class needs 2 or more, to train "
-    "and to validate on. Labels go from 0 to the number of classes less 1.",
-    "shapes.npz": "{home}/shapes.npz: the images of x_train are 8x8x1, those of x_test 8x8x3. Bring both to one shape.",
-    "large.npz": "{home}/large.npz: the images need 30000.0 GB of memory, and [0-9.]+ GB are free. Use fewer or "
+    "labels.npz": "{home}/labels.npz: y_test has the label 2, but y_train has 2 classes. Labels must run from 0 to "
+    "the number of classes - 1.",
+    "empty.npz": "{home}/empty.npz: class '1' (label 1) has no training image. Each class needs at least 2, one to "
+    "train and one to validate on. Labels must run from 0 to the number of classes - 1.",
+    "shapes.npz": "{home}/shapes.npz: the images of x_train are 8x8x1, those of x_test 8x8x3. Give both the "
+    "same shape.",
+    "large.npz": "{home}/large.npz: the images need 30000.0 GB of memory, and only [0-9.]+ GB are free. Use fewer or "
     "smaller images, or a machine with more memory.",
     "own.py:fails": "{home}/own.py:fails failed in line 3 of {home}/own.py: ValueError: of mine",
     "own.py:nowhere": "{home}/own.py has no function 'nowhere'. Name one that it defines.",
-    "nowhere.py:images": "{home}/nowhere.py: no such file. Name a Python file and a function in it, file.py:function.",
-    "nowhere:images": "nowhere:images: no module 'nowhere' is installed. Install it, or name a file.py:function.",
-    "mnist": "{home} does not hold mnist as torchvision stores it (Dataset not found). Name torchvision's root with "
+    "nowhere.py:images": "{home}/nowhere.py: no such file. Name a function as file.py:function.",
+    "nowhere:images": "nowhere:images: no module 'nowhere' is installed. Install it, or name a function as "
+    "file.py:function.",
+    "mnist": "{home} does not hold mnist in torchvision's layout (Dataset not found). Name torchvision's root with "
     "--data-dir, or leave --data-dir and SWEEPER_DATA_DIR out to download it.",
 }
 

@@ -158,7 +158,7 @@ def test_a_plan_that_fails_is_judged_too_and_the_exit_code_is_3(
         assert "1 of 2 runs failed: exp1 seed 2 (no luck)" in err.splitlines()[-1]
         assert "the budget was enough" not in err
     else:
-        assert err.splitlines()[-1] == "error: the first 2 trials failed alike: no luck"
+        assert err.splitlines()[-1] == "error: the first 2 trials failed with the same error: no luck"
     result = json.loads((two_seeds / "report/quick/ledger.json").read_text())
     assert len(result["runs"]["exp2"]) == (3 if broken == "exp1" else 2)
 

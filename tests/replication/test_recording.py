@@ -199,9 +199,9 @@ BAD: dict[str, tuple[Callable[[dict[str, bytes]], bytes], str]] = {
     "no tar": (lambda _: gzip.compress(b"x" * 2_000), "not a whole recording"),
     "empty": (lambda _: b"", "not a whole recording"),
     "a link": (lambda files: tarred(files, add=link), "is not a regular file"),
-    "a way out": (lambda files: tarred({"reproduce-quick/../../x/events.jsonl": b""}), "is not of a recording"),
-    "an absolute path": (lambda files: tarred({"/etc/events.jsonl": b""}), "is not of a recording"),
-    "weights": (lambda files: tarred({"reproduce-quick/exp1/seed-0/artifacts/w": b""}), "is not of a recording"),
+    "a way out": (lambda files: tarred({"reproduce-quick/../../x/events.jsonl": b""}), "does not belong to a recording"),
+    "an absolute path": (lambda files: tarred({"/etc/events.jsonl": b""}), "does not belong to a recording"),
+    "weights": (lambda files: tarred({"reproduce-quick/exp1/seed-0/artifacts/w": b""}), "does not belong to a recording"),
     "another protocol": (
         lambda files: tarred({name.replace("quick", "full"): content for name, content in files.items()}),
         "is not of reproduce-quick/",
@@ -217,7 +217,7 @@ BAD: dict[str, tuple[Callable[[dict[str, bytes]], bytes], str]] = {
     "another format": (lambda files: tarred(files, lambda m: m.update(format=2)), "this release reads format 1"),
     "no protocol": (lambda files: tarred(files, lambda m: m.pop("protocol")), "manifest.json: Field required"),
     "no such protocol": (lambda files: tarred(files, lambda m: m.update(protocol="slow")), "'full' or 'quick'"),
-    "twice": (lambda files: tarred(files, add=lambda tar: add_bytes(tar, RUN, files[RUN])), "is there twice"),
+    "twice": (lambda files: tarred(files, add=lambda tar: add_bytes(tar, RUN, files[RUN])), "appears twice"),
 }  # fmt: skip
 
 

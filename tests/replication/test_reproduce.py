@@ -137,7 +137,7 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_tried_again(place: Pla
 
 def test_where_nothing_works_the_command_gives_up(place: Place, monkeypatch: pytest.MonkeyPatch):
     breaks(monkeypatch, *["no memory"] * 10)
-    with pytest.raises(StudyIncomplete, match="the first 3 trials failed alike: no memory"):
+    with pytest.raises(StudyIncomplete, match="the first 3 trials failed with the same error: no memory"):
         place.reproduce(1, seeds=10)
     assert len(list(place.root.glob("exp1/*"))) == 3
 
@@ -238,7 +238,7 @@ def test_the_command_ends_with_a_table_and_names_the_one_that_judges(command: Co
     lines = out.splitlines()
     assert "run 0: complete" in lines[0]
     assert "[exp1 seed 0]  1/2 runs finished" in lines[0]
-    assert lines[2] == "2 of 2 runs are recorded; 2 added now"
+    assert lines[2] == "2 of 2 runs are recorded; 2 new"
     assert lines[3].split() == ["arm", "seeds", "val", "accuracy", "sd", "val", "NLL", "s/epoch", "diverged"]
     assert lines[4].split()[:2] == ["exp1", "2"]
     assert lines[5].endswith("sweeper verify --protocol quick")

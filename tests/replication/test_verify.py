@@ -147,10 +147,10 @@ def test_the_report_is_of_the_protocol_that_has_runs(tmp_path: Path, ledger: Led
         (("--protocol", "quick", "--journal", "nowhere"), 1, "nowhere holds no finished run of protocol quick"),
         (("--protocol", "half"), 2, "'half' is not one of 'full', 'quick'"),
         (("--train", "--budget", "soon"), 2, "'soon' is not a time such as 90s, 30m or 2h"),
-        (("--train", "--journal", "x"), 2, "Set SWEEPER_HOME in place of --journal"),
-        (("--budget", "30m"), 2, "--budget is for --train. Add --train"),
-        (("--workers", "1"), 2, "--workers is for --train"),
-        (("--data-dir", "auto"), 2, "--data-dir is for --train"),
+        (("--train", "--journal", "x"), 2, "Set SWEEPER_HOME instead of --journal"),
+        (("--budget", "30m"), 2, "--budget only works with --train. Add --train"),
+        (("--workers", "1"), 2, "--workers only works with --train"),
+        (("--data-dir", "auto"), 2, "--data-dir only works with --train"),
     ],
 )
 def test_what_is_refused(argv: tuple[str, ...], code: int, says: str, tmp_path: Path, sweeper: Command) -> None:

@@ -66,16 +66,16 @@ def test_values_have_the_type_that_they_have_in_the_space(read: Any) -> None:
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ("{batch_size: 48}", "'batch_size=48', outside the search space: one of 32, 64"),
-        ("{batch_size: '64'}", "outside the search space: one of 32"),
+        ("{batch_size: 48}", "'batch_size=48', which is not in the search space; use one of 32, 64"),
+        ("{batch_size: '64'}", "not in the search space; use one of 32"),
         ("{placement: bn-drop}", "bn-drop"),
-        ("{placement: [bn]}", "outside the search space"),
-        ("{conv_dropout: 0.9}", "'conv_dropout=0.9', outside the search space: 0.02 to 0.4"),
-        ("{conv_dropout: true}", "'conv_dropout=True', outside"),
-        ("{conv_dropout: .nan}", "'conv_dropout=nan', outside"),
-        ("{conv_dropout: null}", "'conv_dropout=None', outside"),
-        ("{lr: 0.001}", "'lr=0.001', which the search space does not have; it has placement, conv_dropout"),
-        ("{1: 2}", "'1=2', which the search space does not have"),
+        ("{placement: [bn]}", "not in the search space"),
+        ("{conv_dropout: 0.9}", "'conv_dropout=0.9', which is not in the search space; use 0.02 to 0.4"),
+        ("{conv_dropout: true}", "'conv_dropout=True', which is not in the search space"),
+        ("{conv_dropout: .nan}", "'conv_dropout=nan', which is not in the search space"),
+        ("{conv_dropout: null}", "'conv_dropout=None', which is not in the search space"),
+        ("{lr: 0.001}", "'lr=0.001', which is not in the search space; its dimensions are placement, conv_dropout"),
+        ("{1: 2}", "'1=2', which is not in the search space"),
         ("{placement: bn, conv_dropout: 0.1}", "conv_dropout=0.1: placement bn has no Dropout in its convolutions"),
         ("{placement: none, head_dropout: x}", "head_dropout='x': placement none has no Dropout in its head"),
         ("{}", "{}: not a mapping"),
@@ -100,12 +100,12 @@ def test_a_row_outside_the_space_is_refused_by_its_file_number_and_value(read: A
         ("a.csv", "placement\n" + "bn\n" * 10_000, "larger than"),
         ("a.csv", "", "no configuration"),
         ("a.csv", "placement\n", "no configuration"),
-        ("a.csv", "placement,placement\nbn,bn\n", "column 'placement' is given twice"),
+        ("a.csv", "placement,placement\nbn,bn\n", "column 'placement' appears twice"),
         ("a.csv", "placement,batch_size\nbn,64\nbn\n", "row 2: 1 value for 2 columns"),
         ("a.csv", "placement,batch_size\n,\n", "row 1: no value"),
         ("a.csv", 'placement\n"bn\n', "not CSV"),
-        ("a.csv", "placement,,\nbn,1,\n", "column '' is given twice"),
-        ("a.csv", f"batch_size\n{'9' * 5_000}\n", "row 1: 'batch_size=inf', outside"),
+        ("a.csv", "placement,,\nbn,1,\n", "column '' appears twice"),
+        ("a.csv", f"batch_size\n{'9' * 5_000}\n", "row 1: 'batch_size=inf', which is not in the search space"),
     ],
 )
 def test_a_file_of_another_kind_is_refused(read: Any, name: str, text: str, says: str) -> None:
@@ -141,4 +141,4 @@ def test_experiments_with_other_values_are_left_out_with_the_reason() -> None:
         *[{"lr": 0.001, "model": "medium"}] * 3,
         *[{"conv_dropout": 0.1, "lr": 0.001, "model": "medium"}] * 3,
     ]
-    assert left_out == {8: "\"model='large'\", outside the search space: one of small, medium"}
+    assert left_out == {8: "\"model='large'\", which is not in the search space; use one of small, medium"}

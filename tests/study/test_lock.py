@@ -42,7 +42,7 @@ def test_the_second_is_told_who_holds_the_study_and_since_when(url: str):
     with pytest.raises(StudyConflict) as caught:
         acquire(database_url(url), "demo")
     assert re.fullmatch(
-        rf"study 'demo' is being driven by process {os.getpid()} on \S+ since 20\S+; wait for it, or stop it",
+        rf"study 'demo' is in use by process {os.getpid()} on \S+ since 20\S+\. Wait for it, or stop it\.",
         str(caught.value),
     )
     assert is_driven(database_url(url), "demo")
@@ -98,7 +98,7 @@ def test_a_lock_that_was_lost_with_its_connection_is_noticed(new_database: Calla
     postgres_server.psql(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'sweeper%'"
     )
-    with pytest.raises(ServiceUnreachable, match="the connection that holds study 'demo' is lost"):
+    with pytest.raises(ServiceUnreachable, match="lost the connection that locks study 'demo'"):
         held.check()
 
 

@@ -123,7 +123,7 @@ def test_a_trial_that_another_process_adds_stops_the_sweep_before_it_writes(url:
             other.ask()
         study.ask()
         study.ask()
-        with pytest.raises(StudyConflict, match="has written to it: there is a trial 1 already"):
+        with pytest.raises(StudyConflict, match="has changed it: it added trial 1"):
             study.begin()
     assert len(stored(url)) == 2
 
@@ -137,7 +137,7 @@ def test_trials_that_another_process_ends_or_deletes_stop_the_sweep(url: str, ho
             other.tell(0, state=optuna.trial.TrialState.FAIL)
         if how == "deleted":
             optuna.delete_study(study_name="demo", storage=url)
-        with pytest.raises(StudyConflict, match=f"it has {how} a trial that runs"):
+        with pytest.raises(StudyConflict, match=f"it {how} a running trial"):
             study.complete(0, scored(0.5, 0.1))
     if how == "ended":
         assert stored(url)[0].intermediate_values == {}

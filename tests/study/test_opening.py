@@ -127,7 +127,7 @@ def test_settings_stored_before_there_was_a_number_of_training_images_are_contin
 def test_a_study_that_sweeper_did_not_make_is_refused_and_left_alone(url: str, direction: str) -> None:
     theirs = optuna.create_study(storage=url, study_name="theirs", direction=direction)
     theirs.tell(theirs.ask(), 0.5)
-    assert "was not made by sweeper" in refusal(lambda: open_study("theirs", SETTINGS, url), StudyConflict)
+    assert "was not created by sweeper" in refusal(lambda: open_study("theirs", SETTINGS, url), StudyConflict)
     assert (len(theirs.trials), theirs.user_attrs) == (1, {})
 
 
@@ -289,13 +289,13 @@ def test_a_driver_may_die_between_any_two_of_them(tmp_path: Path, killed_at: Cal
 @pytest.mark.parametrize(
     ("params", "says"),
     [
-        ({"conv_dropout": 0.9}, "'conv_dropout=0.9', outside the search space: 0.02 to 0.4"),
-        ({"conv_dropout": math.nan}, "'conv_dropout=nan', outside"),
-        ({"conv_dropout": True}, "'conv_dropout=True', outside"),
-        ({"batch_size": 48}, "'batch_size=48', outside the search space: one of 32, 64, 128, 256, 512"),
-        ({"batch_size": 64.0}, "'batch_size=64.0', outside"),
-        ({"lr": 0.1}, "'lr=0.1', which the search space does not have; it has placement, conv_dropout"),
-        ({"<b>\n": [1]}, "'<b>\\n=[1]', which the search space does not have"),
+        ({"conv_dropout": 0.9}, "'conv_dropout=0.9', which is not in the search space; use 0.02 to 0.4"),
+        ({"conv_dropout": math.nan}, "'conv_dropout=nan', which is not in the search space"),
+        ({"conv_dropout": True}, "'conv_dropout=True', which is not in the search space"),
+        ({"batch_size": 48}, "'batch_size=48', which is not in the search space; use one of 32, 64, 128, 256, 512"),
+        ({"batch_size": 64.0}, "'batch_size=64.0', which is not in the search space"),
+        ({"lr": 0.1}, "'lr=0.1', which is not in the search space; its dimensions are placement, conv_dropout"),
+        ({"<b>\n": [1]}, "'<b>\\n=[1]', which is not in the search space"),
     ],
     ids=["above", "nan", "boolean", "no-choice", "another-type", "not-varied", "markup"],
 )  # fmt: skip
@@ -308,7 +308,7 @@ def test_an_enqueued_trial_outside_the_space_is_refused_once_and_named(
     enqueue(url, placement="bn")
     message = refusal(lambda: open_study("demo", SETTINGS, url), StudyConflict)
     assert f"trial 1 was enqueued with {says}" in message
-    assert "the same command goes on without it" in message
+    assert "Run the same command again to go on without them" in message
     with closing(open_study("demo", SETTINGS, url)) as study:
         assert [row.state for row in study.rows()] == ["complete", "failed", "waiting"]
         assert study.rows()[1].reason.startswith("enqueued with ")

@@ -74,7 +74,7 @@ def test_a_study_without_a_complete_trial_has_no_best_configuration(url: str) ->
     open_study("demo", SETTINGS, url).close()
     assert "no trial is complete" in refusal(lambda: best_configurations("demo", url, 2), UsageError)
     optuna.create_study(storage=url, study_name="foreign", direction="maximize")
-    assert "not made by sweeper" in refusal(lambda: best_configurations("foreign", url, 2), StudyConflict)
+    assert "not created by sweeper" in refusal(lambda: best_configurations("foreign", url, 2), StudyConflict)
 
 
 def test_a_study_that_is_not_there_is_refused_with_those_that_are(url: str) -> None:
@@ -83,7 +83,7 @@ def test_a_study_that_is_not_there_is_refused_with_those_that_are(url: str) -> N
 
 
 def test_reading_a_file_that_is_not_there_creates_none(tmp_path: Path, url: str) -> None:
-    assert "no such file" in refusal(lambda: read_study(None, url), UsageError)
+    assert "does not exist" in refusal(lambda: read_study(None, url), UsageError)
     assert list(tmp_path.iterdir()) == []
 
 

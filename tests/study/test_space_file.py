@@ -62,7 +62,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("lr: {low: 0.1, high: 1.0, log: 1}", "lr: log must be true or false"),
         (
             'lr: {low: "1e-4", high: 1.0}',
-            "lr: low='1e-4' is a string to YAML; write a finite number such as 64, 0.001 or 1e-3",
+            "lr: low='1e-4' is a string in YAML; write a finite number such as 64, 0.001 or 1e-3",
         ),
         ("lr: {low: 1e-4, high: 1e999}", "write a finite number"),
         ("lr: []", "empty choice"),

@@ -251,7 +251,7 @@ def test_what_is_enqueued_while_a_driver_runs_stops_it_and_is_trained_by_the_nex
     with closing(open_study("demo", SETTINGS, url)) as study:
         train(study, study.ask())
         enqueue(url, placement="bn")
-        assert "another process has written to it" in refusal(study.ask, StudyConflict)
+        assert "another process has changed it" in refusal(study.ask, StudyConflict)
     with closing(open_study("demo", SETTINGS, url)) as study:
         trial = train(study, study.ask())
         assert (trial.number, trial.config.placement.value) == (1, "bn")
@@ -264,4 +264,4 @@ def test_an_enqueued_trial_that_another_process_has_taken_stops_the_sweep(url: s
     with closing(open_study("demo", SETTINGS, url)) as study:
         with other_program(url) as other:
             assert other.ask().number == 0
-        assert "taken trial 0" in refusal(study.ask, StudyConflict)
+        assert "it started trial 0" in refusal(study.ask, StudyConflict)

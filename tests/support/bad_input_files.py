@@ -16,16 +16,16 @@ BILLION: Final = (
 SPACES: Final[dict[str, tuple[str, str]]] = {
     "unknown: [1]": ("unknown field", "unknown field 'unknown'"),
     "batch_size: []": ("empty choice", "empty choice"),
-    'batch_size: ["64"]': ("a string for a number", "'64' is a string"),
-    'batch_size: [64, "64"]': ("a string for a number", "'64' is a string"),
-    'lr: ["1e-3"]': ("a string for a number", "'1e-3' is a string"),
+    'batch_size: ["64"]': ("string instead of a number", "'64' is a string"),
+    'batch_size: [64, "64"]': ("string instead of a number", "'64' is a string"),
+    'lr: ["1e-3"]': ("string instead of a number", "'1e-3' is a string"),
     "lr: {low: 1e-4, high: 1e999}": ("infinite", "finite"),
-    'batch_size: [!!int ""]': ("a tag", "tags"),
-    'lr: [!!float ""]': ("a tag", "tags"),
-    "lr: !!timestamp foo": ("a tag", "tags"),
-    "lr: {low: 0.1, high: 0.2, log: !!bool maybe}": ("a tag", "tags"),
-    "batch_size: [64, 64]": ("a choice twice", "listed twice"),
-    "batch_size: {low: 1, high: 8}": ("a range where a list belongs", "takes a list"),
+    'batch_size: [!!int ""]': ("tag", "tags"),
+    'lr: [!!float ""]': ("tag", "tags"),
+    "lr: !!timestamp foo": ("tag", "tags"),
+    "lr: {low: 0.1, high: 0.2, log: !!bool maybe}": ("tag", "tags"),
+    "batch_size: [64, 64]": ("repeated choice", "listed twice"),
+    "batch_size: {low: 1, high: 8}": ("range instead of a list", "takes a list"),
     "head_dropout: {low: 0.5, high: 0.1}": ("low above high", "low is above high"),
     "head_dropout: {low: .nan, high: 0.5}": ("NaN", "finite"),
     "head_dropout: {low: 0, high: 1.0}": ("dropout rate", "head_dropout='1.0'"),
@@ -42,7 +42,7 @@ SPACES: Final[dict[str, tuple[str, str]]] = {
     "": ("empty file", "not a mapping"),
     "x: " + "y" * 100_000: ("too large", "larger than"),
     "[" * 1_000: ("nested too deep", "nested more than"),
-    "batch_size: [64]\x00": ("a NUL", "not YAML"),
+    "batch_size: [64]\x00": ("NUL", "not YAML"),
 }  # fmt: skip
 
 SPACE: Final = (
@@ -51,7 +51,7 @@ SPACE: Final = (
         for text, (what, says) in SPACES.items()
     ),
     Row("search space: no such file", ("optimize", *SAMPLE, "--space", "nowhere.yaml"), 2, ("nowhere.yaml",)),
-    Row("search space: a folder", ("optimize", *SAMPLE, "--space", "."), 2, ("Is a directory",)),
+    Row("search space: folder", ("optimize", *SAMPLE, "--space", "."), 2, ("Is a directory",)),
 )
 
 KNOWN: Final[dict[str, tuple[str, str, str]]] = {
@@ -61,7 +61,7 @@ KNOWN: Final[dict[str, tuple[str, str, str]]] = {
     "placement: bn": ("yaml", "not a list", "not a list"),
     "- {placement: *a}": ("yaml", "aliases", "aliases"),
     "batch_size\n64\n48": ("csv", "outside the space", "row 2: 'batch_size=48'"),
-    "placement\n": ("csv", "no row", "no configuration"),
+    "placement\n": ("csv", "no rows", "no configurations"),
     "placement\nbn,64": ("csv", "too many values", "row 1: 2 values for 1 column"),
 }
 KNOWN_FILES: Final = (

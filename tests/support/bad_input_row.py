@@ -11,13 +11,13 @@ SAMPLE: Final = ("--dataset", "sample")
 class Row(NamedTuple):
     """One command with bad input."""
 
-    what: str  # is wrong with it
+    what: str  # what is wrong with it
     argv: tuple[str, ...]
     code: int
     says: tuple[str, ...]
-    given: str = ""  # what has to be there: a method of `Given` in test_bad_input.py
+    given: str = ""  # what it needs: a method of `Given` in test_bad_input.py
     kind: str = ""  # of what is given
-    process: bool = False  # in a process of its own also in the short form
+    process: bool = False  # run in its own process in the short form too
     slow: bool = False  # waits for a timeout
     leaves_empty: bool = False  # empty files and folders may remain
 

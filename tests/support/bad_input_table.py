@@ -1,6 +1,6 @@
-"""Bad input: what is given, the exit code, and what the one line on stderr says. Data only; test_bad_input.py runs it.
+"""Bad input: the command, its exit code, and words of its one line on stderr. Data only; test_bad_input.py runs it.
 
-`{data}`, `{space}`, `{postgres}` and the like in a command are made by the preparation that a row names in `given`.
+The preparation that a row names in `given` makes `{data}`, `{space}`, `{postgres}` and the like in its command.
 `docs/explanation/reliability.md` shows the table.
 """
 
@@ -29,7 +29,7 @@ def rates(option: str) -> Iterator[Row]:
 
 
 def of_runs(command: str) -> Iterator[Row]:
-    """What `train` and `optimize` both refuse."""
+    """Input that `train` and `optimize` both refuse."""
     yield from values(command, "--exp", "experiment", "0", "9", "abc", "", says=EIGHT)
     yield from values(command, "--epochs", "epochs", "0", "-1", says=(">=1",))
     yield from values(command, "--epochs", "epochs", "1.5", "x", "10001")
@@ -38,10 +38,10 @@ def of_runs(command: str) -> Iterator[Row]:
 
 
 def of_all(command: str) -> Iterator[Row]:
-    """What every command that trains refuses."""
+    """Input that every training command refuses."""
     yield from values(command, "--precision", "precision", "fp16", says=("bf16",))
     yield from values(command, "--device", "device", "foo", "", "meta", says=("cpu",))
-    yield from values(command, "--device", "device that is not there", "cuda:9", says=("cuda:9",))
+    yield from values(command, "--device", "missing device", "cuda:9", says=("cuda:9",))
     yield from values(command, "--tracking-uri", "tracking URI", "", "mlruns", "ftp://host/x", "file:///tmp/mlruns", "://",
                       "sqlite://", "sqlite:///", "sqlite:mlflow.db", "sqlite:///:memory:",
                       says=("http://HOST:PORT", "offline"))  # fmt: skip
@@ -49,15 +49,15 @@ def of_all(command: str) -> Iterator[Row]:
 
 
 def engines(command: str) -> Iterator[Row]:
-    """What the two commands that train many configurations refuse."""
+    """Input that both commands for many configurations refuse."""
     yield from values(command, "--workers", "workers", "0", "-1", "1.5", "1000000")
     yield from values(command, "--engine", "engine", "dask", says=("gpu",))
-    yield from values(command, "--engine", "engine of a GPU on a CPU", "gpu", says=("--engine processes",),
+    yield from values(command, "--engine", "GPU engine on a CPU", "gpu", says=("--engine processes",),
                       more="--device cpu")  # fmt: skip
-    yield from values(command, "--cpus-per-trial", "CPUs of a trial", "0", "-1", "nan", "x", more="--engine ray")
-    yield from values(command, "--gpus-per-trial", "GPUs of a trial", "-1", "inf", "x", more="--engine ray")
-    yield from values(command, "--address", "Ray without its engine", "auto", says=("--engine ray",))
-    yield from values(command, "--workers", "workers of the engine serial", "2", says=("processes",),
+    yield from values(command, "--cpus-per-trial", "CPUs per trial", "0", "-1", "nan", "x", more="--engine ray")
+    yield from values(command, "--gpus-per-trial", "GPUs per trial", "-1", "inf", "x", more="--engine ray")
+    yield from values(command, "--address", "Ray option without --engine ray", "auto", says=("--engine ray",))
+    yield from values(command, "--workers", "workers with engine serial", "2", says=("processes",),
                       more="--engine serial")  # fmt: skip
 
 
@@ -79,18 +79,19 @@ TRAIN: Final = (
     *values("train", "--lr", "learning rate", "0", "-1", says=("x>0",)),
     *values("train", "--lr", "learning rate", "nan", "inf", "x"),
     *values("train", "--placement", "placement", "foo", says=("bn-head-dropout",)),
-    *values("train", "--placement", "placement of residual blocks in a plain network", "bn-dropout-last",
+    *values("train", "--placement", "placement for residual blocks in a plain network", "bn-dropout-last",
             "bn-dropout-add", "bn-pool-dropout", says=("model medium has no residual blocks",)),
     *values("train", "--placement", "placement", "own", says=("bn-head-dropout",)),
     *values("train", "--split", "split", "folds", says=("holdout",)),
-    Row("split beside folds", on_sample("train --folds 3 --split holdout"), 2, ("--split is what --folds decides",)),
+    Row("split with folds", on_sample("train --folds 3 --split holdout"), 2,
+        ("--split cannot be combined with --folds",)),
     *values("train", "--schedule", "schedule", "linear", says=("cosine",)),
     *values("train", "--weight-decay", "weight decay", "-1", "nan", "x"),
     *values("train", "--train-images", "training images", "0", "x"),
     Row("network: no such file or module", on_sample("train --model none.py:build"), 2, ("none.py: no such file",)),
     *values("train", "--model", "network: no such file or module", "nowhere:build", says=("no module 'nowhere'",)),
     *values("train", "--model-arg", "network: argument", "width", "2=3", "=3", says=("NAME=VALUE",)),
-    *values("train", "--model-arg", "network: argument of one of ours", "width=3", says=("takes no arguments",)),
+    *values("train", "--model-arg", "network: argument of a built-in one", "width=3", says=("takes no arguments",)),
     *values("train", "--dropout-switch", "Dropout schedule", "3", says=("--dropout-schedule early and late",)),
     *values("train", "--dropout-switch", "Dropout schedule", "0", "x"),
     *values("train", "--dropout-schedule", "Dropout schedule", "sometimes", says=("early",)),
@@ -109,8 +110,8 @@ OPTIMIZE: Final = (
     *values("optimize", "--folds", "folds", "1", says=("2 or more",)),
     *values("optimize", "--folds", "folds", "-1", "101", "7001", says=("100",)),
     *values("optimize", "--study", "study name", *NAMES, says=("1 to 100 letters",)),
-    *values("optimize", "--study", "study name of another command", "reproduce", "reproduce-quick", "runs",
-            says=("choose another",)),
+    *values("optimize", "--study", "reserved study name", "reproduce", "reproduce-quick", "runs",
+            says=("Choose another",)),
     *values("optimize", "--storage", "storage URL", "", "foo", "://", says=("sqlite:///",)),
     *values("optimize", "--storage", "storage URL", "mysql://h/d", says=("postgresql://",)),
     *values("optimize", "--metric", "metric", "accuracy", says=("val/accuracy", "val/loss", "val/ece")),
@@ -125,7 +126,7 @@ OPTIMIZE: Final = (
         Row("dimension of the search space", on_sample(f"optimize --vary {given}"), 2, (says,))
         for given, says in {
             "epochs=1,2": "unknown field 'epochs'", "placement=bn,nowhere": "nowhere", "lr=2..1": "low is above high",
-            "lr=1e-4..1e-2 --lr 1e-3": "--lr gives a value that --vary varies", "lr=1 --vary lr=2": "given twice",
+            "lr=1e-4..1e-2 --lr 1e-3": "--lr fixes a value that --vary varies", "lr=1 --vary lr=2": "given twice",
         }.items()
     ),
     Row("nothing left to vary", on_sample("optimize --placement bn --batch-size 64"), 2, ("nothing is left to vary",)),
@@ -139,7 +140,7 @@ REPRODUCE: Final = (
     *values("reproduce", "--seeds", "seeds", "0", "-1", "1.5", "x", "1001"),
     *values("reproduce", "--protocol", "protocol", "slow", says=("quick",)),
     *values("reproduce", "--arms", "arms", "some", says=("experiments",)),
-    *values("reproduce", "--tracking-uri", "nothing recorded", "none", says=("offline",)),
+    *values("reproduce", "--tracking-uri", "recording off", "none", says=("offline",)),
     *engines("reproduce"),
     *values("reproduce", "--article", "article", "kim", says=("kim2023",)),
     Row("experiments of another article", on_sample("reproduce --article kim2023 --exp 1"), 2,
@@ -156,8 +157,8 @@ REPRODUCE: Final = (
 
 VERIFY: Final = (
     *(Row("budget", ("verify", "--train", "--budget", value), 2, (value, "30m")) for value in ("soon", "-1")),
-    Row("both --train and --plan", ("verify", "--train", "--plan"), 2, ("Leave out --plan or --train",)),
-    *(Row("an option of --train without it", ("verify", option, value), 2, (option, "--train"))
+    Row("both --train and --plan", ("verify", "--train", "--plan"), 2, ("--plan and --train cannot be combined",)),
+    *(Row("option of --train without --train", ("verify", option, value), 2, (option, "--train"))
       for option, value in (("--budget", "30m"), ("--workers", "2"), ("--data-dir", "."))),
     Row("no claims file", words("verify --claims nowhere.yaml"), 2, ("nowhere.yaml", "No such file")),
     Row("a file that is no claims file", words("verify --claims {space}"), 2, ("{space}", "name: field required"),
@@ -166,17 +167,18 @@ VERIFY: Final = (
 )  # fmt: skip
 
 REPORT: Final = (
-    *(Row("an option for the reproduction, with a sweep", words(f"report {named} {option} {value}"), 2,
+    *(Row("option of --replication for a sweep", words(f"report {named} {option} {value}"), 2,
           (option, "report --replication"), given="study")
       for named, option, value in (("", "--protocol", "quick"), ("sweep", "--protocol", "full"),
                                    ("sweep", "--tracking-uri", "offline"), ("sweep", "--experiment-name", "a"))),
-    Row("an option for a sweep, with the reproduction", words("report --replication --storage sqlite:///sweeper.db"), 2,
+    Row("option of a sweep with --replication", words("report --replication --storage sqlite:///sweeper.db"), 2,
         ("--storage", "the report of a sweep")),
-    Row("a sweep, with the reproduction", words("report sweep --replication"), 2, ("'sweep'",), given="study"),
+    Row("a sweep with --replication", words("report sweep --replication"), 2, ("'sweep'",), given="study"),
     Row("no such study", words("report nope"), 2, ("holds: sweep",), given="study"),
-    Row("a report that cannot be written", words("report --output journal"), 2, ("journal",), given="journal"),
-    Row("a report that cannot be written", words("report --output sweeper.db/a.html"), 1, ("a.html",), given="study"),
-    Row("nothing there yet", words("report --replication --protocol full"), 2, ("sweeper reproduce --protocol full",)),
+    Row("report that cannot be written", words("report --output journal"), 2, ("journal",), given="journal"),
+    Row("report that cannot be written", words("report --output sweeper.db/a.html"), 1, ("a.html",), given="study"),
+    Row("nothing recorded yet", words("report --replication --protocol full"), 2,
+        ("sweeper reproduce --protocol full",)),
 )  # fmt: skip
 
 WORDS: Final = (
@@ -195,11 +197,11 @@ FROM_STUDY: Final = (
     Row("known configurations: no complete trial", on_sample("optimize --study b --from sweep"), 2,
         ("no trial is complete",), given="study"),
     Row("known configurations: no database", on_sample("optimize --from a@sqlite:///nowhere.db"), 2, ("nowhere.db",)),
-    Row("known configurations: not a database", on_sample("optimize --from a@b"), 2, ("sqlite:///FILE",)),
+    Row("known configurations: not a database URL", on_sample("optimize --from a@b"), 2, ("sqlite:///FILE",)),
     Row("known configurations: a study whose database does not answer",
         on_sample(f"optimize --from a@postgresql://user:{CANARY}@{UNREACHABLE}/study"), 4, ("127.0.0.1",)),
-    *values("optimize", "--top", "known configurations: how many", "0", "101", "x", more="--from sweep"),
-    Row("known configurations: how many of no study", on_sample("optimize --top 3"), 2, ("--from STUDY",)),
+    *values("optimize", "--top", "known configurations: --top", "0", "101", "x", more="--from sweep"),
+    Row("known configurations: --top without --from", on_sample("optimize --top 3"), 2, ("--from STUDY",)),
 )  # fmt: skip
 
 OTHER: Final[dict[tuple[str, ...], str]] = {
@@ -215,54 +217,54 @@ OTHER: Final[dict[tuple[str, ...], str]] = {
 
 STUDY: Final = (
     *(
-        Row(f"another {option[0].removeprefix('--')} for a study that is there",
+        Row(f"other {option[0].removeprefix('--')} for an existing study",
             on_sample("optimize --exp 1 --epochs 2", *option), 2, (says, "--study"), given="study",
             kind="placement: [none, bn]")
         for option, says in OTHER.items()
     ),
-    Row("another data set for a study that is there", words("optimize --data-dir {full} --exp 1 --epochs 2"), 2,
+    Row("other data set for an existing study", words("optimize --data-dir {full} --exp 1 --epochs 2"), 2,
         ("dataset was 'sample', is 'fashion-mnist'",), given="study_and_full_data"),
-    Row("a study of another direction", on_sample("optimize --study minimal"), 2, ("not made by sweeper",),
+    Row("study of another program", on_sample("optimize --study minimal"), 2, ("not created by sweeper",),
         given="foreign_study"),
     Row("no such study", words("status sweeep"), 2, ("sweeep", "holds: sweep"), given="study"),
     *(
-        Row("another program's database", words(f"{command} --storage sqlite:///mlflow.db"), 2,
-            ("another program's", "sqlite:///mlflow.db"), given="deleted_experiment")
+        Row("database of another program", words(f"{command} --storage sqlite:///mlflow.db"), 2,
+            ("another program", "sqlite:///mlflow.db"), given="deleted_experiment")
         for command in ("status", "report", "optimize --dataset sample --tracking-uri none")
     ),
-    Row("an empty database", words("status --storage sqlite:///empty.db"), 2, ("empty.db", "is empty"),
+    Row("empty database", words("status --storage sqlite:///empty.db"), 2, ("empty.db", "is empty"),
         given="empty_database"),
-    Row("an empty database", words("report --storage {empty_postgres}"), 2, ("is empty",),
+    Row("empty database", words("report --storage {empty_postgres}"), 2, ("is empty",),
         given="empty_postgres"),
-    Row("nothing there yet", words("status"), 2, ("sweeper optimize",)),
-    Row("nothing there yet", words("status --storage sqlite:///nowhere/x.db"), 2, ("nowhere/x.db",)),
+    Row("nothing recorded yet", words("status"), 2, ("sweeper optimize",)),
+    Row("nothing recorded yet", words("status --storage sqlite:///nowhere/x.db"), 2, ("nowhere/x.db",)),
     Row("no journal", words("sync"), 1, ("journal",)),
     Row("no journal", words("sync elsewhere"), 1, ("elsewhere",)),
     Row("no such run", words("replay nowhere"), 2, ("nowhere",)),
     Row("no such run", words("replay nowhere --tracking-uri offline"), 2, ("nowhere",)),
-    Row("no such run", words("replay", "x" * 300), 2, ("x" * 60, "no folder of a journal")),
-    Row("no such run", words("replay ."), 2, ("holds no run",)),
+    Row("no such run", words("replay", "x" * 300), 2, ("x" * 60, "is not a journal folder")),
+    Row("no such run", words("replay ."), 2, ("contains no run",)),
     Row("no such run", words("replay 0123456789abcdef0123456789abcdef --tracking-uri sqlite:///nowhere/x.db"), 1,
         ("nowhere/x.db",)),
     Row("no such run", words("xray nowhere"), 2, ("nowhere",)),
     Row("no such run", words("xray nowhere --tracking-uri offline"), 2, ("nowhere",)),
-    Row("no such run", words("xray ."), 2, ("holds no run",)),
-    Row("an upload without a store", words("sync --tracking-uri offline"), 2, ("offline",), given="journal"),
-    Row("an upload without a store", words("sync --tracking-uri none"), 2, ("none",), given="journal"),
+    Row("no such run", words("xray ."), 2, ("contains no run",)),
+    Row("upload without a store", words("sync --tracking-uri offline"), 2, ("offline",), given="journal"),
+    Row("upload without a store", words("sync --tracking-uri none"), 2, ("none",), given="journal"),
 )  # fmt: skip
 
 IMAGES: Final = {
     "missing": "not a folder",
     "a file": "not a folder",
-    "empty": "holds no train-images",
+    "empty": "lacks train-images",
     "gzip, truncated": "cannot be read",
     "gzip, bad CRC": "incorrect data check",
     "gzip in name only": "incorrect header check",
-    "gzip bomb": "something follows the gzip stream",
-    "wrong magic": "the header is not that of",
-    "wrong count": "the header is not that of",
-    "truncated": "bytes once decompressed",
-    "other images": "the SHA-256 is not that of",
+    "gzip bomb": "trailing data after the gzip stream",
+    "wrong magic": "its header is not that of",
+    "wrong count": "its header is not that of",
+    "truncated": "decompressed bytes",
+    "other images": "its SHA-256 is wrong",
 }
 
 DATA: Final = (
@@ -271,22 +273,22 @@ DATA: Final = (
             given="data", kind=what, process=(what, command) == ("gzip bomb", "train"))
         for what, says in IMAGES.items() for command in ("train", "optimize", "reproduce")
     ),
-    Row("data: label out of range", words("train --data-dir {data} --tracking-uri none"), 1, ("the SHA-256 is not",),
+    Row("data: label out of range", words("train --data-dir {data} --tracking-uri none"), 1, ("its SHA-256 is wrong",),
         given="data", kind="labels", slow=True),
 )  # fmt: skip
 
 PLACES: Final = (
-    Row("home is no folder", on_sample("train"), 1, ("SWEEPER_HOME nowhere",), given="no_home"),
-    Row("home is no folder", words("backup all.tar"), 1, ("SWEEPER_HOME nowhere",), given="no_home"),
+    Row("home is not a folder", on_sample("train"), 1, ("SWEEPER_HOME nowhere",), given="no_home"),
+    Row("home is not a folder", words("backup all.tar"), 1, ("SWEEPER_HOME nowhere",), given="no_home"),
     *(
-        Row("home is no folder", words(f"{command} --home nowhere/new"), 1, ("--home nowhere/new",))
+        Row("home is not a folder", words(f"{command} --home nowhere/new"), 1, ("--home nowhere/new",))
         for command in ("serve", "serve --check", "backup all.tar", "restore all.tar")
     ),
-    Row("home is no folder", words("ui --home nowhere/new"), 1, ("--home nowhere/new",)),
+    Row("home is not a folder", words("ui --home nowhere/new"), 1, ("--home nowhere/new",)),
     Row("nothing to show", words("ui"), 2, ("mlflow.db", "sweeper train or optimize")),
     Row("nothing to show", words("ui --tracking-uri offline"), 2, ("offline",)),
     Row("no backup", words("restore all.tar --home new"), 1, ("all.tar: no such file",)),
-    Row("an open server without passwords", words("serve --home new --host 0.0.0.0"), 2, ("--auth",)),
+    Row("exposed server without passwords", words("serve --home new --host 0.0.0.0"), 2, ("--auth",)),
     Row("read-only home", on_sample("train"), 1, ("cannot be written",), given="read_only"),
     Row("read-only home", on_sample("train --tracking-uri offline"), 1, ("Read-only file system",), given="read_only"),
     Row("read-only home", on_sample("optimize --tracking-uri none"), 1, ("Read-only file system",), given="read_only"),
@@ -297,10 +299,11 @@ PLACES: Final = (
     Row("no folder for the database", on_sample("optimize --tracking-uri none --storage sqlite:///nowhere/x.db"), 1,
         ("nowhere/x.db",)),
     Row("no folder for the database", on_sample("train --tracking-uri sqlite:///nowhere/x.db"), 1, ("nowhere/x.db",)),
-    Row("no database file", words("status --storage sqlite:///{file}"), 1, ("not a database",), given="file"),
-    Row("no database file", on_sample("optimize --tracking-uri none --storage sqlite:///{file}"), 1,
+    Row("not a database file", words("status --storage sqlite:///{file}"), 1, ("not a database",), given="file"),
+    Row("not a database file", on_sample("optimize --tracking-uri none --storage sqlite:///{file}"), 1,
         ("not a database",), given="file"),
-    Row("no database file", on_sample("train --tracking-uri sqlite:///{file}"), 1, ("not a database",), given="file"),
+    Row("not a database file", on_sample("train --tracking-uri sqlite:///{file}"), 1, ("not a database",),
+        given="file"),
     Row("stdout is full", words("--help"), 1, ("No space left",), given="full_stdout", process=True),
     Row("stdout is full", words("status --json"), 1, ("No space left",), given="study_and_full_stdout", process=True),
     Row("stdout is full", on_sample("train --tracking-uri none"), 1, ("<stdout>: No space left",), given="full_stdout",
@@ -319,17 +322,17 @@ STORES: Final = (
     ),
     Row("name of the MLflow experiment", on_sample("train --experiment-name", ""), 2, ("Name an MLflow experiment",)),
     *(
-        Row("a deleted MLflow experiment", on_sample(command), 1, RESTORE, given="deleted_experiment")
+        Row("deleted MLflow experiment", on_sample(command), 1, RESTORE, given="deleted_experiment")
         for command in ("train", "optimize", "reproduce")
     ),
-    Row("a deleted MLflow experiment", words("sync"), 1, RESTORE, given="deleted_experiment"),
-    Row("a deleted MLflow experiment", on_sample("train --tracking-uri http://{server}"), 1, RESTORE,
+    Row("deleted MLflow experiment", words("sync"), 1, RESTORE, given="deleted_experiment"),
+    Row("deleted MLflow experiment", on_sample("train --tracking-uri http://{server}"), 1, RESTORE,
         given="server", kind="deleted"),
-    Row("another program's database", on_sample("train --tracking-uri sqlite:///sweeper.db"), 2,
-        ("another program's", "sqlite:///sweeper.db"), given="study"),
-    Row("a damaged database", on_sample("train --tracking-uri sqlite:///{file}"), 1, ("{file}", "cannot be read"),
+    Row("database of another program", on_sample("train --tracking-uri sqlite:///sweeper.db"), 2,
+        ("another program", "sqlite:///sweeper.db"), given="study"),
+    Row("damaged database", on_sample("train --tracking-uri sqlite:///{file}"), 1, ("{file}", "cannot be read"),
         given="damaged_database"),
-    Row("another program's server", on_sample("train --tracking-uri http://{server}"), 4, ("is not an MLflow server",),
+    Row("server of another program", on_sample("train --tracking-uri http://{server}"), 4, ("is not an MLflow server",),
         given="server", kind="else"),
 )  # fmt: skip
 
@@ -340,7 +343,7 @@ SERVICES: Final = (
     Row("silent tracking server", on_sample(f"train --tracking-uri http://{AT_SILENT}"), 4, ("{silent}",),
         given="silent", slow=True),
     *(
-        Row("a Ray cluster at an address that no driver can join",
+        Row("Ray Client address",
             on_sample(f"{command} --engine ray --address ray://127.0.0.1:10001 --tracking-uri offline"), 2,
             ("ray job submit",), given="ray")
         for command in ("optimize", "reproduce")
@@ -370,7 +373,7 @@ SERVICES: Final = (
 IN_QUERY: Final = f"postgresql://{UNREACHABLE}/study?user=user&password={CANARY}"
 QUERIES: Final = (
     *(
-        Row("a password after the ? of a database's URL", words(f"{command} {IN_QUERY}"), 2,
+        Row("password after the ? of a database URL", words(f"{command} {IN_QUERY}"), 2,
             ("?password=***", "~/.pgpass"), given=given, leaves_empty=bool(given))
         for command, given in {
             "optimize --dataset sample --storage": "", "status --storage": "", "report --storage": "",
@@ -382,14 +385,14 @@ QUERIES: Final = (
         }.items()
     ),
     *(
-        Row("a password after the ? of a database's URL", words(command), 2, ("?password=***", "~/.pgpass"),
+        Row("password after the ? of a database URL", words(command), 2, ("?password=***", "~/.pgpass"),
             given="variable", kind=f"{name}={IN_QUERY}")
         for command, name in (
             ("status", "SWEEPER_STORAGE"), ("train --dataset sample", "MLFLOW_TRACKING_URI"),
             ("serve --no-dashboard", "SWEEPER_DATABASE_URL"),
         )
     ),
-    Row("a password after the ? of a database's URL",
+    Row("password after the ? of a database URL",
         words(f"status --storage postgres://{AT_PORT_1}/study?sslmode=require&sslpassword={CANARY}"), 2,
         ("user:***@", "?sslpassword=***", "~/.pg_service.conf")),
 )  # fmt: skip
@@ -401,11 +404,11 @@ ROWS: Final = (
 
 
 def as_markdown() -> str:
-    """The table for people: a line for each thing that is wrong and its exit code, with the first of its rows."""
+    """Return the table: one line per error and exit code, with its first row as the example."""
     kinds: dict[tuple[int, str], list[Row]] = {}
     for row in ROWS:
         kinds.setdefault((-row.code, row.what), []).append(row)
-    lines = ["| what is wrong | exit code | rows | for example | the line says |", "|---|---|---|---|---|"]
+    lines = ["| what is wrong | exit code | rows | example | message |", "|---|---|---|---|---|"]
     for (code, what), rows in sorted(kinds.items(), key=lambda item: item[0][0] != -2):
         cells = [what, str(-code), str(len(rows)), f"`{_example(rows[0])}`", rows[0].says[-1]]
         lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
@@ -413,7 +416,7 @@ def as_markdown() -> str:
 
 
 def _example(row: Row) -> str:
-    """The command of a row, or the start of its search space."""
+    """Return the command of a row, or the start of its search space."""
     if row.given in ("space", "known"):
         return " ".join(row.kind[:60].split()).replace("\0", "\\0") or "(nothing)"
     argv = row.argv[:1] + row.argv[3:] if row.argv[1:3] == SAMPLE else row.argv

@@ -151,7 +151,9 @@ def test_a_champion_that_mlflow_refuses_costs_no_sweep_and_is_registered_by_the_
         patch.setattr(MlflowClient, "log_model_artifacts", refuse)
         result = place.optimize(trials=1, final=True)
     assert Path(result["report"]).is_file()
-    assert place.warned == ["the champion is not registered yet (no room for models); the same command tries again"]
+    assert place.warned == [
+        "the champion is not registered yet (no room for models). Run the same command again to retry."
+    ]
     (champion,) = place.runs("champion")
     assert champion.info.status == FINISHED
 
@@ -208,7 +210,7 @@ def test_weights_that_are_not_those_of_the_run_are_not_registered(
     content[-1] ^= 1
     file.write_bytes(content)
     place.optimize(trials=1, final=True)
-    assert "not the weights that the run recorded" in place.warned[-1]
+    assert "does not match the run's sweeper.weights_sha256" in place.warned[-1]
     with pytest.raises(MlflowException):
         place.client.get_model_version_by_alias("sweeper-few", "champion")
 

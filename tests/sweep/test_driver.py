@@ -320,9 +320,14 @@ def failing(*numbers: int, error: str = "RuntimeError: no") -> dict[int, list[Sc
 @pytest.mark.parametrize(
     ("failures", "target", "asked", "message"),
     [
-        (failing(*range(9)), 20, 3, "the first 3 trials failed alike: RuntimeError: no"),
-        (failing(*range(9), error="no room for {n} MiB"), 20, 3, "the first 3 trials failed alike: no room for 2 MiB"),
-        (failing(*range(9), error="{letter}"), 20, 4, "4 trials failed, which is too many. The last error: c"),
+        (failing(*range(9)), 20, 3, "the first 3 trials failed with the same error: RuntimeError: no"),
+        (
+            failing(*range(9), error="no room for {n} MiB"),
+            20,
+            3,
+            "the first 3 trials failed with the same error: no room for 2 MiB",
+        ),
+        (failing(*range(9), error="{letter}"), 20, 4, "4 trials failed, which is too many. Last error: c"),
         (failing(1, 2, 3, 4), 20, 5, "4 trials failed"),
         (failing(*range(1, 10)), 60, 8, "7 trials failed"),  # of 60, a tenth may fail
     ],

@@ -129,7 +129,7 @@ def change_weights(folder: Path) -> None:
     [
         (lambda folder: (folder / ARTIFACTS / WEIGHTS).unlink(), UsageError, "has no weights"),
         (lambda folder: (folder / ARTIFACTS / WEIGHTS).write_bytes(b"no"), DataError, "is damaged"),
-        (change_weights, DataError, "does not hold the weights that the run recorded"),
+        (change_weights, DataError, "does not match its sweeper.weights_sha256"),
     ],
     ids=["missing", "damaged", "changed"],
 )
@@ -164,7 +164,7 @@ def test_another_data_set_is_refused(folder: Path, examine: Callable[..., dict[s
 
 
 def test_there_is_no_such_run(examine: Callable[..., dict[str, Any]]):
-    with pytest.raises(UsageError, match="no folder of a journal"):
+    with pytest.raises(UsageError, match="is not a journal folder"):
         examine("nowhere", OFFLINE)
 
 

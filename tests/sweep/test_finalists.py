@@ -83,7 +83,7 @@ def test_a_deadline_before_the_finalists_leaves_them_to_the_next_command(
         patched.setattr("sweeper.sweep.optimize.train_finalists", late)
         result = place.optimize(**FINAL, final=True)
     assert "test" not in result
-    with pytest.raises(OutOfTime, match="the finalists are not all trained"):
+    with pytest.raises(OutOfTime, match="before all finalists were trained"):
         check_finished(result, 4)
     result = place.optimize(**FINAL, final=True)
     check_finished(result, 4)
@@ -128,7 +128,7 @@ def test_any_configuration_of_a_study_is_confirmed_later(place: Place) -> None:
     (last,) = confirmed(place, both[1]["trial"])
     assert last["params"] == both[1]["params"]
     assert [row.state for row in read_study("few", place.environment.storage).rows] == ["complete"] * 4
-    with pytest.raises(UsageError, match="trial 9: not a complete trial of study 'few'"):
+    with pytest.raises(UsageError, match="trial 9 of study 'few' is not complete"):
         confirmed(place, 9)
 
 

@@ -177,13 +177,13 @@ def test_known_configurations_count_among_the_trials_which_are_exactly_as_many(p
 
     assert place.optimize(space, 2, known)["finished"] == 2
     assert place.said[:2] == [
-        "2 known configurations go first",
-        "1 known configuration left waiting: --trials 2 leaves no room",
+        "2 known configurations to train first",
+        "1 known configuration left in the queue: --trials 2 is too small",
     ]
     assert sizes() == [("complete", 512), ("complete", 1024), ("waiting", None)]
     result = place.optimize(space, 4, known)
     assert (result["finished"], result["added"]) == (4, 2)
-    assert place.said.count("1 known configuration goes first") == 1
+    assert place.said.count("1 known configuration to train first") == 1
     assert sizes()[:3] == [("complete", 512), ("complete", 1024), ("complete", 256)]
     assert len(sizes()) == 4
 
@@ -198,14 +198,14 @@ def test_the_best_of_another_study_and_the_experiments_are_known_configurations(
         assert known.params == best
     found = known_configurations(place.environment, asked, file=None, study="few", top=1, experiments=True)
     assert [known.params["batch_size"] for known in found] == [best["batch_size"], *[128] * 7]
-    assert place.said[-1].startswith("experiments left out: 8 with 'batch_size=256', outside the search space")
+    assert place.said[-1].startswith("experiments left out: 8 with 'batch_size=256', which is not in the search space")
 
 
 def test_the_best_of_another_study_that_lies_outside_is_refused_by_name(place: Place):
     trial = place.optimize(FEW, 1)["best"]["trial"]
     for space, says in [
-        (Space({"batch_size": Choice((128,))}), "outside the search space: one of 128"),
-        (Space({"lr": Range(0.001, 0.1)}), "'batch_size=[0-9]+', which the search space does not have"),
+        (Space({"batch_size": Choice((128,))}), "not in the search space; use one of 128"),
+        (Space({"lr": Range(0.001, 0.1)}), "'batch_size=[0-9]+', which is not in the search space"),
     ]:
         with pytest.raises(SpaceError, match=f"--from few, trial {trial}: .*{says}"):
             known_configurations(

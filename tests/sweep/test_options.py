@@ -78,7 +78,7 @@ class Fixed(dict[str, Any]):
 @pytest.mark.parametrize(
     ("fixed", "varied", "said"),
     [
-        ({"lr": 1e-3}, [("lr", "1e-4,1e-3")], "--lr gives a value that --vary varies"),
+        ({"lr": 1e-3}, [("lr", "1e-4,1e-3")], "--lr fixes a value that --vary varies"),
         ({}, [("lr", "1e-4"), ("lr", "1e-3")], "--vary lr: given twice"),
         ({}, [("epochs", "1,2")], "--vary: unknown field 'epochs'"),
         ({}, [("lr", "1e-2..1e-4")], "low is above high"),
@@ -96,7 +96,7 @@ def test_a_space_that_makes_no_sense_is_refused_in_one_line(
 
 def test_a_field_of_a_file_can_neither_be_given_nor_varied_again(tmp_path: Path):
     (tmp_path / "space.yaml").write_text("lr: [1e-3, 1e-2]")
-    with pytest.raises(SpaceError, match=r"--lr gives a value that .*space.yaml varies"):
+    with pytest.raises(SpaceError, match=r"--lr fixes a value that .*space.yaml varies"):
         search_space(tmp_path / "space.yaml", PLAIN, [], {"lr": 1e-3})
     with pytest.raises(SpaceError, match=r"--vary lr: .*space.yaml varies it too"):
         search_space(tmp_path / "space.yaml", PLAIN, [("lr", "1e-3")])

@@ -40,7 +40,7 @@ def test_a_paused_driver_waits_for_nothing_and_begins_nothing() -> None:
     paused = calls[calls.index("say") : len(calls) - calls[::-1].index("say")]
     assert set(paused) == {"say"}
     assert recorder.count("hold") == 1
-    assert recorder.named("say") == [("say", "paused; sweeper resume goes on"), ("say", "resumed")]
+    assert recorder.named("say") == [("say", "paused; continue with sweeper resume"), ("say", "resumed")]
     assert recorder.count("submit") == 3
 
 
@@ -61,7 +61,7 @@ def test_a_long_pause_frees_the_workers_and_trains_again_with_the_same_parameter
 
 def test_a_driver_that_is_told_to_stop_leaves_its_trials_to_the_next_one() -> None:
     recorder = Recorder(slots=2)
-    with pytest.raises(Stopped, match="the same command continues") as caught:
+    with pytest.raises(Stopped, match="Run the same command again to continue") as caught:
         recorder.drive(3, orders=told(Orders(), Orders(STOP)))
     assert caught.value.exit_code == 3
     assert [call[2] for call in recorder.named("end")] == [KILLED, KILLED]

@@ -150,7 +150,7 @@ def test_a_network_that_the_space_cannot_train_is_refused_before_a_study_is_made
 def test_one_training_is_refused_before_a_run_is_made(place: Place, tmp_path: Path):
     file = write(tmp_path, OWN.replace("len(images.classes)", "3"))
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ConfigError, match="needed are logits"):
+    with pytest.raises(ConfigError, match="it must return logits"):
         train_one(place.environment, config(file, placement="own"), dataset="sample", device="cpu", precision="fp32")
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -50,7 +50,7 @@ def test_a_file_that_mlflow_lost_stays_and_the_way_out_is_said(place: Place, emp
     place.artifacts(run)["model/state.safetensors"].unlink()
     upload(place.environment, None, free=True)
     assert files(place) == {"confusion.csv", "state.safetensors"}
-    assert place.warned == ["kept 1 file that it does not list. To upload again, run: sweeper sync --all"]
+    assert place.warned == ["kept 1 file that MLflow does not list. To upload again, run: sweeper sync --all"]
     upload(place.environment, None, again=True, free=True)
     assert files(place) == {"confusion.csv"}
     assert len(place.warned) == 1

@@ -125,7 +125,7 @@ def test_another_data_set_is_refused(folder: Path, again: Callable[..., dict[str
 
 
 @pytest.mark.parametrize(
-    ("run", "why"), [("0" * 32, "not found"), ("sweep/study", "no epoch was recorded"), ("sweep", "holds no run")]
+    ("run", "why"), [("0" * 32, "not found"), ("sweep/study", "no epoch was recorded"), ("sweep", "contains no run")]
 )
 def test_a_run_that_cannot_be_replayed_is_refused(again: Callable[..., dict[str, Any]], run: str, why: str):
     with pytest.raises(UsageError, match=why):

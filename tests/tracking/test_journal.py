@@ -198,7 +198,7 @@ def test_text_of_any_kind_comes_back_as_it_was(folder: Path) -> None:
 
 def test_a_run_that_is_being_written_is_refused_to_others(folder: Path) -> None:
     log = JournalLog(folder, RUN)
-    with pytest.raises(SweeperError, match="another process writes this run"):
+    with pytest.raises(SweeperError, match="another process is writing this run"):
         JournalLog(folder, RUN)
     log.end(FINISHED, {}, {})
     JournalLog(folder, RUN)

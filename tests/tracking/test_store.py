@@ -40,7 +40,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("uri", ["", "mlflow.db", "foo://x", "file:///tmp/x", "databricks", "mysql://u:canary@h/db"])
 def test_a_uri_that_sweeper_does_not_track_to_is_refused_with_those_it_does(uri: str) -> None:
     message = refusal(lambda: preflight(uri), UsageError)
-    assert "expected http://HOST:PORT, sqlite:///FILE" in message
+    assert "use http://HOST:PORT, sqlite:///FILE" in message
     assert "canary" not in message
 
 
@@ -131,7 +131,7 @@ NO_ARTIFACTS = b"Endpoint: /api disabled due to the mlflow server running with `
 def test_a_server_that_serves_no_artifacts_is_refused_with_its_reason() -> None:
     with listening(in_turn((200, EXPERIMENT_OF_A_SERVER), (503, NO_ARTIFACTS))) as uri:
         message = refusal(lambda: preflight(uri), SweeperError)
-    assert "takes no artifacts" in message
+    assert "does not accept artifacts" in message
     assert "--no-serve-artifacts" in message
 
 

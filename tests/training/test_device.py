@@ -14,7 +14,7 @@ from sweeper.training.device import resolve_device, resolve_precision
 
 @pytest.mark.parametrize("name", ["foo", "cuda:9", "cuda:-1", ""])
 def test_a_device_that_is_not_there_is_refused_in_one_line(name: str):
-    with pytest.raises(ConfigError, match="use auto, cpu, cuda or cuda:N") as caught:
+    with pytest.raises(ConfigError, match="Use auto, cpu, cuda or cuda:N") as caught:
         resolve_device(name)
     assert f"device={name!r}" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
@@ -59,7 +59,7 @@ def test_the_automatic_precision_is_bf16_if_a_gpu_has_it(
     assert resolve_precision("auto", "cuda") == precision
     assert resolve_precision("fp32", "cuda") == "fp32"
     if not supported:
-        with pytest.raises(ConfigError, match="precision='bf16': cuda has no bf16"):
+        with pytest.raises(ConfigError, match="precision='bf16': cuda does not support bf16"):
             resolve_precision("bf16", "cuda")
 
 

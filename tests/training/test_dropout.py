@@ -53,7 +53,7 @@ def test_layers_have_their_rates_in_the_epochs_of_the_schedule_and_0_in_the_othe
 
 
 def test_dropout_that_does_not_act_leaves_the_training_of_the_network_without_it(tiny: Data):
-    """With `late`, the epochs before the switch are those of rate 0, bit by bit; from there on the two differ."""
+    """With `late`, the epochs before the switch are those of rate 0, bit for bit; from there on the two differ."""
     late = finish(train(BASE.derive(dropout_schedule="late", dropout_switch=2), tiny))
     never = finish(train(BASE.derive(dropout_schedule="late", dropout_switch=3), tiny))
     constant = finish(train(BASE, tiny))

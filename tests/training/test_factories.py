@@ -136,10 +136,10 @@ BAD = {  # what the function has in its body, and what the line says
     "raises": ("raise RuntimeError('no weights')", "failed in line 5 of {file}: RuntimeError: no weights"),
     "no module": ("return 3", "returned int, not a torch.nn.Module"),
     "nothing": ("pass", "returned NoneType, not a torch.nn.Module"),
-    "no parameters": ("return nn.Flatten()", "the network has no parameters"),
+    "no parameters": ("return nn.Flatten()", "the network has no parameters to train"),
     "few logits": (
         "return nn.Sequential(nn.Flatten(), nn.Linear(784, 5))",
-        "returned (2, 5) for 2 images; needed are logits (2, 10), one for each class",
+        "returned (2, 5) for 2 images; it must return logits (2, 10), one per class",
     ),
     "other size": (
         "return nn.Sequential(nn.Flatten(), nn.Linear(100, 10))",
@@ -150,20 +150,20 @@ BAD = {  # what the function has in its body, and what the line says
         "returned tuple for 2 images",
     ),
     "frozen": (
-        f"return {LINEAR}.requires_grad_(False)", "parameter 1.weight gets no gradient: it is frozen",
+        f"return {LINEAR}.requires_grad_(False)", "parameter 1.weight is frozen, but every parameter must be trained",
     ),
     "unused": (
         f"net = {LINEAR}; net[1].register_parameter('extra', nn.Parameter(net[1].bias.detach())); return net",
-        "parameter 1.extra gets no gradient: it takes no part in the logits",
+        "parameter 1.extra gets no gradient: the logits do not depend on it",
     ),
     "lazy": (
         "return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))",
-        "parameter 1.weight is lazy: give its layer the size of its input",
+        "parameter 1.weight is lazy: give its layer the input size",
     ),
     "one image alone": (
         "return type('T', (nn.Linear,), {'forward': lambda self, x: nn.Linear.forward(self, x.flatten(1)).expand(2, -1)"
         " if not self.training else nn.Linear.forward(self, x.flatten(1))})(784, 10)",
-        "returned (2, 10) for 1 images; needed are logits (1, 10)",
+        "returned (2, 10) for 1 images; it must return logits (1, 10)",
     ),
 }  # fmt: skip
 
@@ -213,7 +213,7 @@ def test_a_network_without_what_its_placement_promises_is_refused(
 ):
     body = f"return nn.Sequential(nn.Flatten(), {parts}, nn.Linear(8, 10))"
     said = refusal(config(building(tmp_path, body, "images, layers"), placement=placement))
-    assert said == f"placement={placement} has {lacking}; the network of net.py:build has none"
+    assert said == f"placement={placement} needs {lacking}, but the network of net.py:build has none"
 
 
 def test_layers_that_were_asked_for_and_left_out_do_not_count(tmp_path: Path):
@@ -225,7 +225,7 @@ def test_layers_that_were_asked_for_and_left_out_do_not_count(tmp_path: Path):
             layers.conv(1, 8), layers.linear(8, 8)
             return nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.BatchNorm1d(10))
     """)  # fmt: skip
-    assert "has Dropout in its convolutions" in refusal(config(file, placement="bn-dropout"))
+    assert "needs Dropout in its convolutions" in refusal(config(file, placement="bn-dropout"))
 
 
 def test_a_placement_needs_a_factory_that_takes_layers_and_own_one_that_does_not(tmp_path: Path):
@@ -267,7 +267,7 @@ def test_a_changed_file_is_another_network(tmp_path: Path):
     two = config(write(tmp_path, PLAIN.replace("width=8", "width=9")))  # in the same second, of the same size
     assert one.key != two.key
     said = refusal(one)
-    assert "net.py has changed, and is another network now" in said
+    assert "net.py has changed since the run was recorded" in said
     assert "code/net.py" in said
     convs = [m.out_channels for m in build_model(two, IMAGES).modules() if isinstance(m, nn.Conv2d)]
     assert convs == [9, 9]

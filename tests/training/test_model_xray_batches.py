@@ -83,8 +83,8 @@ def test_inputs_that_are_no_images(kind: str):
 @pytest.mark.parametrize(
     ("model", "batches", "options", "why"),
     [
-        ("resnet18", [images()], {}, "model is of type str"),
-        (nn.BatchNorm2d(3), [], {}, "there are no batches"),
+        ("resnet18", [images()], {}, "model is a str"),
+        (nn.BatchNorm2d(3), [], {}, "batches is empty"),
         (nn.BatchNorm2d(3), [(images(), 1, 2)], {}, "a batch is a tuple of 3 parts"),
         (nn.LazyBatchNorm2d(), [images()], {}, "lazy layers without weights"),
         (nn.BatchNorm2d(3), [images()], {"max_batches": 0}, "max_batches=0"),

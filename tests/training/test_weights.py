@@ -45,19 +45,19 @@ class Harmful:
 
 FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "nothing.pt": (lambda file: None, "no such file"),
-    "empty.pt": (lambda file: file.touch(), "cannot be read as weights of torch"),
-    "text.pt": (lambda file: file.write_text("0.1, 0.2"), "cannot be read as weights of torch"),
-    "code.pt": (lambda file: torch.save({"a": Harmful()}, file), "cannot be read as weights of torch"),
-    "module.pt": (lambda file: torch.save(net(), file), "cannot be read as weights of torch"),
-    "tensor.pt": (lambda file: torch.save(torch.ones(1), file), "holds Tensor, not the weights of a network"),
+    "empty.pt": (lambda file: file.touch(), "cannot be read as torch weights"),
+    "text.pt": (lambda file: file.write_text("0.1, 0.2"), "cannot be read as torch weights"),
+    "code.pt": (lambda file: torch.save({"a": Harmful()}, file), "cannot be read as torch weights"),
+    "module.pt": (lambda file: torch.save(net(), file), "cannot be read as torch weights"),
+    "tensor.pt": (lambda file: torch.save(torch.ones(1), file), "holds Tensor, not network weights"),
     "checkpoint.pt": (
         lambda file: torch.save({"epoch": 3, "optimizer": {}, "state_dict": OrderedDict(net().state_dict())}, file),
         "holds more than tensors: epoch; optimizer; state_dict. Save the weights alone: torch.save(model.state_dict()",
     ),
-    "empty.safetensors": (lambda file: file.touch(), "is no safetensors file"),
+    "empty.safetensors": (lambda file: file.touch(), "is not a valid safetensors file"),
     "cut.safetensors": (
         lambda file: file.write_bytes(safetensors.torch.save(net().state_dict())[:-1]),
-        "or a damaged one",
+        "is not a valid safetensors file",
     ),
 }
 

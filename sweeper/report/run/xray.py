@@ -81,7 +81,7 @@ def figure(found: Mapping[str, Any], title: str) -> bytes:
 
 
 def shift_figure(layers: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    """Draw the variance shift of each BatchNorm layer over its noise floor, a row a layer.
+    """Draw the variance shift of each BatchNorm layer over its noise floor, one row per layer.
 
     Args:
         layers: those of an X-ray, as `XRay.json` writes them.

@@ -1,6 +1,6 @@
 """The interactive charts of a sweep: tuples in, plotly figures out.
 
-A placement has the same colour in every chart. Vermillion is the best trial's, and no placement's.
+A placement has the same colour in every chart. Vermillion is reserved for the best trial.
 """
 
 from __future__ import annotations

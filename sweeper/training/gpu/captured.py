@@ -36,9 +36,9 @@ from sweeper.training.optimizer import BETAS, learning_rate
 from sweeper.training.seeds import mask_generator, order_generator, seeded
 from sweeper.training.stability import GRAD_NORM_EVERY, Recorder
 
-AHEAD: Final = 64  # steps that are launched at once, twice: more would only delay the launches of other trainings
+AHEAD: Final = 64  # steps that are launched at once, twice: more would only delay the launches of other runs
 
-Waiting = torch.cuda.Event  # the device must reach it before a training can go on
+Waiting = torch.cuda.Event  # the device must reach it before a run can continue
 Cooperative = Generator[EpochResult | Waiting, None, TrainResult]
 
 
@@ -58,11 +58,11 @@ def train_captured(config: RunConfig, data: Data) -> Training:
 
 
 def cooperative(config: RunConfig, data: Data, beside: Callable[[], int] = lambda: 0) -> Cooperative:
-    """Train as `loop.train` does, in turn with other trainings, each in its own stream.
+    """Train as `loop.train` does, taking turns with other runs, each in its own stream.
 
     Yields:
-        An `EpochResult` an epoch, and an event of the device wherever this process would have to wait for it. `beside`
-        returns the number of other trainings on the device.
+        One `EpochResult` per epoch, and a device event wherever this process would have to wait for it. `beside`
+        returns the number of other runs on the device.
     """
     captured = Captured(config, data)
     history: list[EpochResult] = []
@@ -92,13 +92,13 @@ def operations(device: torch.device) -> Plain:
             step = Step(torch.zeros((), dtype=torch.int64, device=device), 1)
             kernels.patches(torch.zeros(1, 28, 28, dtype=torch.uint8, device=device), 1, step, 1.0, 0.0, torch.float32)
     except Exception as error:  # noqa: BLE001 - no Triton, no C compiler, or a GPU that it does not know
-        warnings.warn(f"slower steps, by torch's own operations: {one_line(error, 200)}", stacklevel=2)
+        warnings.warn(f"Triton kernels cannot be used, so steps are slower: {one_line(error, 200)}", stacklevel=2)
         return Plain()
     return kernels
 
 
 class Captured:
-    """The state of a training on its device, and its steps.
+    """The state of a run on its device, and its steps.
 
     Attributes:
         network: the network that is trained.
@@ -196,7 +196,7 @@ class Captured:
         """Return the result of the epoch, once it has been evaluated.
 
         Raises:
-            Diverged: the loss is not finite, or far too large.
+            Diverged: the loss is not finite, or exploded.
         """
         assert self._read is not None
         steps = len(self.sizes)

@@ -1,6 +1,6 @@
-"""The layers of a model as the captured step takes them.
+"""Convert the layers of a model for the captured step.
 
-A layer that the step does not have is refused, never left out.
+Unsupported layers raise an error; they are never skipped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Layer(NamedTuple):
 
 
 def supports(model: nn.Module) -> bool:
-    """Return True if the captured step has every layer of `model`, which may be on the device `meta`."""
+    """Return True if the captured step supports every layer of `model`, which may be on the device `meta`."""
     try:
         parse(model, images=0)
     except ConfigError:
@@ -48,7 +48,7 @@ def parse(model: nn.Module, images: int) -> list[Layer]:
     """Return the layers of `model` in order, neighbouring activations joined; masks have room for `images` images.
 
     Raises:
-        ConfigError: the captured step does not have one of them.
+        ConfigError: the captured step does not support one of them.
     """
     if type(model) is not nn.Sequential or not any(isinstance(layer, nn.Linear) for layer in model):
         raise _refused("the network", model)

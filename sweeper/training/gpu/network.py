@@ -51,7 +51,7 @@ class Network:
         masks: those of each Dropout layer with a rate above 0, in order.
 
     Raises:
-        ConfigError: the captured step does not have one of the layers.
+        ConfigError: the captured step does not support one of the layers.
     """
 
     def __init__(

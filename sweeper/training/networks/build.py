@@ -44,7 +44,7 @@ def build_model(config: RunConfig, images: ImageSpec) -> nn.Module:
     network, lacking = build(config, images)
     if lacking:
         raise ConfigError(
-            f"placement={config.placement.value} has {lacking}; the network of {config.model_name} has none"
+            f"placement={config.placement.value} needs {lacking}, but the network of {config.model_name} has none"
         )
     return network
 
@@ -80,7 +80,7 @@ def factory_of(config: RunConfig) -> Factory:
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     if digest != config.model_sha256:
         raise ConfigError(
-            f"{source} has changed, and is another network now: its SHA-256 was {config.model_sha256[:12]}…, is "
+            f"{source} has changed since the run was recorded: its SHA-256 was {config.model_sha256[:12]}…, now "
             f"{digest[:12]}…. Restore the file, which each run logs as code/{source.name}."
         )
     return _load(config.model, digest)

@@ -20,7 +20,7 @@ from sweeper.training.networks.build import BATCH_NORM, build, build_model
 
 
 def fitting(config: RunConfig, images: ImageSpec) -> tuple[Placement, ...]:
-    """Return the placements that the network of `config`, whose factory takes `layers`, has room for.
+    """Return the placements that the network of `config`, whose factory takes `layers`, supports.
 
     Raises:
         UsageError: there is no such factory.
@@ -50,7 +50,9 @@ def check_network(config: RunConfig, images: ImageSpec) -> None:
         F.cross_entropy(logits.float(), labels).backward()
         for name, parameter in model.named_parameters():
             if parameter.grad is None:
-                raise ConfigError(f"parameter {name} gets no gradient: it takes no part in the logits")
+                raise ConfigError(
+                    f"parameter {name} gets no gradient: the logits do not depend on it. Use it, or remove it"
+                )
         with torch.inference_mode():
             _checked(model.eval()(pixels[:1]), images, 1)
 
@@ -59,12 +61,12 @@ def _check_parameters(model: nn.Module, config: RunConfig) -> None:
     if not isinstance(model, nn.Module):
         raise ConfigError(f"returned {type(model).__name__}, not a torch.nn.Module")
     if not any(True for _ in model.parameters()):
-        raise ConfigError("the network has no parameters")
+        raise ConfigError("the network has no parameters to train")
     for name, parameter in model.named_parameters():
         if is_lazy(parameter):
-            raise ConfigError(f"parameter {name} is lazy: give its layer the size of its input")
+            raise ConfigError(f"parameter {name} is lazy: give its layer the input size")
         if not parameter.requires_grad:
-            raise ConfigError(f"parameter {name} gets no gradient: it is frozen, and every parameter is trained here")
+            raise ConfigError(f"parameter {name} is frozen, but every parameter must be trained: set requires_grad")
     if config.batch_size == 1 and any(isinstance(module, BATCH_NORM) for module in model.modules()):
         raise ConfigError("batch_size=1: BatchNorm needs 2 or more images in a batch")
 
@@ -74,7 +76,7 @@ def _checked(logits: object, images: ImageSpec, count: int = 2) -> Tensor:
     wanted = (count, len(images.classes))
     if not isinstance(logits, Tensor) or logits.shape != wanted or not logits.is_floating_point():
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ConfigError(f"returned {got} for {count} images; needed are logits {wanted}, one for each class")
+        raise ConfigError(f"returned {got} for {count} images; it must return logits {wanted}, one per class")
     return logits
 
 

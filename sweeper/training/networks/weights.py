@@ -1,4 +1,4 @@
-"""Read the weights of a network from a file of the user's."""
+"""Read the weights of a network from a user's file."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ NAMED: Final = 3  # names that a message holds
 def read_weights(file: Path) -> dict[str, Tensor]:
     """Read the tensors of `FILE.safetensors`, or of a state_dict that `torch.save` wrote to any other file, by name.
 
-    No code of the file is run.
+    No code in the file is executed.
 
     Raises:
         UsageError: the file is missing or damaged, or does not hold weights alone.
     """
     if not file.is_file():
-        raise UsageError(f"{file}: no such file. Name a file of weights, FILE{SAFETENSORS} or FILE.pt.")
+        raise UsageError(f"{file}: no such file. Name a weights file, FILE{SAFETENSORS} or FILE.pt.")
     try:
         if file.suffix == SAFETENSORS:
             return safetensors.torch.load_file(file)
         found = torch.load(file, map_location="cpu", weights_only=True)
     except safetensors.SafetensorError as error:
-        raise UsageError(f"{file} is no safetensors file, or a damaged one ({one_line(error, 200)}).") from None
+        raise UsageError(f"{file} is not a valid safetensors file ({one_line(error, 200)}). Save it again.") from None
     except OSError:
         raise
     except Exception:  # noqa: BLE001 - of many kinds; their words propose to run the code of the file
-        raise UsageError(f"{file} cannot be read as weights of torch. {_advice(file)}") from None
+        raise UsageError(f"{file} cannot be read as torch weights. {_advice(file)}") from None
     if not isinstance(found, Mapping):
-        raise UsageError(f"{file} holds {type(found).__name__}, not the weights of a network. {_advice(file)}")
+        raise UsageError(f"{file} holds {type(found).__name__}, not network weights. {_advice(file)}")
     if others := [name for name, value in found.items() if not isinstance(value, Tensor)]:
         raise UsageError(f"{file} holds more than tensors: {_first(others)}. {_advice(file)}")
     return dict(found)

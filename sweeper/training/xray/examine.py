@@ -88,7 +88,7 @@ def rebuild(config: RunConfig, weights: Mapping[str, Any], images: Images, gener
 
 
 def images_in_a_pass(config: RunConfig, available: int) -> int:
-    """Return the number of `available` training images in a pass: whole batches, more after a longer training."""
+    """Return the number of `available` training images in a pass: whole batches, more after longer training."""
     wanted = min(max(config.epochs * available // TRAINED_PER_IMAGE, FEWEST), MOST)
     count = max(math.ceil(wanted / config.batch_size), FEWEST_BATCHES)
     return config.batch_size * min(count, available // config.batch_size)

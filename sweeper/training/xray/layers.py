@@ -34,7 +34,7 @@ class Examined(NamedTuple):
 
 
 class Score(NamedTuple):
-    """The scores of a network on images with labels."""
+    """The scores of a network on labelled images."""
 
     accuracy: float
     loss: float  # NLL, in nats

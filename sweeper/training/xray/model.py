@@ -51,13 +51,13 @@ def examine_model(
 def _check(model: Any, max_batches: int) -> None:
     """Raise a UsageError unless `model` is a network with weights whose hooks are called."""
     if not isinstance(model, nn.Module):
-        raise UsageError(f"model is of type {type(model).__name__}. Give a torch.nn.Module.")
+        raise UsageError(f"model is a {type(model).__name__}. Pass a torch.nn.Module.")
     if isinstance(model, torch.jit.ScriptModule):
-        raise UsageError("model is compiled by TorchScript, which calls no hooks. Give the module it was made from.")
+        raise UsageError("model is compiled by TorchScript, which calls no hooks. Pass the original module.")
     if any(map(is_lazy, itertools.chain(model.parameters(), model.buffers()))):
         raise UsageError("model has lazy layers without weights. Run the model on a batch first.")
     if max_batches < 1:
-        raise UsageError(f"max_batches={max_batches}: give 1 or more.")
+        raise UsageError(f"max_batches={max_batches}: use 1 or more.")
 
 
 def _eager() -> AbstractContextManager[Any]:
@@ -74,7 +74,7 @@ def _hold(batches: Iterable[Any], most: int) -> list[Batch]:
     """
     held = [_batch(batch) for batch in itertools.islice(batches, most)]
     if not held:
-        raise UsageError("there are no batches: the iterable is empty. A generator can be read only once.")
+        raise UsageError("batches is empty. If it is a generator, create a new one: it can be read only once.")
     return [batch for batch in held if _size(batch[0]) == _size(held[0][0])]
 
 
@@ -83,7 +83,7 @@ def _batch(batch: Any) -> Batch:
         return batch, None
     if len(batch) not in (1, 2):
         raise UsageError(
-            f"a batch is a {type(batch).__name__} of {len(batch)} parts. Give images, or (images, labels); a model of "
+            f"a batch is a {type(batch).__name__} of {len(batch)} parts. Pass images, or (images, labels); a model of "
             "several inputs takes ((first, second), labels)."
         )
     labels = batch[1] if len(batch) == 2 else None

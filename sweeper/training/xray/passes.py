@@ -43,7 +43,7 @@ class Subject:
         return tuple(layer for layer in self.norms.values() if layer.running_var is not None)
 
     def enter_training(self) -> None:
-        """Put the network into training mode, unless it is in it: then its layers in eval mode are frozen ones."""
+        """Put the network into training mode. If it is in that mode already, layers in eval mode stay frozen."""
         if not self.model.training:
             self.model.train()
 
@@ -119,7 +119,7 @@ def training_pass(subject: Subject) -> tuple[Calls[Tensor], DropoutWatch]:
 def recalibrate(subject: Subject) -> None:
     """Give the BN layers of `subject` the running statistics of training with Dropout off.
 
-    These are the plain means, over the batches of the pass, of a batch's mean and of its unbiased variance. As in
+    These are the means of the batch means and of the unbiased batch variances over the pass. As in
     training, a layer normalises a batch by the batch's own statistics. The network stays in training mode.
     """
     subject.enter_training()

@@ -1,6 +1,6 @@
 """The formulas of the X-ray: variances, the effect of Dropout, and the distance of two (docs/explanation/xray.md).
 
-`(C,)` is a value a channel, `(K, C)` one a batch and channel; variances are unbiased, as BN's running variance is.
+`(C,)` is one value per channel, `(K, C)` one per batch and channel; variances are unbiased, like BN's running variance.
 """
 
 from __future__ import annotations
