@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean
+from statistics import fmean, median
 from typing import Final
 
 import plotly.graph_objects as go
@@ -95,6 +95,8 @@ def ranking_picture(advice: Advice) -> bytes:
     axes.set_ylim(len(advice.rows) - 0.5, -0.5)
     axes.set_yticks(range(len(advice.rows)), [WORDS[row.placement] for row in advice.rows])
     axes.tick_params(axis="y", labelsize=row_size(len(advice.rows)))
+    left, right = _limits(advice.rows)
+    axes.set_xlim(left, right)
     for height, row in enumerate(advice.rows):
         color = VERMILLION if height == 0 else BLUE if row.behind is None or row.behind.low <= 0 else GREY
         ends = [curve[-1] for curve in row.curves]
@@ -106,10 +108,24 @@ def ranking_picture(advice: Advice) -> bytes:
     return as_png(figure)
 
 
+def _limits(rows: Sequence[Row]) -> tuple[float, float]:
+    """The accuracies that the picture shows: those of half of the seeds of each placement at the least.
+
+    A few seeds that did not learn at all would else press all others together.
+    """
+    ends = [[curve[-1] for curve in row.curves] for row in rows if row.curves]
+    low, high = min(map(median, ends), default=0.0), max(map(max, ends), default=1.0)
+    margin = max(0.25 * (high - low), 0.002)
+    return low - margin, high + margin
+
+
 def _pictured(advice: Advice) -> str:
     behind = [row for row in advice.rows[1:] if row.behind is None or row.behind.low <= 0]
     rest = "no other is as good" if not behind else f"{len(behind)} not told apart from the best"
-    return f"Validation accuracy, 95 % intervals, one tick per seed; {rest}"
+    low, _ = _limits(advice.rows)
+    below = sum(curve[-1] < low for row in advice.rows for curve in row.curves)
+    cut = f"; {counted(below, 'seed')} below {100 * low:.0f} % not shown" if below else ""
+    return f"Validation accuracy, 95 % intervals, one tick per seed; {rest}{cut}"
 
 
 def _recommendation(advice: Advice) -> Markup:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -130,3 +131,11 @@ def test_the_reasons_are_of_the_x_ray_and_of_the_losses():
     assert losses == "Its train loss is 0.20, its validation loss 0.40; the plain network's are 0.10 and 0.50."
     assert calibration == "Its calibration error on the validation images is 3.1 % (plain: 5.0 %)."
     assert reasons({}, {}) == []
+
+
+def test_a_seed_that_did_not_learn_does_not_press_the_picture_together(advice: Advice):
+    best = advice.rows[0]
+    rows = [best._replace(curves=[*best.curves, [0.1, 0.1]]), *advice.rows[1:]]
+    page = html(replace(advice, rows=rows), b"\x89PNG\r\n\x1a\n" + bytes(24), "").decode()
+    assert "1 seed below 85 % not shown" in page
+    assert "seed below" not in html(advice, b"\x89PNG\r\n\x1a\n" + bytes(24), "").decode()
