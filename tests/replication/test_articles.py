@@ -115,7 +115,7 @@ def test_an_article_is_judged_and_reported_by_its_name(name: str, tmp_path: Path
         (("reproduce", "--article", "kim2023", "--exp", "1"), "--exp chooses among the arms of learnopencv"),
         (("reproduce", "--article", "kim"), "'kim' is not one of 'learnopencv'"),
         (("verify", "--article", "kim2023", "--claims", "x.yaml"), "--article names an article, and --claims another"),
-        (("report", "--article", "kim2023"), "--article is for sweeper report --replication"),
+        (("report", "--article", "kim2023"), "--article is only for sweeper report --replication"),
     ],
 )
 def test_what_is_refused(argv: tuple[str, ...], says: str, sweeper: Command) -> None:
