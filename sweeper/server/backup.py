@@ -86,7 +86,7 @@ def restore(home: Path, file: Path, database_url: str | None = None) -> dict[str
         The result for `--json`.
 
     Raises:
-        SweeperError: the home is in use or not new, or the file is not a complete sweeper backup; nothing is left behind.
+        SweeperError: the home is in use or not new, or the file is no complete backup; nothing is left behind.
         ServiceUnreachable: the PostgreSQL of `database_url` does not answer.
     """
     home, file = home.resolve(), file.resolve()
