@@ -23,18 +23,23 @@ EXPERIMENTS: Final[dict[int, dict[str, Any]]] = {
     7: _BOTH | {"augmentation": "crop-flip"},
     8: {
         "model": "large",
-        "placement": "bn-dropout",
-        "conv_dropout": 0.1,
+        "placement": "bn-head-dropout",
         "head_dropout": 0.4,
         "augmentation": "crop-flip-erase",
-        "epochs": 30,
+        "epochs": 45,
         "batch_size": 256,
         "lr": 4e-3,
-        "weight_decay": 0.02,
+        "weight_decay": 0.1,
         "schedule": "onecycle",
         "split": "test",
     },
 }
+
+# Experiment 8 as it was declared first. It reached 94.49 % in one seed; the present recipe was then chosen on held-out
+# images, and frozen (docs/results/reproduction.md).
+FIRST_8: Final[dict[str, Any]] = {
+    "placement": "bn-dropout", "conv_dropout": 0.1, "head_dropout": 0.4, "epochs": 30, "weight_decay": 0.02,
+}  # fmt: skip
 
 EXPERIMENT_TITLES: Final = {
     1: "small CNN, plain",

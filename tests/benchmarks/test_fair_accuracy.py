@@ -13,7 +13,7 @@ from benchmarks import fair_accuracy as fair
 from benchmarks import fair_pages, fair_records
 from sweeper.core.config import RunConfig
 from sweeper.core.errors import Diverged, SweeperError, UsageError
-from sweeper.core.experiments import experiment
+from sweeper.core.experiments import FIRST_8, experiment
 from sweeper.core.images import Array
 from sweeper.data import fashion
 from sweeper.data.fashion import SAMPLE, IdxFile, find, read_idx
@@ -114,10 +114,10 @@ def test_a_candidate_that_diverged_is_not_chosen() -> None:
 
 
 def test_the_candidates_are_few_and_valid() -> None:
-    compared = fair.variants(experiment(8), 0.5)
+    compared = fair.variants(experiment(8, **FIRST_8), 0.5)
     assert 1 < len(compared) <= 6
     assert {config.split for config in compared.values()} == {"holdout"}
-    assert compared["experiment 8"].epochs == 15
+    assert compared["as first declared"].epochs == 15
     assert len({config.key for config in compared.values()}) == len(compared)
 
 

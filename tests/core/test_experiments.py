@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sweeper.core.config import Placement, RunConfig
 from sweeper.core.errors import ConfigError
-from sweeper.core.experiments import EXPERIMENT_TITLES, EXPERIMENTS, experiment
+from sweeper.core.experiments import EXPERIMENT_TITLES, EXPERIMENTS, FIRST_8, experiment
 
 # of the eight experiments in 0.1.0, which called the split `test` `blog`
 FORMER_KEYS = {
@@ -35,12 +37,19 @@ def test_an_experiment_is_as_in_the_article(number: int):
     assert (config.experiment, config.split, config.dataset) == (number, "test", "fashion-mnist")
     assert config.model == model
     assert config.placement.has_batch_norm is batch_norm
-    assert (config.conv_dropout > 0) is dropout  # the article has it after convolutions and in the head
+    assert (config.conv_dropout > 0) is (dropout and number != 8)  # the article has it after convolutions, too
     assert (config.head_dropout > 0) is dropout
     assert (config.augmentation != "none") is augmentation
     assert scheduler is None or (config.schedule != "constant") is scheduler
-    if batch_norm and dropout:
+    if batch_norm and dropout and number != 8:
         assert config.placement is Placement.BN_DROPOUT  # as the article advises
+
+
+def test_experiment_8_is_the_frozen_recipe_and_its_first_declaration_is_kept():
+    file = Path(__file__).parents[2] / "docs/results/benchmarks/fair_accuracy-recipe-h200-2026-11-26.json"
+    frozen = RunConfig.create(**json.loads(file.read_text())["recipe"])
+    assert experiment(8, device=frozen.device, precision=frozen.precision).key == frozen.key
+    assert experiment(8, **FIRST_8).key == FORMER_KEYS[8]
 
 
 def test_there_are_eight_experiments_each_with_a_title():
@@ -60,7 +69,8 @@ def test_the_former_name_of_the_split_test_is_accepted_and_stays_in_the_key():
 
 @pytest.mark.parametrize("number", EXPERIMENTS)
 def test_the_key_of_an_experiment_is_that_of_0_1_0(number: int):
-    assert experiment(number).key == FORMER_KEYS[number]
+    """Of experiment 8 as it was declared then."""
+    assert experiment(number, **(FIRST_8 if number == 8 else {})).key == FORMER_KEYS[number]
 
 
 def test_fields_replace_those_of_an_experiment():

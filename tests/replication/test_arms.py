@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sweeper.core.errors import ConfigError
-from sweeper.core.experiments import EXPERIMENT_TITLES, experiment
+from sweeper.core.experiments import EXPERIMENT_TITLES, FIRST_8, experiment
 from sweeper.replication.articles.learnopencv import ARMS, PROTOCOLS, parse_experiments
 from tests.replication.drawn import FULL, QUICK
 
@@ -25,6 +25,7 @@ VARIANTS: dict[str, tuple[int, dict[str, Any]]] = {
         for suffix, number in (("", 6), ("-aug", 7))
         for name, placement in (("none", "none"), ("bn", "bn"), ("dropout", "dropout"), ("both", "bn-dropout"))
     },
+    "exp8-30": (8, FIRST_8),
     "large-none": (6, {"model": "large", "placement": "none"}),
     "large-both": (6, {"model": "large"}),
     "both-low": (6, {"conv_dropout": 0.05, "head_dropout": 0.15}),
@@ -63,7 +64,7 @@ def test_the_quick_protocol_changes_the_number_of_images_and_epochs_alone(name: 
 
 
 def test_the_quick_protocol_has_every_arm_but_the_variants_of_the_large_network():
-    assert set(ARMS) - set(QUICK.select()) == {"large-none", "large-both"}
+    assert set(ARMS) - set(QUICK.select()) == {"exp8-30", "large-none", "large-both"}
     assert set(FULL.select()) == set(ARMS)
     assert (QUICK.protocol.seeds, QUICK.protocol.at_most) == (5, {"exp8": 2})
 

@@ -59,8 +59,8 @@ def test_each_seed_has_every_arm_once_before_the_next_begins(protocol: Reproduct
 def test_the_large_networks_come_first_and_the_others_begin_elsewhere_with_each_seed():
     arms = FULL.select()
     of_seed = [[arm for arm, s in order(FULL, arms, 5) if s == seed] for seed in range(5)]
-    assert {tuple(sorted(names[:3])) for names in of_seed} == {("exp8", "large-both", "large-none")}
-    assert len({names[3] for names in of_seed}) == 5
+    assert {tuple(sorted(names[:4])) for names in of_seed} == {("exp8", "exp8-30", "large-both", "large-none")}
+    assert len({names[4] for names in of_seed}) == 5
     following = {names[names.index("exp4") + 1] for names in of_seed if names[-1] != "exp4"}
     assert following == {"exp5"}  # compared arms stay together
 

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from sweeper.core.errors import ConfigError
-from sweeper.core.experiments import EXPERIMENT_TITLES
+from sweeper.core.experiments import EXPERIMENT_TITLES, FIRST_8
 from sweeper.replication.article import DEFAULT, Arm, Article, Protocol, ProtocolName, Reproduction
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ PROTOCOLS: Final[dict[ProtocolName, Protocol]] = {
         seeds=5,
         train_images=12_000,
         epochs=6,
-        without=frozenset({"large-none", "large-both"}),
+        without=frozenset({"exp8-30", "large-none", "large-both"}),
         at_most={"exp8": 2},
     ),
 }
@@ -34,6 +34,7 @@ CONTRADICTIONS: Final = (
 # In training order: the longest first, then arms that are compared next to each other.
 ARMS: Final[dict[str, Arm]] = {
     "exp8": Arm(EXPERIMENT_TITLES[8], 8),
+    "exp8-30": Arm("experiment 8 as first declared: 30 epochs, Dropout everywhere, less decay", 8, FIRST_8),
     "large-both": Arm("experiment 6 with the large network", 6, {"model": "large"}),
     "large-none": Arm(
         "experiment 6 with the large network, without BatchNorm and Dropout", 6, {"model": "large", "placement": "none"}

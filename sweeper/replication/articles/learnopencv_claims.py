@@ -193,19 +193,24 @@ def _augmented_and_large() -> tuple[Claim, ...]:
             ),
             ("Best is read as more accurate than each of 1 to 7, by an intersection-union test as in claim 10.",
              "From 7 to 8, size, rates, augmentation, batch size, schedule, decay and epochs change together: "
-             "8 is a recipe, not a comparison.",),
+             "8 is a recipe, not a comparison.", CHANGED_8),
         ),
         Claim(
             17, "Experiment 8 reaches an accuracy of 0.948",
             reaches(ACCURACY, "exp8", ARTICLE_ACCURACY, MARGIN),
             ("Reaching is read as a mean not 0.3 points below, and 0.948 not above the prediction interval of one "
-             "further run. An interval that contains 0.948 because it is wide supports nothing.",),
+             "further run. An interval that contains 0.948 because it is wide supports nothing.", CHANGED_8),
             needs_full="0.948 was reached on all 60,000 images; run sweeper reproduce --exp 8 --protocol full "
             "--dataset fashion-mnist",
         ),
     )  # fmt: skip
 
 
+CHANGED_8: Final = (
+    "The declaration of experiment 8 was changed after the first one fell short of 0.948: 94.49 % in one seed. The new "
+    "one was chosen on held-out images, one seed a candidate; the idea of Dropout in the head only came from runs that "
+    "were judged on test images. The first one stays as the arm exp8-30."
+)
 OVERFIT_NOTE: Final = (
     "The lowest of several epochs is below the last one by chance alone. So each epoch is compared with the last, "
     "within runs, and corrected for their number."
