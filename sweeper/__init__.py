@@ -1,4 +1,4 @@
-"""How should Batch Normalization and Dropout be combined in a network? Evidence, tracked in MLflow."""
+"""Find out how Batch Normalization and Dropout should be combined in a network, with every run in MLflow."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final

@@ -43,7 +43,7 @@ class Row(NamedTuple):
     high: float
     seeds: int
     behind: Difference | None  # the best less this one; None for the best, and where it was not compared
-    more_seeds: int | None  # of each, that would tell it from the best
+    more_seeds: int | None  # of each, that would show a difference from the best
     measures: Mapping[str, float]  # means over the seeds: loss, ece, train_loss, epoch_s, of the X-ray; activations_mb
     curves: Sequence[Sequence[float]]  # accuracy after each epoch, of each seed
     diverged: int  # the look at which a seed had diverged; 0: none

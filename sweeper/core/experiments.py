@@ -86,7 +86,7 @@ def train_options(config: RunConfig) -> list[str]:
         value, differs = getattr(config, name), getattr(config, name) != getattr(usual, name)
         if name in PLACES:  # an experiment without Dropout has no rate, yet a placement with Dropout has a default one
             differs = config.placement.uses(name) and (differs or config.placement != usual.placement)
-        if value is Placement.OWN:  # which the network has without being told
+        if value is Placement.OWN:  # which the network has anyway
             continue
         if name not in LEFT_OUT and (differs or name == "dataset"):
             words += [f"--{name.replace('_', '-')}", str(value)]

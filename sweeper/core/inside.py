@@ -18,11 +18,11 @@ import filelock
 from sweeper.core.errors import RecordError
 from sweeper.core.files import is_part
 
-MOST_DEPTH: Final = 16  # folders in each other
+MOST_DEPTH: Final = 16  # nested folders
 MOST_FILES: Final = 10_000  # in a folder and those below it
 FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-FILE: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # not to wait for the other end of a pipe
-NO_FILE: Final = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EISDIR)  # a link, no folder, a pipe or a folder
+FILE: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # never wait for the other end of a pipe
+NO_FILE: Final = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EISDIR)  # a link, not a folder, a pipe or a folder
 WAY_OUT: Final = "Restore the file from a copy, or move its folder away."
 
 

@@ -372,7 +372,7 @@ def _check_admin(url: str, home: Path) -> None:
     except urllib.error.HTTPError as error:
         if error.code == HTTPStatus.UNAUTHORIZED:
             raise SweeperError(
-                f"{path.resolve()}: does not hold the password of {ADMIN} in this database, which another home set. "
+                f"{path.resolve()} does not hold the password of {ADMIN} in this database, which another home set. "
                 f"Copy that home's secrets into {path.parent.resolve()}."
             ) from None
         raise SweeperError(f"{url}: MLflow answered {error.code} to {ADMIN}. See {(home / 'log').resolve()}.") from None

@@ -27,7 +27,7 @@ DASHBOARD: Final = "optuna_dashboard"
 
 @dataclass(frozen=True)
 class UiOptions:
-    """What to show: an MLflow store and a study database.
+    """The MLflow store and the study database to show.
 
     Attributes:
         tracking_uri: of the store; a running server is linked, not started again.

@@ -86,7 +86,7 @@ class Mirror:
         return self._storage.get_study_user_attrs(self._study_id)
 
     def began(self, number: int) -> None:
-        """Write that a trial has begun, with its parameters; of one that an earlier driver began, what is missing.
+        """Write that a trial has started, with its parameters; for one of an earlier driver, only what is missing.
 
         Raises:
             StudyConflict: another process has written to the study; here, or by `begin`.
@@ -104,7 +104,7 @@ class Mirror:
             self.begin()
 
     def begin(self) -> None:
-        """Write the trials that have begun since the last call.
+        """Write the trials that have started since the last call.
 
         Raises:
             StudyConflict: another process has written to the study.
@@ -163,7 +163,7 @@ class Mirror:
         return ended
 
     def settle(self) -> None:
-        """Write what was reported, and the trials that have ended, since the last call, after those that have begun.
+        """Write what was reported, and the trials that have ended, since the last call, after those that have started.
         Drop values that cannot be written: the next driver finds such a trial running.
 
         Raises:

@@ -112,9 +112,9 @@ def _changes(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
 def _change(name: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     same_name = wanted["dataset"] not in FASHION and stored.get("dataset") == wanted["dataset"]
     if name == "dataset_sha256" and same_name:
-        return f"the images of {wanted['dataset']} have changed since it began"
+        return f"the images of {wanted['dataset']} have changed since it was created"
     if name == "model_sha256" and name in stored and name in wanted:
-        return "the network's file has changed since it began"
+        return "the network's file has changed since it was created"
     return f"{name} was {stored.get(name)!r}, is {wanted.get(name)!r}"
 
 

@@ -18,7 +18,7 @@ STATES: Final = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",  # enqueued, and not begun
+    TrialState.WAITING: "waiting",  # enqueued, not started
 }
 SKIPPED: Final = "skipped"  # a user attribute of a trial that was ended as not wanted
 

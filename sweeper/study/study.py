@@ -156,11 +156,11 @@ class Study:
         return sum(not frozen.user_attrs.get(SKIPPED) for frozen in self.trials(TrialState.FAIL))
 
     def running(self) -> int:
-        """Return the number of trials that this driver or an earlier one has begun and not ended."""
+        """Return the number of trials that this driver or an earlier one has started and not ended."""
         return len(self.trials(TrialState.RUNNING))
 
     def waiting(self) -> int:
-        """Return the number of trials that are enqueued and not begun."""
+        """Return the number of enqueued trials that have not started."""
         return len(self.trials(TrialState.WAITING))
 
     def together(self) -> AbstractContextManager[None]:
@@ -298,7 +298,7 @@ class Study:
         """Within the block, turn the loss of the database into a one-line error.
 
         Raises:
-            ServiceUnreachable: it went away; the study can be continued once it is back.
+            ServiceUnreachable: it does not answer; the study can be continued once it is back.
             SweeperError: it is a file that cannot be written, on a full disk for example.
         """
         try:

@@ -89,7 +89,7 @@ class Driver:
     retries: int = RETRIES  # with the same parameters, after a worker died or memory ran out
     signals: Signals = field(default_factory=Signals)  # those of the whole command, if the driver is a part of one
     diverged: str = FINISHED  # the status of a run that diverged, which in a search is a result
-    orders: Callable[[], Orders] = Orders  # what people told this driver from elsewhere
+    orders: Callable[[], Orders] = Orders  # orders to this driver
 
     def __post_init__(self) -> None:
         self._target = 0
@@ -262,13 +262,13 @@ class Driver:
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:
-        """At the end of the block, write what was recorded and told in it: to the journal, then to the study."""
+        """At the end of the block, write what it recorded and reported: to the journal, then to the study."""
         stopped = None
         try:
             with self.tracker.together():
                 try:
                     yield
-                except Exception as error:  # noqa: BLE001 - what came before it is recorded and told all the same
+                except Exception as error:  # noqa: BLE001 - what came before it is recorded and reported anyway
                     stopped = error
             self.source.settle()
         except Exception as error:

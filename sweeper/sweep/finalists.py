@@ -54,7 +54,7 @@ class Best(NamedTuple):
     params: Mapping[str, Any]
     scores: Mapping[str, float]  # by key: of the study's metric the shrunken mean over its seeds, of others the mean
     seeds: int
-    low: float  # of the 95 % interval of the study's metric; NaN where the seeds do not tell
+    low: float  # of the 95 % interval of the study's metric; NaN if there are too few seeds
     high: float
 
     def numbers(self) -> dict[str, float]:

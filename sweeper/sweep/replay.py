@@ -124,11 +124,11 @@ def threads_of(run: str, record: Record) -> int:
 
 
 def _check_comparable(run: str, record: Record) -> None:
-    """Refuse a run with nothing to compare, or trained in a stack, whose size decided how sums were rounded."""
+    """Refuse a run with nothing to compare, or one trained in a stack, whose size affected rounding."""
     epochs = record.earlier | record.epochs
     if not record.epochs and not _hashes(record):
         why = "no epoch is known to be of its last attempt" if epochs else "no epoch was recorded"
-        more = " Of a run in MLflow, replay its folder in the journal, which tells more." if epochs else ""
+        more = " For a run in MLflow, replay its journal folder, which holds more." if epochs else ""
         raise UsageError(f"run {run[:60]!r}: {why}, so there is nothing to compare.{more}")
     if record.tags.get(ENGINE_TAG) == "fused" and record.stacked:
         raise UsageError(

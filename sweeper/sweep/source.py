@@ -13,7 +13,7 @@ from sweeper.core.trial import Trial
 
 
 class Source(Protocol):
-    """Where trials come from, and where their outcomes go: a study, or a list."""
+    """A source of trials that also receives their outcomes: a study, or a list."""
 
     @property
     def metric(self) -> Metric:

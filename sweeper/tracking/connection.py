@@ -189,6 +189,6 @@ def _create_sqlite(uri: str) -> None:
 
 
 def _remove(folder: Path, prefix: str) -> None:
-    """Remove the files of `folder` whose names begin with `prefix`: a database and sqlite's journal of it."""
+    """Remove the files of `folder` whose names start with `prefix`: a database and sqlite's journal of it."""
     for file in folder.glob(f"{glob.escape(prefix)}*"):
         file.unlink()

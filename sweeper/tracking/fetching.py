@@ -140,7 +140,7 @@ def ui_link(
     try:
         found = find_experiment(client, experiment)
     except (MlflowException, requests.RequestException):
-        return base  # the server is away: link to its front page
+        return base  # the server is down: link to its front page
     number = found.experiment_id if found else "1"
     if run_id is not None:  # `mlflow run` may have put it into another MLflow experiment
         with contextlib.suppress(MlflowException, requests.RequestException):

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# MLflow's message for a server that is away or overloaded, and for one that answered with a status.
+# MLflow's message for a server that is down or overloaded, and for one that answered with a status.
 PASSING: Final = re.compile(r"API request to (?!endpoint )|\blocked|OperationalError|Max retries")
 ANSWERED: Final = re.compile(r"API request to endpoint .*? failed with error code (\d{3})")
 NOT_SERVED: Final = "--no-serve-artifacts"  # in MLflow's answer with status 503, which no later call changes
 FIRST_PAUSE: Final = 0.1  # seconds before the second try
-LONGEST_PAUSE: Final = 10.0  # seconds between two tries while the server is away
+LONGEST_PAUSE: Final = 10.0  # seconds between two tries while the server is down
 
 T = TypeVar("T")
 Report = Callable[[Exception | None], None]  # takes the error of each failed call, and None after a successful one
@@ -54,7 +54,7 @@ class Patient:
 
 
 def passing(error: Exception) -> bool:
-    """Return True if a later call may succeed: the server is away or overloaded, or its database locked."""
+    """Return True if a later call may succeed: the server is down or overloaded, or its database is locked."""
     import requests
     from mlflow.exceptions import MlflowException
 

@@ -36,7 +36,7 @@ class Dataset(TypedDict):
 
 @with_config(STRICT)
 class Start(TypedDict):
-    """An attempt begins."""
+    """The start of an attempt."""
 
     event: Literal["start"]
     time: Time
@@ -52,7 +52,7 @@ class Start(TypedDict):
 
 @with_config(STRICT)
 class Epoch(TypedDict):
-    """An epoch has ended."""
+    """The end of an epoch."""
 
     event: Literal["epoch"]
     time: Time
@@ -62,7 +62,7 @@ class Epoch(TypedDict):
 
 @with_config(STRICT)
 class End(TypedDict):
-    """An attempt has ended."""
+    """The end of an attempt."""
 
     event: Literal["end"]
     time: Time
@@ -73,7 +73,7 @@ class End(TypedDict):
 
 @with_config(STRICT)
 class UploadState(TypedDict):
-    """How far a run was uploaded, and to which store."""
+    """The progress of a run's upload, and its store."""
 
     store: Text
     run_id: RunId | None

@@ -258,7 +258,7 @@ class Row(NamedTuple):
 
 
 class Held(NamedTuple):
-    """What an MLflow database holds: experiments, workspaces, its schema."""
+    """The content of an MLflow database: experiments, workspaces, schema."""
 
     experiments: list[Row]
     workspaces: set[str]

@@ -73,7 +73,7 @@ def test_an_advice_with_other_settings_is_refused(place: Place):
     done = place.run(*COMMAND, "--lr", "0.01")
     assert done.returncode == 2
     assert "lr" in done.stderr
-    assert "Continue with them" in done.stderr
+    assert "Use the old ones" in done.stderr
 
 
 def test_an_advice_that_was_paused_and_stopped_gives_the_answer_of_an_unbroken_one(

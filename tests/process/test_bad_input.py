@@ -332,5 +332,5 @@ def test_the_table_names_the_eight_experiments():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 @pytest.mark.parametrize("command", ["train", "optimize"])
 def test_cuda_is_refused_where_there_is_no_gpu(given: Given, sweeper: Callable[..., Answer], command: str):
-    row = Row("a GPU that is not there", (command, "--dataset", "sample", "--device", "cuda"), 2, ("device='cuda'",))
+    row = Row("missing GPU", (command, "--dataset", "sample", "--device", "cuda"), 2, ("device='cuda'",))
     check(row, given, lambda argv: sweeper(given.home, *argv))

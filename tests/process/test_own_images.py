@@ -157,7 +157,7 @@ def test_images_may_move_and_must_not_change(sweeper: Sweeper, tmp_path: Path):
     (tmp_path / "moved").rename(tmp_path / "pictures")
     changed = optimize("pictures")
     assert changed.code == 2
-    assert f"the images of folder:{tmp_path}/pictures have changed since it began" in changed.err
+    assert f"the images of folder:{tmp_path}/pictures have changed since it was created" in changed.err
     (tmp_path / "pictures").rename(tmp_path / "moved")
     assert listing(tmp_path) == before
 

@@ -128,7 +128,7 @@ def test_a_damaged_backup_leaves_nothing_behind(backed_up: Path, tmp_path: Path,
         file.write_bytes(content)
         with tarfile.open(file, "a" if damage == "one file more" else "w") as tar:
             tar.add(__file__, "artifacts/more.py")
-    with pytest.raises(SweeperError, match="not a complete sweeper backup"):
+    with pytest.raises(SweeperError, match="is not a complete sweeper backup"):
         restore(home, file)
     assert [path.name for path in home.iterdir()] == ["serve.lock"]
 

@@ -40,7 +40,7 @@ def test_data_of_another_version_is_refused(tmp_path: Path):
     (tmp_path / "postgres").mkdir()
     (tmp_path / "postgres" / "PG_VERSION").write_text("9\n")
     with (
-        pytest.raises(SweeperError, match="the data was made by PostgreSQL 9, and installed is"),
+        pytest.raises(SweeperError, match="the data was created by PostgreSQL 9, but"),
         Group(tmp_path / "log") as group,
     ):
         Embedded(tmp_path / "postgres").start(group)

@@ -188,7 +188,7 @@ def test_a_password_that_is_not_that_of_the_database_is_not_announced(guarded: S
     done = subprocess.run(command, env=guarded.env, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (1, "")
     path = tmp_path / "secrets" / "admin-password"
-    assert done.stderr.startswith(f"error: {path}: not the password of admin in this database")
+    assert done.stderr.startswith(f"error: {path} does not hold the password of admin in this database")
     assert len(done.stderr.splitlines()) == 1
     assert path.read_text() not in done.stderr
 
@@ -218,7 +218,7 @@ def test_a_part_that_dies_ends_all_and_is_named(tmp_path: Path, alone: dict[str,
     doomed.mlflow()[0].kill()
     doomed.process.communicate(timeout=60)
     assert doomed.process.returncode == 1
-    assert doomed.errors.startswith("error: mlflow stopped (killed by SIGKILL), so all parts were stopped. ")
+    assert doomed.errors.startswith("error: mlflow stopped (killed by SIGKILL), so everything was stopped. ")
     assert len(doomed.errors.splitlines()) == 1
     until(lambda: not any(part.is_running() for part in doomed.parts), "every process to end")
 
@@ -229,11 +229,11 @@ def test_a_part_that_dies_ends_all_and_is_named(tmp_path: Path, alone: dict[str,
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (ServeOptions(host="0.0.0.0"), "--host 0.0.0.0: other machines could reach it. Add --auth"),
+        (ServeOptions(host="0.0.0.0"), "--host 0.0.0.0 exposes the server to other machines. Add --auth"),
         (ServeOptions(host="192.0.2.1", auth=True), "and --allowed-hosts"),
         (ServeOptions(host="::", allowed_hosts=("box",)), "Add --auth"),
-        (ServeOptions(allowed_hosts=("*",)), "no wildcard"),
-        (ServeOptions(allowed_hosts=("box, evil",)), "no wildcard"),
+        (ServeOptions(allowed_hosts=("*",)), "wildcards are not allowed"),
+        (ServeOptions(allowed_hosts=("box, evil",)), "wildcards are not allowed"),
         (ServeOptions(port=8080), "--dashboard-port 8080: the same as --port"),
         (ServeOptions(database_url="sqlite:///x.db"), "--database-url: sqlite allows one writer only"),
         (ServeOptions(database_url="mysql://x"), "expected"),

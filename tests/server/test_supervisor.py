@@ -61,7 +61,7 @@ def test_a_child_that_dies_is_named_with_the_end_of_its_log(tmp_path: Path):
             group.ready("brief", lambda: False, 60)
     log = tmp_path / "log" / "brief.log"
     assert str(died.value) == (
-        f"brief stopped (exit code 3), so all parts were stopped. {log} ends with: first | the password is ***"
+        f"brief stopped (exit code 3), so everything was stopped. {log} ends with: first | the password is ***"
     )
     with Group(tmp_path / "log") as group:
         group.start("brief", ["true"], {})

@@ -165,7 +165,7 @@ def test_grid_asks_again_for_a_cell_that_failed() -> None:
 
 
 def test_grid_refuses_a_range_by_its_name() -> None:
-    with pytest.raises(SpaceError, match=r"conv_dropout is a range, .* Give a list") as caught:
+    with pytest.raises(SpaceError, match=r"conv_dropout is a range, .* a grid needs a list") as caught:
         replace(SETTINGS, sampler="grid")
     assert "\n" not in str(caught.value)
 

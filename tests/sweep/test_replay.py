@@ -233,7 +233,7 @@ def test_a_continued_run_in_mlflow_is_compared_by_its_end(
     client.log_metric(run_id, "val/loss", 9.0, step=1)
     assert compared(again(run_id)) == ("", 0, True)
     client.set_tag(run_id, "sweeper.state", "killed")  # whose hashes are then those of an earlier attempt
-    with pytest.raises(UsageError, match="its folder in the journal"):
+    with pytest.raises(UsageError, match="replay its journal folder"):
         again(run_id)
 
 

@@ -171,7 +171,7 @@ def test_a_home_that_was_moved_keeps_its_files_together(home: Home, tmp_path_fac
         write(tracker.start(info("after")))
         assert tracker.flush(LONG)
     assert not home.folder.exists()
-    assert [f"this home was at {home.folder} before" in warning for warning in here.warned] == [True]
+    assert [f"this home was moved from {home.folder}." in warning for warning in here.warned] == [True]
     client = here.client()
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment.artifact_location == (moved / "mlartifacts").as_uri()

@@ -99,7 +99,7 @@ def test_a_copied_journal_whose_runs_went_on_elsewhere_has_runs_of_its_own(
     assert (home.sync(), other.sync()) == (1, 1)
     assert trainings(home) == {1.0: [1, 2, 3, 4], 2.0: [1, 2, 3]}
     (said,) = home.warned
-    assert "as of a copy of this journal" in said
+    assert "perhaps from a copy of this journal" in said
     assert "--study" in said
     one, two = runs(home)
     named = [run.data.tags.get("sweeper.other_training") for run in (one, two)]

@@ -157,7 +157,7 @@ def test_a_server_that_goes_away_frees_nothing(
         raise ConnectionError("refused")
 
     monkeypatch.setattr("mlflow.artifacts.list_artifacts", away)
-    assert "went away" in refusal(lambda: free(served), ServiceUnreachable)
+    assert "stopped answering" in refusal(lambda: free(served), ServiceUnreachable)
     assert kept(served) == NAMES
     monkeypatch.undo()
     assert free(served).files == 4

@@ -84,7 +84,7 @@ def test_sync_does_not_wait_for_ever_for_a_server_that_was_there(
     (tmp_path / "journal").mkdir()
     with listening(Leaving) as uri:
         message = refusal(Home(tmp_path, uri, []).sync, ServiceUnreachable)
-    assert "went away" in message
+    assert "stopped answering" in message
 
 
 def test_a_damaged_run_does_not_hold_up_the_others(home: Home) -> None:

@@ -83,7 +83,7 @@ def change(file: Path, *statements: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("schema", "says"), [("0a8213491aaa", "mlflow db upgrade sqlite:///"), ("of the future", "does not know")]
+    ("schema", "says"), [("0a8213491aaa", "mlflow db upgrade sqlite:///"), ("of the future", "does not support")]
 )
 def test_a_schema_that_mlflow_would_refuse_is_said_at_once(
     tmp_path: Path, empty_store: Path, schema: str, says: str

@@ -120,7 +120,7 @@ def test_each_schedule_is_another_training():
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"dropout_switch": 3}, "only --dropout-schedule early and late switch"),
+        ({"dropout_switch": 3}, "only --dropout-schedule early and late use it"),
         ({"dropout_schedule": "early", "dropout_switch": 3, "placement": "bn"}, "placement bn has no Dropout"),
     ],
 )
