@@ -138,7 +138,7 @@ def test_a_wrong_space_is_refused_in_one_line_and_nothing_is_created(
 
 
 def test_what_does_not_exist_is_refused(tmp_path: Path, tiny_run: RunConfig):
-    with pytest.raises(UsageError, match="no such file"):
+    with pytest.raises(UsageError, match=r"sweeper\.db does not exist"):
         sweeper.load_study("none", home=tmp_path)
     with pytest.raises(ConfigError, match="experiment 9 does not exist"):
         sweeper.experiment(9)

@@ -236,7 +236,7 @@ def test_a_part_that_dies_ends_all_and_is_named(tmp_path: Path, alone: dict[str,
         (ServeOptions(allowed_hosts=("box, evil",)), "wildcards are not allowed"),
         (ServeOptions(port=8080), "--dashboard-port 8080: the same as --port"),
         (ServeOptions(database_url="sqlite:///x.db"), "--database-url: sqlite allows one writer only"),
-        (ServeOptions(database_url="mysql://x"), "expected"),
+        (ServeOptions(database_url="mysql://x"), "use sqlite:///FILE or postgresql://"),
     ],
 )
 def test_what_would_be_open_or_cannot_work_is_refused(options: ServeOptions, said: str, tmp_path: Path):
