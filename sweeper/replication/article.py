@@ -32,6 +32,7 @@ class Arm:
     base: int
     fields: Mapping[str, Any] = field(default_factory=dict)
     length: int = 1  # multiplies the epochs of the protocol
+    kept_in: str = ""  # the folder of its runs below that of the protocol; empty: its name
 
     @property
     def own_epochs(self) -> int:
@@ -51,6 +52,7 @@ class Protocol:
     epochs: int | None = None  # None: those of the arm
     without: frozenset[str] = frozenset()
     at_most: Mapping[str, int] = field(default_factory=dict)  # seeds of costly arms, unless a number is asked for
+    instead: Mapping[str, str] = field(default_factory=dict)  # arms that stand for others, as when it was recorded
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +126,15 @@ class Reproduction:
         """Its claims."""
         return self.article.ask(self)
 
+    def arm(self, name: str) -> Arm:
+        """The arm of a name, or the one that stands for it."""
+        return self.article.arms[self.protocol.instead.get(name, name)]
+
+    def folder_of(self, name: str) -> str:
+        """The folder of an arm's runs below the journal's root."""
+        arm = self.protocol.instead.get(name, name)
+        return f"{self.folder}/{self.article.arms[arm].kept_in or arm}"
+
     def select(self, experiments: Sequence[int] = (), only_experiments: bool = False) -> list[str]:
         """Return the arms to train, in order: those of these experiments (none: all), with or without variants."""
         return [
@@ -136,7 +147,7 @@ class Reproduction:
 
     def train_images(self, arm: str) -> int:
         """The number of images that an arm is trained on; 0 for all."""
-        counts = (self.protocol.train_images, int(self.article.arms[arm].fields.get("train_images", 0)))
+        counts = (self.protocol.train_images, int(self.arm(arm).fields.get("train_images", 0)))
         return min((count for count in counts if count), default=0)
 
     def config(self, arm: str, seed: int, **fields: Any) -> RunConfig:
@@ -147,7 +158,7 @@ class Reproduction:
         Raises:
             UsageError: a field is wrong, or the file of the arm's network is missing.
         """
-        found = self.article.arms[arm]
+        found = self.arm(arm)
         epochs = (self.protocol.epochs or 0) * found.length or found.own_epochs
         length: dict[str, Any] = {"epochs": epochs, "train_images": self.train_images(arm)}
         if switch := int(found.fields.get("dropout_switch", 0)):

@@ -103,7 +103,7 @@ def _asked(options: Options) -> Iterator[tuple[str, int]]:
 
 
 def _planned(journal: Path, of: Reproduction, arm: str, config: RunConfig) -> Planned:
-    folder = f"{of.folder}/{arm}/seed-{config.seed}"
+    folder = f"{of.folder_of(arm)}/seed-{config.seed}"
     config_key = config.derive(device=kind(config.device)).key
     events = read_events(journal / folder)
     known = events[0]["key"] if events else ""

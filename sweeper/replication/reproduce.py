@@ -246,7 +246,7 @@ def _arm_info(run: Planned, of: Reproduction, info: RunInfo) -> RunInfo:
         "sweeper.seed": str(run.config.seed),
         "mlflow.source.name": "sweeper reproduce",
     }
-    words = f"Arm **{run.arm}** ({of.article.arms[run.arm].title}) of {of.article.name}, protocol {of.name}. "
+    words = f"Arm **{run.arm}** ({of.arm(run.arm).title}) of {of.article.name}, protocol {of.name}. "
     return replace(
         info, key=run.key, name=run_name(run.arm, run.config.seed), folder=run.folder,
         tags={**info.tags, **tags}, description=words + info.description,
@@ -294,16 +294,15 @@ def dry_run(env: Environment, chosen: Chosen, options: Options) -> dict[str, Any
         UsageError, StudyConflict: `reproduce` would raise it.
     """
     runs = make_plan(env, chosen, options)
-    arms, protocol = options.of.article.arms, options.of.protocol
+    protocol = options.of.protocol
     seconds, source = forecast(env, runs, chosen.source.spec)
     by_arm = {arm: [run for run in runs if run.arm == arm] for arm in dict.fromkeys(run.arm for run in runs)}
     recorded = sum(run.state is not None for run in runs)
     env.say(f"protocol {protocol.name}: {protocol.title}")
     for arm, of_arm in by_arm.items():
         done = sum(run.state is not None for run in of_arm)
-        env.say(
-            f"{arm:<17}  {done}/{len(of_arm)} seeds recorded  {of_arm[0].config.epochs:>2} epochs  {arms[arm].title}"
-        )
+        epochs, title = of_arm[0].config.epochs, options.of.arm(arm).title
+        env.say(f"{arm:<17}  {done}/{len(of_arm)} seeds recorded  {epochs:>2} epochs  {title}")
     _announce(env, runs)
     left = "" if seconds is None else f"about {duration(seconds)} "
     env.say(f"{len(by_arm)} arms, {counted(len(runs), 'run')}, {len(runs) - recorded} to train: {left}({source})")

@@ -66,7 +66,7 @@ def read_runs(root: Path, of: Reproduction) -> dict[str, list[ArmRun]]:
     """The finished runs of each arm in the journal at `root`, by seed; arms without one are absent."""
     found = {}
     for arm in of.select():
-        folders = (root / of.folder / arm).glob("seed-*")
+        folders = (root / of.folder_of(arm)).glob("seed-*")
         runs = [run for folder in folders if (run := read_run(folder, of, arm)) is not None]
         if runs:
             found[arm] = sorted(runs, key=lambda run: run.seed)

@@ -40,7 +40,7 @@ def environment(home: Path, said: list[str]) -> Environment:
 
 def written(home: Path, runs: Runs, arms: list[str], of: Reproduction = QUICK, **fields: Any) -> Path:
     """The journals of `runs`, as `sweeper reproduce` would have left them."""
-    root = home / "journal" / of.folder
+    root = home / "journal"
     for arm in arms:
         for run in runs[arm]:
             params = of.config(arm, run.seed, **fields).to_params()
@@ -52,7 +52,7 @@ def written(home: Path, runs: Runs, arms: list[str], of: Reproduction = QUICK, *
                 {"event": "end", "time": 9000, "status": "FINISHED", "metrics": run.final,
                  "tags": {"sweeper.state": "complete", "sweeper.history_sha256": run.history_sha256}},
             ]  # fmt: skip
-            folder = root / arm / f"seed-{run.seed}"
+            folder = root / of.folder_of(arm) / f"seed-{run.seed}"
             folder.mkdir(parents=True)
             (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    return root
+    return root / of.folder

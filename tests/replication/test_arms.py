@@ -53,7 +53,14 @@ def test_a_variant_differs_from_its_experiment_in_what_its_name_says_and_nothing
     assert FULL.config(name, seed=1) == experiment(number, seed=1, **changes)
 
 
-@pytest.mark.parametrize("name", QUICK.select())
+def test_experiment_8_was_declared_anew_and_runs_of_the_first_declaration_are_read_where_they_lie():
+    folders = [FULL.folder_of(name) for name in ("exp8", "exp8-30", "exp7")]
+    assert folders == ["reproduce-full/exp8-45", "reproduce-full/exp8", "reproduce-full/exp7"]
+    former = experiment(8, **FIRST_8 | {"epochs": 6, "train_images": 12_000, "seed": 2})
+    assert (QUICK.config("exp8", 2), QUICK.folder_of("exp8")) == (former, "reproduce-quick/exp8")
+
+
+@pytest.mark.parametrize("name", sorted(set(QUICK.select()) - {"exp8"}))
 def test_the_quick_protocol_changes_the_number_of_images_and_epochs_alone(name: str):
     full, quick = FULL.config(name, 2), QUICK.config(name, 2)
     assert (quick.train_images, quick.epochs) == (12_000, 12 if name == "exp1-long" else 6)

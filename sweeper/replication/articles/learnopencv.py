@@ -22,6 +22,7 @@ PROTOCOLS: Final[dict[ProtocolName, Protocol]] = {
         epochs=6,
         without=frozenset({"exp8-30", "large-none", "large-both"}),
         at_most={"exp8": 2},
+        instead={"exp8": "exp8-30"},
     ),
 }
 
@@ -33,8 +34,10 @@ CONTRADICTIONS: Final = (
 
 # In training order: the longest first, then arms that are compared next to each other.
 ARMS: Final[dict[str, Arm]] = {
-    "exp8": Arm(EXPERIMENT_TITLES[8], 8),
-    "exp8-30": Arm("experiment 8 as first declared: 30 epochs, Dropout everywhere, less decay", 8, FIRST_8),
+    "exp8": Arm(EXPERIMENT_TITLES[8], 8, kept_in="exp8-45"),
+    "exp8-30": Arm(
+        "experiment 8 as first declared: 30 epochs, Dropout everywhere, less decay", 8, FIRST_8, kept_in="exp8"
+    ),
     "large-both": Arm("experiment 6 with the large network", 6, {"model": "large"}),
     "large-none": Arm(
         "experiment 6 with the large network, without BatchNorm and Dropout", 6, {"model": "large", "placement": "none"}

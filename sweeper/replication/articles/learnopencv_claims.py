@@ -72,7 +72,7 @@ def claims(of: Reproduction) -> tuple[Claim, ...]:
         *_plain(),
         *_batch_norm_and_dropout(of),
         *_both(of),
-        *_augmented_and_large(),
+        *_augmented_and_large(of),
         *_speed(of.name),
         *_dropout_and_placement(),
         *_side_effects(),
@@ -165,8 +165,9 @@ def _both(of: Reproduction) -> tuple[Claim, ...]:
     )  # fmt: skip
 
 
-def _augmented_and_large() -> tuple[Claim, ...]:
+def _augmented_and_large(of: Reproduction) -> tuple[Claim, ...]:
     """Experiments 7 and 8."""
+    declared = FIRST_NOTE if "exp8" in of.protocol.instead else CHANGED_NOTE
     return (
         Claim(
             13, "Experiment 7 is the best of 1 to 7, with the smallest gap",
@@ -193,24 +194,25 @@ def _augmented_and_large() -> tuple[Claim, ...]:
             ),
             ("Best is read as more accurate than each of 1 to 7, by an intersection-union test as in claim 10.",
              "From 7 to 8, size, rates, augmentation, batch size, schedule, decay and epochs change together: "
-             "8 is a recipe, not a comparison.", CHANGED_8),
+             "8 is a recipe, not a comparison.", declared),
         ),
         Claim(
             17, "Experiment 8 reaches an accuracy of 0.948",
             reaches(ACCURACY, "exp8", ARTICLE_ACCURACY, MARGIN),
             ("Reaching is read as a mean not 0.3 points below, and 0.948 not above the prediction interval of one "
-             "further run. An interval that contains 0.948 because it is wide supports nothing.", CHANGED_8),
+             "further run. An interval that contains 0.948 because it is wide supports nothing.", declared),
             needs_full="0.948 was reached on all 60,000 images; run sweeper reproduce --exp 8 --protocol full "
             "--dataset fashion-mnist",
         ),
     )  # fmt: skip
 
 
-CHANGED_8: Final = (
+CHANGED_NOTE: Final = (
     "The declaration of experiment 8 was changed after the first one fell short of 0.948: 94.49 % in one seed. The new "
     "one was chosen on held-out images, one seed a candidate; the idea of Dropout in the head only came from runs that "
     "were judged on test images. The first one stays as the arm exp8-30."
 )
+FIRST_NOTE: Final = "Here experiment 8 is as it was first declared."
 OVERFIT_NOTE: Final = (
     "The lowest of several epochs is below the last one by chance alone. So each epoch is compared with the last, "
     "within runs, and corrected for their number."

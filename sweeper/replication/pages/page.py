@@ -179,7 +179,7 @@ def _curves(runs: Runs, of: Reproduction) -> Markup:
     finished = {name: complete(of_arm) for name, of_arm in runs.items() if complete(of_arm)}
     ranges = common_ranges(list(finished.values()))
     cards = [
-        heading(name) + chart(figure(of_arm, ranges), f"{of.article.arms[name].title}; {counted(len(of_arm), 'seed')}.")
+        heading(name) + chart(figure(of_arm, ranges), f"{of.arm(name).title}; {counted(len(of_arm), 'seed')}.")
         for name, of_arm in finished.items()
     ]
     return text(CURVES) + beside(*cards)
@@ -191,7 +191,7 @@ def _arms(runs: Runs, of: Reproduction) -> Markup:
     if (best := PUBLISHED[8].accuracy) is not None and of.article.name == DEFAULT and runs.get("exp8"):
         mark(drawn, best, "the article's experiment 8")
     rows: list[list[Value]] = [
-        [name, of.article.arms[name].title, len(complete(of_arm)), diverged(of_arm), _mean(of_arm),
+        [name, of.arm(name).title, len(complete(of_arm)), diverged(of_arm), _mean(of_arm),
          _spread(of_arm), _final(complete(of_arm), "val/loss")]
         for name, of_arm in runs.items()
     ]  # fmt: skip
