@@ -131,7 +131,7 @@ def test_all_eight_experiments_lie_in_the_default_space() -> None:
     assert [known.source for known in inside] == [f"experiment {number}" for number in range(1, 9)]
     assert not left_out
     assert inside[0].params == {"placement": "none", "batch_size": 128}
-    assert inside[7].params == {"placement": "bn-dropout", "conv_dropout": 0.1, "head_dropout": 0.4, "batch_size": 256}
+    assert inside[7].params == {"placement": "bn-head-dropout", "head_dropout": 0.4, "batch_size": 256}
 
 
 def test_experiments_with_other_values_are_left_out_with_the_reason() -> None:
