@@ -3,8 +3,8 @@
     python -m benchmarks.advise_intervals [--repetitions 1000] [--save]
 
 Each repetition draws 20 accuracies of each of 7 placements and looks at 3, 5, 10 and 20 of them, as a comparison does.
-False: placements are equal, and any difference was told at any look. Found: the last placement is better by two
-standard deviations of the others, and is told from the one before it by ten seeds.
+False: all placements are equal, and some look calls one better than another. Found: the last placement is two standard
+deviations better than the others, and is called better than the one before it within ten seeds.
 """
 
 from __future__ import annotations

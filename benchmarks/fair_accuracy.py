@@ -53,8 +53,8 @@ RECIPE: Final = "recipe"  # the name of what is evaluated, in its record
 TUNING_SEED: Final = 1000  # the first one
 MONITORED: Final = 500  # training images on which an evaluation's epochs are judged, in place of the test images
 
-# What is tried on a CPU: experiment 8 as first declared, and one change at a time; all of one length, as more epochs
-# would be dearer.
+# The candidates on a CPU: experiment 8 as first declared, and one change at a time. All have the same number of epochs,
+# as more would take too long.
 CANDIDATES: Final[dict[str, dict[str, Any]]] = {
     "as first declared": {},
     "lower rates": {"conv_dropout": 0.05, "head_dropout": 0.3},

@@ -22,7 +22,7 @@ DOCS = Path(__file__).parent
 
 
 def provenance(events: list[Mapping[str, Any]]) -> Iterator[str]:
-    """What a run of the advice was trained on."""
+    """List the hardware, versions and images that a run used."""
     start = events[0]
     for name in ("hardware", "threads", "versions", "engine", "dataset_sha256"):
         yield f"- {name}: {start['tags'][f'sweeper.{name}']}"

@@ -67,7 +67,7 @@ def _redundancy(found: Difference) -> str:
         return f"Together they gain {size:.1f} points less than the sum of both alone [{low:.1f}, {high:.1f}]."
     if found.high < 0:
         return f"Together they gain {-size:.1f} points more than the sum of both alone [{-high:.1f}, {-low:.1f}]."
-    return f"Whether together they gain less than the sum of both alone is not told [{low:.1f}, {high:.1f} points]."
+    return f"Not settled: together they gain between {low:.1f} and {high:.1f} points less than the sum of both alone."
 
 
 def _cost(measures: Mapping[Arm, Measures]) -> str:

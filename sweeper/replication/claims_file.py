@@ -237,7 +237,7 @@ def _check_arms(of: Reproduction) -> None:
 
 
 def _claim(number: int, part: ClaimPart, of: Reproduction) -> Claim:
-    """The claim with its question. Its tests load scipy, which training does without."""
+    """Return the claim with its question; imported here, as its tests load scipy, which training does not need."""
     from sweeper.replication.claims.conditions import question
     from sweeper.replication.claims.questions import given
 

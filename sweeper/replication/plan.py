@@ -121,7 +121,7 @@ def kind(device: str) -> str:
 
 
 class Kind(NamedTuple):
-    """What runs must have in common to be compared."""
+    """Runs can be compared only if they agree in all of these."""
 
     dataset: str
     dataset_sha256: str  # empty for FashionMNIST and its sample

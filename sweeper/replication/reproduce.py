@@ -118,7 +118,7 @@ def reproduce(env: Environment, chosen: Chosen, options: Options) -> dict[str, A
 
 @dataclass(frozen=True)
 class Work:
-    """What the training of a plan needs."""
+    """A plan, and everything needed to train it."""
 
     env: Environment
     chosen: Chosen

@@ -15,7 +15,8 @@ from sweeper.training.networks.build import build_model
 def activation_bytes(config: RunConfig, images: ImageSpec) -> int:
     """Return the bytes of activations that one training batch keeps for its backward pass, in fp32.
 
-    What layers share counts once; weights do not count. torch decides what it keeps, on a CPU here.
+    Shared activations count once; weights do not count. Counted on the CPU, where torch may keep more or less than on a
+    GPU.
     """
     height, width, channels = images.shape
     model = build_model(config, images).to(memory_format=torch.channels_last).train()

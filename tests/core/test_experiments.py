@@ -69,7 +69,7 @@ def test_the_former_name_of_the_split_test_is_accepted_and_stays_in_the_key():
 
 @pytest.mark.parametrize("number", EXPERIMENTS)
 def test_the_key_of_an_experiment_is_that_of_0_1_0(number: int):
-    """Of experiment 8 as it was declared then."""
+    """For experiment 8, in its first declaration."""
     assert experiment(number, **(FIRST_8 if number == 8 else {})).key == FORMER_KEYS[number]
 
 

@@ -96,7 +96,7 @@ ARMS: Final[dict[str, Arm]] = {
 
 
 def _claims(of: Reproduction) -> tuple[Claim, ...]:
-    """Its 28 claims. Their tests load scipy, which training does without."""
+    """Return its 28 claims; imported here, as their statistical tests load scipy, which training does not need."""
     from sweeper.replication.articles.learnopencv_claims import claims
 
     return claims(of)
