@@ -73,11 +73,9 @@ def _redundancy(found: Difference) -> str:
 def _cost(measures: Mapping[Arm, Measures]) -> str:
     """Return the cost of BatchNorm alone: time per epoch, and memory for the activations of a batch."""
     plain, normed = (measures.get(arm, {}) for arm in ("none", "bn"))
-    if not {"epoch_s"} <= plain.keys() & normed.keys():
+    if not {"epoch_s", "activations_mb"} <= plain.keys() & normed.keys():
         return ""
     time = f"{_more(normed, plain, 'epoch_s')} time than the {plain['epoch_s']:.2g} s without"
-    if "activations_mb" not in plain.keys() & normed.keys():
-        return f"With BatchNorm an epoch takes {time}."
     memory = f"{_more(normed, plain, 'activations_mb')} memory than the {plain['activations_mb']:.3g} MB"
     return f"With BatchNorm an epoch takes {time}; the activations of a batch take {memory}."
 

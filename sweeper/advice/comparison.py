@@ -3,8 +3,8 @@
 Each placement, with the rates and the learning rate that the screening chose for it, is trained with seeds that the
 screening did not use, so that the screening's luck does not bias the estimates. Placements are compared at 3, 5, 10,
 20 and 40 seeds each, always the first ones. The look at n seeds spends the share w(n) of the error rate (`spent` of the
-article's ledger), so that by Bonferroni's inequality all intervals of all looks contain the true differences with a
-probability of at least 95 %, and every sentence based on them is true.
+article's ledger), so that by Bonferroni's inequality all intervals of all looks together contain the true differences
+with a probability of 95 %, as far as each look keeps to its share, and then every sentence based on them is true.
 
 Within a look the intervals are those of Games and Howell (1976, Journal of Educational Statistics 1): the difference
 ± q √(s²/n), with the mean variance s² of its own two placements and the quantile q of the studentized range of all

@@ -180,9 +180,10 @@ def _ranking(found: State, ended: Mapping[Run, Ended], activations: Mapping[Plac
         complete = [each for each in runs if each.complete]
         values = [each.final["final/val_accuracy"] for each in complete]
         behind = comparison.between(best, arm) if arm != best else None
+        measures = _measures(complete) | {"activations_mb": activations[placement]} if complete else {}
         rows.append(
             Row(placement, cell, fmean(values) if values else math.nan, *mean_interval(values), len(values), behind,
-                comparison.more_seeds(best, arm) if behind else None, _measures(complete, activations.get(placement)),
+                comparison.more_seeds(best, arm) if behind else None, measures,
                 [[epoch["val/accuracy"] for epoch in each.epochs] for each in complete], found.diverged.get(arm, 0))
         )  # fmt: skip
     return sorted(rows, key=lambda row: _rank(row, best))
@@ -193,11 +194,8 @@ def _rank(row: Row, best: Arm) -> tuple[bool, bool, float]:
     return row.placement.value != best, lost, row.behind.estimate if row.behind else 0.0
 
 
-def _measures(runs: Sequence[Ended], activations: float | None) -> dict[str, float]:
-    if not runs:
-        return {}
+def _measures(runs: Sequence[Ended]) -> dict[str, float]:
     values = {name: [run.final[key] for run in runs if key in run.final] for name, key in MEASURES.items()}
     values["train_loss"] = [run.epochs[-1]["train/loss"] for run in runs]
     values["epoch_s"] = [median(epoch["time/epoch_s"] for epoch in run.epochs) for run in runs]
-    values["activations_mb"] = [] if activations is None else [activations]
     return {name: fmean(each) for name, each in values.items() if each}
