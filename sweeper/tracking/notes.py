@@ -19,11 +19,11 @@ NOTE_TAG: Final = "mlflow.note.content"  # the description of a run or of an MLf
 MARK: Final = {"sweeper.version": __version__}  # the last tag to be set: what has it is not described again
 PROJECT: Final = {"sweeper.project": "bn-dropout-sweeper"}
 EXPERIMENT_TEXT: Final = (
-    "Trainings of **sweeper**, which finds out how Batch Normalization and Dropout should be combined in a network. "
-    "A run is one training. Its data set, network and placement of the two layers are the parameters `dataset`, "
-    "`model` and `placement`; its accuracies are `final/val_accuracy` and, of a champion, `test/accuracy`.\n\n"
-    "To see one sweep, filter by `` tags.`sweeper.study` = 'NAME' ``. The tag `sweeper.kind` tells trials, finalists, "
-    "the champion and the sweep's summary run apart. A champion is also a registered model, `sweeper-NAME`."
+    "The runs of **sweeper**, which finds out how Batch Normalization and Dropout should be combined in a network. "
+    "Each run is one training. The parameters `dataset`, `model` and `placement` name its data set, network and the "
+    "placement of the two layers; its accuracies are `final/val_accuracy` and, for a champion, `test/accuracy`.\n\n"
+    "To see one sweep, filter by `` tags.`sweeper.study` = 'NAME' ``. The tag `sweeper.kind` distinguishes trials, "
+    "finalists, the champion and the sweep's summary run. A champion is also a registered model, `sweeper-NAME`."
 )
 
 
