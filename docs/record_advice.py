@@ -35,7 +35,7 @@ def main(home: Path, name: str, *arguments: str) -> None:
     command = ["sweeper", "advise", *arguments]
     env = os.environ | {"SWEEPER_HOME": str(home), "COLUMNS": "120"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, cwd=home)
-    said = "\n".join(line for line in done.stdout.splitlines() if not line.startswith(("report: ", "view in MLflow: ")))
+    said = "\n".join(line for line in done.stdout.splitlines() if str(home) not in line)
     folder = home / "journal" / f"advise-{name}"
     events = [read_events(path.parent) for path in sorted(folder.glob("comparison/*/events.jsonl"))]
     text = [
