@@ -40,8 +40,9 @@ def main(home: Path, name: str, *arguments: str) -> None:
     events = [read_events(path.parent) for path in sorted(folder.glob("comparison/*/events.jsonl"))]
     text = [
         f"# Advice: {name}", "", "Written by `docs/record_advice.py` from the runs of one command.", "",
-        "```console", f"$ {shlex.join(command)}", said, "```", "", f"![The ranking](../images/advice-{name}.png)", "",
+        f"![The ranking](../images/advice-{name}.png)", "",
         "The tick marks are the seeds of the comparison. [How to read it](../how-to/advise.md#how-to-read-it).", "",
+        "```console", f"$ {shlex.join(command)}", said, "```", "",
         "## Provenance", "", *provenance(events[0]), "",
     ]  # fmt: skip
     (DOCS / "results" / f"advice-{name}.md").write_text("\n".join(text))
