@@ -24,7 +24,7 @@ PLACEMENTS: Final = (
 )  # fmt: skip
 ENGINES: Final = ("auto", "serial", "processes", "gpu", "ray")
 ARTICLES: Final = ("learnopencv", "chen2019", "kim2023", "liu2023", "wu2021")
-PROTOCOLS: Final = ("full", "quick")
+PROTOCOLS: Final = ("full", "quick", "quick-6")
 AUGMENTATIONS: Final = ("none", "crop", "crop-flip", "crop-flip-erase")
 MAX_WORKERS: Final = 1_024
 MAX_TRIALS: Final = 1_000_000

@@ -20,7 +20,7 @@ from sweeper.sweep.networks import with_source
 if TYPE_CHECKING:
     from sweeper.replication.claims.claim import Claim
 
-ProtocolName = Literal["full", "quick"]
+ProtocolName = Literal["full", "quick", "quick-6"]
 DEFAULT: Final = "learnopencv"
 
 
@@ -53,6 +53,7 @@ class Protocol:
     without: frozenset[str] = frozenset()
     at_most: Mapping[str, int] = field(default_factory=dict)  # seeds of costly arms, unless a number is asked for
     instead: Mapping[str, str] = field(default_factory=dict)  # arms that stand for others, as when it was recorded
+    kept_in: str = ""  # the folder of its runs, after `reproduce-`; empty: the label
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +107,7 @@ class Reproduction:
     @property
     def folder(self) -> str:
         """Its folder below the journal's root."""
-        return f"reproduce-{self.label}"
+        return f"reproduce-{self.protocol.kept_in or self.label}"
 
     @property
     def options(self) -> str:

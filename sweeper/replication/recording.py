@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pydantic import TypeAdapter
 
@@ -28,7 +28,7 @@ from sweeper.core.errors import StudyConflict, SweeperError, UsageError
 from sweeper.core.files import write_whole
 from sweeper.core.inside import read_inside, write_inside
 from sweeper.core.text import counted
-from sweeper.replication.article import Article, Reproduction
+from sweeper.replication.article import Article, ProtocolName, Reproduction
 from sweeper.replication.articles import ARTICLES, under
 from sweeper.replication.plan import check_same, kind_of
 from sweeper.replication.runs import ArmRun, no_runs, read_runs, starts
@@ -47,7 +47,7 @@ class RecordingManifest(Manifest):
     """The last member: also the article and the protocol that the runs are of."""
 
     article: str
-    protocol: Literal["full", "quick"]
+    protocol: ProtocolName
 
 
 MANIFESTS: Final[TypeAdapter[RecordingManifest]] = TypeAdapter(RecordingManifest)

@@ -12,17 +12,30 @@ from sweeper.replication.article import DEFAULT, Arm, Article, Protocol, Protoco
 if TYPE_CHECKING:
     from sweeper.replication.claims.claim import Claim
 
+FEWER: Final = "at most 12,000 training images, stratified and always the same"
+LARGE: Final = frozenset({"exp8-30", "large-none", "large-both"})  # arms that cost ten of a medium network
+
 PROTOCOLS: Final[dict[ProtocolName, Protocol]] = {
     "full": Protocol("full", "all training images, the epochs of the experiments", seeds=5),
     "quick": Protocol(
         "quick",
-        "at most 12,000 training images, stratified and always the same; 6 epochs",
+        f"{FEWER}; 30 epochs",
+        seeds=5,
+        train_images=12_000,
+        epochs=30,
+        without=LARGE | {"exp8"},
+        kept_in="quick-30",
+    ),
+    "quick-6": Protocol(  # `quick` as 0.1 had it: too short, every network is still learning
+        "quick-6",
+        f"{FEWER}; 6 epochs",
         seeds=5,
         train_images=12_000,
         epochs=6,
-        without=frozenset({"exp8-30", "large-none", "large-both"}),
+        without=LARGE,
         at_most={"exp8": 2},
         instead={"exp8": "exp8-30"},
+        kept_in="quick",
     ),
 }
 
