@@ -25,7 +25,7 @@ from report_screenshots import CHROMIUM, FLAGS, IMAGES, open_report
 
 from sweeper.core.environment import JOURNAL, Environment
 from sweeper.replication.article import DEFAULT, Reproduction
-from sweeper.replication.articles import reproduction
+from sweeper.replication.articles import ARTICLES, find_article, reproduction
 from sweeper.replication.recording import export_runs, journal_of
 from sweeper.replication.runs import ArmRun, each, images, read_runs, starts
 from sweeper.replication.verify import publish, report, verify
@@ -124,8 +124,8 @@ def page(folder: Path, of: Reproduction, runs: Mapping[str, list[ArmRun]]) -> It
 
 def labelled(label: str) -> Reproduction:
     """The article and the protocol of a file in docs/results."""
-    name, _, protocol = label.rpartition("-")
-    return reproduction(name or DEFAULT, protocol)
+    all_of_them = (reproduction(name, protocol) for name in ARTICLES for protocol in find_article(name).protocols)
+    return next(of for of in all_of_them if of.label == label)
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ def _of_choice(choice: Choice, value: float, least: float) -> str:
     if len(numbers) < 2 or min(numbers) < value < max(numbers) or value <= least:
         return ""
     if value == min(numbers):
-        return "is the smallest that was searched: try smaller ones"
-    return "is the largest that was searched: try larger ones"
+        return "is the smallest value searched: try smaller ones"
+    return "is the largest value searched: try larger ones"
 
 
 def _of_range(searched: Range, value: float) -> str:
@@ -44,4 +44,4 @@ def _of_range(searched: Range, value: float) -> str:
     if NEAR < place < 1 - NEAR or (place <= NEAR and low <= 0):  # a rate of 0 was searched: there is nothing below
         return ""
     side, way = ("lower", "smaller") if place <= NEAR else ("upper", "larger")
-    return f"lies at the {side} end of what was searched, {low:g} to {high:g}: try {way} ones"
+    return f"is at the {side} end of the range searched, {low:g} to {high:g}: try {way} values"

@@ -171,10 +171,10 @@ def test_a_run_with_batch_norm_is_examined_again(home: Path, alone: dict[str, st
 
 def test_a_reproduction_is_judged_as_it_was(home: Path, alone: dict[str, str]) -> None:
     then = json.loads((home / "report" / "quick" / "ledger.json").read_text())
-    now = run(home, alone, "verify", "--protocol", "quick")
+    now = run(home, alone, "verify", "--protocol", "quick-6")
     assert [verdict(claim) for claim in now["claims"]] == [verdict(claim) for claim in then["claims"]]
     assert now["claims"][0]["tests"][0]["estimate"] == then["claims"][0]["tests"][0]["estimate"]
-    assert (home / "report" / "quick" / "ledger.html").is_file()
+    assert (home / "report" / "quick-6" / "ledger.html").is_file()
 
 
 def verdict(claim: dict[str, Any]) -> tuple[int, str]:

@@ -15,8 +15,8 @@ from sweeper.replication.claims.ledger import Ledger, Runs
 from sweeper.replication.verify import judge_runs
 from tests.support.worlds import World
 
-QUICK, FULL = (reproduction(protocol=name) for name in ("quick", "full"))
-NAMES = sorted({arm for claim in QUICK.claims() for arm in claim.question.arms})
+FULL, QUICK, QUICK_6 = (reproduction(protocol=name) for name in ("full", "quick", "quick-6"))
+NAMES = sorted({arm for claim in QUICK.claims() for arm in claim.question.arms} & set(QUICK.select()))
 WORLD = (
     World()
     .but("exp2", accuracy=0.97, nll=0.18)

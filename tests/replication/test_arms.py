@@ -9,7 +9,7 @@ import pytest
 from sweeper.core.errors import ConfigError
 from sweeper.core.experiments import EXPERIMENT_TITLES, FIRST_8, experiment
 from sweeper.replication.articles.learnopencv import ARMS, PROTOCOLS, parse_experiments
-from tests.replication.drawn import FULL, QUICK
+from tests.replication.drawn import FULL, QUICK, QUICK_6
 
 # arm: the experiment it is compared with, and how it differs from it
 VARIANTS: dict[str, tuple[int, dict[str, Any]]] = {
@@ -57,23 +57,31 @@ def test_experiment_8_was_declared_anew_and_runs_of_the_first_declaration_are_re
     folders = [FULL.folder_of(name) for name in ("exp8", "exp8-30", "exp7")]
     assert folders == ["reproduce-full/exp8-45", "reproduce-full/exp8", "reproduce-full/exp7"]
     former = experiment(8, **FIRST_8 | {"epochs": 6, "train_images": 12_000, "seed": 2})
-    assert (QUICK.config("exp8", 2), QUICK.folder_of("exp8")) == (former, "reproduce-quick/exp8")
+    assert (QUICK_6.config("exp8", 2), QUICK_6.folder_of("exp8")) == (former, "reproduce-quick/exp8")
 
 
-@pytest.mark.parametrize("name", sorted(set(QUICK.select()) - {"exp8"}))
+@pytest.mark.parametrize("name", QUICK.select())
 def test_the_quick_protocol_changes_the_number_of_images_and_epochs_alone(name: str):
     full, quick = FULL.config(name, 2), QUICK.config(name, 2)
-    assert (quick.train_images, quick.epochs) == (12_000, 12 if name == "exp1-long" else 6)
+    assert (quick.train_images, quick.epochs) == (12_000, 60 if name == "exp1-long" else 30)
     assert quick.derive(train_images=0, epochs=full.epochs) == full
     assert QUICK.config(name, 2, dataset="sample", train_images=0, precision="bf16") == quick.derive(
         dataset="sample", train_images=0, precision="bf16"
     )
 
 
-def test_the_quick_protocol_has_every_arm_but_the_variants_of_the_large_network():
-    assert set(ARMS) - set(QUICK.select()) == {"exp8-30", "large-none", "large-both"}
+def test_the_quick_protocol_has_every_arm_but_those_of_the_large_network():
+    assert set(ARMS) - set(QUICK.select()) == {"exp8", "exp8-30", "large-none", "large-both"}
     assert set(FULL.select()) == set(ARMS)
-    assert (QUICK.protocol.seeds, QUICK.protocol.at_most) == (5, {"exp8": 2})
+    assert (QUICK.protocol.seeds, QUICK.protocol.at_most) == (5, {})
+
+
+def test_the_first_quick_protocol_is_trained_and_kept_as_0_1_did():
+    assert set(QUICK.select()) | {"exp8"} == set(QUICK_6.select())
+    assert (QUICK_6.folder, QUICK_6.protocol.seeds, QUICK_6.protocol.at_most) == ("reproduce-quick", 5, {"exp8": 2})
+    for name in QUICK.select():
+        longer = QUICK.config(name, 2)
+        assert QUICK_6.config(name, 2) == longer.derive(epochs=longer.epochs // 5)
 
 
 def test_every_arm_is_trained_on_the_split_of_the_article():
@@ -88,10 +96,10 @@ def test_experiments_are_selected_with_or_without_their_variants():
         "exp2", "none-cosine", "none-lr-3e-3", "none-lr-1e-2", "none-lr-3e-2", "exp1", "exp1-long",
     ]  # fmt: skip
     assert FULL.select((2, 1), only_experiments=True) == ["exp2", "exp1"]
-    assert sorted(QUICK.select(only_experiments=True)) == [f"exp{n}" for n in range(1, 9)]
+    assert sorted(QUICK_6.select(only_experiments=True)) == [f"exp{n}" for n in range(1, 9)]
 
 
-@pytest.mark.parametrize("protocol", [FULL, QUICK], ids=PROTOCOLS)
+@pytest.mark.parametrize("protocol", [FULL, QUICK, QUICK_6], ids=PROTOCOLS)
 def test_no_two_arms_are_the_same_run(protocol: Any):
     assert len({protocol.config(name, 0).key for name in protocol.select()}) == len(protocol.select())
 

@@ -15,7 +15,7 @@ from sweeper.replication.article import Reproduction
 from sweeper.replication.articles.learnopencv import ARMS, PROTOCOLS
 from sweeper.replication.plan import Options, cost, make_plan, order
 from sweeper.replication.reproduce import choose_machine, dry_run, run_name
-from tests.replication.drawn import FULL, QUICK
+from tests.replication.drawn import FULL, QUICK, QUICK_6
 from tests.replication.place import TINY, Place
 
 
@@ -47,7 +47,7 @@ def test_a_data_set_with_fewer_images_than_the_protocol_wants_is_used_whole(
 # --- order ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("protocol", [FULL, QUICK], ids=PROTOCOLS)
+@pytest.mark.parametrize("protocol", [FULL, QUICK, QUICK_6], ids=PROTOCOLS)
 def test_each_seed_has_every_arm_once_before_the_next_begins(protocol: Reproduction):
     arms = protocol.select()
     planned = list(order(protocol, arms, 5))
@@ -77,8 +77,8 @@ def test_any_number_of_arms_is_rotated(number: int):
 
 def test_a_run_costs_by_its_network_images_and_epochs():
     one = cost(QUICK.config("exp6", 0), fashion.FULL.spec)
-    assert cost(QUICK.config("exp6", 0, epochs=12), fashion.FULL.spec) == 2 * one
-    assert cost(QUICK.config("exp8", 0), fashion.FULL.spec) > 9 * one
+    assert cost(QUICK.config("exp6", 0, epochs=60), fashion.FULL.spec) == 2 * one
+    assert cost(QUICK.config("exp6", 0, model="large"), fashion.FULL.spec) > 9 * one
     assert cost(QUICK.config("exp1", 0), fashion.FULL.spec) < one < cost(FULL.config("exp6", 0), fashion.FULL.spec)
 
 

@@ -53,11 +53,11 @@ def test_a_finished_run_is_read_as_it_was_recorded(write: Callable[..., Path], t
 
 
 def test_runs_are_in_the_order_of_their_seeds_and_arms_in_theirs(write: Callable[..., Path], tmp_path: Path):
-    for arm, seed in (("exp7", 0), ("exp6", 10), ("exp6", 2), ("exp8", 1)):
+    for arm, seed in (("exp7", 0), ("exp6", 10), ("exp6", 2), ("exp4", 1)):
         write(arm, seed)
     runs = read_runs(tmp_path, QUICK)
     assert [(arm, [run.seed for run in of_arm]) for arm, of_arm in runs.items()] == [
-        ("exp8", [1]), ("exp6", [2, 10]), ("exp7", [0]),
+        ("exp4", [1]), ("exp6", [2, 10]), ("exp7", [0]),
     ]  # fmt: skip
     assert read_runs(tmp_path, FULL) == {}
     assert read_runs(tmp_path / "nowhere", QUICK) == {}

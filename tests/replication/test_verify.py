@@ -39,7 +39,7 @@ def test_a_look_at_the_same_runs_is_recorded_once(tmp_path: Path) -> None:
     assert [look["runs"] for look in looks] == [fingerprint(three.runs), fingerprint(five.runs)]
     assert [look["claims"][2]["looks"] for look in looks] == [[3], [3, 5]]
     assert [look["claims"][2]["alpha_spent"] for look in looks] == [1 / 16, 1 / 2]
-    assert looks_file(five) == tmp_path / "journal/reproduce-quick.looks.jsonl"
+    assert looks_file(five) == tmp_path / "journal/reproduce-quick-30.looks.jsonl"
 
 
 def test_a_look_that_cannot_be_recorded_is_a_warning(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_the_ledger_and_the_report_link_what_the_journal_says_was_carried(
         0,
         "warning: sweeper report reproduce is now sweeper report --replication. Use the new form.\n",
     )
-    for page in ("report/quick/ledger.html", "report/quick/ledger.md", "report/reproduce-quick.html"):
+    for page in ("report/quick/ledger.html", "report/quick/ledger.md", "report/reproduce-quick-30.html"):
         text = (tmp_path / page).read_text()
         assert f"/runs/{run_id}" in text, page
         assert "f" * 32 not in text, page
@@ -118,7 +118,7 @@ def test_the_command_prints_the_table_and_writes_the_ledger(tmp_path: Path, ledg
     code, out, err = sweeper("verify", "--protocol", "quick")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert re.match(r" 3  exp 2 b.*supported +\S+ \[.*\] (pt|nats) +\d\.\de-\d+  5$", lines[3]), lines[3]
+    assert re.match(r" 3  exp 2 b.*supported +\S+ \[.*\] (pt|nats) +\d\.\de-\d+ +5$", lines[3]), lines[3]
     assert max(map(len, lines[:29])) <= 80
     assert "hardware: a machine" in out
     assert sorted(path.name for path in (tmp_path / "report/quick").iterdir()) == [
@@ -127,7 +127,7 @@ def test_the_command_prints_the_table_and_writes_the_ledger(tmp_path: Path, ledg
     code, out, err = sweeper("verify", "--protocol", "quick", "--journal", str(tmp_path / "journal"), "--json")
     result = json.loads(out.splitlines()[-1])
     assert [claim["verdict"] for claim in result["claims"]] == [entry.verdict for entry in ledger.judged]
-    assert len(list(read_looks(tmp_path / "journal/reproduce-quick.looks.jsonl"))) == 1
+    assert len(list(read_looks(tmp_path / "journal/reproduce-quick-30.looks.jsonl"))) == 1
 
 
 def test_the_report_is_of_the_protocol_that_has_runs(tmp_path: Path, ledger: Ledger) -> None:

@@ -90,4 +90,4 @@ def test_the_leaderboard_remarks_on_the_edge_of_the_search_space() -> None:
     found = sweep(trial(0), trial(1, 0.8, params={"batch_size": 128}))
     assert "try smaller" not in str(leaderboard(found))
     words = str(leaderboard(found._replace(settings={"space.batch_size": [64, 128, 256]})))
-    assert "The best batch size, 64, is the smallest that was searched: try smaller ones." in words
+    assert "The best batch size, 64, is the smallest value searched: try smaller ones." in words

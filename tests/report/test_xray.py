@@ -25,8 +25,8 @@ def drawn(*shown: BatchNormLayer) -> bytes:
 def test_it_is_a_figure_whatever_the_number_of_layers(count: int):
     with Image.open(io.BytesIO(drawn(*layers(count, closed_form=1.1)))) as image:
         assert (image.format, image.size) == ("PNG", (1500, 675))
+        assert image.convert("RGB").getcolors(maxcolors=8) is None
         pixels = np.asarray(image.convert("RGB"))
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 8
     assert (pixels[:4] == 255).all()
     assert (pixels[-4:] == 255).all()
     assert (pixels[:, -4:] == 255).all()

@@ -19,22 +19,22 @@ SPACE = Space(
         "weight_decay": Range(0.1, 0.1),
     }
 )
-SEARCHED = "of what was searched"
+SEARCHED = "of the range searched"
 
 
 @pytest.mark.parametrize(
     ("params", "words"),
     [
-        ({"batch_size": 32}, "The best batch size, 32, is the smallest that was searched: try smaller ones."),
-        ({"batch_size": 128}, "The best batch size, 128, is the largest that was searched: try larger ones."),
+        ({"batch_size": 32}, "The best batch size, 32, is the smallest value searched: try smaller ones."),
+        ({"batch_size": 128}, "The best batch size, 128, is the largest value searched: try larger ones."),
         ({"batch_size": 64}, None),
-        ({"head_dropout": 0.12}, f"The best head dropout, 0.12, lies at the lower end {SEARCHED}, 0.1 to 0.6: try sm"),
-        ({"head_dropout": 0.58}, f"The best head dropout, 0.58, lies at the upper end {SEARCHED}, 0.1 to 0.6: try la"),
+        ({"head_dropout": 0.12}, f"The best head dropout, 0.12, is at the lower end {SEARCHED}, 0.1 to 0.6: try sm"),
+        ({"head_dropout": 0.58}, f"The best head dropout, 0.58, is at the upper end {SEARCHED}, 0.1 to 0.6: try la"),
         ({"head_dropout": 0.13}, None),
-        ({"lr": 0.008}, f"The best lr, 0.008, lies at the upper end {SEARCHED}, 0.0001 to 0.01: try larger ones."),
+        ({"lr": 0.008}, f"The best lr, 0.008, is at the upper end {SEARCHED}, 0.0001 to 0.01: try larger values."),
         ({"lr": 0.005}, None),  # a logarithmic range: in the middle of it lies 0.001
         ({"conv_dropout": 0.01}, None),  # the range begins at 0
-        ({"conv_dropout": 0.39}, "The best conv dropout, 0.39, lies at the upper end"),
+        ({"conv_dropout": 0.39}, "The best conv dropout, 0.39, is at the upper end"),
         ({"weight_decay": 0.1}, None),  # it was not searched
         ({"placement": "bn", "epochs": 3}, None),
     ],
