@@ -19,16 +19,16 @@ from sweeper.replication.next_runs import steps
 from sweeper.replication.runs import ArmRun, Machine
 from sweeper.replication.statistics.base import Sample
 from sweeper.replication.statistics.means import Contrast
-from tests.replication.drawn import FULL, QUICK
+from tests.replication.drawn import FULL, QUICK_6
 from tests.support.worlds import ALMOST, NOTHING, World
 
-CLAIMS = QUICK.claims()
+CLAIMS = QUICK_6.claims()
 ARMS = sorted({arm for claim in CLAIMS for arm in claim.question.arms})
 LEVEL = ALPHA * spent(5) / (2 * len(CLAIMS))  # of the ledger, at five seeds
 
 
 def verdicts(runs: Runs) -> list[Judged]:
-    return judge(CLAIMS, runs, QUICK)
+    return judge(CLAIMS, runs, QUICK_6)
 
 
 class Found(NamedTuple):
@@ -232,7 +232,7 @@ def test_without_an_arm_a_claim_is_untestable_and_says_which() -> None:
 def test_a_measure_of_one_run_only_has_no_spread() -> None:
     runs = World().draw(["both-low", "exp6", "both-high"], 5, np.random.default_rng(0))
     runs["exp6"][1:] = [run._replace(final={}) for run in runs["exp6"][1:]]
-    (judged,) = judge(CLAIMS[24:25], runs, QUICK)
+    (judged,) = judge(CLAIMS[24:25], runs, QUICK_6)
     assert judged.verdict == "inconclusive"
     assert judged.reason == "fewer than two runs of exp6 have variance shift"
 
@@ -276,7 +276,7 @@ def test_a_claim_whose_premise_is_refuted_asks_for_no_seeds() -> None:
         world.draw(["exp4", "exp5"], 5, np.random.default_rng(0)) for world in (calm, calm.but("exp5", accuracy=0.90))
     )
     for runs, seeds in ((open_, True), (closed, False)):
-        (judged,) = judge(CLAIMS[6:7], runs, QUICK)
+        (judged,) = judge(CLAIMS[6:7], runs, QUICK_6)
         assert judged.verdict == "inconclusive"
         assert (judged.seeds_needed is not None) == seeds
         assert bool(steps([judged], runs)) == seeds
