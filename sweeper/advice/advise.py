@@ -79,7 +79,7 @@ def advise(env: Environment, question: Question) -> Advice:
     prepare(asked.engine)
     folder = env.journal / (FOLDER + asked.name)
     with held(folder):
-        record = open_record(folder, question.settings())
+        record = open_record(folder, question.settings(), question.limits)
         try:
             with Signals() as signals, _engine(env, question, images) as engine, tracking(env, signals) as tracker:
                 tracker.reconcile(folder.name)

@@ -146,7 +146,7 @@ def advice_of(
     trained = {placement: cell.configuration(base) for placement, cell in found.cells.items() if cell}
     best = trained[Placement(comparison.best)]
     activations, drawing, code = call(_shown, trained, best, spec)
-    rows = _ranking(found, ended, activations)
+    rows = ranking(found, ended, activations)
     counted_runs = list(ended.values())
     return Advice(
         name=question.asked.name, network=base.model_name, images=spec.name.rpartition("/")[2],
@@ -171,7 +171,8 @@ def _shown(
     return {each: activation_bytes(config, images) / 1e6 for each, config in trained.items()}, *drawing(best, images)
 
 
-def _ranking(found: State, ended: Mapping[Run, Ended], activations: Mapping[Placement, float]) -> list[Row]:
+def ranking(found: State, ended: Mapping[Run, Ended], activations: Mapping[Placement, float]) -> list[Row]:
+    """Return the placements that are compared, the best first. `activations` are MB of each, as far as known."""
     comparison, best = found.comparison, found.comparison.best
     rows = []
     for placement, cell in found.cells.items():
@@ -180,7 +181,9 @@ def _ranking(found: State, ended: Mapping[Run, Ended], activations: Mapping[Plac
         complete = [each for each in runs if each.complete]
         values = [each.final["final/val_accuracy"] for each in complete]
         behind = comparison.between(best, arm) if arm != best else None
-        measures = _measures(complete) | {"activations_mb": activations[placement]} if complete else {}
+        measures = _measures(complete) if complete else {}
+        if complete and placement in activations:
+            measures["activations_mb"] = activations[placement]
         rows.append(
             Row(placement, cell, fmean(values) if values else math.nan, *mean_interval(values), len(values), behind,
                 comparison.more_seeds(best, arm) if behind else None, measures,
