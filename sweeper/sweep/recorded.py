@@ -90,7 +90,7 @@ def _begun(folder: str, events: list[dict[str, Any]]) -> Begun:
     return Begun(
         folder, events[0]["key"], finished=end is not None and end["status"] == FINISHED, ended=end is not None,
         epochs=epochs[-1]["step"] if epochs else 0, of=int(last[0]["params"].get("epochs", 0)),
-        accuracy=epochs[0]["metrics"].get("val/accuracy") if epochs else None,
+        accuracy=epochs[-1]["metrics"].get("val/accuracy") if epochs else None,
         since=last[0]["time"] / 1000, until=last[-1]["time"] / 1000,
     )  # fmt: skip
 

@@ -80,15 +80,16 @@ def test_before_the_pilot_is_over_nothing_is_planned(begun: Begun):
 def test_a_run_in_progress_is_shown_while_its_command_lives(begun: Begun):
     begun.advance("screening")
     log = begun.start(begun.record.rounds[0][0])
-    log.epoch(1, {"val/accuracy": 0.75})
+    log.epoch(1, {"val/accuracy": 0.65})
+    log.epoch(2, {"val/accuracy": 0.75})
     with held(begun.environment.journal / NAME):
         found = show_status(begun.environment, NAME)
         assert (found["stage"], found["driven"], found["finished"], found["planned"]) == ("screening", True, 2, 42)
         assert found["running"] == [
-            {"run": f"screening/{slug(begun.record.rounds[0][0])}", "epochs": 1, "of": 2, "accuracy": 0.75}
+            {"run": f"screening/{slug(begun.record.rounds[0][0])}", "epochs": 2, "of": 2, "accuracy": 0.75}
         ]
         assert begun.said[0].startswith(f"{NAME}: screening, running, 2 of at most 42 runs finished")
-        assert begun.said[1].startswith("  screening/none_0.0_0.0_x1.0_s0: epoch 1/2, val accuracy 0.7500, ")
+        assert begun.said[1].startswith("  screening/none_0.0_0.0_x1.0_s0: epoch 2/2, val accuracy 0.7500, ")
         give(begun.environment.journal, NAME, WANTED, PAUSE)
         assert show_status(begun.environment, NAME)["paused"]
     begun.said.clear()
