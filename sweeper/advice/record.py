@@ -1,6 +1,7 @@
 """The record of `sweeper advise`: settings, plan and screening rounds, in `advice.json` next to the runs.
 
-A round is recorded before its first run, so that a resumed command trains what an uninterrupted one would have.
+A round, and a plan that depends on the time, is recorded before the first run that follows from it, so that a resumed
+command trains what an uninterrupted one would have.
 """
 
 from __future__ import annotations
@@ -44,6 +45,13 @@ class Ended(NamedTuple):
         return Outcome(self.final["final/val_accuracy"] if self.complete else None, curve)
 
 
+class Spent(NamedTuple):
+    """The seconds of the budget that were used at a time, in seconds since 1970."""
+
+    seconds: float
+    when: float
+
+
 @pydantic.dataclasses.dataclass
 class Record:
     """The content of `advice.json`."""
@@ -55,6 +63,8 @@ class Record:
     plan: Plan | None = None
     rounds: list[list[Run]] = pydantic.Field(default_factory=list)
     cells: dict[Placement, Cell | None] | None = None  # that are compared, once the screening is over
+    due: int = 0  # number of runs of screening and comparison after which the remaining time is planned anew
+    spent: Spent | None = None  # when it was saved last
 
     def key(self, run: Run) -> str:
         """Return the key of a run in journal and MLflow."""

@@ -42,7 +42,7 @@ class Row(NamedTuple):
     low: float
     high: float
     seeds: int
-    behind: Difference | None  # the best less this one; None for the best, and where it was not compared
+    behind: Difference | None  # the best less this one; None for the best, and where it was not compared at any look
     more_seeds: int | None  # of each, that would show a difference from the best
     measures: Mapping[str, float]  # means over the seeds: loss, ece, train_loss, epoch_s, of the X-ray; activations_mb
     curves: Sequence[Sequence[float]]  # accuracy after each epoch, of each seed
@@ -54,7 +54,7 @@ class Row(NamedTuple):
         if self.cell is None or self.diverged:
             return "it diverged"
         if self.behind is None:
-            return "the recommendation"
+            return "the recommendation" if self.seeds else "not compared: no time"
         points = f"{100 * self.behind.estimate:.1f} points [{100 * self.behind.low:.1f}, {100 * self.behind.high:.1f}]"
         if self.behind.low > 0:
             return f"worse than 1 by {points}"
@@ -174,10 +174,12 @@ def _shown(
 def ranking(found: State, ended: Mapping[Run, Ended], activations: Mapping[Placement, float]) -> list[Row]:
     """Return the placements that are compared, the best first. `activations` are MB of each, as far as known."""
     comparison, best = found.comparison, found.comparison.best
+    seen = {arm for look in comparison.looks for arm in look.values} | found.diverged.keys()
     rows = []
     for placement, cell in found.cells.items():
         arm = placement.value
-        runs = [each for run, each in sorted(ended.items()) if run.stage == "comparison" and run.cell == cell]
+        known = sorted(ended.items()) if arm in seen else []
+        runs = [each for run, each in known if run.stage == "comparison" and run.cell == cell]
         complete = [each for each in runs if each.complete]
         values = [each.final["final/val_accuracy"] for each in complete]
         behind = comparison.between(best, arm) if arm != best else None
@@ -192,9 +194,9 @@ def ranking(found: State, ended: Mapping[Run, Ended], activations: Mapping[Place
     return sorted(rows, key=lambda row: _rank(row, best))
 
 
-def _rank(row: Row, best: Arm) -> tuple[bool, bool, float]:
+def _rank(row: Row, best: Arm) -> tuple[bool, bool, bool, float]:
     lost = row.cell is None or bool(row.diverged)
-    return row.placement.value != best, lost, row.behind.estimate if row.behind else 0.0
+    return row.placement.value != best, lost, not row.seeds, row.behind.estimate if row.behind else 0.0
 
 
 def _measures(runs: Sequence[Ended]) -> dict[str, float]:

@@ -39,6 +39,7 @@ def show_status(env: Environment, name: str) -> dict[str, Any]:
               "seeds": row.seeds, "verdict": row.verdict} for row in rows]  # fmt: skip
     return {
         "advice": name, "stage": stage, "finished": len(ended), "planned": planned,
+        "seconds": _used(record, now),
         "budget": record.limits and record.limits.budget, **now.plain(),
         "ranking": [{key: value for key, value in row.items() if value == value} for row in found],
     }  # fmt: skip
@@ -50,7 +51,7 @@ def _lines(
 ) -> list[str]:  # fmt: skip
     of = "" if planned is None else f"/{planned}" if stage == "finished" else f" of at most {planned}"
     limited = record.limits is not None and record.limits.trainings is None
-    used = duration(now.seconds()) + (f" of {duration(record.limits.budget)}" if record.limits and limited else "")
+    used = duration(_used(record, now)) + (f" of {duration(record.limits.budget)}" if record.limits and limited else "")
     how = "" if stage == "finished" else f", {now.how}"
     lines = [f"{name}: {stage}{how}, {done}{of} runs finished, {used} used"]
     lines += now.running_lines()
@@ -73,6 +74,11 @@ def _stage(record: Record, now: Standing) -> str:
     if record.plan is None:
         return "probe" if record.pilot is None else "pilot"
     return "screening" if record.cells is None else "comparison"
+
+
+def _used(record: Record, now: Standing) -> float:
+    """Return the seconds of the budget that are used: those saved last, and those of runs since then."""
+    return record.spent.seconds + now.seconds(record.spent.when) if record.spent else now.seconds()
 
 
 def _planned(record: Record, ended: list[Ended]) -> int | None:

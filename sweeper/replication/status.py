@@ -32,7 +32,7 @@ def show_status(env: Environment, name: str) -> dict[str, Any]:
     for line in [*now.running_lines(), *(table(arms) if arms else [])]:
         env.say(line)
     return {
-        "reproduction": name, "finished": done, "planned": planned, **now.plain(),
+        "reproduction": name, "finished": done, "planned": planned, "seconds": now.seconds(), **now.plain(),
         "ranking": [arm._asdict() for arm in arms],
     }  # fmt: skip
 

@@ -49,10 +49,11 @@ class Standing(NamedTuple):
         """The state of the command, in a word."""
         return "paused" if self.paused else "running" if self.driven else "not running"
 
-    def seconds(self) -> float:
-        """The time during which at least one run was training."""
+    def seconds(self, after: float = -math.inf) -> float:
+        """The time after a moment, in seconds since 1970, during which at least one run was training."""
         now = time.time() if self.driven else -math.inf
-        return busy_seconds((run.since, run.until if run.ended else max(now, run.until)) for run in self.runs)
+        spans = [(run.since, run.until if run.ended else max(now, run.until)) for run in self.runs]
+        return busy_seconds((max(since, after), until) for since, until in spans if until > after)
 
     def running_lines(self) -> list[str]:
         """A line for each run in progress; what was interrupted is only counted."""
@@ -71,7 +72,7 @@ class Standing(NamedTuple):
         running = [
             {"run": run.folder, "epochs": run.epochs, "of": run.of, "accuracy": run.accuracy} for run in self.running
         ]
-        return {"driven": self.driven, "paused": self.paused, "running": running, "seconds": self.seconds()}
+        return {"driven": self.driven, "paused": self.paused, "running": running}
 
 
 def standing(journal: Path, name: str) -> Standing:
