@@ -31,6 +31,7 @@ def own(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.filterwarnings("ignore::Warning")  # of MLflow and of torch's export, which a command does not show
 def test_an_advice_on_a_network_and_images_of_ones_own(sweeper: Sweeper, own: Path):
     done = sweeper(own, *SMALL, "--name", "mine", "--register", "own-net", "--json")
     assert done.code == 0, done.err
