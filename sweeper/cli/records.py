@@ -46,7 +46,7 @@ OF_A_RUN: Final = {"data_dir", "tracking_uri", "experiment_name", "json_output"}
 def status(study: str | None, **options: Any) -> None:
     """Show the progress of a sweep, by default the newest.
 
-    Also of an advice or a reproduction, by the name of its folder in the journal, such as advise-net.
+    Also of an advice or a reproduction, by its folder in the journal, such as advise-net.
     """
     env = make_environment(options, check_tracking=False)
     print_json(_status(env, study), env.json_output)
