@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from sweeper.advice.design import LEVELS, Plan, fewest_trainings
-from sweeper.advice.pilot import MOST_EPOCHS, SEEDS, Curve, Measured, extended, make_plan, pilot_epochs, pilot_runs
-from sweeper.advice.record import Ended, busy_seconds, open_record, save
+from sweeper.advice.budget import budget_of
+from sweeper.advice.design import LEVELS, fewest_trainings
+from sweeper.advice.pilot import SEEDS, pilot_runs
+from sweeper.advice.record import ended_runs, open_record
 from sweeper.advice.result import Advice, advice_of
-from sweeper.advice.rounds import State, state
+from sweeper.advice.stages import train_stages
 from sweeper.advice.summary import record_summary
 from sweeper.advice.words import lines
 from sweeper.advice.work import FOLDER, Asked, Pace, Question, Work
 from sweeper.core.config import Placement
-from sweeper.core.environment import NONE, Environment
-from sweeper.core.errors import Interrupted, StudyIncomplete, UsageError
+from sweeper.core.environment import NONE, OFFLINE, Environment
+from sweeper.core.errors import Interrupted, UsageError
 from sweeper.core.text import counted, duration
 from sweeper.data.shared import SharedSplits
 from sweeper.data.splits import load
@@ -42,6 +43,8 @@ def resolve(env: Environment, asked: Asked) -> Question:
     """
     if env.tracking_uri == NONE:
         raise UsageError("--tracking-uri none: sweeper advise needs recorded runs. Use --tracking-uri offline.")
+    if asked.register and env.tracking_uri == OFFLINE:
+        raise UsageError("--register needs an MLflow store. Leave --tracking-uri offline out.")
     network = find_network(env, asked.config, asked.dataset, {})
     chosen = choose(env, network.config, asked.dataset, asked.device, asked.precision, network.source)
     found = network.placements
@@ -79,7 +82,7 @@ def advise(env: Environment, question: Question) -> Advice:
     prepare(asked.engine)
     folder = env.journal / (FOLDER + asked.name)
     with held(folder):
-        record = open_record(folder, question.settings())
+        record = open_record(folder, question.settings(), question.limits)
         try:
             with Signals() as signals, _engine(env, question, images) as engine, tracking(env, signals) as tracker:
                 tracker.reconcile(folder.name)
@@ -87,8 +90,9 @@ def advise(env: Environment, question: Question) -> Advice:
                 progress = Pace(target=len(configs), unit="run")
                 view = make_view(progress, env)
                 try:
-                    work = Work(env, question, folder, record, images, tracker, signals, engine, view, progress)
-                    found = _stages(work)
+                    budget = budget_of(record, ended_runs(folder, record), asked.budget)
+                    work = Work(env, question, folder, record, images, tracker, signals, engine, view, progress, budget)
+                    found = train_stages(work)
                 finally:
                     view.close()
                 advice = advice_of(question, record, work.ended, found, images)
@@ -100,66 +104,6 @@ def advise(env: Environment, question: Question) -> Advice:
     for line in lines(advice, shutil.get_terminal_size().columns):
         env.say(line)
     return advice
-
-
-def _stages(work: Work) -> State:
-    """Train the pilot, the screening and the comparison."""
-    work.read()
-    work.progress.finished = work.progress.at_start = len(work.ended)
-    if work.record.plan is None:
-        runs = pilot_runs(work.question.placements)
-        work.train(runs, _pilot_epochs(work))
-        work.record.plan = _plan(work, [work.ended[run] for run in runs])
-        save(work.folder, work.record)
-    plan = work.record.plan = extended(work.record.plan, work.question.limits)
-    before = len(work.ended) - len(work.outcomes())
-    while True:
-        found = state(plan, work.record.rounds, work.outcomes(), work.record.cells)
-        record, cells = work.record, dict(found.cells) or None
-        if (record.rounds, record.cells) != (found.rounds, cells):
-            record.rounds, record.cells = [list(each) for each in found.rounds], cells
-            save(work.folder, record)
-        if not found.missing:
-            return found
-        work.progress.target = max(work.progress.target, plan.trainings + before)
-        work.train(found.missing, plan.epochs, plan)
-
-
-def _pilot_epochs(work: Work) -> int:
-    """Return the epochs of the pilot. If time is the limit, first train the probe that they depend on."""
-    asked, record = work.question.asked, work.record
-    if record.pilot is None:
-        record.pilot = asked.epochs or MOST_EPOCHS
-        if asked.epochs is None and asked.trainings is None:
-            runs = pilot_runs(work.question.placements, "probe")
-            work.train(runs, 1)
-            record.pilot = pilot_epochs(asked.budget, busy_seconds(work.ended[run] for run in runs))
-        save(work.folder, record)
-    return record.pilot
-
-
-def _plan(work: Work, pilot: Sequence[Ended]) -> Plan:
-    """Return the plan that follows from the pilot, and print it.
-
-    Raises:
-        UsageError: there is too little time.
-        StudyIncomplete: a pilot run diverged.
-    """
-    if not all(run.complete for run in pilot):
-        raise StudyIncomplete("a pilot run diverged. Try a smaller --lr.")
-    placements = work.question.placements
-    curves = [
-        Curve([each["val/accuracy"] for each in run.epochs], [each["val/loss"] for each in run.epochs]) for run in pilot
-    ]
-    measured = Measured(curves, busy_seconds(pilot), len(work.images[0].val))
-    plan, remarks = make_plan(placements, work.question.limits, measured, work.question.base.seed)
-    for remark in remarks:
-        work.env.warn(remark)
-    work.view.say(
-        f"{counted(len(placements), 'placement')}, at most {counted(plan.trainings, 'run')} of "
-        f"{counted(plan.epochs, 'epoch')}: about {duration(plan.trainings * plan.epochs / measured.pace)}"
-    )
-    return plan
 
 
 def dry_run(env: Environment, question: Question) -> dict[str, Any]:

@@ -32,6 +32,7 @@ def advise(
     engine: str = "auto",
     workers: int | None = 1,
     test: bool = True,
+    register: str | None = None,
 ) -> Advice:
     """Compare the placements of BatchNorm and Dropout in the network of `base`, on its images.
 
@@ -55,6 +56,7 @@ def advise(
         engine: as for `sweeper.optimize`.
         workers: as for `sweeper.optimize`.
         test: retrain the recommended configuration, and evaluate it once on the test images.
+        register: name of the MLflow model to register the retrained configuration as.
 
     Returns:
         The answer: `ranking()` is a DataFrame, `answers` are sentences, `configuration` is the recommended one.
@@ -73,7 +75,7 @@ def advise(
     asked = Asked(
         config, name or usual_name(config, base.dataset), _seconds(budget), trainings, epochs, wanted,
         dataset=base.dataset, device=device, precision=precision,
-        engine=EngineChoice(engine, workers), test=test,
+        engine=EngineChoice(engine, workers), test=test, register=register,
     )  # fmt: skip
     env = environment(home, tracking_uri, experiment_name, data_dir=data_dir, progress=progress)
     start_workers(asked.engine, device)

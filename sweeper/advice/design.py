@@ -73,14 +73,15 @@ Outcomes = Mapping[Run, Outcome]
 
 
 class Plan(NamedTuple):
-    """The decisions made before the screening. The same plan and outcomes always give the same next runs.
+    """The decisions made before the next runs. The same plan and outcomes always give the same next runs.
 
     Attributes:
         placements: those that are compared.
-        trainings: the maximum number of runs of screening and comparison together.
+        trainings: the maximum number of runs of screening and comparison together. If time is the limit, it is
+            decided anew before each round and each look.
         epochs: of each run.
-        pace: epochs per second that the pilot measured, of all workers together.
-        pilot: seconds that the pilot took.
+        pace: epochs per second that were measured last, of all workers together.
+        pilot: seconds used until the end of the pilot.
         seed: of the proposals.
         rung: the epoch after which a screening run may be stopped; 0: never.
         margin: a run is stopped only if it is more than this below the best of its placement, at that epoch.

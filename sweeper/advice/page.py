@@ -98,7 +98,7 @@ def ranking_picture(advice: Advice) -> bytes:
     left, right = _limits(advice.rows)
     axes.set_xlim(left, right)
     for height, row in enumerate(advice.rows):
-        color = VERMILLION if height == 0 else BLUE if row.behind is None or row.behind.low <= 0 else GREY
+        color = VERMILLION if height == 0 else BLUE if row.behind and row.behind.low <= 0 else GREY
         ends = [curve[-1] for curve in row.curves]
         axes.plot(ends, [height] * len(ends), "|", color=color, alpha=0.5, markersize=9)
         if not math.isnan(row.low):
@@ -120,7 +120,7 @@ def _limits(rows: Sequence[Row]) -> tuple[float, float]:
 
 
 def _pictured(advice: Advice) -> str:
-    behind = [row for row in advice.rows[1:] if row.behind is None or row.behind.low <= 0]
+    behind = [row for row in advice.rows[1:] if row.behind and row.behind.low <= 0]
     rest = "no other is as good" if not behind else f"{len(behind)} not told apart from the best"
     low, _ = _limits(advice.rows)
     below = sum(curve[-1] < low for row in advice.rows for curve in row.curves)

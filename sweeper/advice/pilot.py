@@ -39,11 +39,19 @@ class Curve(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """The results of the pilot: the curves of its runs, the seconds it took, and the number of validation images."""
+    """The results of the pilot.
+
+    Attributes:
+        curves: of its runs.
+        seconds: during which at least one of them was training.
+        images: number of validation images.
+        used: seconds of the budget that are used.
+    """
 
     curves: Sequence[Curve]
     seconds: float
     images: int
+    used: float
 
     @property
     def pace(self) -> float:
@@ -130,7 +138,7 @@ def make_plan(
     """
     plain, slow = measured.curves[0], measured.curves[1 if len(measured.curves) > 1 else 0]
     epochs = limits.epochs or enough_epochs(plain, slow)
-    fewest, left = fewest_trainings(placements, SEEDS), limits.budget - measured.seconds
+    fewest, left = fewest_trainings(placements, SEEDS), limits.budget - measured.used
     trainings = limits.trainings or affordable(left, measured.pace, epochs)
     remarks = []
     if trainings < fewest and limits.epochs is None and limits.trainings is None:
@@ -140,7 +148,7 @@ def make_plan(
             f"the budget is short: only {counted(epochs, 'epoch')} per run, so networks will not finish learning"
         )
     if trainings < fewest:
-        needed = measured.seconds + (fewest + 1) * epochs / measured.pace / RESERVE
+        needed = measured.used + (fewest + 1) * epochs / measured.pace / RESERVE
         raise UsageError(
             f"{counted(trainings, 'run')} of {counted(epochs, 'epoch')} cannot compare "
             f"{counted(len(placements), 'placement')}, which takes {fewest}. Use --budget {math.ceil(needed / 60)}m, "
@@ -149,13 +157,12 @@ def make_plan(
     if limits.epochs is None and not overfits(plain):
         remarks.append(f"the plain network still learns after {len(plain.loss)} epochs: this compares short runs")
     rung = fair_rung(plain, slow, epochs, measured.images)
-    return Plan(tuple(placements), trainings, epochs, measured.pace, measured.seconds, seed, *rung), remarks
+    return Plan(tuple(placements), trainings, epochs, measured.pace, measured.used, seed, *rung), remarks
 
 
-def extended(plan: Plan, limits: Limits) -> Plan:
-    """Return the plan with more runs, if the limits are wider than those it was made for."""
-    trainings = limits.trainings or affordable(limits.budget - plan.pilot, plan.pace, plan.epochs)
-    return plan._replace(trainings=max(plan.trainings, trainings))
+def replanned(plan: Plan, done: int, room: int, pace: float) -> Plan:
+    """Return the plan with `room` runs more than are done, at this pace."""
+    return plan._replace(trainings=done + room, pace=pace)
 
 
 def _smooth(values: Sequence[float]) -> npt.NDArray[np.float64]:

@@ -1,12 +1,12 @@
 """The record of `sweeper advise`: settings, plan and screening rounds, in `advice.json` next to the runs.
 
-A round is recorded before its first run, so that a resumed command trains what an uninterrupted one would have.
+A round, and a plan that depends on the time, is recorded before the first run that follows from it, so that a resumed
+command trains what an uninterrupted one would have.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +15,11 @@ from typing import Any, Final, NamedTuple, cast
 import pydantic
 
 from sweeper.advice.design import Cell, Outcome, Plan, Run, Stage
+from sweeper.advice.pilot import Limits
 from sweeper.core.errors import StudyConflict, SweeperError
 from sweeper.core.files import write_whole
 from sweeper.core.placements import Placement
+from sweeper.sweep.recorded import busy_seconds as covered
 from sweeper.tracking.base import FINISHED
 from sweeper.tracking.reading import history, read_all_events
 
@@ -43,16 +45,26 @@ class Ended(NamedTuple):
         return Outcome(self.final["final/val_accuracy"] if self.complete else None, curve)
 
 
+class Spent(NamedTuple):
+    """The seconds of the budget that were used at a time, in seconds since 1970."""
+
+    seconds: float
+    when: float
+
+
 @pydantic.dataclasses.dataclass
 class Record:
     """The content of `advice.json`."""
 
     uid: str
     settings: dict[str, Any]
+    limits: Limits | None = None  # of the latest command
     pilot: int | None = None  # epochs of the pilot
     plan: Plan | None = None
     rounds: list[list[Run]] = pydantic.Field(default_factory=list)
     cells: dict[Placement, Cell | None] | None = None  # that are compared, once the screening is over
+    due: int = 0  # number of runs of screening and comparison after which the remaining time is planned anew
+    spent: Spent | None = None  # when it was saved last
 
     def key(self, run: Run) -> str:
         """Return the key of a run in journal and MLflow."""
@@ -75,25 +87,26 @@ def slug(run: Run) -> str:
     return f"{cell.placement.value}_{cell.conv_dropout}_{cell.head_dropout}_x{cell.lr}_s{run.seed}"
 
 
-def open_record(folder: Path, settings: Mapping[str, Any]) -> Record:
-    """Read the record, or write a new one.
+def open_record(folder: Path, settings: Mapping[str, Any], limits: Limits) -> Record:
+    """Read the record, or make a new one, and write it with these limits.
 
     Raises:
         StudyConflict: it exists with other settings.
         SweeperError: the file is damaged.
     """
-    path = folder / FILE
-    if not path.exists():
-        record = Record(uuid.uuid4().hex, dict(settings))
+    if not (folder / FILE).exists():
+        record = Record(uuid.uuid4().hex, dict(settings), limits)
         save(folder, record)
         return record
-    record = _read(path)
+    record = read_record(folder)
     plain = json.loads(json.dumps(settings))
     if changed := [name for name in plain | record.settings if plain.get(name) != record.settings.get(name)]:
         was = "; ".join(f"{name} was {record.settings.get(name)!r}, is {plain.get(name)!r}" for name in changed)
         raise StudyConflict(
             f"advice {folder.name!r} exists with other settings: {was}. Use the old ones, or choose another --name."
         )
+    record.limits = limits
+    save(folder, record)
     return record
 
 
@@ -117,14 +130,16 @@ def ended_runs(folder: Path, record: Record) -> Iterator[Ended]:
 
 def busy_seconds(runs: Iterable[Ended]) -> float:
     """Return the time during which at least one run was training: pauses between commands do not count."""
-    total, until = 0.0, -math.inf
-    for begun, ended in sorted((run.begun, run.ended) for run in runs):
-        total += max(0.0, ended - max(begun, until))
-        until = max(until, ended)
-    return total
+    return covered((run.begun, run.ended) for run in runs)
 
 
-def _read(path: Path) -> Record:
+def read_record(folder: Path) -> Record:
+    """Read the record.
+
+    Raises:
+        SweeperError: the file is missing or damaged.
+    """
+    path = folder / FILE
     try:
         if path.stat().st_size > MOST:
             raise ValueError("the file is too large")

@@ -42,7 +42,7 @@ class Row(NamedTuple):
     low: float
     high: float
     seeds: int
-    behind: Difference | None  # the best less this one; None for the best, and where it was not compared
+    behind: Difference | None  # the best less this one; None for the best, and where it was not compared at any look
     more_seeds: int | None  # of each, that would show a difference from the best
     measures: Mapping[str, float]  # means over the seeds: loss, ece, train_loss, epoch_s, of the X-ray; activations_mb
     curves: Sequence[Sequence[float]]  # accuracy after each epoch, of each seed
@@ -54,7 +54,7 @@ class Row(NamedTuple):
         if self.cell is None or self.diverged:
             return "it diverged"
         if self.behind is None:
-            return "the recommendation"
+            return "the recommendation" if self.seeds else "not compared: no time"
         points = f"{100 * self.behind.estimate:.1f} points [{100 * self.behind.low:.1f}, {100 * self.behind.high:.1f}]"
         if self.behind.low > 0:
             return f"worse than 1 by {points}"
@@ -146,7 +146,7 @@ def advice_of(
     trained = {placement: cell.configuration(base) for placement, cell in found.cells.items() if cell}
     best = trained[Placement(comparison.best)]
     activations, drawing, code = call(_shown, trained, best, spec)
-    rows = _ranking(found, ended, activations)
+    rows = ranking(found, ended, activations)
     counted_runs = list(ended.values())
     return Advice(
         name=question.asked.name, network=base.model_name, images=spec.name.rpartition("/")[2],
@@ -171,16 +171,21 @@ def _shown(
     return {each: activation_bytes(config, images) / 1e6 for each, config in trained.items()}, *drawing(best, images)
 
 
-def _ranking(found: State, ended: Mapping[Run, Ended], activations: Mapping[Placement, float]) -> list[Row]:
+def ranking(found: State, ended: Mapping[Run, Ended], activations: Mapping[Placement, float]) -> list[Row]:
+    """Return the placements that are compared, the best first. `activations` are MB of each, as far as known."""
     comparison, best = found.comparison, found.comparison.best
+    seen = {arm for look in comparison.looks for arm in look.values} | found.diverged.keys()
     rows = []
     for placement, cell in found.cells.items():
         arm = placement.value
-        runs = [each for run, each in sorted(ended.items()) if run.stage == "comparison" and run.cell == cell]
+        known = sorted(ended.items()) if arm in seen else []
+        runs = [each for run, each in known if run.stage == "comparison" and run.cell == cell]
         complete = [each for each in runs if each.complete]
         values = [each.final["final/val_accuracy"] for each in complete]
         behind = comparison.between(best, arm) if arm != best else None
-        measures = _measures(complete) | {"activations_mb": activations[placement]} if complete else {}
+        measures = _measures(complete) if complete else {}
+        if complete and placement in activations:
+            measures["activations_mb"] = activations[placement]
         rows.append(
             Row(placement, cell, fmean(values) if values else math.nan, *mean_interval(values), len(values), behind,
                 comparison.more_seeds(best, arm) if behind else None, measures,
@@ -189,9 +194,9 @@ def _ranking(found: State, ended: Mapping[Run, Ended], activations: Mapping[Plac
     return sorted(rows, key=lambda row: _rank(row, best))
 
 
-def _rank(row: Row, best: Arm) -> tuple[bool, bool, float]:
+def _rank(row: Row, best: Arm) -> tuple[bool, bool, bool, float]:
     lost = row.cell is None or bool(row.diverged)
-    return row.placement.value != best, lost, row.behind.estimate if row.behind else 0.0
+    return row.placement.value != best, lost, not row.seeds, row.behind.estimate if row.behind else 0.0
 
 
 def _measures(runs: Sequence[Ended]) -> dict[str, float]:

@@ -55,29 +55,27 @@ def state(
         if new := screening.round(known):
             return State([*rounds, new], new, {}, comparison, {})
         cells = screening.best(known)
-    missing, diverged = _compare(comparison, cells, plan.trainings - len(known), outcomes)
+    missing, diverged = _compare(comparison, cells, plan.trainings - len(outcomes), outcomes)
     return State(rounds, missing, cells, comparison, diverged)
 
 
-def _compare(comparison: Comparison, cells: Cells, left: int, outcomes: Outcomes) -> tuple[list[Run], dict[Arm, int]]:
+def _compare(comparison: Comparison, cells: Cells, room: int, outcomes: Outcomes) -> tuple[list[Run], dict[Arm, int]]:
     """Take the looks that the outcomes allow; return the missing runs of the next, and the arms that diverged.
 
-    A look takes the seeds of all unsettled arms. If the remaining runs are not enough for them, only the best ones
-    continue.
+    A look takes the seeds of all unsettled arms. If there is no room for as many runs, only the best arms continue: at
+    the first look those that the screening found to be the best.
     """
     arms = {placement.value: cell for placement, cell in cells.items() if cell is not None}
-    active, done, diverged = list(arms), 0, dict[Arm, int]()
+    active, diverged = list(arms), dict[Arm, int]()
     for seeds in look_times(MOST_SEEDS):
-        active = active[: left // (seeds - done)]
+        runs = {arm: [Run("comparison", arms[arm], seed) for seed in range(seeds)] for arm in active}
+        active = _affordable(runs, room, outcomes)
         if len(active) < 2:
             break
-        runs = {arm: [Run("comparison", arms[arm], seed) for seed in range(seeds)] for arm in active}
-        wanted = [runs[arm][seed] for seed in range(done, seeds) for arm in active]
+        wanted = [runs[arm][seed] for seed in range(seeds) for arm in active]
         if missing := [run for run in wanted if run not in outcomes]:
             return missing, diverged
-        left -= len(wanted)
-        done = seeds
-        values = {arm: [outcomes[run].accuracy for run in each] for arm, each in runs.items()}
+        values = {arm: [outcomes[run].accuracy for run in runs[arm]] for arm in active}
         whole = {arm: [v for v in each if v is not None] for arm, each in values.items() if None not in each}
         diverged |= dict.fromkeys(values.keys() - whole.keys(), seeds)
         if len(whole) < 2:
@@ -85,6 +83,17 @@ def _compare(comparison: Comparison, cells: Cells, left: int, outcomes: Outcomes
         comparison.look(whole, seeds)
         active = unsettled(comparison)
     return [], diverged
+
+
+def _affordable(runs: Mapping[Arm, Sequence[Run]], room: int, outcomes: Outcomes) -> list[Arm]:
+    """Return the arms whose missing runs fit into the room, the first ones first."""
+    chosen = []
+    for arm, each in runs.items():
+        missing = sum(run not in outcomes for run in each)
+        if missing <= room:
+            chosen.append(arm)
+            room -= missing
+    return chosen
 
 
 def unsettled(comparison: Comparison) -> list[Arm]:

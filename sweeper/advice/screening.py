@@ -56,15 +56,20 @@ class Screening:
         return [Run("screening", cell, tried.count(cell)) for cell in cells]
 
     def best(self, known: Outcomes) -> dict[Placement, Cell | None]:
-        """Return the cell of each placement with the highest posterior mean; None if each was stopped or diverged."""
+        """Return the cell of each placement with the highest posterior mean; None if each was stopped or diverged.
+
+        The placements are in the order of these means, the best first.
+        """
         draw = np.random.default_rng([self._plan.seed, len(known), 1])
         model = self._model(known)
         found: dict[Placement, Cell | None] = {}
+        means: dict[Placement, float] = {}
         for placement in self._plan.placements:
             cells, mean, _ = self._candidates(model, placement, known, draw)
             learnt = any(run.cell.placement == placement and each.accuracy for run, each in known.items())
             found[placement] = cells[int(np.argmax(mean))] if learnt else None
-        return found
+            means[placement] = float(mean.max()) if learnt else -np.inf
+        return {each: found[each] for each in sorted(found, key=lambda each: -means[each])}
 
     def _points(self, cells: Sequence[Cell]) -> Points:
         return self._grid.encode([cell.params() for cell in cells])

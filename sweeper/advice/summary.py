@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+from sweeper.advice.notes import model_note, version_note
 from sweeper.advice.page import html, ranking_picture
 from sweeper.advice.result import Advice
 from sweeper.advice.work import FOLDER
@@ -16,11 +18,12 @@ from sweeper.core.intervals import with_interval
 from sweeper.data.shared import SharedSplits
 from sweeper.data.splits import load_test
 from sweeper.report.files import report_path, write_report
-from sweeper.sweep.champion import retrain_and_test
+from sweeper.sweep.champion import register, retrain_and_test
 from sweeper.sweep.describe import describe_run
 from sweeper.sweep.records import this_command
 from sweeper.sweep.signals import Signals
 from sweeper.tracking.base import FINISHED, RunInfo, Tracker
+from sweeper.tracking.mlflow import MlflowTracker
 from sweeper.tracking.reading import read_events
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ def record_summary(
     """Evaluate the recommendation once on the test images, write the page, and record both. Return the whole advice."""
     folder = FOLDER + advice.name
     if question.asked.test and advice.complete:
-        advice = replace(advice, test=_tested(env, question, record, advice, tracker, signals))
+        advice = _tested(env, question, record, advice, tracker, signals)
     path = report_path(env, folder).absolute()
     advice = replace(advice, report=str(path))
     picture = ranking_picture(advice)
@@ -70,8 +73,11 @@ def _shows(env: Environment, info: RunInfo, content: bytes) -> bool:
 
 def _tested(
     env: Environment, question: Question, record: Record, advice: Advice, tracker: Tracker, signals: Signals
-) -> dict[str, float]:  # fmt: skip
-    """The metrics of the recommendation on the test images, from its record if it has one."""
+) -> Advice:  # fmt: skip
+    """Return the advice with the metrics of its recommendation on the test images, from its record if it has one.
+
+    Then register the model, if asked to.
+    """
     config = advice.configuration.derive(split="test", folds=0, train_images=0)
     everything = SharedSplits([load_test(question.chosen.source)])
     info = describe_run(question.chosen, config, everything, kind="champion", threads=cores())
@@ -83,5 +89,13 @@ def _tested(
                     "included, and evaluated once on the test images.",
     )  # fmt: skip
     if known := tracker.recorded(info):
-        return with_interval(known.final, len(everything[0].val))
-    return retrain_and_test(env, info, config, everything, tracker, signals)
+        metrics = with_interval(known.final, len(everything[0].val))
+    else:
+        metrics = retrain_and_test(env, info, config, everything, tracker, signals)
+    advice, name = replace(advice, test=metrics), question.asked.register
+    if name and isinstance(tracker, MlflowTracker):
+        images = question.chosen.source.spec
+        notes = model_note(name, advice, images), partial(version_note, name, question, advice, config)
+        with signals.raised():
+            register(env, name, notes, tracker, config, images, info.folder, everything[0].train[:2], "recommendation")
+    return advice

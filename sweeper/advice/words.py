@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Sequence
 from typing import Final
 
 from sweeper.advice.answers import reasons
@@ -24,9 +25,6 @@ def lines(advice: Advice, width: int) -> list[str]:
         f"{advice.network} on {advice.images} ({train:,} training images, {classes} classes), "
         f"{counted(advice.trainings, 'run')} of {counted(advice.epochs, 'epoch')} in {duration(advice.seconds)}"
     )
-    table = [_cells(rank, row) for rank, row in enumerate(advice.rows, 1)]
-    widths = [max(len(row[column]) for row in table) for column in range(5)]
-    rows = ["  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in table]
     sentences = [answer.sentence for answer in advice.answers] + why(advice)
     if advice.test:
         sentences.append(
@@ -35,7 +33,15 @@ def lines(advice: Advice, width: int) -> list[str]:
         )
     sentences.append(f"Not examined: {NOT_EXAMINED}.")
     wrapped = [line for sentence in sentences for line in textwrap.wrap(sentence, max(60, min(width, 120)))]
-    return [head, *(f"  {row}" for row in rows), *wrapped, *([f"report: {advice.report}"] if advice.report else [])]
+    return [head, *ranking_lines(advice.rows), *wrapped, *([f"report: {advice.report}"] if advice.report else [])]
+
+
+def ranking_lines(rows: Sequence[Row]) -> list[str]:
+    """Return the ranking as aligned lines."""
+    table = [_cells(rank, row) for rank, row in enumerate(rows, 1)]
+    widths = [max(len(row[column]) for row in table) for column in range(5)]
+    lines = ["  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in table]
+    return [f"  {line}" for line in lines]
 
 
 def why(advice: Advice) -> list[str]:

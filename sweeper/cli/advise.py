@@ -59,6 +59,8 @@ class Placements(click.ParamType[Any]):
     click.option("--test/--no-test", default=True,
                  help="Retrain the recommended configuration on train and validation images, and evaluate it once "
                  "on the test images."),
+    click.option("--register", metavar="NAME",
+                 help="Register the retrained configuration as this MLflow model, with the alias champion."),
     click.option("--dry-run", is_flag=True, help="Show the plan without training."),
 )  # fmt: skip
 @group("Training", *field_options(asked=True))
@@ -86,7 +88,7 @@ def advise(exp: int, **options: Any) -> None:
     from sweeper.advice.advise import advise, dry_run, resolve
     from sweeper.advice.work import Asked, usual_name
 
-    names = ("budget", "trainings", "dataset", "device", "precision", "test")
+    names = ("budget", "trainings", "dataset", "device", "precision", "test", "register")
     asked = Asked(config, options["name"] or usual_name(config, options["dataset"]), epochs=epochs, engine=engine,
                   placements=tuple(map(Placement, options["placements"] or ())),
                   **{each: options[each] for each in names})  # fmt: skip

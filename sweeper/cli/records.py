@@ -32,6 +32,7 @@ from sweeper.cli.speak import warn
 from sweeper.cli.values import StudyName
 
 if TYPE_CHECKING:
+    from sweeper.core.environment import Environment
     from sweeper.replication.article import ProtocolName
 
 OF_A_REPLICATION: Final = ("article", "claims_file", "protocol", "tracking_uri", "experiment_name")
@@ -43,11 +44,29 @@ OF_A_RUN: Final = {"data_dir", "tracking_uri", "experiment_name", "json_output"}
 @storage_option
 @output_options
 def status(study: str | None, **options: Any) -> None:
-    """Show the progress of a sweep, by default the newest."""
+    """Show the progress of a sweep, by default the newest.
+
+    Also of an advice or a reproduction, by its folder in the journal, such as advise-net.
+    """
+    env = make_environment(options, check_tracking=False)
+    print_json(_status(env, study), env.json_output)
+
+
+def _status(env: Environment, name: str | None) -> dict[str, Any]:
+    """Show the progress of what has this name: an advice, a reproduction, else a sweep."""
+    if name is not None and name.startswith("advise-"):
+        from sweeper.advice import status as advice
+
+        if advice.is_advice(env, name):
+            return advice.show_status(env, name)
+    if name is not None and name.startswith("reproduce-"):
+        from sweeper.replication import status as reproduction
+
+        if reproduction.is_reproduction(env, name):
+            return reproduction.show_status(env, name)
     from sweeper.sweep.records import show_status
 
-    env = make_environment(options, check_tracking=False)
-    print_json(show_status(env, study), env.json_output)
+    return show_status(env, name)
 
 
 @command(

@@ -6,6 +6,7 @@ State is kept where the command line keeps it: in `home`, by default SWEEPER_HOM
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -188,7 +189,8 @@ def train(
     Args:
         config: the configuration, for example `sweeper.experiment(6)`; its device and precision are ignored.
         home: folder of the state; by default SWEEPER_HOME, or the current folder.
-        tracking_uri: an MLflow server or database, `offline` for the journal alone, `none` for no record.
+        tracking_uri: an MLflow server or database, `offline` for the journal alone, `none` for no record; by default
+            MLFLOW_TRACKING_URI, or mlflow.db in the home.
         experiment_name: MLflow experiment of the run; by default MLFLOW_EXPERIMENT_NAME, that of MLFLOW_EXPERIMENT_ID,
             or `bn-dropout`. It is created if there is none.
         data_dir: folder of FashionMNIST's four files, or torchvision's root.
@@ -244,7 +246,7 @@ def optimize(
         device: as for `train`.
         precision: as for `train`.
         progress: as for `train`.
-        storage: database of the study; by default sweeper.db in the home.
+        storage: database of the study; by default SWEEPER_STORAGE, or sweeper.db in the home.
         engine: processes, serial, gpu, ray or auto.
         workers: number of runs at a time; None lets the engine choose.
         options: further fields of `sweeper.sweep.options.SweepOptions`: metric, sampler, pruner, timeout, retries,
@@ -281,16 +283,23 @@ def optimize(
 
 
 def load_study(
-    study_name: str | None = None, *, home: str | Path | None = None, storage: str | None = None
+    study_name: str | None = None, *, home: str | Path | None = None, tracking_uri: str | None = None,
+    storage: str | None = None,
 ) -> Study:  # fmt: skip
     """Return a recorded study, by default the newest.
+
+    Args:
+        study_name: its name.
+        home: as for `train`.
+        tracking_uri: as for `train`; the store with the runs of its champion.
+        storage: as for `optimize`.
 
     Raises:
         UsageError: there is no such study.
     """
     from sweeper.study.reading import read_study
 
-    env = environment(home, storage=storage, progress=False, check_tracking=False)
+    env = environment(home, tracking_uri, storage=storage, progress=False, check_tracking=False)
     return Study(read_study(study_name, env.storage).name, env)
 
 
@@ -350,6 +359,10 @@ def environment(
     """Resolve the arguments that name the places of a call's state, as `train` describes them."""
     from sweeper.sweep.environment import resolve_environment
 
+    if tracking_uri is None:
+        tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or None
+    if storage is None:
+        storage = os.environ.get("SWEEPER_STORAGE") or None
     options = {
         "tracking_uri": tracking_uri, "experiment_name": experiment_name, "storage": storage, "progress": progress,
         "data_dir": None if data_dir is None else Path(data_dir), "json_output": False,

@@ -57,7 +57,7 @@ def evaluate_champion(
                 model_note(name, study, images),
                 partial(version_note, name, study, chosen, best, config, metrics),
             )
-            _register(env, name, notes, tracker, config, images, folder, example)
+            register(env, name, notes, tracker, config, images, folder, example)
     return {"trial": best.trial, **metrics}
 
 
@@ -121,7 +121,7 @@ def _advance(
         record(epoch.epoch, {k: v for k, v in epoch_metrics(epoch).items() if not k.startswith(("val/", "gap/"))})
 
 
-def _register(
+def register(
     env: Environment,
     name: str,
     notes: tuple[Note, Callable[[str], Note]],
@@ -130,20 +130,24 @@ def _register(
     images: ImageSpec,
     folder: str,
     example: Labelled,
+    what: str = "champion",
 ) -> None:
-    """Register the champion as an MLflow model. If the server is down or refuses it, warn: the sweep continues."""
+    """Register a retrained configuration as an MLflow model, unless it is.
+
+    If the server is down or refuses it, warn: the command continues.
+    """
     if not tracker.flush(FLUSH_SECONDS):
-        env.warn("the champion is not registered yet: MLflow does not answer. Run the same command again to retry.")
+        env.warn(f"the {what} is not registered yet: MLflow does not answer. Run the same command again to retry.")
         return
+
+    def save(path: str, described: Any) -> Any:
+        weights = tracker.registry.weights(env.journal / folder)
+        return call(export, config, images, weights, example, path, described)
 
     try:
-        weights = tracker.registry.weights(env.journal / folder)
-
-        def save(path: str, described: Any) -> Any:
-            return call(export, config, images, weights, example, path, described)
-
         number = tracker.registry.register(env.journal / folder, save, name, "champion", *notes)
     except Exception as error:  # noqa: BLE001 - of MLflow, or of torch if it cannot export the network
-        env.warn(f"the champion is not registered yet ({reason_of(error)}). Run the same command again to retry.")
+        env.warn(f"the {what} is not registered yet ({reason_of(error)}). Run the same command again to retry.")
         return
-    env.say(f"registered model {name!r}, version {number}, alias champion")
+    if number:
+        env.say(f"registered model {name!r}, version {number}, alias champion")

@@ -20,10 +20,10 @@ def model_note(name: str, study: Study, images: ImageSpec) -> Note:
     words = (
         f"The champions of study **{study.name}**: the best configuration by {study.metric.words}, retrained on all "
         "training images and evaluated once on the test images. The study is a search of **sweeper**, which finds out "
-        f"how Batch Normalization and Dropout should be combined in a network. {_data(images)} Each version names its "
-        "network, placement and accuracies; the newest has the alias `champion`." + _how_to_load(f"{name}@champion")
+        f"how Batch Normalization and Dropout should be combined in a network. {data_words(images)} Each version names "
+        "its network, placement and accuracies; the newest has the alias `champion`." + how_to_load(f"{name}@champion")
     )
-    return Note(words, {"sweeper.study": study.name, "sweeper.metric": study.metric.name, **_data_tags(images)})
+    return Note(words, {"sweeper.study": study.name, "sweeper.metric": study.metric.name, **data_tags(images)})
 
 
 def version_note(
@@ -37,28 +37,38 @@ def version_note(
         "all training images, validation included. Test accuracy, evaluated once: "
         f"{accuracy_words(tested, study.metric)}. On the validation images before, over "
         f"{counted(best.seeds, 'seed')}: {', '.join(scores)}.\n\n"
-        f"**{config.model_name}** network, placement **{config.placement.value}**, Dropout rate "
-        f"{config.conv_dropout:.3g} in the convolutional part, {config.head_dropout:.3g} in the head. {_data(images)}"
-        + of_code(chosen)
-        + _how_to_load(f"{name}/{version}")
+        f"{config_words(config)}{data_words(images)}" + of_code(chosen) + how_to_load(f"{name}/{version}")
     )
-    tags = {
-        "sweeper.study": study.name, "sweeper.trial": str(best.trial), **_data_tags(images),
-        "sweeper.model": config.model_name, "sweeper.placement": config.placement.value,
-        "sweeper.conv_dropout": f"{config.conv_dropout:.3g}", "sweeper.head_dropout": f"{config.head_dropout:.3g}",
-    }  # fmt: skip
+    tags = {"sweeper.study": study.name, "sweeper.trial": str(best.trial), **data_tags(images), **config_tags(config)}
     accuracies = {key: f"{value:.4f}" for key, value in tested.items()}
     return Note(words, tags | accuracies)
 
 
-def _data(images: ImageSpec) -> str:
+def config_tags(config: RunConfig) -> dict[str, str]:
+    """Return the tags that name a network and its layers."""
+    return {
+        "sweeper.model": config.model_name, "sweeper.placement": config.placement.value,
+        "sweeper.conv_dropout": f"{config.conv_dropout:.3g}", "sweeper.head_dropout": f"{config.head_dropout:.3g}",
+    }  # fmt: skip
+
+
+def config_words(config: RunConfig) -> str:
+    """Describe a network and its layers in a sentence."""
+    return (
+        f"**{config.model_name}** network, placement **{config.placement.value}**, Dropout rate "
+        f"{config.conv_dropout:.3g} in the convolutional part, {config.head_dropout:.3g} in the head. "
+    )
+
+
+def data_words(images: ImageSpec) -> str:
     """Describe a data set in a sentence."""
     height, width, channels = images.shape
     shape = f"(N, {height}, {width}{'' if channels == 1 else ', 3'})"
     return f"Data set **{images.name}**: {len(images.classes)} classes, uint8 images `{shape}`."
 
 
-def _data_tags(images: ImageSpec) -> dict[str, str]:
+def data_tags(images: ImageSpec) -> dict[str, str]:
+    """Return the tags that name a data set."""
     return {"sweeper.dataset": images.name, "sweeper.dataset_sha256": images.sha256}
 
 
@@ -72,7 +82,8 @@ def of_code(chosen: Chosen) -> str:
     )
 
 
-def _how_to_load(model: str) -> str:
+def how_to_load(model: str) -> str:
+    """Describe how to load a model or a version of it, such as `name/1`."""
     return (
         "\n\nTo load it, without sweeper, as a function from images to a table of class probabilities:\n\n"
         f'```python\nmlflow.pyfunc.load_model("models:/{model}").predict(images)\n```\n'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -18,7 +19,7 @@ from sweeper.core.inside import read_inside
 from sweeper.core.results import hash_weights
 from sweeper.tracking.connection import Connection
 from sweeper.tracking.fetching import read_state, update_state
-from sweeper.tracking.notes import Note, describe_model, describe_version
+from sweeper.tracking.notes import MARK, Note, describe_model, describe_version
 from sweeper.tracking.reading import ARTIFACTS, WEIGHTS, read_events
 from sweeper.tracking.schema import MOST_ARTIFACT
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mlflow.models import Model
 
 MODEL: Final = "registered"  # the folder of a run's files with its registered model, on an older server
+VARIABLE: Final = "MLFLOW_TRACKING_URI"
 WEIGHTS_TAG: Final = "sweeper.weights_sha256"
 Save = Callable[[str, "Model"], "Model"]  # takes a folder and the model's description, and returns it completed
 
@@ -70,29 +72,32 @@ class Registry:
 
     def register(
         self, folder: Path, save: Save, name: str, alias: str, model: Note, version_note: Callable[[str], Note]
-    ) -> str:
+    ) -> str | None:
         """Register the model that `save` writes as a version of `name` with `alias`, and return the version.
 
         `model` is the note of `name`; `version_note` returns that of a version.
-        The version is noted in the run's folder. Calling this again after a crash registers nothing twice.
+        The version is noted in the run's folder. Calling this again after a crash registers nothing twice. If an
+        earlier call has finished, as after `sweeper sync --all` forgot it, return None: a person may have moved the
+        alias since.
         """
         run_id, client = self._run_id(folder), self._connection.client
         made = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
         version = str(made[0].version) if made else self._log_model(run_id, save, name)
-        describe_model(client, name, model)
-        describe_version(client, name, version, version_note(version))
-        client.set_registered_model_alias(name, alias, version)
+        new = not made or not MARK.keys() <= made[0].tags.keys()
+        if new:
+            describe_model(client, name, model)
+            client.set_registered_model_alias(name, alias, version)
+            describe_version(client, name, version, version_note(version))  # its last tag marks the end
         update_state(folder, self._connection.uri, registered=version)
-        return version
+        return version if new else None
 
     def _log_model(self, run_id: str, save: Save, name: str) -> str:
         """Log the model to a run that has ended, with `Model.log`: `mlflow.pytorch.log_model` would restart the run."""
-        import mlflow
         from mlflow.exceptions import MlflowException
         from mlflow.models import Model
 
         connection = self._connection
-        mlflow.set_tracking_uri(connection.uri)
+        _use_store(connection.uri)
         run = connection.client.get_run(run_id)
         try:
             made = connection.client.create_logged_model(
@@ -146,6 +151,18 @@ class Registry:
 
     def _run_id(self, folder: Path) -> str:
         return str(read_state(folder, self._connection.uri)["run_id"])
+
+
+def _use_store(uri: str) -> None:
+    """Set MLflow's store, but not the variable that MLflow sets with it: the next call from Python may use another."""
+    import mlflow
+
+    before = os.environ.get(VARIABLE)
+    mlflow.set_tracking_uri(uri)
+    if before is None:
+        os.environ.pop(VARIABLE, None)
+    else:
+        os.environ[VARIABLE] = before
 
 
 class _Flavor:

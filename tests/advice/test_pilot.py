@@ -11,11 +11,11 @@ from sweeper.advice.pilot import (
     Limits,
     Measured,
     enough_epochs,
-    extended,
     fair_rung,
     make_plan,
     pilot_epochs,
     pilot_runs,
+    replanned,
 )
 from sweeper.advice.screening import is_hopeless
 from sweeper.core.errors import UsageError
@@ -81,7 +81,7 @@ def test_the_pilot_takes_a_sixth_of_the_budget() -> None:
 
 
 def _measured(seconds: float) -> Measured:
-    return Measured([QUICK, SLOW, QUICK], seconds, 5_000)
+    return Measured([QUICK, SLOW, QUICK], seconds, 5_000, seconds)
 
 
 def test_the_budget_is_divided_by_the_pace() -> None:
@@ -108,13 +108,15 @@ def test_too_short_a_budget_is_refused_with_one_that_is_enough() -> None:
 
 
 def test_a_plain_network_that_still_learns_is_remarked_on() -> None:
-    _, remarks = make_plan(PLAIN, Limits(36_000), Measured([_curve(40, 1.0), SLOW], 60, 5_000), seed=0)
+    _, remarks = make_plan(PLAIN, Limits(36_000), Measured([_curve(40, 1.0), SLOW], 60, 5_000, 60), seed=0)
     assert "still learns" in remarks[0]
 
 
-def test_more_time_gives_more_trainings_and_less_changes_nothing() -> None:
+def test_the_time_before_the_pilot_counts() -> None:
+    late = _measured(90)._replace(used=600)
+    assert make_plan(PLAIN, Limits(3600), late, seed=0)[0].trainings == int(0.9 * (3600 - 600) / 16) - 1
+
+
+def test_a_later_plan_has_room_for_more_runs_at_another_pace() -> None:
     plan, _ = make_plan(PLAIN, Limits(3600), _measured(90), seed=0)
-    assert extended(plan, Limits(3600)) == plan
-    assert extended(plan, Limits(60)) == plan
-    assert extended(plan, Limits(7200)).trainings > plan.trainings
-    assert extended(plan, Limits(3600, trainings=500)).trainings == 500
+    assert replanned(plan, 40, 20, 2.0) == plan._replace(trainings=60, pace=2.0)

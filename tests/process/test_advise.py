@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 import sweeper
 from sweeper.core.errors import UsageError
@@ -30,9 +31,11 @@ def own(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.filterwarnings("ignore::Warning")  # of MLflow and of torch's export, which a command does not show
 def test_an_advice_on_a_network_and_images_of_ones_own(sweeper: Sweeper, own: Path):
-    done = sweeper(own, *SMALL, "--name", "mine", "--json")
+    done = sweeper(own, *SMALL, "--name", "mine", "--register", "own-net", "--json")
     assert done.code == 0, done.err
+    assert "registered model 'own-net', version 1, alias champion" in done.err
     found = json.loads(done.out.splitlines()[-1])
     assert {row["placement"] for row in found["ranking"]} == {"none", "bn"}
     assert found["trainings"] == 14 + 2  # with the pilot
@@ -41,8 +44,16 @@ def test_an_advice_on_a_network_and_images_of_ones_own(sweeper: Sweeper, own: Pa
     assert any("BatchNorm" in answer["sentence"] for answer in found["answers"])
     assert Path(found["report"]).read_text().startswith("<!doctype html>")
 
-    again = sweeper(own, *SMALL, "--name", "mine", "--json")
+    client = MlflowClient(f"sqlite:///{own}/mlflow.db")
+    version = client.get_model_version_by_alias("own-net", "champion")
+    assert f"{found['test']['test/accuracy']:.4f}" in version.description
+    assert version.tags["sweeper.placement"] == found["recommendation"]["placement"]
+    assert client.get_run(version.run_id).data.tags["sweeper.test"] == "once"
+    assert "advice **mine**" in client.get_registered_model("own-net").description
+
+    again = sweeper(own, *SMALL, "--name", "mine", "--register", "own-net", "--json")
     assert json.loads(again.out.splitlines()[-1]) == found
+    assert "registered" not in again.err
 
     more = sweeper(own, *SMALL, "--name", "mine", "--trainings", "18", "--json")
     assert more.code == 0, more.err
@@ -78,6 +89,9 @@ def test_the_plan_is_shown_without_training(sweeper: Sweeper, own: Path):
         (("--budget", "0s"), "--budget"),
         (("--tracking-uri", "none"), "sweeper advise needs recorded runs"),
         (("--name", "a/b"), "name"),
+        (("--register", "a/b"), "--register 'a/b': use letters"),
+        (("--register", "net", "--no-test"), "Leave --no-test out"),
+        (("--register", "net", "--tracking-uri", "offline"), "--register needs an MLflow store"),
     ],
 )
 def test_what_cannot_be_advised_on_is_refused_in_one_line(

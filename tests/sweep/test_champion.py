@@ -20,6 +20,7 @@ from sweeper.core.text import counted
 from sweeper.data.fashion import SAMPLE
 from sweeper.engine.choice import ONE_WORKER
 from sweeper.study.space import default_space
+from sweeper.sweep.records import upload
 from sweeper.tracking.base import FINISHED
 from sweeper.tracking.reading import read_events
 from sweeper.tracking.registry import Registry
@@ -164,6 +165,23 @@ def test_a_champion_that_mlflow_refuses_costs_no_sweep_and_is_registered_by_the_
     monkeypatch.setattr(Registry, "register", lambda *_: pytest.fail("it is registered"))
     place.optimize(trials=1, final=True)
     assert len(place.warned) == 1
+
+
+@pytest.mark.filterwarnings("ignore::Warning")  # of MLflow and of torch's export, which a command does not show
+def test_a_champion_that_was_uploaded_again_is_not_registered_again_and_its_alias_stays_where_it_was_moved(
+    place: Place, empty_store: Path
+):
+    place.use_mlflow(empty_store)
+    place.optimize(trials=1, final=True)
+    name = "sweeper-few"
+    place.client.create_model_version(name, (place.home / "better").as_uri())
+    place.client.set_registered_model_alias(name, "champion", "2")
+    upload(place.environment, None, again=True)
+    place.said.clear()
+    place.optimize(trials=1, final=True)
+    assert (place.warned, [line for line in place.said if "registered" in line]) == ([], [])
+    assert int(place.client.get_model_version_by_alias(name, "champion").version) == 2
+    assert len(place.client.search_model_versions(f"name = '{name}'")) == 2
 
 
 @pytest.mark.filterwarnings("ignore::Warning")  # of MLflow and of torch's export, which a command does not show
