@@ -36,7 +36,7 @@ demo: .venv/installed  ## Run a 50-trial sweep on the embedded data, and say whe
 		--epochs 6 --workers 2 --dataset sample
 
 test: .venv/installed-dev  ## Pass the tests
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --durations 15
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 15
 
 unit: .venv/installed-dev  ## Pass the unit tests alone: no commands, faults, browsers or contracts
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/browser --ignore tests/contract \
