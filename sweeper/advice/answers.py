@@ -58,7 +58,7 @@ def _effect(difference: Difference, *, safe: bool) -> str:
     if safe and difference.low > -SMALL:
         return f"is safe: it costs less than {100 * SMALL:g} points [{low:.1f}, {high:.1f}]"
     reach = (high - low) / 2
-    return f"makes no difference that was found [{low:.1f}, {high:.1f}]; one of {reach:.1f} points would have been"
+    return f"shows no clear difference [{low:.1f}, {high:.1f}]; one of {reach:.1f} points would have been found"
 
 
 def _redundancy(found: Difference) -> str:
