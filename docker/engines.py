@@ -1,7 +1,8 @@
 """The container engines that `make docker-test` runs in: Docker, or podman with a store of its own.
 
-podman is set up for machines where little is there: its images, volumes and networks lie in one folder, without an
-overlay file system (vfs) and without systemd, run by runc. A base image that no registry gives is made by debootstrap.
+podman is set up for machines where little is there: its images, volumes and networks lie in one folder, without
+systemd, run by runc. Where the kernel mounts no overlay file system, each layer is a copy of all files (vfs). A base
+image that no registry gives is made by debootstrap.
 """
 
 # ruff: noqa: T201
@@ -13,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from typing import Final
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parent
 PODMAN_COMPOSE: Final = "podman-compose==1.6.0"
+FOR_PODMAN: Final = ("podman", "runc", "netavark", "aardvark-dns", "iptables")
 HEALTHY_SECONDS: Final = 600  # for what takes about 30; a loaded machine is slow, not broken
 CONTAINERS_CONF: Final = """
 [containers]
@@ -39,7 +42,7 @@ network_config_dir = "{store}/networks"
 """
 STORAGE_CONF: Final = """
 [storage]
-driver = "vfs"
+driver = "{driver}"
 graphroot = "{store}/images"
 runroot = "{store}/run"
 """
@@ -114,14 +117,17 @@ def engine(project: str, work: Path, variables: dict[str, str]) -> Iterator[Engi
     if all(_answers("docker", *words) for words in (["info"], ["compose", "version"])):
         yield Engine("docker", ("docker", "compose", *file), (), environment)
         return
-    if not all(shutil.which(program) for program in ("podman", "runc")):
-        raise RuntimeError("neither docker with compose, nor podman with runc, was found: install one of them")
+    if missing := [program for program in FOR_PODMAN if not _installed(program)]:
+        raise RuntimeError(f"no docker with compose answers, and podman lacks {', '.join(missing)}: install them")
+    driver = "overlay" if _mounts_overlay(work) else "vfs"
     for name, text in (("CONTAINERS_CONF", CONTAINERS_CONF), ("CONTAINERS_STORAGE_CONF", STORAGE_CONF)):
-        (work / name).write_text(text.format(store=work / "store"))
+        (work / name).write_text(text.format(store=work / "store", driver=driver))
         environment[name] = str(work / name)
+    # The cache of pip, which a build mounts, lies there too.
+    environment["TMPDIR"] = str(work)
     # Docker mounts nothing in a read-only container that was not asked for.
     command = (_podman_compose(work), *file, "--podman-run-args=--read-only-tmpfs=false")
-    podman = Engine("podman", command, tuple(_podman_build_options()), environment)
+    podman = Engine("podman", command, tuple(_podman_build_options(layers=driver == "overlay")), environment)
     try:
         yield podman
     finally:
@@ -137,6 +143,20 @@ def _answers(*command: str) -> bool:
         return False
 
 
+def _installed(program: str) -> bool:
+    """In PATH, or where Debian keeps what podman calls itself."""
+    return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/podman") is not None
+
+
+def _mounts_overlay(work: Path) -> bool:
+    with tempfile.TemporaryDirectory(dir=work) as aside:
+        for name in ("lower", "upper", "work", "merged"):
+            (Path(aside) / name).mkdir()
+        options = ",".join(f"{name}dir={aside}/{name}" for name in ("lower", "upper", "work"))
+        mounted = _answers("mount", "-t", "overlay", "-o", options, "overlay", f"{aside}/merged")
+        return mounted and _answers("umount", f"{aside}/merged")
+
+
 def _podman_compose(work: Path) -> str:
     if found := shutil.which("podman-compose"):
         return found
@@ -145,9 +165,9 @@ def _podman_compose(work: Path) -> str:
     return str(work / "venv/bin/podman-compose")
 
 
-def _podman_build_options() -> Iterator[str]:
-    """A layer costs a copy of all files; and pip reaches its index in the build as it does on this machine."""
-    yield from ("--isolation", "chroot", "--network", "host", "--layers=false", "--format", "docker")
+def _podman_build_options(*, layers: bool) -> Iterator[str]:
+    """In a build, pip reaches its index as it does on this machine."""
+    yield from ("--isolation", "chroot", "--network", "host", f"--layers={str(layers).lower()}", "--format", "docker")
     certificates = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE")
     if certificates:
         yield from ("--secret", f"id=ca,src={certificates}")
