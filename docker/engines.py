@@ -78,6 +78,10 @@ class Engine:
             "build", *self.building, *given, "--file", "docker/Dockerfile", "--target", target, "--tag", image, "."
         )
 
+    def has(self, image: str) -> bool:
+        """Whether an image is in the store."""
+        return self.run("images", "--quiet", image, check=False).strip() != ""
+
     def containers(self, project: str, service: str) -> list[str]:
         """The ids of a service's containers that run."""
         labels = (f"com.docker.compose.project={project}", f"com.docker.compose.service={service}")
@@ -86,12 +90,13 @@ class Engine:
     def wait_until_healthy(self, container: str) -> None:
         """Ask the container's own health check, as nothing else does where podman finds no systemd."""
         until = time.monotonic() + HEALTHY_SECONDS
-        while not self._is_healthy(container):
+        while not self.is_healthy(container):
             if time.monotonic() > until:
                 raise RuntimeError(f"{container} is not healthy:\n{self.run('logs', '--tail', '40', container)}")
             time.sleep(1)
 
-    def _is_healthy(self, container: str) -> bool:
+    def is_healthy(self, container: str) -> bool:
+        """Whether the container's health check holds."""
         if self.program == "docker":
             return self.run("inspect", "--format", "{{.State.Health.Status}}", container).strip() == "healthy"
         asked = subprocess.run(
@@ -120,8 +125,11 @@ def engine(project: str, work: Path, variables: dict[str, str]) -> Iterator[Engi
     if missing := [program for program in FOR_PODMAN if not _installed(program)]:
         raise RuntimeError(f"no docker with compose answers, and podman lacks {', '.join(missing)}: install them")
     driver = "overlay" if _mounts_overlay(work) else "vfs"
+    kept = os.environ.get("DOCKER_TEST_KEEP", "")
+    store = Path(kept).resolve() if kept else work / "store"
+    store.mkdir(parents=True, exist_ok=True)
     for name, text in (("CONTAINERS_CONF", CONTAINERS_CONF), ("CONTAINERS_STORAGE_CONF", STORAGE_CONF)):
-        (work / name).write_text(text.format(store=work / "store", driver=driver))
+        (work / name).write_text(text.format(store=store, driver=driver))
         environment[name] = str(work / name)
     # The cache of pip, which a build mounts, lies there too.
     environment["TMPDIR"] = str(work)
@@ -133,7 +141,8 @@ def engine(project: str, work: Path, variables: dict[str, str]) -> Iterator[Engi
     finally:
         podman.run("rm", "--all", "--force", "--time", "5", check=False)
         podman.run("network", "prune", "--force", check=False)
-        podman.run("rmi", "--all", "--force", check=False)
+        if not kept:
+            podman.run("rmi", "--all", "--force", check=False)
 
 
 def _answers(*command: str) -> bool:
@@ -176,18 +185,20 @@ def _podman_build_options(*, layers: bool) -> Iterator[str]:
             yield from ("--volume", f"{folder}:{folder}:ro")
 
 
-def base_images(found: Engine, work: Path, python: str, postgres: str) -> tuple[str, str]:
-    """The names of the two base images; of stand-ins for both where the registry does not give one.
+def base_images(found: Engine, work: Path, *images: str) -> tuple[str, ...]:
+    """The names of the images of Python, PostgreSQL and Caddy; of stand-ins where the registry does not give one.
 
     Raises:
         RuntimeError: neither a registry nor debootstrap is at hand.
     """
-    if all(_pulls(found, image) for image in (python, postgres)):
-        return python, postgres
+    made = "localhost/standin-python:3.11", "localhost/standin-postgres:15", "localhost/standin-proxy:2.6"
+    if all(found.has(image) for image in made):
+        return made
+    if all(_pulls(found, image) for image in images):
+        return images
     if found.program == "docker" or not shutil.which("debootstrap") or os.geteuid() != 0:
-        raise RuntimeError(f"{python} and {postgres} cannot be pulled; stand-ins need podman, debootstrap and root")
+        raise RuntimeError(f"{', '.join(images)} cannot be pulled; stand-ins need podman, debootstrap and root")
     print("no registry gives the base images: making stand-ins of Debian's packages", flush=True)
-    made = "localhost/standin-python:3.11", "localhost/standin-postgres:15"
     folder = work / "standin"
     include = "--include=python3,python3-venv,ca-certificates"
     subprocess.run(["debootstrap", "--variant=minbase", include, "bookworm", folder], check=True, capture_output=True)
@@ -195,8 +206,9 @@ def base_images(found: Engine, work: Path, python: str, postgres: str) -> tuple[
     found.run("import", str(work / "standin.tar"), made[0])
     shutil.rmtree(folder)
     (work / "standin.tar").unlink()
-    found.run("build", *found.building, "--build-arg", f"BASE={made[0]}", "--tag", made[1],
-              "--file", str(HERE / "standin/postgres.Dockerfile"), str(HERE / "standin"))  # fmt: skip
+    for name, image in (("postgres", made[1]), ("proxy", made[2])):
+        found.run("build", *found.building, "--build-arg", f"BASE={made[0]}", "--tag", image,
+                  "--file", str(HERE / f"standin/{name}.Dockerfile"), str(HERE / "standin"))  # fmt: skip
     return made
 
 

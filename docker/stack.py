@@ -93,7 +93,8 @@ def compose(*words: str, given: IO[bytes] | bytes | None = None, into: IO[bytes]
     done = subprocess.run(command, check=False, stdout=into or subprocess.PIPE, stderr=subprocess.PIPE, **fed)
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip()[-2000:]
-        raise Failure(f"{shlex.join(command)[:300]}: exit code {done.returncode}\n{said}")
+        shown = " ".join(command).partition("\n")[0][:300]
+        raise Failure(f"{shown}: exit code {done.returncode}\n{said}")
     return (done.stdout or b"").decode()
 
 
