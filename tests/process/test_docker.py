@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"
@@ -147,3 +148,11 @@ def test_only_what_the_images_need_is_sent_to_a_build() -> None:
     ]
     assert allowed == copied
     assert all(name in DOCKERFILE for name in copied)
+
+
+def test_a_gpu_belongs_to_one_container() -> None:
+    services = yaml.safe_load((DOCKER / "gpu.yaml").read_text())["services"]
+    devices = {name: each["deploy"]["resources"]["reservations"]["devices"] for name, each in services.items()}
+    named = [number for (device,) in devices.values() for number in device["device_ids"]]
+    assert len(named) == len(set(named)) == len(services)
+    assert all(device["capabilities"] == ["gpu"] and "count" not in device for (device,) in devices.values())
