@@ -24,7 +24,7 @@ from typing import Final
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parent
 PODMAN_COMPOSE: Final = "podman-compose==1.6.0"
-FOR_PODMAN: Final = ("podman", "runc", "netavark", "aardvark-dns", "iptables")
+FOR_PODMAN: Final = ("podman", "runc", "netavark", "aardvark-dns", "catatonit", "iptables")
 HEALTHY_SECONDS: Final = 600  # for what takes about 30; a loaded machine is slow, not broken
 CONTAINERS_CONF: Final = """
 [containers]
@@ -154,7 +154,7 @@ def _answers(*command: str) -> bool:
 
 def _installed(program: str) -> bool:
     """In PATH, or where Debian keeps what podman calls itself."""
-    return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/podman") is not None
+    return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/podman:/usr/libexec/podman") is not None
 
 
 def _mounts_overlay(work: Path) -> bool:
