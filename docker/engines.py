@@ -154,7 +154,8 @@ def _answers(*command: str) -> bool:
 
 def _installed(program: str) -> bool:
     """In PATH, or where Debian keeps what podman calls itself."""
-    return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/podman:/usr/libexec/podman") is not None
+    folders = (os.environ.get("PATH", ""), "/usr/sbin", "/usr/lib/podman", "/usr/libexec/podman")
+    return shutil.which(program, path=":".join(folders)) is not None
 
 
 def _mounts_overlay(work: Path) -> bool:
