@@ -15,10 +15,13 @@ import yaml
 
 HERE: Final = Path(__file__).resolve().parent
 DATABASE_WORDS: Final = ("postgres", "mlflow", "database", "admin")
+CAPABILITIES: Final = {"proxy": ["NET_BIND_SERVICE"]}
+OURS: Final = re.compile(r"(?:^|/)sweeper[\w-]*:")
 WITHOUT_CREDENTIALS: Final = ("ray-head", "worker")
 SECRET_NAME: Final = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIAL|(^|_)KEY", re.IGNORECASE)
 NAMES_A_FILE: Final = re.compile(r"_(FILE|PATH)$")
 PASSWORD_IN_URL: Final = re.compile(r"://[^/@\s]*:[^/@\s]*@")
+VERSION: Final = re.findall(r'__version__ = "(.+)"', (HERE.parent / "sweeper/__init__.py").read_text())[0]
 PINNED: Final = re.compile(r"@sha256:[0-9a-f]{64}$|:\d+\.\d+[\w.-]*$")
 DEFAULT: Final = re.compile(r"\$\{\w+(?::-([^}]*))?\}")
 
@@ -35,13 +38,13 @@ def compose_problems(text: str) -> list[str]:
     return found
 
 
-def _identity(_: str, service: Service, __: Any) -> Iterator[str]:
+def _identity(name: str, service: Service, __: Any) -> Iterator[str]:
     if not re.fullmatch(r"[1-9]\d*:[1-9]\d*", str(service.get("user"))):
         yield f"user {service.get('user')!r}: expected numbers, UID:GID, not 0"
     if service.get("read_only") is not True:
         yield "read_only is not true"
-    if service.get("cap_drop") != ["ALL"] or "cap_add" in service:
-        yield "cap_drop must be [ALL], without cap_add"
+    if service.get("cap_drop") != ["ALL"] or service.get("cap_add", []) != CAPABILITIES.get(name, []):
+        yield f"cap_drop must be [ALL], and cap_add {CAPABILITIES.get(name, [])}"
     if service.get("security_opt") != ["no-new-privileges:true"]:
         yield "security_opt must be no-new-privileges:true alone"
     for key in ("privileged", "devices", "pid", "ipc", "userns_mode", "network_mode", "env_file"):
@@ -54,6 +57,8 @@ def _limits(_: str, service: Service, __: Any) -> Iterator[str]:
         yield f"mem_limit {service.get('mem_limit')!r}: expected such as 2g"
     if not isinstance(service.get("pids_limit"), int) or service["pids_limit"] <= 0:
         yield f"pids_limit {service.get('pids_limit')!r}: expected a number above 0"
+    if "logging" not in service or "max-size" not in service["logging"].get("options", {}):
+        yield "logs without max-size"
     for mount in service.get("tmpfs") or ["/tmp"]:  # noqa: S108 -- in the container
         if "size=" not in mount:
             yield f"tmpfs {mount}: without size= it may fill the memory"
@@ -70,13 +75,15 @@ def _image(_: str, service: Service, __: Any) -> Iterator[str]:
     for image in [service.get("image", ""), *service.get("build", {}).get("args", {}).get("PYTHON_IMAGE", "").split()]:
         if not PINNED.search(image):
             yield f"image {image!r} is not pinned to a version or a digest"
+        if OURS.search(image) and not image.endswith(f":{VERSION}"):
+            yield f"image {image!r}: expected the version of sweeper, {VERSION}"
 
 
 def _ports(name: str, service: Service, _: Any) -> Iterator[str]:
     ports = service.get("ports", [])
     if ports and name != "mlflow" and not service.get("profiles"):
         yield "publishes a port; only mlflow may, and what a profile turns on"
-    for port in ports:
+    for port in ports if name != "proxy" else []:
         if not re.fullmatch(r"127\.0\.0\.1:\d+:\d+", str(port)):
             yield f"port {port!r} is not on loopback: expected 127.0.0.1:PORT:PORT"
 

@@ -1,7 +1,8 @@
 """The container engines that `make docker-test` runs in: Docker, or podman with a store of its own.
 
-podman is set up for machines where little is there: its images, volumes and networks lie in one folder, without an
-overlay file system (vfs) and without systemd, run by runc. A base image that no registry gives is made by debootstrap.
+podman is set up for machines where little is there: its images, volumes and networks lie in one folder, without
+systemd, run by runc. Where the kernel mounts no overlay file system, each layer is a copy of all files (vfs). A base
+image that no registry gives is made by debootstrap.
 """
 
 # ruff: noqa: T201
@@ -13,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from typing import Final
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parent
 PODMAN_COMPOSE: Final = "podman-compose==1.6.0"
+FOR_PODMAN: Final = ("podman", "runc", "netavark", "aardvark-dns", "catatonit", "iptables")
 HEALTHY_SECONDS: Final = 600  # for what takes about 30; a loaded machine is slow, not broken
 CONTAINERS_CONF: Final = """
 [containers]
@@ -39,7 +42,7 @@ network_config_dir = "{store}/networks"
 """
 STORAGE_CONF: Final = """
 [storage]
-driver = "vfs"
+driver = "{driver}"
 graphroot = "{store}/images"
 runroot = "{store}/run"
 """
@@ -75,6 +78,10 @@ class Engine:
             "build", *self.building, *given, "--file", "docker/Dockerfile", "--target", target, "--tag", image, "."
         )
 
+    def has(self, image: str) -> bool:
+        """Whether an image is in the store."""
+        return self.run("images", "--quiet", image, check=False).strip() != ""
+
     def containers(self, project: str, service: str) -> list[str]:
         """The ids of a service's containers that run."""
         labels = (f"com.docker.compose.project={project}", f"com.docker.compose.service={service}")
@@ -83,12 +90,13 @@ class Engine:
     def wait_until_healthy(self, container: str) -> None:
         """Ask the container's own health check, as nothing else does where podman finds no systemd."""
         until = time.monotonic() + HEALTHY_SECONDS
-        while not self._is_healthy(container):
+        while not self.is_healthy(container):
             if time.monotonic() > until:
                 raise RuntimeError(f"{container} is not healthy:\n{self.run('logs', '--tail', '40', container)}")
             time.sleep(1)
 
-    def _is_healthy(self, container: str) -> bool:
+    def is_healthy(self, container: str) -> bool:
+        """Whether the container's health check holds."""
         if self.program == "docker":
             return self.run("inspect", "--format", "{{.State.Health.Status}}", container).strip() == "healthy"
         asked = subprocess.run(
@@ -114,20 +122,27 @@ def engine(project: str, work: Path, variables: dict[str, str]) -> Iterator[Engi
     if all(_answers("docker", *words) for words in (["info"], ["compose", "version"])):
         yield Engine("docker", ("docker", "compose", *file), (), environment)
         return
-    if not all(shutil.which(program) for program in ("podman", "runc")):
-        raise RuntimeError("neither docker with compose, nor podman with runc, was found: install one of them")
+    if missing := [program for program in FOR_PODMAN if not _installed(program)]:
+        raise RuntimeError(f"no docker with compose answers, and podman lacks {', '.join(missing)}: install them")
+    driver = "overlay" if _mounts_overlay(work) else "vfs"
+    kept = os.environ.get("DOCKER_TEST_KEEP", "")
+    store = Path(kept).resolve() if kept else work / "store"
+    store.mkdir(parents=True, exist_ok=True)
     for name, text in (("CONTAINERS_CONF", CONTAINERS_CONF), ("CONTAINERS_STORAGE_CONF", STORAGE_CONF)):
-        (work / name).write_text(text.format(store=work / "store"))
+        (work / name).write_text(text.format(store=store, driver=driver))
         environment[name] = str(work / name)
+    # The cache of pip, which a build mounts, lies there too.
+    environment["TMPDIR"] = str(work)
     # Docker mounts nothing in a read-only container that was not asked for.
     command = (_podman_compose(work), *file, "--podman-run-args=--read-only-tmpfs=false")
-    podman = Engine("podman", command, tuple(_podman_build_options()), environment)
+    podman = Engine("podman", command, tuple(_podman_build_options(layers=driver == "overlay")), environment)
     try:
         yield podman
     finally:
         podman.run("rm", "--all", "--force", "--time", "5", check=False)
         podman.run("network", "prune", "--force", check=False)
-        podman.run("rmi", "--all", "--force", check=False)
+        if not kept:
+            podman.run("rmi", "--all", "--force", check=False)
 
 
 def _answers(*command: str) -> bool:
@@ -135,6 +150,21 @@ def _answers(*command: str) -> bool:
         return subprocess.run(command, check=False, capture_output=True, timeout=60).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
+
+
+def _installed(program: str) -> bool:
+    """In PATH, or where Debian keeps what podman calls itself."""
+    folders = (os.environ.get("PATH", ""), "/usr/sbin", "/usr/lib/podman", "/usr/libexec/podman")
+    return shutil.which(program, path=":".join(folders)) is not None
+
+
+def _mounts_overlay(work: Path) -> bool:
+    with tempfile.TemporaryDirectory(dir=work) as aside:
+        for name in ("lower", "upper", "work", "merged"):
+            (Path(aside) / name).mkdir()
+        options = ",".join(f"{name}dir={aside}/{name}" for name in ("lower", "upper", "work"))
+        mounted = _answers("mount", "-t", "overlay", "-o", options, "overlay", f"{aside}/merged")
+        return mounted and _answers("umount", f"{aside}/merged")
 
 
 def _podman_compose(work: Path) -> str:
@@ -145,9 +175,9 @@ def _podman_compose(work: Path) -> str:
     return str(work / "venv/bin/podman-compose")
 
 
-def _podman_build_options() -> Iterator[str]:
-    """A layer costs a copy of all files; and pip reaches its index in the build as it does on this machine."""
-    yield from ("--isolation", "chroot", "--network", "host", "--layers=false", "--format", "docker")
+def _podman_build_options(*, layers: bool) -> Iterator[str]:
+    """In a build, pip reaches its index as it does on this machine."""
+    yield from ("--isolation", "chroot", "--network", "host", f"--layers={str(layers).lower()}", "--format", "docker")
     certificates = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE")
     if certificates:
         yield from ("--secret", f"id=ca,src={certificates}")
@@ -156,18 +186,20 @@ def _podman_build_options() -> Iterator[str]:
             yield from ("--volume", f"{folder}:{folder}:ro")
 
 
-def base_images(found: Engine, work: Path, python: str, postgres: str) -> tuple[str, str]:
-    """The names of the two base images; of stand-ins for both where the registry does not give one.
+def base_images(found: Engine, work: Path, *images: str) -> tuple[str, ...]:
+    """The names of the images of Python, PostgreSQL and Caddy; of stand-ins where the registry does not give one.
 
     Raises:
         RuntimeError: neither a registry nor debootstrap is at hand.
     """
-    if all(_pulls(found, image) for image in (python, postgres)):
-        return python, postgres
+    made = "localhost/standin-python:3.11", "localhost/standin-postgres:15", "localhost/standin-proxy:2.6"
+    if all(found.has(image) for image in made):
+        return made
+    if all(_pulls(found, image) for image in images):
+        return images
     if found.program == "docker" or not shutil.which("debootstrap") or os.geteuid() != 0:
-        raise RuntimeError(f"{python} and {postgres} cannot be pulled; stand-ins need podman, debootstrap and root")
+        raise RuntimeError(f"{', '.join(images)} cannot be pulled; stand-ins need podman, debootstrap and root")
     print("no registry gives the base images: making stand-ins of Debian's packages", flush=True)
-    made = "localhost/standin-python:3.11", "localhost/standin-postgres:15"
     folder = work / "standin"
     include = "--include=python3,python3-venv,ca-certificates"
     subprocess.run(["debootstrap", "--variant=minbase", include, "bookworm", folder], check=True, capture_output=True)
@@ -175,8 +207,9 @@ def base_images(found: Engine, work: Path, python: str, postgres: str) -> tuple[
     found.run("import", str(work / "standin.tar"), made[0])
     shutil.rmtree(folder)
     (work / "standin.tar").unlink()
-    found.run("build", *found.building, "--build-arg", f"BASE={made[0]}", "--tag", made[1],
-              "--file", str(HERE / "standin/postgres.Dockerfile"), str(HERE / "standin"))  # fmt: skip
+    for name, image in (("postgres", made[1]), ("proxy", made[2])):
+        found.run("build", *found.building, "--build-arg", f"BASE={made[0]}", "--tag", image,
+                  "--file", str(HERE / f"standin/{name}.Dockerfile"), str(HERE / "standin"))  # fmt: skip
     return made
 
 

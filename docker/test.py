@@ -1,9 +1,10 @@
 """`make docker-test`: a sweep in the containers of compose.yaml, and a check of docs/explanation/security.md there.
 
-Builds the images, starts PostgreSQL, MLflow and a Ray cluster of two workers, runs a sweep of four trials, looks, and
-removes everything. Options are variables: PYTHON_IMAGE, POSTGRES_IMAGE, SWEEPER_TORCH (which torch; see the
-Dockerfile), PIP_INDEX_URL and the like, and DOCKER_TEST_DIR, a folder with room for the images (about 15 GB with a
-torch for CPUs alone, 40 GB with CUDA, for a podman without an overlay file system).
+Builds the images, starts PostgreSQL, MLflow and a Ray cluster of two workers, runs a sweep of four trials, looks, holds
+the restore drill (drill.py) and removes everything. Options are variables: PYTHON_IMAGE, POSTGRES_IMAGE, PROXY_IMAGE,
+SWEEPER_TORCH (which torch; see the Dockerfile), PIP_INDEX_URL and the like, DOCKER_TEST_DIR, a folder with room for
+the images (about 20 GB with CUDA; 40 GB for a podman without an overlay file system), and DOCKER_TEST_KEEP, a folder
+in which podman keeps its images for the next run.
 """
 
 # ruff: noqa: T201
@@ -12,12 +13,14 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
 import json
 import os
 import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -27,6 +30,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Final
 
+from drill import Drill
 from engines import HERE, ROOT, Engine, base_images, engine
 
 PROJECT: Final = "sweeper-test"
@@ -36,6 +40,10 @@ STUDY: Final = ("--study", "docker-test", "--dataset", "sample", "--model", "sma
 SWEEP: Final = ("optimize", "--trials", str(TRIALS), "--json", *STUDY, *RUN_ON)
 DRIVER: Final = ("--profile", "driver", "run", "--rm", "--no-deps", "-T", "driver")
 WORKERS: Final = 2
+PROFILES: Final = {"dashboard": "dashboard", "proxy": "tls"}
+BOX: Final = "box.example"  # what people on other machines call it
+COMMIT: Final = "0123456789abcdef0123456789abcdef01234567-dirty"
+NET_BIND_SERVICE: Final = f"{1 << 10:016x}"  # as the kernel shows it
 STARTED: Final = time.monotonic()
 UNLIMITED: Final = 2**50  # bytes; how a control group of the first version says that it has no limit
 # What is looked at inside a container, by the user that its service runs as.
@@ -69,20 +77,31 @@ def main() -> None:
     work = Path(tempfile.mkdtemp(prefix="sweeper-docker-test-", dir=os.environ.get("DOCKER_TEST_DIR", "/var/tmp")))  # noqa: S108
     secrets = work / "secrets"
     subprocess.run([HERE / "make-secrets", secrets], check=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as free, socket.socket() as other:
+        for each in (free, other):
+            each.bind(("127.0.0.1", 0))
+        port, tls_port = free.getsockname()[1], other.getsockname()[1]
+    certify(secrets)
     images = {"SWEEPER_SERVER_IMAGE": "localhost/sweeper-server:test", "SWEEPER_IMAGE": "localhost/sweeper:test"}
     variables = images | {"SWEEPER_SECRETS": str(secrets), "SWEEPER_PORT": str(port)}
+    variables |= {
+        "SWEEPER_URL": f"https://{BOX}",
+        "SWEEPER_TLS_ADDRESS": "127.0.0.1",
+        "SWEEPER_TLS_PORT": str(tls_port),
+    }
     try:
         with engine(PROJECT, work, variables) as found:
             say(f"engine: {found.program}")
             build(found, work, images)
             try:
-                check(found, secrets, f"http://127.0.0.1:{port}")
+                check(found, secrets, f"http://127.0.0.1:{port}", tls_port)
+                drill = Drill(found, PROJECT, work, DRIVER, expect, start)
+                drill.hold(RUN_ON)
+                drill.upgrade()
             finally:
-                found.composed("--profile", "driver", "--profile", "dashboard", "down", "--volumes", "--timeout", "5")
-                for image in images.values():
+                profiles = [word for name in ("driver", "dashboard", "tls") for word in ("--profile", name)]
+                found.composed(*profiles, "down", "--volumes", "--timeout", "5")
+                for image in images.values() if not os.environ.get("DOCKER_TEST_KEEP") else ():
                     found.run("rmi", "--force", image, check=False)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -96,9 +115,10 @@ def build(found: Engine, work: Path, images: dict[str, str]) -> None:
     compose, file = (HERE / "compose.yaml").read_text(), (HERE / "Dockerfile").read_text()
     python = os.environ.get("PYTHON_IMAGE") or re.findall(r"^ARG PYTHON_IMAGE=(\S+)", file, re.MULTILINE)[0]
     postgres = os.environ.get("POSTGRES_IMAGE") or re.findall(r"POSTGRES_IMAGE:-([^}]+)}", compose)[0]
-    python, postgres = base_images(found, work, python, postgres)
-    found.environment["POSTGRES_IMAGE"] = postgres
-    given = {"PYTHON_IMAGE": python, "TORCH": os.environ.get("SWEEPER_TORCH", "")}
+    proxy = os.environ.get("PROXY_IMAGE") or re.findall(r"PROXY_IMAGE:-([^}]+)}", compose)[0]
+    python, postgres, proxy = base_images(found, work, python, postgres, proxy)
+    found.environment |= {"POSTGRES_IMAGE": postgres, "PROXY_IMAGE": proxy}
+    given = {"PYTHON_IMAGE": python, "TORCH": os.environ.get("SWEEPER_TORCH", ""), "COMMIT": COMMIT}
     given |= {name: os.environ.get(name, "") for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS")}
     say(f"bases: {python}, {postgres}")
     for target, image in zip(("server", "sweeper"), images.values(), strict=True):
@@ -106,11 +126,14 @@ def build(found: Engine, work: Path, images: dict[str, str]) -> None:
         found.build(image, target, taken)
         size = int(found.run("image", "inspect", "--format", "{{.Size}}", image))
         say(f"built {target}: {size / 1e9:.2f} GB")
+        label = '{{index .Config.Labels "org.opencontainers.image.revision"}}'
+        said = found.run("image", "inspect", "--format", label, image).strip()
+        expect(said == COMMIT, f"the label of {target} names the commit")
 
 
-def check(found: Engine, secrets: Path, url: str) -> None:
+def check(found: Engine, secrets: Path, url: str, tls_port: int) -> None:
     """Start the services one after the other, run the sweep, and look."""
-    values = {path.name: path.read_text() for path in secrets.iterdir()}
+    values = {path.name: path.read_text() for path in secrets.iterdir() if path.name != "tls-certificate"}
     check_host_secrets(secrets)
     running: dict[str, str] = {}
     for service in ("postgres", "mlflow", "ray-head", "worker"):
@@ -119,8 +142,11 @@ def check(found: Engine, secrets: Path, url: str) -> None:
     result = sweep(found, values)
     expect(result["finished"] == result["complete"] + result["pruned"] == TRIALS, f"{TRIALS} finished trials: {result}")
     running |= start(found, "dashboard")  # which waits for the tables that the first sweep makes
+    running |= start(found, "proxy")
     check_study(found, running["postgres 1"])
     check_runs(url, values["admin-password"])
+    check_proxy(secrets, tls_port, values["admin-password"])
+    check_people(found, url)
     check_project(found, url, values["admin-password"])
     check_ray(found, running["worker 1"])
     check_walls(found, running)
@@ -132,7 +158,7 @@ def check(found: Engine, secrets: Path, url: str) -> None:
 
 def start(found: Engine, service: str) -> dict[str, str]:
     """Start a service and wait for it. The ids of its containers, by names with numbers."""
-    profile = ["--profile", "dashboard"] if service == "dashboard" else []
+    profile = ["--profile", PROFILES[service]] if service in PROFILES else []
     scale = ["--scale", f"worker={WORKERS}"] if service == "worker" else []
     found.composed(*profile, "up", "--detach", "--no-build", "--no-deps", *scale, service)
     ids = found.containers(PROJECT, service)
@@ -151,13 +177,25 @@ def check_host_secrets(secrets: Path) -> None:
         expect(done.returncode != 0 and not done.stdout, "another user of this machine cannot read the secrets")
 
 
-def ask(url: str, password: str = "", host: str = "", data: bytes | None = None) -> tuple[int, bytes]:
+def certify(secrets: Path) -> None:
+    """Draw a certificate for the proxy, as docs/how-to/containers.md says."""
+    made = ("-keyout", str(secrets / "tls-key"), "-out", str(secrets / "tls-certificate"))
+    name = ("-subj", f"/CN={BOX}", "-addext", f"subjectAltName=DNS:{BOX}")
+    drawn = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *name, *made)
+    subprocess.run(drawn, check=True, capture_output=True)
+    for name in ("tls-key", "tls-certificate"):
+        (secrets / name).chmod(0o444)
+
+
+def ask(
+    url: str, password: str = "", host: str = "", data: bytes | None = None, user: str = "admin"
+) -> tuple[int, bytes]:
     """The status and the body of an answer."""
     request = urllib.request.Request(url, data)  # noqa: S310 -- loopback
     if data is not None:
         request.add_header("Content-Type", "application/json")
     if password:
-        request.add_header("Authorization", f"Basic {base64.b64encode(f'admin:{password}'.encode()).decode()}")
+        request.add_header("Authorization", f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}")
     if host:
         request.add_header("Host", host)
     try:
@@ -246,6 +284,42 @@ def check_runs(url: str, password: str) -> None:
         expect(ask(f"{url}/{wanted}")[0] == 401, "the same without a password: 401")
 
 
+def check_proxy(secrets: Path, port: int, password: str) -> None:
+    """A browser on another machine reads the runs, over TLS and by the public name; no other page does."""
+    trusted = ssl.create_default_context(cafile=str(secrets / "tls-certificate"))
+    basic = base64.b64encode(f"admin:{password}".encode()).decode()
+
+    def browse(origin: str, **more: str) -> int:
+        connection = http.client.HTTPSConnection(BOX, context=trusted)
+        connection.sock = trusted.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname=BOX)
+        headers = {"Host": BOX, "Origin": origin, "Content-Type": "application/json"} | more
+        connection.request("POST", "/ajax-api/2.0/mlflow/runs/search", b'{"experiment_ids": ["1"]}', headers)
+        return connection.getresponse().status
+
+    expect(browse(f"https://{BOX}") == 401, "the proxy passes nobody without a password: 401")
+    known = {"Authorization": f"Basic {basic}"}
+    expect(browse(f"https://{BOX}", **known) == 200, f"a page of https://{BOX} reads the runs: 200")
+    expect(browse("https://evil.example", **known) == 403, "a page of https://evil.example does not: 403")
+
+
+def check_people(found: Engine, url: str) -> None:
+    """A user with a password of their own reads all runs, and writes to nobody else's MLflow experiment."""
+
+    def stack(*words: str) -> str:
+        env = found.environment | {"SWEEPER_COMPOSE": " ".join(found.compose)}
+        done = subprocess.run([HERE / "stack.py", "user", *words], env=env, check=True, capture_output=True, text=True)
+        return done.stdout.strip().rpartition(" ")[2]
+
+    password = stack("anna")
+    query, run = json.dumps({"experiment_ids": ["1"]}).encode(), json.dumps({"experiment_id": "1"}).encode()
+    status, body = ask(f"{url}/api/2.0/mlflow/runs/search", password, data=query, user="anna")
+    expect(status == 200 and len(json.loads(body)["runs"]) >= TRIALS, "a user reads the runs: 200")
+    status, _ = ask(f"{url}/api/2.0/mlflow/runs/create", password, data=run, user="anna")
+    expect(status == 403, "and makes none in their MLflow experiment: 403")
+    stack("anna", "--delete")
+    expect(ask(url, password, user="anna")[0] == 401, "a deleted user: 401")
+
+
 def check_ray(found: Engine, worker: str) -> None:
     """All nodes are in the cluster, and nobody joins it without the token."""
     code = "import ray; ray.init(address='auto'); print('CPUs', ray.cluster_resources().get('CPU'))"
@@ -262,9 +336,12 @@ def check_container(found: Engine, name: str, container: str, values: dict[str, 
     user, *written = parts[0].split("\n")
     expect(user not in ("", "0") and not any(written), f"{name}: user {user}, a read-only root {written}")
     status = dict(line.split(":\t", 1) for line in parts[1].splitlines() if ":\t" in line)
-    wanted = {"CapEff": "0" * 16, "CapBnd": "0" * 16, "NoNewPrivs": "1", "Seccomp": "2"}
+    allowed = NET_BIND_SERVICE if name.startswith("proxy") else "0" * 16
+    wanted = {"CapBnd": allowed, "NoNewPrivs": "1", "Seccomp": "2"}
     shown = {key: status.get(key) for key in wanted}
-    expect(shown == wanted, f"{name}: no capability, no new privileges, a filter of system calls")
+    held = "one" if name.startswith("proxy") else "no"
+    filtered = shown == wanted and status.get("CapEff") in ("0" * 16, allowed)  # Docker gives it to root alone
+    expect(filtered, f"{name}: {held} capability, no new privileges, a filter of system calls")
     expect(int(parts[2].split()[0]) < UNLIMITED, f"{name}: at most {int(parts[2].split()[0]) >> 20} MiB")
     expect(parts[3].strip().isdigit(), f"{name}: at most {parts[3].strip()} processes")
     described = found.run("inspect", container)
@@ -281,7 +358,7 @@ def check_ports(found: Engine, running: dict[str, str]) -> None:
     for name, container in running.items():
         bindings = json.loads(found.run("inspect", "--format", "{{json .HostConfig.PortBindings}}", container)) or {}
         addresses = {binding["HostIp"] for each in bindings.values() for binding in each or []}
-        expected = {"127.0.0.1"} if name.startswith(("mlflow", "dashboard")) else set()
+        expected = {"127.0.0.1"} if name.startswith(("mlflow", "dashboard", "proxy")) else set()
         expect(addresses == expected, f"{name}: published on {addresses or 'nothing'}")
 
 

@@ -103,6 +103,11 @@ class ServeOptions:
         ported = [n for n in names if re.search(r":\d+$", n) and not n.endswith("]")]
         return ",".join([*ported, *(h for n in names if n not in ported for h in (n, f"{n}:{self.port}"))])
 
+    @property
+    def origins(self) -> str:
+        """Return the sites whose pages may call MLflow: its own, under each of its names, also behind TLS."""
+        return ",".join(f"{scheme}://{host}" for host in self.hosts.split(",") for scheme in ("http", "https"))
+
 
 def is_loopback(host: str) -> bool:
     """Return True if `host` is reachable from this machine only."""
@@ -300,7 +305,7 @@ def mlflow_server(options: ServeOptions, artifacts: Path) -> list[str]:
     return [
         sys.executable, "-m", "sweeper.server.mlflow", "--host", options.host, "--port", str(options.port),
         "--workers", "1", "--artifacts-destination", str(artifacts), "--allowed-hosts", options.hosts,
-        "--uvicorn-opts", "--log-level warning",
+        "--cors-allowed-origins", options.origins, "--uvicorn-opts", "--log-level warning",
     ]  # fmt: skip
 
 

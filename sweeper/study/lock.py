@@ -23,6 +23,7 @@ import sqlalchemy
 from sweeper.core.errors import ServiceUnreachable, StudyConflict, SweeperError, one_line
 
 CONNECT_SECONDS: Final = 5
+SOMEBODY: Final = "another process"
 HOLDER: Final = """
     SELECT a.application_name, a.backend_start FROM pg_locks l JOIN pg_stat_activity a USING (pid)
     JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
@@ -76,20 +77,33 @@ def creation(url: sqlalchemy.URL) -> Iterator[None]:
 
 def is_driven(url: sqlalchemy.URL, name: str) -> bool:
     """Return False if no driver holds the study `name`, without holding it even for a moment."""
+    return bool(driver_of(url, name))
+
+
+def driver_of(url: sqlalchemy.URL, name: str) -> str:
+    """Return who drives the study `name`, and since when; an empty string if nobody does."""
     if url.get_backend_name() == "postgresql":
         with closing(_connect(url)) as connection:
-            unsigned = [n % 2**32 for n in _numbers(f"/{name}")]
-            return connection.execute(HOLDER, unsigned).fetchone() is not None
+            return _holder(connection, _numbers(f"/{name}"))
+    holder = ""
     try:
-        holder = Path(f"{url.database}.{name}.holder").read_text().split()
-        pid, host = int(holder[1]), holder[3]
+        holder = Path(f"{url.database}.{name}.holder").read_text()
+        _, pid, _, host = holder.split()[:4]
         if host == socket.gethostname():
-            os.kill(pid, 0)
+            os.kill(int(pid), 0)
     except (FileNotFoundError, ProcessLookupError):
-        return False
-    except (OSError, ValueError, IndexError):
-        return True  # another user's process, or a file that is being written
-    return True
+        return ""
+    except (OSError, ValueError):
+        return holder or SOMEBODY  # another user's process, or a file that is being written
+    return holder
+
+
+def _holder(connection: psycopg.Connection[Any], numbers: tuple[int, int]) -> str:
+    row = connection.execute(HOLDER, [n % 2**32 for n in numbers]).fetchone()
+    if row is None:
+        return ""
+    _, pid, host = (*row[0].split(), "", "", "")[:3]
+    return f"process {pid} on {host} since {row[1].isoformat(timespec='seconds')}" if pid else SOMEBODY
 
 
 def _numbers(what: str) -> tuple[int, int]:
@@ -146,7 +160,7 @@ class FileLock(Lock):
         try:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
-            who = "another process"
+            who = SOMEBODY
             with contextlib.suppress(OSError):
                 who = holder.read_text()[:120] or who
             raise _refusal(name, who) from None
@@ -177,17 +191,9 @@ class AdvisoryLock(Lock):
         self._connection = _connect(url)
         held = _ask(url, self._connection, "SELECT pg_try_advisory_lock(%s, %s)", numbers)
         if held != (True,):
-            holder = self._holder(numbers)
+            holder = _holder(self._connection, numbers) or SOMEBODY
             self._connection.close()
             raise _refusal(name, holder)
-
-    def _holder(self, numbers: tuple[int, int]) -> str:
-        unsigned = [n % 2**32 for n in numbers]
-        row = self._connection.execute(HOLDER, unsigned).fetchone()
-        _, pid, host = (*row[0].split(), "", "", "")[:3] if row else ("", "", "")
-        if row is None or not pid:
-            return "another process"
-        return f"process {pid} on {host} since {row[1].isoformat(timespec='seconds')}"
 
     def check(self) -> None:
         """Check that the lock's connection is alive.

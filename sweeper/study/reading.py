@@ -17,7 +17,7 @@ from sweeper.core.names import check_name
 from sweeper.core.urls import database_url
 from sweeper.study.control import PAUSE, read_orders
 from sweeper.study.database import open_database, read_trials
-from sweeper.study.lock import is_driven
+from sweeper.study.lock import driver_of
 from sweeper.study.rows import StudyRecord, TrialRow, ranking, study_record, trial_rows
 from sweeper.study.study import StudySettings
 
@@ -34,6 +34,7 @@ class StudyView(NamedTuple):
     uid: str = ""
     paused: bool = False
     metric: Metric = ACCURACY  # that it searches for
+    driver: str = ""  # who drives it, and since when
 
 
 class Ranking(NamedTuple):
@@ -52,16 +53,18 @@ def read_study(name: str | None, storage_url: str) -> StudyView:
     """
     found, attributes, trials = _read(name, storage_url)
     metric = metric_of(attributes.get("settings", {}))
+    driver = driver_of(database_url(storage_url), found)
     return StudyView(
         name=found,
         target=int(attributes.get("target", 0)),
         workers=int(attributes.get("workers", 1)),
         rows=trial_rows(trials, metric),
-        driven=is_driven(database_url(storage_url), found),
+        driven=bool(driver),
         command=str(attributes.get("command", "")),
         uid=str(attributes.get("uid", "")),
         paused=read_orders(attributes).wanted == PAUSE,
         metric=metric,
+        driver=driver,
     )
 
 

@@ -23,6 +23,7 @@ from sweeper.sweep.choose import Chosen
 from sweeper.tracking.base import ENGINE_TAG, THREADS_TAG, RunInfo
 
 MOST_NAMES: Final = 500  # characters of the names of classes in a tag; all of them stand in the data set's profile
+CHANGED: Final = "-dirty"  # as git describe says it
 PACKAGES: Final = ("torch", "numpy")
 OF_HOOKS: Final = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set while git runs a hook
 
@@ -95,8 +96,11 @@ def environment_tags(hardware: str) -> dict[str, str]:
 
 
 def git_tags() -> dict[str, str]:
-    """Return the commit of the code, and a tag if tracked files differ from it; nothing if git does not track it."""
-    return read_git(Path(__file__))[0]
+    """Return the commit of the code, and a tag if tracked files differ from it.
+
+    Where git does not track the code, it is the commit that a container image was built from, if any.
+    """
+    return read_git(Path(__file__))[0] or _commit_tags(os.environ.get("SWEEPER_COMMIT", ""))
 
 
 def commit_unknown() -> str:
@@ -130,4 +134,11 @@ def read_git(file: Path) -> tuple[dict[str, str], str]:
         commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return {}, ""
-    return {"mlflow.source.git.commit": commit} | ({"sweeper.git.changed": "true"} if changes else {}), ""
+    return _commit_tags(f"{commit}{CHANGED if changes else ''}"), ""
+
+
+def _commit_tags(described: str) -> dict[str, str]:
+    commit = described.removesuffix(CHANGED)
+    if not commit:
+        return {}
+    return {"mlflow.source.git.commit": commit} | ({"sweeper.git.changed": "true"} if commit != described else {})

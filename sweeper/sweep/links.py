@@ -15,6 +15,7 @@ from sweeper.core.urls import database_url
 if TYPE_CHECKING:
     from sweeper.server.ui import UiOptions
 
+SHOWN: Final = "SWEEPER_MLFLOW_URL"  # the address of the server for a browser, where it is another than for us
 EXPERIMENT_NAME: Final = "MLFLOW_EXPERIMENT_NAME"
 
 
@@ -31,10 +32,8 @@ def say_where(env: Environment, run_id: str | None = None, study: str | None = N
         from sweeper.tracking.fetching import sweep_query, ui_link
 
         query = sweep_query(study, metric) if study else {}
-        env.say(
-            "view in MLflow: "
-            f"{ui_link(hide_password(env.tracking_uri), env.tracking_uri, run_id, query, env.experiment)}"
-        )
+        base = os.environ.get(SHOWN) or hide_password(env.tracking_uri)
+        env.say(f"view in MLflow: {ui_link(base, env.tracking_uri, run_id, query, env.experiment)}")
     else:
         env.say(f"view in MLflow: {ui_command(env)}")
 

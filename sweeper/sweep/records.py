@@ -35,7 +35,10 @@ def show_status(env: Environment, study: str | None) -> dict[str, Any]:
         for line in [*status_lines(view), *end_lines(env, view)]:
             env.say(line)
     trials = [row._asdict() | {"params": dict(row.params)} for row in view.rows]
-    return {"study": view.name, "target": view.target, "metric": view.metric.name, "trials": trials}
+    return {
+        "study": view.name, "target": view.target, "metric": view.metric.name, "driver": view.driver or None,
+        "trials": trials,
+    }  # fmt: skip
 
 
 def status_lines(view: StudyView) -> list[str]:
@@ -55,6 +58,7 @@ def status_lines(view: StudyView) -> list[str]:
         f"{states.count('failed')} failed, "
         f"{begun}{waiting}"
     ]
+    lines += [f"  driver: {view.driver}"] if view.driver else []
     lines += [
         f"  trial {row.number}: epoch {row.epochs}, {_value(view.metric, row)}, {in_words(row.params)}, "
         f"{'' if row.seconds is None else duration(row.seconds)}"

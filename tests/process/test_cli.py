@@ -207,7 +207,7 @@ def test_help_is_ascii(sweeper: Callable[..., Answer], tmp_path: Path, command: 
 
 @pytest.mark.parametrize(
     ("argv", "keys"),
-    [(["status", "--json"], {"study", "target", "metric", "trials"}), (["sync", "--json"], {"carried"})],
+    [(["status", "--json"], {"study", "target", "metric", "driver", "trials"}), (["sync", "--json"], {"carried"})],
     ids=spelled,
 )
 # MLflow's own use of SQLAlchemy 2.1

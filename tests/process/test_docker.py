@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"
@@ -37,7 +38,10 @@ def test_our_files_break_no_rule(check: ModuleType) -> None:
         ('user: "999:999"', "user: postgres", "postgres: user 'postgres'"),
         ("  read_only: true", "  read_only: false", "mlflow: read_only"),
         ("cap_drop: [ALL]", "cap_drop: [NET_RAW]", "driver: cap_drop"),
-        ("  cap_drop: [ALL]", "  cap_drop: [ALL]\n  cap_add: [SYS_ADMIN]", "cap_add"),
+        ("  cap_drop: [ALL]", "  cap_drop: [ALL]\n  cap_add: [SYS_ADMIN]", "mlflow: cap_drop must be"),
+        ("cap_add: [NET_BIND_SERVICE]", "cap_add: [NET_ADMIN]", "and cap_add ['NET_BIND_SERVICE']"),
+        ("sweeper:0.2.0", "sweeper:0.1.0", "worker: image 'sweeper:0.1.0': expected the version"),
+        ("options: {max-size: 10m}", "options: {}", "mlflow: logs without max-size"),
         ("no-new-privileges:true", "seccomp:unconfined", "security_opt"),
         ("  read_only: true", "  read_only: true\n  privileged: true", "privileged is not allowed"),
         ("  read_only: true", "  read_only: true\n  network_mode: host", "network_mode is not allowed"),
@@ -107,7 +111,8 @@ def test_secrets_are_drawn_once_and_for_their_owner(tmp_path: Path) -> None:
         assert before in ({}, drawn)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o444}
-    assert len(set(drawn.values())) == len(drawn) == COMPOSE.count("{file: ")
+    given = 2  # the certificate of the proxy and its key
+    assert len(set(drawn.values())) == len(drawn) == COMPOSE.count("{file: ") - given
     assert all(len(value) >= 32 for value in drawn.values())
     assert all(f"  {name}: {{file: " in COMPOSE for name in drawn)
 
@@ -143,3 +148,11 @@ def test_only_what_the_images_need_is_sent_to_a_build() -> None:
     ]
     assert allowed == copied
     assert all(name in DOCKERFILE for name in copied)
+
+
+def test_a_gpu_belongs_to_one_container() -> None:
+    services = yaml.safe_load((DOCKER / "gpu.yaml").read_text())["services"]
+    devices = {name: each["deploy"]["resources"]["reservations"]["devices"] for name, each in services.items()}
+    named = [number for (device,) in devices.values() for number in device["device_ids"]]
+    assert len(named) == len(set(named)) == len(services)
+    assert all(device["capabilities"] == ["gpu"] and "count" not in device for (device,) in devices.values())

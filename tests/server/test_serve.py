@@ -173,6 +173,17 @@ def test_a_known_host_and_a_password_are_let_in(guarded: Served, admin: str):
     assert {guarded.request(path, user=admin, host=host)[0] for host in STRANGERS} == {403}
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [("http://box.example:{port}", 200), ("https://box.example", 200), ("https://evil.example", 403)],
+)
+def test_a_browser_on_another_machine_sees_the_runs(guarded: Served, admin: str, origin: str, status: int):
+    path, host = "/ajax-api/2.0/mlflow/runs/search", f"box.example:{guarded.port}"
+    asked = {"experiment_ids": ["0"]}
+    sent = origin.format(port=guarded.port)
+    assert guarded.request(path, method="POST", user=admin, host=host, body=asked, origin=sent)[0] == status
+
+
 def test_a_new_user_may_do_nothing_yet(guarded: Served, admin: str):
     new = {"username": "newcomer", "password": "newcomer-password"}
     assert guarded.request("/api/2.0/mlflow/users/create", method="POST", user=admin, body=new)[0] == 200

@@ -15,7 +15,7 @@ import pytest
 
 from sweeper.core.errors import ServiceUnreachable, StudyConflict
 from sweeper.core.urls import database_url
-from sweeper.study.lock import acquire, is_driven
+from sweeper.study.lock import acquire, driver_of, is_driven
 
 pytest_plugins = ["tests.support.postgres"]
 
@@ -46,9 +46,11 @@ def test_the_second_is_told_who_holds_the_study_and_since_when(url: str):
         str(caught.value),
     )
     assert is_driven(database_url(url), "demo")
+    assert re.fullmatch(rf"process {os.getpid()} on \S+ since 20\S+", driver_of(database_url(url), "demo"))
     first.check()
     first.release()
     assert not is_driven(database_url(url), "demo")
+    assert driver_of(database_url(url), "demo") == ""
     acquire(database_url(url), "demo").release()
 
 

@@ -62,10 +62,12 @@ class Served:
         user: str = "",
         port: int = 0,
         body: Any = None,
+        origin: str = "",
     ) -> tuple[int, bytes]:
         """Status and body of one request; `user` is NAME:PASSWORD."""
         connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=60)
         headers = {"Host": host, "Content-Type": "application/json"}
+        headers |= {"Origin": origin} if origin else {}
         headers |= {"Authorization": f"Basic {base64.b64encode(user.encode()).decode()}"} if user else {}
         connection.request(method, path, headers=headers, body=None if body is None else json.dumps(body))
         response = connection.getresponse()

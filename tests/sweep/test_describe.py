@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sweeper.sweep import describe
 from sweeper.sweep.describe import read_git
 
 
@@ -59,3 +60,19 @@ def test_a_checkout_that_git_does_not_read_is_said(
 
 def test_no_checkout_is_nothing_to_say(tmp_path: Path):
     assert read_git(tmp_path / "package" / "ours.py") == ({}, "")
+
+
+@pytest.mark.parametrize(
+    ("built_from", "tags"),
+    [
+        ("12ab", {"mlflow.source.git.commit": "12ab"}),
+        ("12ab-dirty", {"mlflow.source.git.commit": "12ab", "sweeper.git.changed": "true"}),
+        ("", {}),
+    ],
+)
+def test_the_commit_of_an_image_is_recorded(
+    file: Path, monkeypatch: pytest.MonkeyPatch, built_from: str, tags: dict[str, str]
+):
+    monkeypatch.setattr(describe, "__file__", str(file))
+    monkeypatch.setenv("SWEEPER_COMMIT", built_from)
+    assert describe.git_tags() == tags

@@ -107,6 +107,12 @@ def test_the_status_of_a_stopped_study_names_the_command_that_continues_it():
     assert not [line for line in lines if "left" in line]
 
 
+def test_the_status_names_who_drives_the_study():
+    rows = [row(0, "complete", 0.7), row(1, "running", 0.4)]
+    lines = status_lines(StudyView("demo", 10, 1, rows, driver="process 7 on box since 2026-11-30T20:00:00+00:00"))
+    assert lines[1] == "  driver: process 7 on box since 2026-11-30T20:00:00+00:00"
+
+
 def test_the_status_ranks_the_five_best():
     lines = status(*(row(n, "complete", n / 10, params={"batch_size": n}) for n in range(7)))
     assert [line.split(":")[1].strip() for line in lines[2:]] == [f"batch_size {n}" for n in (6, 5, 4, 3, 2)]
