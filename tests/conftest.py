@@ -99,8 +99,8 @@ TO_HAVE_IT = {  # the beginning of a reason: how to have the tests
     "FashionMNIST is not installed": "apt-get install dataset-fashion-mnist",
     "mounting a tmpfs is not permitted": "run as root, in a container with CAP_SYS_ADMIN",
     "no mount command": "apt-get install mount",
-    "could not import 'ray'": "pip install 'ray>=2.40'",
-    "could not import 'sweeper.engine.ray'": "pip install 'ray>=2.40'",
+    "could not import 'ray'": "pip install 'ray[default]>=2.40'",
+    "could not import 'sweeper.engine.ray'": "pip install 'ray[default]>=2.40'",
     "uv is not installed": "pip install uv",
     "no GPU": "run on a machine with a CUDA device",
 }

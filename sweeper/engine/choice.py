@@ -130,7 +130,7 @@ def prepare(choice: EngineChoice) -> None:
         try:
             from sweeper.engine.ray_cluster import check_cluster
         except ImportError as error:
-            raise ConfigError(f"engine='ray': {error}. Install it with: pip install 'ray>=2.40'") from None
+            raise ConfigError(f"engine='ray': {error}. Install it with: pip install 'ray[default]>=2.40'") from None
         if choice.address is not None:
             check_cluster(choice.address)
     if choice.name in FORKING:

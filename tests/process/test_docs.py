@@ -22,7 +22,7 @@ def shown(page: Path) -> Iterator[list[str]]:
     """Yield the words of each command of sweeper that a page shows."""
     for block in BLOCK.findall(page.read_text()):
         for line in START.findall(block.replace("\\\n", "")):
-            yield shlex.split(line.partition(" && ")[0], comments=True)[1:]
+            yield shlex.split(re.split(r" &&? ", line)[0], comments=True)[1:]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

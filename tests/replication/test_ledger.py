@@ -226,7 +226,7 @@ def test_without_an_arm_a_claim_is_untestable_and_says_which() -> None:
     runs = World().draw(["exp1"], 5, np.random.default_rng(0))
     entry = one(3, runs)
     assert entry.verdict == "untestable"
-    assert entry.why_not == "no run of exp2; run sweeper reproduce --protocol quick"
+    assert entry.why_not == "no run of exp2; run sweeper reproduce --protocol quick-6"
 
 
 def test_a_measure_of_one_run_only_has_no_spread() -> None:

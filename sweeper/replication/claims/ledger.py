@@ -201,6 +201,8 @@ def _why_not(claim: Claim, evidence: Evidence, runs: Runs, of: Reproduction) -> 
         return claim.needs_full  # the embedded sample, which has fewer images, can be trained by any protocol
     if missing := [arm for arm in arms if not runs.get(arm)]:
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        if not set(missing) <= set(of.select()):
+            return f"{of.words} does not train {shown}; use {replace(of, name='full').options}"
         return f"no run of {shown}; run sweeper reproduce {of.options}"
     lacking = evidence.lacking(1)
     return f"the runs of {lacking.arm} have no {lacking.quantity}" if lacking else ""
