@@ -1,21 +1,20 @@
 """The restore drill of `make docker-test`: back up while a sweep writes, lose everything, restore, compare.
 
-What is compared are points: each parameter and each value of each epoch, in MLflow and in the study, and each file of
-the finished runs.
+It compares each parameter and each value of each epoch, in MLflow and in the study (the points), and each file of the
+finished runs.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from engines import HERE, Engine
+from engines import Engine
 
 NIGHT: Final = "sweeper-test-night"  # the container of the detached driver
 STUDY: Final = ("--study", "night", "--dataset", "sample", "--model", "small", "--epochs", "2")
@@ -61,12 +60,10 @@ class Drill:
         """The files of all runs, with their SHA-256."""
         return set(self.found.run("exec", self._container("mlflow"), "sh", "-c", FILES).splitlines())
 
-    def stack(self, *words: str) -> str:
-        """What a command of stack.py prints."""
-        env = self.found.environment | {"SWEEPER_COMPOSE": " ".join(self.found.compose)}
-        done = subprocess.run([HERE / "stack.py", *words], env=env, check=False, capture_output=True, text=True)
-        self.expect(done.returncode == 0, f"stack.py {words[0]}: {done.stdout.strip() or done.stderr}")
-        return done.stdout
+    def stack(self, *words: str) -> None:
+        """Run a command of stack.py, and show what it prints."""
+        said = self.found.stack(*words).strip()
+        self.expect(bool(said), f"stack.py {words[0]}: {said}")
 
     def status(self) -> dict[str, Any]:
         """What `sweeper status --json` says of the sweep."""

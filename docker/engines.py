@@ -65,8 +65,13 @@ class Engine:
         """What a command on the compose file prints on stdout."""
         return self._call((*self.compose, *arguments), check=True)
 
-    def _call(self, command: tuple[str, ...], *, check: bool) -> str:
-        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT, env=self.environment)
+    def stack(self, *arguments: str) -> str:
+        """Run a command of stack.py on these containers, and return what it prints on stdout."""
+        return self._call((str(HERE / "stack.py"), *arguments), check=True, SWEEPER_COMPOSE=" ".join(self.compose))
+
+    def _call(self, command: tuple[str, ...], *, check: bool, **variables: str) -> str:
+        environment = self.environment | variables
+        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT, env=environment)
         if check and done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
@@ -79,7 +84,7 @@ class Engine:
         )
 
     def has(self, image: str) -> bool:
-        """Whether an image is in the store."""
+        """Return True if there is an image of this name."""
         return self.run("images", "--quiet", image, check=False).strip() != ""
 
     def containers(self, project: str, service: str) -> list[str]:
@@ -96,7 +101,7 @@ class Engine:
             time.sleep(1)
 
     def is_healthy(self, container: str) -> bool:
-        """Whether the container's health check holds."""
+        """Return True if the container passes its health check."""
         if self.program == "docker":
             return self.run("inspect", "--format", "{{.State.Health.Status}}", container).strip() == "healthy"
         asked = subprocess.run(

@@ -1,6 +1,6 @@
 """`make docker-test`: a sweep in the containers of compose.yaml, and a check of docs/explanation/security.md there.
 
-Builds the images, starts PostgreSQL, MLflow and a Ray cluster of two workers, runs a sweep of four trials, looks, holds
+Builds the images, starts PostgreSQL, MLflow and a Ray cluster of two workers, runs a sweep of four trials, looks, runs
 the restore drill (drill.py) and removes everything. Options are variables: PYTHON_IMAGE, POSTGRES_IMAGE, PROXY_IMAGE,
 SWEEPER_TORCH (which torch; see the Dockerfile), PIP_INDEX_URL and the like, DOCKER_TEST_DIR, a folder with room for
 the images (about 20 GB with CUDA; 40 GB for a podman without an overlay file system), and DOCKER_TEST_KEEP, a folder
@@ -178,7 +178,7 @@ def check_host_secrets(secrets: Path) -> None:
 
 
 def certify(secrets: Path) -> None:
-    """Draw a certificate for the proxy, as docs/how-to/containers.md says."""
+    """Draw a certificate for the proxy, as docs/how-to/operate.md says."""
     made = ("-keyout", str(secrets / "tls-key"), "-out", str(secrets / "tls-certificate"))
     name = ("-subj", f"/CN={BOX}", "-addext", f"subjectAltName=DNS:{BOX}")
     drawn = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *name, *made)
@@ -304,19 +304,13 @@ def check_proxy(secrets: Path, port: int, password: str) -> None:
 
 def check_people(found: Engine, url: str) -> None:
     """A user with a password of their own reads all runs, and writes to nobody else's MLflow experiment."""
-
-    def stack(*words: str) -> str:
-        env = found.environment | {"SWEEPER_COMPOSE": " ".join(found.compose)}
-        done = subprocess.run([HERE / "stack.py", "user", *words], env=env, check=True, capture_output=True, text=True)
-        return done.stdout.strip().rpartition(" ")[2]
-
-    password = stack("anna")
+    password = found.stack("user", "anna").strip().rpartition(" ")[2]
     query, run = json.dumps({"experiment_ids": ["1"]}).encode(), json.dumps({"experiment_id": "1"}).encode()
     status, body = ask(f"{url}/api/2.0/mlflow/runs/search", password, data=query, user="anna")
     expect(status == 200 and len(json.loads(body)["runs"]) >= TRIALS, "a user reads the runs: 200")
     status, _ = ask(f"{url}/api/2.0/mlflow/runs/create", password, data=run, user="anna")
     expect(status == 403, "and makes none in their MLflow experiment: 403")
-    stack("anna", "--delete")
+    found.stack("user", "anna", "--delete")
     expect(ask(url, password, user="anna")[0] == 401, "a deleted user: 401")
 
 

@@ -90,8 +90,11 @@ def advise(env: Environment, question: Question) -> Advice:
                 progress = Pace(target=len(configs), unit="run")
                 view = make_view(progress, env)
                 try:
-                    budget = budget_of(record, ended_runs(folder, record), asked.budget)
-                    work = Work(env, question, folder, record, images, tracker, signals, engine, view, progress, budget)
+                    ended = {each.run: each for each in ended_runs(folder, record)}
+                    budget = budget_of(record, ended.values(), asked.budget)
+                    work = Work(
+                        env, question, folder, record, images, tracker, signals, engine, view, progress, budget, ended
+                    )
                     found = train_stages(work)
                 finally:
                     view.close()

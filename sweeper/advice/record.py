@@ -19,7 +19,7 @@ from sweeper.advice.pilot import Limits
 from sweeper.core.errors import StudyConflict, SweeperError
 from sweeper.core.files import write_whole
 from sweeper.core.placements import Placement
-from sweeper.sweep.recorded import busy_seconds as covered
+from sweeper.sweep.recorded import covered_seconds
 from sweeper.tracking.base import FINISHED
 from sweeper.tracking.reading import history, read_all_events
 
@@ -130,7 +130,7 @@ def ended_runs(folder: Path, record: Record) -> Iterator[Ended]:
 
 def busy_seconds(runs: Iterable[Ended]) -> float:
     """Return the time during which at least one run was training: pauses between commands do not count."""
-    return covered((run.begun, run.ended) for run in runs)
+    return covered_seconds((run.begun, run.ended) for run in runs)
 
 
 def read_record(folder: Path) -> Record:

@@ -40,7 +40,6 @@ def train_stages(work: Work) -> State:
         OutOfTime: the budget ended before two placements could be compared.
         StudyIncomplete: runs failed.
     """
-    work.read()
     work.progress.finished = work.progress.at_start = len(work.ended)
     if work.record.plan is None:
         runs = pilot_runs(work.question.placements)

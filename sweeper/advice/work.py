@@ -174,7 +174,7 @@ class Work:
     view: View
     progress: Pace
     budget: Budget
-    ended: dict[Run, Ended] = field(default_factory=dict)
+    ended: dict[Run, Ended]
 
     def read(self) -> None:
         """Read the runs that have ended."""

@@ -58,7 +58,7 @@ def serve(home: Path, database_url: str | None, json_output: bool, check: bool, 
     """
     from sweeper.core.environment import check_home, new_home
     from sweeper.server import serve
-    from sweeper.server.serve import ServeOptions
+    from sweeper.server.options import ServeOptions
 
     say = speaker(json_output)
     if check:

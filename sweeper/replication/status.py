@@ -21,7 +21,7 @@ def is_reproduction(env: Environment, name: str) -> bool:
 def show_status(env: Environment, name: str) -> dict[str, Any]:
     """Print the progress of the reproduction in a journal folder, and return the JSON that `--json` prints.
 
-    Of an article from a claims file, which the folder does not name, only the runs are known.
+    Of a claims file, which the folder does not name, it shows the number of runs alone.
     """
     of, now = _reproduction(name), standing(env.journal, name)
     arms = _arms(env, of) if of else []

@@ -9,10 +9,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime as dt
-import ipaddress
 import json
 import os
-import re
 import secrets
 import shlex
 import socket
@@ -20,7 +18,6 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -30,6 +27,7 @@ import filelock
 
 from sweeper.core.environment import Say
 from sweeper.core.errors import SweeperError, UsageError
+from sweeper.server.options import ServeOptions
 from sweeper.server.postgres import (
     MLFLOW,
     OPTUNA,
@@ -47,7 +45,6 @@ STATE, LOCK, SECRETS, ARTIFACTS, DATA = "serve.json", "serve.lock", "secrets", "
 ADMIN: Final = "admin"
 SECRET_BYTES: Final = 24  # 32 characters
 MLFLOW_VARIABLES: Final = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-WILDCARDS: Final = ("0.0.0.0", "::")  # noqa: S104 -- names of addresses, nothing is bound
 # Each runs once, in its own process. The URL is in a variable, as a command line would show its password.
 MAKE_TABLES: Final = "import os, optuna; optuna.storages.RDBStorage(os.environ['DATABASE_URL'])"
 UPGRADE: Final = {
@@ -55,65 +52,6 @@ UPGRADE: Final = {
     OPTUNA: "import os; from optuna.storages import RDBStorage as S; "
     "S(os.environ['DATABASE_URL'], skip_compatibility_check=True, skip_table_creation=True).upgrade()",
 }
-
-
-@dataclass(frozen=True)
-class ServeOptions:
-    """The parts to serve, and the hosts to admit besides loopback; `dashboard_port` None means no dashboard."""
-
-    host: str = "127.0.0.1"
-    port: int = 5000
-    dashboard_port: int | None = 8080
-    database_url: str | None = None
-    allowed_hosts: tuple[str, ...] = ()
-    auth: bool = False
-    upgrade: bool = False
-
-    def check(self) -> None:
-        """Refuse options that are insecure or cannot work.
-
-        Raises:
-            UsageError: one line.
-        """
-        for name in self.allowed_hosts:
-            if not re.fullmatch(r"[\w.-]+(:\d+)?|\[[\da-fA-F:.]+\](:\d+)?", name):
-                raise UsageError(
-                    f"--allowed-hosts {name!r}: wildcards are not allowed. Name each host as in a "
-                    "browser's address bar."
-                )
-        if not is_loopback(self.host) and not (self.auth and self.allowed_hosts):
-            raise UsageError(
-                f"--host {self.host} exposes the server to other machines. Add --auth, and --allowed-hosts with the "
-                "host names that clients use."
-            )
-        if self.dashboard_port == self.port:
-            raise UsageError(f"--dashboard-port {self.port}: the same as --port. Choose another one.")
-
-    @property
-    def reachable_host(self) -> str:
-        """Return the host in the URLs that this machine uses."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
-        return f"[{host}]" if ":" in host else host
-
-    @property
-    def hosts(self) -> str:
-        """Return the Host headers that MLflow admits: loopback and the given names, with and without the port."""
-        own = () if self.host in WILDCARDS else (self.reachable_host,)
-        names = dict.fromkeys(("127.0.0.1", "localhost", "[::1]", *own, *self.allowed_hosts))
-        ported = [n for n in names if re.search(r":\d+$", n) and not n.endswith("]")]
-        return ",".join([*ported, *(h for n in names if n not in ported for h in (n, f"{n}:{self.port}"))])
-
-    @property
-    def origins(self) -> str:
-        """Return the sites whose pages may call MLflow: its own, under each of its names, also behind TLS."""
-        return ",".join(f"{scheme}://{host}" for host in self.hosts.split(",") for scheme in ("http", "https"))
-
-
-def is_loopback(host: str) -> bool:
-    """Return True if `host` is reachable from this machine only."""
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
 
 
 @contextlib.contextmanager

@@ -16,8 +16,9 @@ from typing import Final
 
 from sweeper.core.environment import Say
 from sweeper.core.errors import SweeperError
+from sweeper.server.options import ServeOptions
 from sweeper.server.postgres import libpq_variables
-from sweeper.server.serve import MLFLOW_VARIABLES, READY_SECONDS, ServeOptions, answers, check_port, mlflow_server
+from sweeper.server.serve import MLFLOW_VARIABLES, READY_SECONDS, answers, check_port, mlflow_server
 from sweeper.server.supervisor import Group
 
 LOOPBACK: Final = "127.0.0.1"

@@ -100,7 +100,9 @@ def git_tags() -> dict[str, str]:
 
     Where git does not track the code, it is the commit that a container image was built from, if any.
     """
-    return read_git(Path(__file__))[0] or _commit_tags(os.environ.get("SWEEPER_COMMIT", ""))
+    described = os.environ.get("SWEEPER_COMMIT", "")
+    commit = described.removesuffix(CHANGED)
+    return read_git(Path(__file__))[0] or _commit_tags(commit, changed=commit != described)
 
 
 def commit_unknown() -> str:
@@ -134,11 +136,10 @@ def read_git(file: Path) -> tuple[dict[str, str], str]:
         commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return {}, ""
-    return _commit_tags(f"{commit}{CHANGED if changes else ''}"), ""
+    return _commit_tags(commit, changed=bool(changes)), ""
 
 
-def _commit_tags(described: str) -> dict[str, str]:
-    commit = described.removesuffix(CHANGED)
+def _commit_tags(commit: str, *, changed: bool) -> dict[str, str]:
     if not commit:
         return {}
-    return {"mlflow.source.git.commit": commit} | ({"sweeper.git.changed": "true"} if commit != described else {})
+    return {"mlflow.source.git.commit": commit} | ({"sweeper.git.changed": "true"} if changed else {})

@@ -22,7 +22,6 @@ class Begun(NamedTuple):
     """
 
     folder: str  # below that of the command
-    key: str
     finished: bool
     ended: bool  # also if it was killed
     epochs: int  # that it has
@@ -53,7 +52,7 @@ class Standing(NamedTuple):
         """The time after a moment, in seconds since 1970, during which at least one run was training."""
         now = time.time() if self.driven else -math.inf
         spans = [(run.since, run.until if run.ended else max(now, run.until)) for run in self.runs]
-        return busy_seconds((max(since, after), until) for since, until in spans if until > after)
+        return covered_seconds((max(since, after), until) for since, until in spans if until > after)
 
     def running_lines(self) -> list[str]:
         """A line for each run in progress; what was interrupted is only counted."""
@@ -89,14 +88,14 @@ def _begun(folder: str, events: list[dict[str, Any]]) -> Begun:
     epochs = [event for event in last if event["event"] == "epoch"]
     end = last[-1] if last[-1]["event"] == "end" else None
     return Begun(
-        folder, events[0]["key"], finished=end is not None and end["status"] == FINISHED, ended=end is not None,
+        folder, finished=end is not None and end["status"] == FINISHED, ended=end is not None,
         epochs=epochs[-1]["step"] if epochs else 0, of=int(last[0]["params"].get("epochs", 0)),
         accuracy=epochs[-1]["metrics"].get("val/accuracy") if epochs else None,
         since=last[0]["time"] / 1000, until=last[-1]["time"] / 1000,
     )  # fmt: skip
 
 
-def busy_seconds(spans: Iterable[tuple[float, float]]) -> float:
+def covered_seconds(spans: Iterable[tuple[float, float]]) -> float:
     """Return the time that at least one of the spans covers: pauses between commands do not count."""
     total, until = 0.0, -math.inf
     for begun, ended in sorted(spans):

@@ -56,7 +56,7 @@ class Simulated(Work):
     kill_at: int = 10_000  # runs, after which the process is killed
 
     def read(self) -> None:
-        """What has ended is known."""
+        """Read nothing: `drive` notes the runs that end."""
 
     def drive(self, source: Screened, built: Any) -> None:
         clock = self.budget.clock

@@ -16,8 +16,9 @@ import pytest
 
 from sweeper.core.errors import SweeperError
 from sweeper.server.backup import backup, restore
+from sweeper.server.options import ServeOptions
 from sweeper.server.postgres import MLFLOW, OPTUNA, Databases, Embedded, external
-from sweeper.server.serve import ServeOptions, bring_schemas_up, held, serve
+from sweeper.server.serve import bring_schemas_up, held, serve
 from sweeper.server.supervisor import Group
 from tests.support.postgres import postgres
 from tests.support.served import Served, free_port

@@ -19,8 +19,9 @@ from click.testing import CliRunner
 
 from sweeper.cli.main import cli
 from sweeper.core.errors import ServiceUnreachable, SweeperError, UsageError
+from sweeper.server.options import ServeOptions
 from sweeper.server.postgres import OPTUNA, Embedded
-from sweeper.server.serve import ServeOptions, serve
+from sweeper.server.serve import serve
 from tests.support.served import CANARY, Served, free_port
 
 pytest_plugins = ["tests.support.postgres", "tests.support.served"]
