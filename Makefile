@@ -48,7 +48,7 @@ faults: .venv/installed-dev  ## Run the long fault suite and write docs/explanat
 		-m 'slow or not slow' --numprocesses 2 --dist worksteal; status=$$?; \
 		$(BIN)/python -m tests.faults.tools.tally build/faults.jsonl docs/explanation/reliability.md && exit $$status
 
-docker-test:  ## Run a sweep in the containers, and check how they are closed (docs/how-to/server.md; 10 to 30 minutes)
+docker-test:  ## Run a sweep in the containers, and check how they are closed (docs/how-to/containers.md; 10 to 30 minutes)
 	$(PYTHON) docker/test.py
 
 check: .venv/installed-dev  ## Lint, types, who imports whom, generated pages, links and the site

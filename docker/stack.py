@@ -66,7 +66,7 @@ else:
 
 
 class Failure(Exception):
-    """What failed, and how to fix it."""
+    """A command failed. The message says what failed, and how to fix it."""
 
 
 def compose_command() -> list[str]:
