@@ -235,7 +235,7 @@ def test_a_space_with_a_part_that_cannot_be_trained_is_refused(place: Place, spa
     [
         ("ray://127.0.0.1:10001", True, 2, "ray job submit"),
         ("127.0.0.1:1", True, 4, "Ray cluster 127.0.0.1:1 cannot be joined"),
-        (None, False, 2, r"pip install 'ray>=2\.40'"),
+        (None, False, 2, r"pip install 'ray\[default\]>=2\.40'"),
     ],
     ids=["wrong-address", "no-cluster", "not-installed"],
 )
