@@ -25,6 +25,7 @@ FLAGS: Final = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "am
 PACKAGES: Final = ("torch", "torchvision", "pillow", "mlflow", "optuna")
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MATMUL_SIDE: Final = 2048  # three fp32 matrices of 16 MiB
+SLOW_MATMUL_SIDE: Final = 256  # where a product of the former takes long, as of bf16 without instructions for it
 GPU_MATMUL_SIDE: Final = 8192
 MATMUL_SECONDS: Final = 1.0
 TICKS: Final = os.sysconf("SC_CLK_TCK")  # a second
@@ -75,21 +76,28 @@ def matmul_peak(dtype: torch.dtype, threads: int = THREADS, device: str = "cpu")
     A product of side n is counted as 2n³ operations. It is the practical peak that a network's
     convolutions and linear layers are compared with; the processor's theoretical one is higher.
     """
-    side = MATMUL_SIDE if device == "cpu" else GPU_MATMUL_SIDE
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        out = a @ b
-        times: list[float] = []
-        while sum(times) < MATMUL_SECONDS:
-            _wait(device)
-            start = perf_counter()
-            torch.mm(a, b, out=out)
-            _wait(device)
-            times.append(perf_counter() - start)
+        if device != "cpu":
+            return _peak(GPU_MATMUL_SIDE, dtype, device)
+        peak = _peak(SLOW_MATMUL_SIDE, dtype, device)
+        slow = 2 * MATMUL_SIDE**3 / peak / 1e9 > MATMUL_SECONDS
+        return peak if slow else _peak(MATMUL_SIDE, dtype, device)
     finally:
         torch.set_num_threads(before)
+
+
+def _peak(side: int, dtype: torch.dtype, device: str) -> float:
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    out = a @ b
+    times: list[float] = []
+    while sum(times) < MATMUL_SECONDS:
+        _wait(device)
+        start = perf_counter()
+        torch.mm(a, b, out=out)
+        _wait(device)
+        times.append(perf_counter() - start)
     return 2 * side**3 / min(times) / 1e9
 
 

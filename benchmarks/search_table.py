@@ -58,9 +58,8 @@ def wanted(record: Record, seeds: int) -> list[dict[str, Any]]:
     return [each for each in everything if record.of(each["name"], each["seed"]) is None]
 
 
-def write_table(record: Record, args: argparse.Namespace) -> None:
-    """Write the table: a header, then a training a line."""
-    hardware = describe(threads=1)
+def write_table(record: Record, args: argparse.Namespace, hardware: Mapping[str, Any]) -> None:
+    """Write the table: a header with the hardware, then a training a line."""
     head = {"what": "real trainings, recorded for benchmarks/search_real.py", "command": command("search_table", args),
             "n": len(record.entries), "seeds": args.seeds, "base": BASE.model_dump(mode="json"),
             "cpu_seconds": round(sum(each["cpu_s"] for each in record.entries)), "hardware": hardware}  # fmt: skip
@@ -84,7 +83,7 @@ def main() -> None:
             record.add(entry)
             print(f"{done}/{len(missing)} {entry['name']} seed {entry['seed']}: {entry['val_accuracy'][-1]:.3f}, "
                   f"{entry['cpu_s']:.1f} s", flush=True)  # fmt: skip
-    write_table(record, args)
+    write_table(record, args, describe(threads=1))
     print(TABLE)
 
 

@@ -16,7 +16,7 @@ from sweeper.core.text import counted
 
 REACH_SECONDS: Final = 2.0  # for a connection
 HEAD_SECONDS: Final = 30.0  # for the head to come back; Ray ends a process whose head is gone for 60 s
-ROOM_SECONDS: Final = 20.0  # before we warn that runs are waiting; a worker takes ten to start
+ROOM_SECONDS: Final = 60.0  # before we warn that runs are waiting; a worker that loads torch takes 10 to 30
 
 
 class Watch:

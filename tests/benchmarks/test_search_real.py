@@ -39,7 +39,7 @@ def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         record.entries.append({**entry, "val_accuracy": curve, "val_loss": [0.5] * EPOCHS, "cpu_s": 1.0})
     for module in (recording, recorded):
         monkeypatch.setattr(module, "TABLE", path)
-    recording.write_table(record, argparse.Namespace(seeds=SEEDS, workers=2, raw=tmp_path, save=False))
+    recording.write_table(record, argparse.Namespace(seeds=SEEDS, workers=2, raw=tmp_path, save=False), {"cpu": "none"})
     forget()
     yield
     forget()
