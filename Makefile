@@ -5,11 +5,13 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --constraint constraints.txt
 DEMO := demo
+# Tests start hundreds of commands, each of which would compile the package again.
+export PYTHONDONTWRITEBYTECODE :=
 GENERATED := $(addprefix docs/,development/modules.md explanation/claims.md explanation/reliability.md explanation/search.md \
 	reference/cli.md reference/configuration.md reference/errors.md reference/experiments.md results/articles.md results/reproduction.md)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit faults docker-test check docs docs-serve dist bench clean
+.PHONY: help setup demo test test-all unit faults docker-test check docs docs-serve dist bench clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -37,6 +39,9 @@ demo: .venv/installed  ## Run a 50-trial sweep on the embedded data, and say whe
 
 test: .venv/installed-dev  ## Pass the tests
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 15
+
+test-all: .venv/installed-dev  ## Pass all tests, the slow ones too (one to two hours)
+	$(BIN)/python -m pytest -m 'slow or not slow' --numprocesses 2 --dist worksteal
 
 unit: .venv/installed-dev  ## Pass the unit tests alone: no commands, faults, browsers or contracts
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/browser --ignore tests/contract \

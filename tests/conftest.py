@@ -65,7 +65,8 @@ class Sweep:
         return json.loads(self.stdout)
 
 
-SWEEP = ("optimize", "--trials", "6", "--exp", "1", "--dataset", "sample", "--epochs", "2", "--workers", "1")
+SWEEP = ("optimize", "--trials", "6", "--exp", "1", "--dataset", "sample", "--train-images", "600", "--epochs", "2",
+         "--workers", "1")  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -32,12 +32,18 @@ def answer(place: Place) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory, alone: dict[str, str]) -> dict[str, Any]:
-    """The answer of a command that nobody killed."""
-    place = Place(tmp_path_factory.mktemp("unbroken"), alone, {})
+def finished(tmp_path_factory: pytest.TempPathFactory, alone: dict[str, str]) -> Place:
+    """A place where the command has ended, and nobody killed it."""
+    place = Place(tmp_path_factory.mktemp("finished") / "home", alone, {})
+    place.home.mkdir()
     done = place.run(*COMMAND)
     assert done.returncode == 0, done.stderr
-    return answer(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def unbroken(finished: Place) -> dict[str, Any]:
+    return answer(finished)
 
 
 @pytest.mark.parametrize(
@@ -59,23 +65,21 @@ def test_an_advice_killed_and_continued_gives_the_answer_of_an_unbroken_one(
     tally("G4", {"kill -9 of sweeper advise": 1}, {"answers with other runs or verdicts": int(found != unbroken)})
 
 
-def test_a_finished_advice_trains_nothing_when_it_is_asked_for_again(place: Place):
-    assert place.run(*COMMAND).returncode == 0
-    before = answer(place)
-    place.faults = {"strikes": [{"at": "submitted", "nth": 1, "signal": "SIGKILL"}]}
-    done = place.run(*COMMAND)
+def test_a_finished_advice_trains_nothing_when_it_is_asked_for_again(finished: Place, unbroken: dict[str, Any]):
+    finished.faults = {"strikes": [{"at": "submitted", "nth": 1, "signal": "SIGKILL"}]}
+    done = finished.run(*COMMAND)
     assert done.returncode == 0, done.stderr
-    assert answer(place) == before
+    assert answer(finished) == unbroken
 
 
-def test_an_advice_with_other_settings_is_refused(place: Place):
-    assert place.run(*COMMAND).returncode == 0
-    done = place.run(*COMMAND, "--lr", "0.01")
+def test_an_advice_with_other_settings_is_refused(finished: Place):
+    done = finished.run(*COMMAND, "--lr", "0.01")
     assert done.returncode == 2
     assert "lr" in done.stderr
     assert "Use the old ones" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_advice_that_was_paused_and_stopped_gives_the_answer_of_an_unbroken_one(
     place: Place, tally: Tally, unbroken: dict[str, Any]
 ):

@@ -18,7 +18,7 @@ pytest_plugins = ["tests.support.mlflow_store", "tests.support.postgres"]
 POINTS = ("asked", "begun", "submitted", "reporting", "over", "telling", "appending", "renaming")
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_sweep_killed_again_and_again_finds_what_an_unbroken_one_finds(
     place: Place, alone: dict[str, str], tmp_path: Path, tally: Tally, kills: int
 ):

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 
+import pytest
+
 from tests.faults.conftest import Tally
 from tests.faults.tools.place import PATIENCE, SWEEP, Place
 from tests.support.waiting import until
@@ -16,6 +18,7 @@ TRIALS = 4
 COMMAND = (*SWEEP, "--trials", str(TRIALS), "--epochs", "4", "--tracking-uri", "offline", "--json")
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_paused_skipped_and_stopped_comes_to_exactly_n(place: Place, tally: Tally) -> None:
     gate = place.home / "go on"
     place.faults = {"gate": {"at": "training", "file": str(gate), "beyond": 2}}  # no trial ends before it is open

@@ -83,7 +83,8 @@ WRITES = [("appending", nth) for nth in range(3, 13)] + [(at, nth) for at in ("t
 PLACED = [(how, *write) for how in OUTCOMES for write in WRITES]
 
 
-@pytest.mark.parametrize("kill", long_but({("retried", "telling", 2)}, PLACED))
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", PLACED, ids=lambda kill: "-".join(map(str, kill)))
 def test_a_kill_between_any_two_writes_of_a_trial_loses_nothing(place: Place, tally: Tally, kill: tuple[str, str, int]):
     how, at, nth = kill
     command = (*SWEEP, "--trials", str(TRIALS), "--epochs", str(EPOCHS), "--workers", "1", "--json")
@@ -103,7 +104,8 @@ def test_a_kill_between_any_two_writes_of_a_trial_loses_nothing(place: Place, ta
 OF_FINALISTS = [("submitted", 7), ("submitted", 9), ("renaming", 50)]
 
 
-@pytest.mark.parametrize("point", long_but({("submitted", 9)}, OF_FINALISTS))
+@pytest.mark.slow
+@pytest.mark.parametrize("point", OF_FINALISTS, ids=lambda point: "-".join(map(str, point)))
 def test_a_driver_killed_among_the_finalists_trains_each_once(place: Place, tally: Tally, point: tuple[str, int]):
     command = (*COMMAND, "--finalists", "2", "--finalist-seeds", "2")
     place.strike(*point, signal.SIGKILL)
@@ -142,7 +144,8 @@ PHASES = ("begun", "reporting", "telling")
 ENDS = [(phase, signum.name) for phase in PHASES for signum in (signal.SIGKILL, signal.SIGTERM)]
 
 
-@pytest.mark.parametrize("end", long_but({("begun", "SIGTERM")}, ENDS))
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ENDS, ids="-".join)
 def test_what_an_ended_driver_left_running_is_finished_by_the_next(place: Place, tally: Tally, end: tuple[str, str]):
     phase, signum = end
     place.strike(phase, 3, signal.Signals[signum])

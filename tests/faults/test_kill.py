@@ -77,6 +77,7 @@ def test_a_sweep_killed_while_its_champion_is_registered_leaves_nothing_running_
     assert {run.info.status for run in real.all_runs()} == {"FINISHED"}
 
 
+@pytest.mark.slow
 def test_a_champion_that_is_terminated_does_not_stay_running(real: Place):
     (real.home / "space.yaml").write_text("lr: {low: 0.001, high: 0.01}\nbatch_size: [512]\n")
     command = ("optimize", "--exp", "1", "--dataset", "sample", "--space", "space.yaml", "--trials", "1",

@@ -39,6 +39,7 @@ ray = pytest.importorskip("ray")
 
 pytest_plugins = ["tests.support.mlflow_store"]
 pytestmark = [
+    pytest.mark.slow,
     # MLflow's own use of SQLAlchemy 2.1
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),  # of TPESampler's `group`

@@ -27,8 +27,11 @@ from tests.support.waiting import until
 ray = pytest.importorskip("ray")
 
 pytest_plugins = ["tests.support.mlflow_store"]
-# MLflow's own use of SQLAlchemy 2.1
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    # MLflow's own use of SQLAlchemy 2.1
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
+]
 
 WITHOUT_SWEEPER = """
 import sys
@@ -91,7 +94,6 @@ def test_a_person_is_told_that_no_node_has_room(cluster: Any, tiny: Data, monkey
     assert line.endswith(" s. Each needs 2 CPU (0 of 0 free).")
 
 
-@pytest.mark.slow
 def test_a_node_without_sweeper_ends_a_sweep_at_once(cluster: Any, real: Place, tmp_path: Path):
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_SWEEPER)
     with pytest.MonkeyPatch.context() as patch:
@@ -106,9 +108,7 @@ def test_a_node_without_sweeper_ends_a_sweep_at_once(cluster: Any, real: Place, 
     assert failed.number in (0, 1)
 
 
-@pytest.mark.parametrize(
-    ("signum", "whom"), [pytest.param(signal.SIGINT, os.killpg, marks=pytest.mark.slow), (signal.SIGTERM, os.kill)]
-)
+@pytest.mark.parametrize(("signum", "whom"), [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)])
 def test_a_signal_ends_a_sweep_on_ray_and_leaves_nothing_running(
     cluster: Any, node: Any, real: Place, tally: Tally, signum: signal.Signals, whom: Any
 ):
@@ -124,7 +124,6 @@ def test_a_signal_ends_a_sweep_on_ray_and_leaves_nothing_running(
     tally("G9", {f"{signum.name} to a sweep on a Ray cluster": 1}, real.left_running())
 
 
-@pytest.mark.slow
 def test_a_sweep_on_ray_whose_driver_is_killed_continues_to_exactly_n(
     cluster: Any, node: Any, real: Place, tally: Tally
 ):
@@ -142,7 +141,6 @@ def test_a_sweep_on_ray_whose_driver_is_killed_continues_to_exactly_n(
     tally("G1", {"kill -9 of a driver on Ray": 1}, lost | real.left_running())
 
 
-@pytest.mark.slow
 def test_a_head_that_is_lost_is_told_and_ends_the_wait(
     cluster: Any, node: Any, tiny: Data, monkeypatch: pytest.MonkeyPatch
 ):

@@ -72,6 +72,7 @@ def statuses(place: Place) -> list[str]:
     return sorted(end["status"] for end in ends if end["event"] == "end")
 
 
+@pytest.mark.slow
 def test_the_sigterm_that_follows_a_ctrl_c_on_mlflow_run_cuts_nothing_off(place: Place, tally: Tally):
     """MLflow sends it a quarter of a second after the Ctrl-C; nothing has arrived in its store by then."""
     go = place.home.parent / "go"
@@ -87,10 +88,11 @@ def test_the_sigterm_that_follows_a_ctrl_c_on_mlflow_run_cuts_nothing_off(place:
     tally("G9", {"SIGINT to all processes of a sweep, then SIGTERM to its driver": 1}, place.left_running())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("full", "code", "error"),
     [
-        pytest.param(False, 141, "stopped by SIGPIPE", id="no reader", marks=pytest.mark.slow),
+        pytest.param(False, 141, "stopped by SIGPIPE", id="no reader"),
         pytest.param(True, 1, "<stdout>: No space left on device", id="full disk"),
     ],
 )

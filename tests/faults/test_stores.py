@@ -27,7 +27,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:s
 
 STORES = {"journal": "journal", "study": "sweeper.db", "mlflow": "mlflow.db"}
 REFUSED = {("study", "missing"), ("study", "another's"), ("journal", "another's")}  # the others have one right answer
-QUICK = {("mlflow", "missing"), ("study", "older"), ("study", "missing")}
 CASES = [(store, age) for store in STORES for age in ("missing", "older", "another's")]
 EPOCHS = 3
 
@@ -116,9 +115,8 @@ def wrong(place: Place, trials: int) -> dict[str, int]:
     }
 
 
-@pytest.mark.parametrize(
-    ("store", "age"), [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("store", "age"), CASES)
 def test_a_store_of_another_age_loses_and_doubles_nothing(
     place_with: Callable[[str, str], Place], tally: Tally, store: str, age: str
 ):
@@ -138,7 +136,8 @@ def test_a_store_of_another_age_loses_and_doubles_nothing(
     tally("one authority", {f"{store} {age}": 1}, found)
 
 
-@pytest.mark.parametrize("age", ["missing", pytest.param("older", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("age", ["missing", "older"])
 def test_sync_uploads_again_what_a_restored_store_lacks(
     place_with: Callable[[str, str], Place], tally: Tally, age: str
 ):

@@ -96,7 +96,8 @@ def trail(
         found.add(f"what {' '.join(argv[:2])} says", said)
         assert process.returncode == code, said.decode()
 
-    sweep = ("optimize", "--trials", "2", "--exp", "1", "--dataset", "sample", "--epochs", "1", "--seed")
+    sweep = ("optimize", "--trials", "2", "--exp", "1", "--dataset", "sample", "--train-images", "600", "--epochs", "1",
+             "--seed")  # fmt: skip
     run(*sweep, "0", "--json")
     run("status", "--json")
     run("report")

@@ -89,6 +89,7 @@ def test_the_wheel_trains_outside_the_checkout(run: Run, tmp_path: Path):
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")  # MLflow's own
+@pytest.mark.slow
 def test_mlflow_runs_the_source_distribution(built: Path, run: Run, tmp_path: Path, empty_store: Path):
     (archive,) = built.glob("*.tar.gz")
     with tarfile.open(archive) as tar:

@@ -161,6 +161,7 @@ def test_each_home_has_its_own_run_though_both_name_their_database_alike(
         assert len(client.search_runs([experiment.experiment_id])) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["own_images.py", "own_network.py"])
 def test_an_example_runs_to_its_end(name: str, tmp_path: Path, alone: dict[str, str]):
     code = (EXAMPLES / name).read_text()

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 OPTIMIZE = "optimize --exp 1 --epochs 1 --dataset sample --tracking-uri offline --trials 1 --no-final"
 
 
@@ -23,6 +25,7 @@ def test_closed_standard_streams_lose_no_run(tmp_path: Path, alone: dict[str, st
     assert b'"status": "FINISHED"' in (tmp_path / "journal/sweep/0000/events.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_long_tmpdir_ascii_and_a_notebooks_backend_are_no_obstacle(tmp_path: Path, alone: dict[str, str]):
     home, folder = tmp_path / "für", tmp_path / ("x" * 90)
     home.mkdir()

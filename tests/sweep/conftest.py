@@ -58,7 +58,7 @@ class Place(Spoken):
         self.tracking_uri = f"sqlite:///{shutil.copy(empty_store, self.home)}"
 
     def config(self, **fields: Any) -> RunConfig:
-        return experiment(1, **{"split": "holdout", "epochs": 1, **fields})
+        return experiment(1, **{"split": "holdout", "epochs": 1, "train_images": 1_200, **fields})
 
     def train(self, dataset: str = "sample", **fields: Any) -> dict[str, Any]:
         config = self.config(**fields)
@@ -66,7 +66,9 @@ class Place(Spoken):
 
     def options(self, space: Space = FEW, trials: int = 2, **options: Any) -> SweepOptions:
         """The options of a sweep; fields of its configuration may be among them."""
-        fields = {name: options.pop(name) for name in ("split", "folds", "seed", "epochs") if name in options}
+        fields = {
+            name: options.pop(name) for name in ("split", "folds", "seed", "epochs", "train_images") if name in options
+        }
         fixed = {"study": "few", "sampler": "random", "pruner": "none", "final": False, "dataset": "sample",
                  "device": "cpu", "precision": "fp32", "engine": EngineChoice("serial")}  # fmt: skip
         return SweepOptions(self.config(**fields), space, trials, **(fixed | options))

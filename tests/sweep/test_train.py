@@ -19,12 +19,13 @@ from sweeper.core.config import RunConfig
 from sweeper.core.environment import EXPERIMENT
 from sweeper.core.errors import DataError, SweeperError, TrainingError
 from sweeper.data.fashion import SAMPLE
+from sweeper.data.sources import find
 from sweeper.sweep.signals import Signals
 from sweeper.sweep.tracker import tracking
 from sweeper.tracking.base import FAILED, FINISHED, RunInfo
 from sweeper.tracking.reading import read_events
 from sweeper.training.folds import finish
-from sweeper.training.images import Data
+from sweeper.training.images import load
 from sweeper.training.loop import train
 from sweeper.training.networks import build_model
 from tests.sweep.conftest import Place
@@ -109,8 +110,9 @@ def test_the_weights_of_a_training_can_be_loaded_and_are_those_it_reports(traine
     assert digest.hexdigest() == trained.result["weights_sha256"] == trained.run.data.tags["sweeper.weights_sha256"]
 
 
-def test_a_training_gives_what_training_alone_gives(trained: Trained, sample: Data):
-    assert trained.result["history_sha256"] == finish(train(trained.config, sample)).history_sha256
+def test_a_training_gives_what_training_alone_gives(trained: Trained):
+    data, _ = load(trained.config, find("sample"))
+    assert trained.result["history_sha256"] == finish(train(trained.config, data)).history_sha256
 
 
 def test_a_training_that_is_tried_again_is_one_run(place: Place, monkeypatch: pytest.MonkeyPatch):
