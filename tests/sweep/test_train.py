@@ -111,7 +111,7 @@ def test_the_weights_of_a_training_can_be_loaded_and_are_those_it_reports(traine
 
 
 def test_a_training_gives_what_training_alone_gives(trained: Trained):
-    data, _ = load(trained.config, find("sample"))
+    (data,) = load(trained.config, find("sample"))
     assert trained.result["history_sha256"] == finish(train(trained.config, data)).history_sha256
 
 
